@@ -1,0 +1,1 @@
+"""Slides, masks and annotations: arrays, slices and files, never patches."""

@@ -1,0 +1,1 @@
+"""Training of patch generators and their export to ONNX."""
