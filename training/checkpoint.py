@@ -1,0 +1,75 @@
+"""How is a training run kept so that it can go on as if nothing had happened?
+
+One file holds the weights, their moving average, both optimizers and the step; a JSON file of the same stem says in
+plain text what is inside. Random numbers need no state: every step derives its own from the seed and its number.
+Files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safron.io.errors import BadInput
+from safron.training.config import TrainConfig, config_from_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved run: its settings, the number of steps done, metadata in JSON values, and the state dictionaries."""
+
+    config: TrainConfig
+    step: int
+    metadata: dict[str, Any]
+    state: dict[str, Any]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `path` (a .pt file) and its JSON companion, each by a temporary file and a rename."""
+    about = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "config": checkpoint.config.to_json(),
+        "config_sha256": checkpoint.config.sha256(),
+        "metadata": checkpoint.metadata,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        torch.save({"about": json.dumps(about), "state": checkpoint.state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    beside = path.with_suffix(".json")
+    part = beside.with_name(beside.name + ".part")
+    part.write_text(json.dumps(about, indent=2) + "\n")
+    os.replace(part, beside)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    BadInput
+        The file is missing, or is no checkpoint of this program.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path} does not exist; give a checkpoint that safron-train fit has written")
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        about = json.loads(kept["about"])
+        state = kept["state"]
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise BadInput(f"{path} is not a safron checkpoint; give a .pt file that safron-train fit has written") from error
+    if about["format"] != FORMAT:
+        raise BadInput(f"{path} has checkpoint format {about['format']}; this version reads format {FORMAT}")
+    return Checkpoint(config_from_json(about["config"]), about["step"], about["metadata"], state)

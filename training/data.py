@@ -1,0 +1,380 @@
+"""How does a folder of images and gland masks become training batches?
+
+A pair is an image and a mask of the same stem: ``A-1-400-003.webp`` and ``A-1-400-003.gland.png`` (0 or 255). Every
+pair is prepared once: unsqueezed, white-balanced, brought to one reference stain, labelled, and measured for the
+cues that tell the generator how dark a gland or a stretch of stroma is. A batch is then a pure function of the
+prepared pairs, a seed and a step number, so a resumed run sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from safron.io.errors import BadInput
+from safron.training.config import GLASS, TrainConfig
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+SIZE = (224, 299)
+"""Height and width of a prepared pair: the published frames are squeezed to 224 x 224."""
+
+REFERENCE_MEAN = np.array([62.0, 22.0, -14.0], np.float32)
+REFERENCE_STD = np.array([17.0, 9.0, 8.0], np.float32)
+"""CIELAB mean and standard deviation of tissue that every image is brought to (Reinhard's method)."""
+
+WHITE_MEAN = 220.0
+"""Mean RGB above which a white-balanced pixel outside glands counts as glass."""
+
+LEAST_TISSUE = 0.6
+"""Images with a smaller share of tissue are left out: they teach little but glass."""
+
+CUE_SIGMA = 18.0
+"""Blur of the cues in pixels: the smooth noise of scale 32 that replaces them has the same correlation length."""
+
+SEEN_DEPTH = 20
+"""Depth in pixels up to which a generator with 20 pixels of context can tell how far inside a class it is."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Prepared pairs.
+
+    Attributes
+    ----------
+    images
+        uint8 [n, y, x, 3], RGB.
+    labels
+        uint8 [n, y, x]: 0 background, 1 stroma, 2 gland.
+    cues
+        float16 [n, 2, y, x]: darkness of gland and of stroma, standard normal over the data set.
+    trust
+        float16 [n, 2, y, x] in 0..1: 0 where no pixel of the class is near and the cue means nothing.
+    slides
+        Slide of each pair; pairs of one slide are never split between training and held-out data.
+    """
+
+    images: Bytes
+    labels: Bytes
+    cues: npt.NDArray[np.float16]
+    trust: npt.NDArray[np.float16]
+    slides: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def take(self, indices: npt.NDArray[np.intp]) -> Pairs:
+        """Return the pairs at `indices`."""
+        return Pairs(
+            self.images[indices],
+            self.labels[indices],
+            self.cues[indices],
+            self.trust[indices],
+            tuple(self.slides[i] for i in indices),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input. `labels` uint8 [n, y, x] and `noise` float32 [n, k, y, x] cover the context; `images` float32
+    [n, 3, y, x] in [-1, 1] covers the write window only."""
+
+    labels: Bytes
+    noise: Floats
+    images: Floats
+
+
+def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """List (image, mask) pairs below `folder`, sorted by file name.
+
+    Raises
+    ------
+    BadInput
+        The folder is missing or holds no image, or an image has no mask.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder; give the folder that holds the images and their *.gland.png masks")
+    images = sorted(
+        (p for p in folder.rglob("*") if p.suffix in {".webp", ".png"} and not p.name.endswith(".gland.png")),
+        key=lambda path: path.name,
+    )
+    if not images:
+        raise BadInput(f"{folder} holds no .webp or .png image; put pairs NAME.webp and NAME.gland.png there")
+    pairs = [(image, image.with_name(image.stem + ".gland.png")) for image in images]
+    for image, mask in pairs:
+        if not mask.exists():
+            raise BadInput(f"{image} has no mask; put its gland mask at {mask.name} beside it")
+    return pairs
+
+
+def slide_of(image: Path) -> str:
+    """Return the slide an image was taken from: its name up to the second-last hyphen.
+
+    >>> slide_of(Path("GT2012173-1-400-001.webp"))
+    'gt2012173-1'
+    """
+    return image.stem.rsplit("-", 2)[0].lower()
+
+
+def read_pair(image_path: Path, mask_path: Path) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+    """Read one pair, unsqueezed: uint8 [y, x, 3] RGB and bool [y, x], true on glands."""
+    image = cv2.imread(str(image_path), cv2.IMREAD_COLOR_RGB)
+    mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
+    for path, read in ((image_path, image), (mask_path, mask)):
+        if read is None:
+            raise BadInput(f"{path} cannot be read as an image; restore the file or remove the pair")
+    assert image is not None and mask is not None
+    if image.shape[:2] != mask.shape:
+        raise BadInput(
+            f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} but its image is "
+            f"{image.shape[1]} x {image.shape[0]}; a mask must have its image's size"
+        )
+    size = (SIZE[1], SIZE[0])
+    large = cv2.resize(image, size, interpolation=cv2.INTER_LANCZOS4)
+    # Smoothing before the threshold takes the saw teeth off the drawn edges.
+    soft = cv2.GaussianBlur(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR), (0, 0), 1.5)
+    return np.asarray(large, np.uint8), np.asarray(soft > 127)
+
+
+def balance_white(rgb: Bytes) -> Bytes:
+    """Scale each channel so that the brightest percent of the image becomes neutral white."""
+    white = np.maximum(np.percentile(rgb, 99, axis=(0, 1)), 100.0)
+    return np.clip(rgb * (245.0 / white), 0, 255).astype(np.uint8)
+
+
+def label_pixels(rgb: Bytes, gland: npt.NDArray[np.bool_]) -> Bytes:
+    """Label each pixel 0 (glass: near white and not gland), 1 (stroma) or 2 (gland); uint8 [y, x]."""
+    smooth = cv2.GaussianBlur(rgb, (0, 0), 1.0)
+    white = (np.asarray(smooth).mean(axis=2) > WHITE_MEAN) & ~gland
+    ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
+    opened = cv2.morphologyEx(white.astype(np.uint8), cv2.MORPH_OPEN, ellipse)
+    # Specks of fewer than 30 pixels are gaps between fibres, which belong to the texture of stroma.
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
+    kept = np.asarray(stats)[:, cv2.CC_STAT_AREA] >= 30
+    kept[0] = False
+    assert count == len(kept)
+    glass = kept[np.asarray(parts)]
+    return np.where(gland, 2, np.where(glass, 0, 1)).astype(np.uint8)
+
+
+def normalize_stain(rgb: Bytes, glass: npt.NDArray[np.bool_]) -> Bytes:
+    """Bring tissue to the reference stain and glass to one clean white; uint8 [y, x, 3].
+
+    Reinhard's method: mean and standard deviation in CIELAB, measured over tissue only, so that an image with much
+    glass is not darkened for it.
+    """
+    lab = np.asarray(cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2LAB))
+    tissue = (rgb.mean(axis=2) <= WHITE_MEAN) & ~glass
+    mean, std = lab[tissue].mean(axis=0), lab[tissue].std(axis=0)
+    lab = (lab - mean) / np.maximum(std, 1.0) * REFERENCE_STD + REFERENCE_MEAN
+    lab[..., 0] = np.clip(lab[..., 0], 0, 97)
+    out = np.clip(np.asarray(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB)), 0, 1) * 255.0
+    # The stain's shift would tint glass, also the glass inside glands, which keeps the gland's label.
+    bright = np.clip((rgb.mean(axis=2) - (WHITE_MEAN - 15)) / 20.0, 0, 1)
+    veil = np.asarray(cv2.GaussianBlur(np.maximum(bright, glass).astype(np.float32), (0, 0), 0.7))[..., None]
+    return np.asarray(np.rint(out * (1 - veil) + np.array(GLASS, np.float32) * veil), np.uint8)
+
+
+def optical_density(rgb: Bytes) -> Floats:
+    """Return the mean optical density of the three channels, float32 [y, x]: 0 is white."""
+    return np.asarray(-np.log((rgb.astype(np.float32) + 1.0) / 256.0).mean(axis=2), np.float32)
+
+
+def depth_inside(member: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Return how deep each pixel lies in its class, in whole pixels, at most `SEEN_DEPTH`."""
+    distance = cv2.distanceTransform(member.astype(np.uint8), cv2.DIST_L2, 5)
+    return np.minimum(np.asarray(distance), SEEN_DEPTH).astype(np.intp)
+
+
+def measure_cue(residual: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Average a residual over one class around each pixel.
+
+    Returns the mean under a Gaussian window (float32 [y, x], extended smoothly beyond the class), and the trust in
+    it (0..1).
+    """
+    weight = member.astype(np.float32)
+    total = np.asarray(cv2.GaussianBlur(residual * weight, (0, 0), CUE_SIGMA, borderType=cv2.BORDER_REFLECT))
+    share = np.asarray(cv2.GaussianBlur(weight, (0, 0), CUE_SIGMA, borderType=cv2.BORDER_REFLECT))
+    return total / np.maximum(share, 1e-4), np.clip(share / 0.1, 0, 1)
+
+
+def to_normal(cues: Floats, trust: Floats) -> Floats:
+    """Map measured values to standard normal ones by rank, over all pixels that can be trusted."""
+    from scipy.special import ndtri
+
+    sample = np.sort(cues[trust >= 1.0][::97])
+    if sample.size < 2:
+        return np.zeros_like(cues)
+    knots = np.linspace(0, sample.size - 1, 513).astype(int)
+    quantile = (knots + 0.5) / sample.size
+    values, first = np.unique(sample[knots], return_index=True)
+    return np.interp(cues, values, ndtri(quantile)[first]).astype(np.float32)
+
+
+def prepare(folder: Path, cache: Path | None = None) -> Pairs:
+    """Prepare all pairs below `folder`; `cache` names a folder where the result is kept for the next run.
+
+    Raises
+    ------
+    BadInput
+        See `find_pairs` and `read_pair`; or no image has enough tissue.
+    """
+    found = find_pairs(folder)
+    kept_at = cache / f"pairs-{_cache_key(found)}.npz" if cache else None
+    if kept_at and kept_at.exists():
+        return _load_pairs(kept_at)
+    images, labels, slides = [], [], []
+    for image_path, mask_path in found:
+        rgb, gland = read_pair(image_path, mask_path)
+        balanced = balance_white(rgb)
+        label = label_pixels(balanced, gland)
+        if (label != 0).mean() < LEAST_TISSUE:
+            continue
+        images.append(normalize_stain(balanced, label == 0))
+        labels.append(label)
+        slides.append(slide_of(image_path))
+    if not images:
+        raise BadInput(f"{folder} holds no image with at least {LEAST_TISSUE:.0%} tissue; nothing to train on")
+    cues, trust = _measure_cues(images, labels)
+    pairs = Pairs(np.stack(images), np.stack(labels), cues, trust, tuple(slides))
+    if kept_at:
+        _save_pairs(kept_at, pairs)
+    return pairs
+
+
+def _measure_cues(
+    images: list[Bytes], labels: list[Bytes]
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    densities = [optical_density(rgb) for rgb in images]
+    cues, trusts = [], []
+    for value in (2, 1):
+        members = [label == value for label in labels]
+        depths = [depth_inside(member) for member in members]
+        # A rim is dark and a lumen pale wherever they are, and the generator sees the depth as far as its context
+        # reaches. Only what depth does not explain is left to the cue.
+        count, total = np.zeros(SEEN_DEPTH + 1), np.zeros(SEEN_DEPTH + 1)
+        for density, member, depth in zip(densities, members, depths, strict=True):
+            count += np.bincount(depth[member], minlength=SEEN_DEPTH + 1)
+            total += np.bincount(depth[member], density[member], SEEN_DEPTH + 1)
+        expected = (total / np.maximum(count, 1)).astype(np.float32)
+        measured = [
+            measure_cue(density - expected[depth], member)
+            for density, member, depth in zip(densities, members, depths, strict=True)
+        ]
+        cue, trust = np.stack([m[0] for m in measured]), np.stack([m[1] for m in measured])
+        cues.append(to_normal(cue, trust).astype(np.float16))
+        trusts.append(trust.astype(np.float16))
+    return np.stack(cues, axis=1), np.stack(trusts, axis=1)
+
+
+def _cache_key(found: list[tuple[Path, Path]]) -> str:
+    # The preparation itself is part of the key: a cache made by an older version of this file is not used.
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for pair in found:
+        for path in pair:
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _save_pairs(path: Path, pairs: Pairs) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            images=pairs.images,
+            labels=pairs.labels,
+            cues=pairs.cues,
+            trust=pairs.trust,
+            slides=np.array(pairs.slides),
+        )
+    os.replace(part, path)
+
+
+def _load_pairs(path: Path) -> Pairs:
+    with np.load(path) as kept:
+        slides = tuple(str(slide) for slide in kept["slides"])
+        return Pairs(kept["images"], kept["labels"], kept["cues"], kept["trust"], slides)
+
+
+def split(pairs: Pairs, held_out: float) -> tuple[Pairs, Pairs]:
+    """Split by slide into training and held-out pairs. A slide's side depends on its name alone."""
+    if held_out <= 0 or len(set(pairs.slides)) < 2:
+        return pairs, pairs
+    names = sorted(set(pairs.slides), key=lambda slide: hashlib.sha256(slide.encode()).hexdigest())
+    aside = set(names[: max(1, round(held_out * len(names)))])
+    inside = np.array([slide in aside for slide in pairs.slides])
+    return pairs.take(np.flatnonzero(~inside)), pairs.take(np.flatnonzero(inside))
+
+
+def smooth_field(rng: np.random.Generator, height: int, width: int, scale: int) -> Floats:
+    """Draw noise of one scale: float32 [height, width], standard normal at each pixel.
+
+    Scale 1 is independent at each pixel. A larger scale is a lattice of normals `scale` pixels apart, interpolated
+    by the uniform cubic B-spline and divided by the root of the sum of squared weights.
+    """
+    if scale == 1:
+        return rng.standard_normal((height, width), np.float32)
+    rows = _spline_weights(height, scale, int(rng.integers(scale)))
+    columns = _spline_weights(width, scale, int(rng.integers(scale)))
+    lattice = rng.standard_normal((rows.shape[1], columns.shape[1]), np.float32)
+    return rows @ lattice @ columns.T
+
+
+def _spline_weights(length: int, scale: int, phase: int) -> Floats:
+    """Return [length, nodes]: each row the four B-spline weights of a pixel, scaled to unit sum of squares."""
+    position = (np.arange(length) + phase) / scale
+    node = np.floor(position).astype(int)
+    t = position - node
+    basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1)
+    basis /= np.sqrt((basis**2).sum(axis=1, keepdims=True))
+    weights = np.zeros((length, int(node[-1]) + 4), np.float32)
+    for k in range(4):
+        weights[np.arange(length), node + k] = basis[:, k]
+    return weights
+
+
+def draw_noise(rng: np.random.Generator, height: int, width: int, scales: tuple[int, ...]) -> Floats:
+    """Draw one patch's noise, float32 [k, height, width]."""
+    if not scales:
+        return np.zeros((0, height, width), np.float32)
+    return np.stack([smooth_field(rng, height, width, scale) for scale in scales])
+
+
+def draw_batch(pairs: Pairs, config: TrainConfig, step: int) -> Batch:
+    """Draw the batch of one step: random pairs, crops and symmetries, noise with the measured cues in it.
+
+    The last two noise channels are the cues where the class is near, and smooth noise elsewhere, joined so that the
+    variance stays 1.
+    """
+    rng = np.random.default_rng([config.seed, step])
+    context, read = config.model.context, config.patch + 2 * config.model.context
+    labels, noises, images = [], [], []
+    for index in rng.integers(len(pairs), size=config.batch):
+        y = int(rng.integers(SIZE[0] - read + 1))
+        x = int(rng.integers(SIZE[1] - read + 1))
+        window = np.s_[y : y + read, x : x + read]
+        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+        noise = draw_noise(rng, read, read, config.model.noise_scales)
+        if noise.shape[0] >= 2:
+            cue = _symmetry(pairs.cues[index][:, *window].astype(np.float32), turns, mirror)
+            trust = _symmetry(pairs.trust[index][:, *window].astype(np.float32), turns, mirror)
+            noise[-2:] = trust * cue + np.sqrt(1 - trust**2) * noise[-2:]
+        image = np.moveaxis(pairs.images[index][window], -1, 0).astype(np.float32) / 127.5 - 1.0
+        labels.append(_symmetry(pairs.labels[index][window], turns, mirror))
+        images.append(_symmetry(image, turns, mirror)[:, context:-context, context:-context])
+        noises.append(noise)
+    return Batch(np.stack(labels), np.stack(noises), np.stack(images))
+
+
+def _symmetry(array: npt.NDArray[Any], turns: int, mirror: bool) -> npt.NDArray[Any]:
+    turned = np.rot90(array, turns, axes=(-2, -1))
+    return np.ascontiguousarray(turned[..., ::-1] if mirror else turned)

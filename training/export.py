@@ -1,0 +1,205 @@
+"""How does a generator leave PyTorch, and how is it known to be the same one?
+
+`export` writes an ONNX graph with uint8 labels in and RGB 0..255 out, puts the card into its metadata, and then runs
+the file: its output must match PyTorch's, and two patches that overlap are compared where they do. Both numbers go
+on the card.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from safron.io.errors import Failed
+from safron.training.checkpoint import load_checkpoint
+from safron.training.config import ModelConfig, TrainConfig
+from safron.training.data import draw_noise
+from safron.training.networks import make_generator
+
+OPSET = 17
+CARD_VERSION = 1
+PARITY_LIMIT = 1e-3
+"""Largest difference between ONNX Runtime and PyTorch that is let through, as a share of the range 0..255."""
+
+DATA_LICENCE = (
+    "Weights derived from EBHI-Seg (Shi et al., Front Med 10:1114673, 2023, doi:10.3389/fmed.2023.1114673), CC BY 4.0; "
+    "images were resized, stain-normalised and cropped."
+)
+
+
+class SeamlessContract(nn.Module):
+    """The generator contract around a seamless network: one-hot in front of it, RGB 0..255 behind it."""
+
+    def __init__(self, network: nn.Module, labels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("values", torch.arange(labels, dtype=torch.int32).view(1, -1, 1, 1))
+
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """Uint8 [n, y, x] and float32 [n, k, y, x] -> float32 [n, y-40, x-40, 3]."""
+        one_hot = (labels[:, None].int() == self.values).float()
+        return (self.network(one_hot, noise).permute(0, 2, 3, 1) + 1.0) * 127.5
+
+
+class PaperContract(nn.Module):
+    """The generator contract around the paper's network, which takes the labels as colours in [-1, 1]."""
+
+    def __init__(self, network: nn.Module, config: ModelConfig) -> None:
+        super().__init__()
+        self.network = network
+        colors = torch.tensor([label.color for label in config.labels], dtype=torch.float32)
+        self.register_buffer("values", torch.arange(len(colors), dtype=torch.int32).view(1, -1, 1, 1))
+        self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None].contiguous())
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Uint8 [n, 296, 296] -> float32 [n, 256, 256, 3]."""
+        one_hot = (labels[:, None].int() == self.values).float()
+        assert isinstance(self.colors, Tensor)
+        colors = nn.functional.conv2d(one_hot, self.colors)
+        return (self.network(colors).permute(0, 2, 3, 1) + 1.0) * 127.5
+
+
+def export_checkpoint(checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Export the moving average of a checkpoint and return its card."""
+    kept = load_checkpoint(checkpoint)
+    network = make_generator(kept.config.model)
+    network.load_state_dict(kept.state["average"])
+    trained_on = (
+        f"EBHI-Seg, normal, polyp and low-grade: {kept.metadata['images']} images of {kept.metadata['slides']} slides"
+    )
+    return export(network, kept.config, out, steps=kept.step, trained_on=trained_on)
+
+
+def export_fresh(config: TrainConfig, out: Path) -> dict[str, Any]:
+    """Export an untrained generator whose weights are drawn from the seed, and return its card."""
+    torch.manual_seed(config.seed)
+    return export(make_generator(config.model), config, out, steps=0, trained_on="nothing: random weights")
+
+
+def export(network: nn.Module, config: TrainConfig, out: Path, *, steps: int, trained_on: str) -> dict[str, Any]:
+    """Write `network` to `out` with its card.
+
+    Raises
+    ------
+    Failed
+        ONNX Runtime and PyTorch disagree by more than `PARITY_LIMIT` of the range.
+    """
+    model, seamless = config.model, config.model.network == "seamless"
+    network = network.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    wrapped = SeamlessContract(network, len(model.labels)) if seamless else PaperContract(network, model)
+    wrapped.eval()
+    graph = onnx.load_model_from_string(_trace(wrapped, _example(model, model.tile), model))
+    card = make_card(config, steps=steps, trained_on=trained_on)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    card["parity_max_abs"] = _parity(wrapped, session, model)
+    card["overlap_mismatch"] = _overlap_mismatch(session, model)
+    if card["parity_max_abs"] > PARITY_LIMIT * 255:
+        raise Failed(
+            f"ONNX Runtime and PyTorch differ by {card['parity_max_abs']:.3g} of 255, more than {PARITY_LIMIT * 255:.3g}; "
+            "nothing was written; report the versions of torch and onnxruntime"
+        )
+    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    part.write_bytes(graph.SerializeToString())
+    part.replace(out)
+    return card
+
+
+def make_card(config: TrainConfig, *, steps: int, trained_on: str) -> dict[str, Any]:
+    """Return the card without the two numbers that are measured on the exported file."""
+    model = config.model
+    labels = []
+    for label in model.labels:
+        entry: dict[str, Any] = {"value": label.value, "name": label.name, "color": list(label.color)}
+        if label.fill is not None:
+            entry["fill"] = list(label.fill)
+        labels.append(entry)
+    return {
+        "version": CARD_VERSION,
+        "name": model.name,
+        "tile": {"multiple_of": model.alignment, "default": model.tile} if model.dynamic_tile else model.tile,
+        "context": model.context,
+        "alignment": model.alignment,
+        "labels": labels,
+        "outside": "edge",
+        "noise_channels": len(model.noise_scales),
+        "noise_scales": list(model.noise_scales),
+        "mpp": 1.0,
+        "norm": "none" if model.network == "seamless" else "frozen",
+        "licence": DATA_LICENCE if steps else "random weights, no data",
+        "trained_on": trained_on,
+        "steps": steps,
+        "config_sha256": config.sha256(),
+    }
+
+
+def _example(model: ModelConfig, tile: int, seed: int = 0) -> tuple[npt.NDArray[Any], ...]:
+    """Random blobs of labels, and noise where the network takes it."""
+    rng = np.random.default_rng(seed)
+    side = tile + 2 * model.context
+    blobs = draw_noise(rng, side, side, (32,))
+    labels = np.digitize(blobs, [-1.0, 0.3]).astype(np.uint8)
+    if not model.noise_scales:
+        return (labels,)
+    return labels, draw_noise(rng, side, side, model.noise_scales)[None]
+
+
+def _trace(wrapped: nn.Module, example: tuple[npt.NDArray[Any], ...], model: ModelConfig) -> bytes:
+    names = ["labels", "noise"][: len(example)]
+    axes = {"labels": {0: "n"}, "noise": {0: "n"}, "image": {0: "n"}}
+    if model.dynamic_tile:
+        axes = {
+            "labels": {0: "n", 1: "height", 2: "width"},
+            "noise": {0: "n", 2: "height", 3: "width"},
+            "image": {0: "n", 1: "out_height", 2: "out_width"},
+        }
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The exporter that traces is deprecated, but its graph needs no further package and is a third of the size.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        torch.onnx.export(
+            wrapped,
+            tuple(torch.from_numpy(array) for array in example),
+            buffer,  # type: ignore[arg-type]
+            input_names=names,
+            output_names=["image"],
+            dynamic_axes={name: axes[name] for name in [*names, "image"]},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return buffer.getvalue()
+
+
+def _run(session: onnxruntime.InferenceSession, window: tuple[npt.NDArray[Any], ...]) -> npt.NDArray[np.float32]:
+    """Run the exported file on one window, given as `_example` gives it: float32 [y, x, 3]."""
+    feeds = {"labels": window[0]} | ({"noise": window[1]} if len(window) > 1 else {})
+    return np.asarray(session.run(None, feeds)[0][0])
+
+
+def _parity(wrapped: nn.Module, session: onnxruntime.InferenceSession, model: ModelConfig) -> float:
+    window = _example(model, model.tile, seed=1)
+    with torch.no_grad():
+        expected = wrapped(*(torch.from_numpy(array) for array in window))[0].numpy()
+    return float(np.abs(_run(session, window) - expected).max())
+
+
+def _overlap_mismatch(session: onnxruntime.InferenceSession, model: ModelConfig) -> float:
+    """Mean difference in the overlap of two neighbouring patches, as a share of the image's standard deviation."""
+    step, side = model.tile - 20, model.tile + 2 * model.context
+    wide = _example(model, model.tile + step, seed=2)
+    left, right = (
+        _run(session, tuple(np.ascontiguousarray(a[..., :side, x : x + side]) for a in wide)) for x in (0, step)
+    )
+    return float(np.abs(left[:, step:] - right[:, :20]).mean() / left.std())
