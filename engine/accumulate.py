@@ -1,0 +1,223 @@
+"""How do overlapping patches become one image, the same whatever the order?
+
+Truth 1: each canvas pixel is ``sum(w * p) / sum(w)`` over the patches that cover it, rounded half to
+even and clipped once. Patch values are taken on a fixed-point grid of ``2**-bits`` grey levels and
+weights are integers, so the sums are exact integers: no order of patches, blocks or workers can
+change a bit. The divisor follows from the grid alone and is separable, so it is never summed.
+
+Most pixels are covered by one patch. They go straight to the image; only the bands where patches
+overlap hold 32-bit sums::
+
+    columns   single   multi  single          H: rows where patches overlap, full width
+            +--------+------+--------+        V: columns where patches overlap, other rows
+    single  | image  |  V   | image  |
+    multi   |   H    |  H   |   H    |
+    single  | image  |  V   | image  |
+            +--------+------+--------+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .grid import PatchGrid
+from .taper import Taper
+from .window import Window
+
+UInt8 = npt.NDArray[np.uint8]
+Int32 = npt.NDArray[np.int32]
+Values = npt.NDArray[Any]
+
+# Outputs beyond this are a broken generator; the sums are sized so that anything inside cannot overflow.
+VALUE_LIMIT = 512
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The weights of a patch and the fixed-point grid that its values are taken on.
+
+    Attributes
+    ----------
+    grid : the patches of the canvas.
+    taper : their weights.
+    bits : values are multiples of ``2**-bits`` grey levels.
+    """
+
+    grid: PatchGrid
+    taper: Taper
+    bits: int
+
+    @property
+    def weights(self) -> Int32:
+        """Weights of one axis of a patch: int32 [tile]."""
+        return self.taper.weights(tile=self.grid.tile, overlap=self.grid.overlap)
+
+    def encode(self, values: Values) -> Values:
+        """Put model output on the fixed-point grid: uint8 stays, floats become integral float32 [..., 3]."""
+        if values.dtype == np.uint8:
+            return values if self.bits == 0 else values * np.float32(1 << self.bits)
+        scaled = np.multiply(values, np.float32(1 << self.bits), dtype=np.float32)
+        return np.rint(scaled, out=scaled)
+
+    def decode(self, fixed: Values) -> UInt8:
+        """Round single values half to even and clip them: uint8 of the same shape."""
+        if fixed.dtype == np.uint8:
+            return fixed
+        return _to_uint8(np.multiply(fixed, np.float32(2.0**-self.bits), dtype=np.float32))
+
+    def mean(self, sums: Int32, row_weights: Int32, column_weights: Int32) -> UInt8:
+        """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8.
+
+        float64 holds every sum and divisor exactly, and a quotient that is no tie lies farther from
+        one than half its last place, so the rounding is that of the exact fraction.
+        """
+        divisor = np.multiply.outer(row_weights, column_weights).astype(np.float64) * (1 << self.bits)
+        return _to_uint8(sums / divisor[:, :, None])
+
+
+def fraction_bits(*, peak_weight: int) -> int:
+    """Finest fixed-point grid whose sums fit 32 bits where total weight reaches `peak_weight`.
+
+    At most 12: float32 then still holds each scaled value exactly. Negative when nothing fits.
+    """
+    return min(12, 31 - (VALUE_LIMIT * peak_weight - 1).bit_length())
+
+
+def _to_uint8(values: npt.NDArray[np.floating[Any]]) -> UInt8:
+    np.rint(values, out=values)
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
+
+
+class SeamSums:
+    """Weighted sums of some patches over a dense window, to be merged elsewhere."""
+
+    def __init__(self, window: Window, blend: Blend) -> None:
+        self.window = window
+        self.sums: Int32 = np.zeros((window.height, window.width, 3), np.int32)
+        self._weights = blend.weights
+
+    def add(self, fixed: Values, write: Window) -> None:
+        """Add one encoded patch [tile, tile, 3] at its write window."""
+        inside = write.clip(self.window)
+        rows, columns = inside.slices(write)
+        weight = np.multiply.outer(self._weights[rows], self._weights[columns])
+        target = self.sums[inside.slices(self.window)]
+        target += np.multiply(fixed[rows, columns], weight[:, :, None]).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A run of pixels along one axis that are all single or all multi; `packed` counts multi ones only."""
+
+    start: int
+    stop: int
+    packed: int
+    multi: bool
+
+
+def _spans(multi: npt.NDArray[np.bool_], packed: npt.NDArray[np.intp], lo: int, hi: int) -> Iterator[_Span]:
+    """Split ``[lo, hi)`` where `multi` changes."""
+    edges = [lo, *(np.flatnonzero(multi[lo + 1 : hi] != multi[lo : hi - 1]) + lo + 1).tolist(), hi]
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        if stop > start:
+            yield _Span(start, stop, int(packed[start]), bool(multi[start]))
+
+
+class Accumulator:
+    """The image of one window: add every patch that touches it once, merge seams, finalize.
+
+    Parameters
+    ----------
+    window : the part of the canvas to make.
+    blend : grid, taper and fixed point.
+    image : uint8 [height, width, 3] that receives the pixels.
+    """
+
+    def __init__(self, window: Window, blend: Blend, image: UInt8) -> None:
+        assert image.shape == (window.height, window.width, 3), (image.shape, window)
+        self.window = window
+        self.blend = blend
+        self.image = image
+        grid = blend.grid
+        self._row_total, self._column_total = grid.total_weights(blend.taper, window)
+        assert self._row_total.all(), "uncovered row"
+        assert self._column_total.all(), "uncovered column"
+        self._row_multi = grid.rows.count(window.y, window.y_stop) > 1
+        self._column_multi = grid.columns.count(window.x, window.x_stop) > 1
+        self._row_packed = np.cumsum(self._row_multi) - self._row_multi
+        self._column_packed = np.cumsum(self._column_multi) - self._column_multi
+        self._h: Int32 = np.zeros((int(self._row_multi.sum()), window.width, 3), np.int32)
+        self._v: Int32 = np.zeros((window.height, int(self._column_multi.sum()), 3), np.int32)
+        self._weights = blend.weights
+
+    def _pieces(self, part: Window) -> Iterator[tuple[_Span, _Span, slice, slice]]:
+        """Cut `part` into single and multi rectangles; the slices are relative to `part`."""
+        top, left = part.y - self.window.y, part.x - self.window.x
+        columns = list(_spans(self._column_multi, self._column_packed, left, left + part.width))
+        for row in _spans(self._row_multi, self._row_packed, top, top + part.height):
+            for column in columns:
+                yield (
+                    row,
+                    column,
+                    slice(row.start - top, row.stop - top),
+                    slice(column.start - left, column.stop - left),
+                )
+
+    def _band(self, row: _Span, column: _Span) -> Int32:
+        """The sums that hold a multi rectangle."""
+        if row.multi:
+            return self._h[row.packed : row.packed + row.stop - row.start, column.start : column.stop]
+        return self._v[row.start : row.stop, column.packed : column.packed + column.stop - column.start]
+
+    def add(self, fixed: Values, write: Window) -> None:
+        """Add one encoded patch [tile, tile, 3] at its write window."""
+        part = write.clip(self.window)
+        if part.empty:
+            return
+        cut = fixed[part.slices(write)]
+        row_weights = self._weights[part.y - write.y : part.y_stop - write.y]
+        column_weights = self._weights[part.x - write.x : part.x_stop - write.x]
+        flat = self.blend.taper.name == "flat"
+        for row, column, rows, columns in self._pieces(part):
+            values = cut[rows, columns]
+            if not (row.multi or column.multi):
+                self.image[row.start : row.stop, column.start : column.stop] = self.blend.decode(values)
+                continue
+            band = self._band(row, column)
+            if flat:
+                np.add(band, values, out=band, casting="unsafe")
+            else:
+                weight = np.multiply.outer(row_weights[rows], column_weights[columns])
+                band += np.multiply(values, weight[:, :, None]).astype(np.int32)
+
+    def merge(self, sums: Int32, window: Window) -> None:
+        """Add weighted sums [h, w, 3] of patches that were run elsewhere, whose writes cover `window`."""
+        part = window.clip(self.window)
+        if part.empty:
+            return
+        cut = sums[part.slices(window)]
+        for row, column, rows, columns in self._pieces(part):
+            values = cut[rows, columns]
+            if row.multi or column.multi:
+                band = self._band(row, column)
+                band += values
+            else:
+                self.image[row.start : row.stop, column.start : column.stop] = self.blend.mean(
+                    values, self._row_total[row.start : row.stop], self._column_total[column.start : column.stop]
+                )
+
+    def finalize(self) -> UInt8:
+        """Divide the sums by the weights and return the finished image."""
+        for row, column, _, _ in self._pieces(self.window):
+            if row.multi or column.multi:
+                self.image[row.start : row.stop, column.start : column.stop] = self.blend.mean(
+                    self._band(row, column),
+                    self._row_total[row.start : row.stop],
+                    self._column_total[column.start : column.stop],
+                )
+        return self.image

@@ -1,0 +1,164 @@
+"""Which patches cover the canvas, what does each read, and what does each write?
+
+Along one axis, with tile 256, context 20 and overlap 20 (stride 236)::
+
+    canvas    0         236 256       472 492               length
+              |----------|---|---------|---|-------- ... ----|
+    patch 0   |wwwwwwwwwwwwww|
+    patch 1              |wwwwwwwwwwwwwwwww|
+    patch 2                            |wwwwwwww ... wwwwwwwwwwwwww|  cropped at the end
+    read 1            |rr|wwwwwwwwwwwwwwwww|rr|                       context: read, never written
+
+Every origin is a multiple of the stride, the last one too: what falls beyond the canvas is cropped,
+so that a generator that is aligned to the stride agrees with itself everywhere. Pure arithmetic: no
+pixel is touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .taper import Taper
+from .window import Window
+
+
+@dataclass(frozen=True)
+class AxisGrid:
+    """Patches along one axis of a canvas.
+
+    Attributes
+    ----------
+    length : canvas pixels along the axis.
+    tile : pixels that one patch writes.
+    overlap : pixels that neighbouring patches share.
+
+    Examples
+    --------
+    >>> axis = AxisGrid(length=600, tile=256, overlap=20)
+    >>> len(axis), axis.origin(1), axis.touching(240, 250)
+    (3, 236, range(0, 2))
+    """
+
+    length: int
+    tile: int
+    overlap: int
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one patch origin to the next."""
+        return self.tile - self.overlap
+
+    def __len__(self) -> int:
+        return max(1, -(-(self.length - self.overlap) // self.stride))
+
+    def origin(self, index: int) -> int:
+        """First canvas pixel that patch `index` writes."""
+        return index * self.stride
+
+    def touching(self, start: int, stop: int) -> range:
+        """Patches that write at least one pixel of ``[start, stop)``."""
+        if stop <= start:
+            return range(0)
+        first = max(0, (start - self.tile) // self.stride + 1)
+        last = min(len(self) - 1, (stop - 1) // self.stride)
+        return range(first, last + 1)
+
+    def originating(self, start: int, stop: int) -> range:
+        """Patches whose origin lies in ``[start, stop)``."""
+        first = max(0, -(-start // self.stride))
+        return range(first, max(first, min(len(self), -(-stop // self.stride))))
+
+    def count(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+        """How many patches write each pixel of ``[start, stop)``: int32 [stop - start]."""
+        return self.total_weight(np.ones(self.tile, np.int32), start, stop)
+
+    def total_weight(self, weights: npt.NDArray[np.int32], start: int, stop: int) -> npt.NDArray[np.int32]:
+        """Sum of `weights` [tile] over all patches, for each pixel of ``[start, stop)``: int32."""
+        total = np.zeros(max(0, stop - start), np.int32)
+        for index in self.touching(start, stop):
+            origin = self.origin(index)
+            lo, hi = max(start, origin), min(stop, origin + self.tile)
+            total[lo - start : hi - start] += weights[lo - origin : hi - origin]
+        return total
+
+
+@dataclass(frozen=True)
+class PatchJob:
+    """One call's worth of work: read a label window, write a smaller one.
+
+    Attributes
+    ----------
+    index : (row, column) in the grid.
+    read : the write window grown by the context; may reach beyond the canvas.
+    write : tile x tile canvas pixels; may reach beyond the canvas at its far edges.
+    """
+
+    index: tuple[int, int]
+    read: Window
+    write: Window
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """The patches of a canvas of `height` x `width` pixels.
+
+    Examples
+    --------
+    >>> grid = PatchGrid(height=500, width=300, tile=256, overlap=20, context=20)
+    >>> len(grid), grid.shape
+    (6, (3, 2))
+    >>> grid[1, 0].read
+    Window(y=216, x=-20, height=296, width=296)
+    """
+
+    height: int
+    width: int
+    tile: int
+    overlap: int
+    context: int
+
+    @property
+    def canvas(self) -> Window:
+        """The whole canvas."""
+        return Window(0, 0, self.height, self.width)
+
+    @property
+    def rows(self) -> AxisGrid:
+        """The vertical axis."""
+        return AxisGrid(self.height, self.tile, self.overlap)
+
+    @property
+    def columns(self) -> AxisGrid:
+        """The horizontal axis."""
+        return AxisGrid(self.width, self.tile, self.overlap)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of patches down and across."""
+        return len(self.rows), len(self.columns)
+
+    def __len__(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    def __getitem__(self, index: tuple[int, int]) -> PatchJob:
+        row, column = index
+        write = Window(self.rows.origin(row), self.columns.origin(column), self.tile, self.tile)
+        return PatchJob(index, write.expand(self.context), write)
+
+    def __iter__(self) -> Iterator[PatchJob]:
+        rows, columns = self.shape
+        return (self[row, column] for row in range(rows) for column in range(columns))
+
+    def total_weights(
+        self, taper: Taper, window: Window
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Total blend weight in `window`, as int32 vectors ([height], [width]) whose outer product it is."""
+        weights = taper.weights(tile=self.tile, overlap=self.overlap)
+        return (
+            self.rows.total_weight(weights, window.y, window.y_stop),
+            self.columns.total_weight(weights, window.x, window.x_stop),
+        )

@@ -1,0 +1,77 @@
+"""What can a render be told? Light to import: the command line reads its defaults from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from .model import PatchModel
+
+DEFAULT_MODEL = "safron-seamless"
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Everything that a render can be told. The defaults live here and nowhere else.
+
+    Attributes
+    ----------
+    model : name of a shipped generator, ONNX file, or any `PatchModel`.
+    tile : pixels a side that one patch writes; None takes the card's.
+    overlap : pixels that neighbouring patches share, blended.
+    taper : blend weights: "flat" (plain mean), "linear" or "cosine".
+    seed : of the noise.
+    block : pixels a side of one task, a multiple of `tiff_tile`; None chooses up to 4096.
+    batch : patches a call; None takes 1 on a CPU, 32 on CUDA.
+    workers : blocks in work at a time.
+    threads : threads of one generator call; 0 uses every core.
+    device : "auto", "cpu", "cuda" or "cuda:N".
+    compression : "jpeg", "deflate", "lzw" or "none".
+    quality : of JPEG, 1..100.
+    chroma : "420" or "444".
+    tiff_tile : pixels a side of a TIFF tile, a multiple of 16.
+    flavor : "svs", "ome" or "generic"; None goes by the name of the output.
+    align : pad with glass to a multiple of 2 ** (levels - 1), which OpenSlide reads faster.
+    mpp : micrometres per pixel; None takes the mask's, else the card's.
+    region : (x, y, width, height) of the mask to render; None is all of it.
+    level_count : pyramid levels; "auto" halves until one tile is enough.
+    palette_tolerance : largest distance (0..255 a channel) of a colour-coded mask's colour from its label's.
+    scratch : folder for scratch; None is beside the output.
+    memory : bytes that the render may take.
+    preview : PNG of the finished slide, at most 2048 px a side.
+    report : JSON file of the report.
+    overwrite : replace an existing output, and start over where scratch belongs to other inputs.
+    """
+
+    model: str | Path | PatchModel = DEFAULT_MODEL
+    tile: int | None = None
+    overlap: int = 20
+    taper: Literal["flat", "linear", "cosine"] = "flat"
+    seed: int = 0
+    block: int | None = None
+    batch: int | None = None
+    workers: int = 2
+    threads: int = 0
+    device: str = "auto"
+    compression: Literal["jpeg", "deflate", "lzw", "none"] = "jpeg"
+    quality: int = 90
+    chroma: Literal["420", "444"] = "420"
+    tiff_tile: int = 512
+    flavor: Literal["svs", "ome", "generic"] | None = None
+    align: bool = False
+    mpp: float | None = None
+    region: tuple[int, int, int, int] | None = None
+    level_count: int | Literal["auto"] = "auto"
+    palette_tolerance: int = 0
+    scratch: Path | None = None
+    memory: int = 4 << 30
+    preview: Path | None = None
+    report: Path | None = None
+    overwrite: bool = False
+
+    def described(self) -> dict[str, object]:
+        """Options as plain JSON values."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value if isinstance(value, int | float | None) else str(value) for name, value in plain.items()}

@@ -1,0 +1,358 @@
+"""What will be done, before anything is done?
+
+A `RenderPlan` says which patches there are, which block owns each, what a block takes from its
+neighbours, and how much memory, scratch and output that needs. It is pure data: it can be printed
+(``--dry-run``), compared, pickled and handed to any executor, and nothing in it grows with the canvas.
+
+A patch belongs to the block that holds its origin. Patches that reach into the next block are the
+block's *seams*; they run first, once, and their weighted sums are kept in scratch::
+
+    block (0, 0)          | block (0, 1)
+    i i i i i i i i i i r |                   i  inner: touches this block only
+    i i i i i i i i i i r |                   r  right seam: also written into (0, 1)
+    b b b b b b b b b b r |                   b  lower seam: also written into (1, 0)
+    ----------------------+------------
+    block (1, 0)                              the corner r reaches all four blocks
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+from safron.io.errors import BadInput
+from safron.io.pyramid import Pyramid
+from safron.io.slides import SlideSpec
+
+from .accumulate import Blend, fraction_bits
+from .grid import AxisGrid, PatchGrid
+from .taper import Taper
+from .window import Window
+
+SCAN_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class AxisBlocks:
+    """Blocks along one axis, and the patches that each of them owns.
+
+    Attributes
+    ----------
+    axis : the patches.
+    start, stop : rendered canvas pixels.
+    extent : slide pixels, counted from `start`; more than ``stop - start`` where the slide is padded.
+    block : pixels of a block.
+
+    Examples
+    --------
+    >>> blocks = AxisBlocks(AxisGrid(1000, tile=256, overlap=20), start=0, stop=1000, extent=1000, block=512)
+    >>> blocks.owned(0), blocks.crossing(0), blocks.owned(1), blocks.crossing(1)
+    (range(0, 3), range(2, 3), range(3, 5), range(5, 5))
+    """
+
+    axis: AxisGrid
+    start: int
+    stop: int
+    extent: int
+    block: int
+
+    def __len__(self) -> int:
+        return -(-self.extent // self.block)
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Canvas pixels ``[lo, hi)`` of a block."""
+        lo = self.start + index * self.block
+        return lo, min(lo + self.block, self.start + self.extent)
+
+    def owned(self, index: int) -> range:
+        """Patches whose origin is in the block; those that begin before the first block belong to it."""
+        lo, hi = self.span(index)
+        touching = self.axis.touching(self.start, self.stop)
+        mine = self.axis.originating(touching.start * self.axis.stride if index == 0 else lo, hi)
+        first = max(mine.start, touching.start)
+        return range(first, max(first, min(mine.stop, touching.stop)))
+
+    def crossing(self, index: int) -> range:
+        """The last of the owned patches: those that also write into the next block."""
+        owned = self.owned(index)
+        _, hi = self.span(index)
+        if hi >= self.stop:
+            return range(owned.stop, owned.stop)
+        first = max(owned.start, (hi - self.axis.tile) // self.axis.stride + 1)
+        return range(min(first, owned.stop), owned.stop)
+
+
+@dataclass(frozen=True)
+class PatchRect:
+    """The patches of some consecutive rows and columns of the grid."""
+
+    rows: range
+    columns: range
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def window(self, grid: PatchGrid) -> Window:
+        """All canvas pixels that the patches write; they cover it without a gap."""
+        if not len(self):
+            return Window(0, 0, 0, 0)
+        first, last = grid[self.rows[0], self.columns[0]].write, grid[self.rows[-1], self.columns[-1]].write
+        return Window.from_bounds(first.y, first.x, last.y_stop, last.x_stop)
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One block: where it lies and which patches it runs.
+
+    Attributes
+    ----------
+    index : (row, column) of the block.
+    window : its pixels in canvas coordinates; part of it may lie in the slide's padding.
+    paint : the rendered part of `window`.
+    inner : patches that only this block needs.
+    right, below : its seams; `right` has the corner.
+    """
+
+    index: tuple[int, int]
+    window: Window
+    paint: Window
+    inner: PatchRect
+    right: PatchRect
+    below: PatchRect
+
+    @property
+    def seams(self) -> dict[str, PatchRect]:
+        """The seams that have patches, by name."""
+        return {name: rect for name, rect in (("right", self.right), ("below", self.below)) if len(rect)}
+
+
+@dataclass(frozen=True)
+class RenderPlan:
+    """All decisions of a render.
+
+    Attributes
+    ----------
+    grid : patches of the whole mask.
+    taper : blend weights.
+    region : the part of the canvas that becomes the slide.
+    slide : what is written; at least as large as `region`.
+    block : pixels a side of one task.
+    batch : patches a call.
+    bits : fixed-point bits of patch values.
+    seed : of the noise.
+    noise_scales : see `safron.engine.noise`.
+    """
+
+    grid: PatchGrid
+    taper: Taper
+    region: Window
+    slide: SlideSpec
+    block: int
+    batch: int
+    bits: int
+    seed: int
+    noise_scales: tuple[int, ...]
+
+    @property
+    def blend(self) -> Blend:
+        """Weights and fixed point."""
+        return Blend(self.grid, self.taper, self.bits)
+
+    @property
+    def pyramid(self) -> Pyramid:
+        """Levels of the slide."""
+        return self.slide.pyramid
+
+    def axis_blocks(self, block: int) -> tuple[AxisBlocks, AxisBlocks]:
+        """Cut both axes into blocks of any size."""
+        region = self.region
+        return (
+            AxisBlocks(self.grid.rows, region.y, region.y_stop, self.slide.height, block),
+            AxisBlocks(self.grid.columns, region.x, region.x_stop, self.slide.width, block),
+        )
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Number of blocks down and across."""
+        rows, columns = self.axis_blocks(self.block)
+        return len(rows), len(columns)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Block indices in raster order, one at a time."""
+        rows, columns = self.block_shape
+        return ((row, column) for row in range(rows) for column in range(columns))
+
+    def block_plan(self, index: tuple[int, int], *, block: int | None = None) -> BlockPlan:
+        """Plan one block (of the plan's block size, or another)."""
+        rows, columns = self.axis_blocks(block or self.block)
+        (y0, y1), (x0, x1) = rows.span(index[0]), columns.span(index[1])
+        window = Window.from_bounds(y0, x0, y1, x1)
+        own_rows, own_columns = rows.owned(index[0]), columns.owned(index[1])
+        low, right = rows.crossing(index[0]), columns.crossing(index[1])
+        left = range(own_columns.start, right.start)
+        return BlockPlan(
+            index,
+            window,
+            window.clip(self.region),
+            inner=PatchRect(range(own_rows.start, low.start), left),
+            right=PatchRect(own_rows, right),
+            below=PatchRect(low, left),
+        )
+
+    def sources(self, index: tuple[int, int]) -> list[tuple[int, int]]:
+        """Blocks whose seams write into block `index`, itself last."""
+        row, column = index
+        around = [(row - 1, column - 1), (row - 1, column), (row, column - 1), (row, column)]
+        return [(i, j) for i, j in around if i >= 0 and j >= 0]
+
+    def consumers(self, index: tuple[int, int]) -> list[tuple[int, int]]:
+        """Blocks that the seams of block `index` write into, itself first."""
+        row, column = index
+        rows, columns = self.block_shape
+        around = [(row, column), (row, column + 1), (row + 1, column), (row + 1, column + 1)]
+        return [(i, j) for i, j in around if i < rows and j < columns]
+
+    @property
+    def patches(self) -> int:
+        """Patches that write at least one pixel of the region."""
+        region = self.region
+        return len(self.grid.rows.touching(region.y, region.y_stop)) * len(
+            self.grid.columns.touching(region.x, region.x_stop)
+        )
+
+    @property
+    def block_levels(self) -> int:
+        """The last level whose tiles are whole inside a block."""
+        level = 0
+        while (self.block >> (level + 1)) % self.slide.tile == 0 and self.block % (2 << level) == 0:
+            level += 1
+        return level
+
+    @property
+    def thumbnail_level(self) -> int:
+        """The level that blocks leave in scratch, from which all higher levels are made."""
+        return min(self.block_levels + 1, max(self.slide.height, self.slide.width).bit_length() - 1)
+
+    @property
+    def working_pyramid(self) -> Pyramid:
+        """The slide's levels and those below them that only the thumbnail needs."""
+        most = max(self.slide.height, self.slide.width).bit_length()
+        return Pyramid(self.slide.height, self.slide.width, self.slide.tile, most)
+
+    @property
+    def seam_bytes(self) -> int:
+        """Upper bound on the sums that one block leaves in scratch."""
+        tile, stride = self.grid.tile, self.grid.rows.stride
+        breadth = tile + (-(-tile // stride) - 1) * stride
+        return 2 * breadth * (self.block + tile) * 3 * 4
+
+    def scratch_bytes(self) -> int:
+        """Upper bound on scratch in use at one time: the seams of about a row of blocks, and thumbnails."""
+        rows, columns = self.block_shape
+        seams = (min(rows * columns, columns + 4) if rows * columns > 1 else 0) * self.seam_bytes
+        thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * (self.block_levels + 1))
+        return seams + thumbnails
+
+    def output_bytes(self) -> int:
+        """Estimate of the slide's size: bytes per pixel as measured on stained tissue, all levels."""
+        per_pixel = {"jpeg": 0.35 if self.slide.chroma == "420" else 0.45, "none": 3.0}.get(self.slide.compression, 2.3)
+        return int(self.slide.height * self.slide.width * per_pixel * 4 / 3)
+
+    def worker_bytes(self, *, integral: bool) -> int:
+        """Upper bound on what one block in work holds, without the generator's own buffers."""
+        side, tile, read = self.block, self.grid.tile, self.grid.tile + 2 * self.grid.context
+        pixels = side * side
+        image = pixels * 3 * 2  # the image and its levels and tiles
+        labels = (side + 2 * read) ** 2
+        shared = min(1.0, self.grid.overlap / self.grid.rows.stride)
+        bands = int(2 * shared * pixels * 3 * 4)
+        seams = 2 * self.seam_bytes
+        noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
+        patch = read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * (1 if integral else 12)
+        return image + labels + bands + seams + noise + self.batch * patch
+
+    def inputs(self, *, mask_sha256: str, model_sha256: str) -> dict[str, str]:
+        """Everything that decides a pixel or a tag, by the name that a user knows it by."""
+        slide = {f"slide {name}": value for name, value in asdict(self.slide).items()}
+        return {
+            name: json.dumps(value)
+            for name, value in {
+                "mask content": mask_sha256,
+                "--model": model_sha256,
+                "--tile": self.grid.tile,
+                "context": self.grid.context,
+                "--overlap": self.grid.overlap,
+                "--taper": self.taper.name,
+                "--region": [self.region.x, self.region.y, self.region.width, self.region.height],
+                "--block": self.block,
+                "--batch": self.batch,
+                "--seed": self.seed,
+                "fixed-point bits": self.bits,
+                **slide,
+            }.items()
+        }
+
+
+def fingerprint(inputs: Mapping[str, str]) -> str:
+    """One hash of `RenderPlan.inputs`."""
+    return hashlib.sha256(json.dumps(dict(sorted(inputs.items()))).encode()).hexdigest()
+
+
+def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int) -> PatchGrid:
+    """Check the geometry of a render and return its grid.
+
+    Raises
+    ------
+    BadInput
+        When the tile or the overlap is out of range.
+    """
+    if tile < 1:
+        raise BadInput(f"--tile {tile}: must be at least 1 pixel")
+    if not 0 <= overlap < tile:
+        raise BadInput(f"--overlap {overlap}: must be at least 0 and smaller than --tile {tile}")
+    return PatchGrid(height, width, tile, overlap, context)
+
+
+def choose_bits(grid: PatchGrid, taper: Taper, *, integral: bool) -> int:
+    """Return the fixed-point bits of patch values: 0 where the generator returns whole grey levels.
+
+    Raises
+    ------
+    BadInput
+        When so many patches overlap that their sums would not fit 32 bits with 1/16 of a level.
+    """
+    axis = AxisGrid(4 * grid.tile, grid.tile, grid.overlap)
+    weights = taper.weights(tile=grid.tile, overlap=grid.overlap)
+    peak = int(axis.total_weight(weights, 0, axis.length).max())
+    bits = fraction_bits(peak_weight=peak * peak)
+    if bits < (0 if integral else 4):
+        raise BadInput(
+            f"--overlap {grid.overlap}: with --tile {grid.tile} and --taper {taper.name} too many patches share a "
+            "pixel to be summed exactly; lower the overlap or use --taper flat"
+        )
+    return 0 if integral else bits
+
+
+def choose_block(block: int | None, *, tile: int, slide_tile: int, height: int, width: int, workers: int) -> int:
+    """Return the block size: 4096, or less where that would leave workers idle; check a given one.
+
+    Raises
+    ------
+    BadInput
+        When a given block is not whole TIFF tiles or is smaller than a patch.
+    """
+    if block is not None:
+        if block < max(slide_tile, tile) or block % slide_tile:
+            least = -(-max(slide_tile, tile) // slide_tile) * slide_tile
+            raise BadInput(
+                f"--block {block}: must be a multiple of --tiff-tile {slide_tile} and at least --tile {tile}; try {least}"
+            )
+        return block
+    block = slide_tile
+    while block < tile:
+        block += slide_tile
+    while 2 * block <= 4096 and (height * width) > workers * (2 * block) ** 2:
+        block *= 2
+    return block

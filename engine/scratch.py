@@ -1,0 +1,212 @@
+"""What do blocks share while a render is under way, and what survives a crash?
+
+Beside the output lies a Zarr group, ``OUT.safron``::
+
+    zarr.json                  attributes: the inputs that this scratch belongs to
+    weights/y, weights/x       total blend weight along each axis: int32 [height], [width] of the region
+    seams/R.C.right, .below    weighted sums of block (R, C)'s seam patches: int32 [h, w, 3], one chunk each
+    levels/K                   one level of the slide: uint8 [h, w, 3]; a chunk a block, above that a chunk a tile
+    journal.jsonl              one line for each finished seam and block
+    index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
+
+Every chunk is written by one task only, whole, so nothing is locked and a retried task overwrites its
+own work with the same bytes. Seams are deleted as soon as the last block that needs them is journaled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+
+from safron.io.errors import BadInput, Failed
+
+from .plan import RenderPlan
+from .window import Window
+
+FORMAT = 1
+_SPEED = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=4)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The scratch group of one render; a picklable path with the few things one does there.
+
+    Attributes
+    ----------
+    path : the folder ``OUT.safron``.
+    """
+
+    path: Path
+
+    @property
+    def journal(self) -> Path:
+        """File of finished seams and blocks."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def index(self) -> Path:
+        """File of the slide writer's tile index."""
+        return self.path / "index.bin"
+
+    def create(self, plan: RenderPlan, inputs: Mapping[str, str]) -> None:
+        """Make an empty scratch for `plan`; it becomes valid with its last write, the attributes."""
+        self.remove()
+        group = zarr.create_group(self.path)
+        region = plan.region
+        rows, columns = plan.grid.rows, plan.grid.columns
+        weights = plan.blend.weights
+        for name, axis, start, stop in (
+            ("y", rows, region.y, region.y_stop),
+            ("x", columns, region.x, region.x_stop),
+        ):
+            step = 1 << 16
+            array = group.create_array(f"weights/{name}", shape=(stop - start,), chunks=(step,), dtype="int32")
+            for lo in range(start, stop, step):
+                hi = min(lo + step, stop)
+                array[lo - start : hi - start] = axis.total_weight(weights, lo, hi)
+        self.create_level(plan, plan.thumbnail_level, chunk=plan.block >> plan.thumbnail_level)
+        self.journal.touch()
+        group.attrs["safron"] = {"format": FORMAT, "inputs": dict(inputs)}
+
+    def remove(self) -> None:
+        """Delete the scratch."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def differences(self, inputs: Mapping[str, str]) -> list[str] | None:
+        """Names of the inputs in which this scratch differs; None where there is no usable scratch."""
+        try:
+            found = zarr.open_group(self.path, mode="r").attrs["safron"]
+        except (OSError, KeyError, ValueError):
+            return None
+        if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("inputs"), dict):
+            return ["scratch format"]
+        before: dict[str, Any] = found["inputs"]
+        return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
+
+    def write_seam(self, block: tuple[int, int], name: str, sums: npt.NDArray[np.int32]) -> None:
+        """Store the weighted sums [h, w, 3] of one seam, replacing what a crashed try left."""
+        array = zarr.create_array(
+            self._seam(block, name),
+            shape=sums.shape,
+            chunks=sums.shape,
+            dtype="int32",
+            serializer=BytesCodec(),
+            compressors=[_SPEED, Crc32cCodec()],
+            overwrite=True,
+        )
+        array[:] = sums
+
+    def read_seam(self, block: tuple[int, int], name: str, part: Window, whole: Window) -> npt.NDArray[np.int32]:
+        """Load the sums of `part` of a seam that covers the window `whole`."""
+        array = zarr.open_array(self._seam(block, name), mode="r")
+        assert array.shape[:2] == (whole.height, whole.width), (array.shape, whole)
+        return np.asarray(array[part.slices(whole)], np.int32)
+
+    def free_seam(self, block: tuple[int, int], name: str) -> None:
+        """Delete a seam; nothing happens where it is gone already."""
+        shutil.rmtree(self._seam(block, name), ignore_errors=True)
+
+    def _seam(self, block: tuple[int, int], name: str) -> Path:
+        return self.path / "seams" / f"{block[0]}.{block[1]}.{name}"
+
+    def create_level(self, plan: RenderPlan, level: int, *, chunk: int) -> None:
+        """Make room for one level of the slide, replacing what a crashed try left."""
+        shape = (max(1, plan.slide.height >> level), max(1, plan.slide.width >> level), 3)
+        zarr.create_array(
+            self.path / "levels" / str(level),
+            shape=shape,
+            chunks=(chunk, chunk, 3),
+            dtype="uint8",
+            compressors=[BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1), Crc32cCodec()],
+            overwrite=True,
+        )
+
+    def level(self, level: int) -> zarr.Array[Any]:
+        """Open one level of the slide, uint8 [h, w, 3]."""
+        return zarr.open_array(self.path / "levels" / str(level), mode="r+")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the journal: a seam or a block that is finished.
+
+    Attributes
+    ----------
+    kind : "seam" or "block".
+    index : (row, column) of the block.
+    run, painted : patches sent to the generator, and patches painted as glass.
+    end : bytes of OUT.part that are valid after it.
+    """
+
+    kind: str
+    index: tuple[int, int]
+    run: int
+    painted: int
+    end: int = 0
+
+    def line(self) -> str:
+        """One JSON line."""
+        record = {"kind": self.kind, "index": list(self.index), "run": self.run, "painted": self.painted}
+        return json.dumps(record | {"end": self.end}) + "\n"
+
+
+class Journal:
+    """Appends entries durably; one writer, the process that drives the render."""
+
+    def __init__(self, path: Path) -> None:
+        whole = sum(len(line) for line in _whole_lines(path))
+        self._file = path.open("r+b")
+        # A torn last line would glue itself to the next one.
+        self._file.truncate(whole)
+        self._file.seek(whole)
+
+    def append(self, entries: list[Entry]) -> None:
+        """Write entries and force them to disk."""
+        try:
+            self._file.write("".join(entry.line() for entry in entries).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise Failed(f"cannot write {self._file.name}: {error.strerror}; the same command continues") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_journal(path: Path) -> Iterator[Entry]:
+    """Entries of a journal in the order written; a torn last line is left out."""
+    for line in _whole_lines(path):
+        record = json.loads(line)
+        yield Entry(record["kind"], tuple(record["index"]), record["run"], record["painted"], record["end"])
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                json.loads(line)
+            except ValueError:
+                return
+            yield line
+
+
+def require_same(differences: list[str], scratch: Path) -> None:
+    """Raise `BadInput` where scratch belongs to other inputs."""
+    if differences:
+        raise BadInput(
+            f"{scratch} holds an unfinished render with other inputs ({', '.join(differences)}); "
+            "run that command again to finish it, or pass --overwrite to start over"
+        )
