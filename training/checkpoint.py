@@ -1,8 +1,8 @@
 """How is a training run kept so that it can go on as if nothing had happened?
 
-One file holds the weights, their moving average, both optimizers and the step; a JSON file of the same stem says in
-plain text what is inside. Random numbers need no state: every step derives its own from the seed and its number.
-Files appear whole or not at all.
+One file holds the weights, their moving average, both optimizers and the step; a JSON file of the same stem
+says in plain text what is inside. Random numbers need no state: every step derives its own from the seed and
+its number. Files appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from safron.io.errors import BadInput
 from safron.training.config import TrainConfig, config_from_json
 
@@ -24,7 +23,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved run: its settings, the number of steps done, metadata in JSON values, and the state dictionaries."""
+    """A saved run: its settings, the steps done, metadata in JSON values, and the state dictionaries."""
 
     config: TrainConfig
     step: int
@@ -47,11 +46,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         torch.save({"about": json.dumps(about), "state": checkpoint.state}, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
+    part.replace(path)
     beside = path.with_suffix(".json")
     part = beside.with_name(beside.name + ".part")
     part.write_text(json.dumps(about, indent=2) + "\n")
-    os.replace(part, beside)
+    part.replace(beside)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -69,7 +68,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         about = json.loads(kept["about"])
         state = kept["state"]
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise BadInput(f"{path} is not a safron checkpoint; give a .pt file that safron-train fit has written") from error
+        raise BadInput(
+            f"{path} is not a safron checkpoint; give a .pt file that safron-train fit has written"
+        ) from error
     if about["format"] != FORMAT:
         raise BadInput(f"{path} has checkpoint format {about['format']}; this version reads format {FORMAT}")
     return Checkpoint(config_from_json(about["config"]), about["step"], about["metadata"], state)

@@ -1,7 +1,7 @@
 """How is a generator trained and exported from the shell?
 
-Thin: options to dataclasses, errors to one line and an exit code. PyTorch is imported by the commands, so that
-``--help`` works without it.
+Thin: options to dataclasses, errors to one line and an exit code. PyTorch is imported by the commands, so
+that ``--help`` works without it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import click
-
 from safron.io.errors import BadInput, SafronError
 from safron.training.config import PRESETS, preset
 
@@ -20,7 +19,9 @@ from safron.training.config import PRESETS, preset
 def _need_torch() -> None:
     for module in ("torch", "onnx", "scipy"):
         if importlib.util.find_spec(module) is None:
-            raise BadInput(f"training needs {module}, which is not installed; run: pip install 'safron[train]'")
+            raise BadInput(
+                f"training needs {module}, which is not installed; run: pip install 'safron[train]'"
+            )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,20 +37,28 @@ _PRESET = click.option(
     show_default=True,
     help="Named settings of network and training.",
 )
-_SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
+_SEED = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness."
+)
 
 
 @cli.command(epilog="Example: safron-train fit pairs/ runs/first --minutes 90")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @_PRESET
-@click.option("--steps", type=click.IntRange(min=1), help="Steps to train; the learning rate falls towards the last.")
-@click.option("--minutes", type=click.FloatRange(min=0), help="Stop after this many minutes, whatever --steps says.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Steps to train; the learning rate falls towards the last."
+)
+@click.option(
+    "--minutes", type=click.FloatRange(min=0), help="Stop after this many minutes, whatever --steps says."
+)
 @click.option("--resume", is_flag=True, help="Go on from OUT/checkpoint.pt.")
 @_SEED
 @click.option("--device", default="cpu", show_default=True, help="PyTorch device, such as cpu or cuda.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's own choice unless given.")
-@click.option("--save-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps to a checkpoint.")
+@click.option(
+    "--save-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps to a checkpoint."
+)
 def fit(
     data: Path,
     out: Path,
@@ -62,10 +71,9 @@ def fit(
     threads: int | None,
     save_every: int,
 ) -> None:
-    """Train on the pairs NAME.webp and NAME.gland.png in DATA; write checkpoints, log and sample sheets to OUT."""
+    """Train on pairs NAME.webp and NAME.gland.png in DATA; write checkpoints, log and sheets to OUT."""
     _need_torch()
     import torch
-
     from safron.training.train import Schedule
     from safron.training.train import fit as run
 
@@ -88,7 +96,9 @@ def export(checkpoint: Path, out: Path) -> None:
     from safron.training.export import export_checkpoint
 
     card = export_checkpoint(checkpoint, out)
-    click.echo(f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}")
+    click.echo(
+        f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
+    )
 
 
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
@@ -96,12 +106,14 @@ def export(checkpoint: Path, out: Path) -> None:
 @_PRESET
 @_SEED
 def export_random(out: Path, preset_name: str, seed: int) -> None:
-    """Write an untrained generator to OUT: its pictures are noise, its cost is real, which is what benchmarks need."""
+    """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
     _need_torch()
     from safron.training.export import export_fresh
 
     card = export_fresh(dataclasses.replace(preset(preset_name), seed=seed), out)
-    click.echo(f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}")
+    click.echo(
+        f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
+    )
 
 
 def main() -> None:

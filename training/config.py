@@ -1,8 +1,8 @@
 """What fixes a training run and the generator it makes?
 
 Two frozen dataclasses: `ModelConfig` names the network and its promises (context, alignment, noise), and
-`TrainConfig` adds data, losses and schedule. Both turn into JSON, and the hash of that JSON goes on the card, so
-that a generator can be traced to the settings that made it.
+`TrainConfig` adds data, losses and schedule. Both turn into JSON, and the hash of that JSON goes on the card,
+so that a generator can be traced to the settings that made it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safron.io.errors import BadInput
 
 @dataclass(frozen=True)
 class Label:
-    """One value of the mask: its name, the colour that stands for it, and the colour of glass it is painted with."""
+    """One value of the mask: its name, its colour in masks, and the colour of glass it is painted with."""
 
     value: int
     name: str
@@ -73,8 +73,8 @@ class ModelConfig:
 class TrainConfig:
     """Everything that a training run depends on, apart from the data itself.
 
-    Lengths are in steps or in pixels; a pair ``(start, end)`` is a weight that moves linearly from start to end
-    over the first `settle` of the run.
+    Lengths are in steps or in pixels; a pair ``(start, end)`` is a weight that moves linearly from start to
+    end over the first `settle` of the run.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -88,7 +88,7 @@ class TrainConfig:
     cooldown: float = 0.4
     settle: float = 0.3
     ema: float = 0.999
-    discriminator_width: int = 40
+    discriminator_widths: tuple[int, int] = (48, 64)
     feature_weight: tuple[float, float] = (4.0, 1.5)
     anchor_weight: tuple[float, float] = (10.0, 4.0)
     anchor_cell: int = 16
@@ -110,7 +110,12 @@ def config_from_json(plain: dict[str, Any]) -> TrainConfig:
     """Rebuild a `TrainConfig` from `TrainConfig.to_json`."""
     model = dict(plain["model"])
     labels = tuple(
-        Label(entry["value"], entry["name"], _rgb(entry["color"]), _rgb(entry["fill"]) if entry["fill"] else None)
+        Label(
+            entry["value"],
+            entry["name"],
+            _rgb(entry["color"]),
+            _rgb(entry["fill"]) if entry["fill"] else None,
+        )
         for entry in model.pop("labels")
     )
     model_config = ModelConfig(labels=labels, **{key: _tuples(value) for key, value in model.items()})

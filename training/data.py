@@ -1,15 +1,15 @@
 """How does a folder of images and gland masks become training batches?
 
-A pair is an image and a mask of the same stem: ``A-1-400-003.webp`` and ``A-1-400-003.gland.png`` (0 or 255). Every
-pair is prepared once: unsqueezed, white-balanced, brought to one reference stain, labelled, and measured for the
-cues that tell the generator how dark a gland or a stretch of stroma is. A batch is then a pure function of the
-prepared pairs, a seed and a step number, so a resumed run sees what an uninterrupted one would have seen.
+A pair is an image and a mask of the same stem: ``A-1-400-003.webp`` and ``A-1-400-003.gland.png`` (0 or 255).
+Every pair is prepared once: unsqueezed, white-balanced, brought to one reference stain, labelled, and
+measured for the cues that tell the generator how dark a gland or a stretch of stroma is. A batch is then a
+pure function of the prepared pairs, a seed and a step number, so a resumed run sees what an uninterrupted one
+would have seen.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from safron.io.errors import BadInput
 from safron.training.config import GLASS, TrainConfig
 
@@ -38,7 +37,7 @@ LEAST_TISSUE = 0.6
 """Images with a smaller share of tissue are left out: they teach little but glass."""
 
 CUE_SIGMA = 18.0
-"""Blur of the cues in pixels: the smooth noise of scale 32 that replaces them has the same correlation length."""
+"""Blur of the cues in pixels: smooth noise of scale 32, which takes their place, correlates as far."""
 
 SEEN_DEPTH = 20
 """Depth in pixels up to which a generator with 20 pixels of context can tell how far inside a class it is."""
@@ -84,8 +83,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input. `labels` uint8 [n, y, x] and `noise` float32 [n, k, y, x] cover the context; `images` float32
-    [n, 3, y, x] in [-1, 1] covers the write window only."""
+    """One step's input.
+
+    `labels` uint8 [n, y, x] and `noise` float32 [n, k, y, x] cover the context; `images` float32 [n, 3, y, x]
+    in [-1, 1] covers the write window only.
+    """
 
     labels: Bytes
     noise: Floats
@@ -101,7 +103,9 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
         The folder is missing or holds no image, or an image has no mask.
     """
     if not folder.is_dir():
-        raise BadInput(f"{folder} is not a folder; give the folder that holds the images and their *.gland.png masks")
+        raise BadInput(
+            f"{folder} is not a folder; give the folder that holds the images and their *.gland.png masks"
+        )
     images = sorted(
         (p for p in folder.rglob("*") if p.suffix in {".webp", ".png"} and not p.name.endswith(".gland.png")),
         key=lambda path: path.name,
@@ -131,7 +135,8 @@ def read_pair(image_path: Path, mask_path: Path) -> tuple[Bytes, npt.NDArray[np.
     for path, read in ((image_path, image), (mask_path, mask)):
         if read is None:
             raise BadInput(f"{path} cannot be read as an image; restore the file or remove the pair")
-    assert image is not None and mask is not None
+    assert image is not None
+    assert mask is not None
     if image.shape[:2] != mask.shape:
         raise BadInput(
             f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} but its image is "
@@ -168,8 +173,8 @@ def label_pixels(rgb: Bytes, gland: npt.NDArray[np.bool_]) -> Bytes:
 def normalize_stain(rgb: Bytes, glass: npt.NDArray[np.bool_]) -> Bytes:
     """Bring tissue to the reference stain and glass to one clean white; uint8 [y, x, 3].
 
-    Reinhard's method: mean and standard deviation in CIELAB, measured over tissue only, so that an image with much
-    glass is not darkened for it.
+    Reinhard's method: mean and standard deviation in CIELAB, measured over tissue only, so that an image with
+    much glass is not darkened for it.
     """
     lab = np.asarray(cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2LAB))
     tissue = (rgb.mean(axis=2) <= WHITE_MEAN) & ~glass
@@ -197,8 +202,8 @@ def depth_inside(member: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
 def measure_cue(residual: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Average a residual over one class around each pixel.
 
-    Returns the mean under a Gaussian window (float32 [y, x], extended smoothly beyond the class), and the trust in
-    it (0..1).
+    Returns the mean under a Gaussian window (float32 [y, x], extended smoothly beyond the class), and the
+    trust in it (0..1).
     """
     weight = member.astype(np.float32)
     total = np.asarray(cv2.GaussianBlur(residual * weight, (0, 0), CUE_SIGMA, borderType=cv2.BORDER_REFLECT))
@@ -242,7 +247,9 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
         labels.append(label)
         slides.append(slide_of(image_path))
     if not images:
-        raise BadInput(f"{folder} holds no image with at least {LEAST_TISSUE:.0%} tissue; nothing to train on")
+        raise BadInput(
+            f"{folder} holds no image with at least {LEAST_TISSUE:.0%} tissue; nothing to train on"
+        )
     cues, trust = _measure_cues(images, labels)
     pairs = Pairs(np.stack(images), np.stack(labels), cues, trust, tuple(slides))
     if kept_at:
@@ -258,8 +265,8 @@ def _measure_cues(
     for value in (2, 1):
         members = [label == value for label in labels]
         depths = [depth_inside(member) for member in members]
-        # A rim is dark and a lumen pale wherever they are, and the generator sees the depth as far as its context
-        # reaches. Only what depth does not explain is left to the cue.
+        # A rim is dark and a lumen pale wherever they are, and the generator sees the depth as far as its
+        # context reaches. Only what depth does not explain is left to the cue.
         count, total = np.zeros(SEEN_DEPTH + 1), np.zeros(SEEN_DEPTH + 1)
         for density, member, depth in zip(densities, members, depths, strict=True):
             count += np.bincount(depth[member], minlength=SEEN_DEPTH + 1)
@@ -296,7 +303,7 @@ def _save_pairs(path: Path, pairs: Pairs) -> None:
             trust=pairs.trust,
             slides=np.array(pairs.slides),
         )
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _load_pairs(path: Path) -> Pairs:
@@ -318,8 +325,8 @@ def split(pairs: Pairs, held_out: float) -> tuple[Pairs, Pairs]:
 def smooth_field(rng: np.random.Generator, height: int, width: int, scale: int) -> Floats:
     """Draw noise of one scale: float32 [height, width], standard normal at each pixel.
 
-    Scale 1 is independent at each pixel. A larger scale is a lattice of normals `scale` pixels apart, interpolated
-    by the uniform cubic B-spline and divided by the root of the sum of squared weights.
+    Scale 1 is independent at each pixel. A larger scale is a lattice of normals `scale` pixels apart,
+    interpolated by the uniform cubic B-spline and divided by the root of the sum of squared weights.
     """
     if scale == 1:
         return rng.standard_normal((height, width), np.float32)
@@ -330,7 +337,7 @@ def smooth_field(rng: np.random.Generator, height: int, width: int, scale: int) 
 
 
 def _spline_weights(length: int, scale: int, phase: int) -> Floats:
-    """Return [length, nodes]: each row the four B-spline weights of a pixel, scaled to unit sum of squares."""
+    """Return [length, nodes]: in each row a pixel's four B-spline weights, their squares summing to 1."""
     position = (np.arange(length) + phase) / scale
     node = np.floor(position).astype(int)
     t = position - node
@@ -352,8 +359,8 @@ def draw_noise(rng: np.random.Generator, height: int, width: int, scales: tuple[
 def draw_batch(pairs: Pairs, config: TrainConfig, step: int) -> Batch:
     """Draw the batch of one step: random pairs, crops and symmetries, noise with the measured cues in it.
 
-    The last two noise channels are the cues where the class is near, and smooth noise elsewhere, joined so that the
-    variance stays 1.
+    The last two noise channels are the cues where the class is near, and smooth noise elsewhere, joined so
+    that the variance stays 1.
     """
     rng = np.random.default_rng([config.seed, step])
     context, read = config.model.context, config.patch + 2 * config.model.context

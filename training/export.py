@@ -1,8 +1,8 @@
 """How does a generator leave PyTorch, and how is it known to be the same one?
 
-`export` writes an ONNX graph with uint8 labels in and RGB 0..255 out, puts the card into its metadata, and then runs
-the file: its output must match PyTorch's, and two patches that overlap are compared where they do. Both numbers go
-on the card.
+`export` writes an ONNX graph with uint8 labels in and RGB 0..255 out, puts the card into its metadata, and
+then runs the file: its output must match PyTorch's, and two patches that overlap are compared where they do.
+Both numbers go on the card.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
-
 from safron.io.errors import Failed
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
 from safron.training.networks import make_generator
+from torch import Tensor, nn
 
 OPSET = 17
 CARD_VERSION = 1
@@ -32,8 +31,8 @@ PARITY_LIMIT = 1e-3
 """Largest difference between ONNX Runtime and PyTorch that is let through, as a share of the range 0..255."""
 
 DATA_LICENCE = (
-    "Weights derived from EBHI-Seg (Shi et al., Front Med 10:1114673, 2023, doi:10.3389/fmed.2023.1114673), CC BY 4.0; "
-    "images were resized, stain-normalised and cropped."
+    "Weights derived from EBHI-Seg (Shi et al., Front Med 10:1114673, 2023, doi:10.3389/fmed.2023.1114673), "
+    "CC BY 4.0; images were resized, stain-normalised and cropped."
 )
 
 
@@ -74,9 +73,8 @@ def export_checkpoint(checkpoint: Path, out: Path) -> dict[str, Any]:
     kept = load_checkpoint(checkpoint)
     network = make_generator(kept.config.model)
     network.load_state_dict(kept.state["average"])
-    trained_on = (
-        f"EBHI-Seg, normal, polyp and low-grade: {kept.metadata['images']} images of {kept.metadata['slides']} slides"
-    )
+    about = kept.metadata
+    trained_on = f"EBHI-Seg: {about['images']} images of {about['slides']} slides (normal, polyp, low-grade)"
     return export(network, kept.config, out, steps=kept.step, trained_on=trained_on)
 
 
@@ -86,7 +84,9 @@ def export_fresh(config: TrainConfig, out: Path) -> dict[str, Any]:
     return export(make_generator(config.model), config, out, steps=0, trained_on="nothing: random weights")
 
 
-def export(network: nn.Module, config: TrainConfig, out: Path, *, steps: int, trained_on: str) -> dict[str, Any]:
+def export(
+    network: nn.Module, config: TrainConfig, out: Path, *, steps: int, trained_on: str
+) -> dict[str, Any]:
     """Write `network` to `out` with its card.
 
     Raises
@@ -105,8 +105,8 @@ def export(network: nn.Module, config: TrainConfig, out: Path, *, steps: int, tr
     card["overlap_mismatch"] = _overlap_mismatch(session, model)
     if card["parity_max_abs"] > PARITY_LIMIT * 255:
         raise Failed(
-            f"ONNX Runtime and PyTorch differ by {card['parity_max_abs']:.3g} of 255, more than {PARITY_LIMIT * 255:.3g}; "
-            "nothing was written; report the versions of torch and onnxruntime"
+            f"ONNX Runtime and PyTorch differ by {card['parity_max_abs']:.3g} of 255, more than "
+            f"{PARITY_LIMIT * 255:.3g}; nothing was written; report the versions of torch and onnxruntime"
         )
     onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _trace(wrapped: nn.Module, example: tuple[npt.NDArray[Any], ...], model: Mod
         }
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # The exporter that traces is deprecated, but its graph needs no further package and is a third of the size.
+        # The exporter that traces is deprecated, but its graph needs no further package.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
@@ -182,7 +182,9 @@ def _trace(wrapped: nn.Module, example: tuple[npt.NDArray[Any], ...], model: Mod
     return buffer.getvalue()
 
 
-def _run(session: onnxruntime.InferenceSession, window: tuple[npt.NDArray[Any], ...]) -> npt.NDArray[np.float32]:
+def _run(
+    session: onnxruntime.InferenceSession, window: tuple[npt.NDArray[Any], ...]
+) -> npt.NDArray[np.float32]:
     """Run the exported file on one window, given as `_example` gives it: float32 [y, x, 3]."""
     feeds = {"labels": window[0]} | ({"noise": window[1]} if len(window) > 1 else {})
     return np.asarray(session.run(None, feeds)[0][0])
@@ -196,10 +198,11 @@ def _parity(wrapped: nn.Module, session: onnxruntime.InferenceSession, model: Mo
 
 
 def _overlap_mismatch(session: onnxruntime.InferenceSession, model: ModelConfig) -> float:
-    """Mean difference in the overlap of two neighbouring patches, as a share of the image's standard deviation."""
+    """Mean difference where two neighbouring patches overlap, as a share of the image's standard deviation."""
     step, side = model.tile - 20, model.tile + 2 * model.context
     wide = _example(model, model.tile + step, seed=2)
     left, right = (
-        _run(session, tuple(np.ascontiguousarray(a[..., :side, x : x + side]) for a in wide)) for x in (0, step)
+        _run(session, tuple(np.ascontiguousarray(a[..., :side, x : x + side]) for a in wide))
+        for x in (0, step)
     )
     return float(np.abs(left[:, step:] - right[:, :20]).mean() / left.std())

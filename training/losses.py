@@ -1,8 +1,8 @@
 """What is a generated image punished for?
 
-Four terms: `HingeLoss` for looking generated, `FeatureLoss` for leaving the statistics of real tissue, `AnchorLoss` for
-the wrong colour over a few nuclei's distance, and `PixelLoss` for early guidance. None of them needs a network
-trained elsewhere.
+Four terms: `HingeLoss` for looking generated, `FeatureLoss` for leaving the statistics of real tissue,
+`AnchorLoss` for the wrong colour over a few nuclei's distance, and `PixelLoss` for early guidance. None of
+them needs a network trained elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ class HingeLoss:
 
     def discriminator(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
         """Real logits belong above 1, fake ones below -1."""
-        terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
+        terms = [
+            F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean()
+            for r, f in zip(real, fake, strict=True)
+        ]
         return torch.stack(terms).mean()
 
     def generator(self, fake: list[Tensor]) -> Tensor:

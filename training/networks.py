@@ -1,8 +1,8 @@
 """Which networks turn labels and noise into tissue, and which judge them?
 
 `SeamlessGenerator` is the one that ships. It has valid convolutions and crops only, two down-samplings and no
-statistics over space, so what it draws at a canvas pixel depends on the labels and noise within 20 pixels of it and
-on nothing else: patches whose origins are multiples of 4 agree exactly where they overlap.
+statistics over space, so what it draws at a canvas pixel depends on the labels and noise within 20 pixels of
+it and on nothing else: patches whose origins are multiples of 4 agree exactly where they overlap.
 
     input  T+40 |--------------------------------------| labels + noise, full scale
     stem   T+38  |------------------------------------|
@@ -11,17 +11,16 @@ on nothing else: patches whose origins are multiples of 4 agree exactly where th
     half  (T+8)/2 -> (T+4)/2          nearest up, joined with `half` cropped
     full   T+4 -> T+2 -> T            nearest up, joined with `stem` cropped
 
-`PaperGenerator` is the network of the SAFRON paper: a 41 x 41 stem and an eight-level U-Net. It is kept as the
-measure of cost and, once trained, of quality.
+`PaperGenerator` is the network of the SAFRON paper: a 41 x 41 stem and an eight-level U-Net. It is kept as
+the measure of cost and, once trained, of quality.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from safron.training.config import ModelConfig
+from torch import Tensor, nn
 
 SLOPE = 0.2
 NOISE_LIMIT = 2.5
@@ -38,7 +37,7 @@ def act(x: Tensor) -> Tensor:
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Divide each pixel by the root mean square of its channels: no statistics over space, patches stay consistent."""
+    """Divide each pixel by the root mean square of its channels; no statistics over space."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-4)
 
 
@@ -106,8 +105,9 @@ class SeamlessGenerator(nn.Module):
 class PaperGenerator(nn.Module):
     """The generator of the SAFRON paper, for 296 x 296 in and 256 x 256 out.
 
-    Norms are frozen (running statistics), so that a patch does not depend on the others of its batch. The norm at the
-    1 x 1 bottleneck is left out: over one pixel it would pass on nothing but its bias. So is dropout.
+    Norms are frozen (running statistics), so that a patch does not depend on the others of its batch. The
+    norm at the 1 x 1 bottleneck is left out: over one pixel it would pass on nothing but its bias. So is
+    dropout.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -143,9 +143,10 @@ class PaperGenerator(nn.Module):
 
 
 class SpectralConv(nn.Conv2d):
-    """Convolution whose weight is divided by its largest singular value, followed by power iteration in training.
+    """Convolution whose weight is divided by its largest singular value, tracked by power iteration.
 
-    Written out rather than taken from `torch.nn.utils.parametrizations`, which iterates in bfloat16 under autocast.
+    Written out rather than taken from `torch.nn.utils.parametrizations`, which iterates in bfloat16 under
+    autocast.
     """
 
     left: Tensor
@@ -168,7 +169,7 @@ class SpectralConv(nn.Conv2d):
 
 
 class PatchDiscriminator(nn.Module):
-    """Judge overlapping windows of (labels, image): logits [n, 1, y, x] and the features on the way to them."""
+    """Judge overlapping windows of (labels, image): logits [n, 1, y, x] and the features below them."""
 
     def __init__(self, inputs: int, width: int, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -192,13 +193,13 @@ class PatchDiscriminator(nn.Module):
 class Discriminators(nn.Module):
     """Two judges: single nuclei at full scale, the build of a gland at half scale."""
 
-    def __init__(self, labels: int, width: int) -> None:
+    def __init__(self, labels: int, widths: tuple[int, int]) -> None:
         super().__init__()
-        self.near = PatchDiscriminator(labels + 3, width, (2, 2, 1))
-        self.far = PatchDiscriminator(labels + 3, width, (2, 2, 2, 1))
+        self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1))
+        self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1))
 
     def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Judge images [n, 3, y, x] over one-hot labels of the same size: logits and features of both judges."""
+        """Judge images [n, 3, y, x] over one-hot labels of their size: logits and features of both judges."""
         both = torch.cat([one_hot, image], dim=1)
         fine, fine_features = self.near(both)
         coarse, coarse_features = self.far(F.avg_pool2d(both, 2))

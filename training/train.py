@@ -1,8 +1,8 @@
 """How is a generator trained, from the first step to the last?
 
-`fit` reads from top to bottom. Each step draws a batch that depends only on the seed and the step's number, lets the
-judges see the generated image beside the real one, and then lets the generator answer. The moving average of the
-generator's weights is what is drawn on the sheets and exported.
+`fit` reads from top to bottom. Each step draws a batch that depends only on the seed and the step's number,
+lets the judges see the generated image beside the real one, and then lets the generator answer. The moving
+average of the generator's weights is what is drawn on the sheets and exported.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from safron.io.errors import BadInput
 from safron.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from safron.training.config import TrainConfig
 from safron.training.data import Batch, Pairs, draw_batch, draw_noise, prepare, split
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, PixelLoss
 from safron.training.networks import Discriminators, crop, make_generator
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,15 @@ class Trainer:
     def __init__(self, config: TrainConfig, device: str = "cpu") -> None:
         if config.model.network != "seamless":
             raise BadInput(
-                f"preset {config.model.name!r} cannot be trained yet; train safron-seamless, or write random weights "
-                "with safron-train export-random"
+                f"preset {config.model.name!r} cannot be trained yet; train safron-seamless, "
+                "or write random weights with safron-train export-random"
             )
         torch.manual_seed(config.seed)
         self.config, self.device, self.done = config, torch.device(device), 0
         self.generator = self._place(make_generator(config.model))
         self.average = self._place(make_generator(config.model))
         self.average.load_state_dict(self.generator.state_dict())
-        self.judges = self._place(Discriminators(len(config.model.labels), config.discriminator_width))
+        self.judges = self._place(Discriminators(len(config.model.labels), config.discriminator_widths))
         self.generator_adam = torch.optim.Adam(
             self.generator.parameters(), config.generator_rate, betas=config.betas
         )
@@ -200,7 +199,9 @@ def fit(
     while trainer.done < schedule.steps:
         losses = trainer.step(draw_batch(training, config, trainer.done))
         minutes = (time.monotonic() - began) / 60
-        last = trainer.done >= schedule.steps or (schedule.minutes is not None and minutes >= schedule.minutes)
+        last = trainer.done >= schedule.steps or (
+            schedule.minutes is not None and minutes >= schedule.minutes
+        )
         if trainer.done % schedule.log_every == 0 or last:
             _log(log, {"step": trainer.done, "minutes": round(minutes, 3), **losses})
         if trainer.done % schedule.save_every == 0 or last:
@@ -220,7 +221,7 @@ def _log(path: Path, entry: dict[str, float]) -> None:
 def generate(
     generator: nn.Module, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32], config: TrainConfig
 ) -> npt.NDArray[np.uint8]:
-    """Render one window: labels uint8 [y, x] and noise [k, y, x] with their context; RGB uint8 [y-40, x-40, 3]."""
+    """Render labels uint8 [y, x] and noise [k, y, x], context included, to RGB uint8 [y-40, x-40, 3]."""
     device = next(generator.parameters()).device
     with torch.no_grad():
         one_hot = one_hot_labels(torch.from_numpy(labels)[None], len(config.model.labels)).to(device)
@@ -232,7 +233,7 @@ def generate(
 def stitch(
     generator: nn.Module, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32], config: TrainConfig
 ) -> npt.NDArray[np.uint8]:
-    """Render a canvas patch by patch, at the default tile, each patch overwriting the 20 pixels that it shares.
+    """Render a canvas patch by patch at the default tile; each patch overwrites the 20 pixels that it shares.
 
     Labels beyond the canvas repeat its edge; noise covers the canvas with its context.
     """
@@ -253,10 +254,13 @@ def stitch(
 
 
 def save_sheet(path: Path, generator: nn.Module, held_out: Pairs, config: TrainConfig) -> None:
-    """Draw held-out slides: masks, real tissue, generated tissue side by side, and below them one stitched canvas."""
+    """Draw held-out slides: masks, real tissue, generated tissue, and below them one stitched canvas."""
     rng = np.random.default_rng([config.seed, 1])
     colors = np.array([label.color for label in config.model.labels], np.uint8)
-    context, chosen = config.model.context, rng.choice(len(held_out), size=min(4, len(held_out)), replace=False)
+    context, chosen = (
+        config.model.context,
+        rng.choice(len(held_out), size=min(4, len(held_out)), replace=False),
+    )
     strips = []
     for index in chosen:
         labels = held_out.labels[index]
@@ -265,7 +269,9 @@ def save_sheet(path: Path, generator: nn.Module, held_out: Pairs, config: TrainC
         image = generate(generator, wide, noise, config)
         strips.append(np.vstack([colors[labels[:, :296]], held_out.images[index][:, :296], image]))
     canvas = mosaic(held_out.labels[rng.choice(len(held_out), size=8)], 2, 4)[:, : 296 * len(strips)]
-    noise = draw_noise(rng, canvas.shape[0] + 2 * context, canvas.shape[1] + 2 * context, config.model.noise_scales)
+    noise = draw_noise(
+        rng, canvas.shape[0] + 2 * context, canvas.shape[1] + 2 * context, config.model.noise_scales
+    )
     sheet = np.vstack([np.hstack(strips), stitch(generator, canvas, noise, config)])
     part = path.with_name(path.stem + ".part.png")
     cv2.imwrite(str(part), sheet[..., ::-1])
@@ -273,7 +279,7 @@ def save_sheet(path: Path, generator: nn.Module, held_out: Pairs, config: TrainC
 
 
 def mosaic(labels: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
-    """Lay masks [n, y, x] out as one canvas, every second one mirrored so that tissue meets itself at the joints."""
+    """Lay masks [n, y, x] out as one canvas, every second one mirrored."""
     lines = []
     for row in range(rows):
         cells = [labels[(row * columns + column) % len(labels)] for column in range(columns)]
