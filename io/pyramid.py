@@ -21,7 +21,8 @@ from typing import Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput
+
+from .errors import BadInput
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -140,12 +141,12 @@ def halve(rgb: Pixels) -> Pixels:
 
 def _halve_line(rgb: Pixels) -> Pixels:
     """Halve an image of one row or one column, where cv2 has no 2 x 2 box to take."""
-    wide = rgb.astype(np.uint16)
+    wide: npt.NDArray[np.unsignedinteger] = rgb.astype(np.uint16)
     for axis in (0, 1):
         if wide.shape[axis] > 1:
             even = wide.shape[axis] & ~1
             pairs = np.take(wide, range(0, even, 2), axis) + np.take(wide, range(1, even, 2), axis)
-            wide = (pairs + 1) >> 1
+            wide = (pairs + np.uint16(1)) >> np.uint16(1)
     return wide.astype(np.uint8)
 
 
@@ -168,8 +169,8 @@ def reduce_region(
     Yields
     ------
     level, y, x, uint8 [h', w', 3]
-        The region at that level, its origin there, clipped to that level: empty where an odd last row or column
-        is all that was left.
+        The region at that level, its origin there, clipped to that level: empty where only an odd last row or
+        column was left.
 
     >>> region = np.zeros((3, 4, 3), np.uint8)
     >>> [(k, y, x, part.shape[:2]) for k, y, x, part in reduce_region(region, 4, 8, Pyramid(7, 12, 4, 3), 2)]

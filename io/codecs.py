@@ -1,0 +1,134 @@
+"""How do pixels become the bytes of a tile?
+
+The bytes depend on the pixels and the spec alone. Encoding releases the GIL, so threads encode side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import imagecodecs
+import numpy as np
+
+from .pyramid import Pixels
+from .spec import Chroma, Compression, SlideSpec
+
+DEFLATE_LEVEL = 1
+"""The higher levels take half as long again and save 2 percent on tissue."""
+
+_UNIFORM_STRIP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTile:
+    """One finished tile: its level, row and column in tiles, and its bytes.
+
+    `uniform` says that all its pixels have one colour: such bytes are stored once and shared.
+    """
+
+    level: int
+    row: int
+    col: int
+    data: bytes
+    uniform: bool
+
+
+def encode_tile(rgb: Pixels, spec: SlideSpec) -> tuple[bytes, bool]:
+    """Encode one tile.
+
+    Parameters
+    ----------
+    rgb
+        uint8 [h, w, 3] with 1 <= h, w <= spec.tile. A smaller one lies at the slide's edge and is filled up
+        by repeating its last row and column, which keeps JPEG from ringing.
+
+    Returns
+    -------
+    data, uniform
+        The encoded bytes, and whether all pixels have one colour.
+    """
+    height, width = rgb.shape[:2]
+    assert 0 < height <= spec.tile, f"a tile of {height} x {width} pixels"
+    assert 0 < width <= spec.tile, f"a tile of {height} x {width} pixels"
+    if _is_uniform(rgb):
+        red, green, blue = rgb[0, 0].tolist()
+        return _encode_uniform(
+            (red, green, blue), spec.compression, spec.quality, spec.chroma, spec.tile
+        ), True
+    if (height, width) != (spec.tile, spec.tile):
+        rgb = _pad(rgb, spec.tile)
+    return _encode(rgb, spec.compression, spec.quality, spec.chroma), False
+
+
+def encode_region(rgb: Pixels, level: int, y: int, x: int, spec: SlideSpec) -> Iterator[EncodedTile]:
+    """Encode all tiles of a region, row by row.
+
+    Parameters
+    ----------
+    rgb
+        uint8 [h, w, 3]: whole tiles, or fewer pixels at the level's last row and column. It may be empty.
+    level
+        Level of the slide that the region lies on.
+    y, x
+        The region's first row and column on that level, multiples of the tile.
+    """
+    size, tile = spec.pyramid.level(level), spec.tile
+    bottom, right = y + rgb.shape[0], x + rgb.shape[1]
+    assert (y % tile, x % tile) == (0, 0), f"region at {y}, {x} does not begin at a tile"
+    assert bottom == size.height or bottom % tile == 0, f"region ends at row {bottom}, inside a tile"
+    assert right == size.width or right % tile == 0, f"region ends at column {right}, inside a tile"
+    for top in range(0, rgb.shape[0], tile):
+        for left in range(0, rgb.shape[1], tile):
+            data, uniform = encode_tile(rgb[top : top + tile, left : left + tile], spec)
+            yield EncodedTile(level, (y + top) // tile, (x + left) // tile, data, uniform)
+
+
+def encode_jpeg(rgb: Pixels, quality: int, chroma: Chroma) -> bytes:
+    """Encode uint8 [h, w, 3] as one JPEG stream in YCbCr."""
+    subsampling = (2, 2) if chroma == "420" else (1, 1)
+    rgb = np.ascontiguousarray(rgb)
+    encode = partial(imagecodecs.jpeg8_encode, colorspace="rgb", outcolorspace="ycbcr")
+    return bytes(encode(rgb, quality, subsampling=subsampling))
+
+
+def _encode(rgb: Pixels, compression: Compression, quality: int, chroma: Chroma) -> bytes:
+    if compression == "jpeg":
+        return encode_jpeg(rgb, quality, chroma)
+    if compression == "none":
+        return rgb.tobytes()
+    # TIFF's predictor 2: each pixel less the one on its left, in bytes that wrap.
+    differences = rgb.copy()
+    differences[:, 1:] -= rgb[:, :-1]
+    if compression == "deflate":
+        return bytes(imagecodecs.deflate_encode(differences.tobytes(), DEFLATE_LEVEL))
+    return bytes(imagecodecs.lzw_encode(differences.tobytes()))
+
+
+@lru_cache(maxsize=16)
+def _encode_uniform(
+    colour: tuple[int, int, int], compression: Compression, quality: int, chroma: Chroma, tile: int
+) -> bytes:
+    """Encode glass once. Few colours are kept: without compression such a tile is as large as any."""
+    rgb = np.empty((tile, tile, 3), np.uint8)
+    rgb[:] = colour
+    return _encode(rgb, compression, quality, chroma)
+
+
+def _is_uniform(rgb: Pixels) -> bool:
+    """Say whether all pixels are equal; where they are not, one pixel, row or strip mostly shows it."""
+    if (rgb[0, 0] != rgb[-1, -1]).any() or (rgb[0] != rgb[0, 0]).any():
+        return False
+    row = rgb[:1]
+    strips = (rgb[top : top + _UNIFORM_STRIP] for top in range(0, rgb.shape[0], _UNIFORM_STRIP))
+    return all(bool((strip == row).all()) for strip in strips)
+
+
+def _pad(rgb: Pixels, tile: int) -> Pixels:
+    height, width = rgb.shape[:2]
+    padded = np.empty((tile, tile, 3), np.uint8)
+    padded[:height, :width] = rgb
+    padded[:height, width:] = rgb[:, -1:]
+    padded[height:] = padded[height - 1]
+    return padded
