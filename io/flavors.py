@@ -7,8 +7,8 @@
 The rules behind this were measured with the readers that people use:
 
 - svs: every level has a description and NewSubfileType 0, or Bio-Formats takes levels for labels. IFD 1 is a
-  thumbnail in one strip, or tifffile takes level 1 for it; it is smaller than the last level, or Bio-Formats
-  takes it for a level.
+  thumbnail in one strip, or tifffile takes level 1 for it; it is smaller than the last level, or
+  Bio-Formats takes it for a level. Without any, Bio-Formats reads a plain TIFF where the name is not .svs.
 - ome: OpenSlide follows the chain alone, Bio-Formats the SubIFDs alone. Each has records of its own that
   point at the same tiles. PhysicalSize has no unit (micrometres are the default), because Bio-Formats
   rejects the sign for it.
@@ -75,7 +75,7 @@ def directories(spec: SlideSpec, thumbnail: Thumbnail | None, written: datetime)
     Parameters
     ----------
     thumbnail
-        The thumbnail of an svs slide, where its last level is large enough to have a smaller one.
+        The thumbnail of an svs slide; None for the other flavors.
     written
         When the slide was made, for DateTime.
     """

@@ -150,8 +150,8 @@ class SlideWriter:
             The slide; in the same folder as `part`.
         thumbnail
             uint8 [h, w, 3]: a small picture of the whole slide. It is halved until it is smaller than the
-            last level, and written in flavor svs alone; a last level of one pixel's width has no smaller
-            picture, and such a slide has no thumbnail.
+            last level (a last level of one pixel has a thumbnail of one pixel), and written in flavor svs
+            alone.
         overwrite
             Whether a file of that name may be replaced.
 
@@ -233,9 +233,9 @@ class SlideWriter:
         return self._digest(chain, strip)
 
     def _write_thumbnail(self, thumbnail: Pixels) -> tuple[bytes, flavors.Thumbnail | None]:
-        picture = _fit_thumbnail(thumbnail, self.spec.pyramid.levels[-1])
-        if self.spec.flavor != "svs" or picture is None:
+        if self.spec.flavor != "svs":
             return b"", None
+        picture = _fit_thumbnail(thumbnail, self.spec.pyramid.levels[-1])
         strip = encode_jpeg(picture, self.spec.quality, "420")
         offset = self.end + self.end % 2
         files.write_at(self._file, strip, offset)
@@ -309,12 +309,12 @@ def _check_part(part: Path, found: os.stat_result, resume_at: int) -> None:
         raise BadInput(f"{part}: is also a file of another name, likely the finished slide; remove the .part")
 
 
-def _fit_thumbnail(picture: Pixels, last: Level) -> Pixels | None:
-    """Halve a picture until it is smaller than the last level; None where nothing is."""
-    if min(last.height, last.width) == 1:
-        return None
-    while picture.shape[0] >= min(last.height, MAX_THUMBNAIL) or picture.shape[1] >= min(
-        last.width, MAX_THUMBNAIL
+def _fit_thumbnail(picture: Pixels, last: Level) -> Pixels:
+    """Halve a picture until it has fewer pixels than the last level and no longer side, or one pixel."""
+    while max(picture.shape[:2]) > 1 and not (
+        picture.shape[0] <= min(last.height, MAX_THUMBNAIL)
+        and picture.shape[1] <= min(last.width, MAX_THUMBNAIL)
+        and picture.shape[0] * picture.shape[1] < last.height * last.width
     ):
         picture = halve(picture)
     return picture
