@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ class _Span:
 def _spans(multi: npt.NDArray[np.bool_], packed: npt.NDArray[np.intp], lo: int, hi: int) -> Iterator[_Span]:
     """Split ``[lo, hi)`` where `multi` changes."""
     edges = [lo, *(np.flatnonzero(multi[lo + 1 : hi] != multi[lo : hi - 1]) + lo + 1).tolist(), hi]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         if stop > start:
             yield _Span(start, stop, int(packed[start]), bool(multi[start]))
 
@@ -149,8 +150,8 @@ class Accumulator:
         assert self._column_total.all(), "uncovered column"
         self._row_multi = grid.rows.count(window.y, window.y_stop) > 1
         self._column_multi = grid.columns.count(window.x, window.x_stop) > 1
-        self._row_packed = np.cumsum(self._row_multi) - self._row_multi
-        self._column_packed = np.cumsum(self._column_multi) - self._column_multi
+        self._row_packed: npt.NDArray[np.intp] = np.cumsum(self._row_multi) - self._row_multi
+        self._column_packed: npt.NDArray[np.intp] = np.cumsum(self._column_multi) - self._column_multi
         self._h: Int32 = np.zeros((int(self._row_multi.sum()), window.width, 3), np.int32)
         self._v: Int32 = np.zeros((window.height, int(self._column_multi.sum()), 3), np.int32)
         self._weights = blend.weights
@@ -208,7 +209,9 @@ class Accumulator:
                 band += values
             else:
                 self.image[row.start : row.stop, column.start : column.stop] = self.blend.mean(
-                    values, self._row_total[row.start : row.stop], self._column_total[column.start : column.stop]
+                    values,
+                    self._row_total[row.start : row.stop],
+                    self._column_total[column.start : column.stop],
                 )
 
     def finalize(self) -> UInt8:

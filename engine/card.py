@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from safron.io.errors import BadInput
 
 RGB = tuple[int, int, int]
@@ -107,7 +106,9 @@ class Card:
         if tile == self.tile or (self.tile_multiple and tile > 0 and tile % self.tile_multiple == 0):
             return
         rule = f"multiples of {self.tile_multiple}" if self.tile_multiple else f"{self.tile} only"
-        raise BadInput(f"--tile {tile}: generator {self.name!r} writes tiles of {rule}; try --tile {self.tile}")
+        raise BadInput(
+            f"--tile {tile}: generator {self.name!r} writes tiles of {rule}; try --tile {self.tile}"
+        )
 
 
 def parse_card(text: str, *, source: str) -> Card:
@@ -126,15 +127,21 @@ def parse_card(text: str, *, source: str) -> Card:
     try:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
-        raise BadInput(f"{source}: the generator card is not JSON ({error}); export the model again") from error
+        raise BadInput(
+            f"{source}: the generator card is not JSON ({error}); export the model again"
+        ) from error
     if not isinstance(raw, dict):
         raise BadInput(f"{source}: the generator card must be a JSON object; export the model again")
     try:
         return _card_from_dict(raw)
     except KeyError as error:
-        raise BadInput(f"{source}: the generator card has no field {error}; see docs/generator-contract.md") from error
+        raise BadInput(
+            f"{source}: the generator card has no field {error}; see docs/generator-contract.md"
+        ) from error
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{source}: the generator card is wrong: {error}; see docs/generator-contract.md") from error
+        raise BadInput(
+            f"{source}: the generator card is wrong: {error}; see docs/generator-contract.md"
+        ) from error
 
 
 def _card_from_dict(raw: dict[str, Any]) -> Card:
@@ -181,7 +188,9 @@ def _tile(value: Any) -> tuple[int, int | None]:
 
 def _label(entry: dict[str, Any]) -> Label:
     fill = entry.get("fill")
-    label = Label(int(entry["value"]), str(entry["name"]), _rgb(entry["color"]), None if fill is None else _rgb(fill))
+    label = Label(
+        int(entry["value"]), str(entry["name"]), _rgb(entry["color"]), None if fill is None else _rgb(fill)
+    )
     if not 0 <= label.value <= 255:
         raise ValueError(f"label value {label.value} must be 0..255")
     return label

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
 from safron.io.errors import SafronError
 
 from .options import RenderOptions
@@ -23,45 +22,43 @@ DEFAULTS = RenderOptions()
 INTERRUPTED = 130
 
 
-class _Size(click.ParamType):
-    """Bytes, as 4GiB, 500MB or a plain number."""
-
-    name = "size"
-    _units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(value).strip().lower())
-        if match is None or match[2] not in self._units:
-            self.fail(f"{value!r} is no size; write it as 4GiB or 500MB", param, ctx)
-        return int(float(match[1]) * self._units[match[2]])
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 
 
-class _Region(click.ParamType):
-    """Four whole numbers X,Y,W,H."""
-
-    name = "x,y,w,h"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        if not re.fullmatch(r"\d+,\d+,\d+,\d+", str(value)):
-            self.fail(f"{value!r} must be four whole numbers X,Y,W,H, as 0,0,2048,1024", param, ctx)
-        return tuple(int(part) for part in str(value).split(","))
+def _size(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """Read bytes from 4GiB, 500MB or a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", value.strip().lower())
+    if match is None or match[2] not in _UNITS:
+        raise click.BadParameter(f"{value!r} is no size; write it as 4GiB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
-class _LevelCount(click.ParamType):
-    """A number, or "auto"."""
+def _region(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Read four whole numbers."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"\d+,\d+,\d+,\d+", value):
+        raise click.BadParameter(f"{value!r} must be four whole numbers X,Y,W,H, as 0,0,2048,1024")
+    return tuple(int(part) for part in value.split(","))
 
-    name = "auto|N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "auto" or isinstance(value, int):
-            return value
-        if not str(value).isdigit():
-            self.fail(f"{value!r} must be auto or a whole number", param, ctx)
-        return int(value)
+def _level_count(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    """Read a number or "auto"."""
+    if value == "auto":
+        return value
+    if not value.isdigit():
+        raise click.BadParameter(f"{value!r} must be auto or a whole number")
+    return int(value)
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -97,39 +94,185 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
 """
 
 
-@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.argument("mask", type=str)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--model", default=DEFAULTS.model, show_default=True, help="Shipped generator by name, 'identity' (label colours), or an ONNX file.")
-@click.option("--tile", type=int, default=None, show_default="the generator's, 256", help="Pixels a side that one patch writes.")
-@click.option("--overlap", type=int, default=DEFAULTS.overlap, show_default=True, help="Pixels that neighbouring patches share, blended.")
-@click.option("--taper", type=click.Choice(["flat", "linear", "cosine"]), default=DEFAULTS.taper, show_default=True, help="Weights in the overlap: plain mean, or faded out.")
-@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Whole number that fixes the noise.")
-@click.option("--block", type=int, default=None, show_default="up to 4096", help="Pixels a side of one task; a multiple of --tiff-tile.")
-@click.option("--batch", type=int, default=None, show_default="1 on a CPU, 32 on CUDA", help="Patches a call of the generator.")
-@click.option("--workers", type=int, default=DEFAULTS.workers, show_default=True, help="Blocks in work at a time.")
-@click.option("--threads", type=int, default=DEFAULTS.threads, show_default="0, all cores", help="Threads of one generator call.")
-@click.option("--device", default=DEFAULTS.device, show_default=True, metavar="auto|cpu|cuda[:N]", help="Where the generator runs.")
-@click.option("--compression", type=click.Choice(["jpeg", "deflate", "lzw", "none"]), default=DEFAULTS.compression, show_default=True, help="Of the tiles; all but jpeg are lossless.")
+@click.option(
+    "--model",
+    default=DEFAULTS.model,
+    show_default=True,
+    help="Shipped generator by name, 'identity' (label colours), or an ONNX file.",
+)
+@click.option(
+    "--tile",
+    type=int,
+    default=None,
+    show_default="the generator's, 256",
+    help="Pixels a side that one patch writes.",
+)
+@click.option(
+    "--overlap",
+    type=int,
+    default=DEFAULTS.overlap,
+    show_default=True,
+    help="Pixels that neighbouring patches share, blended.",
+)
+@click.option(
+    "--taper",
+    type=click.Choice(["flat", "linear", "cosine"]),
+    default=DEFAULTS.taper,
+    show_default=True,
+    help="Weights in the overlap: plain mean, or faded out.",
+)
+@click.option(
+    "--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Whole number that fixes the noise."
+)
+@click.option(
+    "--block",
+    type=int,
+    default=None,
+    show_default="up to 4096",
+    help="Pixels a side of one task; a multiple of --tiff-tile.",
+)
+@click.option(
+    "--batch",
+    type=int,
+    default=None,
+    show_default="1 on a CPU, 32 on CUDA",
+    help="Patches a call of the generator.",
+)
+@click.option(
+    "--workers", type=int, default=DEFAULTS.workers, show_default=True, help="Blocks in work at a time."
+)
+@click.option(
+    "--threads",
+    type=int,
+    default=DEFAULTS.threads,
+    show_default="0, all cores",
+    help="Threads of one generator call.",
+)
+@click.option(
+    "--device",
+    default=DEFAULTS.device,
+    show_default=True,
+    metavar="auto|cpu|cuda[:N]",
+    help="Where the generator runs.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["jpeg", "deflate", "lzw", "none"]),
+    default=DEFAULTS.compression,
+    show_default=True,
+    help="Of the tiles; all but jpeg are lossless.",
+)
 @click.option("--quality", type=int, default=DEFAULTS.quality, show_default=True, help="Of JPEG, 1 to 100.")
-@click.option("--chroma", type=click.Choice(["420", "444"]), default=DEFAULTS.chroma, show_default=True, help="JPEG colour resolution: halved or full.")
-@click.option("--tiff-tile", type=int, default=DEFAULTS.tiff_tile, show_default=True, help="Pixels a side of a TIFF tile, a multiple of 16.")
-@click.option("--flavor", type=click.Choice(["svs", "ome", "generic"]), default=None, show_default="ome for .ome.tif[f], else svs", help="TIFF layout.")
-@click.option("--align", is_flag=True, help="Pad with glass to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster.")
-@click.option("--mpp", type=float, default=None, show_default="the mask's, else the generator's", help="Micrometres per pixel.")
-@click.option("--region", type=_Region(), default=None, show_default="all of the mask", help="Part of the mask to render, in pixels.")
-@click.option("--level-count", type=_LevelCount(), default=DEFAULTS.level_count, show_default=True, help="Pyramid levels; auto halves until one tile is enough.")
-@click.option("--palette-tolerance", type=int, default=DEFAULTS.palette_tolerance, show_default=True, help="Largest distance, 0 to 255 a channel, of a colour-coded mask's colours from the palette's.")
-@click.option("--scratch", type=click.Path(path_type=Path), default=None, show_default="beside OUT", help="Folder for scratch.")
-@click.option("--memory", type=_Size(), default=DEFAULTS.memory, show_default="4GiB", help="Memory that the render may take; a plan over it is refused.")
-@click.option("--preview", type=click.Path(path_type=Path), default=None, metavar="PNG", help="Write a picture of the slide, at most 2048 pixels a side.")
-@click.option("--report", type=click.Path(path_type=Path), default=None, metavar="JSON", help="Write the report as JSON.")
+@click.option(
+    "--chroma",
+    type=click.Choice(["420", "444"]),
+    default=DEFAULTS.chroma,
+    show_default=True,
+    help="JPEG colour resolution: halved or full.",
+)
+@click.option(
+    "--tiff-tile",
+    type=int,
+    default=DEFAULTS.tiff_tile,
+    show_default=True,
+    help="Pixels a side of a TIFF tile, a multiple of 16.",
+)
+@click.option(
+    "--flavor",
+    type=click.Choice(["svs", "ome", "generic"]),
+    default=None,
+    show_default="ome for .ome.tif[f], else svs",
+    help="TIFF layout.",
+)
+@click.option(
+    "--align",
+    is_flag=True,
+    help="Pad with glass to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster.",
+)
+@click.option(
+    "--mpp",
+    type=float,
+    default=None,
+    show_default="the mask's, else the generator's",
+    help="Micrometres per pixel.",
+)
+@click.option(
+    "--region",
+    metavar="X,Y,W,H",
+    callback=_region,
+    default=None,
+    show_default="all of the mask",
+    help="Part of the mask to render, in pixels.",
+)
+@click.option(
+    "--level-count",
+    metavar="auto|N",
+    callback=_level_count,
+    default=DEFAULTS.level_count,
+    show_default=True,
+    help="Pyramid levels; auto halves until one tile is enough.",
+)
+@click.option(
+    "--palette-tolerance",
+    type=int,
+    default=DEFAULTS.palette_tolerance,
+    show_default=True,
+    help="Largest distance, 0 to 255 a channel, of a colour-coded mask's colours from the palette's.",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path),
+    default=None,
+    show_default="beside OUT",
+    help="Folder for scratch.",
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    callback=_size,
+    default=f"{DEFAULTS.memory >> 30}GiB",
+    show_default=True,
+    help="Memory that the render may take; a plan over it is refused.",
+)
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="PNG",
+    help="Write a picture of the slide, at most 2048 pixels a side.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="JSON",
+    help="Write the report as JSON.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and scratch of other inputs.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-@click.option("--validate", expose_value=False, is_eager=True, callback=_validate, metavar="FILE", help="Reopen a slide, list every broken promise, and stop.")
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Print the version and stop.")
+@click.option(
+    "--validate",
+    expose_value=False,
+    is_eager=True,
+    callback=_validate,
+    metavar="FILE",
+    help="Reopen a slide, list every broken promise, and stop.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Print the version and stop.",
+)
 def main(mask: str, out: Path, dry_run: bool, quiet: bool, debug: bool, **options: Any) -> None:
     """Render the tissue mask MASK into the pyramidal slide OUT.
 
@@ -154,7 +297,9 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if debug:
             raise
-        click.echo("safron-render: interrupted; finished blocks are kept, the same command continues", err=True)
+        click.echo(
+            "safron-render: interrupted; finished blocks are kept, the same command continues", err=True
+        )
         sys.exit(INTERRUPTED)
     except (click.exceptions.Exit, click.ClickException, click.Abort):
         raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 
@@ -42,46 +43,55 @@ def run_serial(tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
 
 
 def run_dask(tasks: Iterable[Task], *, client: Any, ahead: int) -> Iterator[tuple[str, Any]]:
-    """Run tasks on a Dask cluster; yield (key, result) as they finish.
+    """Run tasks on Dask worker threads of this process; yield (key, result) as they finish.
 
     Parameters
     ----------
     tasks : the stream; read only as far as needed.
-    client : a `distributed.Client`.
+    client : a `distributed.Client` of a cluster in this process.
     ahead : tasks that may be submitted and not yet yielded.
     """
     from distributed import as_completed
 
-    futures: dict[str, Any] = {}
     finished = as_completed(loop=client.loop)
+    futures: dict[str, Any] = {}
+    names: dict[str, str] = {}
 
     def drain() -> tuple[str, Any]:
         future = next(finished)
-        key = keys.pop(future.key)
-        del futures[key]
+        key = names.pop(future.key)
+        del futures[key], _here[future.key]
         return key, future.result()
 
-    keys: dict[str, str] = {}
     try:
         for task in tasks:
             while len(futures) >= ahead:
                 yield drain()
+            name = f"{task.key}-{next(_numbers)}"
+            _here[name] = task
+            names[name] = task.key
             # A finished task left its work in scratch; only unfinished ones are waited for.
             needs = [futures[key] for key in task.after if key in futures]
-            future = client.submit(_after, needs, task.call, task.args, pure=False, key=f"safron-{id(finished)}-{task.key}")
-            futures[task.key] = future
-            keys[future.key] = task.key
-            finished.add(future)
+            futures[task.key] = client.submit(_run_here, name, needs, pure=False, key=name)
+            finished.add(futures[task.key])
         while futures:
             yield drain()
     finally:
         client.cancel(list(futures.values()), force=True)
+        for name in names:
+            _here.pop(name, None)
 
 
-def _after(needs: list[Any], call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call once `needs`, which Dask resolves first, are there."""
+# Dask pickles what it submits, an in-memory mask with it; for threads of this process only a name travels.
+_here: dict[str, Task] = {}
+_numbers = count()
+
+
+def _run_here(name: str, needs: list[Any]) -> Any:
+    """Run a task of this process once `needs`, which Dask resolves first, are there."""
     del needs
-    return call(*args)
+    task = _here.get(name)
+    return None if task is None else task.call(*task.args)  # None: cancelled meanwhile
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-
 from safron.io.errors import BadInput, Failed
 
 from .accumulate import VALUE_LIMIT
@@ -59,7 +58,10 @@ class PatchModel(Protocol):
 
 def _identity_palette() -> dict[int, RGB]:
     """Colours of labels 0..255: the paper's three first, then well-spread ones."""
-    spread = {value: ((value * 97) % 256, (value * 57 + 85) % 256, (value * 151 + 170) % 256) for value in range(256)}
+    spread = {
+        value: ((value * 97) % 256, (value * 57 + 85) % 256, (value * 151 + 170) % 256)
+        for value in range(256)
+    }
     return spread | {0: (0, 0, 255), 1: (255, 0, 0), 2: (0, 255, 0)}
 
 
@@ -76,7 +78,12 @@ class IdentityModel:
     device = "cpu"
 
     def __init__(
-        self, palette: dict[int, RGB] | None = None, *, tile: int = 256, context: int = 20, outside: int | None = None
+        self,
+        palette: dict[int, RGB] | None = None,
+        *,
+        tile: int = 256,
+        context: int = 20,
+        outside: int | None = None,
     ) -> None:
         palette = _identity_palette() if palette is None else palette
         labels = tuple(Label(value, f"label {value}", color) for value, color in sorted(palette.items()))
@@ -118,7 +125,9 @@ class OnnxModel:
         self.path = Path(path)
         self.threads = threads
         if not self.path.is_file():
-            raise BadInput(f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}")
+            raise BadInput(
+                f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
+            )
         self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self.device = choose_device(device)
         self.card = self._read_card()
@@ -144,7 +153,9 @@ class OnnxModel:
             session = ort.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
             first = str(error).splitlines()[0]
-            raise BadInput(f"--model {self.path}: ONNX Runtime cannot load it ({first}); export it again") from error
+            raise BadInput(
+                f"--model {self.path}: ONNX Runtime cannot load it ({first}); export it again"
+            ) from error
         if self.device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BadInput(
                 f"--device {self.device}: ONNX Runtime could not start CUDA; "
@@ -175,7 +186,9 @@ class OnnxModel:
             (image,) = self._session.run(["image"], feeds)
         except Exception as error:  # as above
             first = str(error).splitlines()[0]
-            raise Failed(f"generator {self.card.name!r} failed on {labels.shape}: {first}; see --batch, --device") from error
+            raise Failed(
+                f"generator {self.card.name!r} failed on {labels.shape}: {first}; see --batch, --device"
+            ) from error
         return check_output(np.asarray(image), labels, self.card)
 
 
@@ -184,10 +197,14 @@ def check_output(image: npt.NDArray[Any], labels: npt.NDArray[np.uint8], card: C
     side = labels.shape[1] - 2 * card.context
     expected = (labels.shape[0], side, side, 3)
     if image.shape != expected:
-        raise Failed(f"generator {card.name!r} returned {image.shape} for {labels.shape}; the contract wants {expected}")
+        raise Failed(
+            f"generator {card.name!r} returned {image.shape} for {labels.shape}; the contract wants {expected}"
+        )
     low, high = float(image.min()), float(image.max())
-    if not (-VALUE_LIMIT // 2 <= low and high < VALUE_LIMIT):  # a NaN fails both
-        raise Failed(f"generator {card.name!r} returned values {low:g}..{high:g}; the contract wants RGB in 0..255")
+    if not (low >= -VALUE_LIMIT // 2 and high < VALUE_LIMIT):  # a NaN fails both
+        raise Failed(
+            f"generator {card.name!r} returned values {low:g}..{high:g}; the contract wants RGB in 0..255"
+        )
     return image
 
 
@@ -200,11 +217,17 @@ def _check_signature(session: Any, card: Card, source: str) -> None:
         found = inputs.pop(name, None)
         if found is None or found.type != kind:
             have = "no such input" if found is None else found.type
-            raise BadInput(f"--model {source}: input {name!r} must be {kind}, found {have}; see docs/generator-contract.md")
+            raise BadInput(
+                f"--model {source}: input {name!r} must be {kind}, found {have}; see docs/generator-contract.md"
+            )
     if inputs:
-        raise BadInput(f"--model {source}: unknown inputs {sorted(inputs)}; the contract has 'labels' and 'noise'")
+        raise BadInput(
+            f"--model {source}: unknown inputs {sorted(inputs)}; the contract has 'labels' and 'noise'"
+        )
     if "image" not in outputs:
-        raise BadInput(f"--model {source}: output 'image' is missing, found {sorted(outputs)}; see docs/generator-contract.md")
+        raise BadInput(
+            f"--model {source}: output 'image' is missing, found {sorted(outputs)}; see docs/generator-contract.md"
+        )
     side = inputs_side(session)
     if isinstance(side, int) and side != card.tile + 2 * card.context:
         raise BadInput(

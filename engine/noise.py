@@ -51,7 +51,8 @@ def _lattice(
         by_row = _mix(rows.astype(np.uint32) + key)
         by_column = _mix(columns.astype(np.uint32) * np.uint32(0x85EBCA6B) + key)
         mixed = _mix(by_row[:, None] ^ by_column[None, :])
-    return _normal_table()[mixed >> np.uint32(32 - _TABLE_BITS)]
+    normals: npt.NDArray[np.float32] = _normal_table()[mixed >> np.uint32(32 - _TABLE_BITS)]
+    return normals
 
 
 def _spline(start: int, length: int, scale: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -74,4 +74,7 @@ class RenderOptions:
     def described(self) -> dict[str, object]:
         """Options as plain JSON values."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value if isinstance(value, int | float | None) else str(value) for name, value in plain.items()}
+        return {
+            name: value if isinstance(value, int | float | None) else str(value)
+            for name, value in plain.items()
+        }

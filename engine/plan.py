@@ -257,7 +257,9 @@ class RenderPlan:
 
     def output_bytes(self) -> int:
         """Estimate of the slide's size: bytes per pixel as measured on stained tissue, all levels."""
-        per_pixel = {"jpeg": 0.35 if self.slide.chroma == "420" else 0.45, "none": 3.0}.get(self.slide.compression, 2.3)
+        per_pixel = {"jpeg": 0.35 if self.slide.chroma == "420" else 0.45, "none": 3.0}.get(
+            self.slide.compression, 2.3
+        )
         return int(self.slide.height * self.slide.width * per_pixel * 4 / 3)
 
     def worker_bytes(self, *, integral: bool) -> int:
@@ -335,7 +337,9 @@ def choose_bits(grid: PatchGrid, taper: Taper, *, integral: bool) -> int:
     return 0 if integral else bits
 
 
-def choose_block(block: int | None, *, tile: int, slide_tile: int, height: int, width: int, workers: int) -> int:
+def choose_block(
+    block: int | None, *, tile: int, slide_tile: int, height: int, width: int, workers: int
+) -> int:
     """Return the block size: 4096, or less where that would leave workers idle; check a given one.
 
     Raises

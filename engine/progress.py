@@ -25,7 +25,12 @@ def bar(*, total: int, megapixels: float) -> Iterator[Callable[[int], None]]:
             rate = task.finished_speed or task.speed or 0.0
             return Text(f"{rate:.1f} patches/s {rate * megapixels / total:.2f} Mpx/s")
 
-    columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} patches"), BarColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.completed:.0f}/{task.total:.0f} patches"),
+        BarColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("render", total=total)
         yield lambda count: progress.advance(task, count)

@@ -22,10 +22,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import psutil
-
 from safron.io.codecs import EncodedTile, encode_region
 from safron.io.errors import BadInput
-from safron.io.labels import LabelMask, open_mask
+from safron.io.labels import open_mask
 from safron.io.pyramid import Pyramid, halve
 from safron.io.slides import SlideSpec, SlideWriter
 
@@ -82,7 +81,9 @@ class Scan:
     painted: int
 
 
-def render(mask: Any, out: str | Path, *, progress: Callable[[int], None] | None = None, **options: Any) -> RenderReport:
+def render(
+    mask: Any, out: str | Path, *, progress: Callable[[int], None] | None = None, **options: Any
+) -> RenderReport:
     """Render a tissue mask into a pyramidal slide.
 
     Parameters
@@ -128,7 +129,9 @@ def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
     flavor = options.flavor or choose_flavor(out)
     check_output_path(out, overwrite=options.overwrite)
     if options.workers < 1 or options.threads < 0:
-        raise BadInput(f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0")
+        raise BadInput(
+            f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
+        )
     model = load_model(options.model, device=options.device, threads=options.threads)
     card = model.card
     mask = open_mask(source, palette=card.palette, palette_tolerance=options.palette_tolerance)
@@ -188,7 +191,9 @@ def check_output_path(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise BadInput(f"{out}: exists already; pass --overwrite to replace it")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise BadInput(f"{out}: folder {folder} cannot be written to; choose another or change its permissions")
+        raise BadInput(
+            f"{out}: folder {folder} cannot be written to; choose another or change its permissions"
+        )
 
 
 def _region(region: tuple[int, int, int, int] | None, canvas: Window) -> Window:
@@ -248,7 +253,9 @@ def try_model(model: PatchModel, plan: RenderPlan) -> int:
     before = _resident()
     side = plan.grid.tile + 2 * plan.grid.context
     labels = np.full((plan.batch, side, side), model.card.labels[0].value, np.uint8)
-    noise = np.zeros((plan.batch, len(plan.noise_scales), side, side), np.float32) if plan.noise_scales else None
+    noise = (
+        np.zeros((plan.batch, len(plan.noise_scales), side, side), np.float32) if plan.noise_scales else None
+    )
     model(labels, noise)
     return max(0, _resident() - before)
 
@@ -315,7 +322,9 @@ def check_budget(prepared: Prepared) -> None:
     for folder, need in needs.items():
         free = shutil.disk_usage(folder).free
         if need > free:
-            raise BadInput(f"{folder}: about {_mib(need)} are needed, {_mib(free)} are free; free space or choose another disk")
+            raise BadInput(
+                f"{folder}: about {_mib(need)} are needed, {_mib(free)} are free; free space or choose another disk"
+            )
 
 
 def _mib(size: float) -> str:
@@ -351,7 +360,9 @@ def run(
 class _State:
     """What is finished so far: the open slide, the journal, and counts over all runs of this render."""
 
-    def __init__(self, plan: RenderPlan, scratch: Scratch, writer: SlideWriter, entries: Iterable[Entry]) -> None:
+    def __init__(
+        self, plan: RenderPlan, scratch: Scratch, writer: SlideWriter, entries: Iterable[Entry]
+    ) -> None:
         self.plan = plan
         self.scratch = scratch
         self.writer = writer
@@ -492,7 +503,7 @@ def _finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> n
         if plan.block_levels < level < plan.slide.level_count:
             writer.append(_encode_stored(pixels, level, plan.slide))
         size = max(pixels.shape[:2])
-        if size <= PREVIEW_PIXELS and level + 1 >= max(plan.slide.level_count, 1) or size == 1:
+        if (size <= PREVIEW_PIXELS and level + 1 >= max(plan.slide.level_count, 1)) or size == 1:
             return np.asarray(pixels[:], np.uint8)
         scratch.create_level(plan, level + 1, chunk=step // 2)
         below = scratch.level(level + 1)
@@ -511,7 +522,9 @@ def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[Encode
     step = slide.tile
     for y in range(0, pixels.shape[0], step):
         for x in range(0, pixels.shape[1], step):
-            yield from encode_region(np.asarray(pixels[y : y + step, x : x + step], np.uint8), level, y, x, slide)
+            yield from encode_region(
+                np.asarray(pixels[y : y + step, x : x + step], np.uint8), level, y, x, slide
+            )
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:

@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
-
 from safron.io.errors import BadInput, Failed
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from .plan import RenderPlan
 from .window import Window
@@ -70,7 +69,9 @@ class Scratch:
             ("x", columns, region.x, region.x_stop),
         ):
             step = 1 << 16
-            array = group.create_array(f"weights/{name}", shape=(stop - start,), chunks=(step,), dtype="int32")
+            array = group.create_array(
+                f"weights/{name}", shape=(stop - start,), chunks=(step,), dtype="int32"
+            )
             for lo in range(start, stop, step):
                 hi = min(lo + step, stop)
                 array[lo - start : hi - start] = axis.total_weight(weights, lo, hi)
@@ -88,7 +89,11 @@ class Scratch:
             found = zarr.open_group(self.path, mode="r").attrs["safron"]
         except (OSError, KeyError, ValueError):
             return None
-        if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("inputs"), dict):
+        if (
+            not isinstance(found, dict)
+            or found.get("format") != FORMAT
+            or not isinstance(found.get("inputs"), dict)
+        ):
             return ["scratch format"]
         before: dict[str, Any] = found["inputs"]
         return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
@@ -106,7 +111,9 @@ class Scratch:
         )
         array[:] = sums
 
-    def read_seam(self, block: tuple[int, int], name: str, part: Window, whole: Window) -> npt.NDArray[np.int32]:
+    def read_seam(
+        self, block: tuple[int, int], name: str, part: Window, whole: Window
+    ) -> npt.NDArray[np.int32]:
         """Load the sums of `part` of a seam that covers the window `whole`."""
         array = zarr.open_array(self._seam(block, name), mode="r")
         assert array.shape[:2] == (whole.height, whole.width), (array.shape, whole)
@@ -177,7 +184,9 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise Failed(f"cannot write {self._file.name}: {error.strerror}; the same command continues") from error
+            raise Failed(
+                f"cannot write {self._file.name}: {error.strerror}; the same command continues"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

@@ -1,12 +1,12 @@
-"""How much does each pixel of a patch count where patches overlap?
+r"""How much does each pixel of a patch count where patches overlap?
 
 Weights are small positive integers and separable (one vector per axis), so that weighted sums of
 fixed-point pixels are exact in 32 bits and do not depend on the order of addition::
 
     overlap 20, tile 256, linear         weight
        63 |      ____________________
-          |     /                    \\
-        3 |    /                      \\      never 0: a written pixel always counts
+          |     /                    \
+        3 |    /                      \      never 0: a written pixel always counts
           +---|---|----------------|---|---
               0   20              236  256
 """
@@ -50,4 +50,5 @@ class Taper:
         ramp = np.minimum(1.0, np.minimum(distance, distance[::-1]) / (overlap + 1))
         if self.name == "cosine":
             ramp = np.sin(ramp * (np.pi / 2)) ** 2
-        return np.maximum(1, np.rint(PLATEAU * ramp)).astype(np.int32)
+        weights: npt.NDArray[np.int32] = np.maximum(1, np.rint(PLATEAU * ramp)).astype(np.int32)
+        return weights

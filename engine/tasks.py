@@ -18,7 +18,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from safron.io.labels import LabelMask
 from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
@@ -194,7 +193,9 @@ def run_patches(job: Job, rect: PatchRect, batches: _Batches, tally: Tally, deli
         patches = [plan.grid[row, column] for column in rect.columns]
         windows = [labels[patch.read.slices(area)] for patch in patches]
         glass = [any_fill and _all_fill(window, is_fill) for window in windows]
-        strip = _noise_strip(plan, [patch.read for patch, skip in zip(patches, glass, strict=True) if not skip], tally)
+        strip = _noise_strip(
+            plan, [patch.read for patch, skip in zip(patches, glass, strict=True) if not skip], tally
+        )
         for patch, window, painted in zip(patches, windows, glass, strict=True):
             if painted:
                 inner = window[halo : window.shape[0] - halo, halo : window.shape[1] - halo]
@@ -320,7 +321,10 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
     for rect in patches:
         seen = rect.window(plan.grid).expand(plan.grid.context).clip(canvas)
         area = Window.from_bounds(
-            min(area.y, seen.y), min(area.x, seen.x), max(area.y_stop, seen.y_stop), max(area.x_stop, seen.x_stop)
+            min(area.y, seen.y),
+            min(area.x, seen.x),
+            max(area.y_stop, seen.y_stop),
+            max(area.x_stop, seen.x_stop),
         )
     labels = np.ascontiguousarray(job.mask[area.slices()])
     present = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() > 0
@@ -331,7 +335,7 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
     painted = 0
     if (present & card.is_fill).any():
         painted = sum(_count_glass(job, rect, labels, area) for rect in patches)
-    return Scanned(index, hashlib.blake2b(labels, digest_size=32).digest(), unknown, painted)
+    return Scanned(index, hashlib.blake2b(labels.data, digest_size=32).digest(), unknown, painted)
 
 
 def _count_glass(job: Job, rect: PatchRect, labels: UInt8, area: Window) -> int:
@@ -344,7 +348,7 @@ def _count_glass(job: Job, rect: PatchRect, labels: UInt8, area: Window) -> int:
     count = 0
     for row in rect.rows:
         rows = plan.grid[row, 0].read.clip(inside)
-        columns = fill[rows.y - inside.y : rows.y_stop - inside.y].all(axis=0)
+        columns = np.logical_and.reduce(fill[rows.y - inside.y : rows.y_stop - inside.y], axis=0)
         for column in rect.columns:
             read = plan.grid[row, column].read
             seen = read.clip(inside)

@@ -1,0 +1,57 @@
+"""Generators whose output is known, for tests."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safron.engine.card import Card, Label
+
+LABELS = (
+    Label(0, "background", (0, 0, 255), fill=(243, 240, 244)),
+    Label(1, "stroma", (255, 0, 0)),
+    Label(2, "gland", (0, 255, 0)),
+)
+
+
+class RampModel:
+    """Paints where in the patch a pixel lies, plus a little of label and noise: blend weights show in its output.
+
+    Values are fractional, some beyond 0..255, so that rounding and clipping show as well.
+    """
+
+    device = "cpu"
+    integral = False
+
+    def __init__(
+        self, *, tile: int = 64, context: int = 4, outside: int | None = None, noise: bool = True
+    ) -> None:
+        scales = (1, 8) if noise else ()
+        self.card = Card(
+            "ramp", tile, context, LABELS, tile_multiple=1, outside=outside, noise_scales=scales, mpp=0.5
+        )
+        self.sha256 = hashlib.sha256(b"ramp").hexdigest()
+        self.calls = 0
+
+    def __call__(
+        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[Any]:
+        self.calls += len(labels)
+        c = self.card.context
+        inner = labels[:, c : labels.shape[1] - c, c : labels.shape[2] - c]
+        n, height, width = inner.shape
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        image = np.empty((n, height, width, 3), np.float32)
+        image[..., 0] = -9 + 270 * y / height
+        image[..., 1] = 270 * x / width + inner / np.float32(7)
+        # Reads the context too: the mean of a pixel's four neighbours at the context's distance.
+        far = [labels[:, :height, c : c + width], labels[:, 2 * c : 2 * c + height, c : c + width]]
+        image[..., 2] = 40 * (far[0] + far[1].astype(np.float32)) + 20
+        if noise is not None:
+            image[..., 2] += (
+                9 * noise[:, 0, c : c + height, c : c + width]
+                + 5 * noise[:, 1, c : c + height, c : c + width]
+            )
+        return image

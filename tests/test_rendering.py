@@ -1,0 +1,231 @@
+"""A render equals the oracle, whoever ran it and however it was cut up."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import RampModel
+from oracle import render_whole
+from safron.engine import IdentityModel, RenderReport, load_model, render
+from safron.engine.grid import PatchGrid
+from safron.engine.model import MODELS
+from safron.engine.plan import choose_bits
+from safron.engine.taper import Taper, TaperName
+
+SHIPPED = MODELS / "safron-seamless.onnx"
+
+
+def blobs(height: int, width: int, *, seed: int = 0, labels: int = 3, cell: int = 37) -> np.ndarray[Any, Any]:
+    """A mask of large smooth-edged areas, some glass."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((height // cell + 4, width // cell + 4)).astype(np.float32)
+    fine = cv2.resize(coarse, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)[:height, :width]
+    return np.clip((fine * labels).astype(np.int64), 0, labels - 1).astype(np.uint8)
+
+
+def level0(path: Path) -> np.ndarray[Any, Any]:
+    return np.asarray(tifffile.imread(path, level=0))
+
+
+def expected(
+    mask: Any, model: Any, *, tile: int, overlap: int, taper: TaperName = "flat", seed: int = 0
+) -> Any:
+    grid = PatchGrid(*mask.shape, tile, overlap, model.card.context)
+    weights = Taper(taper).weights(tile=tile, overlap=overlap)
+    bits = choose_bits(grid, Taper(taper), integral=model.integral)
+    return render_whole(mask, model, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed)
+
+
+def check_counts(report: RenderReport) -> None:
+    assert report.run + report.painted == report.patches
+
+
+SIZES = [(1, 1), (255, 257), (256, 256), (491, 493), (700, 90), (64, 1100)]
+
+
+@pytest.mark.parametrize("outside", [None, 0, 2])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_equals_oracle(tmp_path: Path, size: tuple[int, int], outside: int | None) -> None:
+    mask, model = blobs(*size), RampModel(outside=outside)
+    report = render(
+        mask,
+        tmp_path / "s.tiff",
+        model=model,
+        overlap=12,
+        compression="deflate",
+        block=128,
+        tiff_tile=64,
+        seed=5,
+    )
+    np.testing.assert_array_equal(
+        level0(tmp_path / "s.tiff"), expected(mask, model, tile=64, overlap=12, seed=5)
+    )
+    check_counts(report)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    height=st.integers(1, 330),
+    width=st.integers(1, 330),
+    tile=st.sampled_from([32, 48, 60, 64]),
+    share=st.floats(0, 0.5),
+    taper=st.sampled_from(["flat", "linear", "cosine"]),
+    outside=st.sampled_from([None, 0, 1]),
+    block=st.sampled_from([64, 80, 128, 256]),
+    batch=st.integers(1, 5),
+    workers=st.sampled_from([1, 1, 1, 3]),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_any_cut_equals_oracle(
+    tmp_path: Path, height: int, width: int, tile: int, share: float, **drawn: Any
+) -> None:
+    mask, overlap = blobs(height, width, seed=drawn["seed"] % 1000, cell=23), int(share * tile)
+    model = RampModel(tile=tile, outside=drawn.pop("outside"))
+    out = tmp_path / "any.tiff"
+    report = render(
+        mask, out, model=model, overlap=overlap, compression="none", tiff_tile=16, overwrite=True, **drawn
+    )
+    want = expected(mask, model, tile=tile, overlap=overlap, taper=drawn["taper"], seed=drawn["seed"])
+    np.testing.assert_array_equal(level0(out), want)
+    check_counts(report)
+
+
+@pytest.mark.parametrize("overlap", [40, 56], ids=lambda overlap: f"{overlap} of 64")
+def test_more_than_two_patches_on_a_pixel(tmp_path: Path, overlap: int) -> None:
+    mask, model = blobs(200, 210), RampModel()
+    render(
+        mask,
+        tmp_path / "s.tiff",
+        model=model,
+        overlap=overlap,
+        taper="linear",
+        compression="lzw",
+        block=128,
+        tiff_tile=64,
+    )
+    want = expected(mask, model, tile=64, overlap=overlap, taper="linear")
+    np.testing.assert_array_equal(level0(tmp_path / "s.tiff"), want)
+
+
+@pytest.mark.parametrize("taper", ["flat", "linear", "cosine"])
+@pytest.mark.parametrize("size", [(1, 1), (255, 257), (4097, 3001)], ids=str)
+def test_identity_reproduces_the_coloured_mask(
+    tmp_path: Path, size: tuple[int, int], taper: TaperName
+) -> None:
+    mask, model = blobs(*size, labels=4), IdentityModel()
+    report = render(mask, tmp_path / "s.tiff", model=model, taper=taper, compression="deflate", block=2048)
+    colors = np.zeros((256, 3), np.uint8)
+    for value, color in model.card.palette.items():
+        colors[value] = color
+    np.testing.assert_array_equal(level0(tmp_path / "s.tiff"), colors[mask])
+    assert (report.run, report.painted) == (report.patches, 0)
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped generator is not there")
+@pytest.mark.parametrize("size", [(255, 257), (700, 520)], ids=str)
+def test_shipped_generator_equals_oracle(tmp_path: Path, size: tuple[int, int]) -> None:
+    mask, model = blobs(*size, cell=150), load_model("safron-seamless", device="cpu")
+    render(mask, tmp_path / "s.tiff", compression="deflate", block=512, seed=3, device="cpu")
+    np.testing.assert_array_equal(
+        level0(tmp_path / "s.tiff"), expected(mask, model, tile=256, overlap=20, seed=3)
+    )
+
+
+def test_fixed_point_is_the_mean(tmp_path: Path) -> None:
+    """Against plain float64 sums: never off by more than the last rounding."""
+    mask, model = blobs(300, 200), RampModel()
+    coarse = expected(mask, model, tile=64, overlap=20, taper="cosine")
+    weights = Taper("cosine").weights(tile=64, overlap=20)
+    fine = render_whole(mask, model, tile=64, overlap=20, weights=weights, bits=30)
+    difference = np.abs(coarse.astype(int) - fine)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.002
+
+
+def test_same_digest_for_any_workers_blocks_batches_and_runs(tmp_path: Path) -> None:
+    mask = blobs(700, 900, cell=150)
+    ways: list[dict[str, Any]] = [
+        {"workers": 1, "block": 128},
+        {"workers": 1, "block": 128},
+        {"workers": 4, "block": 128},
+        {"workers": 4, "block": 256, "batch": 7},
+        {"workers": 1, "block": 512, "batch": 3},
+        {"workers": 2, "block": None},
+    ]
+    digests = set()
+    for number, way in enumerate(ways):
+        model = RampModel()
+        report = render(mask, tmp_path / f"{number}.tiff", model=model, tiff_tile=128, **way)
+        digests.add(report.digest)
+        check_counts(report)
+        assert report.painted > 0
+    assert len(digests) == 1
+    assert (
+        render(mask, tmp_path / "seed.tiff", model=RampModel(), tiff_tile=128, seed=1).digest not in digests
+    )
+
+
+def test_each_patch_runs_once(tmp_path: Path) -> None:
+    mask, model = blobs(700, 900), RampModel()
+    report = render(mask, tmp_path / "s.tiff", model=model, workers=1, block=256, tiff_tile=128)
+    assert model.calls == report.run + 1, "one call more than patches: the trial before the render"
+
+
+def test_glass_is_never_run(tmp_path: Path) -> None:
+    mask, model = np.zeros((500, 400), np.uint8), RampModel()
+    report = render(mask, tmp_path / "s.tiff", model=model, compression="deflate", tiff_tile=128)
+    assert (report.run, report.painted) == (0, report.patches)
+    assert (level0(tmp_path / "s.tiff") == model.card.background).all()
+    assert (tmp_path / "s.tiff").stat().st_size < 30_000, "glass tiles share their bytes"
+
+
+def test_a_region_is_a_cut_of_the_whole(tmp_path: Path) -> None:
+    mask, model = blobs(700, 900), RampModel()
+    options: dict[str, Any] = {"model": model, "compression": "deflate", "tiff_tile": 64, "block": 128}
+    render(mask, tmp_path / "whole.tiff", **options)
+    report = render(mask, tmp_path / "part.tiff", region=(333, 111, 301, 257), **options)
+    part = level0(tmp_path / "whole.tiff")[111 : 111 + 257, 333 : 333 + 301]
+    np.testing.assert_array_equal(level0(tmp_path / "part.tiff"), part)
+    check_counts(report)
+
+
+def test_align_pads_with_glass(tmp_path: Path) -> None:
+    mask, model = np.maximum(blobs(300, 333), 1), RampModel()
+    options: dict[str, Any] = {"model": model, "compression": "deflate", "tiff_tile": 32, "block": 64}
+    report = render(mask, tmp_path / "s.tiff", align=True, **options)
+    made = level0(tmp_path / "s.tiff")
+    step = 1 << (report.levels - 1)
+    assert (report.height % step, report.width % step) == (0, 0)
+    np.testing.assert_array_equal(made[:300, :333], expected(mask, model, tile=64, overlap=20))
+    assert (made[300:] == model.card.background).all()
+    assert (made[:, 333:] == model.card.background).all()
+
+
+def test_levels_are_halved_from_the_level_above(tmp_path: Path) -> None:
+    from safron.io.pyramid import halve
+
+    mask = blobs(1111, 905)
+    report = render(mask, tmp_path / "s.tiff", model=RampModel(), compression="none", tiff_tile=32, block=256)
+    with tifffile.TiffFile(tmp_path / "s.tiff") as tiff:
+        levels = [level.asarray() for level in tiff.series[0].levels]
+    assert len(levels) == report.levels == 7
+    for above, below in pairwise(levels):
+        np.testing.assert_array_equal(below, halve(above)[: below.shape[0], : below.shape[1]])
+
+
+def test_only_the_slide_is_left(tmp_path: Path) -> None:
+    render(blobs(900, 900), tmp_path / "s.tiff", model=RampModel(), tiff_tile=64, block=256)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.tiff"]
+
+
+def test_unknown_option_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="overlapp"):
+        render(np.zeros((9, 9), np.uint8), tmp_path / "s.tiff", overlapp=3)
