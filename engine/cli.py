@@ -56,9 +56,27 @@ def _level_count(ctx: click.Context, param: click.Parameter, value: str) -> int 
     """Read a number or "auto"."""
     if value == "auto":
         return value
-    if not value.isdigit():
+    if not value.isdecimal():
         raise click.BadParameter(f"{value!r} must be auto or a whole number")
     return int(value)
+
+
+class _Command(click.Command):
+    """A command whose usage errors are one line, as all other errors are."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            text = " ".join(error.format_message().split())
+            click.echo(f"safron-render: error: {text} (safron-render --help lists all options)", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:  # Ctrl-C before there was anything to keep
+            click.echo("safron-render: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        sys.exit(code)
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -95,7 +113,9 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
 
 
 @click.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=_Command,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.argument("mask", type=str)
 @click.argument("out", type=click.Path(path_type=Path))
@@ -289,26 +309,26 @@ def _one_line_errors(*, debug: bool) -> Iterator[None]:
     """Turn failures into one line on stderr and the right exit code."""
     try:
         yield
-    except SafronError as error:
-        if debug:
-            raise
-        click.echo(f"safron-render: error: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        click.echo(
-            "safron-render: interrupted; finished blocks are kept, the same command continues", err=True
-        )
-        sys.exit(INTERRUPTED)
     except (click.exceptions.Exit, click.ClickException, click.Abort):
         raise
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
-            raise
-        first = (str(error).splitlines() or [""])[0]
-        click.echo(f"safron-render: error: {type(error).__name__}: {first} (--debug shows where)", err=True)
-        sys.exit(1)
+            import traceback
+
+            traceback.print_exc()
+        text, code = _failure(error)
+        click.echo(f"safron-render: {text}", err=True)
+        sys.exit(code)
+
+
+def _failure(error: BaseException) -> tuple[str, int]:
+    """What to say of a failure, and the exit code that goes with it."""
+    if isinstance(error, SafronError):
+        return f"error: {' '.join(str(error).split())}", error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; finished blocks are kept, the same command continues", INTERRUPTED
+    first = (str(error).splitlines() or [""])[0]
+    return f"error: {type(error).__name__}: {first} (--debug shows where)", SafronError.exit_code
 
 
 def _render(mask: str, out: Path, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
@@ -319,8 +339,9 @@ def _render(mask: str, out: Path, *, dry_run: bool, quiet: bool, options: Render
     with local_runner(options.workers) as runner:
         scan = scan_mask(prepared.job, runner)
         if dry_run:
-            for line in plan_lines(prepared, scan):
-                click.echo(line)
+            if not quiet:
+                for line in plan_lines(prepared, scan):
+                    click.echo(line)
             check_budget(prepared)
             return
         with _progress(prepared, quiet=quiet) as advance:
