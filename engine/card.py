@@ -138,7 +138,7 @@ def parse_card(text: str, *, source: str) -> Card:
         raise BadInput(
             f"{source}: the generator card has no field {error}; see docs/generator-contract.md"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise BadInput(
             f"{source}: the generator card is wrong: {error}; see docs/generator-contract.md"
         ) from error
@@ -149,24 +149,24 @@ def _card_from_dict(raw: dict[str, Any]) -> Card:
     tile, multiple = _tile(fields.pop("tile"))
     outside = fields.pop("outside", "edge")
     labels = tuple(_label(entry) for entry in fields.pop("labels"))
-    channels = int(fields.pop("noise_channels", 0))
-    scales = tuple(int(scale) for scale in fields.pop("noise_scales", [1] * channels))
-    if len(scales) != channels or any(scale < 1 for scale in scales):
-        raise ValueError(f"noise_scales {list(scales)} must give {channels} scales of at least 1 pixel")
+    channels = _whole(fields.pop("noise_channels", 0), "noise_channels", least=0)
+    given = fields.pop("noise_scales", [1] * channels)
+    scales = tuple(_whole(scale, "noise scale", least=1) for scale in given)
+    if len(scales) != channels:
+        raise ValueError(f"noise_scales {list(scales)} must be as many as noise_channels {channels}")
     if not labels or len({label.value for label in labels}) != len(labels):
         raise ValueError("labels must be a list of distinct values")
     if outside != "edge" and outside not in {label.value for label in labels}:
         raise ValueError(f'outside {outside!r} must be "edge" or one of its labels')
     mpp = fields.pop("mpp", None)
-    context, alignment = int(fields.pop("context")), int(fields.pop("alignment", 1))
-    if context < 0 or alignment < 1:
-        raise ValueError(f"context {context} must be at least 0 and alignment {alignment} at least 1")
+    if mpp is not None and not 0 < float(mpp) < float("inf"):
+        raise ValueError(f"mpp {mpp!r} must be micrometres per pixel, above 0")
     return Card(
         name=str(fields.pop("name")),
         tile=tile,
         tile_multiple=multiple,
-        context=context,
-        alignment=alignment,
+        context=_whole(fields.pop("context"), "context", least=0),
+        alignment=_whole(fields.pop("alignment", 1), "alignment", least=1),
         labels=labels,
         outside=None if outside == "edge" else int(outside),
         noise_scales=scales,
@@ -180,24 +180,31 @@ def _card_from_dict(raw: dict[str, Any]) -> Card:
 
 def _tile(value: Any) -> tuple[int, int | None]:
     """Return the default tile and the step of tiles, or None where there is one tile only."""
-    if isinstance(value, dict):
-        multiple = int(value["multiple_of"])
-        return int(value.get("default", 256 - 256 % multiple)), multiple
-    return int(value), None
+    if not isinstance(value, dict):
+        return _whole(value, "tile", least=1), None
+    multiple = _whole(value["multiple_of"], "tile multiple_of", least=1)
+    default = _whole(value.get("default", max(multiple, 256 - 256 % multiple)), "tile default", least=1)
+    if default % multiple:
+        raise ValueError(f"tile default {default} must be a multiple of {multiple}")
+    return default, multiple
 
 
 def _label(entry: dict[str, Any]) -> Label:
     fill = entry.get("fill")
-    label = Label(
-        int(entry["value"]), str(entry["name"]), _rgb(entry["color"]), None if fill is None else _rgb(fill)
-    )
-    if not 0 <= label.value <= 255:
-        raise ValueError(f"label value {label.value} must be 0..255")
-    return label
+    value = _whole(entry["value"], "label value", least=0, most=255)
+    return Label(value, str(entry["name"]), _rgb(entry["color"]), None if fill is None else _rgb(fill))
 
 
 def _rgb(value: Any) -> RGB:
-    red, green, blue = (int(part) for part in value)
-    if not all(0 <= part <= 255 for part in (red, green, blue)):
-        raise ValueError(f"colour {value} must be three numbers 0..255")
+    if not isinstance(value, list) or len(value) != 3:
+        raise ValueError(f"colour {value!r} must be a list of three numbers")
+    red, green, blue = (_whole(part, "colour channel", least=0, most=255) for part in value)
     return red, green, blue
+
+
+def _whole(value: Any, what: str, *, least: int, most: int | None = None) -> int:
+    """Return a whole number in its range; JSON would also let fractions, texts and true through."""
+    if type(value) is int and value >= least and (most is None or value <= most):
+        return value
+    rule = f"at least {least}" if most is None else f"{least} to {most}"
+    raise ValueError(f"{what} {value!r} must be a whole number, {rule}")

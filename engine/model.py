@@ -8,6 +8,7 @@ that the engine can be looked at and measured without a generator.
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, Failed
+from safron.io.labels import one_line
 
 from .accumulate import VALUE_LIMIT
 from .card import RGB, Card, Label, parse_card
@@ -128,9 +130,13 @@ class OnnxModel:
             raise BadInput(
                 f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
             )
-        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(self.path.read_bytes())
         self.device = choose_device(device)
-        self.card = self._read_card()
+        beside = self._card_beside()
+        if beside is not None:  # it decides pixels as the file does: context, noise, fill
+            digest.update(beside.encode())
+        self.sha256 = digest.hexdigest()
+        self.card = self._read_card(beside)
         _check_signature(self._session, self.card, str(self.path))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,9 +158,8 @@ class OnnxModel:
         try:
             session = ort.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
-            first = str(error).splitlines()[0]
             raise BadInput(
-                f"--model {self.path}: ONNX Runtime cannot load it ({first}); export it again"
+                f"--model {self.path}: ONNX Runtime cannot load it ({one_line(error)}); export it again"
             ) from error
         if self.device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BadInput(
@@ -163,15 +168,29 @@ class OnnxModel:
             )
         return session
 
-    def _read_card(self) -> Card:
-        beside = self.path.with_suffix(".json")
-        if beside.is_file():
-            return parse_card(beside.read_text(encoding="utf-8"), source=str(beside))
+    @property
+    def _card_path(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    def _card_beside(self) -> str | None:
+        """Text of the card file, where there is one."""
+        if not self._card_path.is_file():
+            return None
+        try:
+            return self._card_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(
+                f"{self._card_path}: cannot read the generator card ({one_line(error)})"
+            ) from error
+
+    def _read_card(self, beside: str | None) -> Card:
+        if beside is not None:
+            return parse_card(beside, source=str(self._card_path))
         text = self._session.get_modelmeta().custom_metadata_map.get("safron")
         if text is None:
             raise BadInput(
                 f"--model {self.path}: no generator card in it; export it with safron-train, or put "
-                f"{beside.name} beside it (docs/generator-contract.md)"
+                f"{self._card_path.name} beside it (docs/generator-contract.md)"
             )
         return parse_card(text, source=str(self.path))
 
@@ -185,9 +204,8 @@ class OnnxModel:
         try:
             (image,) = self._session.run(["image"], feeds)
         except Exception as error:  # as above
-            first = str(error).splitlines()[0]
             raise Failed(
-                f"generator {self.card.name!r} failed on {labels.shape}: {first}; see --batch, --device"
+                f"generator {self.card.name!r} failed on {labels.shape}: {one_line(error)}; see --batch, --device"
             ) from error
         return check_output(np.asarray(image), labels, self.card)
 
@@ -228,6 +246,11 @@ def _check_signature(session: Any, card: Card, source: str) -> None:
         raise BadInput(
             f"--model {source}: output 'image' is missing, found {sorted(outputs)}; see docs/generator-contract.md"
         )
+    if outputs["image"].type not in {"tensor(float)", "tensor(float16)"}:
+        raise BadInput(
+            f"--model {source}: output 'image' must be tensor(float) or tensor(float16), "
+            f"found {outputs['image'].type}; see docs/generator-contract.md"
+        )
     side = inputs_side(session)
     if isinstance(side, int) and side != card.tile + 2 * card.context:
         raise BadInput(
@@ -239,15 +262,14 @@ def _check_signature(session: Any, card: Card, source: str) -> None:
 def inputs_side(session: Any) -> int | str | None:
     """Width of the label input: an int where fixed, a name where dynamic."""
     shape = next(entry.shape for entry in session.get_inputs() if entry.name == "labels")
-    side: int | str | None = shape[-1]
+    side: int | str | None = shape[-1] if shape else None
     return side
 
 
 def choose_device(device: str) -> str:
     """Resolve "auto" to "cuda:0" where CUDA loads, else "cpu"; check what was asked for."""
+    check_device(device)
     kind, _, number = device.partition(":")
-    if kind not in {"auto", "cpu", "cuda"} or (number and (kind != "cuda" or not number.isdigit())):
-        raise BadInput(f"--device {device}: must be auto, cpu, cuda or cuda:N")
     if kind == "cpu":
         return "cpu"
     if _cuda_loads():
@@ -255,6 +277,12 @@ def choose_device(device: str) -> str:
     if kind == "auto":
         return "cpu"
     raise BadInput(f"--device {device}: no CUDA device or driver found; use --device cpu")
+
+
+def check_device(device: str) -> None:
+    """Raise `BadInput` unless this names a device; whether there is one is another question."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
+        raise BadInput(f"--device {device}: must be auto, cpu, cuda or cuda:N")
 
 
 def _cuda_loads() -> bool:
@@ -283,6 +311,7 @@ def load_model(model: str | Path | PatchModel, *, device: str = "auto", threads:
     """Return the generator for a shipped name or an ONNX file; pass any other `PatchModel` through."""
     if not isinstance(model, str | Path):
         return model
+    check_device(device)
     if str(model) == "identity":
         return IdentityModel()
     shipped = MODELS / f"{model}.onnx"
