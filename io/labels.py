@@ -1,8 +1,8 @@
 """Which label does each canvas pixel have?
 
 A `LabelMask` is a checked, lazy view of a mask: nothing is read before it is sliced, every slice is uint8,
-and a value that is no label stops the read with its value and its place. `open_mask` makes one from a Zarr array,
-an OME-Zarr image, any image file that tifffile, libvips or OpenSlide reads, or an array in memory.
+and a value that is no label stops the read with its value and its place. `open_mask` makes one from a Zarr
+array, an OME-Zarr image, any image file that tifffile, libvips or OpenSlide reads, or an array in memory.
 
     Zarr v2, v3     ArrayPlane  \
     array in memory ArrayPlane   \
