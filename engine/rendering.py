@@ -23,17 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 from safron.io.codecs import EncodedTile, encode_region
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, Failed
 from safron.io.labels import open_mask
 from safron.io.pyramid import Pyramid, halve
 from safron.io.slides import SlideSpec, SlideWriter
 
 from .execute import Runner, Task, local_runner
+from .lock import run_lock
 from .model import PatchModel, load_model
 from .options import RenderOptions
 from .plan import SCAN_BLOCK, RenderPlan, choose_bits, choose_block, make_grid
 from .report import RenderReport
-from .scratch import Entry, Journal, Scratch, read_journal, require_same
+from .scratch import Entry, Journal, Scratch, disk_errors, read_journal, require_same
 from .taper import Taper
 from .tasks import Job, Scanned, Stopped, TaskDone, block_task, listening, scan_block, seam_task
 from .window import Window
@@ -127,7 +128,7 @@ def render(
 def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
     """Check what was asked for and plan it; nothing is written."""
     flavor = options.flavor or choose_flavor(out)
-    check_output_path(out, overwrite=options.overwrite)
+    check_outputs(source, out, options)
     if options.workers < 1 or options.threads < 0:
         raise BadInput(
             f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
@@ -142,10 +143,10 @@ def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
     card.require_tile(tile)
     taper = Taper(options.taper)
     region = _region(options.region, grid.canvas)
-    batch = options.batch or (32 if model.device.startswith("cuda") else 1)
+    batch = (32 if model.device.startswith("cuda") else 1) if options.batch is None else options.batch
     if batch < 1:
         raise BadInput(f"--batch {options.batch}: must be at least 1")
-    mpp = options.mpp or mask.mpp or card.mpp
+    mpp = next((value for value in (options.mpp, mask.mpp, card.mpp) if value is not None), None)
     slide = _slide_spec(region, mpp, flavor, options, model, grid.tile)
     plan = RenderPlan(
         grid=grid,
@@ -165,10 +166,19 @@ def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
         seed=options.seed,
         noise_scales=card.noise_scales,
     )
-    scratch = Scratch((options.scratch or out.parent).absolute() / f"{out.name}.safron")
-    model_bytes = try_model(model, plan)
-    projected = _resident() + options.workers * (plan.worker_bytes(integral=model.integral) + model_bytes)
+    scratch = Scratch(scratch_path(out, options.scratch))
+    projected = _resident() + options.workers * plan.worker_bytes(integral=model.integral)
+    check_memory(projected, plan, options)  # before the trial takes some
+    projected += options.workers * try_model(model, plan)
     return Prepared(out, options, Job(plan, mask, model, scratch), projected)
+
+
+def scratch_path(out: Path, folder: Path | None) -> Path:
+    """Where scratch lies: beside the slide, or in a folder that slides of the same name may share."""
+    if folder is None:
+        return out.absolute().with_name(f"{out.name}.safron")
+    place = sha256(str(out.parent.resolve()).encode()).hexdigest()[:8]
+    return folder.absolute() / f"{out.name}.{place}.safron"
 
 
 def choose_flavor(out: Path) -> Literal["svs", "ome", "generic"]:
@@ -181,18 +191,39 @@ def choose_flavor(out: Path) -> Literal["svs", "ome", "generic"]:
     raise BadInput(f"{out}: a slide's name must end in .svs, .tif, .tiff, .ome.tif or .ome.tiff")
 
 
-def check_output_path(out: Path, *, overwrite: bool) -> None:
-    """Raise `BadInput` unless the slide can be put there."""
+def check_outputs(source: Any, out: Path, options: RenderOptions) -> None:
+    """Raise `BadInput` unless the slide, its preview and its report can be put where they should."""
+    given = (("", out), ("--preview ", options.preview), ("--report ", options.report))
+    names: dict[Path, str] = {}
+    for name, path in given:
+        if path is None:
+            continue
+        check_output_path(path, overwrite=options.overwrite, name=name)
+        if path.absolute() in names:
+            raise BadInput(f"{name}{path}: is {names[path.absolute()] or 'OUT'}, too; give another name")
+        names[path.absolute()] = name.strip()
+        if (
+            isinstance(source, str | Path)
+            and path.is_file()
+            and Path(source).is_file()
+            and path.samefile(source)
+        ):
+            raise BadInput(f"{name}{path}: is the mask itself; give another name")
+
+
+def check_output_path(out: Path, *, overwrite: bool, name: str = "") -> None:
+    """Raise `BadInput` unless a file can be put there; `name` is the option that asks for it."""
     folder = out.absolute().parent
     if not folder.is_dir():
-        raise BadInput(f"{out}: folder {folder} does not exist; make it first")
+        raise BadInput(f"{name}{out}: folder {folder} does not exist; make it first")
     if out.is_dir():
-        raise BadInput(f"{out}: is a folder; give the name of a file")
-    if out.exists() and not overwrite:
-        raise BadInput(f"{out}: exists already; pass --overwrite to replace it")
+        raise BadInput(f"{name}{out}: is a folder; give the name of a file")
+    dangling = out.is_symlink() and not out.exists()
+    if (out.is_file() or dangling) and not overwrite:
+        raise BadInput(f"{name}{out}: exists already; pass --overwrite to replace it")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadInput(
-            f"{out}: folder {folder} cannot be written to; choose another or change its permissions"
+            f"{name}{out}: folder {folder} cannot be written to; choose another or change its permissions"
         )
 
 
@@ -249,6 +280,11 @@ def try_model(model: PatchModel, plan: RenderPlan) -> int:
     """Run the generator once on an arbitrary label; return how much its buffers added to memory.
 
     A generator that cannot run, or returns the wrong shape or NaN, is found here and not hours later.
+
+    Raises
+    ------
+    BadInput
+        What the generator says where it fails.
     """
     before = _resident()
     side = plan.grid.tile + 2 * plan.grid.context
@@ -256,7 +292,10 @@ def try_model(model: PatchModel, plan: RenderPlan) -> int:
     noise = (
         np.zeros((plan.batch, len(plan.noise_scales), side, side), np.float32) if plan.noise_scales else None
     )
-    model(labels, noise)
+    try:
+        model(labels, noise)
+    except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
+        raise BadInput(str(error)) from error
     return max(0, _resident() - before)
 
 
@@ -272,7 +311,9 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
     BadInput
         At the first unknown label in raster order, with its value and place.
     """
-    plan = job.plan
+    plan, card = job.plan, job.model.card
+    if card.known.all() and not card.is_fill.any():
+        return Scan(job.mask.stamp(), 0)  # nothing to find; a stamp tells a changed mask as well
     rows, columns = (len(axis) for axis in plan.axis_blocks(SCAN_BLOCK))
     order = ((row, column) for row in range(rows) for column in range(columns))
     total = sha256(f"{plan.grid.height} {plan.grid.width}".encode())
@@ -295,9 +336,9 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
             expected = next(order, (-1, -1))
     if unknown is not None:
         y, x, value = unknown
-        names = ", ".join(f"{label.value} {label.name}" for label in job.model.card.labels)
+        names = ", ".join(f"{label.value} {label.name}" for label in card.labels)
         raise BadInput(
-            f"{job.mask.source}: label {value} at x={x}, y={y} is unknown to generator {job.model.card.name!r}, "
+            f"{job.mask.source}: label {value} at x={x}, y={y} is unknown to generator {card.name!r}, "
             f"which knows {names}; relabel the mask or choose another --model"
         )
     return Scan(total.hexdigest(), painted)
@@ -306,14 +347,12 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
 def check_budget(prepared: Prepared) -> None:
     """Refuse a plan over the memory budget or over the free disk, with both numbers."""
     plan, options = prepared.plan, prepared.options
-    if prepared.projected_bytes > options.memory:
-        raise BadInput(
-            f"projected peak memory is {_mib(prepared.projected_bytes)}, --memory allows {_mib(options.memory)}; "
-            f"lower --workers {options.workers} or --block {plan.block}, or raise --memory"
-        )
+    check_memory(prepared.projected_bytes, plan, options)
+    part = _part(prepared.out)
+    written = part.stat().st_size if part.is_file() else 0
     needs: dict[Path, int] = {}
     for folder, need in (
-        (prepared.out.absolute().parent, plan.output_bytes()),
+        (prepared.out.absolute().parent, max(0, plan.output_bytes() - written)),
         (prepared.job.scratch.path.parent, plan.scratch_bytes()),
     ):
         if not folder.is_dir():
@@ -325,6 +364,20 @@ def check_budget(prepared: Prepared) -> None:
             raise BadInput(
                 f"{folder}: about {_mib(need)} are needed, {_mib(free)} are free; free space or choose another disk"
             )
+
+
+def check_memory(projected: int, plan: RenderPlan, options: RenderOptions) -> None:
+    """Refuse a plan over the memory budget."""
+    if projected > options.memory:
+        raise BadInput(
+            f"projected peak memory is {_mib(projected)}, --memory allows {_mib(options.memory)}; "
+            f"lower --workers {options.workers} or --block {plan.block}, or raise --memory"
+        )
+
+
+def _part(out: Path) -> Path:
+    """The unfinished slide."""
+    return out.with_name(f"{out.name}.part")
 
 
 def _mib(size: float) -> str:
@@ -340,16 +393,18 @@ def run(
     plan, scratch = prepared.plan, prepared.job.scratch
     inputs = plan.inputs(mask_sha256=scan.sha256, model_sha256=prepared.job.model.sha256)
     inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
-    state = _State.open(prepared, inputs)
-    with closing(state):
-        if progress is not None:
-            progress(state.run + state.painted)
-        _run_blocks(prepared, state, runner, progress)
-        thumbnail = _finish_levels(plan, scratch, state.writer)
-        digest = state.writer.finish(prepared.out, thumbnail, overwrite=prepared.options.overwrite)
-    if prepared.options.preview is not None:
-        write_png(prepared.options.preview, thumbnail)
-    scratch.remove()
+    with run_lock(prepared.out), disk_errors(scratch.path):
+        # Another render may have finished it since we looked.
+        check_output_path(prepared.out, overwrite=prepared.options.overwrite)
+        with closing(_State.open(prepared, inputs)) as state:
+            if progress is not None:
+                progress(state.run + state.painted)
+            _run_blocks(prepared, state, runner, progress)
+            thumbnail = _finish_levels(plan, scratch, state.writer)
+            if prepared.options.preview is not None:
+                write_png(prepared.options.preview, thumbnail)
+            digest = state.writer.finish(prepared.out, thumbnail, overwrite=prepared.options.overwrite)
+        scratch.remove()
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
     assert report.run + report.painted == report.patches, report
     if prepared.options.report is not None:
@@ -383,7 +438,7 @@ class _State:
     def open(cls, prepared: Prepared, inputs: dict[str, str]) -> _State:
         """Continue the scratch of the same inputs, or start a new one."""
         plan, scratch = prepared.plan, prepared.job.scratch
-        part = prepared.out.with_name(prepared.out.name + ".part")
+        part = _part(prepared.out)
         differences = scratch.differences(inputs)
         if differences and not prepared.options.overwrite:
             require_same(differences, scratch.path)

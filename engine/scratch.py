@@ -4,7 +4,7 @@ Beside the output lies a Zarr group, ``OUT.safron``::
 
     zarr.json                  attributes: the inputs that this scratch belongs to
     weights/y, weights/x       total blend weight along each axis: int32 [height], [width] of the region
-    seams/R.C.right, .below    weighted sums of block (R, C)'s seam patches: int32 [h, w, 3], one chunk each
+    seams/R.C.right, .below    weighted sums of block (R, C)'s seam patches: int32 or uint16 [h, w, 3], one chunk each
     levels/K                   one level of the slide: uint8 [h, w, 3]; a chunk a block, above that a chunk a tile
     journal.jsonl              one line for each finished seam and block
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
@@ -15,25 +15,26 @@ own work with the same bytes. Seams are deleted as soon as the last block that n
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 from safron.io.errors import BadInput, Failed
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
+from .accumulate import Sums
 from .plan import RenderPlan
 from .window import Window
 
 FORMAT = 1
-_SPEED = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=4)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Scratch:
 
     def create(self, plan: RenderPlan, inputs: Mapping[str, str]) -> None:
         """Make an empty scratch for `plan`; it becomes valid with its last write, the attributes."""
+        if self.path.exists() and not self._is_ours():
+            raise BadInput(f"{self.path}: exists and is no scratch of ours; move it away or pass --scratch")
         self.remove()
         group = zarr.create_group(self.path)
         region = plan.region
@@ -79,6 +82,10 @@ class Scratch:
         self.journal.touch()
         group.attrs["safron"] = {"format": FORMAT, "inputs": dict(inputs)}
 
+    def _is_ours(self) -> bool:
+        """Whether this folder was made as scratch; an empty one may be what a crash left."""
+        return self.path.is_dir() and ((self.path / "zarr.json").is_file() or not any(self.path.iterdir()))
+
     def remove(self) -> None:
         """Delete the scratch."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -98,26 +105,24 @@ class Scratch:
         before: dict[str, Any] = found["inputs"]
         return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
 
-    def write_seam(self, block: tuple[int, int], name: str, sums: npt.NDArray[np.int32]) -> None:
+    def write_seam(self, block: tuple[int, int], name: str, sums: Sums) -> None:
         """Store the weighted sums [h, w, 3] of one seam, replacing what a crashed try left."""
         array = zarr.create_array(
             self._seam(block, name),
             shape=sums.shape,
             chunks=sums.shape,
-            dtype="int32",
-            serializer=BytesCodec(),
-            compressors=[_SPEED, Crc32cCodec()],
+            dtype=sums.dtype,
+            compressors=[Crc32cCodec()],
             overwrite=True,
         )
         array[:] = sums
 
-    def read_seam(
-        self, block: tuple[int, int], name: str, part: Window, whole: Window
-    ) -> npt.NDArray[np.int32]:
+    def read_seam(self, block: tuple[int, int], name: str, part: Window, whole: Window) -> Sums:
         """Load the sums of `part` of a seam that covers the window `whole`."""
         array = zarr.open_array(self._seam(block, name), mode="r")
         assert array.shape[:2] == (whole.height, whole.width), (array.shape, whole)
-        return np.asarray(array[part.slices(whole)], np.int32)
+        sums: Sums = np.asarray(array[part.slices(whole)])
+        return sums
 
     def free_seam(self, block: tuple[int, int], name: str) -> None:
         """Delete a seam; nothing happens where it is gone already."""
@@ -210,6 +215,21 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
             except ValueError:
                 return
             yield line
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says of the disk under `path` into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"{path}: disk full ({error.strerror}); free space and run the same command again"
+        else:
+            text = (
+                f"{error.filename or path}: {error.strerror or error}; mend it and run the same command again"
+            )
+        raise Failed(text) from error
 
 
 def require_same(differences: list[str], scratch: Path) -> None:
