@@ -36,7 +36,7 @@ from .plan import SCAN_BLOCK, RenderPlan, choose_bits, choose_block, make_grid
 from .report import RenderReport
 from .scratch import Entry, Journal, Scratch, disk_errors, read_journal, require_same
 from .taper import Taper
-from .tasks import Job, Scanned, Stopped, TaskDone, block_task, listening, scan_block, seam_task
+from .tasks import Job, Scanned, TaskDone, block_task, listening, scan_block, seam_task
 from .window import Window
 
 PREVIEW_PIXELS = 2048
@@ -503,21 +503,9 @@ def _run_blocks(
     prepared: Prepared, state: _State, runner: Runner, progress: Callable[[int], None] | None
 ) -> None:
     """Run the tasks that are left and accept their results."""
-    stopping = False
-
-    def listen(count: int) -> None:
-        if stopping:
-            raise Stopped
-        if progress is not None:
-            progress(count)
-
-    with listening(prepared.job.scratch, listen):
-        try:
-            for _, result in runner(_tasks(prepared.job, state)):
-                state.accept(result)
-        finally:
-            # Tasks of this process end at their next batch instead of working on for nobody.
-            stopping = True
+    with listening(prepared.job.scratch, progress or (lambda count: None)):
+        for _, result in runner(_tasks(prepared.job, state)):
+            state.accept(result)
     state.sync()
 
 

@@ -55,12 +55,22 @@ _listeners: dict[Path, Callable[[int], None]] = {}
 
 @contextmanager
 def listening(scratch: Scratch, listener: Callable[[int], None]) -> Iterator[None]:
-    """Call `listener` with the number of patches after each batch; when it raises, tasks end."""
+    """Call `listener` with the number of patches after each batch.
+
+    When what happens inside breaks off, tasks still at work in other threads of this process end at their
+    next batch instead of working on for nobody.
+    """
     _listeners[scratch.path] = listener
     try:
         yield
-    finally:
-        del _listeners[scratch.path]
+    except BaseException:
+        _listeners[scratch.path] = _stop
+        raise
+    del _listeners[scratch.path]
+
+
+def _stop(count: int) -> None:
+    raise Stopped
 
 
 @dataclass
@@ -300,7 +310,7 @@ class Scanned:
     Attributes
     ----------
     index : the unit.
-    digest : blake2b of its labels.
+    digest : sha256 of its labels.
     unknown : (y, x, value) of the first label that the card does not know, or None.
     painted : owned patches whose whole window is glass.
     """
@@ -335,7 +345,7 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
     painted = 0
     if (present & card.is_fill).any():
         painted = sum(_count_glass(job, rect, labels, area) for rect in patches)
-    return Scanned(index, hashlib.blake2b(labels.data, digest_size=32).digest(), unknown, painted)
+    return Scanned(index, hashlib.sha256(labels.data).digest(), unknown, painted)
 
 
 def _count_glass(job: Job, rect: PatchRect, labels: UInt8, area: Window) -> int:
