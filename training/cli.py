@@ -129,6 +129,11 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        click.echo(
+            f"safron-train: {error.filename}: {error.strerror}; make room or choose another path", err=True
+        )
+        sys.exit(1)
     except SafronError as error:
         click.echo(f"safron-train: {error}", err=True)
         sys.exit(error.exit_code)

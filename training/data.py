@@ -208,7 +208,8 @@ def measure_cue(residual: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats
     weight = member.astype(np.float32)
     total = np.asarray(cv2.GaussianBlur(residual * weight, (0, 0), CUE_SIGMA, borderType=cv2.BORDER_REFLECT))
     share = np.asarray(cv2.GaussianBlur(weight, (0, 0), CUE_SIGMA, borderType=cv2.BORDER_REFLECT))
-    return total / np.maximum(share, 1e-4), np.clip(share / 0.1, 0, 1)
+    mean = total / np.maximum(share, 1e-4)
+    return mean.astype(np.float32), np.clip(share / 0.1, 0, 1).astype(np.float32)
 
 
 def to_normal(cues: Floats, trust: Floats) -> Floats:
@@ -221,7 +222,7 @@ def to_normal(cues: Floats, trust: Floats) -> Floats:
     knots = np.linspace(0, sample.size - 1, 513).astype(int)
     quantile = (knots + 0.5) / sample.size
     values, first = np.unique(sample[knots], return_index=True)
-    return np.interp(cues, values, ndtri(quantile)[first]).astype(np.float32)
+    return np.asarray(np.interp(cues, values, ndtri(quantile)[first]), np.float32)
 
 
 def prepare(folder: Path, cache: Path | None = None) -> Pairs:
@@ -333,7 +334,7 @@ def smooth_field(rng: np.random.Generator, height: int, width: int, scale: int) 
     rows = _spline_weights(height, scale, int(rng.integers(scale)))
     columns = _spline_weights(width, scale, int(rng.integers(scale)))
     lattice = rng.standard_normal((rows.shape[1], columns.shape[1]), np.float32)
-    return rows @ lattice @ columns.T
+    return np.asarray(rows @ lattice @ columns.T, np.float32)
 
 
 def _spline_weights(length: int, scale: int, phase: int) -> Floats:

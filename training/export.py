@@ -36,8 +36,15 @@ DATA_LICENCE = (
 )
 
 
+def to_rgb(image: Tensor) -> Tensor:
+    """[n, 3, y, x] in [-1, 1] -> [n, y, x, 3] in 0..255."""
+    return (image.permute(0, 2, 3, 1) + 1.0) * 127.5
+
+
 class SeamlessContract(nn.Module):
     """The generator contract around a seamless network: one-hot in front of it, RGB 0..255 behind it."""
+
+    values: Tensor
 
     def __init__(self, network: nn.Module, labels: int) -> None:
         super().__init__()
@@ -46,12 +53,15 @@ class SeamlessContract(nn.Module):
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         """Uint8 [n, y, x] and float32 [n, k, y, x] -> float32 [n, y-40, x-40, 3]."""
-        one_hot = (labels[:, None].int() == self.values).float()
-        return (self.network(one_hot, noise).permute(0, 2, 3, 1) + 1.0) * 127.5
+        one_hot = torch.eq(labels[:, None].int(), self.values).float()
+        return to_rgb(self.network(one_hot, noise))
 
 
 class PaperContract(nn.Module):
     """The generator contract around the paper's network, which takes the labels as colours in [-1, 1]."""
+
+    values: Tensor
+    colors: Tensor
 
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
@@ -62,10 +72,9 @@ class PaperContract(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         """Uint8 [n, 296, 296] -> float32 [n, 256, 256, 3]."""
-        one_hot = (labels[:, None].int() == self.values).float()
-        assert isinstance(self.colors, Tensor)
+        one_hot = torch.eq(labels[:, None].int(), self.values).float()
         colors = nn.functional.conv2d(one_hot, self.colors)
-        return (self.network(colors).permute(0, 2, 3, 1) + 1.0) * 127.5
+        return to_rgb(self.network(colors))
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> dict[str, Any]:
@@ -168,7 +177,6 @@ def _trace(wrapped: nn.Module, example: tuple[npt.NDArray[Any], ...], model: Mod
     with warnings.catch_warnings():
         # The exporter that traces is deprecated, but its graph needs no further package.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
             wrapped,
             tuple(torch.from_numpy(array) for array in example),
@@ -198,7 +206,7 @@ def _parity(wrapped: nn.Module, session: onnxruntime.InferenceSession, model: Mo
 
 
 def _overlap_mismatch(session: onnxruntime.InferenceSession, model: ModelConfig) -> float:
-    """Mean difference where two neighbouring patches overlap, as a share of the image's standard deviation."""
+    """Mean difference where two neighbouring patches overlap, over the image's standard deviation."""
     step, side = model.tile - 20, model.tile + 2 * model.context
     wide = _example(model, model.tile + step, seed=2)
     left, right = (

@@ -53,7 +53,8 @@ class TrunkBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[n, c, y, x] -> [n, c, y-2, x-2]."""
         y = act(self.place(pixel_norm(x)))
-        return crop(x, 1) + self.narrow(act(self.widen(y)))
+        update: Tensor = self.narrow(act(self.widen(y)))
+        return crop(x, 1) + update
 
 
 class SeamlessGenerator(nn.Module):
@@ -164,8 +165,8 @@ class SpectralConv(nn.Conv2d):
                 left = F.normalize(matrix @ right, dim=0)
                 if self.training:
                     self.left.copy_(left)
-            weight = self.weight / torch.dot(left, matrix @ right)
-        return self._conv_forward(x, weight, self.bias)
+            weight: Tensor = self.weight / torch.dot(left, matrix @ right)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
 class PatchDiscriminator(nn.Module):

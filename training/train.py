@@ -7,6 +7,7 @@ average of the generator's weights is what is drawn on the sheets and exported.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Trainer:
                 "or write random weights with safron-train export-random"
             )
         torch.manual_seed(config.seed)
-        self.config, self.device, self.done = config, torch.device(device), 0
+        self.config, self.device, self.done = config, choose_device(device), 0
         self.generator = self._place(make_generator(config.model))
         self.average = self._place(make_generator(config.model))
         self.average.load_state_dict(self.generator.state_dict())
@@ -82,7 +83,7 @@ class Trainer:
             fake_logits, _ = self.judges(seen, fake.detach())
             judged = self.hinge.discriminator(real_logits, fake_logits)
         self.judges_adam.zero_grad(set_to_none=True)
-        judged.backward()
+        judged.backward()  # type: ignore[no-untyped-call]
         self.judges_adam.step()
 
         # The judges only pass gradients on here: their own would be thrown away.
@@ -104,7 +105,7 @@ class Trainer:
             )
         )
         self.generator_adam.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         self.generator_adam.step()
         self.judges.requires_grad_(True)
         self._follow()
@@ -192,7 +193,7 @@ def fit(
     training, held_out = split(pairs, config.held_out)
     trainer = Trainer(config, device)
     if resume:
-        trainer.restore(load_checkpoint(path))
+        trainer.restore(_load_same(path, config))
     metadata = {"images": len(training), "slides": len(set(training.slides)), "torch": torch.__version__}
     began, log = time.monotonic(), out / "log.jsonl"
     out.mkdir(parents=True, exist_ok=True)
@@ -210,6 +211,32 @@ def fit(
         if last:
             break
     return path
+
+
+def _load_same(path: Path, config: TrainConfig) -> Checkpoint:
+    """Load a run to go on with. Only its length may change: other settings would make it another run."""
+    kept = load_checkpoint(path)
+    if dataclasses.replace(kept.config, steps=config.steps) != config:
+        raise BadInput(
+            f"{path} was made with other settings than those asked for; see {path.with_suffix('.json')}"
+        )
+    return kept
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`, once a tensor has been put there.
+
+    Raises
+    ------
+    BadInput
+        This PyTorch has no such device.
+    """
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"device {name!r} is not there for this PyTorch; use cpu, or install a build for it"
+        ) from error
 
 
 def _log(path: Path, entry: dict[str, float]) -> None:
@@ -265,7 +292,7 @@ def save_sheet(path: Path, generator: nn.Module, held_out: Pairs, config: TrainC
     for index in chosen:
         labels = held_out.labels[index]
         wide = np.pad(labels, context, mode="edge")[: 224 + 2 * context, : 296 + 2 * context]
-        noise = draw_noise(rng, *wide.shape, config.model.noise_scales)
+        noise = draw_noise(rng, wide.shape[0], wide.shape[1], config.model.noise_scales)
         image = generate(generator, wide, noise, config)
         strips.append(np.vstack([colors[labels[:, :296]], held_out.images[index][:, :296], image]))
     canvas = mosaic(held_out.labels[rng.choice(len(held_out), size=8)], 2, 4)[:, : 296 * len(strips)]

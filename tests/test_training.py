@@ -1,0 +1,355 @@
+"""Is a generator seamless by construction, trained reproducibly, and the same one after export?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from safron.io.errors import BadInput
+from safron.training import cli, data
+from safron.training.config import PRESETS, TrainConfig, config_from_json, preset
+
+torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
+pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train]'")
+
+from safron.training import export, networks, train  # noqa: E402  (these import torch)
+from safron.training.checkpoint import load_checkpoint  # noqa: E402
+from safron.training.data import Pairs, draw_batch, draw_noise  # noqa: E402
+
+SEAMLESS = PRESETS["safron-seamless"].model
+TINY = TrainConfig(
+    model=replace(SEAMLESS, widths=(4, 4, 8, 4, 4)),
+    steps=6,
+    batch=2,
+    patch=32,
+    discriminator_widths=(4, 4),
+    bfloat16=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    # Threads that wait for one another on such small arrays cost more than they give.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three drawn pairs of two slides: pink stroma, purple glands, one white corner."""
+    path = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for name, corner in (("A-1-400-001", 80), ("A-1-400-002", 40), ("B-1-400-001", 60)):
+        image = np.full((224, 224, 3), (190, 120, 160), np.uint8)
+        mask = np.zeros((224, 224), np.uint8)
+        for center in ((60, 150), (150, 60), (170, 170)):
+            cv2.circle(mask, center, 30, 255, -1)
+        image[mask > 0] = (110, 60, 130)
+        image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+        image[:corner, :corner] = 250
+        cv2.imwrite(str(path / f"{name}.webp"), image[..., ::-1])
+        cv2.imwrite(str(path / f"{name}.gland.png"), mask)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pairs(folder: Path) -> Pairs:
+    return data.prepare(folder)
+
+
+def fresh(config: TrainConfig = TINY) -> Any:
+    torch.manual_seed(0)
+    return networks.make_generator(config.model).eval()
+
+
+def window(side: int, seed: int = 0) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    labels = np.digitize(draw_noise(rng, side, side, (8,))[0], [-1.0, 0.3]).astype(np.uint8)
+    return labels, draw_noise(rng, side, side, SEAMLESS.noise_scales)
+
+
+# The network's promises
+
+
+def test_a_pixel_depends_on_its_context_and_on_nothing_else() -> None:
+    # The smallest patch, 4 x 4, somewhere inside a canvas: the gradient must end where its context ends.
+    network = fresh()
+    labels, noise = window(104)
+    given = torch.from_numpy(noise)[None].requires_grad_()
+    one_hot = train.one_hot_labels(torch.from_numpy(labels)[None], 3).requires_grad_()
+    out = network(one_hot, given)
+    assert out.shape == (1, 3, 64, 64)
+    out[..., 28:32, 28:32].abs().sum().backward()
+    for tensor in (given, one_hot):
+        assert tensor.grad is not None
+        touched = tensor.grad.abs().sum(dim=(0, 1)) > 0
+        rows, columns = (torch.nonzero(touched.any(dim=axis)).flatten() for axis in (1, 0))
+        assert (int(rows[0]), int(rows[-1])) == (28, 28 + 43)
+        assert (int(columns[0]), int(columns[-1])) == (28, 28 + 43)
+
+
+def test_patches_equal_the_canvas_rendered_whole() -> None:
+    labels, noise = window(92 + 40)
+    canvas = labels[20:-20, 20:-20]
+    wide = np.pad(canvas, 20, mode="edge")
+    network = fresh()
+    whole = train.generate(network, wide, noise, TINY).astype(int)
+    small = replace(TINY, model=replace(TINY.model, tile=44))
+    stitched = train.stitch(network, canvas, noise, small).astype(int)
+    # One grey level where float rounding falls on the other side of a half.
+    assert np.abs(whole - stitched).max() <= 1
+    assert (whole != stitched).mean() < 0.001
+    assert whole.std() > 5
+
+
+def test_costs_of_both_presets() -> None:
+    with torch.device("meta"):
+        seamless = networks.make_generator(SEAMLESS)
+        macs = networks.count_macs(seamless, torch.zeros(1, 3, 296, 296), torch.zeros(1, 5, 296, 296))
+        assert 2.5e9 < macs <= 3.0e9
+        paper = networks.make_generator(PRESETS["safron"].model).eval()
+        assert networks.count_macs(paper, torch.zeros(1, 3, 296, 296)) == pytest.approx(28.22e9, rel=1e-3)
+        assert sum(p.numel() for p in paper.parameters()) == pytest.approx(54.8e6, rel=1e-3)
+
+
+def test_spectral_convolution_has_unit_norm() -> None:
+    torch.manual_seed(0)
+    layer = networks.SpectralConv(3, 8, 3, 1)
+    for _ in range(50):
+        layer(torch.zeros(1, 3, 4, 4))
+    matrix = layer.weight.detach().flatten(1)
+    largest = torch.linalg.matrix_norm(matrix, ord=2)
+    estimate = torch.dot(layer.left, matrix @ torch.nn.functional.normalize(matrix.T @ layer.left, dim=0))
+    assert estimate == pytest.approx(largest.item(), rel=1e-3)
+
+
+# The data
+
+
+def test_prepared_pairs(pairs: Pairs) -> None:
+    assert pairs.images.shape == (3, 224, 299, 3)
+    assert set(np.unique(pairs.labels)) == {0, 1, 2}
+    assert pairs.slides == ("a-1", "a-1", "b-1")
+    assert (pairs.labels[:, :30, :40] == 0).all()
+    glass = pairs.images[0, 5:60, 5:80].reshape(-1, 3)
+    assert np.abs(glass.mean(axis=0) - data.GLASS).max() < 2
+    sure = pairs.trust[:, 0] >= 1
+    assert abs(float(pairs.cues[:, 0][sure].astype(float).mean())) < 0.1
+
+
+def test_slides_are_never_split(pairs: Pairs) -> None:
+    training, held_out = data.split(pairs, 0.5)
+    assert set(training.slides).isdisjoint(held_out.slides)
+    assert len(training) + len(held_out) == len(pairs)
+
+
+def test_cache_gives_equal_pairs(folder: Path, pairs: Pairs, tmp_path: Path) -> None:
+    data.prepare(folder, tmp_path)
+    assert len(list(tmp_path.glob("pairs-*.npz"))) == 1
+    again = data.prepare(folder, tmp_path)
+    assert np.array_equal(again.cues, pairs.cues)
+    assert again.slides == pairs.slides
+
+
+def test_batches_depend_on_seed_and_step_alone(pairs: Pairs) -> None:
+    first, same, other = (draw_batch(pairs, TINY, step) for step in (3, 3, 4))
+    assert np.array_equal(first.noise, same.noise)
+    assert np.array_equal(first.images, same.images)
+    assert not np.array_equal(first.noise, other.noise)
+    assert first.labels.shape == (2, 72, 72)
+    assert first.noise.shape == (2, 5, 72, 72)
+    assert first.images.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("scale", [1, 8, 32])
+def test_noise_is_standard_normal_at_each_pixel(scale: int) -> None:
+    rng = np.random.default_rng(0)
+    draws = np.stack([data.smooth_field(rng, 5, 40, scale) for _ in range(1500)])
+    assert np.abs(draws.mean(axis=0)).max() < 0.15
+    assert np.abs(draws.std(axis=0) - 1).max() < 0.1
+
+
+# The loop
+
+
+def test_a_step_changes_both_networks(pairs: Pairs) -> None:
+    trainer = train.Trainer(TINY)
+    networks_before = [
+        [p.detach().clone() for p in net.parameters()]
+        for net in (trainer.generator, trainer.judges, trainer.average)
+    ]
+    losses = trainer.step(draw_batch(pairs, TINY, 0))
+    assert all(np.isfinite(value) for value in losses.values())
+    for net, before in zip(
+        (trainer.generator, trainer.judges, trainer.average), networks_before, strict=True
+    ):
+        assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_loss_goes_down_on_one_tile(pairs: Pairs) -> None:
+    trainer = train.Trainer(replace(TINY, steps=1000, generator_rate=2e-3))
+    batch = draw_batch(pairs, TINY, 0)
+    anchors = [trainer.step(batch)["anchor"] for _ in range(60)]
+    assert np.mean(anchors[-5:]) < 0.5 * np.mean(anchors[:5])
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_resume_is_exact(folder: Path, tmp_path: Path, bfloat16: bool) -> None:
+    config = replace(TINY, bfloat16=bfloat16)
+    straight = train.fit(
+        folder, tmp_path / "straight", config, train.Schedule(4, save_every=4), cache=tmp_path
+    )
+    train.fit(folder, tmp_path / "broken", config, train.Schedule(2, save_every=9), cache=tmp_path)
+    broken = train.fit(
+        folder, tmp_path / "broken", config, train.Schedule(4, save_every=9), resume=True, cache=tmp_path
+    )
+    one, two = load_checkpoint(straight), load_checkpoint(broken)
+    assert one.step == two.step == 4
+    for part in ("generator", "average", "judges"):
+        for key, value in one.state[part].items():
+            assert torch.equal(value, two.state[part][key]), (part, key)
+    about = json.loads(broken.with_suffix(".json").read_text())
+    assert about["step"] == 4
+    assert about["config_sha256"] == config.sha256()
+    assert [
+        json.loads(line)["step"] for line in (tmp_path / "broken" / "log.jsonl").read_text().splitlines()
+    ] == [2, 4]
+    assert cv2.imread(str(tmp_path / "broken" / "sheet-000004.png")) is not None
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def test_settings_survive_json() -> None:
+    for config in (*PRESETS.values(), TINY):
+        assert config_from_json(config.to_json()) == config
+
+
+# Export
+
+
+def test_export_keeps_the_picture_and_writes_the_card(folder: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    saved = train.fit(folder, tmp_path, TINY, train.Schedule(1), cache=tmp_path)
+    out = tmp_path / "tiny.onnx"
+    card = export.export_checkpoint(saved, out)
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["safron"]) == card
+    assert card["parity_max_abs"] < 1e-3 * 255
+    assert card["overlap_mismatch"] < 1e-6
+    assert card["tile"] == {"multiple_of": 4, "default": 256}
+    assert (card["version"], card["context"], card["alignment"], card["outside"]) == (1, 20, 4, "edge")
+    assert (card["noise_channels"], card["noise_scales"]) == (5, [1, 1, 8, 32, 32])
+    assert [label["name"] for label in card["labels"]] == ["background", "stroma", "gland"]
+    assert card["labels"][0]["fill"] == list(data.GLASS)
+    assert (card["steps"], card["config_sha256"]) == (1, TINY.sha256())
+    assert "CC BY 4.0" in card["licence"]
+
+    average = fresh()
+    average.load_state_dict(load_checkpoint(saved).state["average"])
+    labels, noise = window(64)
+    (image,) = session.run(None, {"labels": np.stack([labels] * 2), "noise": np.stack([noise] * 2)})
+    assert image.shape == (2, 24, 24, 3)
+    assert image.dtype == np.float32
+    expected = train.generate(average, labels, noise, TINY)
+    assert np.abs(image[1] - expected).max() < 0.51
+
+
+def test_export_refuses_a_graph_that_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "PARITY_LIMIT", -1.0)
+    with pytest.raises(export.Failed, match="nothing was written"):
+        export.export_fresh(TINY, tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+# What users get wrong
+
+
+def one_line(problem: pytest.ExceptionInfo[BadInput]) -> str:
+    message = str(problem.value)
+    assert "\n" not in message
+    return message
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="not a folder") as problem:
+        data.find_pairs(tmp_path / "none")
+    one_line(problem)
+    with pytest.raises(BadInput, match="holds no") as problem:
+        data.find_pairs(tmp_path)
+    one_line(problem)
+    image = tmp_path / "A-1-400-001.png"
+    cv2.imwrite(str(image), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(BadInput, match=r"A-1-400-001\.gland\.png") as problem:
+        data.find_pairs(tmp_path)
+    one_line(problem)
+    cv2.imwrite(str(tmp_path / "A-1-400-001.gland.png"), np.zeros((8, 9), np.uint8))
+    with pytest.raises(BadInput, match="9 x 8 but its image is 8 x 8") as problem:
+        data.prepare(tmp_path)
+    one_line(problem)
+    image.write_bytes(b"no image")
+    with pytest.raises(BadInput, match="cannot be read") as problem:
+        data.prepare(tmp_path)
+    one_line(problem)
+
+
+def test_bad_settings(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="choose one of"):
+        preset("nothing")
+    with pytest.raises(BadInput, match="cannot be trained yet"):
+        train.Trainer(PRESETS["safron"])
+    with pytest.raises(BadInput, match="device 'abacus'"):
+        train.Trainer(TINY, "abacus")
+    with pytest.raises(BadInput, match="does not exist"):
+        load_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    with pytest.raises(BadInput, match="not a safron checkpoint"):
+        load_checkpoint(tmp_path / "bad.pt")
+    out = tmp_path / "run"
+    train.fit(folder, out, TINY, train.Schedule(1))
+    with pytest.raises(BadInput, match="--resume"):
+        train.fit(folder, out, TINY, train.Schedule(2))
+    with pytest.raises(BadInput, match="other settings"):
+        train.fit(folder, out, replace(TINY, seed=1), train.Schedule(2), resume=True)
+
+
+def run_cli(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["safron-train", *words])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_command_line_reports_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(monkeypatch, "fit", str(tmp_path / "none"), str(tmp_path / "out")) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run_cli(monkeypatch, "export", str(tmp_path / "none.pt"), str(tmp_path / "x.onnx")) == 2
+    assert "does not exist" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run_cli(monkeypatch, "fit", str(tmp_path), str(tmp_path / "out")) == 2
+    assert "pip install 'safron[train]'" in capsys.readouterr().err
+
+
+def test_command_line_exports_random_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(monkeypatch, "export-random", "--seed", "1", str(tmp_path / "x.onnx")) == 0
+    assert "parity" in capsys.readouterr().out
+    assert (tmp_path / "x.onnx").stat().st_size < 12e6
+
+
+def test_every_option_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in cli.cli.commands.items():
+        assert command.epilog is not None, name
+        assert "Example: safron-train" in command.epilog
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert getattr(parameter, "help", None), (name, parameter.name)
