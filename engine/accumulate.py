@@ -20,18 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .grid import PatchGrid
+from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window
 
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
+Sums = npt.NDArray[np.uint16 | np.int32]
 Values = npt.NDArray[Any]
 
 # Outputs beyond this are a broken generator; the sums are sized so that anything inside cannot overflow.
@@ -58,6 +60,22 @@ class Blend:
         """Weights of one axis of a patch: int32 [tile]."""
         return self.taper.weights(tile=self.grid.tile, overlap=self.grid.overlap)
 
+    @property
+    def sum_dtype(self) -> type[np.uint16 | np.int32]:
+        """The smallest type that holds any sum; whole grey levels under flat weights fit 16 bits."""
+        small = self.bits == 0 and 255 * peak_weight(self.grid, self.taper) < 1 << 16
+        return np.uint16 if small else np.int32
+
+    @property
+    def mean_dtype(self) -> type[np.float32 | np.float64]:
+        """A float type that holds every sum exactly and rounds every quotient to the right grey level.
+
+        A quotient that is no tie lies at least 1 / (2 * divisor) from one. Where sums stay below 2**24 the
+        divisor is below 2**15, and half the last place of a float32 below 256 is 2**-17.
+        """
+        largest = VALUE_LIMIT * peak_weight(self.grid, self.taper) << self.bits
+        return np.float32 if largest <= 1 << 24 else np.float64
+
     def encode(self, values: Values) -> Values:
         """Put model output on the fixed-point grid: uint8 stays, floats become integral float32 [..., 3]."""
         if values.dtype == np.uint8:
@@ -71,22 +89,31 @@ class Blend:
             return fixed
         return _to_uint8(np.multiply(fixed, np.float32(2.0**-self.bits), dtype=np.float32))
 
-    def mean(self, sums: Int32, row_weights: Int32, column_weights: Int32) -> UInt8:
-        """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8.
+    def mean(self, sums: Sums, row_weights: Int32, column_weights: Int32) -> UInt8:
+        """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8."""
+        exact = sums.astype(self.mean_dtype)
+        divisor = np.multiply.outer(row_weights, column_weights) << self.bits
+        if divisor.min() == divisor.max():
+            exact /= exact.dtype.type(divisor[0, 0])
+        else:
+            exact /= divisor.astype(exact.dtype)[:, :, None]
+        return _to_uint8(exact)
 
-        float64 holds every sum and divisor exactly, and a quotient that is no tie lies farther from
-        one than half its last place, so the rounding is that of the exact fraction.
-        """
-        divisor = np.multiply.outer(row_weights, column_weights).astype(np.float64) * (1 << self.bits)
-        return _to_uint8(sums / divisor[:, :, None])
+
+@lru_cache(maxsize=64)
+def peak_weight(grid: PatchGrid, taper: Taper) -> int:
+    """Largest total weight that any pixel can have, wherever it lies."""
+    axis = AxisGrid(4 * grid.tile, grid.tile, grid.overlap)
+    weights = taper.weights(tile=grid.tile, overlap=grid.overlap)
+    return int(axis.total_weight(weights, 0, axis.length).max()) ** 2
 
 
-def fraction_bits(*, peak_weight: int) -> int:
-    """Finest fixed-point grid whose sums fit 32 bits where total weight reaches `peak_weight`.
+def fraction_bits(grid: PatchGrid, taper: Taper) -> int:
+    """Finest fixed-point grid whose sums fit 32 bits; negative when nothing fits.
 
-    At most 12: float32 then still holds each scaled value exactly. Negative when nothing fits.
+    At most 12: float32 then still holds each scaled value exactly.
     """
-    return min(12, 31 - (VALUE_LIMIT * peak_weight - 1).bit_length())
+    return min(12, 31 - (VALUE_LIMIT * peak_weight(grid, taper) - 1).bit_length())
 
 
 def _to_uint8(values: npt.NDArray[np.floating[Any]]) -> UInt8:
@@ -94,21 +121,31 @@ def _to_uint8(values: npt.NDArray[np.floating[Any]]) -> UInt8:
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
+def _add(target: Sums, values: Values, row_weights: Int32, column_weights: Int32) -> None:
+    """Add encoded values times weights; both are whole numbers, so the cast drops nothing."""
+    if row_weights.max() > 1 or column_weights.max() > 1:
+        values = values * np.multiply.outer(row_weights, column_weights)[:, :, None]
+    np.add(target, values, out=target, casting="unsafe")
+
+
 class SeamSums:
     """Weighted sums of some patches over a dense window, to be merged elsewhere."""
 
     def __init__(self, window: Window, blend: Blend) -> None:
         self.window = window
-        self.sums: Int32 = np.zeros((window.height, window.width, 3), np.int32)
+        self.sums: Sums = np.zeros((window.height, window.width, 3), blend.sum_dtype)
         self._weights = blend.weights
 
     def add(self, fixed: Values, write: Window) -> None:
         """Add one encoded patch [tile, tile, 3] at its write window."""
         inside = write.clip(self.window)
         rows, columns = inside.slices(write)
-        weight = np.multiply.outer(self._weights[rows], self._weights[columns])
-        target = self.sums[inside.slices(self.window)]
-        target += np.multiply(fixed[rows, columns], weight[:, :, None]).astype(np.int32)
+        _add(
+            self.sums[inside.slices(self.window)],
+            fixed[rows, columns],
+            self._weights[rows],
+            self._weights[columns],
+        )
 
 
 @dataclass(frozen=True)
@@ -152,8 +189,8 @@ class Accumulator:
         self._column_multi = grid.columns.count(window.x, window.x_stop) > 1
         self._row_packed: npt.NDArray[np.intp] = np.cumsum(self._row_multi) - self._row_multi
         self._column_packed: npt.NDArray[np.intp] = np.cumsum(self._column_multi) - self._column_multi
-        self._h: Int32 = np.zeros((int(self._row_multi.sum()), window.width, 3), np.int32)
-        self._v: Int32 = np.zeros((window.height, int(self._column_multi.sum()), 3), np.int32)
+        self._h: Sums = np.zeros((int(self._row_multi.sum()), window.width, 3), blend.sum_dtype)
+        self._v: Sums = np.zeros((window.height, int(self._column_multi.sum()), 3), blend.sum_dtype)
         self._weights = blend.weights
 
     def _pieces(self, part: Window) -> Iterator[tuple[_Span, _Span, slice, slice]]:
@@ -169,7 +206,7 @@ class Accumulator:
                     slice(column.start - left, column.stop - left),
                 )
 
-    def _band(self, row: _Span, column: _Span) -> Int32:
+    def _band(self, row: _Span, column: _Span) -> Sums:
         """The sums that hold a multi rectangle."""
         if row.multi:
             return self._h[row.packed : row.packed + row.stop - row.start, column.start : column.stop]
@@ -183,20 +220,14 @@ class Accumulator:
         cut = fixed[part.slices(write)]
         row_weights = self._weights[part.y - write.y : part.y_stop - write.y]
         column_weights = self._weights[part.x - write.x : part.x_stop - write.x]
-        flat = self.blend.taper.name == "flat"
         for row, column, rows, columns in self._pieces(part):
             values = cut[rows, columns]
             if not (row.multi or column.multi):
                 self.image[row.start : row.stop, column.start : column.stop] = self.blend.decode(values)
-                continue
-            band = self._band(row, column)
-            if flat:
-                np.add(band, values, out=band, casting="unsafe")
             else:
-                weight = np.multiply.outer(row_weights[rows], column_weights[columns])
-                band += np.multiply(values, weight[:, :, None]).astype(np.int32)
+                _add(self._band(row, column), values, row_weights[rows], column_weights[columns])
 
-    def merge(self, sums: Int32, window: Window) -> None:
+    def merge(self, sums: Sums, window: Window) -> None:
         """Add weighted sums [h, w, 3] of patches that were run elsewhere, whose writes cover `window`."""
         part = window.clip(self.window)
         if part.empty:

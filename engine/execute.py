@@ -120,7 +120,9 @@ def local_runner(workers: int) -> Iterator[Runner]:
             n_workers=1,
             threads_per_worker=workers,
             processes=False,
-            dashboard_address=None,
+            # Dask opens its status pages in any case: on loopback, at whatever port is free.
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
             memory_limit=None,
             silence_logs=logging.CRITICAL,
         ) as cluster,

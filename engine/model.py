@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, Failed
@@ -100,8 +101,9 @@ class IdentityModel:
     ) -> npt.NDArray[np.uint8]:
         """Return the colours of the labels inside the context: uint8 [N, T, T, 3]."""
         halo = self.card.context
-        inner = labels[:, halo : labels.shape[1] - halo, halo : labels.shape[2] - halo]
-        return np.take(self._colors, inner, axis=0)
+        inner = np.ascontiguousarray(labels[:, halo : labels.shape[1] - halo, halo : labels.shape[2] - halo])
+        colored = cv2.applyColorMap(inner.reshape(-1, inner.shape[2]), self._colors[:, None])
+        return np.asarray(colored, np.uint8).reshape(*inner.shape, 3)
 
 
 class OnnxModel:

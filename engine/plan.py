@@ -22,6 +22,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
+import numpy as np
 from safron.io.errors import BadInput
 from safron.io.pyramid import Pyramid
 from safron.io.slides import SlideSpec
@@ -246,7 +247,7 @@ class RenderPlan:
         """Upper bound on the sums that one block leaves in scratch."""
         tile, stride = self.grid.tile, self.grid.rows.stride
         breadth = tile + (-(-tile // stride) - 1) * stride
-        return 2 * breadth * (self.block + tile) * 3 * 4
+        return 2 * breadth * (self.block + tile) * 3 * np.dtype(self.blend.sum_dtype).itemsize
 
     def scratch_bytes(self) -> int:
         """Upper bound on scratch in use at one time: the seams of about a row of blocks, and thumbnails."""
@@ -269,7 +270,7 @@ class RenderPlan:
         image = pixels * 3 * 2  # the image and its levels and tiles
         labels = (side + 2 * read) ** 2
         shared = min(1.0, self.grid.overlap / self.grid.rows.stride)
-        bands = int(2 * shared * pixels * 3 * 4)
+        bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
         seams = 2 * self.seam_bytes
         noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
         patch = read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * (1 if integral else 12)
@@ -325,10 +326,7 @@ def choose_bits(grid: PatchGrid, taper: Taper, *, integral: bool) -> int:
     BadInput
         When so many patches overlap that their sums would not fit 32 bits with 1/16 of a level.
     """
-    axis = AxisGrid(4 * grid.tile, grid.tile, grid.overlap)
-    weights = taper.weights(tile=grid.tile, overlap=grid.overlap)
-    peak = int(axis.total_weight(weights, 0, axis.length).max())
-    bits = fraction_bits(peak_weight=peak * peak)
+    bits = fraction_bits(grid, taper)
     if bits < (0 if integral else 4):
         raise BadInput(
             f"--overlap {grid.overlap}: with --tile {grid.tile} and --taper {taper.name} too many patches share a "
