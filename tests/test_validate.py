@@ -1,0 +1,210 @@
+"""Is a good slide called good by every rule, and a broken one told by what is broken?"""
+
+from __future__ import annotations
+
+import doctest
+import random
+import struct
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+import safron.io.validate
+import tifffile
+from safron.io.errors import BadInput
+from safron.io.slides import EncodedTile, encode_tile
+from safron.io.validate import report, validate_slide
+from slide_cases import CODINGS, GLASS, canvas_for, levels_for, slide_at, spec_for, tiles_for, writer_for
+
+FLAVORS = ("svs", "ome", "generic")
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    return slide_at(tmp_path, "svs", "jpeg420", (491, 493))[0]
+
+
+def patch_tag(path: Path, page: int, code: int, value: bytes, *, at: int = 0) -> None:
+    """Overwrite a tag's value in place."""
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages[page].tags[code].valueoffset
+    with path.open("r+b") as file:
+        file.seek(place + at)
+        file.write(value)
+
+
+def only(problems: list[str]) -> str:
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_every_flavor_and_coding_is_good(flavor: str, coding: str, tmp_path: Path) -> None:
+    path, _ = slide_at(tmp_path, flavor, coding, (491, 493))
+    assert validate_slide(path) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (128, 128), (255, 257), (1025, 700), (3, 600), (600, 1)])
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_every_size_is_good(flavor: str, size: tuple[int, int], tmp_path: Path) -> None:
+    path, _ = slide_at(tmp_path, flavor, "jpeg420", size)
+    assert validate_slide(path) == []
+
+
+def test_the_examples_in_the_docstrings_run() -> None:
+    assert doctest.testmod(safron.io.validate).failed == 0
+
+
+def test_a_report_is_lines_to_print(slide: Path) -> None:
+    assert report(slide, validate_slide(slide)) == f"{slide}: good"
+    assert report("a", ["b", "c"]) == "a: 2 problems\n  b\n  c"
+
+
+def test_an_unfinished_slide_was_never_finished(tmp_path: Path) -> None:
+    spec = spec_for(300, 300)
+    with writer_for(tmp_path / "out.svs", spec) as writer:
+        writer.append(tiles_for(canvas_for(300, 300), spec))
+    assert "never finished" in only(validate_slide(tmp_path / "out.svs.part"))
+
+
+def test_a_missing_file_is_bad_input_and_any_other_file_no_tiff(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="give the path of a slide"):
+        validate_slide(tmp_path / "nothing.svs")
+    with pytest.raises(BadInput, match="directory"):
+        validate_slide(tmp_path)
+    for content in (b"", b"II", b"PNG....not a tiff at all", b"II*\0" + b"\0" * 4, b"II+\0" + b"\0" * 12):
+        (tmp_path / "file").write_bytes(content)
+        assert only(validate_slide(tmp_path / "file"))
+
+
+def test_a_cut_slide_is_told(slide: Path) -> None:
+    slide.write_bytes(slide.read_bytes()[:-300])
+    assert "beyond" in only(validate_slide(slide))
+
+
+@pytest.mark.parametrize(
+    ("page", "code", "value", "at", "told"),
+    [
+        (2, 325, struct.pack("<I", 0), 0, "level 1: 1 of 4 tiles are empty"),
+        (0, 324, struct.pack("<Q", 1 << 40), 8, "level 0: 1 of 16 tiles lie beyond"),
+        (2, 282, struct.pack("<2I", 20_000, 1), 0, "level 1: resolution is missing or not square"),
+        (2, 254, struct.pack("<I", 1), 0, "level 1: NewSubfileType is not 0"),
+        (3, 256, struct.pack("<I", 124), 0, "level 2: 122 x 124 under 245 x 246 pixels is not half"),
+        (0, 258, struct.pack("<H", 16), 0, "level 0: BitsPerSample is 16, 8, 8, not 8, 8, 8"),
+        (0, 259, struct.pack("<H", 50_000), 0, "level 0: compression 50000 is not read everywhere"),
+        (0, 262, struct.pack("<H", 1), 0, "level 0: photometric 1 is neither"),
+        (0, 530, struct.pack("<2H", 1, 1), 0, "level 0: YCbCrSubSampling 1, 1 shows wrong colours"),
+        (1, 256, struct.pack("<I", 400), 0, "the thumbnail of 61 x 400 pixels is not smaller"),
+        (2, 270, b"Leica", 0, "level 1: has no Aperio description"),
+    ],
+)
+def test_each_broken_promise_is_told(
+    page: int, code: int, value: bytes, at: int, told: str, slide: Path
+) -> None:
+    patch_tag(slide, page, code, value, at=at)
+    assert any(problem.startswith(told) for problem in validate_slide(slide)), validate_slide(slide)
+
+
+def test_scales_that_disagree_are_told(slide: Path) -> None:
+    with tifffile.TiffFile(slide) as tiff:
+        at = tiff.pages[0].description.index("MPP = ") + 6
+    patch_tag(slide, 0, 270, b"0.9", at=at)
+    assert any("the description says 0.9527" in problem for problem in validate_slide(slide))
+
+
+def test_a_slide_without_scale_is_told(tmp_path: Path) -> None:
+    path, _ = slide_at(tmp_path, "svs", "jpeg420", (300, 200), mpp=None)
+    assert "no scale" in only(validate_slide(path))
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_damaged_tiles_are_told(coding: str, tmp_path: Path) -> None:
+    canvas, spec = canvas_for(300, 300), spec_for(300, 300, **CODINGS[coding])
+    tiles = [
+        EncodedTile(
+            tile.level,
+            tile.row,
+            tile.col,
+            tile.data[:50] if (tile.row, tile.col) == (1, 2) else tile.data,
+            False,
+        )
+        for tile in tiles_for(canvas, spec)
+    ]
+    with writer_for(tmp_path / "out.svs", spec) as writer:
+        writer.append(tiles)
+        writer.finish(tmp_path / "out.svs", levels_for(canvas, spec)[-1], overwrite=False)
+    assert only(validate_slide(tmp_path / "out.svs")).startswith("level 0: tile 5 d")
+
+
+def tifffile_pyramid(path: Path, *, level_options: dict[str, Any], description: str | None = None) -> None:
+    canvas = canvas_for(512, 512)
+    options: dict[str, Any] = {
+        "tile": (256, 256),
+        "photometric": "rgb",
+        "resolutionunit": "CENTIMETER",
+        "metadata": None,
+    }
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        for index, level in enumerate(levels_for(canvas, spec_for(512, 512, tile=256))):
+            resolution = (20_000 / 2**index,) * 2
+            extra = level_options if index else {}
+            tiff.write(level, resolution=resolution, description=description, **options, **extra)
+
+
+def test_files_of_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "other.tif"
+    tifffile_pyramid(path, level_options={"subfiletype": 1})
+    assert validate_slide(path) == []
+    tifffile_pyramid(path, level_options={}, description="Aperio Image |MPP = 0.5")
+    assert only(validate_slide(path)).startswith("directory 1 is not a thumbnail")
+    tifffile.imwrite(path, canvas_for(100, 100))
+    assert only(validate_slide(path)).startswith("directory 0 is not tiled")
+    tifffile.imwrite(path, np.zeros((300, 300), np.uint16), tile=(64, 64), byteorder=">")
+    assert any("BitsPerSample is 16" in problem for problem in validate_slide(path))
+    image = pyvips.Image.new_from_array(canvas_for(1030, 700)).copy(xres=2000, yres=2000)
+    image.tiffsave(str(path), tile=True, pyramid=True, bigtiff=True, compression="jpeg", Q=80, resunit="cm")
+    told = validate_slide(path)  # libvips gives all levels the resolution of the first
+    assert [problem[:22] for problem in told] == [f"level {n}: resolution is" for n in (1, 2, 3)]
+    image.tiffsave(
+        str(path), tile=True, pyramid=True, subifd=True, compression="deflate", predictor="horizontal"
+    )
+    assert all("resolution is" in problem for problem in validate_slide(path))
+
+
+def test_no_damage_makes_a_traceback(slide: Path, tmp_path: Path) -> None:
+    whole = slide.read_bytes()
+    with tifffile.TiffFile(slide) as tiff:
+        start = min(page.offset for page in tiff.pages)
+    chance = random.Random(1)
+    broken = tmp_path / "broken.svs"
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 4, 30])):
+            place = chance.randrange(16) if chance.random() < 0.1 else chance.randrange(start, len(whole))
+            damaged[place] = chance.choice([0, 255, chance.randrange(256)])
+        broken.write_bytes(damaged)
+        assert all("\n" not in problem for problem in validate_slide(broken))
+
+
+def test_memory_does_not_grow_with_the_slide(tmp_path: Path) -> None:
+    spec = spec_for(51_200, 51_200)
+    data, uniform = encode_tile(np.full((128, 128, 3), GLASS, np.uint8), spec)
+    with writer_for(tmp_path / "out.svs", spec) as writer:
+        writer.append(
+            EncodedTile(level.index, row, col, data, uniform)
+            for level in spec.pyramid.levels
+            for row in range(level.rows)
+            for col in range(level.cols)
+        )
+        writer.finish(tmp_path / "out.svs", np.zeros((40, 40, 3), np.uint8), overwrite=False)
+    tracemalloc.start()
+    try:
+        assert validate_slide(tmp_path / "out.svs") == []
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6  # 213,000 tiles
