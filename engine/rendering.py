@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import psutil
+from safron.io.bigtiff import HEADER_BYTES, header
 from safron.io.codecs import EncodedTile, encode_region
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import open_mask
@@ -380,6 +381,15 @@ def _part(out: Path) -> Path:
     return out.with_name(f"{out.name}.part")
 
 
+def _is_unfinished(part: Path) -> bool:
+    """Whether nothing is lost by starting this file anew: it is missing, or a slide that no reader opens."""
+    if not part.exists():
+        return True
+    with part.open("rb") as file:
+        found = file.read(HEADER_BYTES)
+    return header(0).startswith(found)
+
+
 def _mib(size: float) -> str:
     return f"{size / 2**20:.0f} MiB"
 
@@ -438,17 +448,24 @@ class _State:
     def open(cls, prepared: Prepared, inputs: dict[str, str]) -> _State:
         """Continue the scratch of the same inputs, or start a new one."""
         plan, scratch = prepared.plan, prepared.job.scratch
-        part = _part(prepared.out)
+        part, overwrite = _part(prepared.out), prepared.options.overwrite
         differences = scratch.differences(inputs)
-        if differences and not prepared.options.overwrite:
+        if differences and not overwrite:
             require_same(differences, scratch.path)
-        if differences is None or differences or not part.exists():
-            scratch.create(plan, inputs)
-            return cls(plan, scratch, SlideWriter(part, scratch.index, plan.slide), [])
-        entries = list(read_journal(scratch.journal))
-        end = max((entry.end for entry in entries), default=0)
-        writer = SlideWriter(part, scratch.index, plan.slide, resume_at=end or None)
-        return cls(plan, scratch, writer, entries)
+        if differences == [] and part.exists():
+            entries = list(read_journal(scratch.journal))
+            end = max((entry.end for entry in entries), default=0)
+            try:
+                writer = SlideWriter(part, scratch.index, plan.slide, resume_at=end or None)
+            except BadInput as error:  # someone took or changed a file of the unfinished render
+                if not overwrite:
+                    raise BadInput(f"{error}: pass --overwrite") from error
+            else:
+                return cls(plan, scratch, writer, entries)
+        if not (overwrite or _is_unfinished(part)):
+            raise BadInput(f"{part}: exists and is no unfinished slide; move it away, or pass --overwrite")
+        scratch.create(plan, inputs)
+        return cls(plan, scratch, SlideWriter(part, scratch.index, plan.slide), [])
 
     def _count(self, entry: Entry) -> None:
         finished = self.done if entry.kind == "block" else self.seamed
