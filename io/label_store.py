@@ -120,7 +120,7 @@ def _create(
         chunks=(CHUNK, CHUNK),
         dtype="uint8",
         fill_value=0,
-        compressors=zarr.codecs.ZstdCodec(level=6),
+        compressors=zarr.codecs.ZstdCodec(level=12),
         dimension_names=("y", "x"),
         attributes=attributes,
         config={"write_empty_chunks": False},
