@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def fit(
 ) -> None:
     """Train on pairs NAME.webp and NAME.gland.png in DATA; write checkpoints, log and sheets to OUT."""
     _need_torch()
+    # Read when PyTorch's thread library loads. Threads that spin while they wait made a step six times slower
+    # on a machine that had other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     from safron.training.train import Schedule
     from safron.training.train import fit as run
