@@ -1,0 +1,100 @@
+"""Does what the README and the documents say hold?
+
+Python blocks run, commands have the options that they are shown with, and links lead somewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PROGRAMS = ("safron-render", "safron-mask", "safron-train")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Bodies of the fenced blocks in one of `languages`."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        body for kind, body in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if kind in languages
+    ]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Commands of the page's shell blocks, split into words."""
+    for block in blocks(page, "sh", "bash", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words:
+                yield words
+
+
+@functools.cache
+def help_of(*command: str) -> str:
+    program = Path(sys.executable).with_name(command[0])
+    done = subprocess.run([program, *command[1:], "--help"], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@each_page
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks of a page, in order, in one namespace, in a folder of their own."""
+    found = blocks(page, "python")
+    if any("import torch" in block or "import onnx\n" in block for block in found):
+        pytest.importorskip("torch")
+        pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for number, block in enumerate(found, 1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+
+
+@each_page
+def test_options_in_commands_exist(page: Path) -> None:
+    for words in commands(page):
+        if words[0] not in PROGRAMS:
+            continue
+        command = (words[0],)
+        if "\nCommands:" in help_of(words[0]) and not words[1].startswith("-"):
+            command = (words[0], words[1])
+        known = set(re.findall(r"--[a-z][a-z-]*", help_of(*command)))
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= known, f"{shlex.join(words)}: no such option"
+
+
+@each_page
+def test_make_targets_and_extras_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    extras = set(importlib.metadata.metadata("safron").get_all("Provides-Extra") or ())
+    for words in commands(page):
+        if words[0] == "make":
+            assert {word for word in words[1:] if "=" not in word} <= targets, shlex.join(words)
+        if words[:2] == ["pip", "install"]:
+            wanted = {
+                name for group in re.findall(r"\[([\w,]+)\]", shlex.join(words)) for name in group.split(",")
+            }
+            assert wanted <= extras, shlex.join(words)
+
+
+@each_page
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://", "doi:")):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_commands_of_the_readme_are_there() -> None:
+    shown = {words[0] for words in commands(ROOT / "README.md")}
+    assert {"make", "safron-render", "safron-train"} <= shown
+    assert blocks(ROOT / "README.md", "python")
