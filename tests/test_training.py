@@ -242,7 +242,7 @@ def test_export_keeps_the_picture_and_writes_the_card(folder: Path, tmp_path: Pa
     assert card["parity_max_abs"] < 1e-3 * 255
     assert card["overlap_mismatch"] < 1e-6
     assert card["tile"] == {"multiple_of": 4, "default": 256}
-    assert (card["version"], card["context"], card["alignment"], card["outside"]) == (1, 20, 4, "edge")
+    assert (card["version"], card["context"], card["alignment"], card["outside"]) == ("1", 20, 4, "edge")
     assert (card["noise_channels"], card["noise_scales"]) == (5, [1, 1, 8, 32, 32])
     assert [label["name"] for label in card["labels"]] == ["background", "stroma", "gland"]
     assert card["labels"][0]["fill"] == list(data.GLASS)

@@ -138,7 +138,7 @@ PRESETS: dict[str, TrainConfig] = {
         model=ModelConfig(
             name="safron",
             network="paper",
-            alignment=1,
+            alignment=256,
             dynamic_tile=False,
             noise_scales=(),
         ),

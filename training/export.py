@@ -26,7 +26,7 @@ from safron.training.networks import make_generator
 from torch import Tensor, nn
 
 OPSET = 17
-CARD_VERSION = 1
+CARD_VERSION = "1"
 PARITY_LIMIT = 1e-3
 """Largest difference between ONNX Runtime and PyTorch that is let through, as a share of the range 0..255."""
 
