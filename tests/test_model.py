@@ -1,0 +1,240 @@
+"""Generators in ONNX files: which are taken, which are refused and why, and what they return."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from onnx_models import CARD, CONTEXT, TILE, write_onnx
+from safron.engine import model as model_module
+from safron.engine.model import (
+    IdentityModel,
+    OnnxModel,
+    PatchModel,
+    check_output,
+    choose_device,
+    load_model,
+    model_names,
+)
+from safron.io.errors import BadInput, Failed
+
+pytest.importorskip("onnx")
+
+SIDE = TILE + 2 * CONTEXT
+
+
+def load(path: Path) -> OnnxModel:
+    return OnnxModel(path, device="cpu", threads=1)
+
+
+def some_labels(count: int = 2, side: int = SIDE, seed: int = 0) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 3, (count, side, side), np.uint8)
+
+
+def grey(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    inner = labels[:, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT, None].astype(np.float32)
+    return np.repeat(60 * inner, 3, axis=3)
+
+
+def test_runs_a_batch(tmp_path: Path) -> None:
+    model, labels = load(write_onnx(tmp_path / "m.onnx", card=CARD)), some_labels()
+    assert isinstance(model, PatchModel)
+    assert (model.card.name, model.device, model.integral) == ("tiny", "cpu", False)
+    np.testing.assert_array_equal(model(labels, None), grey(labels))
+
+
+@pytest.mark.parametrize(("count", "tile"), [(1, 64), (5, 64), (3, 128), (1, 16)])
+def test_takes_any_batch_and_tile_where_the_file_leaves_them_open(
+    tmp_path: Path, count: int, tile: int
+) -> None:
+    model = load(write_onnx(tmp_path / "m.onnx", card=CARD))
+    labels = some_labels(count, tile + 2 * CONTEXT)
+    np.testing.assert_array_equal(model(labels, None), grey(labels))
+
+
+def test_a_model_of_one_size_takes_that_size(tmp_path: Path) -> None:
+    model = load(write_onnx(tmp_path / "m.onnx", card=CARD | {"tile": TILE}, side=SIDE))
+    np.testing.assert_array_equal(model(some_labels(), None), grey(some_labels()))
+    with pytest.raises(Failed, match=r"'tiny' failed on \(1, 40, 40\): .*; see --batch, --device"):
+        model(some_labels(1, 40), None)
+
+
+def test_a_model_of_one_batch_size_says_so(tmp_path: Path) -> None:
+    model = load(write_onnx(tmp_path / "m.onnx", card=CARD, count=1))
+    np.testing.assert_array_equal(model(some_labels(1), None), grey(some_labels(1)))
+    with pytest.raises(Failed, match=r"Got: 2 Expected: 1"):
+        model(some_labels(2), None)
+
+
+def test_noise_is_handed_on(tmp_path: Path) -> None:
+    card = CARD | {"noise_channels": 2}
+    model, labels = load(write_onnx(tmp_path / "m.onnx", card=card, noise=2)), some_labels()
+    noise = np.random.default_rng(0).standard_normal((2, 2, SIDE, SIDE)).astype(np.float32)
+    inner = noise[:, 0, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT, None]
+    np.testing.assert_allclose(model(labels, noise), grey(labels) + inner, rtol=1e-6)
+
+
+def test_half_precision_is_taken(tmp_path: Path) -> None:
+    model = load(write_onnx(tmp_path / "m.onnx", card=CARD, image_type="FLOAT16"))
+    image = model(some_labels(), None)
+    assert image.dtype == np.float16
+    np.testing.assert_array_equal(image, grey(some_labels()))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that breaks the contract, and what the message says of it."""
+
+    says: str
+    card: dict[str, Any] | None = field(default_factory=lambda: CARD)
+    file: dict[str, Any] = field(default_factory=dict)
+
+
+REFUSED = [
+    Refused("no generator card in it; export it with safron-train, or put m.json beside it", card=None),
+    Refused(
+        "the generator card has no field 'context'",
+        card={name: value for name, value in CARD.items() if name != "context"},
+    ),
+    Refused("input 'labels' must be tensor(uint8), found no such input", file={"label_name": "segmentation"}),
+    Refused("input 'labels' must be tensor(uint8), found tensor(float)", file={"label_type": "FLOAT"}),
+    Refused(
+        "input 'noise' must be tensor(float), found no such input",
+        card=CARD | {"noise_channels": 1},
+    ),
+    Refused("unknown inputs ['noise']", file={"noise": 1}),
+    Refused("output 'image' is missing, found ['picture']", file={"image_name": "picture"}),
+    Refused("output 'image' must be tensor(float) or tensor(float16)", file={"image_type": "DOUBLE"}),
+    Refused(
+        "input 'labels' is 296 px wide, its card says tile 64 + 2 x context 4",
+        card=CARD | {"tile": 64},
+        file={"side": 296},
+    ),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.says)
+def test_a_file_without_the_contract_is_refused(tmp_path: Path, case: Refused) -> None:
+    path = write_onnx(tmp_path / "m.onnx", card=case.card, **case.file)
+    with pytest.raises(BadInput) as error:
+        load(path)
+    assert case.says in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x08\x09" * 500], ids=["empty", "text", "bytes"])
+def test_what_is_not_onnx_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match=r"m\.onnx: "):
+        load(path)
+
+
+def test_a_missing_file_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no such file; give an ONNX file or one of: identity, "):
+        load_model(tmp_path / "none.onnx")
+    with pytest.raises(BadInput, match="no such file"):
+        load_model(str(tmp_path))
+
+
+def test_a_card_beside_the_file_wins(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "m.onnx", card=CARD)
+    inside = load(path)
+    (tmp_path / "m.json").write_text(json.dumps(CARD | {"name": "beside", "outside": 1}))
+    beside = load(path)
+    assert (beside.card.name, beside.card.outside) == ("beside", 1)
+    assert beside.sha256 != inside.sha256, "a card decides pixels, too"
+    (tmp_path / "m.json").write_text(json.dumps(CARD | {"name": "beside", "outside": 2}))
+    assert load(path).sha256 != beside.sha256
+
+
+def test_a_card_beside_the_file_makes_a_foreign_one_work(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "foreign.onnx", crop=0)
+    (tmp_path / "foreign.json").write_text(json.dumps(CARD | {"context": 0}))
+    labels = some_labels(1, 32)
+    np.testing.assert_array_equal(load(path)(labels, None)[..., 0], 60.0 * labels)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"{}", b"not JSON"])
+def test_a_broken_card_beside_the_file_is_named(tmp_path: Path, data: bytes) -> None:
+    path = write_onnx(tmp_path / "m.onnx", card=CARD)
+    (tmp_path / "m.json").write_bytes(data)
+    with pytest.raises(BadInput, match=r"m\.json: .*card"):
+        load(path)
+
+
+def test_travels_without_its_session(tmp_path: Path) -> None:
+    model = load(write_onnx(tmp_path / "m.onnx", card=CARD))
+    expected = model(some_labels(), None)
+    packed = pickle.dumps(model)
+    assert len(packed) < 4000
+    copy = pickle.loads(packed)
+    assert "_session" not in vars(copy)
+    assert (copy.card, copy.sha256, copy.device) == (model.card, model.sha256, model.device)
+    np.testing.assert_array_equal(copy(some_labels(), None), expected)
+
+
+def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
+    one = load(write_onnx(tmp_path / "one.onnx", card=CARD))
+    same = load(write_onnx(tmp_path / "same.onnx", card=CARD))
+    other = load(write_onnx(tmp_path / "other.onnx", card=CARD | {"licence": "MIT"}))
+    assert one.sha256 == same.sha256 != other.sha256
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e9, -300.0])
+def test_wild_values_are_refused(value: float) -> None:
+    card = IdentityModel(context=CONTEXT, tile=TILE).card
+    image = np.full((1, TILE, TILE, 3), 100, np.float32)
+    image[0, 5, 6, 1] = value
+    with pytest.raises(Failed, match=r"returned values .*the contract wants RGB in 0\.\.255"):
+        check_output(image, some_labels(1), card)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, TILE, TILE), (1, SIDE, SIDE, 3), (2, TILE, TILE, 3), (1, TILE)])
+def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    card = IdentityModel(context=CONTEXT, tile=TILE).card
+    with pytest.raises(Failed, match=r"the contract wants \(1, 64, 64, 3\)"):
+        check_output(np.zeros(shape, np.float32), some_labels(1), card)
+
+
+def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "_cuda_loads", lambda: True)
+    names = ["auto", "cpu", "cuda", "cuda:0", "cuda:3"]
+    assert [choose_device(name) for name in names] == ["cuda:0", "cpu", "cuda:0", "cuda:0", "cuda:3"]
+    monkeypatch.setattr(model_module, "_cuda_loads", lambda: False)
+    assert (choose_device("auto"), choose_device("cpu")) == ("cpu", "cpu")
+    with pytest.raises(BadInput, match="--device cuda:1: no CUDA device or driver found; use --device cpu"):
+        choose_device("cuda:1")
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "CPU", "auto:1"])
+@pytest.mark.parametrize("model", ["identity", "safron-seamless"])
+def test_other_devices_are_refused(device: str, model: str) -> None:
+    with pytest.raises(BadInput, match=rf"--device {device}: must be auto, cpu, cuda or cuda:N"):
+        load_model(model, device=device)
+
+
+def test_models_by_name() -> None:
+    assert model_names()[0] == "identity"
+    assert isinstance(load_model("identity"), IdentityModel)
+    given = IdentityModel(tile=32)
+    assert load_model(given) is given
+
+
+def test_identity_paints_labels_inside_the_context() -> None:
+    palette = {0: (1, 2, 3), 7: (4, 5, 6)}
+    model = IdentityModel(palette, tile=8, context=2)
+    labels = np.zeros((2, 12, 12), np.uint8)
+    labels[1, 2, 9] = 7
+    image = model(labels)
+    assert (image.shape, image.dtype) == ((2, 8, 8, 3), np.uint8)
+    assert (image[1, 0, 7] == (4, 5, 6)).all()
+    image[1, 0, 7] = (1, 2, 3)
+    assert (image == (1, 2, 3)).all()
