@@ -33,6 +33,7 @@ from .taper import Taper
 from .window import Window
 
 SCAN_BLOCK = 4096
+PREVIEW_PIXELS = 2048
 
 
 @dataclass(frozen=True)
@@ -233,12 +234,20 @@ class RenderPlan:
 
     @property
     def thumbnail_level(self) -> int:
-        """The level that blocks leave in scratch, from which all higher levels are made."""
-        return min(self.block_levels + 1, max(self.slide.height, self.slide.width).bit_length() - 1)
+        """The level that blocks leave in scratch, from which higher levels and the preview are made."""
+        return min(self.block_levels + 1, self.preview_level)
+
+    @property
+    def preview_level(self) -> int:
+        """The first level that is small enough to be shown whole."""
+        level = 0
+        while max(self.slide.height, self.slide.width) >> level > PREVIEW_PIXELS:
+            level += 1
+        return level
 
     @property
     def working_pyramid(self) -> Pyramid:
-        """The slide's levels and those below them that only the thumbnail needs."""
+        """All levels down to one pixel: the slide's, and those that only scratch needs."""
         most = max(self.slide.height, self.slide.width).bit_length()
         return Pyramid(self.slide.height, self.slide.width, self.slide.tile, most)
 
@@ -253,7 +262,7 @@ class RenderPlan:
         """Upper bound on scratch in use at one time: the seams of about a row of blocks, and thumbnails."""
         rows, columns = self.block_shape
         seams = (min(rows * columns, columns + 4) if rows * columns > 1 else 0) * self.seam_bytes
-        thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * (self.block_levels + 1))
+        thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
         return seams + thumbnails
 
     def output_bytes(self) -> int:

@@ -40,10 +40,11 @@ from .taper import Taper
 from .tasks import Job, Scanned, TaskDone, block_task, listening, scan_block, seam_task
 from .window import Window
 
-PREVIEW_PIXELS = 2048
 # Making blocks durable costs three disk flushes; cheap blocks share them, a second or so many bytes at a time.
 SYNC_SECONDS = 1.0
 SYNC_BYTES = 32 << 20
+# Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
+LATE_BYTES = 96 << 20
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,9 @@ def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
     """Check what was asked for and plan it; nothing is written."""
     flavor = options.flavor or choose_flavor(out)
     check_outputs(source, out, options)
+    for name, path in (("--preview", options.preview), ("--report", options.report)):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise BadInput(f"{name} {path}: its folder does not exist; make it first")
     if options.workers < 1 or options.threads < 0:
         raise BadInput(
             f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
@@ -168,7 +172,7 @@ def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
         noise_scales=card.noise_scales,
     )
     scratch = Scratch(scratch_path(out, options.scratch))
-    projected = _resident() + options.workers * plan.worker_bytes(integral=model.integral)
+    projected = _resident() + LATE_BYTES + options.workers * plan.worker_bytes(integral=model.integral)
     check_memory(projected, plan, options)  # before the trial takes some
     projected += options.workers * try_model(model, plan)
     return Prepared(out, options, Job(plan, mask, model, scratch), projected)
@@ -410,10 +414,10 @@ def run(
             if progress is not None:
                 progress(state.run + state.painted)
             _run_blocks(prepared, state, runner, progress)
-            thumbnail = _finish_levels(plan, scratch, state.writer)
+            preview = _finish_levels(plan, scratch, state.writer)
             if prepared.options.preview is not None:
-                write_png(prepared.options.preview, thumbnail)
-            digest = state.writer.finish(prepared.out, thumbnail, overwrite=prepared.options.overwrite)
+                write_png(prepared.options.preview, preview)
+            digest = state.writer.finish(prepared.out, preview, overwrite=prepared.options.overwrite)
         scratch.remove()
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
     assert report.run + report.painted == report.patches, report
@@ -554,27 +558,30 @@ def _seams_whole(job: Job, index: tuple[int, int]) -> bool:
 
 
 def _finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> npt.NDArray[np.uint8]:
-    """Make the levels above the blocks from their thumbnails; return the first that is preview-sized."""
-    level = plan.thumbnail_level
-    pyramid = plan.working_pyramid
+    """Make the levels above the blocks from what the blocks left in scratch; return the preview."""
+    level, last = plan.thumbnail_level, max(plan.preview_level, plan.slide.level_count - 1)
     step = max(plan.block >> level, 2 * plan.slide.tile)
     while True:
         pixels = scratch.level(level)
+        if level == plan.preview_level:
+            preview = np.asarray(pixels[:], np.uint8)
         if plan.block_levels < level < plan.slide.level_count:
             writer.append(_encode_stored(pixels, level, plan.slide))
-        size = max(pixels.shape[:2])
-        if (size <= PREVIEW_PIXELS and level + 1 >= max(plan.slide.level_count, 1)) or size == 1:
-            return np.asarray(pixels[:], np.uint8)
+        if level == last:
+            return preview
         scratch.create_level(plan, level + 1, chunk=step // 2)
-        below = scratch.level(level + 1)
-        following = pyramid.level(level + 1)
-        for y in range(0, pixels.shape[0], step):
-            for x in range(0, pixels.shape[1], step):
-                half = halve(np.asarray(pixels[y : y + step, x : x + step], np.uint8))
-                half = half[: max(0, following.height - y // 2), : max(0, following.width - x // 2)]
-                if half.size:
-                    below[y // 2 : y // 2 + half.shape[0], x // 2 : x // 2 + half.shape[1]] = half
+        _halve_stored(pixels, scratch.level(level + 1), step)
         level += 1
+
+
+def _halve_stored(above: Any, below: Any, step: int) -> None:
+    """Halve a level that lies in scratch into the next, one chunk of that at a time."""
+    for y in range(0, above.shape[0], step):
+        for x in range(0, above.shape[1], step):
+            half = halve(np.asarray(above[y : y + step, x : x + step], np.uint8))
+            half = half[: max(0, below.shape[0] - y // 2), : max(0, below.shape[1] - x // 2)]
+            if half.size:
+                below[y // 2 : y // 2 + half.shape[0], x // 2 : x // 2 + half.shape[1]] = half
 
 
 def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[EncodedTile]:

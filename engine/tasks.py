@@ -288,7 +288,8 @@ def _encode_levels(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> It
     """Halve the block level by level, encode its tiles, and keep its thumbnail in scratch."""
     plan = job.plan
     y, x = block.window.y - plan.region.y, block.window.x - plan.region.x
-    levels = reduce_region(image, y, x, plan.working_pyramid, plan.thumbnail_level)
+    last = max(plan.thumbnail_level, min(plan.block_levels, plan.slide.level_count - 1))
+    levels = reduce_region(image, y, x, plan.working_pyramid, last)
     while True:
         with tally.stage("downsample"):
             step = next(levels, None)
