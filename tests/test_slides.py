@@ -23,7 +23,7 @@ import pyvips
 import tifffile
 from safron.io import flavors
 from safron.io.errors import BadInput, Failed
-from safron.io.pyramid import Pixels
+from safron.io.pyramid import Level, Pixels
 from safron.io.slides import EncodedTile, SlideSpec, encode_region, encode_tile
 from slide_cases import (
     CODINGS,
@@ -407,6 +407,72 @@ def test_a_tile_written_again_counts_last(tmp_path: Path) -> None:
     with writer_for(tmp_path / "b.svs", spec) as writer:
         writer.append(tiles)
         assert writer.finish(tmp_path / "b.svs", canvas, overwrite=False) == digest
+
+
+def test_the_later_of_many_records_counts(tmp_path: Path) -> None:
+    spec = spec_for(2000, 2000, compression="none")
+    places = [(row, col) for row in range(16) for col in range(16)] * 3
+    random.Random(3).shuffle(places)
+    last = {place: bytes([number % 256]) * (number + 1) for number, place in enumerate(places)}
+    with writer_for(tmp_path / "out.svs", spec) as writer:
+        writer.append(
+            EncodedTile(0, *place, bytes([number % 256]) * (number + 1), False)
+            for number, place in enumerate(places)
+        )
+        writer.append(
+            EncodedTile(level.index, row, col, b"x", True) for level, row, col in above_level_0(spec)
+        )
+        writer.finish(tmp_path / "out.svs", canvas_for(20, 20), overwrite=False)
+    raw = (tmp_path / "out.svs").read_bytes()
+    with tifffile.TiffFile(tmp_path / "out.svs") as tiff:
+        page = tiff.pages[0]
+        found = [
+            raw[at : at + count] for at, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ]
+        assert all(at % 2 == 0 for at in page.dataoffsets)
+    assert found == [last[place] for place in sorted(last)]
+
+
+def above_level_0(spec: SlideSpec) -> list[tuple[Level, int, int]]:
+    return [
+        (level, row, col)
+        for level in spec.pyramid.levels[1:]
+        for row in range(level.rows)
+        for col in range(level.cols)
+    ]
+
+
+def test_data_is_on_the_disk_before_what_points_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canvas, spec, done = canvas_for(300, 300), spec_for(300, 300), list[str]()
+    sync, write, link = os.fsync, os.pwrite, os.link
+
+    def name(file: int) -> str:
+        files = {"part": tmp_path / "out.svs.part", "index": tmp_path / "out.svs.idx"}
+        number = os.fstat(file).st_ino
+        return next(
+            (key for key, path in files.items() if path.exists() and path.stat().st_ino == number), "folder"
+        )
+
+    def note(what: str) -> None:
+        if done[-1:] != [what]:
+            done.append(what)
+
+    def noted_write(file: int, data: bytes, offset: int) -> int:
+        note(f"{'head of' if offset == 0 else 'write'} {name(file)}")
+        return write(file, data, offset)
+
+    monkeypatch.setattr(os, "fsync", lambda file: (note(f"sync {name(file)}"), sync(file))[1])
+    monkeypatch.setattr(os, "pwrite", noted_write)
+    monkeypatch.setattr(os, "link", lambda *paths: (note("rename"), link(*paths))[1])
+    with writer_for(tmp_path / "out.svs", spec) as writer:
+        done.clear()
+        writer.append(tiles_for(canvas, spec))
+        assert done == ["write part", "sync part", "write index", "sync index"]
+        done.clear()
+        writer.finish(tmp_path / "out.svs", canvas, overwrite=False)
+        assert done == ["write part", "sync part", "head of part", "sync part", "rename", "sync folder"]
 
 
 def test_an_unfinished_slide_cannot_be_finished(tmp_path: Path) -> None:
