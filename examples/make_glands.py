@@ -24,7 +24,6 @@ import click
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from safron.io.label_store import write_labels
 
 Mask = npt.NDArray[np.uint8]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import BadInput
-from .labels import ACCEPTED, UM_PER_UNIT, Plane, one_line
+from .labels import ACCEPTED, UM_PER_UNIT, Plane, one_line, open_mask
 from .palette import RGB, Palette
 
 MAX_SEGMENT = 1 << 26
@@ -77,7 +77,7 @@ class ImagePlane:
         if bands > 2 and dtype != np.uint8:
             raise BadInput(f"its colours are {dtype}; colour-coded masks have 8 bits a channel")
         if bands > 2 and not self.palette.colours:
-            raise BadInput("it is a colour image; say which colour means which label with a palette")
+            raise BadInput("it is a colour image; a palette must say which colour means which label")
 
 
 class TiffPlane(ImagePlane):
@@ -223,6 +223,40 @@ def open_image(path: Path, name: str, colours: Mapping[int, RGB], tolerance: int
         raise BadInput(f"mask {name}: {error}") from None
     except Exception as error:  # each library has exceptions of its own
         raise BadInput(f"mask {name}: cannot read it as an image ({one_line(error)}); {ACCEPTED}") from error
+
+
+def image_size(path: Path) -> tuple[int, int, float | None]:
+    """Height, width and micrometres per pixel of any slide, image or mask, without reading pixels.
+
+    Raises
+    ------
+    BadInput
+        It is missing, or no reader knows it.
+    """
+    if not path.exists():
+        raise BadInput(f"{path}: there is no such file; check the path")
+    if path.is_dir():
+        mask = open_mask(path)
+        return *mask.shape, mask.mpp
+    try:
+        if _slide_vendor(path) not in (None, "generic-tiff"):
+            import openslide
+
+            with openslide.OpenSlide(path) as slide:
+                mpp = slide.properties.get(openslide.PROPERTY_NAME_MPP_Y)
+                return slide.dimensions[1], slide.dimensions[0], float(mpp) if mpp else None
+        if _is_tiff(path):
+            import tifffile
+
+            with tifffile.TiffFile(path) as tif:
+                page = tif.pages.first
+                return page.imagelength, page.imagewidth, _tiff_mpp(page, tif.ome_metadata)
+        import pyvips
+
+        image = pyvips.Image.new_from_file(str(path), revalidate=True)
+        return image.height, image.width, _print_mpp(1000.0 / image.yres)
+    except Exception as error:  # each library has exceptions of its own
+        raise BadInput(f"{path}: cannot read it as a slide or image ({one_line(error)})") from error
 
 
 def _slide_vendor(path: Path) -> str | None:

@@ -1,7 +1,7 @@
 """How does a mask of any size get onto disk, whole or not at all?
 
 Blocks of whole chunks are painted in parallel, one writer to a chunk, into a hidden folder beside the target,
-which is renamed when the last block is done. Chunks that are background everywhere are not written.
+which is renamed when the last block is done. Chunks that are background all over are not written.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def write_labels(
     mpp: float | None = None,
     labels: Sequence[NamedLabel] = DEFAULT_LABELS,
     block: tuple[int, int] = (CHUNK, CHUNK),
+    fill: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda pixels: None,
@@ -52,8 +53,9 @@ def write_labels(
     paint : returns the labels uint8 [y, x] of a region given as two slices (y, x); called from many threads.
     height, width : size of the canvas in pixels.
     mpp : micrometres per pixel, kept in the array's attributes; None where unknown.
-    labels : what the values mean, kept in the array's attributes.
+    labels : what the values mean, kept in the array's attributes; none where unknown.
     block : pixels (y, x) painted by one call; rounded up to whole chunks.
+    fill : value of chunks that are not written because they hold nothing else.
     workers : threads; None takes one per core, at most 8.
     overwrite : replace a Zarr that stands at `out`.
     progress : told the pixels of every finished block.
@@ -70,11 +72,11 @@ def write_labels(
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
         part.chmod(0o777 & ~_umask())  # a temporary folder is private; a mask is not
-        array = _create(part, height, width, mpp, labels)
+        array = _create(part, height, width, mpp, labels, fill)
 
         def work(rows: slice, cols: slice) -> int:
             array[rows, cols] = paint(rows, cols)
-            return (rows.stop - rows.start) * (cols.stop - cols.start)
+            return int(rows.stop - rows.start) * int(cols.stop - cols.start)
 
         _run(work, blocks(height, width, block), workers, progress)
         _replace(out, part)
@@ -109,9 +111,9 @@ def blocks(height: int, width: int, block: tuple[int, int]) -> Iterator[tuple[sl
 
 
 def _create(
-    part: Path, height: int, width: int, mpp: float | None, labels: Sequence[NamedLabel]
+    part: Path, height: int, width: int, mpp: float | None, labels: Sequence[NamedLabel], fill: int
 ) -> zarr.Array[Any]:
-    attributes: dict[str, Any] = {"labels": [asdict(label) for label in labels]}
+    attributes: dict[str, Any] = {"labels": [asdict(label) for label in labels]} if labels else {}
     if mpp is not None:
         attributes["mpp"] = mpp
     return zarr.create_array(
@@ -119,7 +121,7 @@ def _create(
         shape=(height, width),
         chunks=(CHUNK, CHUNK),
         dtype="uint8",
-        fill_value=0,
+        fill_value=fill,
         compressors=zarr.codecs.ZstdCodec(level=12),
         dimension_names=("y", "x"),
         attributes=attributes,
