@@ -123,6 +123,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     "--model",
     default=DEFAULTS.model,
     show_default=True,
+    metavar="NAME|FILE",
     help="Shipped generator by name, 'identity' (label colours), or an ONNX file.",
 )
 @click.option(
@@ -130,6 +131,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     type=int,
     default=None,
     show_default="the generator's, 256",
+    metavar="PX",
     help="Pixels a side that one patch writes.",
 )
 @click.option(
@@ -137,6 +139,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     type=int,
     default=DEFAULTS.overlap,
     show_default=True,
+    metavar="PX",
     help="Pixels that neighbouring patches share, blended.",
 )
 @click.option(
@@ -147,13 +150,19 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     help="Weights in the overlap: plain mean, or faded out.",
 )
 @click.option(
-    "--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Whole number that fixes the noise."
+    "--seed",
+    type=int,
+    default=DEFAULTS.seed,
+    show_default=True,
+    metavar="N",
+    help="Whole number that fixes the noise.",
 )
 @click.option(
     "--block",
     type=int,
     default=None,
     show_default="up to 4096",
+    metavar="PX",
     help="Pixels a side of one task; a multiple of --tiff-tile.",
 )
 @click.option(
@@ -161,16 +170,23 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     type=int,
     default=None,
     show_default="1 on a CPU, 32 on CUDA",
+    metavar="N",
     help="Patches a call of the generator.",
 )
 @click.option(
-    "--workers", type=int, default=DEFAULTS.workers, show_default=True, help="Blocks in work at a time."
+    "--workers",
+    type=int,
+    default=DEFAULTS.workers,
+    show_default=True,
+    metavar="N",
+    help="Blocks in work at a time.",
 )
 @click.option(
     "--threads",
     type=int,
     default=DEFAULTS.threads,
     show_default="0, all cores",
+    metavar="N",
     help="Threads of one generator call.",
 )
 @click.option(
@@ -187,7 +203,9 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     show_default=True,
     help="Of the tiles; all but jpeg are lossless.",
 )
-@click.option("--quality", type=int, default=DEFAULTS.quality, show_default=True, help="Of JPEG, 1 to 100.")
+@click.option(
+    "--quality", type=int, default=DEFAULTS.quality, show_default=True, metavar="N", help="Of JPEG, 1 to 100."
+)
 @click.option(
     "--chroma",
     type=click.Choice(["420", "444"]),
@@ -200,6 +218,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     type=int,
     default=DEFAULTS.tiff_tile,
     show_default=True,
+    metavar="PX",
     help="Pixels a side of a TIFF tile, a multiple of 16.",
 )
 @click.option(
@@ -219,6 +238,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     type=float,
     default=None,
     show_default="the mask's, else the generator's",
+    metavar="UM",
     help="Micrometres per pixel.",
 )
 @click.option(
@@ -242,6 +262,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     type=int,
     default=DEFAULTS.palette_tolerance,
     show_default=True,
+    metavar="N",
     help="Largest distance, 0 to 255 a channel, of a colour-coded mask's colours from the palette's.",
 )
 @click.option(
@@ -249,6 +270,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     type=click.Path(path_type=Path),
     default=None,
     show_default="beside OUT",
+    metavar="FOLDER",
     help="Folder for scratch.",
 )
 @click.option(
@@ -263,6 +285,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     "--preview",
     type=click.Path(path_type=Path),
     default=None,
+    show_default="none",
     metavar="PNG",
     help="Write a picture of the slide, at most 2048 pixels a side.",
 )
@@ -270,11 +293,14 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     "--report",
     type=click.Path(path_type=Path),
     default=None,
+    show_default="none",
     metavar="JSON",
     help="Write the report as JSON.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT, and scratch of other inputs.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace OUT, preview and report, and scratch of other inputs."
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option(

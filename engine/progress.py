@@ -15,7 +15,15 @@ INTERVAL_SECONDS = 10.0
 def bar(*, total: int, megapixels: float) -> Iterator[Callable[[int], None]]:
     """Show a bar with patches/s, Mpx/s and the time left; yield the function that advances it."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -32,8 +40,16 @@ def bar(*, total: int, megapixels: float) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("render", total=total)
-        yield lambda count: progress.advance(task, count)
+        tasks: list[TaskID] = []
+
+        def advance(count: int) -> None:
+            """Count patches; those of an earlier run come first and count for no speed."""
+            if tasks:
+                progress.advance(tasks[0], count)
+            else:
+                tasks.append(progress.add_task("render", total=total, completed=count))
+
+        yield advance
 
 
 class PlainLines:
@@ -59,6 +75,7 @@ class PlainLines:
             self._done += count
             if self._before is None:
                 self._before = count
+                return
             now = time.monotonic()
             if now - self._last < INTERVAL_SECONDS:
                 return
