@@ -91,13 +91,14 @@ class Blend:
 
     def mean(self, sums: Sums, row_weights: Int32, column_weights: Int32) -> UInt8:
         """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8."""
-        exact = sums.astype(self.mean_dtype)
-        divisor = np.multiply.outer(row_weights, column_weights) << self.bits
-        if divisor.min() == divisor.max():
-            exact /= exact.dtype.type(divisor[0, 0])
+        # Flattened to [h, 3 w], since NumPy is slow over an innermost axis of three.
+        exact = sums.astype(self.mean_dtype).reshape(sums.shape[0], -1)
+        divisor = (np.repeat(column_weights, 3) << self.bits).astype(exact.dtype)
+        if row_weights.min() == row_weights.max():
+            exact /= divisor * row_weights[0]
         else:
-            exact /= divisor.astype(exact.dtype)[:, :, None]
-        return _to_uint8(exact)
+            exact /= np.multiply.outer(row_weights.astype(exact.dtype), divisor)
+        return _to_uint8(exact).reshape(sums.shape)
 
 
 @lru_cache(maxsize=64)
@@ -158,12 +159,25 @@ class _Span:
     multi: bool
 
 
-def _spans(multi: npt.NDArray[np.bool_], packed: npt.NDArray[np.intp], lo: int, hi: int) -> Iterator[_Span]:
-    """Split ``[lo, hi)`` where `multi` changes."""
-    edges = [lo, *(np.flatnonzero(multi[lo + 1 : hi] != multi[lo : hi - 1]) + lo + 1).tolist(), hi]
-    for start, stop in pairwise(edges):
-        if stop > start:
-            yield _Span(start, stop, int(packed[start]), bool(multi[start]))
+class _Axis:
+    """Which pixels along one axis of a window do several patches cover?"""
+
+    def __init__(self, axis: AxisGrid, weights: Int32, start: int, stop: int) -> None:
+        self.total = axis.total_weight(weights, start, stop)
+        assert self.total.all(), "uncovered pixel"
+        self.multi = axis.count(start, stop) > 1
+        self.packed = np.concatenate([[0], np.cumsum(self.multi)])
+        self._spans: dict[tuple[int, int], list[_Span]] = {}
+
+    def spans(self, lo: int, hi: int) -> list[_Span]:
+        """Split ``[lo, hi)`` where coverage changes; the same cuts come again for every patch of a row."""
+        if (lo, hi) not in self._spans:
+            changes = np.flatnonzero(self.multi[lo + 1 : hi] != self.multi[lo : hi - 1]) + lo + 1
+            self._spans[lo, hi] = [
+                _Span(start, stop, int(self.packed[start]), bool(self.multi[start]))
+                for start, stop in pairwise([lo, *changes.tolist(), hi])
+            ]
+        return self._spans[lo, hi]
 
 
 class Accumulator:
@@ -181,77 +195,66 @@ class Accumulator:
         self.window = window
         self.blend = blend
         self.image = image
-        grid = blend.grid
-        self._row_total, self._column_total = grid.total_weights(blend.taper, window)
-        assert self._row_total.all(), "uncovered row"
-        assert self._column_total.all(), "uncovered column"
-        self._row_multi = grid.rows.count(window.y, window.y_stop) > 1
-        self._column_multi = grid.columns.count(window.x, window.x_stop) > 1
-        self._row_packed: npt.NDArray[np.intp] = np.cumsum(self._row_multi) - self._row_multi
-        self._column_packed: npt.NDArray[np.intp] = np.cumsum(self._column_multi) - self._column_multi
-        self._h: Sums = np.zeros((int(self._row_multi.sum()), window.width, 3), blend.sum_dtype)
-        self._v: Sums = np.zeros((window.height, int(self._column_multi.sum()), 3), blend.sum_dtype)
-        self._weights = blend.weights
+        grid, self._weights = blend.grid, blend.weights
+        self._rows = _Axis(grid.rows, self._weights, window.y, window.y_stop)
+        self._columns = _Axis(grid.columns, self._weights, window.x, window.x_stop)
+        self._h: Sums = np.zeros((int(self._rows.packed[-1]), window.width, 3), blend.sum_dtype)
+        self._v: Sums = np.zeros((window.height, int(self._columns.packed[-1]), 3), blend.sum_dtype)
 
-    def _pieces(self, part: Window) -> Iterator[tuple[_Span, _Span, slice, slice]]:
-        """Cut `part` into single and multi rectangles; the slices are relative to `part`."""
+    def _pieces(self, part: Window) -> Iterator[tuple[tuple[slice, slice], Sums | None]]:
+        """Cut `part` into rectangles; give their slices in the image, and the sums of multi ones."""
         top, left = part.y - self.window.y, part.x - self.window.x
-        columns = list(_spans(self._column_multi, self._column_packed, left, left + part.width))
-        for row in _spans(self._row_multi, self._row_packed, top, top + part.height):
+        columns = self._columns.spans(left, left + part.width)
+        for row in self._rows.spans(top, top + part.height):
+            rows = slice(row.start, row.stop)
+            if row.multi:
+                packed = slice(row.packed, row.packed + row.stop - row.start)
+                across = slice(left, left + part.width)
+                yield (rows, across), self._h[packed, across]
+                continue
             for column in columns:
+                packed = slice(column.packed, column.packed + column.stop - column.start)
                 yield (
-                    row,
-                    column,
-                    slice(row.start - top, row.stop - top),
-                    slice(column.start - left, column.stop - left),
+                    (rows, slice(column.start, column.stop)),
+                    self._v[rows, packed] if column.multi else None,
                 )
-
-    def _band(self, row: _Span, column: _Span) -> Sums:
-        """The sums that hold a multi rectangle."""
-        if row.multi:
-            return self._h[row.packed : row.packed + row.stop - row.start, column.start : column.stop]
-        return self._v[row.start : row.stop, column.packed : column.packed + column.stop - column.start]
 
     def add(self, fixed: Values, write: Window) -> None:
         """Add one encoded patch [tile, tile, 3] at its write window."""
         part = write.clip(self.window)
         if part.empty:
             return
-        cut = fixed[part.slices(write)]
-        row_weights = self._weights[part.y - write.y : part.y_stop - write.y]
-        column_weights = self._weights[part.x - write.x : part.x_stop - write.x]
-        for row, column, rows, columns in self._pieces(part):
-            values = cut[rows, columns]
-            if not (row.multi or column.multi):
-                self.image[row.start : row.stop, column.start : column.stop] = self.blend.decode(values)
+        dy, dx = self.window.y - write.y, self.window.x - write.x
+        for (rows, columns), sums in self._pieces(part):
+            inner_rows = slice(rows.start + dy, rows.stop + dy)
+            inner_columns = slice(columns.start + dx, columns.stop + dx)
+            values = fixed[inner_rows, inner_columns]
+            if sums is None:
+                self.image[rows, columns] = self.blend.decode(values)
             else:
-                _add(self._band(row, column), values, row_weights[rows], column_weights[columns])
+                _add(sums, values, self._weights[inner_rows], self._weights[inner_columns])
 
     def merge(self, sums: Sums, window: Window) -> None:
         """Add weighted sums [h, w, 3] of patches that were run elsewhere, whose writes cover `window`."""
         part = window.clip(self.window)
         if part.empty:
             return
-        cut = sums[part.slices(window)]
-        for row, column, rows, columns in self._pieces(part):
-            values = cut[rows, columns]
-            if row.multi or column.multi:
-                band = self._band(row, column)
-                band += values
+        dy, dx = self.window.y - window.y, self.window.x - window.x
+        for (rows, columns), target in self._pieces(part):
+            values = sums[rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
+            if target is None:
+                self._divide(rows, columns, values)
             else:
-                self.image[row.start : row.stop, column.start : column.stop] = self.blend.mean(
-                    values,
-                    self._row_total[row.start : row.stop],
-                    self._column_total[column.start : column.stop],
-                )
+                target += values
 
     def finalize(self) -> UInt8:
         """Divide the sums by the weights and return the finished image."""
-        for row, column, _, _ in self._pieces(self.window):
-            if row.multi or column.multi:
-                self.image[row.start : row.stop, column.start : column.stop] = self.blend.mean(
-                    self._band(row, column),
-                    self._row_total[row.start : row.stop],
-                    self._column_total[column.start : column.stop],
-                )
+        for (rows, columns), sums in self._pieces(self.window):
+            if sums is not None:
+                self._divide(rows, columns, sums)
         return self.image
+
+    def _divide(self, rows: slice, columns: slice, sums: Sums) -> None:
+        self.image[rows, columns] = self.blend.mean(
+            sums, self._rows.total[rows], self._columns.total[columns]
+        )
