@@ -32,8 +32,8 @@ from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window
 
-SCAN_BLOCK = 4096
 PREVIEW_PIXELS = 2048
+DEFAULT_BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -344,26 +344,19 @@ def choose_bits(grid: PatchGrid, taper: Taper, *, integral: bool) -> int:
     return 0 if integral else bits
 
 
-def choose_block(
-    block: int | None, *, tile: int, slide_tile: int, height: int, width: int, workers: int
-) -> int:
-    """Return the block size: 4096, or less where that would leave workers idle; check a given one.
+def choose_block(block: int | None, *, tile: int, slide_tile: int) -> int:
+    """Return the block size: about 2048, whatever the canvas, so that memory is the same for all; check a given one.
 
     Raises
     ------
     BadInput
         When a given block is not whole TIFF tiles or is smaller than a patch.
     """
-    if block is not None:
-        if block < max(slide_tile, tile) or block % slide_tile:
-            least = -(-max(slide_tile, tile) // slide_tile) * slide_tile
-            raise BadInput(
-                f"--block {block}: must be a multiple of --tiff-tile {slide_tile} and at least --tile {tile}; try {least}"
-            )
-        return block
-    block = slide_tile
-    while block < tile:
-        block += slide_tile
-    while 2 * block <= 4096 and (height * width) > workers * (2 * block) ** 2:
-        block *= 2
+    least = -(-tile // slide_tile) * slide_tile
+    if block is None:
+        return max(least, DEFAULT_BLOCK // slide_tile * slide_tile)
+    if block < least or block % slide_tile:
+        raise BadInput(
+            f"--block {block}: must be a multiple of --tiff-tile {slide_tile} and at least --tile {tile}; try {least}"
+        )
     return block
