@@ -33,6 +33,16 @@ from .taper import Taper
 from .window import Window
 
 PREVIEW_PIXELS = 2048
+# Options that decide a field of `SlideSpec`.
+_OPTIONS = {
+    "tile": "--tiff-tile",
+    "level_count": "--level-count",
+    "mpp": "--mpp",
+    "flavor": "--flavor",
+    "compression": "--compression",
+    "quality": "--quality",
+    "chroma": "--chroma",
+}
 DEFAULT_BLOCK = 2048
 
 
@@ -287,7 +297,9 @@ class RenderPlan:
 
     def inputs(self, *, mask_sha256: str, model_sha256: str) -> dict[str, str]:
         """Everything that decides a pixel or a tag, by the name that a user knows it by."""
-        slide = {f"slide {name}": value for name, value in asdict(self.slide).items()}
+        # The slide's metadata and software repeat what stands here and in the versions.
+        names = asdict(self.slide).keys() - {"metadata", "software"}
+        slide = {_OPTIONS.get(name, f"slide {name}"): getattr(self.slide, name) for name in names}
         return {
             name: json.dumps(value)
             for name, value in {
