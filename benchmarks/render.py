@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--side", type=int, default=4096, help="pixels a side of the canvas")
     parser.add_argument("--sides", type=int, nargs="+", default=[4096, 16384, 65536], help="of `memory`")
-    parser.add_argument("--block", type=int, default=2048, help="of `memory`: the same for all sides")
+    parser.add_argument("--block", type=int, default=None, help="pixels a side of a task")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)

@@ -92,12 +92,12 @@ class Blend:
     def mean(self, sums: Sums, row_weights: Int32, column_weights: Int32) -> UInt8:
         """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8."""
         # Flattened to [h, 3 w], since NumPy is slow over an innermost axis of three.
-        exact = sums.astype(self.mean_dtype).reshape(sums.shape[0], -1)
+        exact: Values = sums.astype(self.mean_dtype).reshape(sums.shape[0], -1)
         divisor = (np.repeat(column_weights, 3) << self.bits).astype(exact.dtype)
         if row_weights.min() == row_weights.max():
-            exact /= divisor * row_weights[0]
+            np.divide(exact, divisor * row_weights[0], out=exact)
         else:
-            exact /= np.multiply.outer(row_weights.astype(exact.dtype), divisor)
+            np.divide(exact, np.multiply.outer(row_weights.astype(exact.dtype), divisor), out=exact)
         return _to_uint8(exact).reshape(sums.shape)
 
 

@@ -16,7 +16,8 @@ from safron.io.errors import SafronError
 from .options import RenderOptions
 
 if TYPE_CHECKING:
-    from .rendering import Prepared, Scan
+    from .prepare import Prepared
+    from .scan import Scan
 
 DEFAULTS = RenderOptions()
 INTERRUPTED = 130
@@ -66,9 +67,9 @@ class _Command(click.Command):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
         except click.ClickException as error:
             text = " ".join(error.format_message().split())
             click.echo(f"safron-render: error: {text} (safron-render --help lists all options)", err=True)
@@ -161,7 +162,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     "--block",
     type=int,
     default=None,
-    show_default="up to 4096",
+    show_default="2048",
     metavar="PX",
     help="Pixels a side of one task; a multiple of --tiff-tile.",
 )
@@ -359,7 +360,9 @@ def _failure(error: BaseException) -> tuple[str, int]:
 
 def _render(mask: str, out: Path, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
     from .execute import local_runner
-    from .rendering import check_budget, prepare, run, scan_mask
+    from .prepare import check_budget, prepare
+    from .rendering import run
+    from .scan import scan_mask
 
     prepared = prepare(mask, out, options)
     with local_runner(options.workers) as runner:

@@ -23,7 +23,7 @@ class RenderOptions:
     overlap : pixels that neighbouring patches share, blended.
     taper : blend weights: "flat" (plain mean), "linear" or "cosine".
     seed : of the noise.
-    block : pixels a side of one task, a multiple of `tiff_tile`; None chooses up to 4096.
+    block : pixels a side of one task, a multiple of `tiff_tile`; None is 2048.
     batch : patches a call; None takes 1 on a CPU, 32 on CUDA.
     workers : blocks in work at a time.
     threads : threads of one generator call; 0 uses every core.

@@ -7,7 +7,6 @@ that reach into the next block, `block_task` runs the others and makes the block
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.labels import LabelMask
@@ -25,7 +23,7 @@ from safron.io.slides import EncodedTile, encode_region
 from .accumulate import Accumulator, SeamSums
 from .model import PatchModel
 from .noise import normal_noise
-from .plan import SCAN_BLOCK, BlockPlan, PatchRect, RenderPlan
+from .plan import BlockPlan, PatchRect, RenderPlan
 from .scratch import Scratch
 from .window import Window
 
@@ -302,67 +300,3 @@ def _encode_levels(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> It
         if level == plan.thumbnail_level and part.size:
             with tally.stage("scratch"):
                 job.scratch.level(level)[top : top + part.shape[0], left : left + part.shape[1]] = part
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """What one scan unit saw.
-
-    Attributes
-    ----------
-    index : the unit.
-    digest : sha256 of its labels.
-    unknown : (y, x, value) of the first label that the card does not know, or None.
-    painted : owned patches whose whole window is glass.
-    """
-
-    index: tuple[int, int]
-    digest: bytes
-    unknown: tuple[int, int, int] | None
-    painted: int
-
-
-def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
-    """Look at all labels that the patches of one scan unit read."""
-    plan, card = job.plan, job.model.card
-    unit = plan.block_plan(index, block=SCAN_BLOCK)
-    canvas = plan.grid.canvas
-    area = unit.paint
-    patches = [rect for rect in (unit.inner, unit.right, unit.below) if len(rect)]
-    for rect in patches:
-        seen = rect.window(plan.grid).expand(plan.grid.context).clip(canvas)
-        area = Window.from_bounds(
-            min(area.y, seen.y),
-            min(area.x, seen.x),
-            max(area.y_stop, seen.y_stop),
-            max(area.x_stop, seen.x_stop),
-        )
-    labels = np.ascontiguousarray(job.mask[area.slices()])
-    present = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() > 0
-    unknown = None
-    if (present & ~card.known).any():
-        y, x = np.argwhere(~card.known[labels])[0]
-        unknown = (area.y + int(y), area.x + int(x), int(labels[y, x]))
-    painted = 0
-    if (present & card.is_fill).any():
-        painted = sum(_count_glass(job, rect, labels, area) for rect in patches)
-    return Scanned(index, hashlib.sha256(labels.data).digest(), unknown, painted)
-
-
-def _count_glass(job: Job, rect: PatchRect, labels: UInt8, area: Window) -> int:
-    """Patches of `rect` whose whole window is glass, row by row of patches."""
-    plan, card = job.plan, job.model.card
-    window = rect.window(plan.grid).expand(plan.grid.context)
-    inside = window.clip(area)
-    fill = card.is_fill[labels[inside.slices(area)]]
-    beyond = inside != window and card.outside is not None and not card.is_fill[card.outside]
-    count = 0
-    for row in rect.rows:
-        rows = plan.grid[row, 0].read.clip(inside)
-        columns = np.logical_and.reduce(fill[rows.y - inside.y : rows.y_stop - inside.y], axis=0)
-        for column in rect.columns:
-            read = plan.grid[row, column].read
-            seen = read.clip(inside)
-            whole = columns[seen.x - inside.x : seen.x_stop - inside.x].all()
-            count += bool(whole and not (beyond and seen != read))
-    return count

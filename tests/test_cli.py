@@ -305,7 +305,7 @@ def test_faults_of_ours_are_one_line_too(
     def broken(*args: Any) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("safron.engine.rendering.prepare", broken)
+    monkeypatch.setattr("safron.engine.prepare.prepare", broken)
     case = ExpectFail("", "", ("ZeroDivisionError: first line (--debug shows where)",), code=1)
     check_fail(run_cli(capfd, USUAL + "mask.zarr out.tiff"), case)
 
@@ -314,7 +314,7 @@ def test_interrupted_while_planning(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "safron.engine.rendering.open_mask", lambda *args, **options: signal.raise_signal(signal.SIGTERM)
+        "safron.engine.prepare.open_mask", lambda *args, **options: signal.raise_signal(signal.SIGTERM)
     )
     outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff")
     assert (outcome.code, outcome.out) == (130, "")

@@ -1,0 +1,138 @@
+"""What does the mask hold? One parallel look at every label before the generator runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from safron.io.errors import BadInput
+
+from .execute import Runner, Task
+from .plan import PatchRect
+from .tasks import Job
+from .window import Window
+
+# Fixed, so that the fingerprint of a mask does not depend on how its render is cut up.
+SCAN_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the mask holds, as far as a render is concerned.
+
+    Attributes
+    ----------
+    sha256 : of all labels that the render reads.
+    painted : patches that need no generator.
+    """
+
+    sha256: str
+    painted: int
+
+
+def scan_mask(job: Job, runner: Runner) -> Scan:
+    """Look at every label once: refuse those the card does not know, count glass, fingerprint the mask.
+
+    Raises
+    ------
+    BadInput
+        At the first unknown label in raster order, with its value and place.
+    """
+    plan, card = job.plan, job.model.card
+    if card.known.all() and not card.is_fill.any():
+        return Scan(job.mask.stamp(), 0)  # nothing to find; a stamp tells a changed mask as well
+    rows, columns = (len(axis) for axis in plan.axis_blocks(SCAN_BLOCK))
+    order = ((row, column) for row in range(rows) for column in range(columns))
+    total = sha256(f"{plan.grid.height} {plan.grid.width}".encode())
+    painted, unknown = 0, None
+    waiting: dict[tuple[int, int], Scanned] = {}
+    expected = next(order)
+    tasks = (
+        Task(f"scan-{row}-{column}", scan_block, (job, (row, column)))
+        for row in range(rows)
+        for column in range(columns)
+    )
+    for _, unit in runner(tasks):
+        waiting[unit.index] = unit
+        while expected in waiting:
+            unit = waiting.pop(expected)
+            total.update(unit.digest)
+            painted += unit.painted
+            if unit.unknown is not None and (unknown is None or unit.unknown < unknown):
+                unknown = unit.unknown
+            expected = next(order, (-1, -1))
+    if unknown is not None:
+        y, x, value = unknown
+        names = ", ".join(f"{label.value} {label.name}" for label in card.labels)
+        raise BadInput(
+            f"{job.mask.source}: label {value} at x={x}, y={y} is unknown to generator {card.name!r}, "
+            f"which knows {names}; relabel the mask or choose another --model"
+        )
+    return Scan(total.hexdigest(), painted)
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What one scan unit saw.
+
+    Attributes
+    ----------
+    index : the unit.
+    digest : sha256 of its labels.
+    unknown : (y, x, value) of the first label that the card does not know, or None.
+    painted : owned patches whose whole window is glass.
+    """
+
+    index: tuple[int, int]
+    digest: bytes
+    unknown: tuple[int, int, int] | None
+    painted: int
+
+
+def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
+    """Look at all labels that the patches of one scan unit read."""
+    plan, card = job.plan, job.model.card
+    unit = plan.block_plan(index, block=SCAN_BLOCK)
+    canvas = plan.grid.canvas
+    area = unit.paint
+    patches = [rect for rect in (unit.inner, unit.right, unit.below) if len(rect)]
+    for rect in patches:
+        seen = rect.window(plan.grid).expand(plan.grid.context).clip(canvas)
+        area = Window.from_bounds(
+            min(area.y, seen.y),
+            min(area.x, seen.x),
+            max(area.y_stop, seen.y_stop),
+            max(area.x_stop, seen.x_stop),
+        )
+    labels = np.ascontiguousarray(job.mask[area.slices()])
+    present = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() > 0
+    unknown = None
+    if (present & ~card.known).any():
+        y, x = np.argwhere(~card.known[labels])[0]
+        unknown = (area.y + int(y), area.x + int(x), int(labels[y, x]))
+    painted = 0
+    if (present & card.is_fill).any():
+        painted = sum(_count_glass(job, rect, labels, area) for rect in patches)
+    return Scanned(index, sha256(labels.data).digest(), unknown, painted)
+
+
+def _count_glass(job: Job, rect: PatchRect, labels: npt.NDArray[np.uint8], area: Window) -> int:
+    """Patches of `rect` whose whole window is glass, row by row of patches."""
+    plan, card = job.plan, job.model.card
+    window = rect.window(plan.grid).expand(plan.grid.context)
+    inside = window.clip(area)
+    fill = card.is_fill[labels[inside.slices(area)]]
+    beyond = inside != window and card.outside is not None and not card.is_fill[card.outside]
+    count = 0
+    for row in rect.rows:
+        rows = plan.grid[row, 0].read.clip(inside)
+        columns = np.logical_and.reduce(fill[rows.y - inside.y : rows.y_stop - inside.y], axis=0)
+        for column in rect.columns:
+            read = plan.grid[row, column].read
+            seen = read.clip(inside)
+            whole = columns[seen.x - inside.x : seen.x_stop - inside.x].all()
+            count += bool(whole and not (beyond and seen != read))
+    return count
