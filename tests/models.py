@@ -55,3 +55,18 @@ class RampModel:
                 + 5 * noise[:, 1, c : c + height, c : c + width]
             )
         return image
+
+
+class StainModel(RampModel):
+    """Stain-like colours by label with grain in brightness, as JPEG meets them in tissue."""
+
+    colors = np.array([[243, 240, 244], [222, 160, 200], [130, 80, 150]], np.float32)
+
+    def __call__(
+        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[Any]:
+        assert noise is not None
+        c = self.card.context
+        inner = (slice(None), slice(c, labels.shape[1] - c), slice(c, labels.shape[2] - c))
+        grain = 2 * noise[:, 0][inner] + 8 * noise[:, 1][inner]
+        return np.asarray((self.colors[labels[inner]] + grain[..., None]).clip(0, 255))

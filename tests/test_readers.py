@@ -13,7 +13,7 @@ import openslide
 import pytest
 import pyvips
 import tifffile
-from models import RampModel
+from models import StainModel
 from safron.engine import render
 from safron.io.pyramid import Pyramid
 from safron.io.validate import validate_slide
@@ -22,7 +22,7 @@ from test_rendering import blobs
 
 SIZE = (1536, 2048)
 NAMES = {"svs": "slide.tiff", "ome": "slide.ome.tiff"}
-MEAN_TOLERANCE = 6.0  # grey levels: JPEG at quality 90; the model has noise in blue alone, which halved colour blurs
+MEAN_TOLERANCE = 4.0  # grey levels: JPEG at quality 90 with halved colour, on texture
 Levels = list[np.ndarray[Any, Any]]
 
 
@@ -31,7 +31,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], L
     """The same render as JPEG in both flavors, and its levels without loss."""
     folder = tmp_path_factory.mktemp("readers")
     mask = blobs(*SIZE, cell=200)
-    options: dict[str, Any] = {"model": RampModel(tile=256, context=20), "tiff_tile": 256, "mpp": 0.5}
+    options: dict[str, Any] = {"model": StainModel(tile=256, context=20), "tiff_tile": 256, "mpp": 0.5}
     paths = {}
     for flavor, name in NAMES.items():
         paths[flavor] = folder / name
