@@ -262,7 +262,7 @@ def _outlines(geometry: Mapping[str, Any]) -> tuple[list[list[npt.NDArray[np.flo
 
 def _ring(points: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
     ring = np.array([point[:2] for point in points], np.float64)
-    if ring.ndim != 2 or not np.isfinite(ring).all():
+    if ring.shape[1:] != (2,) or not np.isfinite(ring).all():
         raise ValueError("a ring without finite x, y")
     return ring
 

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -21,50 +21,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class _Group(click.Group):
-    """Commands whose every failure is one line on stderr and an exit code."""
-
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
-        try:
-            code = super().main(*args, standalone_mode=False, **extra)
-        except click.ClickException as error:
-            command = (
-                error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "safron-mask"
-            )
-            _stop(f"{error.format_message()} ({command} --help lists all options)", error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("safron-mask: interrupted; nothing was written", err=True)
-            sys.exit(INTERRUPTED)
-        sys.exit(code if isinstance(code, int) else 0)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (SafronError, OSError, MemoryError) as error:
-            if ctx.meta.get("debug"):
-                traceback.print_exc()
-            _stop(
-                str(error) or type(error).__name__, error.exit_code if isinstance(error, SafronError) else 1
-            )
-        except Exception as error:
-            if not isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort):
-                if ctx.meta.get("debug"):
-                    traceback.print_exc()
-                _stop(f"{type(error).__name__}: {error} (a bug: --debug shows where)", 1)
-            raise
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"safron-mask: error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
-
-
-def _warn(message: str) -> None:
-    click.echo(f"safron-mask: warning: {message}", err=True)
 
 
 # Options
@@ -91,10 +47,6 @@ def _named_values(ctx: click.Context, param: click.Parameter, values: tuple[str,
     return labels
 
 
-def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    ctx.meta["debug"] = value
-
-
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         from importlib.metadata import version
@@ -106,9 +58,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 debug_option = click.option(
     "--debug",
     is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_remember_debug,
+    expose_value=False,  # main() looks for it, because errors arise before options are read
     help="Show the traceback of an error.",
 )
 palette_options = (
@@ -162,7 +112,7 @@ def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command
 # Commands
 
 
-@click.group(cls=_Group, context_settings=SETTINGS)
+@click.group(context_settings=SETTINGS)
 @click.option(
     "--version",
     is_flag=True,
@@ -171,17 +121,18 @@ def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command
     callback=_show_version,
     help="Show the version and exit.",
 )
-def main() -> None:
+def commands() -> None:
     """Make tissue masks for safron-render, and look into them.
 
     A mask is a Zarr array of labels (background 0, stroma 1, gland 2), of any size.
 
     Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that unfinished files are removed
 
 
-@main.command("import", epilog="\b\nExample:\n  safron-mask import labels.png mask.zarr --palette builtin")
+@commands.command(
+    "import", epilog="\b\nExample:\n  safron-mask import labels.png mask.zarr --palette builtin"
+)
 @click.argument("image")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @_with(*palette_options, mpp_option, *write_options)
@@ -194,7 +145,10 @@ def import_(
     overwrite: bool,
     workers: int | None,
 ) -> None:
-    """Copy any mask (IMAGE: an image, slide, Zarr or OME-Zarr) to a Zarr, without loading it."""
+    """Copy any mask to a Zarr.
+
+    IMAGE is a Zarr, OME-Zarr, slide, TIFF, PNG or other image; it is read piece by piece.
+    """
     from .label_store import check_target, write_labels
     from .palette import DEFAULT_LABELS
 
@@ -219,7 +173,7 @@ def import_(
     _report(out, height, width, mpp or mask.mpp)
 
 
-@main.command(
+@commands.command(
     "from-geojson",
     epilog="\b\nExamples:\n  safron-mask from-geojson export.geojson mask.zarr --like slide.svs\n"
     "  safron-mask from-geojson export.geojson mask.zarr --size 40000,30000 --label Tumor=2 --background 1",
@@ -273,9 +227,9 @@ def from_geojson(
     overwrite: bool,
     workers: int | None,
 ) -> None:
-    """Draw polygons exported from QuPath; later ones cover earlier ones.
+    """Draw polygons exported from QuPath.
 
-    A pixel belongs to a polygon if its centre does. Points and lines are counted and left out.
+    Later polygons cover earlier ones; a pixel belongs to a polygon if its centre does. Points and lines are counted and left out.
     """
     from .annotations import read_geojson
     from .label_store import check_target, write_labels
@@ -311,7 +265,7 @@ def from_geojson(
     _report(out, height, width, mpp)
 
 
-@main.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
+@commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @click.option("--size", callback=_size, required=True, metavar="W,H", help="Size of the mask, in pixels.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Whole number that fixes every pixel.")
@@ -348,7 +302,11 @@ def ellipses(
     overwrite: bool,
     workers: int | None,
 ) -> None:
-    """Make a mask of ellipses as glands, at any size, from a seed alone."""
+    """Make a mask of any size from a seed.
+
+    Ellipses stand for glands. Every pixel depends on the seed and its position alone, so that a smaller mask
+    is the corner of a larger one.
+    """
     from .label_store import write_labels
     from .phantoms import Phantom
 
@@ -368,11 +326,14 @@ def ellipses(
     _report(out, height, width, mpp)
 
 
-@main.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")
+@commands.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")
 @click.argument("mask")
 @_with(*palette_options, debug_option)
 def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
-    """Show size, type, chunks, micrometres per pixel, and each label's share of MASK."""
+    """Show what a mask holds.
+
+    Size, type, chunks, micrometres per pixel, and each label's share; MASK is read piece by piece.
+    """
     import numpy as np
 
     from .label_store import blocks
@@ -393,6 +354,46 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     click.echo(f"mpp     {'unknown' if opened.mpp is None else f'{opened.mpp:g} um per pixel'}")
     for value in np.flatnonzero(counts):
         click.echo(f"label   {value:<3d} {100 * counts[value] / (height * width):7.3f} %")
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; every failure is one line on stderr and an exit code.
+
+    Parameters
+    ----------
+    args : what follows ``safron-mask`` on the command line; None takes it from there.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that unfinished files are removed
+    try:
+        code = commands.main(given, prog_name="safron-mask", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        command = (
+            error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "safron-mask"
+        )
+        _stop(f"{error.format_message()} ({command} --help lists all options)", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("safron-mask: interrupted; nothing was written", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        if isinstance(error, SafronError):
+            _stop(str(error), error.exit_code)
+        _stop(f"{type(error).__name__}: {error}; --debug shows where", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    click.echo(f"safron-mask: error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _warn(message: str) -> None:
+    click.echo(f"safron-mask: warning: {message}", err=True)
 
 
 # What the commands share
@@ -442,3 +443,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _report(out: Path, height: int, width: int, mpp: float | None) -> None:
     click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+
+
+if __name__ == "__main__":
+    main()

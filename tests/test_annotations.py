@@ -1,0 +1,211 @@
+"""QuPath's polygons become the pixels whose centres they hold, however the canvas is cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safron.io.annotations import Drawing, edges_of, inside, read_geojson
+from safron.io.errors import BadInput
+
+SQUARE = [[10, 10], [20, 10], [20, 20], [10, 20], [10, 10]]
+HOLE = [[13, 13], [17, 13], [17, 17], [13, 17], [13, 13]]
+
+
+def feature(
+    coordinates: Any, name: str | None = "Gland", kind: str = "Polygon", **geometry: Any
+) -> dict[str, Any]:
+    properties: dict[str, Any] = {"objectType": "annotation"}
+    if name is not None:
+        properties["classification"] = {"name": name, "color": [0, 200, 0]}
+    return {
+        "type": "Feature",
+        "id": "6423a977",
+        "geometry": {"type": kind, "coordinates": coordinates} | geometry,
+        "properties": properties,
+    }
+
+
+def read(folder: Path, *features: Any, document: Any = None, size: int = 40, **options: Any) -> Drawing:
+    path = folder / "a.geojson"
+    path.write_text(json.dumps(document or {"type": "FeatureCollection", "features": list(features)}))
+    return read_geojson(path, **({"height": size, "width": size, "labels": {}} | options))
+
+
+def whole(drawing: Drawing, size: int = 40) -> npt.NDArray[np.uint8]:
+    return drawing.paint(slice(0, size), slice(0, size))
+
+
+def crosses(points: npt.NDArray[np.float64], y: float, x: float) -> bool:
+    """Even-odd by its definition, one pixel and one edge at a time."""
+    odd = False
+    for (xa, ya), (xb, yb) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if ya > yb:
+            xa, ya, xb, yb = xb, yb, xa, ya
+        if ya <= y < yb and xa + (y - ya) * ((xb - xa) / (yb - ya)) <= x:
+            odd = not odd
+    return odd
+
+
+coordinate = st.one_of(
+    st.integers(-8, 30).map(float), st.floats(-8, 30, width=32), st.integers(-8, 30).map(lambda n: n + 0.5)
+)
+rings = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9).map(lambda r: np.array(r, float))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rings)
+def test_a_pixel_is_inside_if_its_centre_is(ring: npt.NDArray[np.float64]) -> None:
+    expected = [[crosses(ring, y + 0.5, x + 0.5) for x in range(24)] for y in range(20)]
+    np.testing.assert_array_equal(inside(edges_of([ring]), 0, 20, 0, 24), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(rings, min_size=1, max_size=3), st.integers(1, 20), st.integers(1, 24))
+def test_any_cut_gives_the_same_pixels(
+    shapes: list[npt.NDArray[np.float64]], height: int, width: int
+) -> None:
+    edges = edges_of(shapes)
+    pieces = np.zeros((20, 24), bool)
+    for y in range(0, 20, height):
+        for x in range(0, 24, width):
+            y1, x1 = min(y + height, 20), min(x + width, 24)
+            pieces[y:y1, x:x1] = inside(edges, y, y1, x, x1)
+    np.testing.assert_array_equal(pieces, inside(edges, 0, 20, 0, 24))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rings, coordinate, coordinate)
+def test_two_halves_share_no_pixel_and_leave_none(ring: npt.NDArray[np.float64], y: float, x: float) -> None:
+    """Two polygons that share a line, drawn in opposite directions, fill their union exactly once."""
+    middle = np.array([[x, y]])
+    first = np.concatenate([ring[:2], middle])
+    second = np.concatenate([middle, ring[1:2][::-1], ring[2:]])
+    both = np.concatenate([ring[:2], ring[2:], middle])
+    sides = [inside(edges_of([part]), 0, 20, 0, 24) for part in (first, second)]
+    np.testing.assert_array_equal(sides[0] ^ sides[1], inside(edges_of([both]), 0, 20, 0, 24))
+
+
+def test_a_square_covers_its_pixels_and_no_more(tmp_path: Path) -> None:
+    expected = np.zeros((40, 40), np.uint8)
+    expected[10:20, 10:20] = 2
+    np.testing.assert_array_equal(whole(read(tmp_path, feature([SQUARE]))), expected)
+
+
+def test_holes_stay_open(tmp_path: Path) -> None:
+    labels = whole(read(tmp_path, feature([SQUARE, HOLE])))
+    assert (labels[13:17, 13:17] == 0).all()
+    assert np.count_nonzero(labels) == 100 - 16
+
+
+def test_multipolygons(tmp_path: Path) -> None:
+    far = [[30, 30], [33, 30], [33, 32], [30, 32], [30, 30]]
+    labels = whole(read(tmp_path, feature([[SQUARE, HOLE], [far]], kind="MultiPolygon")))
+    assert (labels[30:32, 30:33] == 2).all()
+    assert np.count_nonzero(labels) == 84 + 6
+
+
+def test_later_polygons_cover_earlier_ones(tmp_path: Path) -> None:
+    labels = whole(
+        read(tmp_path, feature([SQUARE], "stroma"), feature([HOLE]), feature([HOLE[:3]], "BACKGROUND"))
+    )
+    assert [np.count_nonzero(labels == value) for value in (1, 2)] == [84, 6]
+
+
+def test_ellipses_are_those_of_their_bounding_box(tmp_path: Path) -> None:
+    diamond = [[5, 20], [20, 10], [35, 20], [20, 30], [5, 20]]
+    labels = whole(read(tmp_path, feature([diamond], isEllipse=True)))
+    ys, xs = np.mgrid[:40, :40] + 0.5
+    np.testing.assert_array_equal(labels > 0, ((xs - 20) / 15) ** 2 + ((ys - 20) / 10) ** 2 <= 1)
+
+
+def test_all_forms_of_a_file(tmp_path: Path) -> None:
+    one = feature([SQUARE])
+    expected = whole(read(tmp_path, one))
+    named = {**one, "properties": {"name": "gland", "color": [255, 0, 0]}}
+    older = {**one, "properties": {"classification": {"name": "Gland", "colorRGB": -3670016}}}
+    several = {**one, "geometry": {"type": "GeometryCollection", "geometries": [one["geometry"]]}}
+    for document in ([one], one, [named], [older], [several]):
+        np.testing.assert_array_equal(whole(read(tmp_path, document=document)), expected)
+    nested = {**one, "properties": {"classification": {"names": ["Gland", "Positive"]}}}
+    np.testing.assert_array_equal(whole(read(tmp_path, nested, labels={"gland: positive": 2})), expected)
+    unnamed = feature([SQUARE], None)
+    np.testing.assert_array_equal(whole(read(tmp_path, unnamed, labels={"unclassified": 2})), expected)
+
+
+def test_labels_background_and_what_is_left_out(tmp_path: Path) -> None:
+    line = feature([[1, 1], [5, 5]], "Measure", "LineString")
+    away = feature([[[50, 50], [60, 50], [60, 60], [50, 50]]])
+    drawing = read(
+        tmp_path, feature([SQUARE], "Tumor"), feature([HOLE], "Region*"), line, line, away,
+        labels={"tumor": 7}, ignore=["region*"], background=3,
+    )  # fmt: skip
+    assert np.bincount(whole(drawing).ravel()).tolist() == [0, 0, 0, 1500, 0, 0, 0, 100]
+    assert drawing.skipped == {"LineString": 2}
+    assert drawing.outside == 1
+
+
+def test_downsample_keeps_the_place(tmp_path: Path) -> None:
+    labels = whole(read(tmp_path, feature([SQUARE]), downsample=2.0), 40)
+    assert labels[5:10, 5:10].all()
+    assert np.count_nonzero(labels) == 25
+
+
+def test_blocks_across_cells_of_the_index(tmp_path: Path) -> None:
+    ring = [[1000, 1500], [5000, 900.5], [4100, 4700], [2500, 3000], [1000, 1500]]
+    drawing = read(
+        tmp_path, feature([ring]), feature([[[2040, 2040], [2060, 2040], [2050, 2060]]], "stroma"), size=5000
+    )
+    expected = drawing.paint(slice(0, 5000), slice(0, 5000))
+    assert np.count_nonzero(expected == 1) == 200
+    for y in range(0, 5000, 1700):
+        for x in range(0, 5000, 2048):
+            rows, cols = slice(y, min(y + 1700, 5000)), slice(x, min(x + 2048, 5000))
+            np.testing.assert_array_equal(drawing.paint(rows, cols), expected[rows, cols])
+
+
+def test_polygons_far_beyond_the_canvas_cost_nothing(tmp_path: Path) -> None:
+    huge = [[-1e12, -1e12], [1e12, -1e12], [1e12, 1e12], [-1e12, 1e12]]
+    assert (whole(read(tmp_path, feature([huge]))) == 2).all()
+
+
+def test_unknown_classes_are_listed_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(
+        BadInput, match=r"no label is known for 'Tumor' \(2\), 'Fat' \(1\); known are .*gland=2; pass --label"
+    ):
+        read(tmp_path, feature([SQUARE], "Tumor"), feature([SQUARE], "Tumor"), feature([SQUARE], "Fat"))
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"a": 1}, "no GeoJSON features"),
+        ([1], "no GeoJSON features"),
+        (3, "no GeoJSON features"),
+        (feature([[[1, 2], [3, "x"]]]), "feature 0 has no valid geometry"),
+        (feature([[[1, 2], [float("nan"), 1]]]), "feature 0 has no valid geometry"),
+        (feature([[[]]]), "feature 0 has no valid geometry"),
+        (feature(5), "feature 0 has no valid geometry"),
+        ({"type": "Feature", "geometry": None, "properties": None}, "none of its 1 objects is a polygon"),
+        ({"type": "FeatureCollection", "features": []}, "none of its 0 objects"),
+        (feature([[[90, 90], [95, 90], [95, 95]]]), "all its polygons lie beyond a canvas of 40 x 40 pixels"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(tmp_path: Path, document: Any, message: str) -> None:
+    with pytest.raises(BadInput, match=message) as caught:
+        read(tmp_path, document=document)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_and_no_json(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="No such file"):
+        read_geojson(tmp_path / "none.geojson", height=9, width=9, labels={})
+    (tmp_path / "x.geojson").write_text("<xml>")
+    with pytest.raises(BadInput, match="no JSON"):
+        read_geojson(tmp_path / "x.geojson", height=9, width=9, labels={})

@@ -1,0 +1,215 @@
+"""``safron-mask``: what it writes, what it says, and that every failure is one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from safron.io.cli import commands, main
+from safron.io.labels import open_mask
+from safron.io.palette import read_palette
+
+LABELS = np.random.default_rng(0).integers(0, 3, (90, 1300), dtype=np.uint8)
+COLOURS = np.array([read_palette("builtin")[value] for value in range(3)], np.uint8)[LABELS]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own handlers stay
+
+
+def run(*args: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(arg) for arg in args])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def read(path: str) -> np.ndarray:
+    mask = open_mask(path)
+    return mask[0 : mask.shape[0], 0 : mask.shape[1]]
+
+
+def write_geojson(name: str = "Gland") -> None:
+    ring = [[10, 10], [20, 10], [20, 20], [10, 20]]
+    shape = {"type": "Polygon", "coordinates": [ring]}
+    line = {
+        "type": "Feature",
+        "geometry": {"type": "LineString", "coordinates": [[0, 0], [1, 1]]},
+        "properties": {},
+    }
+    drawn = {"type": "Feature", "geometry": shape, "properties": {"classification": {"name": name}}}
+    Path("a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [drawn, line]}))
+
+
+def test_import_of_a_colour_image(capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite("m.png", COLOURS[..., ::-1])
+    assert run("import", "m.png", "m.zarr", "--palette", "builtin", "--mpp", "0.5") == 0
+    assert capsys.readouterr().out == "m.zarr: 1300 x 90 pixels, 0.5 um per pixel\n"
+    np.testing.assert_array_equal(read("m.zarr"), LABELS)
+
+
+def test_import_keeps_the_sources_mpp(capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite("m.tif", LABELS, resolution=(20000, 20000), resolutionunit="CENTIMETER", rowsperstrip=8)
+    assert run("import", "m.tif", "m.zarr") == 0
+    assert open_mask("m.zarr").mpp == 0.5
+    np.testing.assert_array_equal(read("m.zarr"), LABELS)
+
+
+def test_import_over_its_own_source() -> None:
+    zarr.create_array("m.zarr", data=LABELS.astype(np.int32), chunks=(64, 64))
+    assert run("import", "m.zarr", "m.zarr", "--overwrite") == 0
+    np.testing.assert_array_equal(read("m.zarr"), LABELS)
+
+
+def test_import_notes_oblong_pixels(capsys: pytest.CaptureFixture[str]) -> None:
+    group = zarr.open_group("o.zarr", mode="w")
+    group.create_array("0", data=LABELS)
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.5, 1.0]}]}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
+    assert run("import", "o.zarr", "m.zarr") == 0
+    assert "safron-mask: warning: o.zarr: its pixels are 0.5 um high and 1 um wide" in capsys.readouterr().err
+
+
+def test_from_geojson_like_a_slide(capsys: pytest.CaptureFixture[str]) -> None:
+    write_geojson()
+    slide = np.zeros((60, 101, 3), np.uint8)
+    tifffile.imwrite(
+        "s.tif", slide, resolution=(40000, 40000), resolutionunit="CENTIMETER", photometric="rgb"
+    )
+    assert run("from-geojson", "a.geojson", "m.zarr", "--like", "s.tif", "--downsample", "2") == 0
+    said = capsys.readouterr()
+    assert said.out == "m.zarr: 51 x 30 pixels, 0.5 um per pixel\n"
+    assert said.err == "safron-mask: warning: 1 x LineString left out: only polygons have an inside\n"
+    expected = np.zeros((30, 51), np.uint8)
+    expected[5:10, 5:10] = 2
+    np.testing.assert_array_equal(read("m.zarr"), expected)
+
+
+def test_from_geojson_with_labels_of_ones_own() -> None:
+    write_geojson("Tumor=x")
+    options = ("--size", "40,30", "--label", "tumor=x=9", "--background", "1")
+    assert run("from-geojson", "a.geojson", "m.zarr", *options) == 0
+    assert np.bincount(read("m.zarr").ravel()).tolist() == [0, 1100] + [0] * 7 + [100]
+
+
+def test_ellipses_and_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ellipses", "small.zarr", "--size", "300,200", "--seed", "4") == 0
+    assert run("ellipses", "large.zarr", "--size", "1500,1100", "--seed", "4", "--workers", "3") == 0
+    np.testing.assert_array_equal(read("large.zarr")[:200, :300], read("small.zarr"))
+    capsys.readouterr()
+    assert run("info", "large.zarr") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        "mask    large.zarr (Zarr v3 array)",
+        "size    1500 x 1100 pixels (width x height)",
+        "dtype   uint8",
+        "chunks  1024 x 1024 pixels",
+        "mpp     1 um per pixel",
+    ]
+    share = np.bincount(read("large.zarr").ravel(), minlength=3) / 1_650_000
+    assert lines[5:] == [
+        f"label   {value:<3d} {100 * share[value]:7.3f} %" for value in range(3) if share[value]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("frob", "No such command 'frob'"),
+        ("import", "Missing argument 'IMAGE'"),
+        ("import none.png m.zarr", "mask none.png: there is no such file"),
+        ("import . m.zarr", "this folder is no Zarr"),
+        ("import m.png m.zarr", "a palette must say which colour"),
+        ("import m.png m.zarr --palette none.json", "palette none.json: No such file"),
+        ("import m.png m.zarr --palette builtin --palette-tolerance 300", "300 is not in the range"),
+        ("import m.png m.zarr --mpp 0", "0.0 is not in the range"),
+        ("import m.png old.zarr --palette builtin", "it exists already"),
+        ("import m.png s3://b/m.zarr --palette builtin", "local folders"),
+        ("from-geojson a.geojson m.zarr", "give either --size W,H or --like SLIDE"),
+        ("from-geojson a.geojson m.zarr --size 9,9 --like m.png", "give either"),
+        ("from-geojson a.geojson m.zarr --size 9", "must be two whole numbers W,H"),
+        ("from-geojson a.geojson m.zarr --size 0,9", "must be two whole numbers W,H"),
+        ("from-geojson a.geojson m.zarr --size 40,40 --label Gland", "must be NAME=VALUE"),
+        ("from-geojson a.geojson m.zarr --size 40,40 --label Gland=256", "must be NAME=VALUE"),
+        ("from-geojson a.geojson m.zarr --size 40,40 --ignore gland", "is a polygon to draw"),
+        ("from-geojson a.geojson m.zarr --like none.svs", "none.svs: there is no such file"),
+        ("from-geojson a.geojson m.zarr --like a.geojson", "cannot read it as a slide or image"),
+        ("from-geojson none.geojson m.zarr --size 9,9", "No such file"),
+        ("ellipses m.zarr", "Missing option '--size'"),
+        ("ellipses no/m.zarr --size 9,9", "create it first"),
+        ("ellipses m.zarr --size 9,9 --cell 3", "3 is not in the range"),
+        ("info none.zarr", "there is no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    args: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_geojson()
+    cv2.imwrite("m.png", COLOURS)
+    zarr.create_array("old.zarr", data=LABELS)
+    assert run(*args.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("safron-mask: error: ")
+    assert said.err.count("\n") == 1
+    assert message in said.err
+    assert not Path("m.zarr").exists()
+
+
+def test_a_damaged_mask_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    zarr.create_array("m.zarr", data=LABELS, chunks=(64, 64))
+    Path("m.zarr/c/1/3").write_bytes(b"?")
+    assert run("info", "m.zarr") == 1
+    assert "cannot read chunk c/1/3" in capsys.readouterr().err
+    assert run("info", "m.zarr", "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interrupted_is_exit_code_130_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safron.io.label_store._run", interrupt)
+    assert run("ellipses", "m.zarr", "--size", "9,9") == 130
+    assert list(Path().iterdir()) == []
+
+
+def test_terminated_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "safron.io.cli", "ellipses", "m.zarr", "--size", "60000,60000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (143, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_has_an_example_and_every_option_help_and_default() -> None:
+    for name, command in commands.commands.items():
+        assert f"safron-mask {name} " in (command.epilog or "")
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.is_flag:
+                assert option.help, option.name
+                assert option.show_default or option.required or option.name in {"size", "like"}, option.name
+
+
+def test_help_loads_no_image_library() -> None:
+    code = "import sys; from safron.io.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'zarr', 'numpy', 'cv2', 'pyvips', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
