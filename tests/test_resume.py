@@ -1,0 +1,502 @@
+"""A render that is interrupted, killed or out of disk loses nothing, and the same command finishes it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from cases import ExpectFail, check_fail, contents, render_cli, run_cli
+from disks import remount, small_disk
+from safron.engine import lock, rendering, state
+from safron.engine.lock import run_lock
+from safron.engine.model import IdentityModel
+from safron.engine.scratch import Scratch, read_journal
+from safron.io.errors import BadInput
+
+HEIGHT, WIDTH, PATCHES, BLOCKS = 300, 400, 63, 12
+ARGS = (
+    "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
+    "--device cpu --threads 1 --workers 1 "
+)
+SCRATCH = Path("out.tiff.safron")
+DIGEST: list[str] = []  # made once
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a mask, to work in; what is finished is made durable at once."""
+    write_mask(tmp_path / "mask.zarr", seed=0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(state, "SYNC_SECONDS", 0.0)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+def write_mask(path: Path, *, seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
+    array = zarr.create_array(path, shape=labels.shape, chunks=(128, 128), dtype="uint8")
+    array[:] = labels
+
+
+@pytest.fixture
+def undisturbed(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The digest of the slide where nothing goes wrong."""
+    if not DIGEST:
+        DIGEST.append(render_cli(capfd, ARGS)["digest"])
+        Path("out.tiff").unlink()
+    return DIGEST[0]
+
+
+def on_patch(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda number: None) -> list[int]:
+    """Call `act` with the number of each patch, from 1, before it is made; give the list of all patches made."""
+    made: list[int] = []
+    paint = IdentityModel.__call__
+
+    def watched(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
+        act(len(made))  # the first is the trial
+        made.extend(range(len(labels)))
+        return paint(self, labels, noise)
+
+    monkeypatch.setattr(IdentityModel, "__call__", watched)
+    return made
+
+
+def stop_at(patch: int, how: type[BaseException] = KeyboardInterrupt) -> Callable[[int], None]:
+    def stop(number: int) -> None:
+        if number == patch:
+            raise how
+
+    return stop
+
+
+def interrupt(capfd: pytest.CaptureFixture[str], args: str = ARGS, *, patch: int = 40) -> None:
+    """Run a command and press Ctrl-C before a patch."""
+    with pytest.MonkeyPatch.context() as patched:
+        on_patch(patched, stop_at(patch))
+        outcome = run_cli(capfd, args)
+    assert (outcome.code, outcome.out) == (130, "")
+    assert outcome.error.startswith("safron-render: interrupted; finished blocks are kept")
+
+
+def journaled(scratch: Path = SCRATCH) -> tuple[int, int]:
+    """Patches and blocks that the journal knows to be finished; an interrupted sync may say so twice."""
+    journal = Scratch(scratch).journal
+    entries = read_journal(journal) if journal.exists() else ()
+    finished = {(entry.kind, entry.index): entry.run + entry.painted for entry in entries}
+    return sum(finished.values()), sum(kind == "block" for kind, _ in finished)
+
+
+def finish(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    digest: str,
+    args: str = ARGS,
+) -> None:
+    """Run the same command again: it does what was left, and makes the slide that it would have made at once."""
+    patches, blocks = journaled()
+    assert blocks > 0
+    made = on_patch(monkeypatch)
+    report = render_cli(capfd, args)
+    assert len(made) == PATCHES - patches + 1, "every patch once, and the trial"
+    assert (report["resumed"], report["blocks"]) == (blocks, BLOCKS)
+    assert report["run"] + report["painted"] == report["patches"] == PATCHES
+    assert report["digest"] == digest
+    assert run_cli(capfd, "--validate out.tiff").code == 0
+
+
+def left_over() -> list[str]:
+    return sorted(path.name for path in Path().iterdir() if path.name != "mask.zarr")
+
+
+# Signals
+
+
+class SlowRender:
+    """A render in another process, slow enough to be caught at work."""
+
+    def __init__(self, args: str, *, seconds: float = 0.02) -> None:
+        self._count = Path("patches.made")
+        script = Path(__file__).with_name("slow_render.py")
+        command = [sys.executable, script, self._count, str(seconds), *args.split()]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> SlowRender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self._count.unlink(missing_ok=True)
+
+    @property
+    def made(self) -> int:
+        """Patches so far, without the trial."""
+        return self._count.stat().st_size - 1 if self._count.exists() else -1
+
+    def wait_for(self, done: Callable[[], bool]) -> None:
+        while not done():
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.01)
+
+    def stop(self, by: signal.Signals) -> tuple[int, str, str]:
+        self.process.send_signal(by)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("by", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 3)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_signal_keeps_finished_blocks(
+    by: signal.Signals,
+    workers: int,
+    here: Path,
+    undisturbed: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    args = f"{ARGS} --workers {workers}"
+    with SlowRender(args) as render:
+        render.wait_for(lambda: journaled()[1] >= 2)
+        seen = render.made
+        assert render.stop(by) == (
+            130,
+            "",
+            "safron-render: interrupted; finished blocks are kept, the same command continues\n",
+        )
+        made = render.made
+    assert left_over() == ["out.tiff.part", "out.tiff.safron"]
+    most = 15  # patches of one seam or block task
+    assert made - journaled()[0] <= workers * most, "at most the blocks in flight are lost"
+    assert made - seen <= 3 * workers, "they stop at once"
+    finish(capfd, monkeypatch, undisturbed)
+    assert left_over() == ["out.tiff"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_killed_render_holds_no_lock_and_loses_no_block(
+    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SlowRender(ARGS) as render:
+        render.wait_for(lambda: journaled()[1] >= 2)
+        second = ExpectFail("", "", ("another render of it is running", f"(process {render.process.pid} on "))
+        for more in ("", "--overwrite", "--seed 1", "--overwrite --seed 1", "--scratch mask.zarr"):
+            check_fail(run_cli(capfd, f"{ARGS} {more}"), second)
+        assert render.stop(signal.SIGKILL) == (-signal.SIGKILL, "", "")
+    assert left_over() == ["out.tiff.part", "out.tiff.safron", "out.tiff.safron.lock"]
+    # What a crash may leave behind the last whole entry and the last whole tile.
+    with (SCRATCH / "journal.jsonl").open("ab") as journal, Path("out.tiff.part").open("ab") as part:
+        journal.write(b'{"kind": "block", "index": [0, 3], "ru')
+        part.write(b"half a tile")
+    finish(capfd, monkeypatch, undisturbed)
+    assert left_over() == ["out.tiff"]
+
+
+def test_a_second_render_is_refused_while_the_first_ends_well(
+    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with SlowRender(ARGS + "--report r.json") as render:
+        render.wait_for(lambda: render.made >= 1)
+        check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("out.tiff: another render of it is running",)))
+        _, err = render.process.communicate(timeout=60)
+        assert (render.process.returncode, err) == (0, "")
+    assert json.loads(Path("r.json").read_text())["digest"] == undisturbed
+    assert left_over() == ["out.tiff", "r.json"]
+
+
+# The same command, and others
+
+
+@pytest.mark.parametrize("patch", [1, 7, 30, 62])
+def test_the_same_command_continues(
+    patch: int,
+    here: Path,
+    undisturbed: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt(capfd, patch=patch)
+    before = journaled()
+    interrupt(capfd, patch=1)
+    assert journaled() == before
+    made = on_patch(monkeypatch)
+    report = render_cli(capfd, ARGS)
+    assert (len(made), report["resumed"]) == (PATCHES - before[0] + 1, before[1])
+    assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+
+
+@pytest.mark.parametrize(
+    "more", ["--workers 3", "--threads 2 --memory 3GiB", "--preview p.png", "--overwrite"]
+)
+def test_what_decides_no_pixel_may_change(
+    more: str,
+    here: Path,
+    undisturbed: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt(capfd)
+    finish(capfd, monkeypatch, undisturbed, f"{ARGS} {more}")
+
+
+OTHERS = [
+    ("--seed 1", "--seed"),
+    ("--tile 32", "--tile"),
+    ("--overlap 10", "--overlap"),
+    ("--taper linear", "--taper"),
+    ("--block 256", "--block"),
+    ("--batch 2", "--batch"),
+    ("--tiff-tile 128", "--tiff-tile"),
+    ("--quality 80", "--quality"),
+    ("--compression none", "--compression"),
+    ("--chroma 444", "--chroma"),
+    ("--flavor generic", "--flavor"),
+    ("--level-count 2", "--level-count"),
+    ("--mpp 0.25", "--mpp"),
+    ("--region 0,0,200,200", "--region"),
+    ("--model safron-seamless --tile 64 --overlap 20", "--model"),
+]
+
+
+def test_scratch_of_other_inputs_is_refused_by_their_names(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(capfd)
+    before = contents(here)
+    for more, name in OTHERS:
+        outcome = run_cli(capfd, f"{ARGS} {more}")
+        check_fail(
+            outcome, ExpectFail("", "", ("unfinished render with other inputs", "--overwrite to start over"))
+        )
+        names = outcome.error.partition("other inputs (")[2].partition(")")[0].split(", ")
+        assert name in names, outcome.error
+        assert not [found for found in names if found.startswith("--") and found != name], outcome.error
+    assert contents(here) == before
+
+
+def test_scratch_of_another_mask_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    interrupt(capfd)
+    shutil.rmtree("mask.zarr")
+    write_mask(here / "mask.zarr", seed=1)
+    check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("other inputs (mask content);",)))
+
+
+def test_overwrite_starts_over_where_inputs_differ(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    interrupt(capfd)
+    report = render_cli(capfd, ARGS + "--quality 80 --overwrite")
+    assert (report["resumed"], report["run"]) == (0, PATCHES)
+    assert report["digest"] == render_cli(capfd, ARGS.replace("out", "other") + "--quality 80")["digest"]
+
+
+def test_slides_of_one_name_share_no_scratch(
+    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("fast").mkdir()
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        interrupt(capfd, ARGS.replace("out.tiff", f"{folder}/out.tiff") + "--scratch fast")
+    for folder in ("a", "b"):
+        report = render_cli(capfd, ARGS.replace("out.tiff", f"{folder}/out.tiff") + "--scratch fast")
+        assert report["resumed"] > 0
+        assert report["digest"] == undisturbed
+    assert not list(Path("fast").iterdir())
+
+
+def test_an_existing_slide_stays_until_the_new_one_is_whole(
+    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out.tiff").write_text("a slide that took a week")
+    interrupt(capfd, ARGS + "--overwrite")
+    assert Path("out.tiff").read_text() == "a slide that took a week"
+    finish(capfd, monkeypatch, undisturbed, ARGS + "--overwrite")
+
+
+# Damage
+
+
+def damage_part_missing() -> None:
+    Path("out.tiff.part").unlink()
+
+
+def damage_scratch_missing() -> None:
+    shutil.rmtree(SCRATCH)
+
+
+def damage_scratch_torn() -> None:
+    (SCRATCH / "zarr.json").write_text('{"zarr_format": 3, ')
+
+
+@pytest.mark.parametrize("damage", [damage_part_missing, damage_scratch_missing, damage_scratch_torn])
+def test_without_its_other_half_a_render_starts_over(
+    damage: Callable[[], None], here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(capfd)
+    damage()
+    report = render_cli(capfd, ARGS)
+    assert (report["resumed"], report["run"], report["digest"]) == (0, PATCHES, undisturbed)
+    assert left_over() == ["out.tiff"]
+
+
+def damage_part_cut() -> None:
+    os.truncate("out.tiff.part", 100)
+
+
+def damage_index_missing() -> None:
+    (SCRATCH / "index.bin").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_part_cut, damage_index_missing])
+def test_with_a_broken_half_it_starts_over_when_told_to(
+    damage: Callable[[], None], here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(capfd)
+    damage()
+    check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("start again: pass --overwrite",)))
+    report = render_cli(capfd, ARGS + "--overwrite")
+    assert (report["resumed"], report["run"], report["digest"]) == (0, PATCHES, undisturbed)
+
+
+def test_a_torn_seam_is_made_again(here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]) -> None:
+    interrupt(capfd)
+    seams = [path for path in (SCRATCH / "seams").rglob("c/*/*/*") if path.is_file()]
+    assert seams
+    for path in seams:
+        path.write_bytes(path.read_bytes()[:-9])
+    report = render_cli(capfd, ARGS)
+    assert report["resumed"] > 0
+    assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+
+
+def test_a_broken_preview_leaves_the_render_to_be_continued(
+    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rendering, "write_png", full)
+        case = ExpectFail("", "", ("disk full", "free space and run the same command again"), code=1)
+        check_fail(run_cli(capfd, ARGS + "--preview p.png"), case)
+    assert not Path("out.tiff").exists()
+    report = render_cli(capfd, ARGS + "--preview p.png")
+    assert (report["resumed"], report["digest"]) == (BLOCKS, undisturbed)
+
+
+# Full disks
+
+
+def test_a_disk_that_fills_up_half_way(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # Noise in full colour takes five times what stained tissue takes, so the plan fits the disk and the slide does not.
+    more = "--quality 100 --chroma 444 --compression jpeg --scratch fast"
+    Path("fast").mkdir()
+    digest = render_cli(capfd, f"{ARGS} {more}".replace("out.tiff", "whole.tiff"))["digest"]
+    with small_disk(here / "disk", "size=256k"):
+        args = f"{ARGS} {more}".replace("out.tiff", "disk/out.tiff")
+        check_fail(
+            run_cli(capfd, args),
+            ExpectFail("", "", ("disk/out.tiff.part: disk full", "run the same command again"), code=1),
+        )
+        assert [path.name for path in Path("disk").iterdir()] == ["out.tiff.part"]
+        remount(here / "disk", "size=8m")
+        report = render_cli(capfd, args)
+        assert 0 < report["resumed"] < BLOCKS
+        assert (report["run"], report["digest"]) == (PATCHES, digest)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_scratch_that_fills_up_half_way(
+    workers: int, here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(here / "disk", "size=64m"):
+
+        def fill(number: int) -> None:
+            if number == 30:
+                with Path("disk/other.bin").open("ab", buffering=0) as file, suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+
+        with pytest.MonkeyPatch.context() as patched:
+            on_patch(patched, fill)
+            outcome = run_cli(capfd, f"{ARGS} --scratch disk --workers {workers}")
+        check_fail(outcome, ExpectFail("", "", ("disk full", "run the same command again"), code=1))
+        assert not Path("out.tiff").exists()
+        Path("disk/other.bin").unlink()
+        report = render_cli(capfd, ARGS + "--scratch disk")
+        assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+        assert not list(Path("disk").iterdir())
+
+
+# The lock itself
+
+
+def test_one_lock_at_a_time(tmp_path: Path) -> None:
+    out, refused = tmp_path / "out.tiff", []
+
+    def attempt() -> None:
+        with pytest.raises(BadInput, match=rf"process {os.getpid()} on "):
+            run_lock(out).__enter__()
+        refused.append(True)
+
+    with run_lock(out):
+        with run_lock(tmp_path / "other.tiff"):
+            attempt()
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+    assert len(refused) == 2
+    assert not list(tmp_path.iterdir())
+    with run_lock(out):
+        pass
+
+
+def test_the_lock_is_given_back_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path / "out.tiff"):
+        raise ZeroDivisionError
+    with run_lock(tmp_path / "out.tiff"):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no open file")
+def test_a_lock_on_a_deleted_file_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder deletes the file as it ends; who opened it before must not take the old one for the lock."""
+    take, tries = lock._lock, []
+
+    def late(file: int) -> None:
+        take(file)
+        tries.append(file)
+        if len(tries) == 1:
+            (tmp_path / "out.tiff.safron.lock").unlink()
+
+    monkeypatch.setattr(lock, "_lock", late)
+    with run_lock(tmp_path / "out.tiff"):
+        assert len(tries) == 2
+        with pytest.raises(BadInput):
+            run_lock(tmp_path / "out.tiff").__enter__()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks otherwise")
+def test_a_drive_without_locks_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def none(*args: Any) -> None:
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with run_lock(tmp_path / "out.tiff"):
+        pass
