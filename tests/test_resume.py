@@ -38,10 +38,9 @@ DIGEST: list[str] = []  # made once
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with a mask, to work in; what is finished is made durable at once."""
+    """A folder with a mask, to work in."""
     write_mask(tmp_path / "mask.zarr", seed=0)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(state, "SYNC_SECONDS", 0.0)
     handler = signal.getsignal(signal.SIGTERM)
     yield tmp_path
     signal.signal(signal.SIGTERM, handler)
@@ -401,7 +400,10 @@ def test_a_broken_preview_leaves_the_render_to_be_continued(
 # Full disks
 
 
-def test_a_disk_that_fills_up_half_way(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_fills_up_half_way(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "SYNC_SECONDS", 0.0)  # else the whole slide is written at its end
     # Noise in full colour takes five times what stained tissue takes, so the plan fits the disk and the slide does not.
     more = "--quality 100 --chroma 444 --compression jpeg --scratch fast"
     Path("fast").mkdir()
