@@ -133,6 +133,9 @@ class OnnxModel:
                 f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
             )
         digest = hashlib.sha256(self.path.read_bytes())
+        weights = self.path.with_name(f"{self.path.name}.data")
+        if weights.is_file():  # where PyTorch puts the weights of a large model
+            digest.update(weights.read_bytes())
         self.device = choose_device(device)
         beside = self._card_beside()
         if beside is not None:  # it decides pixels as the file does: context, noise, fill
@@ -152,7 +155,8 @@ class OnnxModel:
         options.intra_op_num_threads = self.threads
         # Waiting threads would burn the cores that read, blend and encode meanwhile.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        # Fatal errors only: all others come as exceptions, and a failure is one line.
+        options.log_severity_level = 4
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.device.startswith("cuda"):
             number = int(self.device.partition(":")[2] or 0)

@@ -236,6 +236,8 @@ def check_budget(prepared: Prepared) -> None:
     ):
         if not folder.is_dir():
             raise BadInput(f"--scratch {folder}: no such folder; make it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise BadInput(f"--scratch {folder}: cannot be written to; choose another folder")
         needs[folder] = needs.get(folder, 0) + need
     for folder, need in needs.items():
         free = shutil.disk_usage(folder).free

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from safron.io.errors import Failed
 
 from .execute import Runner, Task, local_runner
 from .levels import finish_levels, write_png
@@ -97,7 +98,11 @@ def run(
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
     assert report.run + report.painted == report.patches, report
     if prepared.options.report is not None:
-        report.write(prepared.options.report)
+        try:
+            report.write(prepared.options.report)
+        except OSError as error:
+            path = prepared.options.report
+            raise Failed(f"--report {path}: {error.strerror}; the slide itself is done") from error
     return report
 
 
