@@ -37,6 +37,7 @@ def write_onnx(
     image_name: str = "image",
     image_type: str = "FLOAT",
     nan_on: int | None = None,
+    reshape_to: tuple[int, ...] = (),
 ) -> Path:
     """Write a generator whose grey is 60 times the label, plus its first noise channel.
 
@@ -48,6 +49,7 @@ def write_onnx(
     noise : channels of the input "noise"; 0 leaves it out.
     label_name, label_type, image_name, image_type : of input and output.
     nan_on : label whose pixels are not a number.
+    reshape_to : a shape that the window is forced into.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -84,6 +86,10 @@ def write_onnx(
             helper.make_node("Add", ["clean", "white deep"], ["noisy"]),
         ]
         made = "noisy"
+    if reshape_to:
+        fixed["shape"] = np.array(reshape_to, np.int64)
+        nodes.append(helper.make_node("Reshape", [made, "shape"], ["forced"]))
+        made = "forced"
     nodes.append(helper.make_node("Cast", [made], [image_name], to=getattr(TensorProto, image_type)))
     output = helper.make_tensor_value_info(
         image_name, getattr(TensorProto, image_type), [count, "rows", "columns", 3]

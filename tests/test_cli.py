@@ -67,6 +67,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cv2.imwrite(str(root / "colours.png"), np.full((40, 40, 3), 9, np.uint8))
     (root / "text.txt").write_text("no mask")
     (root / "folder.tiff").mkdir()
+    (root / "dangling.tiff").symlink_to("elsewhere.tiff")
     (root / "exists.tiff").write_text("a slide that took a week")
     (root / "exists.png").write_text("a picture")
     (root / "foreign.tiff.safron").mkdir()
@@ -85,6 +86,7 @@ def write_models(root: Path) -> None:
     write_onnx(root / "side.onnx", card=CARD | {"tile": 64}, side=296)
     write_onnx(root / "count.onnx", card=CARD, count=1)
     write_onnx(root / "shape.onnx", card=CARD, crop=2)
+    write_onnx(root / "crash.onnx", card=CARD, reshape_to=(1, 64, 64))
     write_onnx(root / "nan.onnx", card=CARD, nan_on=0)
     write_onnx(root / "nan2.onnx", card=CARD, nan_on=2)
     (root / "not.onnx").write_text("not ONNX")
@@ -94,7 +96,7 @@ def write_models(root: Path) -> None:
 def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the prepared folder, to work in."""
     folder = tmp_path / "work"
-    shutil.copytree(prepared, folder)
+    shutil.copytree(prepared, folder, symlinks=True)
     monkeypatch.chdir(folder)
     handler = signal.getsignal(signal.SIGTERM)
     yield folder
@@ -144,6 +146,7 @@ REFUSED = [
     ExpectFail(
         "device of none", "mask.zarr out.tiff --model identity --device tpu", ("--device tpu: must be",)
     ),
+    ExpectFail("crash", "mask.zarr out.tiff --model crash.onnx", ("'tiny' failed on (1, 72, 72)", "Reshape")),
     # Geometry.
     ExpectFail("tile", "mask.zarr out.tiff --tile 100", ("--tile 100", "multiples of 16; try --tile 64")),
     ExpectFail("tile of 0", "mask.zarr out.tiff --tile 0", ("--tile 0: must be at least 1",)),
@@ -179,6 +182,7 @@ REFUSED = [
         ("projected peak memory is", "--memory allows 4096 MiB"),
     ),
     # Where to write.
+    ExpectFail("dangling link", "mask.zarr dangling.tiff", ("dangling.tiff: exists already",)),
     ExpectFail("exists", "mask.zarr exists.tiff", ("exists.tiff: exists already; pass --overwrite",)),
     ExpectFail(
         "no folder", "mask.zarr no/out.tiff", ("no/out.tiff: folder ", "does not exist; make it first")
@@ -282,6 +286,10 @@ def test_a_read_only_folder_is_refused(here: Path, capfd: pytest.CaptureFixture[
         for args in ("locked/out.tiff", "out.tiff --preview locked/p.png", "out.tiff --report locked/r.json"):
             case = ExpectFail("", args, ("locked cannot be written to; choose another",))
             check_fail(run_cli(capfd, f"{USUAL} mask.zarr {args}"), case)
+        scratch = ExpectFail(
+            "", "out.tiff --scratch locked", ("locked: cannot be written to; choose another",)
+        )
+        check_fail(run_cli(capfd, f"{USUAL} mask.zarr {scratch.args}"), scratch)
 
 
 def test_a_plan_larger_than_the_free_disk_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -290,6 +298,17 @@ def test_a_plan_larger_than_the_free_disk_is_refused(here: Path, capfd: pytest.C
         check_fail(run_cli(capfd, USUAL + "mask.zarr disk/out.tiff --compression none"), case)
         check_fail(run_cli(capfd, USUAL + "mask.zarr out.tiff --scratch disk --block 64"), case)
         assert not list((here / "disk").iterdir())
+
+
+def test_a_report_that_cannot_be_written_costs_no_slide(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(here / "disk", "size=4k"):
+        Path("disk/full").write_bytes(bytes(4096))
+        outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff --report disk/r.json")
+    assert outcome.code == 1
+    assert outcome.error.startswith("safron-render: error: --report disk/r.json: No space left")
+    assert run_cli(capfd, "--validate out.tiff").code == 0
 
 
 def test_debug_shows_where_and_keeps_the_exit_code(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -181,6 +181,13 @@ def test_travels_without_its_session(tmp_path: Path) -> None:
     np.testing.assert_array_equal(copy(some_labels(), None), expected)
 
 
+def test_weights_in_a_file_of_their_own_count(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "m.onnx", card=CARD)
+    before = load(path).sha256
+    (tmp_path / "m.onnx.data").write_bytes(b"weights")
+    assert load(path).sha256 != before
+
+
 def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
     one = load(write_onnx(tmp_path / "one.onnx", card=CARD))
     same = load(write_onnx(tmp_path / "same.onnx", card=CARD))
