@@ -27,7 +27,7 @@ from safron.engine.model import IdentityModel
 from safron.engine.scratch import Scratch, read_journal
 from safron.io.errors import BadInput
 
-HEIGHT, WIDTH, PATCHES, BLOCKS = 300, 400, 63, 12
+HEIGHT, WIDTH, PATCHES, BLOCKS = 200, 300, 35, 6
 ARGS = (
     "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
     "--device cpu --threads 1 --workers 1 "
@@ -83,7 +83,7 @@ def stop_at(patch: int, how: type[BaseException] = KeyboardInterrupt) -> Callabl
     return stop
 
 
-def interrupt(capfd: pytest.CaptureFixture[str], args: str = ARGS, *, patch: int = 40) -> None:
+def interrupt(capfd: pytest.CaptureFixture[str], args: str = ARGS, *, patch: int = 24) -> None:
     """Run a command and press Ctrl-C before a patch."""
     with pytest.MonkeyPatch.context() as patched:
         on_patch(patched, stop_at(patch))
@@ -128,7 +128,7 @@ def left_over() -> list[str]:
 class SlowRender:
     """A render in another process, slow enough to be caught at work."""
 
-    def __init__(self, args: str, *, seconds: float = 0.02) -> None:
+    def __init__(self, args: str, *, seconds: float = 0.04) -> None:
         self._count = Path("patches.made")
         script = Path(__file__).with_name("slow_render.py")
         command = [sys.executable, script, self._count, str(seconds), *args.split()]
@@ -222,7 +222,7 @@ def test_a_second_render_is_refused_while_the_first_ends_well(
 # The same command, and others
 
 
-@pytest.mark.parametrize("patch", [1, 7, 30, 62])
+@pytest.mark.parametrize("patch", [1, 7, 20, 34])
 def test_the_same_command_continues(
     patch: int,
     here: Path,
@@ -408,7 +408,7 @@ def test_a_disk_that_fills_up_half_way(
     more = "--quality 100 --chroma 444 --compression jpeg --scratch fast"
     Path("fast").mkdir()
     digest = render_cli(capfd, f"{ARGS} {more}".replace("out.tiff", "whole.tiff"))["digest"]
-    with small_disk(here / "disk", "size=256k"):
+    with small_disk(here / "disk", "size=128k"):
         args = f"{ARGS} {more}".replace("out.tiff", "disk/out.tiff")
         check_fail(
             run_cli(capfd, args),
@@ -428,7 +428,7 @@ def test_scratch_that_fills_up_half_way(
     with small_disk(here / "disk", "size=64m"):
 
         def fill(number: int) -> None:
-            if number == 30:
+            if number == 18:
                 with Path("disk/other.bin").open("ab", buffering=0) as file, suppress(OSError):
                     while True:
                         file.write(bytes(4096))
