@@ -110,6 +110,8 @@ def local_runner(workers: int) -> Iterator[Runner]:
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": False,
+        # Dask's profiler keeps an hour of call trees, which looks like a leak, and samples every 10 ms.
+        "distributed.worker.profile.enabled": False,
         "distributed.admin.low-level-log-length": 100,
         "distributed.admin.system-monitor.log-length": 100,
         "distributed.admin.tick.limit": "60s",
@@ -128,4 +130,4 @@ def local_runner(workers: int) -> Iterator[Runner]:
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        yield lambda tasks: run_dask(tasks, client=client, ahead=2 * workers + 4)
+        yield lambda tasks: run_dask(tasks, client=client, ahead=workers + 2)

@@ -295,7 +295,7 @@ class RenderPlan:
         patch = read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * (1 if integral else 12)
         return image + labels + bands + seams + noise + self.batch * patch
 
-    def inputs(self, *, mask_sha256: str, model_sha256: str) -> dict[str, str]:
+    def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
         """Everything that decides a pixel or a tag, by the name that a user knows it by."""
         # The slide's metadata and software repeat what stands here and in the versions.
         names = asdict(self.slide).keys() - {"metadata", "software"}
@@ -303,7 +303,7 @@ class RenderPlan:
         return {
             name: json.dumps(value)
             for name, value in {
-                "mask content": mask_sha256,
+                "mask content": mask_fingerprint,
                 "--model": model_sha256,
                 "--tile": self.grid.tile,
                 "context": self.grid.context,

@@ -81,7 +81,7 @@ def run(
     start = time.perf_counter()
     check_budget(prepared)
     plan, scratch = prepared.plan, prepared.job.scratch
-    inputs = plan.inputs(mask_sha256=scan.sha256, model_sha256=prepared.job.model.sha256)
+    inputs = plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=prepared.job.model.sha256)
     inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
     with run_lock(prepared.out), disk_errors(scratch.path):
         # Another render may have finished it since we looked.
@@ -167,7 +167,7 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         blocks=rows * columns,
         resumed=state.resumed,
         digest=digest,
-        mask_sha256=scan.sha256,
+        mask_fingerprint=scan.fingerprint,
         model=model.card.name,
         model_sha256=model.sha256,
         device=model.device,

@@ -22,7 +22,8 @@ class RenderReport:
     blocks, resumed : tasks, and how many of them an earlier, interrupted run had finished.
     digest : sha256 of all encoded tiles in raster order and all tags but DateTime; the same for any
         number of threads and workers, any block size and order.
-    mask_sha256, model, model_sha256, device : what made it, and where.
+    mask_fingerprint, model, model_sha256, device : what made it, and where. The first is a sha256 of all labels
+        that were read; for a generator that knows every label and no glass, of the mask's files, sizes and times.
     options : every option of the run.
     seconds : wall time of this run.
     stages : seconds by stage, summed over workers.
@@ -41,7 +42,7 @@ class RenderReport:
     blocks: int
     resumed: int
     digest: str
-    mask_sha256: str
+    mask_fingerprint: str
     model: str
     model_sha256: str
     device: str

@@ -25,11 +25,11 @@ class Scan:
 
     Attributes
     ----------
-    sha256 : of all labels that the render reads.
+    fingerprint : changes when the mask does.
     painted : patches that need no generator.
     """
 
-    sha256: str
+    fingerprint: str
     painted: int
 
 
@@ -42,7 +42,7 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
         At the first unknown label in raster order, with its value and place.
     """
     plan, card = job.plan, job.model.card
-    if card.known.all() and not card.is_fill.any():
+    if card.known.all() and not card.is_fill.any() and job.mask.plane.dtype in (np.uint8, np.bool_):
         return Scan(job.mask.stamp(), 0)  # nothing to find; a stamp tells a changed mask as well
     rows, columns = (len(axis) for axis in plan.axis_blocks(SCAN_BLOCK))
     order = ((row, column) for row in range(rows) for column in range(columns))

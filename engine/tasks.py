@@ -7,6 +7,7 @@ that reach into the next block, `block_task` runs the others and makes the block
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -253,12 +254,27 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
     plan = job.plan
     block = plan.block_plan(index)
     tally = Tally()
-    image = np.empty((block.window.height, block.window.width, 3), np.uint8)
+    image = _image_memory(block.window.height, block.window.width)
     if block.paint != block.window:
         image[:] = job.model.card.background
     if not block.paint.empty:
         _paint(job, block, image[block.paint.slices(block.window)], tally)
     return TaskDone("block", index, tally, list(_encode_levels(job, block, image, tally)))
+
+
+_memory = threading.local()
+
+
+def _image_memory(height: int, width: int) -> UInt8:
+    """Pixels of one block, in memory that this thread keeps.
+
+    Fresh pages for every block would cost time, and make peak memory depend on luck and so on the canvas.
+    """
+    size = height * width * 3
+    if getattr(_memory, "image", None) is None or _memory.image.size < size:
+        _memory.image = np.empty(size, np.uint8)
+    image: UInt8 = _memory.image[:size].reshape(height, width, 3)
+    return image
 
 
 def _paint(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> None:

@@ -245,10 +245,9 @@ def _check_sizes(levels: list[_Level]) -> Iterator[str]:
 
 
 def _check_scale(tiff: TiffReader, levels: list[_Level]) -> Iterator[str]:
-    """Check that resolution is there, doubles from level to level, and is what the description says."""
+    """Check that resolution doubles from level to level, and is what the description says; there may be none."""
     mpp = _mpp(tiff, levels[0])
     if mpp is None:
-        yield "no scale: neither a resolution in inches or centimetres, nor MPP in the description"
         return
     described = _described_mpp(tiff, levels[0])
     tagged = _tagged_mpp(tiff, levels[0])
