@@ -49,7 +49,8 @@ def _lattice(
         key = _mix(np.array([seed & 0xFFFFFFFF], np.uint32)) + np.uint32(channel) * np.uint32(0x9E3779B9)
         key = _mix(key ^ np.uint32((seed >> 32) & 0xFFFFFFFF))
         by_row = _mix(rows.astype(np.uint32) + key)
-        by_column = _mix(columns.astype(np.uint32) * np.uint32(0x85EBCA6B) + key)
+        # A key of its own: with the same one, row and column 0 would cancel and see one value for every seed.
+        by_column = _mix(columns.astype(np.uint32) + _mix(key + np.uint32(0x85EBCA6B)))
         mixed = _mix(by_row[:, None] ^ by_column[None, :])
     normals: npt.NDArray[np.float32] = _normal_table()[mixed >> np.uint32(32 - _TABLE_BITS)]
     return normals

@@ -1,0 +1,142 @@
+"""The plan covers the canvas exactly, gives each patch to one block, and does not grow with the canvas."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safron.engine.grid import AxisGrid, PatchGrid
+from safron.engine.plan import RenderPlan, choose_bits, choose_block, make_grid
+from safron.engine.taper import Taper
+from safron.engine.window import Window
+from safron.io.errors import BadInput
+from safron.io.pyramid import Pyramid
+from safron.io.slides import SlideSpec
+
+
+def plan_for(height: int, width: int, **changes: Any) -> RenderPlan:
+    tile, overlap = changes.pop("tile", 256), changes.pop("overlap", 20)
+    region = changes.pop("region", Window(0, 0, height, width))
+    slide_tile = changes.pop("slide_tile", 512)
+    levels = Pyramid.auto(region.height, region.width, slide_tile).level_count
+    slide = SlideSpec(height=region.height, width=region.width, mpp=0.5, level_count=levels, tile=slide_tile)
+    options: dict[str, Any] = {"block": 2048, "batch": 1, "bits": 12, "seed": 0, "noise_scales": (1,)}
+    grid = make_grid(height=height, width=width, tile=tile, overlap=overlap, context=20)
+    return RenderPlan(grid=grid, taper=Taper(), region=region, slide=slide, **(options | changes))
+
+
+axes = st.builds(
+    lambda length, tile, share: AxisGrid(length, tile, int(share * tile)),
+    st.integers(1, 3000), st.integers(1, 300), st.floats(0, 0.9),
+)  # fmt: skip
+
+
+@given(axes, st.data())
+def test_touching_is_what_brute_force_says(axis: AxisGrid, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, axis.length - 1))
+    stop = data.draw(st.integers(start, axis.length))
+    writes = [
+        index
+        for index in range(len(axis))
+        if axis.origin(index) < stop and axis.origin(index) + axis.tile > start and stop > start
+    ]
+    assert list(axis.touching(start, stop)) == writes
+    origins = [index for index in range(len(axis)) if start <= axis.origin(index) < stop]
+    assert list(axis.originating(start, stop)) == origins
+
+
+@given(axes)
+def test_every_pixel_is_covered_and_no_patch_is_needless(axis: AxisGrid) -> None:
+    count = axis.count(0, axis.length)
+    assert count.min() >= 1
+    assert axis.origin(len(axis) - 1) < axis.length
+    if len(axis) > 1:
+        assert axis.origin(len(axis) - 2) + axis.tile < axis.length, "the last patch but one reached the end"
+
+
+@pytest.mark.parametrize("name", ["flat", "linear", "cosine"])
+@pytest.mark.parametrize("overlap", [0, 1, 20, 127, 200])
+def test_weights_never_vanish_and_mirror(name: Any, overlap: int) -> None:
+    weights = Taper(name).weights(tile=256, overlap=overlap)
+    assert weights.min() >= 1
+    np.testing.assert_array_equal(weights, weights[::-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 900), width=st.integers(1, 900), tile=st.integers(20, 128), share=st.floats(0, 0.8),
+    block=st.sampled_from([128, 192, 256]), data=st.data(),
+)  # fmt: skip
+def test_blocks_own_each_patch_once_and_sources_are_complete(
+    height: int, width: int, tile: int, share: float, block: int, data: st.DataObject
+) -> None:
+    y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    region = Window(y, x, data.draw(st.integers(1, height - y)), data.draw(st.integers(1, width - x)))
+    plan = plan_for(
+        height, width, tile=tile, overlap=int(share * tile), block=block, region=region, slide_tile=64
+    )
+    owner: dict[tuple[int, int], tuple[int, int]] = {}
+    inner: set[tuple[int, int]] = set()
+    for index in plan.blocks():
+        part = plan.block_plan(index)
+        for rect in (part.inner, part.right, part.below):
+            for patch in ((row, column) for row in rect.rows for column in rect.columns):
+                assert patch not in owner, "a patch has two owners"
+                owner[patch] = index
+                if rect is part.inner:
+                    inner.add(patch)
+    assert len(owner) == plan.patches
+    for index in plan.blocks():
+        paint = plan.block_plan(index).paint
+        for job in plan.grid:
+            if job.write.clip(paint).empty:
+                continue
+            assert owner[job.index] in plan.sources(index)
+            assert (owner[job.index] == index) or job.index not in inner
+            assert index in plan.consumers(owner[job.index])
+
+
+def test_the_plan_does_not_grow_with_the_canvas() -> None:
+    tracemalloc.start()
+    plan = plan_for(1_000_000, 1_000_000)
+    assert plan.patches == 4238**2
+    blocks = sum(1 for _ in plan.blocks())
+    assert blocks == 489**2
+    assert len(plan.block_plan((488, 488)).inner) > 0
+    assert tracemalloc.get_traced_memory()[1] < 200_000
+    tracemalloc.stop()
+    assert len(pickle.dumps(plan)) < 3000
+    assert plan.worker_bytes(integral=False) == plan_for(5000, 5000).worker_bytes(integral=False)
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "told"),
+    [(0, 0, "--tile 0"), (256, 256, "--overlap 256"), (256, -1, "--overlap -1"), (10, 40, "--overlap 40")],
+)
+def test_bad_geometry_is_named(tile: int, overlap: int, told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        make_grid(height=9, width=9, tile=tile, overlap=overlap, context=0)
+
+
+def test_too_much_overlap_to_sum_exactly_is_refused() -> None:
+    grid = PatchGrid(1000, 1000, 256, 255, 0)
+    with pytest.raises(BadInput, match="too many patches share a pixel"):
+        choose_bits(grid, Taper("linear"), integral=False)
+    assert choose_bits(PatchGrid(1000, 1000, 256, 20, 0), Taper("flat"), integral=False) == 12
+
+
+@pytest.mark.parametrize(("block", "tile"), [(1000, 256), (512, 600), (0, 256), (-512, 256)])
+def test_bad_blocks_are_refused(block: int, tile: int) -> None:
+    with pytest.raises(BadInput, match=f"--block {block}"):
+        choose_block(block, tile=tile, slide_tile=512)
+
+
+def test_a_chosen_block_holds_a_patch() -> None:
+    assert choose_block(None, tile=256, slide_tile=512) == 2048
+    assert choose_block(None, tile=3000, slide_tile=512) == 3072
+    assert choose_block(None, tile=256, slide_tile=4096) == 4096
