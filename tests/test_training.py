@@ -252,11 +252,17 @@ def test_export_keeps_the_picture_and_writes_the_card(folder: Path, tmp_path: Pa
     average = fresh()
     average.load_state_dict(load_checkpoint(saved).state["average"])
     labels, noise = window(64)
+    labels = np.maximum(labels, 1)  # glass is painted over, see below
     (image,) = session.run(None, {"labels": np.stack([labels] * 2), "noise": np.stack([noise] * 2)})
     assert image.shape == (2, 24, 24, 3)
     assert image.dtype == np.float32
     expected = train.generate(average, labels, noise, TINY)
     assert np.abs(image[1] - expected).max() < 0.51
+    labels[:, :40] = 0
+    (image,) = session.run(None, {"labels": labels[None], "noise": noise[None]})
+    # Column 40 of the window is column 20 of the patch; four pixels into the glass its fill is reached.
+    assert np.abs(image[0, :, :16] - data.GLASS).max() < 1e-3
+    assert np.abs(image[0, :, 17:] - data.GLASS).max() > 1
 
 
 def test_export_refuses_a_graph_that_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

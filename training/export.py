@@ -22,13 +22,16 @@ from safron.io.errors import Failed
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
-from safron.training.networks import make_generator
+from safron.training.networks import crop, make_generator
 from torch import Tensor, nn
 
 OPSET = 17
 CARD_VERSION = "1"
 PARITY_LIMIT = 1e-3
 """Largest difference between ONNX Runtime and PyTorch that is let through, as a share of the range 0..255."""
+
+GLASS_WINDOW, GLASS_FROM = 9, 0.8
+"""Glass fades into its fill where it holds this share of a window of this many pixels, and is it where it holds all."""
 
 DATA_LICENCE = (
     "Weights derived from EBHI-Seg (Shi et al., Front Med 10:1114673, 2023, doi:10.3389/fmed.2023.1114673), "
@@ -42,19 +45,33 @@ def to_rgb(image: Tensor) -> Tensor:
 
 
 class SeamlessContract(nn.Module):
-    """The generator contract around a seamless network: one-hot in front of it, RGB 0..255 behind it."""
+    """The generator contract around a seamless network: one-hot in front of it, RGB 0..255 behind it.
+
+    Deep inside glass the picture is the label's fill, exactly: a patch that is all glass is painted with it and never
+    run, and the two must meet without an edge.
+    """
 
     values: Tensor
+    fills: Tensor
 
-    def __init__(self, network: nn.Module, labels: int) -> None:
+    def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
-        self.network = network
-        self.register_buffer("values", torch.arange(labels, dtype=torch.int32).view(1, -1, 1, 1))
+        self.network, self.context = network, config.context
+        self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
+        self.glass = [index for index, label in enumerate(config.labels) if label.fill]
+        fills = [label.fill for label in config.labels if label.fill]
+        self.register_buffer("fills", torch.tensor(fills, dtype=torch.float32).view(-1, 1, 1, 1, 3))
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         """Uint8 [n, y, x] and float32 [n, k, y, x] -> float32 [n, y-40, x-40, 3]."""
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
-        return to_rgb(self.network(one_hot, noise))
+        image = to_rgb(self.network(one_hot, noise))
+        for place, index in enumerate(self.glass):
+            share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], GLASS_WINDOW, stride=1)
+            depth = crop(share, self.context - GLASS_WINDOW // 2).movedim(1, -1)
+            veil = ((depth - GLASS_FROM) / (1.0 - GLASS_FROM)).clamp(0.0, 1.0)
+            image = image + (self.fills[place] - image) * veil
+        return image
 
 
 class PaperContract(nn.Module):
@@ -105,7 +122,7 @@ def export(
     """
     model, seamless = config.model, config.model.network == "seamless"
     network = network.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    wrapped = SeamlessContract(network, len(model.labels)) if seamless else PaperContract(network, model)
+    wrapped = SeamlessContract(network, model) if seamless else PaperContract(network, model)
     wrapped.eval()
     graph = onnx.load_model_from_string(_trace(wrapped, _example(model, model.tile), model))
     card = make_card(config, steps=steps, trained_on=trained_on)
