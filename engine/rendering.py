@@ -59,6 +59,7 @@ def render(
     Examples
     --------
     >>> import tempfile
+    >>> import numpy as np
     >>> labels = np.zeros((300, 400), np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     made = render(labels, folder + "/slide.tiff", model="identity", workers=1)
