@@ -379,6 +379,9 @@ def _render(mask: str, out: Path, *, dry_run: bool, quiet: bool, options: Render
     from .scan import scan_mask
 
     prepared = prepare(mask, out, options)
+    if not quiet:
+        for note in prepared.warnings:
+            click.echo(f"safron-render: warning: {note}", err=True)
     with local_runner(options.workers) as runner:
         scan = scan_mask(prepared.job, runner)
         if dry_run:

@@ -51,6 +51,19 @@ class Prepared:
         """The plan."""
         return self.job.plan
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and probably not meant."""
+        notes = [f"mask {self.job.mask.source}: {note}" for note in self.job.mask.notes]
+        card, grid = self.job.model.card, self.plan.grid
+        if grid.overlap and grid.rows.stride % card.alignment:
+            nearest = grid.overlap + grid.rows.stride % card.alignment
+            notes.append(
+                f"--overlap {grid.overlap}: patches lie {grid.rows.stride} px apart, and those of generator {card.name!r} "
+                f"agree only at multiples of {card.alignment}: expect faint seams; try --overlap {nearest}"
+            )
+        return notes
+
 
 def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
     """Check what was asked for and plan it; nothing is written."""

@@ -515,3 +515,14 @@ def test_help_and_version_load_nothing_heavy(flag: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     if flag == "--version":
         assert re.fullmatch(r"safron \d+\.\d+\S*\n", done.stdout)
+
+
+def test_a_stride_off_the_generators_alignment_is_warned_of(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_cli(capfd, "mask.zarr out.tiff --model safron-seamless --overlap 21 --dry-run")
+    assert outcome.code == 0
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("safron-render: warning: --overlap 21: patches lie 235 px apart")
+    assert line.endswith("try --overlap 24")
+    assert run_cli(capfd, "mask.zarr out.tiff --model safron-seamless --dry-run").err == ""
