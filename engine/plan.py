@@ -95,6 +95,13 @@ class AxisBlocks:
         first = max(owned.start, (hi - self.axis.tile) // self.axis.stride + 1)
         return range(min(first, owned.stop), owned.stop)
 
+    def reach(self, patches: range) -> int:
+        """Rendered pixels that consecutive patches write."""
+        if not patches:
+            return 0
+        lo, hi = self.axis.origin(patches[0]), self.axis.origin(patches[-1]) + self.axis.tile
+        return min(hi, self.stop) - max(lo, self.start)
+
 
 @dataclass(frozen=True)
 class PatchRect:
@@ -269,11 +276,23 @@ class RenderPlan:
         return 2 * breadth * (self.block + tile) * 3 * np.dtype(self.blend.sum_dtype).itemsize
 
     def scratch_bytes(self) -> int:
-        """Upper bound on scratch in use at one time: the seams of about a row of blocks, and thumbnails."""
-        rows, columns = self.block_shape
-        seams = (min(rows * columns, columns + 4) if rows * columns > 1 else 0) * self.seam_bytes
+        """Upper bound on scratch in use at one time: the seams of two rows of blocks, and thumbnails.
+
+        Seams of a row are freed while the next row is made.
+        """
+        rows, columns = self.axis_blocks(self.block)
+        across = [columns.reach(columns.crossing(index)) for index in range(len(columns))]
+        beside = [
+            columns.reach(range(columns.owned(index).start, columns.crossing(index).start))
+            for index in range(len(columns))
+        ]
+        pixels = [
+            rows.reach(rows.owned(index)) * sum(across) + rows.reach(rows.crossing(index)) * sum(beside)
+            for index in range(len(rows))
+        ]
+        most = max(upper + lower for upper, lower in zip(pixels, [*pixels[1:], 0], strict=True))
         thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
-        return seams + thumbnails
+        return most * 3 * np.dtype(self.blend.sum_dtype).itemsize + thumbnails
 
     def output_bytes(self) -> int:
         """Estimate of the slide's size: bytes per pixel as measured on stained tissue, all levels."""

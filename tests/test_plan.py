@@ -140,3 +140,19 @@ def test_a_chosen_block_holds_a_patch() -> None:
     assert choose_block(None, tile=256, slide_tile=512) == 2048
     assert choose_block(None, tile=3000, slide_tile=512) == 3072
     assert choose_block(None, tile=256, slide_tile=4096) == 4096
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(4096, 5120), (20_000, 30_000), (300_000, 200_000), (2000, 90_000)]
+)
+def test_scratch_is_bounded_by_two_rows_of_blocks(height: int, width: int) -> None:
+    plan = plan_for(height, width)
+    seams = sum(
+        rect.window(plan.grid).clip(plan.region).height * rect.window(plan.grid).clip(plan.region).width
+        for column in range(plan.block_shape[1])
+        for row in range(min(2, plan.block_shape[0]))
+        for rect in plan.block_plan((row, column)).seams.values()
+    )
+    assert seams * 12 <= plan.scratch_bytes(), "the bound is below what two rows of blocks hold"
+    # Before packing, which leaves three of four bytes; two rows of blocks are all that a small canvas has.
+    assert plan.scratch_bytes() < (2 if min(height, width) > 5000 else 2.2) * height * width
