@@ -107,18 +107,16 @@ class Scratch:
 
     def write_seam(self, block: tuple[int, int], name: str, sums: Sums) -> None:
         """Store the weighted sums [h, w, 3] of one seam, replacing what a crashed try left."""
-        # The top bytes of flat 32-bit sums are empty; 16-bit sums come from generators too cheap to wait for packing.
-        pack = (
-            [BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=4)]
-            if sums.dtype == np.int32
-            else []
-        )
         array = zarr.create_array(
             self._seam(block, name),
             shape=sums.shape,
             chunks=sums.shape,
             dtype=sums.dtype,
-            compressors=[*pack, Crc32cCodec()],
+            # Sums of flat weights leave their top byte empty, and cheap generators' sums are smooth.
+            compressors=[
+                BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=sums.itemsize),
+                Crc32cCodec(),
+            ],
             overwrite=True,
         )
         array[:] = sums
