@@ -53,10 +53,10 @@ def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[Encode
             )
 
 
-def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
-    """Write uint8 RGB [h, w, 3] as PNG, whole or not at all."""
+def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
+    """Write uint8 RGB [h, w, 3] as PNG beside `path`; the file that is returned waits to be given that name."""
     import imagecodecs
 
     part = path.with_name(path.name + ".part")
     part.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
-    part.replace(path)
+    return part

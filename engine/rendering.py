@@ -84,6 +84,8 @@ def run(
     plan, scratch = prepared.plan, prepared.job.scratch
     inputs = plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=prepared.job.model.sha256)
     inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
+    # A CPU and a GPU round differently: half a slide of each would be a third one.
+    inputs["--device"] = prepared.job.model.device.partition(":")[0]
     with run_lock(prepared.out), disk_errors(scratch.path):
         # Another render may have finished it since we looked.
         check_output_path(prepared.out, overwrite=prepared.options.overwrite)
@@ -92,9 +94,12 @@ def run(
                 progress(state.run + state.painted)
             _run_blocks(prepared, state, runner, progress)
             preview = finish_levels(plan, scratch, state.writer)
-            if prepared.options.preview is not None:
-                write_png(prepared.options.preview, preview)
+            picture = prepared.options.preview
+            waiting = None if picture is None else write_png(picture, preview)
             digest = state.writer.finish(prepared.out, preview, overwrite=prepared.options.overwrite)
+            # Not before: the same command again, after a failure, would find its own picture in the way.
+            if picture is not None and waiting is not None:
+                waiting.replace(picture)
         scratch.remove()
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
     assert report.run + report.painted == report.patches, report

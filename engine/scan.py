@@ -98,6 +98,8 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
     unit = plan.block_plan(index, block=SCAN_BLOCK)
     canvas = plan.grid.canvas
     area = unit.paint
+    if area.empty:  # all of it lies in the slide's padding
+        return Scanned(index, b"", None, 0)
     patches = [rect for rect in (unit.inner, unit.right, unit.below) if len(rect)]
     for rect in patches:
         seen = rect.window(plan.grid).expand(plan.grid.context).clip(canvas)
@@ -111,8 +113,8 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
     present = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() > 0
     unknown = None
     if (present & ~card.known).any():
-        y, x = np.argwhere(~card.known[labels])[0]
-        unknown = (area.y + int(y), area.x + int(x), int(labels[y, x]))
+        y, x = divmod(int((~card.known[labels]).argmax()), labels.shape[1])
+        unknown = (area.y + y, area.x + x, int(labels[y, x]))
     painted = 0
     if (present & card.is_fill).any():
         painted = sum(_count_glass(job, rect, labels, area) for rect in patches)

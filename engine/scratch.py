@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from .plan import RenderPlan
 from .window import Window
 
 FORMAT = 1
+_PARTS = {"zarr.json", "weights", "seams", "levels", "journal.jsonl", "index.bin"}
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,15 @@ class Scratch:
         group.attrs["safron"] = {"format": FORMAT, "inputs": dict(inputs)}
 
     def _is_ours(self) -> bool:
-        """Whether this folder was made as scratch; an empty one may be what a crash left."""
-        return self.path.is_dir() and ((self.path / "zarr.json").is_file() or not any(self.path.iterdir()))
+        """Whether this folder was made as scratch; a crash in `remove` may have left any part of one."""
+        if not self.path.is_dir():
+            return False
+        return (self.path / "zarr.json").is_file() or {item.name for item in self.path.iterdir()} <= _PARTS
 
     def remove(self) -> None:
-        """Delete the scratch."""
+        """Delete the scratch; what makes it valid goes first, so that a half of it is never gone on with."""
+        with suppress(OSError):
+            (self.path / "zarr.json").unlink()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def differences(self, inputs: Mapping[str, str]) -> list[str] | None:
@@ -118,12 +123,14 @@ class Scratch:
                 Crc32cCodec(),
             ],
             overwrite=True,
+            config={"write_empty_chunks": True},
         )
         array[:] = sums
 
     def read_seam(self, block: tuple[int, int], name: str, part: Window, whole: Window) -> Sums:
         """Load the sums of `part` of a seam that covers the window `whole`."""
         array = zarr.open_array(self._seam(block, name), mode="r")
+        _require_chunk(array, (0, 0, 0), self._seam(block, name))
         assert array.shape[:2] == (whole.height, whole.width), (array.shape, whole)
         sums: Sums = np.asarray(array[part.slices(whole)])
         return sums
@@ -149,7 +156,28 @@ class Scratch:
 
     def level(self, level: int) -> zarr.Array[Any]:
         """Open one level of the slide, uint8 [h, w, 3]."""
-        return zarr.open_array(self.path / "levels" / str(level), mode="r+")
+        return zarr.open_array(
+            self.path / "levels" / str(level), mode="r+", config={"write_empty_chunks": True}
+        )
+
+    def has_part(self, level: int, block: tuple[int, int]) -> bool:
+        """Whether what a block left of a level can be read; a power cut may have torn or lost it."""
+        array = self.level(level)
+        if block[0] * array.chunks[0] >= array.shape[0] or block[1] * array.chunks[1] >= array.shape[1]:
+            return True  # only an odd last row or column, which the level leaves out
+        try:
+            _require_chunk(array, (*block, 0), self.path / "levels" / str(level))
+            _ = array.blocks[block]
+        except (OSError, ValueError, RuntimeError):
+            return False
+        return True
+
+
+def _require_chunk(array: zarr.Array[Any], index: tuple[int, ...], path: Path) -> None:
+    """Raise unless a chunk is there: Zarr reads a missing one as zeros, which are black."""
+    chunk = path / array.metadata.encode_chunk_key(index)
+    if not chunk.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(chunk))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,10 @@ class RenderState:
                 if not overwrite:
                     raise BadInput(f"{error}: pass --overwrite") from error
             else:
-                return cls(plan, scratch, writer, entries)
+                # The slide has these tiles; a block without its part of the levels above is made again.
+                level = plan.thumbnail_level
+                whole = [e for e in entries if e.kind != "block" or scratch.has_part(level, e.index)]
+                return cls(plan, scratch, writer, whole)
         if not (overwrite or _is_unfinished(part)):
             raise BadInput(f"{part}: exists and is no unfinished slide; move it away, or pass --overwrite")
         scratch.create(plan, inputs)

@@ -197,6 +197,17 @@ def test_a_region_is_a_cut_of_the_whole(tmp_path: Path) -> None:
     check_counts(report)
 
 
+def test_align_may_pad_by_more_than_a_block(tmp_path: Path) -> None:
+    """14 levels are aligned to 8192 rows: whole blocks, and a scan block, hold no canvas at all."""
+    mask = blobs(40, 8200)
+    for name, region in (("whole", None), ("part", (0, 0, 8192, 30))):
+        out = tmp_path / f"{name}.tiff"
+        report = render(mask, out, model=RampModel(), align=True, level_count=14, region=region, workers=1)
+        check_counts(report)
+        assert report.height == 8192
+        assert report.mask_fingerprint
+
+
 def test_align_pads_with_glass(tmp_path: Path) -> None:
     mask, model = np.maximum(blobs(300, 333), 1), RampModel()
     options: dict[str, Any] = {"model": model, "compression": "deflate", "tiff_tile": 32, "block": 64}

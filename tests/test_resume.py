@@ -26,6 +26,7 @@ from safron.engine.lock import run_lock
 from safron.engine.model import IdentityModel
 from safron.engine.scratch import Scratch, read_journal
 from safron.io.errors import BadInput
+from safron.io.slides import SlideWriter
 
 HEIGHT, WIDTH, PATCHES, BLOCKS = 200, 300, 35, 6
 ARGS = (
@@ -326,6 +327,13 @@ def test_an_existing_slide_stays_until_the_new_one_is_whole(
     finish(capfd, monkeypatch, undisturbed, ARGS + "--overwrite")
 
 
+def test_a_render_stays_on_its_kind_of_device(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    interrupt(capfd, ARGS + "--batch 1")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(IdentityModel, "device", "cuda:0")
+        check_fail(run_cli(capfd, ARGS + "--batch 1"), ExpectFail("", "", ("other inputs (--device);",)))
+
+
 # Damage
 
 
@@ -380,6 +388,53 @@ def test_a_torn_seam_is_made_again(here: Path, undisturbed: str, capfd: pytest.C
     report = render_cli(capfd, ARGS)
     assert report["resumed"] > 0
     assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["gone", "empty"])
+@pytest.mark.parametrize("part", ["levels", "seams"])
+def test_a_lost_chunk_is_made_again(
+    damage: Callable[[Path], None], part: str, here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A power cut may take files that were not flushed; Zarr reads a chunk that is gone as black."""
+    interrupt(capfd)
+    chunks = [path for path in (SCRATCH / part).rglob("c/*/*/*") if path.is_file()]
+    assert chunks
+    for path in chunks:
+        damage(path)
+    report = render_cli(capfd, ARGS)
+    assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+
+
+@pytest.mark.parametrize("gone", ["zarr.json", "journal.jsonl"])
+def test_a_crash_while_scratch_is_deleted(
+    gone: str, here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Half of an old scratch is neither gone on with nor in the way."""
+    interrupt(capfd)
+
+    def crash(*args: Any, **more: Any) -> None:
+        (SCRATCH / gone).unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shutil, "rmtree", crash)
+        assert run_cli(capfd, ARGS + "--overwrite --seed 1").code == 130
+    report = render_cli(capfd, ARGS)
+    assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+
+
+def test_a_preview_does_not_stand_in_the_way_of_the_same_command(
+    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SlideWriter, "finish", full)
+        assert run_cli(capfd, ARGS + "--preview p.png").code == 1
+    report = render_cli(capfd, ARGS + "--preview p.png")
+    assert (report["resumed"], report["digest"]) == (BLOCKS, undisturbed)
+    assert left_over() == ["out.tiff", "p.png"]
 
 
 def test_a_broken_preview_leaves_the_render_to_be_continued(
