@@ -54,9 +54,11 @@ class RenderState:
         if differences and not overwrite:
             require_same(differences, scratch.path)
         if differences == [] and part.exists():
-            entries = list(read_journal(scratch.journal))
-            end = max((entry.end for entry in entries), default=0)
             try:
+                if not scratch.journal.is_file():
+                    raise BadInput(f"{scratch.journal}: the journal is missing; start again")
+                entries = list(read_journal(scratch.journal))
+                end = max((entry.end for entry in entries), default=0)
                 writer = SlideWriter(part, scratch.index, plan.slide, resume_at=end or None)
             except BadInput as error:  # someone took or changed a file of the unfinished render
                 if not overwrite:

@@ -368,7 +368,11 @@ def damage_index_missing() -> None:
     (SCRATCH / "index.bin").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_part_cut, damage_index_missing])
+def damage_journal_missing() -> None:
+    (SCRATCH / "journal.jsonl").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_part_cut, damage_index_missing, damage_journal_missing])
 def test_with_a_broken_half_it_starts_over_when_told_to(
     damage: Callable[[], None], here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
