@@ -242,7 +242,8 @@ def check_budget(prepared: Prepared) -> None:
     check_memory(prepared.projected_bytes, plan, options)
     part = part_path(prepared.out)
     written = part.stat().st_size if part.is_file() else 0
-    needs: dict[Path, int] = {}
+    needs: dict[int, int] = {}
+    folders: dict[int, Path] = {}
     for folder, need in (
         (prepared.out.absolute().parent, max(0, plan.output_bytes() - written)),
         (prepared.job.scratch.path.parent, plan.scratch_bytes()),
@@ -251,8 +252,11 @@ def check_budget(prepared: Prepared) -> None:
             raise BadInput(f"--scratch {folder}: no such folder; make it first")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise BadInput(f"--scratch {folder}: cannot be written to; choose another folder")
-        needs[folder] = needs.get(folder, 0) + need
-    for folder, need in needs.items():
+        disk = folder.stat().st_dev
+        needs[disk] = needs.get(disk, 0) + need
+        folders.setdefault(disk, folder)
+    for disk, need in needs.items():
+        folder = folders[disk]
         free = shutil.disk_usage(folder).free
         if need > free:
             raise BadInput(

@@ -68,6 +68,11 @@ class RenderState:
                 level = plan.thumbnail_level
                 whole = [e for e in entries if e.kind != "block" or scratch.has_part(level, e.index)]
                 return cls(plan, scratch, writer, whole)
+        if not (overwrite or scratch.path.exists()) and _holds_tiles(part):
+            raise BadInput(
+                f"{part}: holds an unfinished render whose scratch is not at {scratch.path}; pass the --scratch that "
+                "it was begun with, or --overwrite to start over"
+            )
         if not (overwrite or _is_unfinished(part)):
             raise BadInput(f"{part}: exists and is no unfinished slide; move it away, or pass --overwrite")
         scratch.create(plan, inputs)
@@ -120,6 +125,11 @@ class RenderState:
         finally:
             self._journal.close()
             self.writer.close()
+
+
+def _holds_tiles(part: Path) -> bool:
+    """Whether this file is an unfinished slide with work in it."""
+    return part.exists() and part.stat().st_size > HEADER_BYTES and _is_unfinished(part)
 
 
 def _is_unfinished(part: Path) -> bool:

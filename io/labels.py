@@ -164,7 +164,9 @@ class LabelMask:
         digest.update(repr((self.shape, str(self.plane.dtype))).encode())
         if self._reopen is None:
             for y in range(0, self.shape[0], 1024):
-                digest.update(self[y : min(y + 1024, self.shape[0]), 0 : self.shape[1]].tobytes())
+                for x in range(0, self.shape[1], 8192):
+                    part = self[y : min(y + 1024, self.shape[0]), x : min(x + 8192, self.shape[1])]
+                    digest.update(part.tobytes())
         else:
             digest.update(repr(self._reopen[1:]).encode())
             for line in _file_facts(self._reopen[0]):
