@@ -6,13 +6,14 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.errors import SafronError
 
+from .heap import keep_one_heap
 from .options import RenderOptions
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 DEFAULTS = RenderOptions()
 INTERRUPTED = 130
-M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 _UNITS = {
@@ -328,21 +328,9 @@ def main(mask: str, out: Path, dry_run: bool, quiet: bool, debug: bool, **option
     colours of the generator's palette. OUT ends in .svs, .tif, .tiff, .ome.tif or .ome.tiff.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    _keep_one_heap()
+    keep_one_heap()
     with _one_line_errors(debug=debug):
         _render(mask, out, dry_run=dry_run, quiet=quiet, options=RenderOptions(**options))
-
-
-def _keep_one_heap() -> None:
-    """Tell glibc to keep one heap instead of several a thread, whose gaps would make peak memory creep up.
-
-    Our threads allocate little but large arrays, and mostly under Python's lock, so none waits for the heap.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        with suppress(AttributeError, OSError):  # another C library
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from safron.io.codecs import EncodedTile, encode_region
 from safron.io.pyramid import halve
 from safron.io.slides import SlideSpec, SlideWriter
 
+from .heap import trim_heap
 from .plan import RenderPlan
 from .scratch import Scratch
 
@@ -23,7 +24,9 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
     while True:
         pixels = scratch.level(level)
         if level == plan.preview_level:
-            preview = np.asarray(pixels[:], np.uint8)
+            preview = np.empty(pixels.shape, np.uint8)
+            for y in range(0, pixels.shape[0], pixels.chunks[0]):
+                preview[y : y + pixels.chunks[0]] = pixels[y : y + pixels.chunks[0]]
         if plan.block_levels < level < plan.slide.level_count:
             writer.append(_encode_stored(pixels, level, plan.slide))
         if level == last:
@@ -31,6 +34,7 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
         scratch.create_level(plan, level + 1, chunk=step // 2)
         _halve_stored(pixels, scratch.level(level + 1), step)
         level += 1
+        trim_heap()
 
 
 def _halve_stored(above: Any, below: Any, step: int) -> None:

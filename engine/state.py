@@ -13,6 +13,7 @@ from safron.io.codecs import EncodedTile
 from safron.io.errors import BadInput
 from safron.io.slides import SlideWriter
 
+from .heap import trim_heap
 from .plan import RenderPlan
 from .prepare import Prepared, part_path
 from .scratch import Entry, Journal, Scratch, read_journal, require_same
@@ -109,6 +110,7 @@ class RenderState:
         self._entries.clear()
         self._tiles.clear()
         self._waiting_bytes = 0
+        trim_heap()
         self._synced = time.monotonic()
 
     def _free_seams(self, index: tuple[int, int]) -> None:
