@@ -192,6 +192,11 @@ def peak_bytes() -> int:
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):
         return int(memory.peak_wset)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: on Linux its maximum includes the process that started this one, from before exec.
+        lines = status.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
