@@ -245,3 +245,11 @@ def test_identity_paints_labels_inside_the_context() -> None:
     assert (image[1, 0, 7] == (4, 5, 6)).all()
     image[1, 0, 7] = (1, 2, 3)
     assert (image == (1, 2, 3)).all()
+
+
+def test_calls_that_would_share_cores_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safron.engine.model import calls_at_a_time
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [calls_at_a_time("cpu", threads) for threads in (0, 1, 3, 8, 20)] == [1, 8, 2, 1, 1]
+    assert calls_at_a_time("cuda:0", 0) > 8
