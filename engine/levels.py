@@ -23,18 +23,20 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
     step = max(plan.block >> level, 2 * plan.slide.tile)
     while True:
         pixels = scratch.level(level)
-        if level == plan.preview_level:
-            preview = np.empty(pixels.shape, np.uint8)
-            for y in range(0, pixels.shape[0], pixels.chunks[0]):
-                preview[y : y + pixels.chunks[0]] = pixels[y : y + pixels.chunks[0]]
         if plan.block_levels < level < plan.slide.level_count:
             writer.append(_encode_stored(pixels, level, plan.slide))
         if level == last:
-            return preview
+            break
         scratch.create_level(plan, level + 1, chunk=step // 2)
         _halve_stored(pixels, scratch.level(level + 1), step)
         level += 1
         trim_heap()
+    # Last, so that the preview does not stand in memory beside the levels that are being made.
+    pixels = scratch.level(plan.preview_level)
+    preview = np.empty(pixels.shape, np.uint8)
+    for y in range(0, pixels.shape[0], pixels.chunks[0]):
+        preview[y : y + pixels.chunks[0]] = pixels[y : y + pixels.chunks[0]]
+    return preview
 
 
 def _halve_stored(above: Any, below: Any, step: int) -> None:
