@@ -16,11 +16,9 @@ from models import RampModel
 from oracle import render_whole
 from safron.engine import IdentityModel, RenderReport, load_model, render
 from safron.engine.grid import PatchGrid
-from safron.engine.model import MODELS
 from safron.engine.plan import choose_bits
 from safron.engine.taper import Taper, TaperName
 
-SHIPPED = MODELS / "safron-seamless.onnx"
 
 
 def blobs(height: int, width: int, *, seed: int = 0, labels: int = 3, cell: int = 37) -> np.ndarray[Any, Any]:
@@ -129,7 +127,6 @@ def test_identity_reproduces_the_coloured_mask(
     assert (report.run, report.painted) == (report.patches, 0)
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped generator is not there")
 @pytest.mark.parametrize("size", [(255, 257), (700, 520)], ids=str)
 def test_shipped_generator_equals_oracle(tmp_path: Path, size: tuple[int, int]) -> None:
     mask, model = blobs(*size, cell=150), load_model("safron-seamless", device="cpu")
