@@ -20,7 +20,6 @@ from safron.engine.plan import choose_bits
 from safron.engine.taper import Taper, TaperName
 
 
-
 def blobs(height: int, width: int, *, seed: int = 0, labels: int = 3, cell: int = 37) -> np.ndarray[Any, Any]:
     """A mask of large smooth-edged areas, some glass."""
     rng = np.random.default_rng(seed)
