@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 
+from .adapter import Adapter, parse_adapter
+
 RGB = tuple[int, int, int]
 
 
@@ -51,6 +53,7 @@ class Card:
     outside : label read beyond the canvas; None repeats the nearest canvas label.
     noise_scales : one entry per noise channel, see `safron.engine.noise`.
     mpp : micrometres per pixel of what it draws, or None.
+    adapter : how to call a network that does not follow the contract itself, or None.
     extra : every other field of the card.
     """
 
@@ -66,6 +69,7 @@ class Card:
     version: str = "1"
     licence: str = "unknown"
     trained_on: str = "unknown"
+    adapter: Adapter | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -158,6 +162,7 @@ def _card_from_dict(raw: dict[str, Any]) -> Card:
         raise ValueError("labels must be a list of distinct values")
     if outside != "edge" and outside not in {label.value for label in labels}:
         raise ValueError(f'outside {outside!r} must be "edge" or one of its labels')
+    adapter = fields.pop("adapter", None)
     mpp = fields.pop("mpp", None)
     if mpp is not None and not 0 < float(mpp) < float("inf"):
         raise ValueError(f"mpp {mpp!r} must be micrometres per pixel, above 0")
@@ -174,6 +179,7 @@ def _card_from_dict(raw: dict[str, Any]) -> Card:
         version=str(fields.pop("version", "1")),
         licence=str(fields.pop("licence", "unknown")),
         trained_on=str(fields.pop("trained_on", "unknown")),
+        adapter=None if adapter is None else parse_adapter(adapter),
         extra=fields,
     )
 

@@ -22,6 +22,7 @@ from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
 from .accumulate import VALUE_LIMIT
+from .adapter import check_adapter, run_adapted
 from .card import RGB, Card, Label, parse_card
 
 MODELS = Path(__file__).parent / "models"
@@ -144,7 +145,8 @@ class OnnxModel:
             digest.update(beside.encode())
         self.sha256 = digest.hexdigest()
         self.card = self._read_card(beside)
-        _check_signature(self._session, self.card, str(self.path))
+        check = _check_signature if self.card.adapter is None else check_adapter
+        check(self._session, self.card, str(self.path))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in {"_session", "_slots"}}
@@ -213,7 +215,10 @@ class OnnxModel:
         session = self._session
         try:
             with self._slots:
-                (image,) = session.run(["image"], feeds)
+                if self.card.adapter is not None:
+                    image = run_adapted(session, self.card, labels, noise)
+                else:
+                    (image,) = session.run(["image"], feeds)
         except Exception as error:  # as above
             raise Failed(
                 f"generator {self.card.name!r} failed on {labels.shape}: {one_line(error)}; see --batch, --device"

@@ -101,3 +101,87 @@ def write_onnx(
         helper.set_model_props(model, {"safron": json.dumps(card)})
     onnx.save(model, str(path))
     return path
+
+
+ADAPTED: dict[str, Any] = {
+    "name": "somebody-elses",
+    "tile": TILE,
+    "context": 0,
+    "labels": CARD["labels"],
+    "adapter": {
+        "input": {"name": "A", "kind": "rgb", "layout": "nchw", "range": [-1, 1]},
+        "output": {"name": "B", "layout": "nchw", "range": [-1, 1]},
+    },
+}
+"""A card for `write_foreign`: pix2pix's way of taking masks and giving pictures."""
+
+
+def write_foreign(
+    path: Path,
+    *,
+    card: dict[str, Any] | None = None,
+    channels: int = 3,
+    layout: str = "nchw",
+    side: int | str = TILE,
+    count: int | str = 1,
+    noise: int = 0,
+    kind: str = "FLOAT",
+    flat: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write a small U-turn in the manner of pix2pix, from input "A" to output "B" in -1..1, and its card beside it.
+
+    One halving and one doubling of random weights, so that a patch has a phase, and tanh behind.
+
+    Parameters
+    ----------
+    card : written beside the file; None leaves it out.
+    channels : of the input.
+    layout : "nchw" or "nhwc", of input and output.
+    side, count : a number, or a name where any number will do.
+    noise : channels of the input "z"; 0 leaves it out.
+    kind : type of input "A".
+    flat : the input has no axis of channels.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(seed)
+    last = layout == "nhwc"
+    shape = [count, side, side, channels] if last else [count, channels, side, side]
+    fixed = {
+        "down": rng.normal(0, 0.25, (8, channels + noise, 4, 4)).astype(np.float32),
+        "up": rng.normal(0, 0.25, (8, 3, 4, 4)).astype(np.float32),
+        "one": np.array([1], np.int64),
+    }
+    nodes = [helper.make_node("Cast", ["A"], ["float"], to=TensorProto.FLOAT)]
+    made = "float"
+    inputs = [helper.make_tensor_value_info("A", getattr(TensorProto, kind), shape)]
+    if flat:
+        inputs = [helper.make_tensor_value_info("A", getattr(TensorProto, kind), [count, side, side])]
+        nodes.append(helper.make_node("Unsqueeze", [made, "one"], ["deep"]))
+        made = "deep"
+    elif last:
+        nodes.append(helper.make_node("Transpose", [made], ["first"], perm=[0, 3, 1, 2]))
+        made = "first"
+    if noise:
+        inputs.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [count, noise, side, side]))
+        nodes.append(helper.make_node("Concat", [made, "z"], ["both"], axis=1))
+        made = "both"
+    nodes += [
+        helper.make_node("Conv", [made, "down"], ["low"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("LeakyRelu", ["low"], ["lower"], alpha=0.2),
+        helper.make_node("ConvTranspose", ["lower", "up"], ["high"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Tanh", ["high"], ["picture" if last else "B"]),
+    ]
+    if last:
+        nodes.append(helper.make_node("Transpose", ["picture"], ["B"], perm=[0, 2, 3, 1]))
+    out = [count, side, side, 3] if last else [count, 3, side, side]
+    tensors = [numpy_helper.from_array(value, name) for name, value in fixed.items()]
+    graph = helper.make_graph(
+        nodes, "foreign", inputs, [helper.make_tensor_value_info("B", TensorProto.FLOAT, out)], tensors
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    if card is not None:
+        path.with_suffix(".json").write_text(json.dumps(card))
+    return path
