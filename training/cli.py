@@ -10,11 +10,16 @@ import dataclasses
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 from safron.io.errors import BadInput, SafronError
-from safron.training.config import PRESETS, preset
+from safron.training.config import PRESETS, TrainConfig, override, preset, read_overrides
+
+SIZE_NAMES = ("full", "small", "tiny")
 
 
 def _need_torch() -> None:
@@ -25,9 +30,26 @@ def _need_torch() -> None:
             )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class DefaultFit(click.Group):
+    """A group whose command `fit` may go without its name: what is no command is DATA or an option of fit."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put "fit" in front where no command is named."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["fit", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=DefaultFit,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: safron-train pairs/ runs/first --minutes 90. Options of training: safron-train fit --help",
+)
 def cli() -> None:
-    """Train a patch generator on image and mask pairs, and export it to ONNX for safron-render."""
+    """Train a patch generator on images and masks, and export it to ONNX for safron-render.
+
+    "safron-train DATA OUT" is short for "safron-train fit DATA OUT".
+    """
 
 
 _PRESET = click.option(
@@ -38,57 +60,166 @@ _PRESET = click.option(
     show_default=True,
     help="Named settings of network and training.",
 )
+_SIZE = click.option(
+    "--size",
+    type=click.Choice(SIZE_NAMES),
+    default="full",
+    show_default=True,
+    help="How large the networks and the training tile are: small fits a CPU, tiny a test.",
+)
 _SEED = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness."
 )
+_CONFIG = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help='JSON or TOML file of settings that the preset is changed by, as {"batch": 4, "model": {"mpp": 0.5}}.',
+)
 
 
-@cli.command(epilog="Example: safron-train fit pairs/ runs/first --minutes 90")
+def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `fit`, in the order in which help shows them."""
+    options = (
+        _PRESET,
+        _SIZE,
+        _CONFIG,
+        click.option(
+            "--discriminator",
+            type=click.Choice(["tile", "patch"]),
+            help="What the judge of safron sees: the stitched tile, as in the paper, or single patches.",
+        ),
+        click.option("--no-skips", is_flag=True, help="Leave out the skip connections of safron's U-Net."),
+        click.option("--overlap", type=click.IntRange(min=0), help="Pixels that patches of safron share."),
+        click.option(
+            "--mpp", type=click.FloatRange(min=0, min_open=True), help="Pixel size to train at, in um."
+        ),
+        click.option(
+            "--batch", type=click.IntRange(min=1), help="Training tiles in a step, of all GPUs together."
+        ),
+        click.option(
+            "--steps",
+            type=click.IntRange(min=1),
+            help="Steps to train; the learning rate falls towards the last.",
+        ),
+        click.option(
+            "--minutes",
+            type=click.FloatRange(min=0),
+            help="Stop after this many minutes, whatever --steps says.",
+        ),
+        click.option("--resume", is_flag=True, help="Go on from OUT/checkpoint.pt, with its settings."),
+        _SEED,
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cpu or cuda; auto takes a GPU if there is one.",
+        ),
+        click.option(
+            "--compile/--no-compile",
+            "compiled",
+            default=None,
+            help="Let PyTorch compile the networks; it does on a GPU unless told not to.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's own choice unless given."
+        ),
+        click.option(
+            "--save-every",
+            type=click.IntRange(min=1),
+            default=500,
+            show_default=True,
+            help="Steps to a checkpoint and a sample sheet.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command(epilog="Example: safron-train pairs/ runs/first --minutes 90")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@_PRESET
-@click.option(
-    "--steps", type=click.IntRange(min=1), help="Steps to train; the learning rate falls towards the last."
-)
-@click.option(
-    "--minutes", type=click.FloatRange(min=0), help="Stop after this many minutes, whatever --steps says."
-)
-@click.option("--resume", is_flag=True, help="Go on from OUT/checkpoint.pt.")
-@_SEED
-@click.option("--device", default="cpu", show_default=True, help="PyTorch device, such as cpu or cuda.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's own choice unless given.")
-@click.option(
-    "--save-every", type=click.IntRange(min=1), default=500, show_default=True, help="Steps to a checkpoint."
-)
-def fit(
-    data: Path,
-    out: Path,
-    preset_name: str,
-    steps: int | None,
-    minutes: float | None,
-    resume: bool,
-    seed: int,
-    device: str,
-    threads: int | None,
-    save_every: int,
-) -> None:
-    """Train on pairs NAME.webp and NAME.gland.png in DATA; write checkpoints, log and sheets to OUT."""
+@_fit_options
+def fit(data: Path, out: Path, **options: Any) -> None:
+    """Train on the images and masks in DATA; write checkpoints, log and sheets to OUT."""
     _need_torch()
     # Read when PyTorch's thread library loads. Threads that spin while they wait made a step six times slower
     # on a machine that had other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
-    from safron.training.train import Schedule
+    from safron.training.distributed import join_team
+    from safron.training.progress import watch
+    from safron.training.train import Schedule, choose_device
     from safron.training.train import fit as run
 
-    config = dataclasses.replace(preset(preset_name), seed=seed)
-    if steps is not None:
-        config = dataclasses.replace(config, steps=steps)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    schedule = Schedule(config.steps, minutes, save_every=save_every)
-    path = run(data, out, config, schedule, resume=resume, device=device)
-    click.echo(f"wrote {path}; export it with: safron-train export {path} OUT.onnx")
+    config = _choose_config(click.get_current_context(), out / "checkpoint.pt", options)
+    if options["threads"] is not None:
+        torch.set_num_threads(options["threads"])
+    schedule = Schedule(config.steps, options["minutes"], save_every=options["save_every"])
+    device = choose_device(options["device"])
+    with join_team(str(device.type if options["device"] == "auto" else device)) as (team, place):
+        shown = watch(None if config.epochs else config.steps) if team.leads else nullcontext()
+        with shown as report:
+            path = run(
+                data,
+                out,
+                config,
+                schedule,
+                resume=options["resume"],
+                device=place,
+                team=team,
+                compiled=device.type == "cuda" if options["compiled"] is None else options["compiled"],
+                report=report,
+            )
+    if team.leads:
+        click.echo(f"wrote {path}; export it with: safron-train export {path} OUT.onnx")
+
+
+def _choose_config(ctx: click.Context, checkpoint: Path, options: dict[str, Any]) -> TrainConfig:
+    """Settings of the preset, changed by the file and then by options; those of the run that is resumed, if none is given."""
+    names = (
+        "preset_name",
+        "size",
+        "config_file",
+        "discriminator",
+        "no_skips",
+        "overlap",
+        "mpp",
+        "batch",
+        "seed",
+    )
+    given = {
+        name for name in names if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    if options["resume"] and not given:
+        from safron.training.checkpoint import load_checkpoint
+
+        config = load_checkpoint(checkpoint).config
+    else:
+        config = preset(options["preset_name"], options["size"])
+        if options["config_file"] is not None:
+            config = override(config, read_overrides(options["config_file"]), str(options["config_file"]))
+        if config.model.network == "seamless" and given & {"no_skips", "overlap"}:
+            raise BadInput(
+                "--no-skips and --overlap change safron's network; choose --preset safron, or leave them out"
+            )
+        if "seed" in given or options["config_file"] is None:
+            config = dataclasses.replace(config, seed=options["seed"])
+        changes: dict[str, Any] = {"judged": options["discriminator"], "batch": options["batch"]}
+        model = {
+            "overlap": options["overlap"],
+            "mpp": options["mpp"],
+            "skips": False if options["no_skips"] else None,
+        }
+        config = override(config, _given(changes) | {"model": _given(model)}, "options")
+    if options["steps"] is not None:
+        config = dataclasses.replace(config, steps=options["steps"], epochs=0)
+    return config
+
+
+def _given(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 @cli.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
@@ -108,13 +239,14 @@ def export(checkpoint: Path, out: Path) -> None:
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
 @click.argument("out", type=click.Path(path_type=Path))
 @_PRESET
+@_SIZE
 @_SEED
-def export_random(out: Path, preset_name: str, seed: int) -> None:
+def export_random(out: Path, preset_name: str, size: str, seed: int) -> None:
     """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
     _need_torch()
     from safron.training.export import export_fresh
 
-    card = export_fresh(dataclasses.replace(preset(preset_name), seed=seed), out)
+    card = export_fresh(dataclasses.replace(preset(preset_name, size), seed=seed), out)
     click.echo(
         f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
     )
@@ -141,3 +273,7 @@ def main() -> None:
     except SafronError as error:
         click.echo(f"safron-train: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """How does a generator leave PyTorch, and how is it known to be the same one?
 
 `export` writes an ONNX graph with uint8 labels in and RGB 0..255 out, puts the card into its metadata, and
-then runs the file: its output must match PyTorch's, and two patches that overlap are compared where they do.
-Both numbers go on the card.
+then runs the file: its output must match that of PyTorch in float32, and two patches that overlap are compared
+where they do. Both numbers go on the card.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safron.io.errors import Failed
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
+from safron.training.graph import fold_norms, halve_network, training_nodes
 from safron.training.networks import crop, make_generator
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ OPSET = 17
 CARD_VERSION = "1"
 PARITY_LIMIT = 1e-3
 """Largest difference between ONNX Runtime and PyTorch that is let through, as a share of the range 0..255."""
+FLOAT16_LIMIT = 1e-2
+"""The same for a float16 file, held against PyTorch in float32."""
 
 GLASS_WINDOW, GLASS_FROM = 9, 0.8
 """Glass fades into its fill where it holds this share of a window of this many pixels, and is it where it holds all."""
@@ -94,45 +97,69 @@ class PaperContract(nn.Module):
         return to_rgb(self.network(colors))
 
 
-def export_checkpoint(checkpoint: Path, out: Path) -> dict[str, Any]:
-    """Export the moving average of a checkpoint and return its card."""
+def export_checkpoint(checkpoint: Path, out: Path, *, float16: bool = False) -> dict[str, Any]:
+    """Export the moving average of a checkpoint and return its card; see `export`."""
     kept = load_checkpoint(checkpoint)
     network = make_generator(kept.config.model)
     network.load_state_dict(kept.state["average"])
     about = kept.metadata
     trained_on = f"EBHI-Seg: {about['images']} images of {about['slides']} slides (normal, polyp, low-grade)"
-    return export(network, kept.config, out, steps=kept.step, trained_on=trained_on)
+    return export(network, kept.config, out, steps=kept.step, trained_on=trained_on, float16=float16)
 
 
-def export_fresh(config: TrainConfig, out: Path) -> dict[str, Any]:
-    """Export an untrained generator whose weights are drawn from the seed, and return its card."""
+def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> dict[str, Any]:
+    """Export an untrained generator whose weights are drawn from the seed, and return its card; see `export`."""
     torch.manual_seed(config.seed)
-    return export(make_generator(config.model), config, out, steps=0, trained_on="nothing: random weights")
+    network = make_generator(config.model)
+    return export(network, config, out, steps=0, trained_on="nothing: random weights", float16=float16)
 
 
 def export(
-    network: nn.Module, config: TrainConfig, out: Path, *, steps: int, trained_on: str
+    network: nn.Module,
+    config: TrainConfig,
+    out: Path,
+    *,
+    steps: int,
+    trained_on: str,
+    float16: bool = False,
 ) -> dict[str, Any]:
     """Write `network` to `out` with its card.
+
+    Frozen norms are folded into the convolutions. With `float16` weights and arithmetic of the network are in half
+    precision; labels, noise and image keep the types of the contract.
 
     Raises
     ------
     Failed
-        ONNX Runtime and PyTorch disagree by more than `PARITY_LIMIT` of the range.
+        ONNX Runtime and PyTorch in float32 differ by more than `PARITY_LIMIT` (`FLOAT16_LIMIT`) of the range, or a
+        layer is left that belongs in training.
     """
     model, seamless = config.model, config.model.network == "seamless"
     network = network.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     wrapped = SeamlessContract(network, model) if seamless else PaperContract(network, model)
     wrapped.eval()
     graph = onnx.load_model_from_string(_trace(wrapped, _example(model, model.tile), model))
-    card = make_card(config, steps=steps, trained_on=trained_on)
+    fold_norms(graph)
+    if left := training_nodes(graph):
+        raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
+    if float16:
+        graph = halve_network(graph)
+    onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    card["parity_max_abs"] = _parity(wrapped, session, model)
-    card["overlap_mismatch"] = _overlap_mismatch(session, model)
-    if card["parity_max_abs"] > PARITY_LIMIT * 255:
+    card = make_card(config, steps=steps, trained_on=trained_on) | {
+        "precision": "float16" if float16 else "float32",
+        "parity_max_abs": _parity(wrapped, session, model),
+        "overlap_mismatch": _overlap_mismatch(session, model),
+    }
+    limit = 255 * (FLOAT16_LIMIT if float16 else PARITY_LIMIT)
+    if not card["parity_max_abs"] <= limit:  # a NaN is refused as well
         raise Failed(
-            f"ONNX Runtime and PyTorch differ by {card['parity_max_abs']:.3g} of 255, more than "
-            f"{PARITY_LIMIT * 255:.3g}; nothing was written; report the versions of torch and onnxruntime"
+            f"the exported file and PyTorch differ by {card['parity_max_abs']:.3g} of 255, more than {limit:.3g}; nothing "
+            + (
+                "was written; export in float32"
+                if float16
+                else "was written; try other versions of torch and onnxruntime"
+            )
         )
     onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
     out.parent.mkdir(parents=True, exist_ok=True)

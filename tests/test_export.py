@@ -1,0 +1,182 @@
+"""What the exported graph holds, in both precisions and for both networks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("scipy")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from safron.engine.model import OnnxModel  # noqa: E402
+from safron.io.errors import Failed  # noqa: E402
+from safron.training import export  # noqa: E402
+from safron.training.config import PRESETS, TrainConfig  # noqa: E402
+from safron.training.graph import fold_norms, halve_network, training_nodes  # noqa: E402
+from safron.training.networks import make_generator  # noqa: E402
+from torch import nn  # noqa: E402
+
+SEAMLESS = replace(
+    PRESETS["safron-seamless"],
+    model=replace(PRESETS["safron-seamless"].model, widths=(8, 8, 16, 8, 8), tile=64),
+)
+FORBIDDEN = {"BatchNormalization", "InstanceNormalization", "Dropout", "RandomNormal", "RandomNormalLike"}
+
+
+def settled(network: nn.Module) -> nn.Module:
+    """Give frozen norms statistics that are not those of a fresh network."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.05, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            nn.init.normal_(module.weight, 1, 0.2, generator=generator)
+            nn.init.normal_(module.bias, 0, 0.2, generator=generator)
+    return network
+
+
+def write(config: TrainConfig, out: Path, **options: Any) -> dict[str, Any]:
+    torch.manual_seed(0)
+    network = settled(make_generator(config.model))
+    return export.export(network, config, out, steps=0, trained_on="nothing", **options)
+
+
+def walk(path: Path) -> list[Any]:
+    nodes = list(onnx.load(path).graph.node)
+    for node in nodes:
+        assert node.op_type not in FORBIDDEN, node.name
+        assert not any(item.name == "training_mode" for item in node.attribute), node.name
+        assert node.domain == "", node.name
+    return nodes
+
+
+@pytest.mark.parametrize("float16", [False, True], ids=["float32", "float16"])
+def test_the_seamless_graph(tmp_path: Path, float16: bool) -> None:
+    out = tmp_path / "m.onnx"
+    card = write(SEAMLESS, out, float16=float16)
+    nodes = walk(out)
+    assert card["precision"] == ("float16" if float16 else "float32")
+    assert card["parity_max_abs"] < 255 * (1e-2 if float16 else 1e-3)
+    assert card["overlap_mismatch"] < 1e-6
+    weights = {item.name: item.data_type for item in onnx.load(out).graph.initializer}
+    convs = [weights[name] for node in nodes if node.op_type == "Conv" for name in node.input[1:]]
+    assert set(convs) == {TensorProto.FLOAT16 if float16 else TensorProto.FLOAT}
+    model = OnnxModel(out, device="cpu", threads=1)  # the engine's own check of the contract
+    labels = np.random.default_rng(0).integers(0, 3, (2, 104, 104), np.uint8)
+    noise = np.random.default_rng(1).standard_normal((2, 5, 104, 104)).astype(np.float32)
+    image = model(labels, noise)
+    assert (image.dtype, image.shape) == (np.float32, (2, 64, 64, 3))
+    assert json.loads(json.dumps(model.card.extra))["precision"] == card["precision"]
+
+
+def test_half_the_file_and_nearly_the_picture(tmp_path: Path) -> None:
+    write(SEAMLESS, tmp_path / "whole.onnx")
+    card = write(SEAMLESS, tmp_path / "half.onnx", float16=True)
+    assert 0 < card["parity_max_abs"] < 2.55
+    whole, half = ((tmp_path / name).stat().st_size for name in ("whole.onnx", "half.onnx"))
+    assert half < 0.75 * whole  # of this small network; names and card weigh as much as half its weights
+
+
+def test_a_float16_file_that_is_too_far_off_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "FLOAT16_LIMIT", 1e-7)
+    with pytest.raises(Failed, match="nothing was written; export in float32"):
+        write(SEAMLESS, tmp_path / "m.onnx", float16=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_papers_graph_has_its_norms_folded(tmp_path: Path) -> None:
+    """At full size: PyTorch's exporter folds the norms behind convolutions, not those behind transposed ones."""
+    out = tmp_path / "paper.onnx"
+    card = write(PRESETS["safron"], out)
+    nodes = walk(out)
+    assert sum(node.op_type == "ConvTranspose" for node in nodes) == 8
+    assert card["parity_max_abs"] < 0.255
+
+
+class Normed(nn.Module):
+    """Every place a norm can stand: behind a convolution, a transposed one, and where it cannot be folded."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 6, 4, 2, 1, bias=False)
+        self.up = nn.ConvTranspose2d(6, 4, 4, 2, 1)
+        self.first, self.second = nn.BatchNorm2d(6), nn.BatchNorm2d(4)
+        self.shared = shared
+
+    def forward(self, x: Any) -> Any:
+        """[n, 3, y, x] -> [n, 4, y, x]."""
+        low = self.down(x)
+        x = self.first(low)
+        return self.second(self.up(x + low if self.shared else torch.relu(x)))
+
+
+@pytest.mark.parametrize(("shared", "left"), [(False, 0), (True, 1)])
+def test_folding_keeps_the_function(shared: bool, left: int) -> None:
+    import io
+
+    import onnxruntime
+
+    torch.manual_seed(0)
+    network, buffer, x = settled(Normed(shared=shared)).eval(), io.BytesIO(), torch.randn(1, 3, 16, 16)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (x,), buffer, dynamo=False, opset_version=17, do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )  # fmt: skip
+    graph = onnx.load_model_from_string(buffer.getvalue())
+    assert len(training_nodes(graph)) == 2
+    fold_norms(graph)
+    assert len(training_nodes(graph)) == left
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (made,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(made, network(x).detach().numpy(), atol=1e-5)
+
+
+def test_a_graph_that_keeps_a_norm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "fold_norms", lambda graph: None)
+    with pytest.raises(Failed, match=r"which belongs in training; nothing was written"):
+        write(PRESETS["safron"], tmp_path / "m.onnx")
+
+
+def test_squares_stay_in_float32() -> None:
+    """A value of 1000 squares to infinity in float16; its mean square must not."""
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["square"], name="/network/square"),
+        helper.make_node("ReduceMean", ["square"], ["mean"], name="/network/mean", axes=[1]),
+        helper.make_node("Sqrt", ["mean"], ["root"], name="/network/root"),
+        helper.make_node("Div", ["one", "root"], ["factor"], name="/network/factor"),
+        helper.make_node("Mul", ["x", "factor"], ["y"], name="/network/y"),
+        helper.make_node("Mul", ["y", "half"], ["image"], name="/image"),
+    ]
+    consts = [numpy_helper.from_array(np.float32(v), n) for n, v in (("one", 1), ("half", 0.5))]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x", "image")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], consts)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    halved = halve_network(model)
+    onnx.checker.check_model(halved)
+    import onnxruntime
+
+    x = np.array([[1000, -2000, 3000, 1]], np.float32)
+    outs = [
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"x": x}
+        )[0]
+        for m in (model, halved)
+    ]
+    np.testing.assert_allclose(outs[1], outs[0], rtol=2e-3, atol=1e-3)
+    casts = [node for node in halved.graph.node if node.op_type == "Cast"]
+    assert 2 <= len(casts) <= 4
