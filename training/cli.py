@@ -67,6 +67,9 @@ _SIZE = click.option(
     show_default=True,
     help="How large the networks and the training tile are: small fits a CPU, tiny a test.",
 )
+_FLOAT16 = click.option(
+    "--float16", is_flag=True, help="Half precision inside: half the file, and faster where a GPU has it."
+)
 _SEED = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness."
 )
@@ -225,12 +228,13 @@ def _given(changes: dict[str, Any]) -> dict[str, Any]:
 @cli.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-def export(checkpoint: Path, out: Path) -> None:
+@_FLOAT16
+def export(checkpoint: Path, out: Path, float16: bool) -> None:
     """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and check it against PyTorch."""
     _need_torch()
     from safron.training.export import export_checkpoint
 
-    card = export_checkpoint(checkpoint, out)
+    card = export_checkpoint(checkpoint, out, float16=float16)
     click.echo(
         f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
     )
@@ -241,12 +245,13 @@ def export(checkpoint: Path, out: Path) -> None:
 @_PRESET
 @_SIZE
 @_SEED
-def export_random(out: Path, preset_name: str, size: str, seed: int) -> None:
+@_FLOAT16
+def export_random(out: Path, preset_name: str, size: str, seed: int, float16: bool) -> None:
     """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
     _need_torch()
     from safron.training.export import export_fresh
 
-    card = export_fresh(dataclasses.replace(preset(preset_name, size), seed=seed), out)
+    card = export_fresh(dataclasses.replace(preset(preset_name, size), seed=seed), out, float16=float16)
     click.echo(
         f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
     )
