@@ -236,7 +236,7 @@ def _one_of(value: Any, what: str, choices: tuple[str, ...]) -> str:
 
 def _range(fields: dict[str, Any], what: str, default: tuple[float, float] | None) -> tuple[float, float]:
     """Return the two ends of a range; a guess at what is missing would paint wrong colours in silence."""
-    value = fields.get("range", None if default is None else list(default))
+    value: Any = fields.get("range", None if default is None else list(default))
     numbers = isinstance(value, list) and len(value) == 2 and all(type(end) in (int, float) for end in value)
     if not numbers or not np.isfinite(value).all() or value[0] == value[1]:
         raise ValueError(f"{what} range {value!r} must be two different numbers, as [-1, 1]")
