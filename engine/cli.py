@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import sys
@@ -120,7 +121,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.argument("mask", type=str)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=str)
 @click.option(
     "--model",
     default=DEFAULTS.model,
@@ -184,12 +185,49 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     help="Blocks in work at a time.",
 )
 @click.option(
+    "--executor",
+    type=click.Choice(["auto", "threads", "processes"]),
+    default=DEFAULTS.executor,
+    show_default=True,
+    help="What a worker is; auto takes processes where several GPUs can share the work.",
+)
+@click.option(
+    "--scheduler",
+    default=None,
+    show_default="none",
+    metavar="URL|FILE",
+    help="Run on the Dask scheduler at tcp://HOST:PORT, or that its file names.",
+)
+@click.option(
+    "--cluster",
+    type=click.Path(path_type=Path),
+    default=None,
+    show_default="none",
+    metavar="YAML",
+    help="Run on jobs of a batch system; docs/cluster.md says what the file holds.",
+)
+@click.option(
+    "--security",
+    type=click.Path(path_type=Path),
+    default=None,
+    show_default="none",
+    metavar="YAML",
+    help="Paths of TLS certificates that all processes of the render must show: ca, cert, key.",
+)
+@click.option(
+    "--dashboard",
+    default=None,
+    show_default="none",
+    metavar="HOST:PORT",
+    help="Show Dask's pages there, as 127.0.0.1:8787; whoever reaches them sees them.",
+)
+@click.option(
     "--threads",
     type=int,
     default=DEFAULTS.threads,
     show_default="0, all cores",
     metavar="N",
-    help="Threads of one generator call.",
+    help="Threads of one generator call; worker processes share all cores.",
 )
 @click.option(
     "--device",
@@ -303,6 +341,9 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
 @click.option(
     "--overwrite", is_flag=True, help="Replace OUT, preview and report, and scratch of other inputs."
 )
+@click.option(
+    "--fresh", is_flag=True, help="Start over, whatever an unfinished render of OUT left; OUT stays."
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option(
@@ -321,7 +362,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     callback=_show_version,
     help="Print the version and stop.",
 )
-def main(mask: str, out: Path, dry_run: bool, quiet: bool, debug: bool, **options: Any) -> None:
+def main(mask: str, out: str, dry_run: bool, quiet: bool, debug: bool, **options: Any) -> None:
     """Render the tissue mask MASK into the pyramidal slide OUT.
 
     MASK is a Zarr array, an OME-Zarr or any image that libvips or OpenSlide opens: one label a pixel, or
@@ -329,7 +370,7 @@ def main(mask: str, out: Path, dry_run: bool, quiet: bool, debug: bool, **option
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep_one_heap()
-    with _one_line_errors(debug=debug):
+    with _one_line_errors(debug=debug), _warnings(quiet=quiet):
         _render(mask, out, dry_run=dry_run, quiet=quiet, options=RenderOptions(**options))
 
 
@@ -360,29 +401,55 @@ def _failure(error: BaseException) -> tuple[str, int]:
     return f"error: {type(error).__name__}: {first} (--debug shows where)", SafronError.exit_code
 
 
-def _render(mask: str, out: Path, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
+def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
     from .execute import local_runner
     from .prepare import check_budget, prepare
-    from .rendering import run
+    from .rendering import open_runner, run
     from .scan import scan_mask
 
-    prepared = prepare(mask, out, options)
+    prepared = prepare(mask, out, options, dry_run=dry_run)
     if not quiet:
         for note in prepared.warnings:
-            click.echo(f"safron-render: warning: {note}", err=True)
-    with local_runner(options.workers) as runner:
-        scan = scan_mask(prepared.job, runner)
-        if dry_run:
-            if not quiet:
-                for line in plan_lines(prepared, scan):
-                    click.echo(line)
-            check_budget(prepared)
-            return
-        with _progress(prepared, quiet=quiet) as advance:
-            report = run(prepared, scan, runner, progress=advance)
+            warn(note)
+    if dry_run:
+        with local_runner(options.workers) as runner:
+            scan = scan_mask(prepared.job, runner)
+        if not quiet:
+            for line in plan_lines(prepared, scan):
+                click.echo(line)
+        check_budget(prepared)
+        return
+    with open_runner(prepared) as (prepared, runner), _progress(prepared, quiet=quiet) as advance:
+        report = run(prepared, runner, progress=advance)
     if not quiet:
         for line in report.lines():
             click.echo(line)
+
+
+def warn(text: str) -> None:
+    """Say something that the user should know, on stderr."""
+    click.echo(f"safron-render: warning: {' '.join(text.split())}", err=True)
+
+
+class _Warnings(logging.Handler):
+    """Shows the engine's warnings as our own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+@contextmanager
+def _warnings(*, quiet: bool) -> Iterator[None]:
+    logger, handler = logging.getLogger("safron"), _Warnings()
+    if quiet:
+        handler.setLevel(logging.CRITICAL)
+    logger.addHandler(handler)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:

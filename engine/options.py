@@ -25,8 +25,14 @@ class RenderOptions:
     seed : of the noise.
     block : pixels a side of one task, a multiple of `tiff_tile`; None is 2048.
     batch : patches a call; None takes 1 on a CPU, 32 on CUDA.
-    workers : blocks in work at a time.
-    threads : threads of one generator call; 0 uses every core.
+    workers : blocks in work at a time; of no effect where `scheduler` or `cluster` say who works.
+    executor : "threads" of this process or worker "processes"; "auto" is processes where several GPUs can share the
+        work, else threads.
+    scheduler : address or file of a Dask scheduler that is there already.
+    cluster : YAML file that says how to get workers from a batch system; see docs/cluster.md.
+    security : YAML file with the TLS certificates of scheduler, workers and driver.
+    dashboard : address of Dask's pages, as "127.0.0.1:8787"; None shows none.
+    threads : threads of one generator call; 0 uses every core, and shares them among worker processes.
     device : "auto", "cpu", "cuda" or "cuda:N".
     compression : "jpeg", "deflate", "lzw" or "none".
     quality : of JPEG, 1..100.
@@ -38,11 +44,13 @@ class RenderOptions:
     region : (x, y, width, height) of the mask to render; None is all of it.
     level_count : pyramid levels; "auto" halves until one tile is enough.
     palette_tolerance : largest distance (0..255 a channel) of a colour-coded mask's colour from its label's.
-    scratch : folder for scratch; None is beside the output.
-    memory : bytes that the render may take.
+    scratch : folder for scratch; None is beside the output, for an output URL the user's cache folder.
+    memory : bytes that the render may take, worker processes of this machine included; each worker of a cluster
+        may take as much.
     preview : PNG of the finished slide, at most 2048 px a side.
     report : JSON file of the report.
     overwrite : replace an existing output, and start over where scratch belongs to other inputs.
+    fresh : start over, whatever an unfinished render left.
     """
 
     model: str | Path | PatchModel = DEFAULT_MODEL
@@ -53,6 +61,11 @@ class RenderOptions:
     block: int | None = None
     batch: int | None = None
     workers: int = 2
+    executor: Literal["auto", "threads", "processes"] = "auto"
+    scheduler: str | None = None
+    cluster: Path | None = None
+    security: Path | None = None
+    dashboard: str | None = None
     threads: int = 0
     device: str = "auto"
     compression: Literal["jpeg", "deflate", "lzw", "none"] = "jpeg"
@@ -70,6 +83,7 @@ class RenderOptions:
     preview: Path | None = None
     report: Path | None = None
     overwrite: bool = False
+    fresh: bool = False
 
     def described(self) -> dict[str, object]:
         """Options as plain JSON values."""

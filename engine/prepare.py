@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import psutil
 from safron.io.errors import BadInput, Failed
-from safron.io.labels import open_mask
+from safron.io.labels import LabelMask, open_mask
 from safron.io.pyramid import Pyramid
+from safron.io.remote import Target, check_address
 from safron.io.slides import SlideSpec
 
+from .finished import Finished
+from .memory import resident_bytes
 from .model import PatchModel, load_model
+from .oom import Halving, is_out_of_memory
 from .options import RenderOptions
 from .plan import RenderPlan, choose_bits, choose_block, make_grid
 from .scratch import Scratch
@@ -25,8 +29,16 @@ from .taper import Taper
 from .tasks import Job
 from .window import Window
 
+if TYPE_CHECKING:
+    from .worker import ModelSource, WorkerFacts
+
+log = logging.getLogger("safron")
+
 # Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
 LATE_BYTES = 96 << 20
+GPU_BATCH = 32
+
+Where = Literal["threads", "processes", "cluster"]
 
 
 @dataclass(frozen=True)
@@ -35,16 +47,18 @@ class Prepared:
 
     Attributes
     ----------
-    out : the slide to make.
+    target : the slide to make.
     options : as given.
     job : plan, mask, generator and scratch.
-    projected_bytes : upper bound on resident memory.
+    projected_bytes : upper bound on resident memory, of this process and of workers on this machine.
+    where : who runs the tasks: threads of this process, processes of this machine, or a cluster.
     """
 
-    out: Path
+    target: Target
     options: RenderOptions
     job: Job
     projected_bytes: int
+    where: Where
 
     @property
     def plan(self) -> RenderPlan:
@@ -65,17 +79,27 @@ class Prepared:
         return notes
 
 
-def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
-    """Check what was asked for and plan it; nothing is written."""
-    flavor = options.flavor or choose_flavor(out)
-    check_outputs(source, out, options)
+def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bool = False) -> Prepared:
+    """Check what was asked for and plan it; nothing is written.
+
+    Where other processes render, the generator is only looked at here: `settle` lets a worker try it. A dry
+    run asks nobody else.
+    """
+    target = Target.of(out, folder=options.scratch)
+    flavor = options.flavor or choose_flavor(target)
+    check_outputs(source, target, options)
     if options.workers < 1 or options.threads < 0:
         raise BadInput(
             f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
         )
-    model = load_model(options.model, device=options.device, threads=options.threads)
+    check_placing(options)
+    elsewhere = (
+        options.executor == "processes" or options.scheduler is not None or options.cluster is not None
+    )
+    model = load_model(options.model, device="cpu" if elsewhere else options.device, threads=options.threads)
     card = model.card
     mask = open_mask(source, palette=card.palette, palette_tolerance=options.palette_tolerance)
+    where = choose_where(options, mask, model)
     tile = card.tile if options.tile is None else options.tile
     grid = make_grid(
         height=mask.shape[0], width=mask.shape[1], tile=tile, overlap=options.overlap, context=card.context
@@ -83,9 +107,6 @@ def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
     card.require_tile(tile)
     taper = Taper(options.taper)
     region = _region(options.region, grid.canvas)
-    batch = (32 if model.device.startswith("cuda") else 1) if options.batch is None else options.batch
-    if batch < 1:
-        raise BadInput(f"--batch {options.batch}: must be at least 1")
     mpp = next((value for value in (options.mpp, mask.mpp, card.mpp) if value is not None), None)
     slide = _slide_spec(region, mpp, flavor, options, model, grid.tile)
     plan = RenderPlan(
@@ -94,44 +115,171 @@ def prepare(source: Any, out: Path, options: RenderOptions) -> Prepared:
         region=region,
         slide=slide,
         block=choose_block(options.block, tile=tile, slide_tile=options.tiff_tile),
-        batch=batch,
+        batch=choose_batch(options.batch, model.device),
         bits=choose_bits(grid, taper, integral=model.integral),
         seed=options.seed,
         noise_scales=card.noise_scales,
     )
-    scratch = Scratch(scratch_path(out, options.scratch))
-    projected = _resident() + LATE_BYTES + options.workers * plan.worker_bytes(integral=model.integral)
+    scratch = Scratch(scratch_path(target, options.scratch))
+    job = Job(plan, mask, model, scratch)
+    if where != "threads" and not dry_run:
+        return Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
+    projected = resident_bytes() + LATE_BYTES + options.workers * plan.worker_bytes(integral=model.integral)
     check_memory(projected, plan, options)  # before the trial takes some
-    projected += options.workers * try_model(model, plan)
-    return Prepared(out, options, Job(plan, mask, model, scratch), projected)
+    if not model.device.startswith("cpu"):
+        model = Halving(model)
+    trial = try_model(model, plan)
+    projected += options.workers * trial.added_bytes
+    job = Job(with_batch(plan, trial.batch, model.device), mask, model, scratch)
+    return Prepared(target, options, job, projected, where)
 
 
-def scratch_path(out: Path, folder: Path | None) -> Path:
+def choose_batch(batch: int | None, device: str) -> int:
+    """Patches a call: as given, else what suits the device."""
+    chosen = (GPU_BATCH if device.startswith("cuda") else 1) if batch is None else batch
+    if chosen < 1:
+        raise BadInput(f"--batch {batch}: must be at least 1")
+    return chosen
+
+
+def with_batch(plan: RenderPlan, batch: int, device: str) -> RenderPlan:
+    """Take over the batch that the generator was found to run with."""
+    if batch != plan.batch:
+        log.warning("%s: out of memory with %d patches a call; %d are run", device, plan.batch, batch)
+    return replace(plan, batch=batch)
+
+
+def check_placing(options: RenderOptions) -> None:
+    """Refuse options that say different things of who runs the tasks."""
+    given = [name for name in ("scheduler", "cluster") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise BadInput("--scheduler and --cluster: both say where the workers are; give one of them")
+    if given and options.executor != "auto":
+        raise BadInput(
+            f"--executor {options.executor}: --{given[0]} says where the workers are; leave one of them out"
+        )
+    if options.executor not in ("auto", "threads", "processes"):
+        raise BadInput(f"--executor {options.executor}: must be auto, threads or processes")
+    for name in ("cluster", "security"):
+        file = getattr(options, name)
+        if file is not None and not Path(file).is_file():
+            raise BadInput(f"--{name} {file}: no such file")
+    if options.security is not None and not given and options.executor != "processes":
+        raise BadInput(
+            "--security: nothing is sent over a network by threads; add --executor processes, or leave it out"
+        )
+    if options.dashboard is not None:
+        _check_dashboard(options.dashboard, joined=options.scheduler is not None)
+
+
+def _check_dashboard(address: str, *, joined: bool) -> None:
+    from importlib.util import find_spec
+
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal()):
+        raise BadInput(f"--dashboard {address}: must be HOST:PORT, as 127.0.0.1:8787")
+    if joined:
+        raise BadInput(f"--dashboard {address}: the scheduler of --scheduler has its own; leave it out")
+    if find_spec("bokeh") is None:
+        raise BadInput(f"--dashboard {address}: needs bokeh: pip install 'safron[cluster]'")
+
+
+def choose_where(options: RenderOptions, mask: LabelMask, model: PatchModel) -> Where:
+    """Say who runs the tasks.
+
+    Threads of one process share one generator and its GPU, and start at once; processes have a GPU each.
+    """
+    if options.scheduler is not None or options.cluster is not None:
+        where: Where = "cluster"
+    elif options.executor == "processes" or (
+        options.executor == "auto" and _gpus_to_share(options, mask, model)
+    ):
+        where = "processes"
+    else:
+        where = "threads"
+    if where != "threads" and mask.in_memory:
+        raise BadInput(
+            f"mask {mask.source}: other processes cannot read it; save it as Zarr, or render with executor 'threads'"
+        )
+    return where
+
+
+def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -> bool:
+    from .gpus import visible_gpus
+
+    usable = options.workers > 1 and not mask.in_memory and isinstance(options.model, str | Path)
+    return (
+        usable and ":" not in options.device and model.device.startswith("cuda") and len(visible_gpus()) > 1
+    )
+
+
+def model_source(prepared: Prepared) -> ModelSource:
+    """Say how worker processes come to the generator."""
+    from .memory import usable_cores
+    from .worker import ModelSource
+
+    options, model = prepared.options, prepared.options.model
+    if isinstance(model, str | Path):
+        model = str(Path(model).absolute()) if Path(model).is_file() else str(model)
+    # A worker process sees the one GPU that is its own.
+    device = options.device.partition(":")[0] if prepared.where == "processes" else options.device
+    threads = options.threads
+    if prepared.where == "processes" and not threads:
+        threads = max(1, usable_cores() // options.workers)
+    return ModelSource(model, device, threads)
+
+
+def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
+    """Complete a plan by what a worker says of itself: device, batch, memory."""
+    from .worker import remote_model
+
+    options, plan, job = prepared.options, prepared.plan, prepared.job
+    plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)
+    each = facts.resident + plan.worker_bytes(integral=job.model.integral) + LATE_BYTES // 2
+    if prepared.where == "processes":
+        projected = prepared.projected_bytes + options.workers * each
+    else:
+        projected = max(prepared.projected_bytes, each)
+    check_memory(projected, plan, options)
+    model = remote_model(job.model, facts)
+    return replace(prepared, job=Job(plan, job.mask, model, job.scratch), projected_bytes=projected)
+
+
+def scratch_path(target: Target, folder: Path | None) -> Path:
     """Where scratch lies: beside the slide, or in a folder that slides of the same name may share."""
-    if folder is None:
+    out = target.local
+    if folder is None or target.url is not None:
         return out.absolute().with_name(f"{out.name}.safron")
     place = sha256(str(out.parent.resolve()).encode()).hexdigest()[:8]
     return folder.absolute() / f"{out.name}.{place}.safron"
 
 
-def choose_flavor(out: Path) -> Literal["svs", "ome", "generic"]:
+def choose_flavor(target: Target) -> Literal["svs", "ome", "generic"]:
     """Return the flavor that goes with a file name."""
-    name = out.name.lower()
+    name = target.file_name.lower()
     if name.endswith((".ome.tif", ".ome.tiff")):
         return "ome"
     if name.endswith((".svs", ".tif", ".tiff")):
         return "svs"
-    raise BadInput(f"{out}: a slide's name must end in .svs, .tif, .tiff, .ome.tif or .ome.tiff")
+    raise BadInput(f"{target.name}: a slide's name must end in .svs, .tif, .tiff, .ome.tif or .ome.tiff")
 
 
-def check_outputs(source: Any, out: Path, options: RenderOptions) -> None:
+def check_outputs(source: Any, target: Target, options: RenderOptions) -> None:
     """Raise `BadInput` unless the slide, its preview and its report can be put where they should."""
-    given = (("", out), ("--preview ", options.preview), ("--report ", options.report))
+    finished = Finished.of(target, scratch_path(target, options.scratch))
+    overwrite = options.overwrite or (finished is not None and not options.fresh)
+    check_target(target, overwrite=overwrite)
+    given = (
+        ("", None if target.url else target.local),
+        ("--preview ", options.preview),
+        ("--report ", options.report),
+    )
     names: dict[Path, str] = {}
     for name, path in given:
         if path is None:
             continue
-        check_output_path(path, overwrite=options.overwrite, name=name)
+        if name:
+            check_output_path(path, overwrite=overwrite, name=name)
         if path.absolute() in names:
             raise BadInput(f"{name}{path}: is {names[path.absolute()] or 'OUT'}, too; give another name")
         names[path.absolute()] = name.strip()
@@ -142,6 +290,16 @@ def check_outputs(source: Any, out: Path, options: RenderOptions) -> None:
             and path.samefile(source)
         ):
             raise BadInput(f"{name}{path}: is the mask itself; give another name")
+
+
+def check_target(target: Target, *, overwrite: bool) -> None:
+    """Raise `BadInput` unless the slide can be put where it should."""
+    if target.url is None:
+        check_output_path(target.local, overwrite=overwrite)
+        return
+    check_address(target.url)
+    if not overwrite and target.exists():
+        raise BadInput(f"{target.name}: exists already; pass --overwrite to replace it")
 
 
 def check_output_path(out: Path, *, overwrite: bool, name: str = "") -> None:
@@ -209,45 +367,74 @@ def _slide_spec(
     )
 
 
-def try_model(model: PatchModel, plan: RenderPlan) -> int:
-    """Run the generator once on an arbitrary label; return how much its buffers added to memory.
+@dataclass(frozen=True)
+class Trial:
+    """What one call of the generator showed: patches a call that it takes, and memory that it keeps."""
 
-    A generator that cannot run, or returns the wrong shape or NaN, is found here and not hours later.
+    batch: int
+    added_bytes: int
+
+
+def try_model(model: PatchModel, plan: RenderPlan) -> Trial:
+    """Run the generator once on an arbitrary label.
+
+    A generator that cannot run, or returns the wrong shape or NaN, is found here and not hours later; a batch
+    that a GPU has no memory for is halved, once.
 
     Raises
     ------
     BadInput
         What the generator says where it fails.
     """
-    before = _resident()
-    side = plan.grid.tile + 2 * plan.grid.context
-    labels = np.full((plan.batch, side, side), model.card.labels[0].value, np.uint8)
-    noise = (
-        np.zeros((plan.batch, len(plan.noise_scales), side, side), np.float32) if plan.noise_scales else None
-    )
+    before = resident_bytes()
     try:
-        model(labels, noise)
+        try:
+            batch = _try_batch(model, plan, plan.batch)
+        except Exception as error:
+            if not (isinstance(model, Halving) and is_out_of_memory(error) and plan.batch > 1):
+                raise
+            batch = _try_batch(model, plan, -(-plan.batch // 2))
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
-    return max(0, _resident() - before)
+    return Trial(batch, max(0, resident_bytes() - before))
 
 
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)
+def _try_batch(model: PatchModel, plan: RenderPlan, batch: int) -> int:
+    side = plan.grid.tile + 2 * plan.grid.context
+    labels = np.full((batch, side, side), model.card.labels[0].value, np.uint8)
+    noise = None
+    if plan.noise_scales:
+        # On a GPU halves are compared, and zeros would be equal whatever the kernels do.
+        shape = (batch, len(plan.noise_scales), side, side)
+        halving = isinstance(model, Halving)
+        noise = (
+            np.random.default_rng(0).standard_normal(shape, np.float32)
+            if halving
+            else np.zeros(shape, np.float32)
+        )
+    if isinstance(model, Halving):
+        model.rehearse(labels, noise)
+    else:
+        model(labels, noise)
+    return batch
 
 
 def check_budget(prepared: Prepared) -> None:
     """Refuse a plan over the memory budget or over the free disk, with both numbers."""
     plan, options = prepared.plan, prepared.options
     check_memory(prepared.projected_bytes, plan, options)
-    part = part_path(prepared.out)
+    target, part = prepared.target, prepared.target.part
     written = part.stat().st_size if part.is_file() else 0
+    # The cache folder is made when it is needed; until then what stands above it tells of the disk.
+    ours = target.url is not None and options.scratch is None
     needs: dict[int, int] = {}
     folders: dict[int, Path] = {}
     for folder, need in (
-        (prepared.out.absolute().parent, max(0, plan.output_bytes() - written)),
+        (part.absolute().parent, max(0, plan.output_bytes() - written)),
         (prepared.job.scratch.path.parent, plan.scratch_bytes()),
     ):
+        while ours and not folder.is_dir():
+            folder = folder.parent
         if not folder.is_dir():
             raise BadInput(f"--scratch {folder}: no such folder; make it first")
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -271,11 +458,6 @@ def check_memory(projected: int, plan: RenderPlan, options: RenderOptions) -> No
             f"projected peak memory is {_mib(projected)}, --memory allows {_mib(options.memory)}; "
             f"lower --workers {options.workers} or --block {plan.block}, or raise --memory"
         )
-
-
-def part_path(out: Path) -> Path:
-    """The unfinished slide."""
-    return out.with_name(f"{out.name}.part")
 
 
 def _mib(size: float) -> str:

@@ -6,29 +6,37 @@ refused before the first patch runs, and the slide appears whole, by a rename, o
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import fields
-from functools import lru_cache
-from importlib.metadata import version
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import psutil
 from safron.io.errors import Failed
+from safron.io.labels import LabelMask, one_line
 
-from .execute import Runner, Task, local_runner
+from .execute import TRIES, GivenUp, Runner, Task, local_runner
+from .finished import Finished, head_of
+from .gpus import kind_of
 from .levels import finish_levels, write_png
 from .lock import run_lock
+from .memory import peak_bytes
 from .options import RenderOptions
-from .prepare import Prepared, check_budget, check_output_path, prepare
+from .prepare import Prepared, check_budget, check_target, model_source, prepare, settle
 from .report import RenderReport
 from .scan import Scan, scan_mask
 from .scratch import disk_errors
 from .state import RenderState
 from .tasks import Job, block_task, listening, seam_task
+from .versions import deciding_versions
+
+log = logging.getLogger("safron")
+
+# Blocks that a message names.
+NAMED = 4
 
 
 def render(
@@ -69,57 +77,213 @@ def render(
     known = {item.name for item in fields(RenderOptions)}
     if unknown := sorted(set(options) - known):
         raise TypeError(f"render() has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    prepared = prepare(mask, Path(out), RenderOptions(**options))
-    with local_runner(prepared.options.workers) as runner:
-        scan = scan_mask(prepared.job, runner)
-        return run(prepared, scan, runner, progress=progress)
+    prepared = prepare(mask, out, RenderOptions(**options))
+    with open_runner(prepared) as (prepared, runner):
+        return run(prepared, runner, progress=progress)
 
 
-def run(
-    prepared: Prepared, scan: Scan, runner: Runner, *, progress: Callable[[int], None] | None = None
-) -> RenderReport:
+@contextmanager
+def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepared, Runner]]:
+    """Give who runs the tasks, and the plan as completed by what they say of themselves.
+
+    Parameters
+    ----------
+    prepared : a plan.
+    cluster : a `safron.engine.cluster.Cluster` that is open already; None opens what the options ask for.
+    """
+    options = prepared.options
+    if prepared.where == "threads":
+        with local_runner(options.workers, dashboard=options.dashboard) as runner:
+            yield prepared, runner
+        return
+    from .cluster import ClusterRunner, open_cluster
+
+    if cluster is None:
+        with open_cluster(options) as cluster, open_runner(prepared, cluster) as opened:
+            yield opened
+        return
+    source = model_source(prepared)
+    prepared = settle(prepared, cluster.rehearse(source, prepared.plan, options.batch))
+    yield prepared, ClusterRunner(cluster, source)
+
+
+def run(prepared: Prepared, runner: Runner, *, progress: Callable[[int], None] | None = None) -> RenderReport:
     """Run a prepared render, or what an interrupted run of it left to do, and join the slide."""
     start = time.perf_counter()
+    guard = MaskGuard(prepared.job.mask)
+    scan = scan_mask(prepared.job, runner)
+    target, scratch = prepared.target, prepared.job.scratch
     check_budget(prepared)
-    plan, scratch = prepared.plan, prepared.job.scratch
-    inputs = plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=prepared.job.model.sha256)
-    inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
-    # A CPU and a GPU round differently: half a slide of each would be a third one.
-    inputs["--device"] = prepared.job.model.device.partition(":")[0]
-    with run_lock(prepared.out), disk_errors(scratch.path):
-        # Another render may have finished it since we looked.
-        check_output_path(prepared.out, overwrite=prepared.options.overwrite)
-        with closing(RenderState.open(prepared, inputs)) as state:
-            if progress is not None:
-                progress(state.run + state.painted)
-            _run_blocks(prepared, state, runner, progress)
-            preview = finish_levels(plan, scratch, state.writer)
-            picture = prepared.options.preview
-            waiting = None if picture is None else write_png(picture, preview)
-            digest = state.writer.finish(prepared.out, preview, overwrite=prepared.options.overwrite)
-            # Not before: the same command again, after a failure, would find its own picture in the way.
-            if picture is not None and waiting is not None:
-                waiting.replace(picture)
-        scratch.remove()
-    report = _report(prepared, scan, state, digest, time.perf_counter() - start)
-    assert report.run + report.painted == report.patches, report
-    if prepared.options.report is not None:
-        try:
-            report.write(prepared.options.report)
-        except OSError as error:
-            path = prepared.options.report
-            raise Failed(f"--report {path}: {error.strerror}; the slide itself is done") from error
+    if target.url is not None:
+        target.local.parent.mkdir(parents=True, exist_ok=True)
+    inputs = render_inputs(prepared, scan)
+    with run_lock(target.local), disk_errors(scratch.path):
+        report = _clean_up(prepared, inputs)
+        if report is None:
+            # Another render may have finished it since we looked.
+            check_target(target, overwrite=prepared.options.overwrite)
+            with closing(RenderState.open(prepared, inputs)) as state:
+                if progress is not None:
+                    progress(state.run + state.painted)
+                _run_blocks(prepared, state, runner, guard, progress)
+                report = _join(prepared, scan, state, inputs, start)
+            scratch.remove()
+    _write_report(prepared, report)
     return report
 
 
+def render_inputs(prepared: Prepared, scan: Scan) -> dict[str, str]:
+    """Everything that decides a pixel or a tag, by the name that a user knows it by."""
+    job = prepared.job
+    inputs = job.plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=job.model.sha256)
+    inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
+    # A CPU and a GPU round differently: half a slide of each would be a third one.
+    return inputs | {"--device": kind_of(job.model.device)}
+
+
+def _clean_up(prepared: Prepared, inputs: dict[str, str]) -> RenderReport | None:
+    """Finish what a killed run left undone after its slide got its name; None where there is no such slide."""
+    scratch = prepared.job.scratch
+    finished = Finished.of(prepared.target, scratch.path)
+    if finished is None or prepared.options.fresh:
+        return None
+    if finished.inputs == inputs:
+        log.warning(
+            "%s: an earlier run finished it, and was killed before it could say so", prepared.target.name
+        )
+        finished.name_preview()
+        prepared.target.part.unlink(missing_ok=True)
+        scratch.remove()
+        return RenderReport(**finished.report)
+    check_target(prepared.target, overwrite=prepared.options.overwrite)
+    scratch.remove()  # of a slide that is finished: nothing is lost
+    return None
+
+
+def _join(
+    prepared: Prepared, scan: Scan, state: RenderState, inputs: dict[str, str], start: float
+) -> RenderReport:
+    """Make one slide of all that is finished, and give it its name."""
+    target, scratch, overwrite = prepared.target, prepared.job.scratch, prepared.options.overwrite
+    pixels = finish_levels(prepared.plan, scratch, state.writer)
+    picture = prepared.options.preview
+    waiting = None if picture is None else write_png(picture, pixels)
+    digest = state.writer.seal(pixels)
+    report = _report(prepared, scan, state, digest, time.perf_counter() - start)
+    assert report.run + report.painted == report.patches, report
+    # The same command again, after a failure, would find its own picture in the way: so its name comes last.
+    names = None if picture is None or waiting is None else (str(waiting), str(picture))
+    finished = Finished(report.output_bytes, head_of(target.part), inputs, report.values(), names)
+    finished.write(scratch.path)
+    if target.url is None:
+        state.writer.publish(target.local, overwrite=overwrite)
+    else:
+        state.writer.close()
+        target.send(overwrite=overwrite)
+    finished.name_preview()
+    return report
+
+
+def _write_report(prepared: Prepared, report: RenderReport) -> None:
+    path = prepared.options.report
+    if path is None:
+        return
+    try:
+        report.write(path)
+    except OSError as error:
+        raise Failed(f"--report {path}: {error.strerror}; the slide itself is done") from error
+
+
+@dataclass
+class MaskGuard:
+    """Finds out whether the mask changes while it is rendered.
+
+    Files are stamped by names, sizes and times (on object stores ETags), which are compared and never
+    ordered, so that no clock matters.
+    """
+
+    mask: LabelMask
+    _stamp: str | None = field(init=False)
+    _next: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self._stamp = None if self.mask.in_memory else self._look()
+
+    def _look(self) -> str | None:
+        begun = time.monotonic()
+        try:
+            return self.mask.stamp()
+        except Exception:  # a store that cannot list its files: the labels themselves are compared on resume
+            return None
+        finally:
+            now = time.monotonic()
+            # A mask of a million chunks takes seconds to look at.
+            self._next = now + max(10.0, 30 * (now - begun))
+
+    def due(self) -> bool:
+        """Whether it is time to look again."""
+        return self._stamp is not None and time.monotonic() >= self._next
+
+    def changed(self) -> bool:
+        """Look again."""
+        return self._stamp is not None and self._look() != self._stamp
+
+
 def _run_blocks(
-    prepared: Prepared, state: RenderState, runner: Runner, progress: Callable[[int], None] | None
+    prepared: Prepared,
+    state: RenderState,
+    runner: Runner,
+    guard: MaskGuard,
+    progress: Callable[[int], None] | None,
 ) -> None:
     """Run the tasks that are left and accept their results."""
+    given_up: list[GivenUp] = []
     with listening(prepared.job.scratch, progress or (lambda count: None)):
         for _, result in runner(_tasks(prepared.job, state)):
+            if isinstance(result, GivenUp):
+                given_up.append(result)
+                continue
             state.accept(result)
-    state.sync()
+            if guard.due():
+                _check_mask(state, guard)
+    _check_mask(state, guard)
+    if given_up:
+        raise _blocks_failed(prepared, given_up)
+
+
+def _check_mask(state: RenderState, guard: MaskGuard) -> None:
+    """Keep what is finished if the mask is what it was; else forget what was made since it last was."""
+    if not guard.changed():
+        state.keep()
+        return
+    state.forget()
+    raise Failed(
+        f"mask {guard.mask.source}: its files changed while it was rendered; blocks made since then are dropped. "
+        "Put it back and run the same command again, or render the new one with --fresh"
+    )
+
+
+def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
+    """Say which blocks failed, where they lie, and why; causes that are alike once."""
+    causes: dict[str, list[str]] = {}
+    waiting = 0
+    for item in given_up:
+        if item.error is None:
+            waiting += 1
+            continue
+        window = prepared.plan.block_plan(item.task.index).window
+        place = f"({item.task.index[0]}, {item.task.index[1]}) at x={window.x}, y={window.y}"
+        causes.setdefault(one_line(item.error), []).append(f"{place}, {window.width} x {window.height} px")
+    failed = sum(len(places) for places in causes.values())
+    named = [
+        f"{'; '.join(places[:NAMED])}{' and more' if len(places) > NAMED else ''}: {cause}"
+        for cause, places in list(causes.items())[:NAMED]
+    ]
+    more = f"; {waiting} more wait for their seams" if waiting else ""
+    return Failed(
+        f"{failed} blocks failed {TRIES} times each: {'; '.join(named)}{more}. All others are finished and kept; "
+        "the same command tries these again"
+    )
 
 
 def _tasks(job: Job, state: RenderState) -> Iterator[Task]:
@@ -127,42 +291,26 @@ def _tasks(job: Job, state: RenderState) -> Iterator[Task]:
     plan = job.plan
     for index in plan.blocks():
         needed = not all(state.done[consumer] for consumer in plan.consumers(index))
-        if needed and plan.block_plan(index).seams and not (state.seamed[index] and _seams_whole(job, index)):
-            yield Task(_key("seam", index), seam_task, (job, index))
+        if (
+            needed
+            and plan.block_plan(index).seams
+            and not (state.seamed[index] and job.scratch.seams_whole(index))
+        ):
+            yield Task(_key("seam", index), seam_task, job, index)
         if not state.done[index]:
             after = tuple(_key("seam", source) for source in plan.sources(index))
-            yield Task(_key("block", index), block_task, (job, index), after)
+            yield Task(_key("block", index), block_task, job, index, after)
 
 
 def _key(kind: str, index: tuple[int, int]) -> str:
     return f"{kind}-{index[0]}-{index[1]}"
 
 
-def _seams_whole(job: Job, index: tuple[int, int]) -> bool:
-    """Whether the stored seams of a block can be read; a power cut may have torn them."""
-    for name, rect in job.plan.block_plan(index).seams.items():
-        whole = rect.window(job.plan.grid).clip(job.plan.region)
-        try:
-            job.scratch.read_seam(index, name, whole, whole)
-        except (OSError, ValueError, RuntimeError, AssertionError, KeyError):
-            return False
-    return True
-
-
-@lru_cache(maxsize=1)
-def deciding_versions() -> dict[str, str]:
-    """Versions of all that can change a pixel or a byte of a tile."""
-    import onnxruntime
-
-    found = {name: version(name) for name in ("safron", "imagecodecs", "opencv-python-headless", "numpy")}
-    return found | {"onnxruntime": onnxruntime.__version__}
-
-
 def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, seconds: float) -> RenderReport:
     plan, model = prepared.plan, prepared.job.model
     rows, columns = plan.block_shape
     return RenderReport(
-        out=str(prepared.out),
+        out=prepared.target.name,
         width=plan.slide.width,
         height=plan.slide.height,
         levels=plan.slide.level_count,
@@ -179,25 +327,9 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         device=model.device,
         options=prepared.options.described(),
         seconds=seconds,
-        output_bytes=prepared.out.stat().st_size,
+        output_bytes=prepared.target.part.stat().st_size,
         peak_bytes=peak_bytes(),
         projected_bytes=prepared.projected_bytes,
         stages={name: round(value, 3) for name, value in state.stages.items()},
         versions=deciding_versions() | {"python": platform.python_version()},
     )
-
-
-def peak_bytes() -> int:
-    """Most resident memory that this process ever had."""
-    memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):
-        return int(memory.peak_wset)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not getrusage: on Linux its maximum includes the process that started this one, from before exec.
-        lines = status.read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if platform.system() == "Darwin" else peak * 1024)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class RenderReport:
     options : every option of the run.
     seconds : wall time of this run.
     stages : seconds by stage, summed over workers.
-    output_bytes, peak_bytes, projected_bytes : size of the slide; peak and projected resident memory.
+    output_bytes, peak_bytes, projected_bytes : size of the slide; peak resident memory of this process, and what
+        was projected for all processes of this machine.
     versions : of this package and the libraries that can change a pixel.
     """
 
@@ -59,9 +61,13 @@ class RenderReport:
         """Level-0 megapixels a second of wall time."""
         return self.width * self.height / 1e6 / self.seconds if self.seconds else 0.0
 
+    def values(self) -> dict[str, Any]:
+        """The whole record as JSON values; it can be made again from them."""
+        return asdict(self)
+
     def json(self) -> str:
         """The whole record as JSON."""
-        return json.dumps(asdict(self) | {"megapixels_per_second": self.megapixels_per_second}, indent=2)
+        return json.dumps(self.values() | {"megapixels_per_second": self.megapixels_per_second}, indent=2)
 
     def write(self, path: Path) -> None:
         """Write `json` to a file."""

@@ -8,9 +8,9 @@ from hashlib import sha256
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, Failed
 
-from .execute import Runner, Task
+from .execute import GivenUp, Runner, Task
 from .plan import PatchRect
 from .tasks import Job
 from .window import Window
@@ -51,11 +51,13 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
     waiting: dict[tuple[int, int], Scanned] = {}
     expected = next(order)
     tasks = (
-        Task(f"scan-{row}-{column}", scan_block, (job, (row, column)))
+        Task(f"scan-{row}-{column}", scan_block, job, (row, column))
         for row in range(rows)
         for column in range(columns)
     )
     for _, unit in runner(tasks):
+        if isinstance(unit, GivenUp):
+            raise unit.error or Failed(f"{job.mask.source}: cannot be read")
         waiting[unit.index] = unit
         while expected in waiting:
             unit = waiting.pop(expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from safron.io.slides import SlideWriter
 
 from .heap import trim_heap
 from .plan import RenderPlan
-from .prepare import Prepared, part_path
+from .prepare import Prepared
 from .scratch import Entry, Journal, Scratch, read_journal, require_same
 from .tasks import TaskDone
 
@@ -45,16 +46,17 @@ class RenderState:
         self._tiles: list[EncodedTile] = []
         self._waiting_bytes = 0
         self._synced = time.monotonic()
+        self._kept = scratch.journal.stat().st_size
 
     @classmethod
     def open(cls, prepared: Prepared, inputs: dict[str, str]) -> RenderState:
         """Continue the scratch of the same inputs, or start a new one."""
         plan, scratch = prepared.plan, prepared.job.scratch
-        part, overwrite = part_path(prepared.out), prepared.options.overwrite
+        part, overwrite, fresh = prepared.target.part, prepared.options.overwrite, prepared.options.fresh
         differences = scratch.differences(inputs)
-        if differences and not overwrite:
+        if differences and not (overwrite or fresh):
             require_same(differences, scratch.path)
-        if differences == [] and part.exists():
+        if differences == [] and part.exists() and not fresh:
             try:
                 if not scratch.journal.is_file():
                     raise BadInput(f"{scratch.journal}: the journal is missing; start again")
@@ -63,16 +65,16 @@ class RenderState:
                 writer = SlideWriter(part, scratch.index, plan.slide, resume_at=end or None)
             except BadInput as error:  # someone took or changed a file of the unfinished render
                 if not overwrite:
-                    raise BadInput(f"{error}: pass --overwrite") from error
+                    raise BadInput(f"{error}: pass --fresh or --overwrite") from error
             else:
                 # The slide has these tiles; a block without its part of the levels above is made again.
                 level = plan.thumbnail_level
                 whole = [e for e in entries if e.kind != "block" or scratch.has_part(level, e.index)]
                 return cls(plan, scratch, writer, whole)
-        if not (overwrite or scratch.path.exists()) and _holds_tiles(part):
+        if not (overwrite or fresh or scratch.path.exists()) and _holds_tiles(part):
             raise BadInput(
                 f"{part}: holds an unfinished render whose scratch is not at {scratch.path}; pass the --scratch that "
-                "it was begun with, or --overwrite to start over"
+                "it was begun with, or --fresh or --overwrite to start over"
             )
         if not (overwrite or _is_unfinished(part)):
             raise BadInput(f"{part}: exists and is no unfinished slide; move it away, or pass --overwrite")
@@ -116,8 +118,18 @@ class RenderState:
     def _free_seams(self, index: tuple[int, int]) -> None:
         for source in self.plan.sources(index):
             if all(self.done[consumer] for consumer in self.plan.consumers(source)):
-                for name in self.plan.block_plan(source).seams:
-                    self.scratch.free_seam(source, name)
+                self.scratch.free_seams(source)
+
+    def keep(self) -> None:
+        """Make everything accepted so far survive `forget`."""
+        self.sync()
+        self._kept = self.scratch.journal.stat().st_size
+
+    def forget(self) -> None:
+        """Take back what was accepted since `keep`: the next run makes it again."""
+        self._entries.clear()
+        self._tiles.clear()
+        os.truncate(self.scratch.journal, self._kept)
 
     def close(self) -> None:
         """Keep what is finished for the next run."""

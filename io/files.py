@@ -57,7 +57,7 @@ def publish(part: Path, out: Path, *, overwrite: bool) -> None:
     sync_directory(out.parent)
 
 
-def exists(out: Path) -> BadInput:
+def exists(out: Path | str) -> BadInput:
     """Give the error for an output that is there already."""
     return BadInput(f"{out}: exists and is not overwritten; give another name, or --overwrite")
 

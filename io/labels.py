@@ -173,6 +173,11 @@ class LabelMask:
                 digest.update(line.encode())
         return digest.hexdigest()
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is an array of this process, which other processes cannot open."""
+        return self._reopen is None
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopen is None:
             return LabelMask, (self.plane, self.source)
@@ -444,6 +449,7 @@ def _bounded(part: slice, size: int) -> slice:
 def _file_facts(where: str) -> Iterator[str]:
     """Name, size and time (or ETag) of every file of a mask, in order of name."""
     fs, root = fsspec.url_to_fs(where)
+    fs.invalidate_cache()  # else a store may tell what it saw before
     found = fs.find(root, detail=True) or {root: fs.info(root)}
     for path in sorted(found):
         facts = found[path]

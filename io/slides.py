@@ -4,9 +4,10 @@ Tiles are appended to ``OUT.part`` as they come, and an index beside it says whe
 is not finished has no first directory, so no reader opens it::
 
     append   tiles -> sync OUT.part -> their index records -> sync index
-    finish   directories -> sync -> first directory's place in the header -> sync -> rename -> sync the folder
+    seal     directories -> sync -> first directory's place in the header -> sync
+    publish  rename -> sync the folder
 
-The digest that `SlideWriter.finish` gives names the content, wherever the tiles lie in the file. It is the
+The digest that `SlideWriter.seal` gives names the content, wherever the tiles lie in the file. It is the
 SHA-256 of
 
 1. ``safron slide 1\n``;
@@ -141,19 +142,15 @@ class SlideWriter:
         """Give level, row and column of the first tile not yet written; None when all are."""
         return self._index.first_missing()
 
-    def finish(self, out: Path, thumbnail: Pixels, *, overwrite: bool) -> str:
-        """Write the directories and give the slide its name.
+    def seal(self, thumbnail: Pixels) -> str:
+        """Write the directories: from now on `part` is a whole slide that lacks its name.
 
         Parameters
         ----------
-        out
-            The slide; in the same folder as `part`.
         thumbnail
             uint8 [h, w, 3]: a small picture of the whole slide. It is halved until it is smaller than the
             last level (a last level of one pixel has a thumbnail of one pixel), and written in flavor svs
             alone.
-        overwrite
-            Whether a file of that name may be replaced.
 
         Returns
         -------
@@ -161,20 +158,28 @@ class SlideWriter:
 
         Raises
         ------
-        BadInput
-            If `out` exists and may not be overwritten.
         Failed
             If a tile is missing, or the disk is full; both files stay good to resume from.
         """
-        if not overwrite and os.path.lexists(out):
-            raise files.exists(out)
         missing = self.missing()
         if missing is not None:
             level, row, col = missing
             place = f"level {level}, row {row}, column {col}"
             raise Failed(f"{self.part}: no tile yet at {place}; run the same command again")
         with self._disk_errors():
-            digest = self._write_directories(thumbnail)
+            return self._write_directories(thumbnail)
+
+    def publish(self, out: Path, *, overwrite: bool) -> None:
+        """Give the sealed slide its name, in the folder of `part`, and close both files.
+
+        Raises
+        ------
+        BadInput
+            If `out` exists and may not be overwritten.
+        Failed
+            If the disk does not take it; both files stay good to resume from.
+        """
+        with self._disk_errors():
             try:
                 files.publish(self.part, out, overwrite=overwrite)
             except BadInput:  # the name was taken meanwhile: the part is a part again
@@ -182,6 +187,13 @@ class SlideWriter:
                 raise
             self._index.path.unlink(missing_ok=True)
         self.close()
+
+    def finish(self, out: Path, thumbnail: Pixels, *, overwrite: bool) -> str:
+        """Seal and publish; return the digest."""
+        if not overwrite and os.path.lexists(out):
+            raise files.exists(out)
+        digest = self.seal(thumbnail)
+        self.publish(out, overwrite=overwrite)
         return digest
 
     def close(self) -> None:

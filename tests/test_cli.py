@@ -321,7 +321,7 @@ def test_debug_shows_where_and_keeps_the_exit_code(here: Path, capfd: pytest.Cap
 def test_faults_of_ours_are_one_line_too(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*args: Any) -> None:
+    def broken(*args: Any, **options: Any) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
     monkeypatch.setattr("safron.engine.prepare.prepare", broken)

@@ -1,41 +1,53 @@
-"""Dask runs the same tasks as the serial reference, a bounded number at a time."""
+"""Dask runs the same tasks as the serial reference, a bounded number at a time, and failures cost little."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from safron.engine.execute import Task, local_runner, run_serial
+from safron.engine import execute
+from safron.engine.execute import HOPELESS, TRIES, GivenUp, Task, local_runner, quiet_asyncio
+from safron.io.errors import BadInput, Failed
 
 log: list[str] = []
 lock = threading.Lock()
+both = pytest.mark.parametrize("workers", [1, 2])
 
 
-def work(name: str) -> str:
+def work(job: Any, name: str) -> str:
     with lock:
         log.append(name)
-    if name == "broken":
-        raise ZeroDivisionError(name)
+    if job is not None:
+        job(name, Counter(log)[name])
     return name.upper()
 
 
-def tasks(count: int, started: list[int]) -> Iterator[Task]:
+def tasks(count: int, started: list[int], job: Any = None) -> Iterator[Task]:
+    """Seams and blocks; a block needs its own seam and the one before."""
     for number in range(count):
         started.append(number)
-        yield Task(f"seam-{number}", work, (f"seam-{number}",))
+        yield Task(f"seam-{number}", work, job, f"seam-{number}")
         after = tuple(f"seam-{other}" for other in (number - 1, number) if other >= 0)
-        yield Task(f"block-{number}", work, (f"block-{number}",), after)
+        yield Task(f"block-{number}", work, job, f"block-{number}", after)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log() -> None:
+    log.clear()
 
 
 def test_serial_keeps_the_order() -> None:
-    log.clear()
-    assert [key for key, _ in run_serial(tasks(3, []))] == log
+    with local_runner(1) as runner:
+        assert [key for key, _ in runner(tasks(3, []))] == log
+    assert len(log) == 6
 
 
 def test_dask_runs_each_task_once_after_its_needs_and_reads_the_stream_slowly() -> None:
-    log.clear()
     started: list[int] = []
     with local_runner(3) as runner:
         results: dict[str, Any] = {}
@@ -50,7 +62,75 @@ def test_dask_runs_each_task_once_after_its_needs_and_reads_the_stream_slowly() 
         assert number == 0 or place[f"seam-{number - 1}"] < place[f"block-{number}"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_comes_through(workers: int) -> None:
-    with local_runner(workers) as runner, pytest.raises(ZeroDivisionError, match="broken"):
-        list(runner(iter([Task("a", work, ("a",)), Task("broken", work, ("broken",))])))
+@both
+def test_a_task_that_fails_twice_succeeds(workers: int) -> None:
+    def fail(name: str, number: int) -> None:
+        if name == "seam-2" and number < TRIES:
+            raise ZeroDivisionError(name)
+
+    with local_runner(workers) as runner:
+        results = dict(runner(tasks(5, [], fail)))
+    assert results == {name: name.upper() for name in log}
+    assert Counter(log)["seam-2"] == TRIES
+    assert len(log) == 10 + TRIES - 1
+
+
+@both
+def test_a_task_that_fails_each_time_is_given_up_and_the_others_finish(workers: int) -> None:
+    def fail(name: str, number: int) -> None:
+        if name == "seam-2":
+            raise Failed("no such chunk")
+
+    with local_runner(workers) as runner:
+        results = dict(runner(tasks(6, [], fail)))
+    lost = {key: result for key, result in results.items() if isinstance(result, GivenUp)}
+    assert {key: str(item.error) for key, item in lost.items()} == {
+        "seam-2": "no such chunk",
+        "block-2": "None",
+        "block-3": "None",
+    }
+    assert Counter(log)["seam-2"] == TRIES
+    assert set(log) == set(results) - {"block-2", "block-3"}
+
+
+@both
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadInput("an unknown label"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        PermissionError(errno.EACCES, "Permission denied"),
+    ],
+    ids=repr,
+)
+def test_what_no_other_try_could_mend_ends_it_at_once(workers: int, error: Exception) -> None:
+    def fail(name: str, number: int) -> None:
+        if name == "seam-2":
+            raise error
+
+    with local_runner(workers) as runner, pytest.raises(type(error), match=str(error.args[-1])):
+        list(runner(tasks(50, [], fail)))
+    assert Counter(log)["seam-2"] == 1
+    assert len(log) < 30
+
+
+def test_when_nothing_succeeds_any_more_it_ends() -> None:
+    def fail(name: str, number: int) -> None:
+        if int(name.split("-")[1]) >= 3:
+            raise Failed("the GPU fell off the bus")
+
+    given_up = []
+    with local_runner(1) as runner, pytest.raises(Failed, match="fell off"):
+        given_up += [key for key, result in runner(tasks(1000, [], fail)) if isinstance(result, GivenUp)]
+    assert len([key for key in given_up if key.startswith("seam")]) < HOPELESS
+
+
+def test_what_dask_leaves_behind_is_not_printed(caplog: pytest.LogCaptureFixture) -> None:
+    quiet_asyncio()
+    quiet_asyncio()
+    logger = logging.getLogger("asyncio")
+    assert logger.filters.count(execute._is_news) == 1
+    logger.error("Future exception was never retrieved\nfuture: <Future finished exception=TimeoutError()>")
+    logger.error("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]

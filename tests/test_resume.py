@@ -436,7 +436,7 @@ def test_a_preview_does_not_stand_in_the_way_of_the_same_command(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(SlideWriter, "finish", full)
+        patched.setattr(SlideWriter, "publish", full)
         assert run_cli(capfd, ARGS + "--preview p.png").code == 1
     report = render_cli(capfd, ARGS + "--preview p.png")
     assert (report["resumed"], report["digest"]) == (BLOCKS, undisturbed)

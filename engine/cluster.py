@@ -1,0 +1,318 @@
+"""Where do tasks run, if not on threads of this process?
+
+Dask does the work: it starts processes on this machine (``--executor processes``), joins a scheduler that
+is there already (``--scheduler``), or asks a batch system for jobs (``--cluster``, see `safron.engine.jobs`).
+What is here says how many workers there are, which GPU each one sees, and how a job reaches them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from safron.io.errors import BadInput, Failed
+from safron.io.labels import one_line
+
+from .execute import DASK_SETTINGS, DaskPool, Lost, Task, quiet_asyncio, run_tasks
+from .gpus import visible_gpus
+from .memory import peak_bytes
+from .options import RenderOptions
+from .plan import RenderPlan
+from .security import load_security
+from .tasks import Job, Stopped, notify
+from .worker import JobPlugin, ModelSource, Parcel, WorkerFacts, rehearse, run_shipped
+
+log = logging.getLogger("safron")
+
+CONNECT_SECONDS = 15
+# After so long without a worker the user is told what is being waited for.
+PATIENCE_SECONDS = 10.0
+# How often to look whether workers came or went.
+COUNT_SECONDS = 5.0
+
+
+@dataclass
+class Cluster:
+    """Workers in other processes, and the jobs that were sent to them.
+
+    Attributes
+    ----------
+    client : of the scheduler.
+    where : how messages call it.
+    """
+
+    client: Any
+    where: str
+    _jobs: dict[str, Job] = field(default_factory=dict)
+    _seen: dict[str, int] = field(default_factory=dict)
+
+    def rehearse(self, source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
+        """Wait for a first worker, and let it run the generator once."""
+        from concurrent.futures import CancelledError
+
+        future = self.client.submit(rehearse, source, plan, batch, pure=False)
+        told = False
+        while True:
+            try:
+                facts: WorkerFacts = future.result(timeout=PATIENCE_SECONDS)
+                return facts
+            except TimeoutError:
+                if not told and not self.width:
+                    log.warning("%s: no worker is there yet; waiting", self.where)
+                    told = True
+            except CancelledError as error:
+                raise self.lost() from error
+
+    @property
+    def width(self) -> int:
+        """Tasks that all workers together run at a time."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return sum(int(worker["nthreads"]) for worker in workers)
+
+    def lost(self) -> Lost:
+        """Give the error for a scheduler that does not answer any more."""
+        return Lost(
+            f"{self.where}: the connection was lost; finished blocks are kept, the same command continues"
+        )
+
+    def send(self, job: Job, source: ModelSource) -> str:
+        """Give a job to all workers, also to those that come later; return its token."""
+        token = f"safron-{uuid4().hex}"
+        self._jobs[token] = job
+        self.client.subscribe_topic(token, lambda event: self._hear(token, event[1]))
+        try:
+            self.client.register_plugin(JobPlugin(Parcel.pack(token, job, source)), name=token)
+        except Exception as error:
+            raise Failed(
+                f"{self.where}: its workers cannot take the job ({one_line(error)}); see docs/cluster.md"
+            ) from error
+        return token
+
+    def take_back(self, token: str) -> None:
+        """Make workers forget a job, and stop what they do for it."""
+        with suppress(Exception):  # the scheduler may be gone
+            self.client.unsubscribe_topic(token)
+            self.client.unregister_worker_plugin(token)
+        self._jobs.pop(token, None)
+
+    def _hear(self, token: str, message: dict[str, Any]) -> None:
+        """Take a worker's message; runs in Dask's thread."""
+        job = self._jobs.get(token)
+        if job is None:
+            return
+        if "warning" in message:
+            log.warning("%s", message["warning"])
+        else:
+            self.count(job, message["task"], message["patches"])
+
+    def count(self, job: Job, name: str, patches: int) -> None:
+        """Tell who listens how many more patches of a task are made; one that begins anew counts again."""
+        more = patches - self._seen.get(name, 0)
+        if more > 0:
+            self._seen[name] = patches
+            with suppress(Stopped):
+                notify(job.scratch, more)
+
+    def forget(self, name: str) -> None:
+        """Nothing more comes of a task."""
+        self._seen.pop(name, None)
+
+    def peak_bytes(self) -> int | None:
+        """Most memory that any worker process ever had."""
+        with suppress(Exception):
+            return max(self.client.run(peak_bytes).values(), default=None)
+        return None
+
+
+class DaskWorkers(DaskPool):
+    """Tasks on the workers of a cluster, which have their job from a plugin.
+
+    Parameters
+    ----------
+    cluster : the workers.
+    source : how they come to the generator.
+    """
+
+    def __init__(self, cluster: Cluster, source: ModelSource) -> None:
+        self._cluster = cluster
+        self._source = source
+        self._tokens: dict[int, str] = {}
+        self._counted = 0.0
+        super().__init__(cluster.client, 1)
+
+    def submit(self, task: Task) -> None:
+        """Hand a task to the scheduler; see now and then how many it may have."""
+        if time.monotonic() - self._counted > COUNT_SECONDS or not self._counted:
+            self._counted = time.monotonic()
+            with suppress(Exception):  # a scheduler that is gone shows when a task ends
+                # One task at work and one at hand for each worker.
+                self.ahead = 2 * self._cluster.width + 2
+        super().submit(task)
+
+    def send(self, name: str, task: Task) -> Any:
+        """Submit a task by the token of its job."""
+        token = self._tokens.get(id(task.job))
+        if token is None:
+            token = self._tokens[id(task.job)] = self._cluster.send(task.job, self._source)
+        return self.client.submit(run_shipped, name, token, task.call, task.index, pure=False, key=name)
+
+    def received(self, name: str, task: Task, result: Any) -> None:
+        """Count the patches of which a finished task's worker has not told."""
+        tally = getattr(result, "tally", None)
+        if tally is not None:
+            self._cluster.count(task.job, name, tally.run + tally.painted)
+        self._cluster.forget(name)
+
+    def lost(self) -> Lost:
+        """Give the error for a scheduler that is gone."""
+        return self._cluster.lost()
+
+    def drop(self) -> None:
+        """Cancel what is unfinished, and stop what is at work."""
+        with suppress(Exception):  # the scheduler may be gone
+            super().drop()
+        for token in self._tokens.values():
+            self._cluster.take_back(token)
+        self._tokens.clear()
+
+
+@dataclass(frozen=True)
+class ClusterRunner:
+    """Runs streams of tasks on a cluster.
+
+    Attributes
+    ----------
+    cluster : the workers.
+    source : how they come to the generator.
+    """
+
+    cluster: Cluster
+    source: ModelSource
+
+    def __call__(self, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
+        """Run a stream of tasks; see `run_tasks`."""
+        return run_tasks(tasks, DaskWorkers(self.cluster, self.source))
+
+
+@contextmanager
+def open_cluster(options: RenderOptions) -> Iterator[Cluster]:
+    """Start, or join, the workers that the options ask for.
+
+    Raises
+    ------
+    BadInput
+        When there is no scheduler at the address, or a file of settings is wrong.
+    Failed
+        When workers cannot be started.
+    """
+    quiet_asyncio()
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    security = load_security(options.security)
+    with dask.config.set(DASK_SETTINGS):
+        if options.scheduler is not None:
+            with _join(options.scheduler, security) as client:
+                yield Cluster(client, f"--scheduler {options.scheduler}")
+            return
+        with _start(options, security) as cluster, _connect(cluster, security) as client:
+            where = f"--cluster {options.cluster}" if options.cluster else "the workers of this machine"
+            yield Cluster(client, where)
+
+
+def _start(options: RenderOptions, security: Any) -> Any:
+    """Start workers: as processes here, or as jobs of a batch system."""
+    if options.cluster is not None:
+        from .jobs import start_jobs
+
+        return start_jobs(options.cluster, security=security, dashboard=options.dashboard)
+    try:
+        return start_processes(
+            options.workers, gpus=worker_gpus(options.device), security=security, dashboard=options.dashboard
+        )
+    except Exception as error:
+        raise Failed(
+            f"--workers {options.workers}: cannot start the processes ({one_line(error)})"
+        ) from error
+
+
+def _connect(cluster: Any, security: Any) -> Any:
+    # Results come straight from the worker that made them: through the scheduler they would pass its memory.
+    return Client(
+        cluster, security=security, set_as_default=False, direct_to_workers=True, timeout=CONNECT_SECONDS
+    )
+
+
+@contextmanager
+def _join(scheduler: str, security: Any) -> Iterator[Any]:
+    """Connect to a scheduler by its address or its file."""
+    place = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
+    try:
+        client = Client(
+            **place, security=security, set_as_default=False, direct_to_workers=True, timeout=CONNECT_SECONDS
+        )
+    except Exception as error:  # what a network, a JSON file or TLS may raise
+        raise BadInput(
+            f"--scheduler {scheduler}: no Dask scheduler answers there ({one_line(error)}); check the address, "
+            "or the file that dask scheduler --scheduler-file wrote"
+        ) from error
+    try:
+        yield client
+    finally:
+        with suppress(Exception):  # it may be gone
+            client.close(timeout=5)
+
+
+def worker_gpus(device: str) -> list[str]:
+    """GPUs to share out among worker processes, as CUDA_VISIBLE_DEVICES names them; none where CPUs render."""
+    kind, _, number = device.partition(":")
+    gpus = [] if kind == "cpu" else visible_gpus()
+    if number and gpus:
+        if int(number) >= len(gpus):
+            raise BadInput(
+                f"--device {device}: this machine shows {len(gpus)} GPUs; give cuda:0 to cuda:{len(gpus) - 1}"
+            )
+        return [gpus[int(number)]]
+    return gpus
+
+
+def start_processes(
+    workers: int, *, gpus: list[str], security: Any = None, dashboard: str | None = None
+) -> SpecCluster:
+    """Start a Dask cluster of processes on this machine, on loopback alone.
+
+    Parameters
+    ----------
+    workers : number of processes, one task at a time each.
+    gpus : shared out in turn; each process sees one of them and no other.
+    security : `distributed.Security`, or None.
+    dashboard : address of Dask's pages, or None.
+    """
+    protocol = "tcp://" if security is None else "tls://"
+    usual = {"host": "127.0.0.1", "protocol": protocol, "security": security}
+    scheduler = {"cls": Scheduler, "options": usual | dashboard_options(dashboard)}
+    specs = {}
+    for number in range(workers):
+        # Set in the environment of the process before it imports anything: CUDA looks once.
+        env = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        options = usual | {
+            "nthreads": 1,
+            "memory_limit": None,
+            "dashboard_address": "127.0.0.1:0",
+            "silence_logs": logging.CRITICAL,
+            "env": env | {"MALLOC_ARENA_MAX": "1"},
+        }
+        specs[number] = {"cls": Nanny, "options": options}
+    return SpecCluster(scheduler=scheduler, workers=specs, security=security, silence_logs=logging.CRITICAL)
+
+
+def dashboard_options(address: str | None) -> dict[str, Any]:
+    """Options of a scheduler for Dask's pages: none, or at an address, which is loopback's unless it says otherwise."""
+    if address is None:
+        return {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    return {"dashboard": True, "dashboard_address": address}

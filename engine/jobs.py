@@ -1,0 +1,153 @@
+"""How does a batch system give us workers?
+
+``--cluster FILE`` is YAML with the few things that differ from site to site; dask-jobqueue writes the job
+scripts and submits them. Each job is one worker::
+
+    kind: slurm            # or pbs, lsf, sge
+    workers: 16            # jobs, and blocks in work at a time
+    cores: 8               # of a job
+    memory: 32GB           # of a job
+    gpus: 1                # of a job; 0 without
+    walltime: "12:00:00"
+    queue: gpu             # partition, queue
+    account: pathology     # project, account
+    interface: ib0         # the network that driver and workers share
+    options: {}            # anything else that dask-jobqueue's class takes
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safron.io.errors import BadInput, Failed
+from safron.io.labels import one_line
+
+from .security import read_settings
+
+_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
+_NEEDED = ("kind", "workers", "cores", "memory")
+_KNOWN = (*_NEEDED, "gpus", "walltime", "queue", "account", "interface", "options")
+# A worker leaves this long before its walltime, so that its end counts as no failure of the block in work.
+LEAVE_SECONDS = 60
+# How often to ask for workers in the place of those that are gone.
+REFILL_SECONDS = 30.0
+
+
+def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None) -> Any:
+    """Start a Dask cluster whose workers are jobs of a batch system.
+
+    Raises
+    ------
+    BadInput
+        When the file is wrong, or dask-jobqueue is not installed.
+    Failed
+        When the batch system takes no job.
+    """
+    settings = read_settings(file, "--cluster", known=_KNOWN, needed=_NEEDED)
+    kind, arguments = job_arguments(settings, str(file))
+    try:
+        make = getattr(importlib.import_module("dask_jobqueue"), _CLASSES[kind])
+    except ImportError as error:
+        raise BadInput(f"--cluster {file}: needs dask-jobqueue: pip install 'safron[cluster]'") from error
+    from .cluster import dashboard_options
+
+    try:
+        cluster = make(
+            **arguments,
+            security=security,
+            scheduler_options=dashboard_options(dashboard),
+            silence_logs=logging.CRITICAL,
+        )
+        cluster.scale(jobs=settings["workers"])
+    except Exception as error:
+        raise Failed(f"--cluster {file}: {kind} takes no jobs ({one_line(error)})") from error
+    _keep_full(cluster, settings["workers"])
+    return cluster
+
+
+def job_arguments(settings: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    """Turn the file's names into those of dask-jobqueue.
+
+    Returns
+    -------
+    The kind of batch system, and arguments of its class.
+    """
+    kind = str(settings["kind"]).lower()
+    if kind not in _CLASSES:
+        raise BadInput(f"--cluster {name}: kind {settings['kind']!r} must be one of {', '.join(_CLASSES)}")
+    for key, least in (("workers", 1), ("cores", 1), ("gpus", 0)):
+        value = settings.get(key, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise BadInput(f"--cluster {name}: {key} {value!r} must be a whole number, at least {least}")
+    walltime = settings.get("walltime")
+    arguments: dict[str, Any] = {
+        "cores": settings["cores"],
+        "processes": 1,
+        "memory": str(settings["memory"]),
+        "python": sys.executable,
+        "worker_extra_args": ["--nthreads", "1", "--memory-limit", "0", *_lifetime(walltime, name)],
+        "job_extra_directives": gpu_directives(kind, settings.get("gpus", 0)),
+    }
+    for ours, theirs in (("walltime", "walltime"), ("queue", "queue"), ("interface", "interface")):
+        if settings.get(ours) is not None:
+            arguments[theirs] = settings[ours]
+    if settings.get("account") is not None:
+        arguments["project" if kind in ("sge", "lsf") else "account"] = str(settings["account"])
+    if kind == "pbs" and settings.get("gpus", 0):
+        arguments["resource_spec"] = (
+            f"select=1:ncpus={settings['cores']}:ngpus={settings['gpus']}:mem={settings['memory']}"
+        )
+    more = settings.get("options") or {}
+    if not isinstance(more, dict):
+        raise BadInput(f"--cluster {name}: options must be lines of NAME: VALUE")
+    extra = more.pop("job_extra_directives", [])
+    return kind, arguments | more | {"job_extra_directives": [*arguments["job_extra_directives"], *extra]}
+
+
+def gpu_directives(kind: str, gpus: int) -> list[str]:
+    """Ask for GPUs in the words of a batch system; PBS has them in its resource line."""
+    if not gpus:
+        return []
+    return {
+        "slurm": [f"--gres=gpu:{gpus}"],
+        "lsf": [f'-gpu "num={gpus}"'],
+        "sge": [f"-l gpu={gpus}"],
+        "pbs": [],
+    }[kind]
+
+
+def _lifetime(walltime: Any, name: str) -> list[str]:
+    """Tell a worker to leave before its job ends."""
+    if walltime is None:
+        return []
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", str(walltime))
+    if match is None:
+        raise BadInput(f'--cluster {name}: walltime {walltime!r} must be "HOURS:MINUTES:SECONDS", in quotes')
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total <= 2 * LEAVE_SECONDS:
+        raise BadInput(
+            f"--cluster {name}: walltime {walltime!r} must be more than {2 * LEAVE_SECONDS} seconds"
+        )
+    return ["--lifetime", f"{total - LEAVE_SECONDS}s", "--lifetime-stagger", f"{LEAVE_SECONDS // 2}s"]
+
+
+def _keep_full(cluster: Any, workers: int) -> None:
+    """Ask again and again for as many workers as there should be: jobs end at their walltime."""
+
+    def refill() -> None:
+        while not closed.wait(REFILL_SECONDS):
+            if cluster.status.name != "running":
+                return
+            with suppress(Exception):  # the batch system may be down for a while
+                cluster.scale(jobs=workers)
+
+    closed = threading.Event()
+    threading.Thread(target=refill, name="safron-jobs", daemon=True).start()

@@ -1,0 +1,90 @@
+"""What happens when a GPU runs out of memory in the middle of a render?
+
+The batch is halved, once, and the same patches go through in two calls. That may not change a pixel, and
+kernels may round differently for another batch. So `Halving.rehearse` runs one batch whole and in halves
+before the first patch: where both agree to the last bit, as kernels of one patch at a time do, halving is
+safe; where they do not, running out of memory ends the render with a line that says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safron.io.errors import Failed
+
+from .model import PatchModel
+
+log = logging.getLogger("safron")
+
+# What ONNX Runtime, CUDA, cuBLAS and PyTorch say.
+_SAYS = re.compile(
+    r"out of memory|failed to allocate memory|CUDA_?ERROR_OUT_OF_MEMORY|ALLOC_FAILED|bad allocation",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory did not suffice."""
+    return _SAYS.search(str(error)) is not None
+
+
+class Halving:
+    """A generator that halves its batch once when the GPU's memory runs out.
+
+    Parameters
+    ----------
+    model : the generator; everything but calls is passed on to it.
+    """
+
+    def __init__(self, model: PatchModel) -> None:
+        self.model = model
+        self.card = model.card
+        self.sha256 = model.sha256
+        self.device = model.device
+        self.integral = model.integral
+        self.same_halves = False
+        self._halved = False
+
+    def rehearse(self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None) -> None:
+        """Run a batch, and find out whether its halves give the same."""
+        whole = self.model(labels, noise)
+        if len(labels) > 1:
+            self.same_halves = np.array_equal(whole, self._in_halves(labels, noise))
+
+    def __call__(
+        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[Any]:
+        """Run a batch; see `PatchModel`."""
+        if self._halved:
+            return self._in_halves(labels, noise)
+        try:
+            return self.model(labels, noise)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(labels) < 2:
+                raise
+            half = -(-len(labels) // 2)
+            if not self.same_halves:
+                raise Failed(
+                    f"{self.device}: out of memory with --batch {len(labels)}, and generator {self.card.name!r} rounds "
+                    f"differently with {half}; free GPU memory and run the same command again, or start over with "
+                    f"--fresh --batch {half}"
+                ) from error
+            self._halved = True
+            log.warning(
+                "%s: out of memory; goes on with %d patches a call, the same pixels", self.device, half
+            )
+        return self._in_halves(labels, noise)
+
+    def _in_halves(
+        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[Any]:
+        """Run the first and the last half; both have one shape, so an odd batch has its middle run twice."""
+        half = -(-len(labels) // 2)
+        rest = len(labels) - half
+        first = self.model(labels[:half], None if noise is None else noise[:half])
+        last = self.model(labels[rest:], None if noise is None else noise[rest:])
+        return np.concatenate([first, last[half - rest :]])

@@ -1,0 +1,298 @@
+"""What happens in a worker process?
+
+A job is sent to each worker once, as a plugin that the scheduler also gives to workers that come later. It
+is unpacked when its first task runs, and the generator is loaded once a process, whatever the number of
+slides. Tasks then travel as a token, a function and a block index. While one runs, its patches are
+counted to whoever listens at the other end.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from distributed import WorkerPlugin
+from distributed.protocol import pickle
+from safron.io.errors import Failed, SafronError
+
+from .card import Card
+from .gpus import kind_of
+from .heap import trim_heap
+from .memory import resident_bytes, usable_cores
+from .model import PatchModel, load_model
+from .plan import RenderPlan
+from .tasks import Job, Stopped, listening
+from .versions import deciding_versions
+
+INTERVAL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How a worker comes to the generator.
+
+    Attributes
+    ----------
+    model : name of a shipped generator, absolute path of a file, or any `PatchModel`, which is pickled.
+    device : as `load_model` takes it.
+    threads : threads of one call; 0 shares the worker's cores among its threads.
+    """
+
+    model: str | PatchModel
+    device: str
+    threads: int
+
+    def load(self, *, sharers: int) -> PatchModel:
+        """Load the generator, or give the one that this process has."""
+        if not isinstance(self.model, str):
+            return self.model
+        threads = self.threads or max(1, usable_cores() // sharers)
+        with _models_lock:
+            key = (self.model, self.device, threads)
+            if key not in _models:
+                _models[key] = load_model(self.model, device=self.device, threads=threads)
+            return _models[key]
+
+
+_models: dict[tuple[str, str, int], PatchModel] = {}
+_models_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A job on its way to the workers.
+
+    Attributes
+    ----------
+    token : names it.
+    source, sha256, device : the generator, and what it must turn out to be: cpu or cuda.
+    content : the rest of the job, pickled, so that a scheduler need not understand it.
+    versions : those of the driver; others could make other pixels.
+    """
+
+    token: str
+    source: ModelSource
+    sha256: str
+    device: str
+    content: bytes
+    versions: dict[str, str]
+
+    @classmethod
+    def pack(cls, token: str, job: Job, source: ModelSource) -> Parcel:
+        """Pack a job; the generator goes by its source."""
+        wrapping = {name: getattr(job.model, name) for name in ("same_halves",) if hasattr(job.model, name)}
+        content = pickle.dumps((job.plan, job.mask, job.scratch, wrapping))
+        return cls(token, source, job.model.sha256, kind_of(job.model.device), content, deciding_versions())
+
+    def unpack(self, *, sharers: int) -> Job:
+        """Make the job again; refuse where this worker would make another slide of it."""
+        mine = deciding_versions()
+        for name, wanted in self.versions.items():
+            if mine.get(name) != wanted:
+                raise Failed(
+                    f"{name} {mine.get(name)} where the driver has {wanted}; install the same versions"
+                )
+        model = self.source.load(sharers=sharers)
+        if model.sha256 != self.sha256:
+            raise Failed(f"--model {self.source.model}: another generator than the driver's stands there")
+        if kind_of(model.device) != self.device:
+            raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
+        plan, mask, scratch, wrapping = pickle.loads(self.content)
+        return Job(plan, mask, wrap_model(model, **wrapping), scratch)
+
+
+def wrap_model(model: PatchModel, *, same_halves: bool = False) -> PatchModel:
+    """Let a generator on a GPU halve its batch."""
+    from .oom import Halving
+
+    if kind_of(model.device) == "cpu":
+        return model
+    halving = Halving(model)
+    halving.same_halves = same_halves
+    return halving
+
+
+class JobPlugin(WorkerPlugin):
+    """Brings a job to a worker, and stops its tasks when it is taken away."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self.name = parcel.token
+        self._parcel = parcel
+
+    def setup(self, worker: Any) -> None:
+        """Take the parcel in."""
+        with suppress(ValueError):  # not in the main thread: then Ctrl-C does not come here either
+            # On a terminal Ctrl-C goes to every process; the driver ends the workers.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _desks[self.name] = Desk(self._parcel, worker)
+
+    def teardown(self, worker: Any) -> None:
+        """Stop tasks of this job at their next batch."""
+        desk = _desks.pop(self.name, None)
+        if desk is not None:
+            desk.close()
+
+
+_desks: dict[str, Desk] = {}
+
+
+class Desk:
+    """Where the tasks of one job are done in this process."""
+
+    def __init__(self, parcel: Parcel, worker: Any) -> None:
+        self._parcel = parcel
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._job: Job | None = None
+        self._listening: Any = None
+        self._tasks = 0
+        self._closed = False
+        self._current = threading.local()
+        self._told = 0.0
+
+    def run(self, name: str, call: Callable[[Any, Any], Any], index: Any) -> Any:
+        """Run one task."""
+        with self._at_work() as job:
+            self._current.name, self._current.patches = name, 0
+            try:
+                return call(job, index)
+            finally:
+                self._current.name = None
+
+    @contextmanager
+    def _at_work(self) -> Iterator[Job]:
+        with self._lock:
+            if self._job is None:
+                self._unpack()
+            job = self._job
+            self._tasks += 1
+        assert job is not None
+        try:
+            yield job
+        finally:
+            with self._lock:
+                self._tasks -= 1
+                self._leave()
+
+    def _unpack(self) -> None:
+        try:
+            self._job = self._parcel.unpack(sharers=self._worker.state.nthreads)
+        except SafronError as error:
+            raise type(error)(f"worker {self._worker.address}: {error}") from error
+        self._listening = listening(self._job.scratch, self._count)
+        self._listening.__enter__()
+
+    def close(self) -> None:
+        """Stop the tasks at work; forget the job when the last of them has left."""
+        with self._lock:
+            self._closed = True
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._closed and not self._tasks and self._listening is not None:
+            self._listening.__exit__(None, None, None)
+            self._listening = self._job = None
+        trim_heap()
+
+    def _count(self, patches: int) -> None:
+        """Pass on how far the task of this thread is, now and then."""
+        if self._closed:
+            raise Stopped
+        name = getattr(self._current, "name", None)
+        if name is None:
+            return
+        self._current.patches += patches
+        now = time.monotonic()
+        if now - self._told >= INTERVAL_SECONDS:
+            self._told = now
+            self.tell({"task": name, "patches": self._current.patches})
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message to the driver."""
+        self._worker.log_event(self._parcel.token, message)
+
+
+class _ToDriver(logging.Handler):
+    """Sends what a user should know to the driver of every job of this process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for desk in list(_desks.values()):
+            desk.tell({"warning": record.getMessage()})
+
+
+def run_shipped(name: str, token: str, call: Callable[[Any, Any], Any], index: Any) -> Any:
+    """Run a task of a job that a plugin has brought."""
+    desk = _desks.get(token)
+    if desk is None:
+        raise RuntimeError(f"job {token} is not on this worker")
+    logger = logging.getLogger("safron")
+    if not logger.handlers:
+        logger.addHandler(_ToDriver())
+        logger.propagate = False
+    return desk.run(name, call, index)
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """What the first worker says of itself, before anything runs.
+
+    Attributes
+    ----------
+    device : where the generator runs there.
+    planned : patches a call that suit the device, or were asked for.
+    batch : patches a call that its memory takes.
+    same_halves : see `safron.engine.oom`.
+    resident : bytes of its process, the generator included.
+    """
+
+    device: str
+    planned: int
+    batch: int
+    same_halves: bool
+    resident: int
+
+
+def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
+    """Run the generator once in a worker, as `try_model` does in a process that renders by itself."""
+    from distributed import get_worker
+
+    from .prepare import choose_batch, try_model
+
+    try:
+        model = wrap_model(source.load(sharers=get_worker().state.nthreads))
+        planned = choose_batch(batch, model.device)
+        trial = try_model(model, replace(plan, batch=planned))
+    except SafronError as error:
+        raise type(error)(f"worker {get_worker().address}: {error}") from error
+    halves = getattr(model, "same_halves", False)
+    return WorkerFacts(model.device, planned, trial.batch, halves, resident_bytes())
+
+
+@dataclass
+class RemoteModel:
+    """Stands for a generator that runs elsewhere: what the driver must know of it, and no more."""
+
+    card: Card
+    sha256: str
+    device: str
+    integral: bool
+    same_halves: bool
+
+    def __call__(
+        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[Any]:
+        """Refuse: whoever calls this holds the driver's job and not a worker's."""
+        raise AssertionError("the generator runs on workers")
+
+
+def remote_model(model: PatchModel, facts: WorkerFacts) -> RemoteModel:
+    """Describe a generator that was looked at here and tried there."""
+    return RemoteModel(model.card, model.sha256, facts.device, model.integral, facts.same_halves)

@@ -1,0 +1,182 @@
+"""How does a finished file reach an object store, whole or not at all?
+
+A slide is always joined in a local folder. Where it is meant for a URL that fsspec knows (``s3://``,
+``gs://``, ``memory://``, ...), the joined file is then sent, in parts, several at a time. Object stores give the name
+with the last part; on stores that show half a file, it is sent under another name and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from . import files
+from .errors import BadInput, Failed
+from .labels import one_line
+
+# A file of these shows its name only when it is whole.
+_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "memory"}
+_S3 = {"s3", "s3a"}
+PART_BYTES = 16 << 20
+PARTS_AT_ONCE = 4
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a slide goes.
+
+    Attributes
+    ----------
+    name : as the user gave it.
+    local : the slide, or where it would stand if it were local: unfinished files stand beside this name.
+    url : where it is sent when it is joined; None for a local slide.
+    """
+
+    name: str
+    local: Path
+    url: str | None = None
+
+    @classmethod
+    def of(cls, out: str | Path, *, folder: Path | None = None) -> Target:
+        """Make the target of a path or URL; `folder` is for the unfinished files of a URL."""
+        text = str(out)
+        if text.startswith("file://"):
+            text = text.removeprefix("file://")
+        if not is_url(text):
+            return cls(str(out), Path(text))
+        place = hashlib.sha256(text.encode()).hexdigest()[:8]
+        base = cache_folder() if folder is None else folder.absolute()
+        return cls(text, base / f"{text.rstrip('/').rpartition('/')[2]}.{place}", text)
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the name."""
+        return self.name.rstrip("/").rpartition("/")[2] if self.url else self.local.name
+
+    @property
+    def part(self) -> Path:
+        """The unfinished slide."""
+        return self.local.with_name(f"{self.local.name}.part")
+
+    def exists(self) -> bool:
+        """Whether something stands there.
+
+        Raises
+        ------
+        BadInput
+            When the store does not answer.
+        """
+        return self.size() is not None
+
+    def size(self) -> int | None:
+        """Bytes of what stands there; None where nothing does."""
+        if self.url is None:
+            return self.local.stat().st_size if os.path.lexists(self.local) and self.local.exists() else None
+        try:
+            fs, path = _store(self.url)
+            fs.invalidate_cache()
+            return int(fs.info(path)["size"] or 0)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # stores raise what their client libraries raise
+            raise BadInput(
+                f"{self.name}: the store does not answer ({one_line(error)}); check address and credentials"
+            ) from error
+
+    def send(self, *, overwrite: bool) -> None:
+        """Send the joined file, `part`, to the URL, and delete it here.
+
+        Raises
+        ------
+        BadInput
+            When something stands there and may not be overwritten.
+        Failed
+            When the store does not take it; the joined file stays.
+        """
+        assert self.url is not None
+        if not overwrite and self.exists():
+            raise files.exists(self.name)
+        for tries_left in reversed(range(TRIES)):
+            try:
+                _put(self.part, self.url, overwrite=overwrite)
+                break
+            except FileExistsError:
+                raise files.exists(self.name) from None
+            except Exception as error:
+                if not tries_left:
+                    raise Failed(
+                        f"{self.name}: the store does not take the slide ({one_line(error)}); "
+                        "nothing stands there, and the same command sends it again"
+                    ) from error
+                time.sleep(1.0)
+        sent, here = self.size(), self.part.stat().st_size
+        if sent != here:
+            raise Failed(f"{self.name}: {sent} of {here} bytes arrived; run the same command again")
+        self.part.unlink()
+
+
+def is_url(text: str | Path) -> bool:
+    """Whether a name is an address of fsspec's rather than a path."""
+    return "://" in str(text)
+
+
+def cache_folder() -> Path:
+    """Where unfinished slides for a URL lie unless told otherwise; it outlives a reboot, as a folder for temporary files may not."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "safron"
+
+
+def _store(url: str) -> tuple[Any, str]:
+    fs, path = fsspec.url_to_fs(url)
+    return fs, str(path)
+
+
+def check_address(url: str) -> None:
+    """Raise `BadInput` unless fsspec knows the kind of address, and the bucket or folder is there."""
+    try:
+        fs, path = _store(url)
+    except ImportError as error:
+        hint = "; pip install 'safron[s3]'" if url.startswith("s3") else ""
+        raise BadInput(
+            f"{url}: this kind of address needs one more package: {one_line(error)}{hint}"
+        ) from error
+    except Exception as error:
+        raise BadInput(f"{url}: is no address that fsspec knows ({one_line(error)})") from error
+    parent = path.rpartition("/")[0]
+    if not parent:
+        raise BadInput(f"{url}: must name a file inside a bucket or folder")
+    bucket = parent.partition("/")[0]
+    try:
+        known = _protocol(fs) == "memory" or fs.exists(bucket)
+    except Exception as error:
+        raise BadInput(
+            f"{url}: the store does not answer ({one_line(error)}); check address and credentials"
+        ) from error
+    if not known and _protocol(fs) in _ATOMIC:
+        raise BadInput(
+            f"{url}: there is no bucket {bucket!r}, or it may not be seen; make it first, or check credentials"
+        )
+
+
+def _protocol(fs: Any) -> str:
+    return fs.protocol if isinstance(fs.protocol, str) else str(fs.protocol[0])
+
+
+def _put(file: Path, url: str, *, overwrite: bool) -> None:
+    fs, path = _store(url)
+    if _protocol(fs) in _S3:
+        # "create" lets the store itself refuse a name that was taken a moment ago.
+        mode = "overwrite" if overwrite else "create"
+        fs.put_file(str(file), path, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE, mode=mode)
+    elif _protocol(fs) in _ATOMIC:
+        fs.put_file(str(file), path)
+    else:
+        fs.put_file(str(file), f"{path}.part")
+        fs.mv(f"{path}.part", path)
