@@ -6,7 +6,7 @@ weights are integers, so the sums are exact integers: no order of patches, block
 change a bit. The divisor follows from the grid alone and is separable, so it is never summed.
 
 Most pixels are covered by one patch. They go straight to the image; only the bands where patches
-overlap hold 32-bit sums::
+overlap hold sums::
 
     columns   single   multi  single          H: rows where patches overlap, full width
             +--------+------+--------+        V: columns where patches overlap, other rows
@@ -21,11 +21,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
+from math import prod
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 from .grid import AxisGrid, PatchGrid
 from .taper import Taper
@@ -91,6 +94,11 @@ class Blend:
 
     def mean(self, sums: Sums, row_weights: Int32, column_weights: Int32) -> UInt8:
         """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8."""
+        total = int(row_weights[0] * column_weights[0])
+        level = np.ptp(row_weights) == 0 == np.ptp(column_weights)
+        if level and sums.dtype == np.uint16 and total.bit_count() == 1:
+            # A power of two scales exactly; OpenCV then rounds half to even.
+            return np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(sums), alpha=1 / total), np.uint8)
         # Flattened to [h, 3 w], since NumPy is slow over an innermost axis of three.
         exact: Values = sums.astype(self.mean_dtype).reshape(sums.shape[0], -1)
         divisor = (np.repeat(column_weights, 3) << self.bits).astype(exact.dtype)
@@ -122,139 +130,199 @@ def _to_uint8(values: npt.NDArray[np.floating[Any]]) -> UInt8:
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
-def _add(target: Sums, values: Values, row_weights: Int32, column_weights: Int32) -> None:
-    """Add encoded values times weights; both are whole numbers, so the cast drops nothing."""
-    if row_weights.max() > 1 or column_weights.max() > 1:
-        values = values * np.multiply.outer(row_weights, column_weights)[:, :, None]
-    np.add(target, values, out=target, casting="unsafe")
-
-
-class SeamSums:
-    """Weighted sums of some patches over a dense window, to be merged elsewhere."""
-
-    def __init__(self, window: Window, blend: Blend) -> None:
-        self.window = window
-        self.sums: Sums = np.zeros((window.height, window.width, 3), blend.sum_dtype)
-        self._weights = blend.weights
-
-    def add(self, fixed: Values, write: Window) -> None:
-        """Add one encoded patch [tile, tile, 3] at its write window."""
-        inside = write.clip(self.window)
-        rows, columns = inside.slices(write)
-        _add(
-            self.sums[inside.slices(self.window)],
-            fixed[rows, columns],
-            self._weights[rows],
-            self._weights[columns],
-        )
-
-
 @dataclass(frozen=True)
 class _Span:
-    """A run of pixels along one axis that are all single or all multi; `packed` counts multi ones only."""
+    """Pixels ``[start, stop)`` of a patch's axis that all are single or all are multi."""
 
     start: int
     stop: int
-    packed: int
+    multi: bool
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The same pixels of several patches in a row: ``[left, right)`` of each of `patches`, one stride apart."""
+
+    patches: slice
+    left: int
+    right: int
     multi: bool
 
 
 class _Axis:
-    """Which pixels along one axis of a window do several patches cover?"""
+    """Which pixels along one axis of a window do several patches cover?
+
+    Attributes
+    ----------
+    total : int32 [length], total weight.
+    packed : int32 [length + 1], number of multi pixels before each; multi pixels alone are kept in bands.
+    """
 
     def __init__(self, axis: AxisGrid, weights: Int32, start: int, stop: int) -> None:
         self.total = axis.total_weight(weights, start, stop)
         assert self.total.all(), "uncovered pixel"
         self.multi = axis.count(start, stop) > 1
-        self.packed = np.concatenate([[0], np.cumsum(self.multi)])
-        self._spans: dict[tuple[int, int], list[_Span]] = {}
+        self.packed = np.concatenate([[0], np.cumsum(self.multi)]).astype(np.int32)
+        self._tile, self._stride = axis.tile, axis.stride
+        self._pieces: dict[tuple[int, int], list[_Pieces]] = {}
 
-    def spans(self, lo: int, hi: int) -> list[_Span]:
-        """Split ``[lo, hi)`` where coverage changes; the same cuts come again for every patch of a row."""
-        if (lo, hi) not in self._spans:
-            changes = np.flatnonzero(self.multi[lo + 1 : hi] != self.multi[lo : hi - 1]) + lo + 1
-            self._spans[lo, hi] = [
-                _Span(start, stop, int(self.packed[start]), bool(self.multi[start]))
-                for start, stop in pairwise([lo, *changes.tolist(), hi])
-            ]
-        return self._spans[lo, hi]
+    def __len__(self) -> int:
+        return len(self.total)
+
+    def band(self, part: slice) -> slice:
+        """Where the multi pixels of `part` lie among the packed ones."""
+        return slice(int(self.packed[part.start]), int(self.packed[part.stop]))
+
+    def runs(self) -> list[slice]:
+        """Runs of multi pixels."""
+        changes = np.flatnonzero(np.diff(self.multi, prepend=False, append=False)).tolist()
+        return [slice(start, stop) for start, stop in zip(changes[::2], changes[1::2], strict=True)]
+
+    def spans(self, origin: int) -> list[_Span]:
+        """Cut the patch at `origin`, as far as it lies inside, where coverage changes; counted from `origin`."""
+        lo, hi = max(origin, 0), min(origin + self._tile, len(self))
+        if lo >= hi:
+            return []
+        changes = np.flatnonzero(self.multi[lo + 1 : hi] != self.multi[lo : hi - 1]) + lo + 1
+        return [
+            _Span(start - origin, stop - origin, bool(self.multi[start]))
+            for start, stop in pairwise([lo, *changes.tolist(), hi])
+        ]
+
+    def pieces(self, origin: int, count: int) -> list[_Pieces]:
+        """Cut a row of `count` patches, the first at `origin`, into pieces that patches have in common.
+
+        Pieces are at most a stride long, so that those of neighbours never lie on one another. The same
+        cuts come again for every row of patches.
+        """
+        if (origin, count) not in self._pieces:
+            self._pieces[origin, count] = list(self._cut(origin, count))
+        return self._pieces[origin, count]
+
+    def _cut(self, origin: int, count: int) -> Iterator[_Pieces]:
+        cuts = [self.spans(origin + index * self._stride) for index in range(count)]
+        first = 0
+        for spans, alike in groupby(cuts):
+            stop = first + len(list(alike))
+            for span in spans:
+                for left in range(span.start, span.stop, self._stride):
+                    yield _Pieces(slice(first, stop), left, min(left + self._stride, span.stop), span.multi)
+            first = stop
+
+
+@lru_cache(maxsize=64)
+def _axis(axis: AxisGrid, taper: Taper, start: int, stop: int) -> _Axis:
+    return _Axis(axis, taper.weights(tile=axis.tile, overlap=axis.overlap), start, stop)
 
 
 class Accumulator:
-    """The image of one window: add every patch that touches it once, merge seams, finalize.
+    """The image of one window: add patches, merge what other patches left elsewhere, finalize.
+
+    Without `finalize` it is what the patches of a seam leave for the blocks around: finished pixels
+    where one patch writes, sums where several do.
 
     Parameters
     ----------
     window : the part of the canvas to make.
     blend : grid, taper and fixed point.
-    image : uint8 [height, width, 3] that receives the pixels.
+    image : uint8 [height, width, 3] that receives the pixels; zeros unless given.
+    sums : at least `size` sums of `blend.sum_dtype`, one after the other; zeros unless given.
     """
 
-    def __init__(self, window: Window, blend: Blend, image: UInt8) -> None:
-        assert image.shape == (window.height, window.width, 3), (image.shape, window)
+    def __init__(
+        self, window: Window, blend: Blend, image: UInt8 | None = None, sums: Sums | None = None
+    ) -> None:
+        shape = (window.height, window.width, 3)
         self.window = window
         self.blend = blend
-        self.image = image
+        self.image = np.zeros(shape, np.uint8) if image is None else image
+        assert self.image.shape == shape, (self.image.shape, window)
         grid, self._weights = blend.grid, blend.weights
-        self._rows = _Axis(grid.rows, self._weights, window.y, window.y_stop)
-        self._columns = _Axis(grid.columns, self._weights, window.x, window.x_stop)
-        self._h: Sums = np.zeros((int(self._rows.packed[-1]), window.width, 3), blend.sum_dtype)
-        self._v: Sums = np.zeros((window.height, int(self._columns.packed[-1]), 3), blend.sum_dtype)
+        self._flat = bool(self._weights.max() == 1)
+        self._rows = _axis(grid.rows, blend.taper, window.y, window.y_stop)
+        self._columns = _axis(grid.columns, blend.taper, window.x, window.x_stop)
+        across = (int(self._rows.packed[-1]), window.width, 3)
+        down = (window.height, int(self._columns.packed[-1]), 3)
+        cut, size = prod(across), prod(across) + prod(down)
+        if sums is None:
+            sums = np.zeros(size, blend.sum_dtype)
+        self._h: Sums = sums[:cut].reshape(across)
+        self._v: Sums = sums[cut:size].reshape(down)
 
-    def _pieces(self, part: Window) -> Iterator[tuple[tuple[slice, slice], Sums | None]]:
-        """Cut `part` into rectangles; give their slices in the image, and the sums of multi ones."""
-        top, left = part.y - self.window.y, part.x - self.window.x
-        columns = self._columns.spans(left, left + part.width)
-        for row in self._rows.spans(top, top + part.height):
-            rows = slice(row.start, row.stop)
-            if row.multi:
-                packed = slice(row.packed, row.packed + row.stop - row.start)
-                across = slice(left, left + part.width)
-                yield (rows, across), self._h[packed, across]
-                continue
-            for column in columns:
-                packed = slice(column.packed, column.packed + column.stop - column.start)
-                yield (
-                    (rows, slice(column.start, column.stop)),
-                    self._v[rows, packed] if column.multi else None,
-                )
+    @staticmethod
+    def size(window: Window, blend: Blend) -> int:
+        """How many sums a window needs."""
+        rows = int(_axis(blend.grid.rows, blend.taper, window.y, window.y_stop).packed[-1])
+        columns = int(_axis(blend.grid.columns, blend.taper, window.x, window.x_stop).packed[-1])
+        return 3 * (rows * window.width + window.height * columns)
 
-    def add(self, fixed: Values, write: Window) -> None:
-        """Add one encoded patch [tile, tile, 3] at its write window."""
-        part = write.clip(self.window)
+    def add(self, fixed: Values, first: Window) -> None:
+        """Add encoded patches that lie side by side.
+
+        Parameters
+        ----------
+        fixed : [n, tile, tile, 3], see `Blend.encode`.
+        first : write window of the first; each next one lies a stride to its right.
+        """
+        y, x = first.y - self.window.y, first.x - self.window.x
+        for row in self._rows.spans(y):
+            inside = slice(row.start, row.stop)
+            rows = slice(y + row.start, y + row.stop)
+            for piece in self._columns.pieces(x, len(fixed)):
+                values = fixed[piece.patches, inside, piece.left : piece.right]
+                column = x + piece.left + piece.patches.start * self.blend.grid.columns.stride
+                if row.multi:
+                    target: Values = self._spread(self._h[self._rows.band(rows)], column, values)
+                elif piece.multi:
+                    target = self._spread(self._v[rows], column, values, self._columns.packed)
+                else:
+                    self._spread(self.image[rows], column, values)[:] = self.blend.decode(values)
+                    continue
+                if not self._flat:
+                    row_weights, column_weights = (
+                        self._weights[inside],
+                        self._weights[piece.left : piece.right],
+                    )
+                    values = values * np.multiply.outer(row_weights, column_weights)[:, :, None]
+                # Values and weights are whole numbers, so the cast drops nothing.
+                np.add(target, values, out=target, casting="unsafe")
+
+    def _spread(
+        self, strip: Values, column: int, values: Values, packed: npt.NDArray[Any] | None = None
+    ) -> Values:
+        """View the pixels of `strip` that `values` [n, h, w, 3] fall on, a stride apart from `column`."""
+        count, height, width, _ = values.shape
+        after = column + self.blend.grid.columns.stride
+        if packed is not None:
+            column, after = int(packed[column]), int(packed[after]) if count > 1 else 0
+        first = strip[:, column : column + width]
+        if count == 1:
+            return first[None]
+        step = (after - column) * strip.strides[1]
+        return as_strided(first, (count, height, width, 3), (step, *strip.strides))
+
+    def merge(self, other: Accumulator) -> None:
+        """Take over what the patches of another window left there."""
+        part = other.window.clip(self.window)
         if part.empty:
             return
-        dy, dx = self.window.y - write.y, self.window.x - write.x
-        for (rows, columns), sums in self._pieces(part):
-            inner_rows = slice(rows.start + dy, rows.stop + dy)
-            inner_columns = slice(columns.start + dx, columns.stop + dx)
-            values = fixed[inner_rows, inner_columns]
-            if sums is None:
-                self.image[rows, columns] = self.blend.decode(values)
-            else:
-                _add(sums, values, self._weights[inner_rows], self._weights[inner_columns])
-
-    def merge(self, sums: Sums, window: Window) -> None:
-        """Add weighted sums [h, w, 3] of patches that were run elsewhere, whose writes cover `window`."""
-        part = window.clip(self.window)
-        if part.empty:
-            return
-        dy, dx = self.window.y - window.y, self.window.x - window.x
-        for (rows, columns), target in self._pieces(part):
-            values = sums[rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
-            if target is None:
-                self._divide(rows, columns, values)
-            else:
-                target += values
+        mine, theirs = part.slices(self.window), part.slices(other.window)
+        # Where several patches write, this copies what `finalize` will replace.
+        self.image[mine] = other.image[theirs]
+        self._h[self._rows.band(mine[0]), mine[1]] += other._h[other._rows.band(theirs[0]), theirs[1]]
+        self._v[mine[0], self._columns.band(mine[1])] += other._v[theirs[0], other._columns.band(theirs[1])]
 
     def finalize(self) -> UInt8:
         """Divide the sums by the weights and return the finished image."""
-        for (rows, columns), sums in self._pieces(self.window):
-            if sums is not None:
-                self._divide(rows, columns, sums)
-        return self.image
-
-    def _divide(self, rows: slice, columns: slice, sums: Sums) -> None:
-        self.image[rows, columns] = self.blend.mean(
-            sums, self._rows.total[rows], self._columns.total[columns]
+        alone = self._rows.total[~self._rows.multi]
+        # Tapers are level where one patch writes alone. Rows where several do get wrong pixels here, for now.
+        down = (
+            self._rows.total if not alone.size or np.ptp(alone) else np.full_like(self._rows.total, alone[0])
         )
+        for columns in self._columns.runs():
+            sums = self._v[:, self._columns.band(columns)]
+            self.image[:, columns] = self.blend.mean(sums, down, self._columns.total[columns])
+        for rows in self._rows.runs():
+            sums = self._h[self._rows.band(rows)]
+            self.image[rows] = self.blend.mean(sums, self._rows.total[rows], self._columns.total)
+        return self.image

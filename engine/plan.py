@@ -21,8 +21,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.pyramid import Pyramid
 from safron.io.slides import SlideSpec
@@ -31,6 +33,8 @@ from .accumulate import Blend, fraction_bits
 from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window
+
+Int64 = npt.NDArray[np.int64]
 
 PREVIEW_PIXELS = 2048
 # Options that decide a field of `SlideSpec`.
@@ -44,6 +48,8 @@ _OPTIONS = {
     "chroma": "--chroma",
 }
 DEFAULT_BLOCK = 2048
+# Seams that a process keeps in memory, since the blocks that need them mostly come next.
+SEAMS_KEPT = 6
 
 
 @dataclass(frozen=True)
@@ -95,12 +101,37 @@ class AxisBlocks:
         first = max(owned.start, (hi - self.axis.tile) // self.axis.stride + 1)
         return range(min(first, owned.stop), owned.stop)
 
-    def reach(self, patches: range) -> int:
-        """Rendered pixels that consecutive patches write."""
+    def reach(self, patches: range) -> tuple[int, int]:
+        """Rendered pixels that consecutive patches write, and how many of them several patches write."""
         if not patches:
-            return 0
+            return 0, 0
         lo, hi = self.axis.origin(patches[0]), self.axis.origin(patches[-1]) + self.axis.tile
-        return min(hi, self.stop) - max(lo, self.start)
+        lo, hi = max(lo, self.start), min(hi, self.stop)
+        return hi - lo, int((self.axis.count(lo, hi) > 1).sum())
+
+
+@dataclass(frozen=True)
+class _SeamSizes:
+    """How far the seams of blocks reach along one axis.
+
+    Attributes
+    ----------
+    owned, crossing, beside : int64 [blocks, 2]: pixels, and multi pixels, of all owned patches of each
+        block, of those that cross into the next block, and of the others.
+    """
+
+    owned: Int64
+    crossing: Int64
+    beside: Int64
+
+    @classmethod
+    def of(cls, blocks: AxisBlocks) -> _SeamSizes:
+        """Measure every block of an axis."""
+        owned = [blocks.owned(index) for index in range(len(blocks))]
+        crossing = [blocks.crossing(index) for index in range(len(blocks))]
+        beside = [range(mine.start, low.start) for mine, low in zip(owned, crossing, strict=True)]
+        sizes = [np.array([blocks.reach(part) for part in parts]) for parts in (owned, crossing, beside)]
+        return cls(*sizes)
 
 
 @dataclass(frozen=True)
@@ -268,31 +299,54 @@ class RenderPlan:
         most = max(self.slide.height, self.slide.width).bit_length()
         return Pyramid(self.slide.height, self.slide.width, self.slide.tile, most)
 
+    def seam_windows(self, index: tuple[int, int]) -> dict[str, Window]:
+        """The rendered canvas pixels that the seams of a block write, by name."""
+        seams = self.block_plan(index).seams
+        return {name: rect.window(self.grid).clip(self.region) for name, rect in seams.items()}
+
+    @cached_property
+    def _seam_sizes(self) -> tuple[_SeamSizes, _SeamSizes]:
+        rows, columns = self.axis_blocks(self.block)
+        return _SeamSizes.of(rows), _SeamSizes.of(columns)
+
+    @cached_property
+    def seam_capacity(self) -> tuple[int, int]:
+        """Pixel values, and sums, that are enough for the seams of any block."""
+        rows, columns = self._seam_sizes
+        right = (rows.owned.max(axis=0), columns.crossing.max(axis=0))
+        below = (rows.crossing.max(axis=0), columns.beside.max(axis=0))
+        pixels = 3 * sum(int(down[0] * across[0]) for down, across in (right, below))
+        sums = 3 * sum(int(down[1] * across[0] + down[0] * across[1]) for down, across in (right, below))
+        return pixels, sums
+
     @property
     def seam_bytes(self) -> int:
-        """Upper bound on the sums that one block leaves in scratch."""
-        tile, stride = self.grid.tile, self.grid.rows.stride
-        breadth = tile + (-(-tile // stride) - 1) * stride
-        return 2 * breadth * (self.block + tile) * 3 * np.dtype(self.blend.sum_dtype).itemsize
+        """Upper bound on what one block leaves in scratch for its neighbours, for any canvas."""
+        tile, overlap, stride = self.grid.tile, self.grid.overlap, self.grid.rows.stride
+        long, breadth = self.block + tile, tile + (-(-tile // stride) - 1) * stride
+        shared = [min(length, (length // stride + 2) * overlap) for length in (long, breadth)]
+        sums = 2 * (shared[0] * breadth + long * shared[1])
+        return 3 * (2 * long * breadth + sums * np.dtype(self.blend.sum_dtype).itemsize)
 
     def scratch_bytes(self) -> int:
         """Upper bound on scratch in use at one time: the seams of two rows of blocks, and thumbnails.
 
         Seams of a row are freed while the next row is made.
         """
-        rows, columns = self.axis_blocks(self.block)
-        across = [columns.reach(columns.crossing(index)) for index in range(len(columns))]
-        beside = [
-            columns.reach(range(columns.owned(index).start, columns.crossing(index).start))
-            for index in range(len(columns))
-        ]
-        pixels = [
-            rows.reach(rows.owned(index)) * sum(across) + rows.reach(rows.crossing(index)) * sum(beside)
-            for index in range(len(rows))
-        ]
-        most = max(upper + lower for upper, lower in zip(pixels, [*pixels[1:], 0], strict=True))
+        rows, columns = self._seam_sizes
+        pair = np.array([3, 3 * np.dtype(self.blend.sum_dtype).itemsize])
+        across, beside = columns.crossing.sum(axis=0), columns.beside.sum(axis=0)
+
+        def row_bytes(owned: Int64, crossing: Int64) -> int:
+            pixels = owned[0] * across[0] + crossing[0] * beside[0]
+            sums = owned[1] * across[0] + owned[0] * across[1]
+            sums += crossing[1] * beside[0] + crossing[0] * beside[1]
+            return int((pair * [pixels, sums]).sum())
+
+        each = [row_bytes(owned, low) for owned, low in zip(rows.owned, rows.crossing, strict=True)]
+        most = max(upper + lower for upper, lower in zip(each, [*each[1:], 0], strict=True))
         thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
-        return most * 3 * np.dtype(self.blend.sum_dtype).itemsize + thumbnails
+        return most + thumbnails
 
     def output_bytes(self) -> int:
         """Estimate of the slide's size: bytes per pixel as measured on stained tissue, all levels."""

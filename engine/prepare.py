@@ -23,7 +23,7 @@ from .memory import resident_bytes
 from .model import PatchModel, load_model
 from .oom import Halving, is_out_of_memory
 from .options import RenderOptions
-from .plan import RenderPlan, choose_bits, choose_block, make_grid
+from .plan import SEAMS_KEPT, RenderPlan, choose_bits, choose_block, make_grid
 from .scratch import Scratch
 from .taper import Taper
 from .tasks import Job
@@ -125,6 +125,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     if where != "threads" and not dry_run:
         return Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
     projected = resident_bytes() + LATE_BYTES + options.workers * plan.worker_bytes(integral=model.integral)
+    projected += SEAMS_KEPT * plan.seam_bytes + mask.keep_chunks(block=plan.block, workers=options.workers)
     check_memory(projected, plan, options)  # before the trial takes some
     if not model.device.startswith("cpu"):
         model = Halving(model)
@@ -236,6 +237,7 @@ def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
     options, plan, job = prepared.options, prepared.plan, prepared.job
     plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)
     each = facts.resident + plan.worker_bytes(integral=job.model.integral) + LATE_BYTES // 2
+    each += SEAMS_KEPT * plan.seam_bytes + job.mask.keep_chunks(block=plan.block, workers=1)
     if prepared.where == "processes":
         projected = prepared.projected_bytes + options.workers * each
     else:

@@ -4,13 +4,15 @@ Beside the output lies a Zarr group, ``OUT.safron``::
 
     zarr.json                  attributes: the inputs that this scratch belongs to
     weights/y, weights/x       total blend weight along each axis: int32 [height], [width] of the region
-    seams/R.C.right, .below    weighted sums of block (R, C)'s seam patches: int32 or uint16 [h, w, 3], one chunk each
+    seams/pixels               uint8 [R, C, n]: what block (R, C)'s seam patches write alone; one chunk a block
+    seams/sums                 uint16 or int32 [R, C, n]: their weighted sums where they overlap; one chunk a block
     levels/K                   one level of the slide: uint8 [h, w, 3]; a chunk a block, above that a chunk a tile
     journal.jsonl              one line for each finished seam and block
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
 
 Every chunk is written by one task only, whole, so nothing is locked and a retried task overwrites its
 own work with the same bytes. Seams are deleted as soon as the last block that needs them is journaled.
+A seam's chunks hold its parts (right, below) one after the other, each as `Accumulator` lays it out, and zeros.
 """
 
 from __future__ import annotations
@@ -19,35 +21,49 @@ import errno
 import json
 import os
 import shutil
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import numcodecs
 import numpy as np
+import numpy.typing as npt
 import zarr
 from safron.io.errors import BadInput, Failed
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from .accumulate import Sums
-from .plan import RenderPlan
-from .window import Window
+from .accumulate import Accumulator, Sums
+from .plan import SEAMS_KEPT, RenderPlan
 
-FORMAT = 1
+UInt8 = npt.NDArray[np.uint8]
+FORMAT = 2
 _PARTS = {"zarr.json", "weights", "seams", "levels", "journal.jsonl", "index.bin"}
 
 
-@dataclass(frozen=True)
 class Scratch:
     """The scratch group of one render; a picklable path with the few things one does there.
 
-    Attributes
+    Each process opens an array once, and keeps the last few seams that it wrote or read.
+
+    Parameters
     ----------
     path : the folder ``OUT.safron``.
     """
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._seams: OrderedDict[tuple[int, int], tuple[UInt8, Sums]] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Scratch, (self.path,)
 
     @property
     def journal(self) -> Path:
@@ -79,6 +95,9 @@ class Scratch:
             for lo in range(start, stop, step):
                 hi = min(lo + step, stop)
                 array[lo - start : hi - start] = axis.total_weight(weights, lo, hi)
+        pixels, sums = plan.seam_capacity
+        self._create_seams(plan, "pixels", pixels, np.dtype(np.uint8))
+        self._create_seams(plan, "sums", sums, np.dtype(plan.blend.sum_dtype))
         self.create_level(plan, plan.thumbnail_level, chunk=plan.block >> plan.thumbnail_level)
         self.journal.touch()
         group.attrs["safron"] = {"format": FORMAT, "inputs": dict(inputs)}
@@ -91,6 +110,8 @@ class Scratch:
 
     def remove(self) -> None:
         """Delete the scratch; what makes it valid goes first, so that a half of it is never gone on with."""
+        self._arrays.clear()
+        self._seams.clear()
         with suppress(OSError):
             (self.path / "zarr.json").unlink()
         shutil.rmtree(self.path, ignore_errors=True)
@@ -110,41 +131,79 @@ class Scratch:
         before: dict[str, Any] = found["inputs"]
         return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
 
-    def write_seam(self, block: tuple[int, int], name: str, sums: Sums) -> None:
-        """Store the weighted sums [h, w, 3] of one seam, replacing what a crashed try left."""
-        array = zarr.create_array(
-            self._seam(block, name),
-            shape=sums.shape,
-            chunks=sums.shape,
-            dtype=sums.dtype,
-            # Sums of flat weights leave their top byte empty, and cheap generators' sums are smooth.
+    def _create_seams(self, plan: RenderPlan, name: str, capacity: int, dtype: np.dtype[Any]) -> None:
+        """Make room for one kind of seam values of all blocks; nothing is stored before it is written."""
+        zarr.create_array(
+            self.path / "seams" / name,
+            shape=(*plan.block_shape, max(1, capacity)),
+            chunks=(1, 1, max(1, capacity)),
+            dtype=dtype,
             compressors=[
-                BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=sums.itemsize),
+                BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=dtype.itemsize),
                 Crc32cCodec(),
             ],
-            overwrite=True,
-            config={"write_empty_chunks": True},
         )
-        array[:] = sums
 
-    def read_seam(self, block: tuple[int, int], name: str, part: Window, whole: Window) -> Sums:
-        """Load the sums of `part` of a seam that covers the window `whole`."""
-        array = zarr.open_array(self._seam(block, name), mode="r")
-        _require_chunk(array, (0, 0, 0), self._seam(block, name))
-        assert array.shape[:2] == (whole.height, whole.width), (array.shape, whole)
-        sums: Sums = np.asarray(array[part.slices(whole)])
-        return sums
+    def _array(self, name: str) -> zarr.Array[Any]:
+        """Open an array once; whether a chunk is all zeros is not looked for, which takes longer than writing it."""
+        found = self._arrays.get(name)
+        if found is None:
+            # Not by `open_array(config=...)`, which ignores it (zarr 3.1.6).
+            found = zarr.open_array(self.path / name, mode="r+").with_config({"write_empty_chunks": True})
+            self._arrays[name] = found
+        return found
 
-    def free_seam(self, block: tuple[int, int], name: str) -> None:
-        """Delete a seam; nothing happens where it is gone already."""
-        shutil.rmtree(self._seam(block, name), ignore_errors=True)
+    def write_seams(self, block: tuple[int, int], pixels: UInt8, sums: Sums) -> None:
+        """Store what the seam patches of a block leave (see `seam_parts`), replacing what a crashed try left."""
+        for path, values in zip(self._seam_files(block), (pixels, sums), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_chunk(values))
+        self._keep(block, (pixels, sums))
 
-    def _seam(self, block: tuple[int, int], name: str) -> Path:
-        return self.path / "seams" / f"{block[0]}.{block[1]}.{name}"
+    def read_seams(self, block: tuple[int, int]) -> tuple[UInt8, Sums]:
+        """Load what `write_seams` stored; not to be changed."""
+        with self._guard:
+            kept = self._seams.get(block)
+        if kept is None:
+            kept = self._load_seams(block)
+            self._keep(block, kept)
+        return kept
+
+    def _load_seams(self, block: tuple[int, int]) -> tuple[UInt8, Sums]:
+        pixels, sums = (
+            decode_chunk(path.read_bytes(), self._array(f"seams/{name}").dtype)
+            for path, name in zip(self._seam_files(block), ("pixels", "sums"), strict=True)
+        )
+        return pixels, sums
+
+    def _keep(self, block: tuple[int, int], seams: tuple[UInt8, Sums]) -> None:
+        with self._guard:
+            self._seams[block] = seams
+            while len(self._seams) > SEAMS_KEPT:
+                self._seams.popitem(last=False)
+
+    def seams_whole(self, block: tuple[int, int]) -> bool:
+        """Whether the stored seams of a block can be read; a power cut may have torn them."""
+        try:
+            self._load_seams(block)
+        except (OSError, ValueError, RuntimeError):
+            return False
+        return True
+
+    def free_seams(self, block: tuple[int, int]) -> None:
+        """Delete the seams of a block; nothing happens where they are gone already."""
+        for path in self._seam_files(block):
+            with suppress(OSError):
+                path.unlink()
+
+    def _seam_files(self, block: tuple[int, int]) -> list[Path]:
+        names = ("pixels", "sums")
+        return [self.path / "seams" / name / "c" / str(block[0]) / str(block[1]) / "0" for name in names]
 
     def create_level(self, plan: RenderPlan, level: int, *, chunk: int) -> None:
         """Make room for one level of the slide, replacing what a crashed try left."""
         shape = (max(1, plan.slide.height >> level), max(1, plan.slide.width >> level), 3)
+        self._arrays.pop(f"levels/{level}", None)
         zarr.create_array(
             self.path / "levels" / str(level),
             shape=shape,
@@ -156,9 +215,7 @@ class Scratch:
 
     def level(self, level: int) -> zarr.Array[Any]:
         """Open one level of the slide, uint8 [h, w, 3]."""
-        return zarr.open_array(
-            self.path / "levels" / str(level), mode="r+", config={"write_empty_chunks": True}
-        )
+        return self._array(f"levels/{level}")
 
     def has_part(self, level: int, block: tuple[int, int]) -> bool:
         """Whether what a block left of a level can be read; a power cut may have torn or lost it."""
@@ -166,18 +223,58 @@ class Scratch:
         if block[0] * array.chunks[0] >= array.shape[0] or block[1] * array.chunks[1] >= array.shape[1]:
             return True  # only an odd last row or column, which the level leaves out
         try:
-            _require_chunk(array, (*block, 0), self.path / "levels" / str(level))
+            # Zarr reads a missing chunk as zeros, which are black.
+            _require_file(self.path / "levels" / str(level) / array.metadata.encode_chunk_key((*block, 0)))
             _ = array.blocks[block]
         except (OSError, ValueError, RuntimeError):
             return False
         return True
 
 
-def _require_chunk(array: zarr.Array[Any], index: tuple[int, ...], path: Path) -> None:
-    """Raise unless a chunk is there: Zarr reads a missing one as zeros, which are black."""
-    chunk = path / array.metadata.encode_chunk_key(index)
-    if not chunk.is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(chunk))
+def encode_chunk(values: npt.NDArray[Any]) -> bytes:
+    """Make the bytes of a chunk as Zarr does with the codecs Blosc (LZ4) and CRC32C.
+
+    Zarr's own calls take a millisecond or two each, on an event loop that all threads share.
+    """
+    # Sums of flat weights leave their top byte empty, and cheap generators' sums are smooth.
+    packed = numcodecs.Blosc("lz4", clevel=1, typesize=values.itemsize).encode(values)
+    return packed + google_crc32c.value(packed).to_bytes(4, "little")  # type: ignore[no-any-return]
+
+
+def decode_chunk(chunk: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Undo `encode_chunk`: values [n].
+
+    Raises
+    ------
+    ValueError
+        When the chunk is damaged.
+    """
+    packed = chunk[:-4]
+    if google_crc32c.value(packed) != int.from_bytes(chunk[-4:], "little"):
+        raise ValueError("the checksum of a chunk does not fit it")
+    return np.frombuffer(numcodecs.Blosc("lz4").decode(packed), dtype)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def seam_parts(plan: RenderPlan, index: tuple[int, int], pixels: UInt8, sums: Sums) -> dict[str, Accumulator]:
+    """Lay out the seams of a block, by name, in the chunks that hold them.
+
+    Parameters
+    ----------
+    pixels, sums : at least `RenderPlan.seam_capacity` values, which the accumulators share.
+    """
+    parts: dict[str, Accumulator] = {}
+    start = first = 0
+    for name, window in plan.seam_windows(index).items():
+        shape = (window.height, window.width, 3)
+        stop, last = start + prod(shape), first + Accumulator.size(window, plan.blend)
+        parts[name] = Accumulator(window, plan.blend, pixels[start:stop].reshape(shape), sums[first:last])
+        start, first = stop, last
+    return parts
 
 
 @dataclass(frozen=True)

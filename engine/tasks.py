@@ -12,20 +12,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from safron.io.labels import LabelMask
 from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
 
-from .accumulate import Accumulator, SeamSums
+from .accumulate import Accumulator
 from .model import PatchModel
 from .noise import normal_noise
 from .plan import BlockPlan, PatchRect, RenderPlan
-from .scratch import Scratch
+from .scratch import Scratch, seam_parts
 from .window import Window
 
 UInt8 = npt.NDArray[np.uint8]
@@ -135,7 +137,7 @@ def read_labels(mask: LabelMask, window: Window, *, outside: int | None) -> UInt
 
 
 class _Batches:
-    """Collects windows into batches of one fixed shape and hands each patch on, encoded.
+    """Collects windows into batches of one fixed shape and hands each row of patches on, encoded.
 
     The last batch is filled up with copies, since ONNX Runtime keeps memory for every batch shape that
     it has seen, and some kernels round differently for another shape.
@@ -149,21 +151,37 @@ class _Batches:
         channels = len(plan.noise_scales)
         self._labels = np.zeros((plan.batch, side, side), np.uint8)
         self._noise = np.zeros((plan.batch, channels, side, side), np.float32) if channels else None
-        self._waiting: list[tuple[Window, Deliver]] = []
+        self._count = 0
+        self._waiting: list[tuple[slice, Window, Deliver]] = []
 
-    def push(self, labels: UInt8, noise: Float32 | None, write: Window, deliver: Deliver) -> None:
-        """Queue one patch; run the batch when it is full."""
-        slot = len(self._waiting)
-        self._labels[slot] = labels
-        if self._noise is not None:
-            self._noise[slot] = noise
-        self._waiting.append((write, deliver))
-        if len(self._waiting) == len(self._labels):
-            self.flush()
+    def push(self, labels: UInt8, noise: Float32 | None, first: Window, deliver: Deliver) -> None:
+        """Queue patches that lie side by side; run a batch whenever one is full.
+
+        Parameters
+        ----------
+        labels : uint8 [n, side, side], the patches' windows.
+        noise : float32 [n, channels, side, side], or None.
+        first : write window of the first patch.
+        deliver : called with values [m, tile, tile, 3] and the write window of the first of them.
+        """
+        stride = self._job.plan.grid.columns.stride
+        done = 0
+        while done < len(labels):
+            take = min(len(labels) - done, len(self._labels) - self._count)
+            slots = slice(self._count, self._count + take)
+            self._labels[slots] = labels[done : done + take]
+            if self._noise is not None:
+                self._noise[slots] = noise[done : done + take]  # type: ignore[index]
+            here = Window(first.y, first.x + done * stride, first.height, first.width)
+            self._waiting.append((slots, here, deliver))
+            self._count += take
+            done += take
+            if self._count == len(self._labels):
+                self.flush()
 
     def flush(self) -> None:
         """Run what is queued."""
-        count = len(self._waiting)
+        count = self._count
         if not count:
             return
         self._labels[count:] = self._labels[0]
@@ -173,9 +191,10 @@ class _Batches:
             values = self._job.model(self._labels, self._noise)
         with self._tally.stage("blend"):
             fixed = self._job.plan.blend.encode(values)
-            for patch, (write, deliver) in zip(fixed, self._waiting, strict=False):
-                deliver(patch, write)
+            for slots, first, deliver in self._waiting:
+                deliver(fixed[slots], first)
         self._waiting.clear()
+        self._count = 0
         self._tally.run += count
         notify(self._job.scratch, count)
 
@@ -191,61 +210,79 @@ def run_patches(job: Job, rect: PatchRect, batches: _Batches, tally: Tally, deli
     """Queue the patches of `rect`, painting those whose whole window is glass."""
     if not len(rect):
         return
-    plan, card = job.plan, job.model.card
-    halo = plan.grid.context
-    area = rect.window(plan.grid).expand(halo)
+    grid, card = job.plan.grid, job.model.card
+    area = rect.window(grid).expand(grid.context)
     with tally.stage("read"):
         labels = read_labels(job.mask, area, outside=card.outside)
-    is_fill, fill_colors = card.is_fill, card.fill_colors
-    any_fill = bool(is_fill.any())
+    side = grid.tile + 2 * grid.context
     for row in rect.rows:
-        patches = [plan.grid[row, column] for column in rect.columns]
-        windows = [labels[patch.read.slices(area)] for patch in patches]
-        glass = [any_fill and _all_fill(window, is_fill) for window in windows]
-        strip = _noise_strip(
-            plan, [patch.read for patch, skip in zip(patches, glass, strict=True) if not skip], tally
-        )
-        for patch, window, painted in zip(patches, windows, glass, strict=True):
-            if painted:
-                inner = window[halo : window.shape[0] - halo, halo : window.shape[1] - halo]
-                deliver(plan.blend.encode(fill_colors[inner]), patch.write)
-                tally.painted += 1
-                notify(job.scratch, 1)
-                continue
-            noise = None
-            if strip is not None:
-                rows, columns = patch.read.slices(strip[0])
-                noise = strip[1][:, rows, columns]
-            batches.push(window, noise, patch.write, deliver)
+        first = grid[row, rect.columns.start]
+        strip = labels[first.read.y - area.y : first.read.y_stop - area.y]
+        # A view of the windows: [patches, side, side], one stride apart.
+        windows = sliding_window_view(strip, side, axis=1)[:, :: grid.columns.stride].transpose(1, 0, 2)
+        start = 0
+        for glass, alike in groupby(_all_fill(strip, windows, card.is_fill)):
+            count = len(list(alike))
+            write = grid[row, rect.columns.start + start].write
+            part = windows[start : start + count]
+            if glass:
+                with tally.stage("blend"):
+                    deliver(_paint_fill(job, part), write)
+                tally.painted += count
+                notify(job.scratch, count)
+            else:
+                batches.push(part, _noise_windows(job.plan, write, count, tally), write, deliver)
+            start += count
 
 
-def _all_fill(labels: UInt8, is_fill: npt.NDArray[np.bool_]) -> bool:
-    """Whether every label is glass; most windows are settled by one pixel."""
-    return bool(is_fill[labels[0, 0]] and is_fill[labels].all())
+def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> list[bool]:
+    """Which windows [n, side, side] of a strip [side, width] hold glass only."""
+    count, _, side = windows.shape
+    if not is_fill[windows[:, 0, 0]].any():
+        return [False] * count
+    columns = np.logical_and.reduce(is_fill[strip], axis=0)
+    step = (len(columns) - side) // max(1, count - 1)
+    return [bool(columns[index * step : index * step + side].all()) for index in range(count)]
 
 
-def _noise_strip(plan: RenderPlan, reads: list[Window], tally: Tally) -> tuple[Window, Float32] | None:
-    """The noise under a row of patches, made once where they overlap; None where nothing runs."""
-    if not reads or not plan.noise_scales:
+def _paint_fill(job: Job, windows: UInt8) -> npt.NDArray[Any]:
+    """Encoded patches [n, tile, tile, 3] of glass."""
+    plan = job.plan
+    colors = plan.blend.encode(job.model.card.fill_colors)
+    halo = plan.grid.context
+    inner = windows[:, halo : windows.shape[1] - halo, halo : windows.shape[2] - halo]
+    only = inner[0, 0, 0]
+    if (inner == only).all():
+        return np.broadcast_to(colors[only], (*inner.shape, 3))
+    painted: npt.NDArray[Any] = colors[inner]
+    return painted
+
+
+def _noise_windows(plan: RenderPlan, first: Window, count: int, tally: Tally) -> Float32 | None:
+    """The noise under patches that lie side by side, made once where they overlap: a view [n, k, side, side]."""
+    if not plan.noise_scales:
         return None
-    window = Window.from_bounds(reads[0].y, reads[0].x, reads[-1].y_stop, reads[-1].x_stop)
+    read = first.expand(plan.grid.context)
+    stride = plan.grid.columns.stride
+    window = Window(read.y, read.x, read.height, read.width + (count - 1) * stride)
     with tally.stage("noise"):
-        return window, normal_noise(window, seed=plan.seed, scales=plan.noise_scales)
+        noise = normal_noise(window, seed=plan.seed, scales=plan.noise_scales)
+    return sliding_window_view(noise, read.width, axis=2)[:, :, ::stride].transpose(2, 0, 1, 3)
 
 
 def seam_task(job: Job, index: tuple[int, int]) -> TaskDone:
-    """Run the patches of a block that reach into other blocks, and store their weighted sums."""
+    """Run the patches of a block that reach into other blocks, and store what they leave."""
     plan = job.plan
     tally = Tally()
     batches = _Batches(job, tally)
-    sums: dict[str, SeamSums] = {}
+    capacity = plan.seam_capacity
+    pixels, sums = np.zeros(capacity[0], np.uint8), np.zeros(capacity[1], plan.blend.sum_dtype)
+    parts = seam_parts(plan, index, pixels, sums)
     for name, rect in plan.block_plan(index).seams.items():
-        sums[name] = SeamSums(rect.window(plan.grid).clip(plan.region), plan.blend)
-        run_patches(job, rect, batches, tally, sums[name].add)
+        run_patches(job, rect, batches, tally, parts[name].add)
     batches.flush()
     with tally.stage("scratch"):
-        for name, seam in sums.items():
-            job.scratch.write_seam(index, name, seam.sums)
+        job.scratch.write_seams(index, pixels, sums)
     return TaskDone("seam", index, tally)
 
 
@@ -285,15 +322,13 @@ def _paint(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> None:
     run_patches(job, block.inner, batches, tally, accumulator.add)
     batches.flush()
     for source in plan.sources(block.index):
-        for name, rect in plan.block_plan(source).seams.items():
-            whole = rect.window(plan.grid).clip(plan.region)
-            part = whole.clip(block.paint)
-            if part.empty:
-                continue
-            with tally.stage("scratch"):
-                sums = job.scratch.read_seam(source, name, part, whole)
-            with tally.stage("blend"):
-                accumulator.merge(sums, part)
+        if not plan.block_plan(source).seams:
+            continue
+        with tally.stage("scratch"):
+            pixels, sums = job.scratch.read_seams(source)
+        with tally.stage("blend"):
+            for part in seam_parts(plan, source, pixels, sums).values():
+                accumulator.merge(part)
     with tally.stage("blend"):
         accumulator.finalize()
 

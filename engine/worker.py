@@ -106,6 +106,7 @@ class Parcel:
         if kind_of(model.device) != self.device:
             raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
         plan, mask, scratch, wrapping = pickle.loads(self.content)
+        mask.keep_chunks(block=plan.block, workers=sharers)
         return Job(plan, mask, wrap_model(model, **wrapping), scratch)
 
 

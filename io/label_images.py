@@ -47,6 +47,7 @@ class ImagePlane:
     chunks: tuple[int, int]
     mpp: float | None = None
     notes: tuple[str, ...] = ()
+    keep_chunks = False
 
     def __init__(self, path: Path, palette: Palette) -> None:
         self.path = path

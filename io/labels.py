@@ -16,8 +16,11 @@ from __future__ import annotations
 import hashlib
 import operator
 import re
+import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +48,9 @@ UM_PER_UNIT = {
 }
 """Units of length that OME-Zarr writers use, in micrometres."""
 
+CACHE_BYTES = 128 << 20
+"""Decoded chunks of a mask are kept up to this size."""
+
 ACCEPTED = "a mask is a Zarr array, an OME-Zarr image, or a PNG, TIFF or other image"
 
 
@@ -57,12 +63,97 @@ class Plane(Protocol):
     chunks: tuple[int, int]
     mpp: float | None
     notes: tuple[str, ...]
+    keep_chunks: bool  # whether decoding takes so long that decoded chunks are worth keeping
 
     def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Integers [y, x] of an in-bounds region; safe to call from many threads."""
 
     def blame(self, rows: slice, cols: slice) -> str:
         """Name the file or chunk that makes reading this region fail."""
+
+
+class ChunkCache:
+    """Reads a plane by whole chunks and keeps the last few, decoded.
+
+    Windows of neighbouring tasks overlap, and each cuts through chunks: without it a chunk is decoded up to
+    five times.
+
+    Parameters
+    ----------
+    plane : what to read.
+    block : pixels a side of what is mostly read, a little more or less.
+    workers : readers side by side.
+
+    Attributes
+    ----------
+    nbytes : most memory that the chunks take.
+    """
+
+    def __init__(self, plane: Plane, block: int, workers: int) -> None:
+        self._plane = plane
+        height, width = plane.chunks
+        chunk = height * width * plane.dtype.itemsize
+        down, across = -(-block // height), -(-block // width)
+        self._count = min((down + 2) * (across + 2 + workers), CACHE_BYTES // chunk)
+        self.nbytes = self._count * chunk
+        self._kept: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
+        """Integers [y, x] of an in-bounds region; safe to call from many threads."""
+        height, width = self._plane.chunks
+        down = range(rows.start // height, -(-rows.stop // height))
+        across = range(cols.start // width, -(-cols.stop // width))
+        if len(down) * len(across) > self._count:
+            return self._plane.read(rows, cols)
+        out = np.empty((rows.stop - rows.start, cols.stop - cols.start), self._plane.dtype)
+        for (row, col), chunk in self._chunks(down, across).items():
+            y, x = row * height - rows.start, col * width - cols.start
+            top, left = max(0, -y), max(0, -x)
+            part = chunk[top : out.shape[0] - y, left : out.shape[1] - x]
+            out[y + top : y + top + part.shape[0], x + left : x + left + part.shape[1]] = part
+        return out
+
+    def _chunks(self, down: range, across: range) -> dict[tuple[int, int], npt.NDArray[Any]]:
+        """The chunks of some rows and columns."""
+        wanted = [(row, col) for row in down for col in across]
+        with self._guard:
+            found = {index: self._kept[index] for index in wanted if index in self._kept}
+            for index in found:
+                self._kept.move_to_end(index)
+        missing = {row: _runs([col for col in across if (row, col) not in found]) for row in down}
+        # Rows that lack the same columns are read together: a call costs as much as a chunk.
+        for runs, rows in groupby(down, key=missing.__getitem__):
+            alike = list(rows)
+            for run in runs:
+                found |= self._read(range(alike[0], alike[-1] + 1), run)
+        with self._guard:
+            self._kept |= found
+            while len(self._kept) > self._count:
+                self._kept.popitem(last=False)
+        return found
+
+    def _read(self, down: range, across: range) -> dict[tuple[int, int], npt.NDArray[Any]]:
+        height, width = self._plane.chunks
+        top, left = down.start * height, across.start * width
+        bottom = min(down.stop * height, self._plane.shape[0])
+        right = min(across.stop * width, self._plane.shape[1])
+        values = self._plane.read(slice(top, bottom), slice(left, right))
+        return {
+            # Copies: a view would keep all that was read with it.
+            (row, col): values[
+                row * height - top : (row + 1) * height - top, col * width - left : (col + 1) * width - left
+            ].copy()
+            for row in down
+            for col in across
+        }
+
+
+def _runs(numbers: list[int]) -> list[range]:
+    """Group ascending whole numbers into runs without gaps."""
+    cuts = [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1]
+    bounds = [0, *cuts, len(numbers)] if numbers else []
+    return [range(numbers[lo], numbers[hi - 1] + 1) for lo, hi in pairwise(bounds)]
 
 
 class LabelMask:
@@ -94,6 +185,7 @@ class LabelMask:
         self.chunks = plane.chunks
         self.notes = plane.notes
         self._reopen = reopen
+        self._cache: ChunkCache | None = None
 
     def __getitem__(self, region: tuple[slice, slice]) -> Labels:
         """Labels of a region.
@@ -118,7 +210,7 @@ class LabelMask:
         if 0 in shape:
             return np.zeros(shape, np.uint8)
         try:
-            values = self.plane.read(rows, cols)
+            values = (self._cache or self.plane).read(rows, cols)
         except BadInput as error:
             raise BadInput(f"mask {self.source}: {error}") from None
         except (SafronError, MemoryError):
@@ -142,6 +234,18 @@ class LabelMask:
                     "labels are whole numbers from 0 to 255"
                 )
         return np.ascontiguousarray(values, np.uint8)
+
+    def keep_chunks(self, *, block: int, workers: int) -> int:
+        """From now on keep decoded chunks for `workers` that read about `block` x `block` pixels at a time.
+
+        Returns
+        -------
+        nbytes : the most memory that they will take.
+        """
+        if not self.plane.keep_chunks:
+            return 0
+        self._cache = ChunkCache(self.plane, block, workers)
+        return self._cache.nbytes
 
     def describe(self) -> dict[str, Any]:
         """Everything known without reading pixels, as JSON-ready values."""
@@ -263,6 +367,7 @@ class ArrayPlane:
         self.dtype = np.dtype(array.dtype)
         self.mpp = mpp
         self.notes = notes
+        self.keep_chunks = not isinstance(array, np.ndarray)
         chunks = (
             getattr(array, "chunksize", None) or getattr(array, "chunks", None) or (1024,) * len(array.shape)
         )

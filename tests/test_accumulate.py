@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safron.engine.accumulate import Accumulator, Blend, SeamSums
+from safron.engine.accumulate import Accumulator, Blend
 from safron.engine.grid import PatchGrid
+from safron.engine.plan import choose_bits
 from safron.engine.taper import Taper
 from safron.engine.window import Window
 
@@ -24,7 +25,7 @@ def image_of(blend: Blend, order: list[tuple[int, int]], values: dict[tuple[int,
     image = np.full((150, 170, 3), 77, np.uint8)
     accumulator = Accumulator(GRID.canvas, blend, image)
     for index in order:
-        accumulator.add(blend.encode(values[index]), GRID[index].write)
+        accumulator.add(blend.encode(values[index])[None], GRID[index].write)
     return accumulator.finalize().copy()
 
 
@@ -35,16 +36,33 @@ def test_any_order_and_any_split_give_the_same_image(taper: Any, dtype: Any) -> 
     order = [job.index for job in GRID]
     whole = image_of(blend, order, values)
     np.testing.assert_array_equal(whole, image_of(blend, order[::-1], values))
-    # Half the patches arrive as a seam's sums.
-    image = np.zeros((150, 170, 3), np.uint8)
-    accumulator = Accumulator(GRID.canvas, blend, image)
+    # Half the patches arrive as a seam.
+    accumulator = Accumulator(GRID.canvas, blend)
     right = [index for index in order if index[1] >= 2]
     window = Window(0, GRID[0, 2].write.x, 150, 170 - GRID[0, 2].write.x)
-    seam = SeamSums(window, blend)
+    seam = Accumulator(window, blend)
     for index in order:
-        (seam if index in right else accumulator).add(blend.encode(values[index]), GRID[index].write)
-    accumulator.merge(seam.sums, window)
+        (seam if index in right else accumulator).add(blend.encode(values[index])[None], GRID[index].write)
+    accumulator.merge(seam)
     np.testing.assert_array_equal(whole, accumulator.finalize())
+
+
+@pytest.mark.parametrize("taper", ["flat", "linear", "cosine"])
+@pytest.mark.parametrize("overlap", [0, 7, 20, 32, 40, 63])
+def test_patches_side_by_side_are_added_as_one_by_one(taper: Any, overlap: int) -> None:
+    grid = PatchGrid(150, 331, 64, overlap, 0)
+    blend = Blend(grid, Taper(taper), choose_bits(PatchGrid(1, 1, 64, 20, 0), Taper(taper), integral=True))
+    window = Window(11, 23, 120, 290)
+    rng = np.random.default_rng(overlap)
+    single, rows = Accumulator(window, blend), Accumulator(window, blend)
+    for row in range(grid.shape[0]):
+        values = rng.integers(0, 256, (grid.shape[1], 64, 64, 3)).astype(np.uint8)
+        for column, value in enumerate(values):
+            single.add(blend.encode(value)[None], grid[row, column].write)
+        middle = grid.shape[1] // 3
+        rows.add(blend.encode(values[:middle]), grid[row, 0].write)
+        rows.add(blend.encode(values[middle:]), grid[row, middle].write)
+    np.testing.assert_array_equal(single.finalize(), rows.finalize())
 
 
 def test_ties_go_to_even_and_values_are_clipped_once() -> None:
@@ -52,8 +70,8 @@ def test_ties_go_to_even_and_values_are_clipped_once() -> None:
     blend = Blend(grid, Taper("flat"), 4)
     image = np.zeros((2, 3, 3), np.uint8)
     accumulator = Accumulator(grid.canvas, blend, image)
-    accumulator.add(blend.encode(np.full((2, 2, 3), 2.5, np.float32)), Window(0, 0, 2, 2))
-    accumulator.add(blend.encode(np.full((2, 2, 3), 300.0, np.float32)), Window(0, 1, 2, 2))
+    accumulator.add(blend.encode(np.full((1, 2, 2, 3), 2.5, np.float32)), Window(0, 0, 2, 2))
+    accumulator.add(blend.encode(np.full((1, 2, 2, 3), 300.0, np.float32)), Window(0, 1, 2, 2))
     made = accumulator.finalize()
     assert made[0, :, 0].tolist() == [2, 151, 255]  # 2.5 -> 2; (2.5 + 300) / 2 = 151.25; clipped
 
@@ -61,7 +79,7 @@ def test_ties_go_to_even_and_values_are_clipped_once() -> None:
 @pytest.mark.parametrize("bits", [0, 6, 12])
 def test_the_quotient_is_rounded_as_the_exact_fraction(bits: int) -> None:
     blend = Blend(GRID, Taper("flat"), bits)
-    sums = np.arange(0, 1020 << bits, max(1, (1020 << bits) // 9000), dtype=np.int32)
+    sums = np.arange(0, 1020 << bits, max(1, (1020 << bits) // 9000)).astype(blend.sum_dtype)
     for weights in ([1, 1], [2, 1], [2, 2]):
         row, column = np.array([weights[0]], np.int32), np.full(len(sums), weights[1], np.int32)
         made = blend.mean(np.repeat(sums[None, :, None], 3, axis=2), row, column)[0, :, 0]

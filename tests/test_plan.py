@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safron.engine.accumulate import Accumulator
 from safron.engine.grid import AxisGrid, PatchGrid
 from safron.engine.plan import RenderPlan, choose_bits, choose_block, make_grid
 from safron.engine.taper import Taper
@@ -147,12 +148,16 @@ def test_a_chosen_block_holds_a_patch() -> None:
 )
 def test_scratch_is_bounded_by_two_rows_of_blocks(height: int, width: int) -> None:
     plan = plan_for(height, width)
-    seams = sum(
-        rect.window(plan.grid).clip(plan.region).height * rect.window(plan.grid).clip(plan.region).width
-        for column in range(plan.block_shape[1])
-        for row in range(min(2, plan.block_shape[0]))
-        for rect in plan.block_plan((row, column)).seams.values()
-    )
-    assert seams * 12 <= plan.scratch_bytes(), "the bound is below what two rows of blocks hold"
-    # Before packing, which leaves three of four bytes; two rows of blocks are all that a small canvas has.
-    assert plan.scratch_bytes() < (2 if min(height, width) > 5000 else 2.2) * height * width
+    item = np.dtype(plan.blend.sum_dtype).itemsize
+    seams = 0
+    for row in range(min(2, plan.block_shape[0])):
+        for column in range(plan.block_shape[1]):
+            windows = plan.seam_windows((row, column)).values()
+            pixels = sum(3 * window.height * window.width for window in windows)
+            sums = sum(Accumulator.size(window, plan.blend) for window in windows)
+            assert pixels <= plan.seam_capacity[0]
+            assert sums <= plan.seam_capacity[1]
+            assert pixels + item * sums <= plan.seam_bytes, "memory is planned too small"
+            seams += pixels + item * sums
+    assert seams <= plan.scratch_bytes(), "the bound is below what two rows of blocks hold"
+    assert plan.scratch_bytes() < (1.2 if min(height, width) > 5000 else 1.5) * height * width
