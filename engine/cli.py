@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from safron.io.errors import SafronError
+from safron.io.errors import BadInput, Failed, SafronError
 
 from .heap import keep_one_heap
 from .options import RenderOptions
 
 if TYPE_CHECKING:
+    from .batch import SlideResult
     from .prepare import Prepared
     from .scan import Scan
 
@@ -62,6 +63,17 @@ def _level_count(ctx: click.Context, param: click.Parameter, value: str) -> int 
     if not value.isdecimal():
         raise click.BadParameter(f"{value!r} must be auto or a whole number")
     return int(value)
+
+
+def _batch(ctx: click.Context, param: click.Parameter, value: str | None) -> int | Path | None:
+    """Read a number, or the name of a list of slides."""
+    if value is None:
+        return None
+    if re.fullmatch(r"[+-]?[0-9]+", value):
+        return int(value)
+    if not value.lower().endswith(".csv"):
+        raise click.BadParameter(f"{value!r} is neither a whole number nor a .csv file")
+    return Path(value)
 
 
 class _Command(click.Command):
@@ -109,6 +121,8 @@ Examples:
   safron-render mask.zarr slide.tiff --tile 256 --overlap 20
   safron-render labels.png slide.ome.tiff --model generator.onnx --preview slide.png
   safron-render mask.zarr slide.svs --region 0,0,8192,8192 --dry-run
+  safron-render --slides list.csv --executor processes --workers 4
+  safron-render --status slide.svs
   safron-render --validate slide.svs
 
 Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and 130 the same command continues.
@@ -120,8 +134,8 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.argument("mask", type=str)
-@click.argument("out", type=str)
+@click.argument("mask", type=str, required=False)
+@click.argument("out", type=str, required=False)
 @click.option(
     "--model",
     default=DEFAULTS.model,
@@ -170,11 +184,11 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
 )
 @click.option(
     "--batch",
-    type=int,
+    callback=_batch,
     default=None,
     show_default="1 on a CPU, 32 on CUDA",
-    metavar="N",
-    help="Patches a call of the generator.",
+    metavar="N|CSV",
+    help="Patches a call of the generator; anything but a number is taken for --slides.",
 )
 @click.option(
     "--workers",
@@ -337,6 +351,21 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     metavar="JSON",
     help="Write the report as JSON.",
 )
+@click.option(
+    "--slides",
+    type=click.Path(path_type=Path),
+    default=None,
+    show_default="none",
+    metavar="CSV",
+    help="Render a list instead of MASK and OUT: a line a slide, with columns mask, out and options.",
+)
+@click.option(
+    "--status",
+    default=None,
+    show_default="none",
+    metavar="OUT",
+    help="Say how far a render of OUT is, and stop.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace OUT, preview and report, and scratch of other inputs."
@@ -362,16 +391,128 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     callback=_show_version,
     help="Print the version and stop.",
 )
-def main(mask: str, out: str, dry_run: bool, quiet: bool, debug: bool, **options: Any) -> None:
+def main(
+    mask: str | None,
+    out: str | None,
+    slides: Path | None,
+    status: str | None,
+    batch: int | Path | None,
+    dry_run: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
     """Render the tissue mask MASK into the pyramidal slide OUT.
 
     MASK is a Zarr array, an OME-Zarr or any image that libvips or OpenSlide opens: one label a pixel, or
-    colours of the generator's palette. OUT ends in .svs, .tif, .tiff, .ome.tif or .ome.tiff.
+    colours of the generator's palette. OUT ends in .svs, .tif, .tiff, .ome.tif or .ome.tiff. Both may be
+    addresses, as s3://BUCKET/NAME.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep_one_heap()
+    if isinstance(batch, Path):
+        if slides is not None:
+            raise click.UsageError("--batch and --slides: both name a list; give one of them")
+        slides, batch = batch, None
+    _check_usage(mask, out, slides, status, dry_run=dry_run)
+    chosen = RenderOptions(batch=batch, **options)
     with _one_line_errors(debug=debug), _warnings(quiet=quiet):
-        _render(mask, out, dry_run=dry_run, quiet=quiet, options=RenderOptions(**options))
+        if status is not None:
+            _show_status(status, chosen, quiet=quiet)
+        elif slides is not None:
+            _render_list(slides, chosen, quiet=quiet)
+        else:
+            assert mask is not None
+            assert out is not None
+            _render(mask, out, dry_run=dry_run, quiet=quiet, options=chosen)
+
+
+def _check_usage(
+    mask: str | None, out: str | None, slides: Path | None, status: str | None, *, dry_run: bool
+) -> None:
+    """Refuse what cannot go together; click knows no either-or."""
+    if slides is None and status is None:
+        for param, value in (("MASK", mask), ("OUT", out)):
+            if value is None:
+                raise click.UsageError(f"Missing argument '{param}'.")
+        return
+    name = "--slides" if slides is not None else "--status"
+    if slides is not None and status is not None:
+        raise click.UsageError("--slides and --status: give one of them")
+    if mask is not None:
+        raise click.UsageError(f"{name}: MASK and OUT are not given beside it")
+    if dry_run:
+        raise click.UsageError(f"{name}: --dry-run is for one slide")
+
+
+def _show_status(out: str, options: RenderOptions, *, quiet: bool) -> None:
+    from .status import render_status
+
+    found = render_status(out, scratch=options.scratch)
+    if options.report is not None:
+        _write(options.report, found.write)
+    if not quiet:
+        click.echo(found.line())
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise Failed(f"--report {path}: {error.strerror}") from error
+
+
+def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
+    """Render the slides of a list, with a line for each."""
+    from .batch import read_list, render_list, write_results
+
+    context = click.get_current_context()
+    params = {option.lstrip("-"): param for param in context.command.params for option in param.opts}
+
+    def convert(name: str, text: str) -> Any:
+        param = params[name]
+        if isinstance(param, click.Option) and param.is_flag:
+            return click.BOOL.convert(text, param, context)
+        try:
+            value = param.process_value(context, text)
+        except click.ClickException as error:
+            raise BadInput(error.format_message()) from error
+        if isinstance(value, Path) and name == "batch":
+            raise BadInput(f"batch {text!r}: must be a whole number")
+        return value
+
+    rows = read_list(file)
+    results: list[SlideResult] = []
+    try:
+        for result in render_list(
+            rows, options, convert=convert, watch=lambda slide: _progress(slide, quiet=quiet)
+        ):
+            results.append(result)
+            _show_result(result, len(results), len(rows), quiet=quiet)
+    finally:
+        if options.report is not None:
+            _write(options.report, lambda path: write_results(path, results))
+    failed = sum(result.state == "failed" for result in results)
+    if failed:
+        raise Failed(
+            f"--slides {file}: {failed} of {len(rows)} slides failed; the same command tries them again"
+        )
+
+
+def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -> None:
+    head = f"{number}/{total} {result.out}: "
+    if result.state == "failed":
+        click.echo(f"safron-render: error: {head}{result.error}", err=True)
+    elif quiet:
+        return
+    elif result.report is None:
+        click.echo(f"{head}exists already, passed over")
+    else:
+        report = result.report
+        click.echo(
+            f"{head}done, {report.width} x {report.height} px, {report.run} patches run, {report.painted} painted, "
+            f"{report.seconds:.1f} s, digest {report.digest}"
+        )
 
 
 @contextmanager

@@ -7,11 +7,15 @@ What is here says how many workers there are, which GPU each one sees, and how a
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -213,7 +217,7 @@ def open_cluster(options: RenderOptions) -> Iterator[Cluster]:
         When workers cannot be started.
     """
     quiet_asyncio()
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    _quiet_dask()
     security = load_security(options.security)
     with dask.config.set(DASK_SETTINGS):
         if options.scheduler is not None:
@@ -223,6 +227,13 @@ def open_cluster(options: RenderOptions) -> Iterator[Cluster]:
         with _start(options, security) as cluster, _connect(cluster, security) as client:
             where = f"--cluster {options.cluster}" if options.cluster else "the workers of this machine"
             yield Cluster(client, where)
+
+
+def _quiet_dask() -> None:
+    """What Dask logs, the user is told in one line."""
+    for name in logging.root.manager.loggerDict:
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _start(options: RenderOptions, security: Any) -> Any:
@@ -251,11 +262,12 @@ def _connect(cluster: Any, security: Any) -> Any:
 @contextmanager
 def _join(scheduler: str, security: Any) -> Iterator[Any]:
     """Connect to a scheduler by its address or its file."""
-    place = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
+    kind, named, _ = scheduler.partition("://")
+    if named and kind not in ("tcp", "tls", "ws", "wss", "ucx"):
+        raise BadInput(f"--scheduler {scheduler}: must be tcp://HOST:PORT, tls://HOST:PORT or a file")
+    address = scheduler if named else _address_in(Path(scheduler))
     try:
-        client = Client(
-            **place, security=security, set_as_default=False, direct_to_workers=True, timeout=CONNECT_SECONDS
-        )
+        client = _connect(address, security)
     except Exception as error:  # what a network, a JSON file or TLS may raise
         raise BadInput(
             f"--scheduler {scheduler}: no Dask scheduler answers there ({one_line(error)}); check the address, "
@@ -266,6 +278,21 @@ def _join(scheduler: str, security: Any) -> Iterator[Any]:
     finally:
         with suppress(Exception):  # it may be gone
             client.close(timeout=5)
+
+
+def _address_in(file: Path) -> str:
+    """Read the file that a scheduler writes when it has started; it may be about to."""
+    end = time.monotonic() + CONNECT_SECONDS
+    while not file.is_file() and time.monotonic() < end:
+        time.sleep(0.1)
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+    except FileNotFoundError:
+        raise BadInput(
+            f"--scheduler {file}: no such file; give tcp://HOST:PORT, or the file that dask scheduler --scheduler-file writes"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"--scheduler {file}: is no file of a Dask scheduler ({one_line(error)})") from error
 
 
 def worker_gpus(device: str) -> list[str]:
@@ -293,6 +320,7 @@ def start_processes(
     security : `distributed.Security`, or None.
     dashboard : address of Dask's pages, or None.
     """
+    _quiet_tracker()
     protocol = "tcp://" if security is None else "tls://"
     usual = {"host": "127.0.0.1", "protocol": protocol, "security": security}
     scheduler = {"cls": Scheduler, "options": usual | dashboard_options(dashboard)}
@@ -309,6 +337,23 @@ def start_processes(
         }
         specs[number] = {"cls": Nanny, "options": options}
     return SpecCluster(scheduler=scheduler, workers=specs, security=security, silence_logs=logging.CRITICAL)
+
+
+def _quiet_tracker() -> None:
+    """Start Python's helper that cleans up after killed processes so that it does so without a word."""
+    if sys.platform == "win32":
+        return
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def dashboard_options(address: str | None) -> dict[str, Any]:

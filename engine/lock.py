@@ -31,7 +31,7 @@ def run_lock(out: Path) -> Iterator[None]:
     BadInput
         While another process, or another thread of this one, renders it.
     """
-    path = out.absolute().with_name(f"{out.name}.safron.lock")
+    path = _lock_path(out)
     file = _acquire(path, out)
     try:
         yield
@@ -39,6 +39,25 @@ def run_lock(out: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows deletes no open file; an empty one is left there
             path.unlink()
         os.close(file)
+
+
+def holder(out: Path) -> str | None:
+    """Say who renders `out` now, as "process 7 on HOST"; None where nobody does."""
+    try:
+        file = os.open(_lock_path(out), os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        _lock(file)
+    except OSError:
+        return os.read(file, 200).decode(errors="replace").strip() or "a run that has just begun"
+    finally:
+        os.close(file)  # and with it a lock that we got
+    return None
+
+
+def _lock_path(out: Path) -> Path:
+    return out.absolute().with_name(f"{out.name}.safron.lock")
 
 
 def _acquire(path: Path, out: Path) -> int:

@@ -1,7 +1,8 @@
 """``safron-render`` with a generator that takes its time: python slow_render.py COUNT SECONDS ARGUMENTS...
 
 The identity generator sleeps SECONDS for each patch and adds a byte to the file COUNT. What is finished is
-made durable at once, so that a test need not wait for it.
+made durable at once, so that a test need not wait for it. Worker processes import this file as well, and
+so have the same generator.
 """
 
 from __future__ import annotations
@@ -15,24 +16,22 @@ from typing import Any
 from safron.engine import cli, state
 from safron.engine.model import IdentityModel
 
+count, seconds = Path(sys.argv[1]).absolute(), float(sys.argv[2])
+paint = IdentityModel.__call__
 
-def main() -> None:
-    """Run the command line with the arguments that are left."""
-    count, seconds = Path(sys.argv[1]), float(sys.argv[2])
-    paint = IdentityModel.__call__
 
-    def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
-        time.sleep(seconds * len(labels))
-        with count.open("ab") as file:
-            file.write(bytes(len(labels)))
-        return paint(self, labels, noise)
+def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
+    """Sleep, count, paint."""
+    time.sleep(seconds * len(labels))
+    with count.open("ab") as file:
+        file.write(bytes(len(labels)))
+    return paint(self, labels, noise)
 
-    IdentityModel.__call__ = slow  # type: ignore[method-assign]
-    state.SYNC_SECONDS = 0.0
+
+IdentityModel.__call__ = slow  # type: ignore[method-assign]
+state.SYNC_SECONDS = 0.0
+
+if __name__ == "__main__":
     # Where tests run in the background, the shell may have told children to ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main(sys.argv[3:], prog_name="safron-render")
-
-
-if __name__ == "__main__":
-    main()

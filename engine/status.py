@@ -1,0 +1,135 @@
+"""How far is an interrupted, or a running, render of this slide?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from safron.io.errors import BadInput
+from safron.io.remote import Target
+
+from .finished import Finished
+from .grid import AxisGrid
+from .lock import holder
+from .prepare import scratch_path
+from .scratch import Scratch, read_journal
+
+
+@dataclass(frozen=True)
+class RenderStatus:
+    """The state of one slide.
+
+    Attributes
+    ----------
+    out : the slide.
+    state : "finished", "running" or "interrupted".
+    holder : who renders it now, or None.
+    blocks, all_blocks : finished, and of the whole slide.
+    patches, all_patches : made by finished seams and blocks, and of the whole slide.
+    written_bytes : of the unfinished slide, or of the finished one.
+    begun : when it was begun, by the clock of the disk it lies on: ISO 8601.
+    """
+
+    out: str
+    state: Literal["finished", "running", "interrupted"]
+    holder: str | None
+    blocks: int
+    all_blocks: int
+    patches: int
+    all_patches: int
+    written_bytes: int
+    begun: str | None
+
+    def line(self) -> str:
+        """Say it to a person."""
+        if self.state == "finished":
+            return f"{self.out}: finished, {self.written_bytes / 1e6:.1f} MB"
+        share = 100 * self.patches / max(1, self.all_patches)
+        what = {
+            "running": f"running, {self.holder}",
+            "interrupted": "interrupted; the command that began it continues it",
+        }[self.state]
+        return (
+            f"{self.out}: {self.blocks} of {self.all_blocks} blocks, {self.patches} of {self.all_patches} patches "
+            f"({share:.0f} %), {self.written_bytes / 1e6:.1f} MB, begun {self.begun}; {what}"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def render_status(out: str | Path, *, scratch: Path | None = None) -> RenderStatus:
+    """Look at what a render has left so far; nothing is changed.
+
+    Parameters
+    ----------
+    out : the slide, as it was given to the render.
+    scratch : the folder for scratch, where the render was given one.
+
+    Raises
+    ------
+    BadInput
+        When nothing of this slide is there.
+    """
+    target = Target.of(out, folder=scratch)
+    folder = scratch_path(target, scratch)
+    runs = holder(target.local)
+    inputs = recorded_inputs(folder)
+    if inputs is None or Finished.of(target, folder) is not None:
+        size = target.size()
+        if size is None and runs is None:
+            raise BadInput(
+                f"--status {target.name}: no render of it was begun here; with --scratch, give that, too"
+            )
+        state: Literal["finished", "running"] = "finished" if runs is None else "running"
+        return RenderStatus(target.name, state, runs, 0, 0, 0, 0, size or 0, None)
+    journal = Scratch(folder).journal
+    entries = list(read_journal(journal)) if journal.is_file() else []
+    patches = {(entry.kind, entry.index): entry.run + entry.painted for entry in entries}
+    all_blocks, all_patches = totals(inputs)
+    begun = datetime.fromtimestamp((folder / "weights").stat().st_mtime).astimezone()
+    return RenderStatus(
+        out=target.name,
+        state="running" if runs else "interrupted",
+        holder=runs,
+        blocks=sum(kind == "block" for kind, _ in patches),
+        all_blocks=all_blocks,
+        patches=sum(patches.values()),
+        all_patches=all_patches,
+        written_bytes=max((entry.end for entry in entries), default=0),
+        begun=begun.isoformat(timespec="seconds"),
+    )
+
+
+def recorded_inputs(folder: Path) -> dict[str, Any] | None:
+    """What a scratch folder says it belongs to; None where it is none."""
+    try:
+        found = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"]
+        return {name: json.loads(value) for name, value in found["inputs"].items() if _is_json(value)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _is_json(value: str) -> bool:
+    try:
+        json.loads(value)
+    except ValueError:
+        return False
+    return True
+
+
+def totals(inputs: dict[str, Any]) -> tuple[int, int]:
+    """Blocks and patches of the whole slide, from what scratch records of its plan."""
+    x, y, width, height = inputs["--region"]
+    block = inputs["--block"]
+    blocks = -(-inputs["slide height"] // block) * -(-inputs["slide width"] // block)
+    patches = 1
+    for start, length in ((y, height), (x, width)):
+        # Patches that lie beyond the region do not count, so the canvas may as well end there.
+        axis = AxisGrid(start + length, inputs["--tile"], inputs["--overlap"])
+        patches *= len(axis.touching(start, start + length))
+    return blocks, patches
