@@ -1,0 +1,315 @@
+"""``safron-eval``: can the patches be seen, does the slide lie on its mask, and how near is it to real tissue?"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from safron.io.errors import BadInput, SafronError
+
+if TYPE_CHECKING:
+    from .tiles import TileSet
+
+INTERRUPTED = 130
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+NOT_FID = "weight-free; not FID or KID, comparable with nothing but itself"
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"safron {version('safron')}")
+        ctx.exit()
+
+
+report_option = click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default="none",
+    metavar="JSON",
+    help="Write everything that was measured as JSON.",
+)
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,  # main() looks for it, because errors arise before options are read
+    help="Show the traceback of an error.",
+)
+
+
+@click.group(context_settings=SETTINGS)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Print the version and stop.",
+)
+def commands() -> None:
+    """Measure slides: seams between patches, alignment with the mask, distance from real tissue."""
+
+
+@commands.command(
+    epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-seamless --report seams.json"
+)
+@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
+@click.option(
+    "--mask",
+    default=None,
+    show_default="none",
+    metavar="MASK",
+    help="What the slides were rendered from; adds the alignment.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Generator, for the mismatch before blending; needs --mask. One for all slides, or one for each in turn.",
+)
+@click.option(
+    "--real",
+    default=None,
+    show_default="none",
+    metavar="SLIDE",
+    help="A real slide: boundary ratios are divided by its own at the same phases.",
+)
+@click.option(
+    "--tile",
+    type=click.IntRange(1),
+    default=None,
+    show_default="the slide's own",
+    metavar="PX",
+    help="Pixels a side of a patch.",
+)
+@click.option(
+    "--overlap",
+    type=click.IntRange(0),
+    default=None,
+    show_default="the slide's own",
+    metavar="PX",
+    help="Pixels that neighbouring patches share.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=None,
+    show_default="the slide's own, else 0",
+    metavar="N",
+    help="Of the noise under the mismatch.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda[:N]",
+    help="Where the generator runs.",
+)
+@click.option(
+    "--palette-tolerance",
+    type=click.IntRange(0, 255),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Largest distance, 0 to 255 a channel, of a colour-coded mask's colours from the palette's.",
+)
+@report_option
+@debug_option
+def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None, **options: Any) -> None:
+    """Look for the grid of patches in each SLIDE, one row of a table each. No weights, no reference.
+
+    A z of 6 or more, either way, is a seam.
+    """
+    from .evaluate import evaluate_seams, seam_table, write_report
+
+    if len(models) not in (0, 1, len(slides)):
+        raise click.UsageError(
+            f"{len(models)} generators for {len(slides)} slides: give one, or one for each"
+        )
+    each = models * len(slides) if len(models) == 1 else models or (None,) * len(slides)
+    reports = [
+        evaluate_seams(slide, model=model, **options) for slide, model in zip(slides, each, strict=True)
+    ]
+    for line in seam_table(reports):
+        click.echo(line)
+    if report is not None:
+        write_report(report, {"seams": [item.json for item in reports]})
+
+
+@commands.command(epilog="Example: safron-eval fid real/ slide.tiff --weights inception.pt --size 256")
+@click.argument("real")
+@click.argument("fake")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default="none: texture distances instead",
+    metavar="FILE",
+    help="Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is fetched.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(32),
+    default=256,
+    show_default=True,
+    metavar="PX",
+    help="Pixels a side of a tile.",
+)
+@click.option(
+    "--tiles",
+    type=click.IntRange(8),
+    default=5000,
+    show_default=True,
+    metavar="N",
+    help="Most tiles of each set; the same number is taken of both.",
+)
+@click.option(
+    "--jpeg",
+    type=click.IntRange(1, 100),
+    default=None,
+    show_default="as they are",
+    metavar="Q",
+    help="Code the tiles of both sets with this JPEG quality first.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the choice of tiles.")
+@click.option(
+    "--device", default="cpu", show_default=True, metavar="DEVICE", help="PyTorch device of the encoder."
+)
+@report_option
+@debug_option
+def fid(
+    real: str,
+    fake: str,
+    weights: Path | None,
+    size: int,
+    tiles: int,
+    jpeg: int | None,
+    seed: int,
+    device: str,
+    report: Path | None,
+) -> None:
+    """Compare the tissue of REAL and FAKE, each a slide, an image or a folder of either.
+
+    With --weights: FID and KID. Without: texture distances, which need no weights and are not FID.
+    """
+    from .evaluate import format_table, write_report
+    from .tiles import find_tiles
+
+    sets = [find_tiles(source, size=size, jpeg=jpeg) for source in (real, fake)]
+    count = min(tiles, *(len(found) for found in sets))
+    if count < 8:
+        raise BadInput(
+            f"{real}, {fake}: {count} tiles of {size} px in the smaller set, at least 8 are needed"
+        )
+    first, second = (found.take(count, seed=seed) for found in sets)
+    for note in _notes(first, second):
+        click.echo(f"safron-eval: warning: {note}", err=True)
+    measured = _texture(first, second) if weights is None else _deep(first, second, weights, device)
+    rows = [["measure", "distance", "+-"]]
+    rows += [
+        [name, f"{value:.4g}", f"{spread:.2g}" if spread is not None else "-"]
+        for name, value, spread in measured["measures"]
+    ]
+    for line in [*format_table(rows), f"{count} tiles of {size} px of each set; {measured['what']}"]:
+        click.echo(line)
+    if count <= measured["dimensions"]:
+        click.echo(
+            f"safron-eval: warning: {count} tiles for {measured['dimensions']} features: the Frechet distance is "
+            "mostly bias; read the kernel distance",
+            err=True,
+        )
+    if report is not None:
+        facts = {"real": real, "fake": fake, "tiles": count, "size": size, "jpeg": jpeg, "seed": seed}
+        write_report(report, facts | {"mpp": [first.mpp, second.mpp]} | measured)
+
+
+def _notes(real: TileSet, fake: TileSet) -> list[str]:
+    if real.mpp and fake.mpp and abs(real.mpp / fake.mpp - 1) > 0.05:
+        return [
+            f"REAL has {real.mpp:g} um per pixel and FAKE {fake.mpp:g}: the distance will be of scale, too"
+        ]
+    return []
+
+
+def _texture(real: TileSet, fake: TileSet) -> dict[str, Any]:
+    from .texture import frechet_distance, kernel_distance, standardize, texture_features
+
+    click.echo(
+        "safron-eval: no --weights: texture distances are measured, which are not FID and KID", err=True
+    )
+    first, second = standardize(texture_features(real), texture_features(fake))
+    kernel, spread = kernel_distance(first, second)
+    measures = [
+        ("texture Frechet", frechet_distance(first, second), None),
+        ("texture kernel", kernel, spread),
+    ]
+    return {"measures": measures, "what": NOT_FID, "dimensions": first.shape[1], "weights_sha256": None}
+
+
+def _deep(real: TileSet, fake: TileSet, weights: Path, device: str) -> dict[str, Any]:
+    import importlib.util
+
+    for module in ("torch", "torchmetrics"):
+        if importlib.util.find_spec(module) is None:
+            raise BadInput(
+                f"--weights: needs {module}, which is not installed; run: pip install 'safron[train]'"
+            )
+    # Here alone the engine's command reaches into training, which is where PyTorch may be used.
+    from safron.training.fid import deep_distances
+
+    from .texture import subset_size
+
+    found = deep_distances(real, fake, weights, subset=subset_size(len(real), len(fake)), device=device)
+    measures = [("FID", found.fid, None), ("KID", found.kid, found.kid_deviation)]
+    what = f"encoder {weights.name}, sha256 {found.weights_sha256[:12]}, resized by the encoder itself"
+    return {
+        "measures": measures,
+        "what": what,
+        "dimensions": found.dimensions,
+        "weights_sha256": found.weights_sha256,
+    }
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; every failure is one line on stderr and an exit code.
+
+    Parameters
+    ----------
+    args : what follows ``safron-eval`` on the command line; None takes it from there.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = commands.main(given, prog_name="safron-eval", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        _stop(f"{error.format_message()} (safron-eval --help lists the commands)", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("safron-eval: interrupted; nothing was written", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        if isinstance(error, SafronError):
+            _stop(str(error), error.exit_code)
+        _stop(f"{type(error).__name__}: {error}; --debug shows where", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    click.echo(f"safron-eval: error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

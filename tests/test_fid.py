@@ -1,0 +1,298 @@
+"""Distances between sets of tiles: zero for equal sets, and growing with damage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safron.engine.evaluate_cli import main
+from safron.engine.texture import (
+    frechet_distance,
+    kernel_distance,
+    standardize,
+    texture_features,
+)
+from safron.engine.tiles import find_tiles
+from safron.io.errors import BadInput
+
+SIDE = 64
+
+
+def tissue(seed: int, count: int = 40, *, blur: float = 0, tint: float = 0, grain: float = 12) -> list[Any]:
+    """Tiles of one kind of picture: dark spots on pink, with grain."""
+    rng = np.random.default_rng(seed)
+    tiles = []
+    for _ in range(count):
+        spots = np.asarray(cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE)).astype(np.float32), (0, 0), 3))
+        mask = (spots / spots.std() > 0.7)[..., None]
+        values = np.where(mask, [110, 60, 140], [225, 160, 195]) + rng.normal(0, 8, 3)
+        values = values + grain * rng.standard_normal((SIDE, SIDE, 1)) + [tint, 0, -tint]
+        image = np.clip(values, 0, 255).astype(np.uint8)
+        tiles.append(np.asarray(cv2.GaussianBlur(image, (0, 0), blur)) if blur else image)
+    return tiles
+
+
+def texture(real: list[Any], fake: list[Any]) -> tuple[float, float]:
+    first, second = standardize(texture_features(real), texture_features(fake))
+    return frechet_distance(first, second), kernel_distance(first, second)[0]
+
+
+def save(folder: Path, tiles: list[Any], suffix: str = ".png") -> Path:
+    folder.mkdir()
+    for index, tile in enumerate(tiles):
+        cv2.imwrite(str(folder / f"{index:04}{suffix}"), tile[:, :, ::-1])
+    return folder
+
+
+def test_features_are_fifty_finite_numbers() -> None:
+    features = texture_features([*tissue(0, 3), np.full((SIDE, SIDE, 3), 255, np.uint8)])
+    assert features.shape == (4, 50)
+    assert np.isfinite(features).all()
+    assert features[:, 12:42].sum(axis=1) == pytest.approx(3), "three histograms"
+
+
+def test_equal_sets_have_no_distance() -> None:
+    tiles = tissue(0)
+    frechet, kernel = texture(tiles, tiles)
+    assert frechet == pytest.approx(0, abs=1e-4)
+    assert kernel <= 0, "unbiased: equal sets lie nearer than chance, since each tile meets itself"
+
+
+@pytest.mark.parametrize("measure", [0, 1], ids=["Frechet", "kernel"])
+def test_more_damage_is_further_away(measure: int) -> None:
+    real = tissue(0, 80)
+    alike = texture(real, tissue(1, 80))[measure]
+    for changes in (
+        [{"blur": 0.6}, {"blur": 1.5}],
+        [{"tint": 8}, {"tint": 25}],
+        [{"grain": 16}, {"grain": 24}],
+    ):
+        little, much = (texture(real, tissue(1, 80, **change))[measure] for change in changes)
+        assert alike < little < much, changes
+
+
+def test_distances_of_known_normals() -> None:
+    """Two normals that differ by 2 in one of four directions, and by a factor 3 in spread."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((20_000, 4)), rng.standard_normal((20_000, 4))
+    assert frechet_distance(a, b) == pytest.approx(0, abs=0.01)
+    assert frechet_distance(a, b + np.array([2, 0, 0, 0])) == pytest.approx(4, abs=0.15)
+    assert frechet_distance(a, 3 * b) == pytest.approx(4 * (3 - 1) ** 2, rel=0.05)
+    mean, spread = kernel_distance(a[:500], b[:500])
+    assert abs(mean) < 3 * spread
+
+
+def test_the_kernel_distance_is_unbiased() -> None:
+    """Over many pairs of small equal sets its mean is zero, where the Frechet distance's is not."""
+    rng = np.random.default_rng(1)
+    pairs = [(rng.standard_normal((16, 6)), rng.standard_normal((16, 6))) for _ in range(60)]
+    kernels = [kernel_distance(a, b)[0] for a, b in pairs]
+    assert abs(np.mean(kernels)) < 3 * np.std(kernels) / np.sqrt(60)
+    assert np.mean([frechet_distance(a, b) for a, b in pairs]) > 0.5
+
+
+def test_tiles_are_tissue_only(tmp_path: Path) -> None:
+    image = np.full((4 * SIDE, 3 * SIDE, 3), 245, np.uint8)
+    image[SIDE : 2 * SIDE, : 2 * SIDE] = 120
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    found = find_tiles(tmp_path, size=SIDE)
+    assert [(y, x) for _, y, x in found.places] == [(SIDE, 0), (SIDE, SIDE)]
+    assert all((tile == 120).all() for tile in found)
+    assert len(find_tiles(tmp_path, size=SIDE, most=1)) == 1
+
+
+def test_a_choice_of_tiles_is_the_same_each_time(tmp_path: Path) -> None:
+    found = find_tiles(save(tmp_path / "f", tissue(0, 9)), size=SIDE)
+    assert found.take(4, seed=1).places == found.take(4, seed=1).places
+    assert found.take(4, seed=1).places != found.take(4, seed=2).places
+    assert len(list(found.take(4, seed=1))) == 4
+
+
+def test_jpeg_makes_two_sets_alike(tmp_path: Path) -> None:
+    """The same pictures, one set stored as JPEG: far apart as they are, near once both are coded."""
+    tiles = tissue(0, 60)
+    plain = save(tmp_path / "plain", tiles)
+    coded = save(tmp_path / "coded", tissue(2, 60), ".jpg")
+    raw = texture(list(find_tiles(plain, size=SIDE)), list(find_tiles(coded, size=SIDE)))
+    both = texture(list(find_tiles(plain, size=SIDE, jpeg=50)), list(find_tiles(coded, size=SIDE, jpeg=50)))
+    assert both[1] < raw[1]
+
+
+def run(capfd: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(arg) for arg in args])
+    printed = capfd.readouterr()
+    return int(stopped.value.code or 0), printed.out, printed.err
+
+
+def test_without_weights_the_command_says_what_it_measures(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real, fake = save(tmp_path / "real", tissue(0)), save(tmp_path / "fake", tissue(1, 30, tint=20))
+    code, out, err = run(capfd, "fid", real, fake, "--size", str(SIDE), "--report", tmp_path / "r.json")
+    assert code == 0
+    assert "no --weights: texture distances are measured, which are not FID and KID" in err
+    assert "30 tiles for 50 features" in err
+    assert "texture Frechet" in out
+    assert "30 tiles of 64 px of each set; weight-free; not FID or KID" in out
+    assert not any(line.startswith(("FID", "KID")) for line in out.splitlines())
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["tiles"], report["weights_sha256"], report["jpeg"]) == (30, None, None)
+    assert report["measures"][0][1] > 0
+
+
+# With an encoder
+
+
+def encoder(path: Path, kind: str = "plain") -> Path:
+    """A small TorchScript encoder: eight means of random convolutions."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchmetrics")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        torch.jit.script(Encoders()[kind]).save(str(path))
+    return path
+
+
+def Encoders() -> dict[str, Any]:
+    import torch
+    from torch import Tensor, nn
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 5, stride=2)
+
+        def forward(self, tiles: Tensor) -> Tensor:
+            return torch.relu(self.conv(tiles.float() / 127.5 - 1.0)).mean(dim=(2, 3))
+
+    class Asked(Plain):
+        def forward(self, tiles: Tensor, return_features: bool = False) -> Tensor:
+            made = torch.relu(self.conv(tiles.float() / 127.5 - 1.0)).mean(dim=(2, 3))
+            return made if return_features else made[:, :2]
+
+    class Wants(Plain):
+        def forward(self, tiles: Tensor) -> Tensor:
+            return self.conv(tiles)  # no bytes
+
+    class Maps(Plain):
+        def forward(self, tiles: Tensor) -> Tensor:
+            return self.conv(tiles.float())  # no features
+
+    return {"plain": Plain(), "asked": Asked(), "wants": Wants(), "maps": Maps()}
+
+
+def test_with_weights_the_command_measures_fid_and_kid(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = encoder(tmp_path / "encoder.pt", "asked")
+    real = save(tmp_path / "real", tissue(0))
+    found = {}
+    for name, tiles in {"same": tissue(0), "alike": tissue(1), "tinted": tissue(1, tint=25)}.items():
+        fake = save(tmp_path / name, tiles)
+        code, out, err = run(
+            capfd,
+            "fid",
+            real,
+            fake,
+            "--size",
+            str(SIDE),
+            "--weights",
+            weights,
+            "--report",
+            tmp_path / "r.json",
+        )
+        assert (code, err) == (0, "")
+        assert out.splitlines()[1].startswith("FID ")
+        assert out.splitlines()[2].startswith("KID ")
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert report["dimensions"] == 8
+        assert report["weights_sha256"][:12] in out
+        found[name] = report["measures"][0][1]
+    assert found["same"] == pytest.approx(0, abs=1e-6)
+    assert found["same"] < found["alike"] < found["tinted"]
+
+
+def test_the_library_and_our_own_arithmetic_agree() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchmetrics")
+    from safron.training.fid import frechet, kernel
+
+    rng = np.random.default_rng(0)
+    real, fake = rng.standard_normal((300, 12)), 1.3 * rng.standard_normal((300, 12)) + 0.2
+    tensors = torch.from_numpy(real), torch.from_numpy(fake)
+    assert frechet(*tensors) == pytest.approx(frechet_distance(real, fake), rel=1e-6)
+    theirs, spread = kernel(*tensors, subset=150)
+    assert theirs == pytest.approx(kernel_distance(real, fake)[0], abs=spread)
+    assert kernel(*tensors, subset=150) == (theirs, spread)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("wants", "does not take uint8 tiles"), ("maps", "must give features [n, d]")],
+)
+def test_an_encoder_of_another_kind_is_refused(tmp_path: Path, kind: str, says: str) -> None:
+    path = encoder(tmp_path / "e.pt", kind)
+    from safron.training.fid import deep_distances
+
+    with pytest.raises(BadInput) as error:
+        deep_distances(tissue(0, 8), tissue(1, 8), path, subset=4)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from safron.training.fid import load_encoder
+
+    with pytest.raises(BadInput, match="there is no such file"):
+        load_encoder(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(
+        BadInput, match="is no TorchScript file; for torch-fidelity's InceptionV3 weights run pip"
+    ):
+        load_encoder(tmp_path / "text.pt")
+
+
+def test_plain_weights_go_to_torch_fidelitys_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its extractor is stood in for: it takes a name, the features asked for and the file, and gives a tuple."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchmetrics")
+    import sys
+    import types
+
+    class Extractor(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self, name: str, wanted: list[str], feature_extractor_weights_path: str) -> None:
+            super().__init__()
+            assert wanted == ["2048"]
+            self.scale = torch.load(feature_extractor_weights_path, weights_only=True)["scale"]
+
+        def forward(self, tiles: Any) -> tuple[Any]:
+            return (tiles.float().mean(dim=(2, 3)) * self.scale,)
+
+    home = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    home.FeatureExtractorInceptionV3 = Extractor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, home.__name__, home)
+    torch.save({"scale": torch.tensor(2.0)}, tmp_path / "w.pth")
+    from safron.training.fid import deep_distances, load_encoder
+
+    tiles: npt.NDArray[Any] = np.stack(tissue(0, 8))
+    features = load_encoder(tmp_path / "w.pth")(torch.from_numpy(tiles).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(features, 2 * tiles.mean(axis=(1, 2)), rtol=1e-4)
+    assert deep_distances(list(tiles), list(tiles), tmp_path / "w.pth", subset=4).fid < 1e-6
+    torch.save({"other": torch.tensor(2.0)}, tmp_path / "bad.pth")
+    with pytest.raises(BadInput, match="neither a TorchScript file nor"):
+        load_encoder(tmp_path / "bad.pth")
