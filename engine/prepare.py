@@ -19,7 +19,7 @@ from safron.io.remote import Target, check_address
 from safron.io.slides import SlideSpec
 
 from .finished import Finished
-from .memory import resident_bytes
+from .memory import resident_bytes, usable_cores
 from .model import PatchModel, load_model
 from .oom import Halving, is_out_of_memory
 from .options import RenderOptions
@@ -37,6 +37,8 @@ log = logging.getLogger("safron")
 # Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
 LATE_BYTES = 96 << 20
 GPU_BATCH = 32
+# Enough for one worker to keep many cores busy; a CPU runs patches apart, and gains nothing else by it.
+CPU_BATCH = 8
 
 Where = Literal["threads", "processes", "cluster"]
 
@@ -137,7 +139,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
 
 def choose_batch(batch: int | None, device: str) -> int:
     """Patches a call: as given, else what suits the device."""
-    chosen = (GPU_BATCH if device.startswith("cuda") else 1) if batch is None else batch
+    chosen = (GPU_BATCH if device.startswith("cuda") else CPU_BATCH) if batch is None else batch
     if chosen < 1:
         raise BadInput(f"--batch {batch}: must be at least 1")
     return chosen
@@ -216,7 +218,6 @@ def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -
 
 def model_source(prepared: Prepared) -> ModelSource:
     """Say how worker processes come to the generator."""
-    from .memory import usable_cores
     from .worker import ModelSource
 
     options, model = prepared.options, prepared.options.model
@@ -298,10 +299,8 @@ def check_target(target: Target, *, overwrite: bool) -> None:
     """Raise `BadInput` unless the slide can be put where it should."""
     if target.url is None:
         check_output_path(target.local, overwrite=overwrite)
-        return
-    check_address(target.url)
-    if not overwrite and target.exists():
-        raise BadInput(f"{target.name}: exists already; pass --overwrite to replace it")
+    else:
+        check_address(target, overwrite=overwrite)
 
 
 def check_output_path(out: Path, *, overwrite: bool, name: str = "") -> None:
@@ -391,7 +390,11 @@ def try_model(model: PatchModel, plan: RenderPlan) -> Trial:
     before = resident_bytes()
     try:
         try:
-            batch = _try_batch(model, plan, plan.batch)
+            if getattr(model, "apart", False):  # as many as run at a time show all that there is to see
+                _try_batch(model, plan, min(plan.batch, usable_cores()))
+                batch = plan.batch
+            else:
+                batch = _try_batch(model, plan, plan.batch)
         except Exception as error:
             if not (isinstance(model, Halving) and is_out_of_memory(error) and plan.batch > 1):
                 raise

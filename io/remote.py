@@ -138,8 +138,10 @@ def _store(url: str) -> tuple[Any, str]:
     return fs, str(path)
 
 
-def check_address(url: str) -> None:
-    """Raise `BadInput` unless fsspec knows the kind of address, and the bucket or folder is there."""
+def check_address(target: Target, *, overwrite: bool) -> None:
+    """Raise `BadInput` unless a slide can be sent to the target's URL, as far as can be told without sending."""
+    url = target.url
+    assert url is not None
     try:
         fs, path = _store(url)
     except ImportError as error:
@@ -149,17 +151,13 @@ def check_address(url: str) -> None:
         ) from error
     except Exception as error:
         raise BadInput(f"{url}: is no address that fsspec knows ({one_line(error)})") from error
-    parent = path.rpartition("/")[0]
-    if not parent:
+    bucket = path.strip("/").rpartition("/")[0].partition("/")[0]
+    if not bucket and _protocol(fs) != "memory":
         raise BadInput(f"{url}: must name a file inside a bucket or folder")
-    bucket = parent.partition("/")[0]
-    try:
-        known = _protocol(fs) == "memory" or fs.exists(bucket)
-    except Exception as error:
-        raise BadInput(
-            f"{url}: the store does not answer ({one_line(error)}); check address and credentials"
-        ) from error
-    if not known and _protocol(fs) in _ATOMIC:
+    # First: a store that does not answer is found here, and not taken for one without the bucket.
+    if target.exists() and not overwrite:
+        raise BadInput(f"{url}: exists already; pass --overwrite to replace it")
+    if _protocol(fs) in _ATOMIC - {"memory"} and not fs.exists(bucket):
         raise BadInput(
             f"{url}: there is no bucket {bucket!r}, or it may not be seen; make it first, or check credentials"
         )
