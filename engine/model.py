@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,6 +24,7 @@ from safron.io.labels import one_line
 from .accumulate import VALUE_LIMIT
 from .adapter import check_adapter, run_adapted
 from .card import RGB, Card, Label, parse_card
+from .memory import usable_cores
 
 MODELS = Path(__file__).parent / "models"
 
@@ -38,6 +39,7 @@ class PatchModel(Protocol):
     sha256 : hex digest that changes whenever its pixels may change.
     device : where it runs, for the report.
     integral : whether it returns uint8; floats are put on a fixed-point grid before blending.
+    apart : whether each patch is computed by itself, so that a batch may have any size; taken as False where missing.
     """
 
     card: Card
@@ -62,6 +64,11 @@ class PatchModel(Protocol):
         ...
 
 
+def runs_apart(model: PatchModel) -> bool:
+    """Whether each patch is computed by itself, so that a batch may have any size."""
+    return bool(getattr(model, "apart", False))
+
+
 def _identity_palette() -> dict[int, RGB]:
     """Colours of labels 0..255: the paper's three first, then well-spread ones."""
     spread = {
@@ -81,6 +88,7 @@ class IdentityModel:
     """
 
     integral = True
+    apart = True
     device = "cpu"
 
     def __init__(
@@ -118,7 +126,8 @@ class OnnxModel:
     ----------
     path : the ONNX file.
     device : "auto" (CUDA where it loads, else CPU), "cpu", "cuda" or "cuda:N".
-    threads : threads of one call; 0 lets ONNX Runtime use every core.
+    threads : patches that run side by side on a CPU, each on one core; 0 is one for every core.
+    precision : of arithmetic on CUDA: "float32", "tf32" (products rounded to 10 bits) or "float16" (TensorRT).
 
     Raises
     ------
@@ -128,9 +137,12 @@ class OnnxModel:
 
     integral = False
 
-    def __init__(self, path: str | Path, *, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, path: str | Path, *, device: str = "auto", threads: int = 0, precision: str = "float32"
+    ) -> None:
         self.path = Path(path)
         self.threads = threads
+        self.precision = precision
         if not self.path.is_file():
             raise BadInput(
                 f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
@@ -140,6 +152,9 @@ class OnnxModel:
         if weights.is_file():  # where PyTorch puts the weights of a large model
             digest.update(weights.read_bytes())
         self.device = choose_device(device)
+        check_precision(precision, self.device)
+        if precision != "float32":
+            digest.update(precision.encode())
         beside = self._card_beside()
         if beside is not None:  # it decides pixels as the file does: context, noise, fill
             digest.update(beside.encode())
@@ -149,34 +164,36 @@ class OnnxModel:
         check(self._session, self.card, str(self.path))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in {"_session", "_slots"}}
+        return {key: value for key, value in self.__dict__.items() if key not in {"_session", "_calls"}}
+
+    @property
+    def apart(self) -> bool:
+        """Whether patches of a batch are run one by one, so that a batch may have any size."""
+        return self.device == "cpu"
 
     @cached_property
     def _session(self) -> Any:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        self._slots = threading.Semaphore(calls_at_a_time(self.device, self.threads))
-        # Waiting threads would burn the cores that read, blend and encode meanwhile.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # One thread a call, and as many calls as cores: how ONNX Runtime cuts up the work of several threads
+        # changes the last bits of some kernels, and so does the size of a batch; and threads that wait for each
+        # other after every node cost 8 % of the shipped generator's time.
+        options.intra_op_num_threads = 1
+        if self.apart:
+            self._calls = ThreadPoolExecutor(self.threads or usable_cores(), "safron-model")
         # Fatal errors only: all others come as exceptions, and a failure is one line.
         options.log_severity_level = 4
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if self.device.startswith("cuda"):
-            number = int(self.device.partition(":")[2] or 0)
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
         try:
-            session = ort.InferenceSession(str(self.path), options, providers=providers)
+            session = ort.InferenceSession(
+                str(self.path), options, providers=providers(self.device, self.precision, self.sha256)
+            )
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
             raise BadInput(
                 f"--model {self.path}: ONNX Runtime cannot load it ({one_line(error)}); export it again"
             ) from error
-        if self.device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
-            raise BadInput(
-                f"--device {self.device}: ONNX Runtime could not start CUDA; "
-                "pip install 'safron[cuda]' and check nvidia-smi, or use --device cpu"
-            )
+        if self.device.startswith("cuda"):
+            check_providers(session.get_providers(), self.device, self.precision)
         return session
 
     @property
@@ -209,33 +226,90 @@ class OnnxModel:
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[Any]:
         """Run a batch; see `PatchModel`."""
-        feeds: dict[str, npt.NDArray[Any]] = {"labels": labels}
-        if noise is not None:
-            feeds["noise"] = noise
-        session = self._session
         try:
-            with self._slots:
-                if self.card.adapter is not None:
-                    image = run_adapted(session, self.card, labels, noise)
-                else:
-                    (image,) = session.run(["image"], feeds)
+            image = self._run_apart(labels, noise) if self.apart else self._run(labels, noise)
         except Exception as error:  # as above
             raise Failed(
                 f"generator {self.card.name!r} failed on {labels.shape}: {one_line(error)}; see --batch, --device"
             ) from error
-        return check_output(np.asarray(image), labels, self.card)
+        return check_output(image, labels, self.card)
+
+    def _run(self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None) -> npt.NDArray[Any]:
+        """Call ONNX Runtime once."""
+        if self.card.adapter is not None:
+            return run_adapted(self._session, self.card, labels, noise)
+        feeds: dict[str, npt.NDArray[Any]] = {"labels": labels}
+        if noise is not None:
+            feeds["noise"] = noise
+        return np.asarray(self._session.run(["image"], feeds)[0])
+
+    def _run_apart(
+        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[Any]:
+        """Run a batch patch by patch, side by side with other batches.
+
+        Where the graph fixes how many it takes, that many, the last call filled up with copies.
+        """
+        fixed = self._session.get_inputs()[0].shape[0]
+        size = fixed if isinstance(fixed, int) else 1
+        jobs = []
+        for start in range(0, len(labels), size):
+            rows = np.minimum(np.arange(start, start + size), len(labels) - 1)
+            part = labels[rows], None if noise is None else noise[rows]
+            jobs.append(self._calls.submit(self._run, *part))
+        images = [job.result() for job in jobs]
+        return images[0][: len(labels)] if len(images) == 1 else np.concatenate(images)[: len(labels)]
 
 
-def calls_at_a_time(device: str, threads: int) -> int:
-    """How many generator calls may run side by side: on a CPU as many as have cores of their own.
+PRECISIONS = ("float32", "tf32", "float16")
 
-    Two calls that share the cores take longer than one after the other (measured: 7 % with the paper's
-    network on two cores); meanwhile the other workers read, blend and encode.
+
+def check_precision(precision: str, device: str) -> None:
+    """Raise `BadInput` unless the device computes in this precision."""
+    if precision not in PRECISIONS:
+        raise BadInput(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
+    if precision != "float32" and not device.startswith("cuda"):
+        raise BadInput(f"--precision {precision}: only CUDA computes in it; leave it out, or --device cuda")
+
+
+def providers(device: str, precision: str, sha256: str) -> list[Any]:
+    """ONNX Runtime's providers, with their settings, in the order to be asked.
+
+    TensorRT keeps the engine that it builds, which takes minutes, in the user's cache folder, by generator.
     """
-    if device != "cpu":
-        return 64  # the driver queues them
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // threads) if threads else 1
+    if not device.startswith("cuda"):
+        return ["CPUExecutionProvider"]
+    number = int(device.partition(":")[2] or 0)
+    # ONNX Runtime's own default is TF32.
+    cuda = ("CUDAExecutionProvider", {"device_id": number, "use_tf32": int(precision == "tf32")})
+    if precision != "float16":
+        return [cuda, "CPUExecutionProvider"]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "safron" / "tensorrt" / sha256[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "device_id": number,
+        "trt_fp16_enable": True,
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(folder),
+    }
+    return [("TensorrtExecutionProvider", settings), cuda, "CPUExecutionProvider"]
+
+
+def check_providers(loaded: list[str], device: str, precision: str) -> None:
+    """Raise `BadInput` where ONNX Runtime fell back: it does so in silence."""
+    if "CUDAExecutionProvider" not in loaded:
+        raise BadInput(
+            f"--device {device}: ONNX Runtime could not start CUDA; "
+            "pip install 'safron[cuda]' and check nvidia-smi, or use --device cpu"
+        )
+    if precision == "float16" and loaded[0] != "TensorrtExecutionProvider":
+        raise BadInput(
+            "--precision float16: ONNX Runtime could not start TensorRT; pip install 'safron[tensorrt]', or "
+            "render a generator from safron-train export --float16, which needs no --precision"
+        )
 
 
 def check_output(image: npt.NDArray[Any], labels: npt.NDArray[np.uint8], card: Card) -> npt.NDArray[Any]:
@@ -335,7 +409,9 @@ def model_names() -> list[str]:
     return ["identity", *sorted(path.stem for path in MODELS.glob("*.onnx"))]
 
 
-def load_model(model: str | Path | PatchModel, *, device: str = "auto", threads: int = 0) -> PatchModel:
+def load_model(
+    model: str | Path | PatchModel, *, device: str = "auto", threads: int = 0, precision: str = "float32"
+) -> PatchModel:
     """Return the generator for a shipped name or an ONNX file; pass any other `PatchModel` through."""
     if not isinstance(model, str | Path):
         return model
@@ -343,4 +419,6 @@ def load_model(model: str | Path | PatchModel, *, device: str = "auto", threads:
     if str(model) == "identity":
         return IdentityModel()
     shipped = MODELS / f"{model}.onnx"
-    return OnnxModel(shipped if shipped.is_file() else model, device=device, threads=threads)
+    return OnnxModel(
+        shipped if shipped.is_file() else model, device=device, threads=threads, precision=precision
+    )

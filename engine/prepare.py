@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from safron.io.slides import SlideSpec
 
 from .finished import Finished
 from .memory import resident_bytes, usable_cores
-from .model import PatchModel, load_model
+from .model import PatchModel, load_model, runs_apart
 from .oom import Halving, is_out_of_memory
 from .options import RenderOptions
 from .plan import SEAMS_KEPT, RenderPlan, choose_bits, choose_block, make_grid
@@ -117,7 +118,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         region=region,
         slide=slide,
         block=choose_block(options.block, tile=tile, slide_tile=options.tiff_tile),
-        batch=choose_batch(options.batch, model.device),
+        batch=choose_batch(options.batch, model),
         bits=choose_bits(grid, taper, integral=model.integral),
         seed=options.seed,
         noise_scales=card.noise_scales,
@@ -137,9 +138,10 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     return Prepared(target, options, job, projected, where)
 
 
-def choose_batch(batch: int | None, device: str) -> int:
+def choose_batch(batch: int | None, model: PatchModel) -> int:
     """Patches a call: as given, else what suits the device."""
-    chosen = (GPU_BATCH if device.startswith("cuda") else CPU_BATCH) if batch is None else batch
+    usual = GPU_BATCH if model.device.startswith("cuda") else CPU_BATCH if runs_apart(model) else 1
+    chosen = usual if batch is None else batch
     if chosen < 1:
         raise BadInput(f"--batch {batch}: must be at least 1")
     return chosen
@@ -150,6 +152,30 @@ def with_batch(plan: RenderPlan, batch: int, device: str) -> RenderPlan:
     if batch != plan.batch:
         log.warning("%s: out of memory with %d patches a call; %d are run", device, plan.batch, batch)
     return replace(plan, batch=batch)
+
+
+def keep_batch(prepared: Prepared) -> Prepared:
+    """Go on with the batch that an unfinished render was begun with, where memory halved it then and would not now."""
+    recorded = recorded_inputs(prepared.job.scratch.path)
+    half = -(-prepared.plan.batch // 2)
+    if recorded is None or prepared.options.fresh or recorded.get("--batch") != half:
+        return prepared
+    return replace(prepared, job=replace(prepared.job, plan=replace(prepared.plan, batch=half)))
+
+
+def recorded_inputs(scratch: Path) -> dict[str, Any] | None:
+    """What a scratch folder says it belongs to; None where it is none."""
+    try:
+        found = json.loads((scratch / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"][
+            "inputs"
+        ]
+        return {
+            name: json.loads(value)
+            for name, value in found.items()
+            if not name.startswith(("version", "--device"))
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def check_placing(options: RenderOptions) -> None:
@@ -390,7 +416,7 @@ def try_model(model: PatchModel, plan: RenderPlan) -> Trial:
     before = resident_bytes()
     try:
         try:
-            if getattr(model, "apart", False):  # as many as run at a time show all that there is to see
+            if runs_apart(model):  # as many as run at a time show all that there is to see
                 _try_batch(model, plan, min(plan.batch, usable_cores()))
                 batch = plan.batch
             else:

@@ -351,7 +351,7 @@ def _label_table(graph: _Graph, name: str) -> Float64 | None:
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)],
         [tensor for tensor in graph.model.graph.initializer if tensor.name in used],
     )
-    evaluator = ReferenceEvaluator(helper.make_model(part, opset_imports=graph.model.opset_import))
+    evaluator: Any = ReferenceEvaluator(helper.make_model(part, opset_imports=graph.model.opset_import))
     values = np.array(graph.label_values, np.uint8)
     try:
         single = np.asarray(evaluator.run(None, {"labels": values[:, None, None]})[0])

@@ -24,7 +24,7 @@ from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
 
 from .accumulate import Accumulator
-from .model import PatchModel
+from .model import PatchModel, runs_apart
 from .noise import normal_noise
 from .plan import BlockPlan, PatchRect, RenderPlan
 from .scratch import Scratch, seam_parts
@@ -139,8 +139,8 @@ def read_labels(mask: LabelMask, window: Window, *, outside: int | None) -> UInt
 class _Batches:
     """Collects windows into batches of one fixed shape and hands each row of patches on, encoded.
 
-    The last batch is filled up with copies, since ONNX Runtime keeps memory for every batch shape that
-    it has seen, and some kernels round differently for another shape.
+    The last batch is filled up with copies, unless the generator runs patches apart: ONNX Runtime keeps memory
+    for every batch shape that it has seen, and some kernels round differently for another shape.
     """
 
     def __init__(self, job: Job, tally: Tally) -> None:
@@ -184,11 +184,14 @@ class _Batches:
         count = self._count
         if not count:
             return
-        self._labels[count:] = self._labels[0]
-        if self._noise is not None:
-            self._noise[count:] = self._noise[0]
+        size = count if runs_apart(self._job.model) else len(self._labels)
+        self._labels[count:size] = self._labels[0]
+        noise = self._noise
+        if noise is not None:
+            noise[count:size] = noise[0]
+            noise = noise[:size]
         with self._tally.stage("model"):
-            values = self._job.model(self._labels, self._noise)
+            values = self._job.model(self._labels[:size], noise)
         with self._tally.stage("blend"):
             fixed = self._job.plan.blend.encode(values)
             for slots, first, deliver in self._waiting:

@@ -269,7 +269,7 @@ def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> Worker
 
     try:
         model = wrap_model(source.load(sharers=get_worker().state.nthreads))
-        planned = choose_batch(batch, model.device)
+        planned = choose_batch(batch, model)
         trial = try_model(model, replace(plan, batch=planned))
     except SafronError as error:
         raise type(error)(f"worker {get_worker().address}: {error}") from error

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,11 @@ from safron.engine.model import (
     OnnxModel,
     PatchModel,
     check_output,
+    check_providers,
     choose_device,
     load_model,
     model_names,
+    providers,
 )
 from safron.io.errors import BadInput, Failed
 
@@ -65,11 +70,11 @@ def test_a_model_of_one_size_takes_that_size(tmp_path: Path) -> None:
         model(some_labels(1, 40), None)
 
 
-def test_a_model_of_one_batch_size_says_so(tmp_path: Path) -> None:
-    model = load(write_onnx(tmp_path / "m.onnx", card=CARD, count=1))
-    np.testing.assert_array_equal(model(some_labels(1), None), grey(some_labels(1)))
-    with pytest.raises(Failed, match=r"Got: 2 Expected: 1"):
-        model(some_labels(2), None)
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_graph_of_one_batch_size_is_called_as_often_as_needed(tmp_path: Path, count: int) -> None:
+    model = load(write_onnx(tmp_path / "m.onnx", card=CARD, count=count))
+    for given in (1, 4, 6):
+        np.testing.assert_array_equal(model(some_labels(given), None), grey(some_labels(given)))
 
 
 def test_noise_is_handed_on(tmp_path: Path) -> None:
@@ -247,9 +252,78 @@ def test_identity_paints_labels_inside_the_context() -> None:
     assert (image == (1, 2, 3)).all()
 
 
-def test_calls_that_would_share_cores_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from safron.engine.model import calls_at_a_time
+@pytest.mark.parametrize("noise", [0, 2])
+def test_patches_on_a_cpu_do_not_depend_on_batch_or_threads(tmp_path: Path, noise: int) -> None:
+    """Nor on who else calls at the same time."""
+    scales = {"noise_channels": noise, "noise_scales": [1] * noise}
+    path = write_onnx(tmp_path / "m.onnx", card=CARD | scales, noise=noise)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (9, SIDE, SIDE)).astype(np.uint8)
+    fields = rng.standard_normal((9, noise, SIDE, SIDE), np.float32) if noise else None
+    one, four = (OnnxModel(path, device="cpu", threads=threads) for threads in (1, 4))
+    whole = one(labels, fields)
+    for start in range(9):
+        part = slice(start, start + 1)
+        assert np.array_equal(four(labels[part], None if fields is None else fields[part])[0], whole[start])
+    with ThreadPoolExecutor(3) as pool:
+        assert all(np.array_equal(image, whole) for image in pool.map(four, [labels] * 6, [fields] * 6))
 
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert [calls_at_a_time("cpu", threads) for threads in (0, 1, 3, 8, 20)] == [1, 8, 2, 1, 1]
-    assert calls_at_a_time("cuda:0", 0) > 8
+
+def test_at_most_as_many_calls_as_threads_run_at_a_time(tmp_path: Path) -> None:
+    model = OnnxModel(write_onnx(tmp_path / "m.onnx", card=CARD), device="cpu", threads=2)
+    run, running, most = model._run, [0], [0]
+    lock = threading.Lock()
+
+    def watched(*given: Any) -> Any:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.02)
+        with lock:
+            running[0] -= 1
+        return run(*given)
+
+    model._run = watched  # type: ignore[method-assign]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(model, [np.zeros((4, SIDE, SIDE), np.uint8)] * 3))
+    assert most[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "message"),
+    [
+        ("half", "cpu", "--precision half: must be one of float32, tf32, float16"),
+        ("tf32", "cpu", "--precision tf32: only CUDA computes in it; leave it out, or --device cuda"),
+        ("float16", "cpu", "--precision float16: only CUDA computes in it"),
+    ],
+)
+def test_precision_refused(tmp_path: Path, precision: str, device: str, message: str) -> None:
+    path = write_onnx(tmp_path / "m.onnx", card=CARD)
+    with pytest.raises(BadInput, match=f"^{message}"):
+        OnnxModel(path, device=device, precision=precision)
+
+
+def test_providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert providers("cpu", "float32", "f" * 64) == ["CPUExecutionProvider"]
+    assert providers("cuda:1", "float32", "f" * 64)[0] == (
+        "CUDAExecutionProvider",
+        {"device_id": 1, "use_tf32": 0},
+    )
+    assert providers("cuda:0", "tf32", "f" * 64)[0][1]["use_tf32"] == 1
+    name, settings = providers("cuda:2", "float16", "f" * 64)[0]
+    assert (name, settings["device_id"]) == ("TensorrtExecutionProvider", 2)
+    assert Path(settings["trt_engine_cache_path"]) == tmp_path / "safron" / "tensorrt" / ("f" * 16)
+    assert Path(settings["trt_engine_cache_path"]).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("loaded", "precision", "message"),
+    [
+        (["CPUExecutionProvider"], "float32", "could not start CUDA"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], "float16", "could not start TensorRT"),
+    ],
+)
+def test_a_silent_fallback_is_refused(loaded: list[str], precision: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        check_providers(loaded, "cuda:0", precision)
