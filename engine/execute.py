@@ -66,8 +66,16 @@ class GivenUp:
     error: BaseException | None
 
 
-class Lost(Failed):
+class Final(Failed):
+    """A failure that other tasks, or another try, would meet as well."""
+
+
+class Lost(Final):
     """What ran the tasks is gone, and with it all that were unfinished."""
+
+
+class WorkersDied(Failed):
+    """Each worker that had a task died, and may have died of it or of a task beside it."""
 
 
 class Pool(Protocol):
@@ -120,7 +128,8 @@ def run_tasks(tasks: Iterable[Task], pool: Pool) -> Iterator[tuple[str, Any]]:
                 continue
             if not _is_worth_another_try(error):
                 raise error
-            if stream.failed(task):
+            # Whose death it was that so many workers died is not known, so there is one more round.
+            if stream.failed(task, times=TRIES - 1 if isinstance(error, WorkersDied) else 1):
                 in_a_row += 1
                 if in_a_row == HOPELESS:
                     raise error
@@ -131,7 +140,7 @@ def run_tasks(tasks: Iterable[Task], pool: Pool) -> Iterator[tuple[str, Any]]:
 
 def _is_worth_another_try(error: BaseException) -> bool:
     """Whether the same task may succeed, or at least other tasks will."""
-    if isinstance(error, BadInput | Lost) or not isinstance(error, Exception):
+    if isinstance(error, BadInput | Final) or not isinstance(error, Exception):
         return False
     return not (isinstance(error, OSError) and error.errno in _FOR_ALL)
 
@@ -179,9 +188,9 @@ class _Stream:
         del self.running[task.key]
         self._failures.pop(task.key, None)
 
-    def failed(self, task: Task) -> bool:
+    def failed(self, task: Task, *, times: int = 1) -> bool:
         """Queue a task again; True where it had its tries."""
-        failures = self._failures.pop(task.key, 0) + 1
+        failures = self._failures.pop(task.key, 0) + times
         if failures < TRIES:
             self._failures[task.key] = failures
             self._again.append(task)
@@ -276,8 +285,15 @@ class DaskPool:
     def _result(self, future: Any) -> Any:
         from concurrent.futures import CancelledError
 
+        from distributed import KilledWorker
+
         try:
             return future.result()
+        except KilledWorker as error:
+            deaths = error.allowed_failures + 1
+            return _Raised(
+                WorkersDied(f"its worker died {deaths} times, the last one {error.last_worker.address}")
+            )
         except CancelledError as error:  # not by us: we would not be waiting for it
             raise self.lost() from error
         except Exception as error:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import Failed
 
+from .execute import Final
 from .model import PatchModel
 
 log = logging.getLogger("safron")
@@ -68,7 +68,7 @@ class Halving:
                 raise
             half = -(-len(labels) // 2)
             if not self.same_halves:
-                raise Failed(
+                raise Final(
                     f"{self.device}: out of memory with --batch {len(labels)}, and generator {self.card.name!r} rounds "
                     f"differently with {half}; free GPU memory and run the same command again, or start over with "
                     f"--fresh --batch {half}"

@@ -25,7 +25,7 @@ from .levels import finish_levels, write_png
 from .lock import run_lock
 from .memory import peak_bytes
 from .options import RenderOptions
-from .prepare import Prepared, check_budget, check_target, model_source, prepare, settle
+from .prepare import Prepared, check_budget, check_target, keep_batch, model_source, prepare, settle
 from .report import RenderReport
 from .scan import Scan, scan_mask
 from .scratch import disk_errors
@@ -110,6 +110,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
 def run(prepared: Prepared, runner: Runner, *, progress: Callable[[int], None] | None = None) -> RenderReport:
     """Run a prepared render, or what an interrupted run of it left to do, and join the slide."""
     start = time.perf_counter()
+    prepared = keep_batch(prepared)
     guard = MaskGuard(prepared.job.mask)
     scan = scan_mask(prepared.job, runner)
     target, scratch = prepared.target, prepared.job.scratch

@@ -14,7 +14,7 @@ from safron.io.remote import Target
 from .finished import Finished
 from .grid import AxisGrid
 from .lock import holder
-from .prepare import scratch_path
+from .prepare import recorded_inputs, scratch_path
 from .scratch import Scratch, read_journal
 
 
@@ -103,23 +103,6 @@ def render_status(out: str | Path, *, scratch: Path | None = None) -> RenderStat
         written_bytes=max((entry.end for entry in entries), default=0),
         begun=begun.isoformat(timespec="seconds"),
     )
-
-
-def recorded_inputs(folder: Path) -> dict[str, Any] | None:
-    """What a scratch folder says it belongs to; None where it is none."""
-    try:
-        found = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"]
-        return {name: json.loads(value) for name, value in found["inputs"].items() if _is_json(value)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _is_json(value: str) -> bool:
-    try:
-        json.loads(value)
-    except ValueError:
-        return False
-    return True
 
 
 def totals(inputs: dict[str, Any]) -> tuple[int, int]:

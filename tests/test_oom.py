@@ -1,0 +1,97 @@
+"""A GPU without enough memory halves the batch once, and the pixels stay the same."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from generators import MEMORY, SmallGpu
+from safron.engine import render
+from safron.engine.oom import Halving, is_out_of_memory
+from safron.io.errors import BadInput, Failed
+
+MASK = np.random.default_rng(0).integers(1, 3, (300, 420), np.uint8)
+OPTIONS: dict[str, Any] = {"tiff_tile": 64, "block": 128, "overlap": 12, "workers": 1, "executor": "threads"}
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> str:
+    return render(MASK, tmp_path / "whole.tiff", model=SmallGpu(most=99), batch=8, **OPTIONS).digest
+
+
+@pytest.mark.parametrize("batch", [8, 7])
+def test_memory_that_runs_out_half_way(
+    batch: int, tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Three calls of the trial: the batch and its halves; then two that fit.
+    model = SmallGpu(most=4, since=5)
+    report = render(MASK, tmp_path / "out.tiff", model=model, batch=batch, **OPTIONS)
+    assert report.digest == undisturbed
+    assert set(model.sizes[5:]) == {4}
+    assert report.run + report.painted == report.patches
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["cuda:0: out of memory; goes on with 4 patches a call, the same pixels"]
+
+
+def test_a_generator_that_rounds_differently_stops_in_one_line(tmp_path: Path) -> None:
+    model = SmallGpu(most=4, since=5, exact=False)
+    with pytest.raises(
+        Failed, match=r"out of memory with --batch 8, .* start over with --fresh --batch 4"
+    ) as failed:
+        render(MASK, tmp_path / "out.tiff", model=model, batch=8, **OPTIONS)
+    assert "\n" not in str(failed.value)
+    model.most = 99
+    assert render(MASK, tmp_path / "out.tiff", model=model, batch=8, **OPTIONS).resumed > 0
+
+
+def test_a_batch_that_does_not_fit_from_the_start(
+    tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = render(MASK, tmp_path / "out.tiff", model=SmallGpu(most=4), batch=8, **OPTIONS)
+    assert report.digest == undisturbed
+    assert [record.getMessage() for record in caplog.records] == [
+        "cuda:0: out of memory with 8 patches a call; 4 are run"
+    ]
+
+
+def test_the_batch_is_halved_once_and_no_more(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="out of memory"):
+        render(MASK, tmp_path / "out.tiff", model=SmallGpu(most=3), batch=8, **OPTIONS)
+
+
+def test_an_unfinished_render_keeps_the_batch_that_it_was_begun_with(
+    tmp_path: Path, undisturbed: str
+) -> None:
+    """Half of its batch fitted then; today all of it would, and that might round differently."""
+
+    class Stop(SmallGpu):
+        def __call__(self, labels: Any, noise: Any = None) -> Any:
+            if len(self.sizes) == 9:
+                raise KeyboardInterrupt
+            return super().__call__(labels, noise)
+
+    with pytest.raises(KeyboardInterrupt):
+        render(MASK, tmp_path / "out.tiff", model=Stop(most=4), batch=8, **OPTIONS)
+    model = SmallGpu(most=99)
+    report = render(MASK, tmp_path / "out.tiff", model=model, batch=8, **OPTIONS)
+    assert report.resumed > 0
+    assert report.digest == undisturbed
+    assert 8 not in model.sizes[3:], "after the trial"
+
+
+def test_what_counts_as_out_of_memory() -> None:
+    assert is_out_of_memory(RuntimeError(MEMORY))
+    assert is_out_of_memory(
+        Failed("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
+    )
+    assert not is_out_of_memory(RuntimeError("invalid argument"))
+
+
+def test_other_failures_pass_through() -> None:
+    model = SmallGpu(most=99)
+    model.__class__ = type("Broken", (SmallGpu,), {"__call__": lambda *args: 1 / 0})
+    with pytest.raises(ZeroDivisionError):
+        Halving(model)(np.zeros((2, 72, 72), np.uint8))
