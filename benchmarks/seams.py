@@ -1,0 +1,217 @@
+"""How well do generators hide their patches, on masks of slides that they have not seen?
+
+    python benchmarks/seams.py PAIRS tile=tile.onnx ours=ours.onnx none=overlap0.onnx@0 --tile 64
+    python benchmarks/seams.py --slide slide.tiff --mask mask.zarr --model safron-seamless
+
+The first makes one mosaic of the held-out masks in a folder of training pairs, renders it with each generator (NAME=FILE,
+with @OVERLAP where it is not 20) without loss, and sets the results under each other: what ``safron-eval seams`` measures, and
+texture distances from the real images under the same masks. The second measures a slide that is there. A table, then one
+line of JSON. Needs the extra "train" for the pairs.
+
+The mosaic has edges of its own, where frames meet. Frames are cropped so that those edges fall on no patch edge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from safron.engine import render
+from safron.engine.evaluate import SeamReport, evaluate_seams, format_table, seam_table
+from safron.engine.model import load_model
+from safron.engine.seams import SlideGrid, find_tissue
+from safron.engine.texture import frechet_distance, kernel_distance, standardize, texture_features
+from safron.io.pixels import Pixels
+
+Bytes = npt.NDArray[np.uint8]
+
+HELD_OUT = 0.1  # as in training
+COLUMNS = 7
+FRAME_TILE = 96  # two down a frame, and three across where its crop leaves room
+CROP, CROPS = 32, 600
+PAPER = "SAFRON paper, Table II (FID of crops on overlaps): random 1387.9, patch discriminator 227.5, tile discriminator 142.8"
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Held-out frames side by side: labels [y, x], real image [y, x, 3], and the first pixel of each row and column."""
+
+    labels: Bytes
+    image: Bytes
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def read_frames(folder: Path, cache: Path) -> tuple[list[Bytes], list[Bytes]]:
+    """Images and labels of the slides that training keeps aside, prepared as for training, 1 um a pixel."""
+    from safron.training.data import prepare, split
+
+    held = split(prepare(folder, cache), HELD_OUT)[1]
+    return list(held.images), list(held.labels)
+
+
+def clear_pitch(longest: int, count: int, zoom: float, grid: SlideGrid) -> int:
+    """Largest pitch of frames of which no edge lies within two pixels of an edge of the patch grid."""
+    for pitch in range(longest, longest // 2, -1):
+        edges = [round(index * pitch * zoom) - 1 for index in range(1, count)]
+        if all(_far(edge, phase, grid.stride) for edge in edges for phase in grid.own_phases):
+            return pitch
+    raise SystemExit(f"no pitch of {count} frames keeps clear of a stride of {grid.stride}")
+
+
+def _far(edge: int, phase: int, stride: int) -> bool:
+    return min((edge - phase) % stride, (phase - edge) % stride) > 2
+
+
+def make_mosaic(images: list[Bytes], labels: list[Bytes], mpp: float, grid: SlideGrid) -> Mosaic:
+    """Lay frames out side by side and bring them to `mpp`, as training does."""
+    count, zoom = len(images) // COLUMNS, 1.0 / mpp
+    height, width = (
+        clear_pitch(side, number, zoom, grid)
+        for side, number in zip(images[0].shape, (count, COLUMNS), strict=False)
+    )
+
+    def lay(frames: list[Bytes], how: int) -> Bytes:
+        rows = [
+            np.concatenate(
+                [frame[:height, :width] for frame in frames[row * COLUMNS : (row + 1) * COLUMNS]], axis=1
+            )
+            for row in range(count)
+        ]
+        whole = np.concatenate(rows)
+        size = round(whole.shape[1] * zoom), round(whole.shape[0] * zoom)
+        return np.asarray(whole if zoom == 1 else cv2.resize(whole, size, interpolation=how), np.uint8)
+
+    return Mosaic(
+        lay(labels, cv2.INTER_NEAREST),
+        lay(images, cv2.INTER_AREA),
+        tuple(round(index * height * zoom) for index in range(count + 1)),
+        tuple(round(index * width * zoom) for index in range(COLUMNS + 1)),
+    )
+
+
+def frame_tiles(image: Bytes, mosaic: Mosaic, where: Bytes) -> list[Bytes]:
+    """Tiles inside frames whose place in the real image `where` is tissue: the same places for every generator."""
+    tiles = []
+    for top, bottom in pairwise(mosaic.rows):
+        for left, right in pairwise(mosaic.columns):
+            for y in range(top, bottom - FRAME_TILE + 1, FRAME_TILE):
+                for x in range(left, right - FRAME_TILE + 1, FRAME_TILE):
+                    place = np.s_[y : y + FRAME_TILE, x : x + FRAME_TILE]
+                    if find_tissue(where[place]).mean() > 0.5:
+                        tiles.append(image[place])
+    return tiles
+
+
+def crops_at(image: Bytes, mosaic: Mosaic, grid: SlideGrid, offset: float) -> Iterable[Bytes]:
+    """Crops of tissue inside frames, centred on lines `offset` pixels behind each patch's start, down and across."""
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(50 * CROPS):
+        y, x = (int(rng.integers(0, side - CROP)) for side in image.shape[:2])
+        axis = int(rng.integers(2))
+        line = round((rng.integers(0, image.shape[axis] // grid.stride)) * grid.stride + offset - CROP / 2)
+        y, x = (line, x) if axis == 0 else (y, line)
+        inside = all(
+            any(first <= place and place + CROP <= last for first, last in pairwise(edges))
+            for place, edges in ((y, mosaic.rows), (x, mosaic.columns))
+        )
+        crop = image[max(0, y) : y + CROP, max(0, x) : x + CROP]
+        if inside and crop.shape[:2] == (CROP, CROP) and find_tissue(crop).mean() > 0.5:
+            found += 1
+            yield crop
+            if found == CROPS:
+                return
+
+
+def distances(image: Bytes, mosaic: Mosaic, grid: SlideGrid) -> dict[str, Any]:
+    """Texture distances from the real image: whole tiles, and crops on overlaps and inside patches."""
+    real = texture_features(frame_tiles(mosaic.image, mosaic, mosaic.image))
+    fake = texture_features(frame_tiles(image, mosaic, mosaic.image))
+    first, second = standardize(real, fake)
+    kernel, spread = kernel_distance(first, second)
+    found: dict[str, Any] = {
+        "tiles": len(real),
+        "texture_frechet": frechet_distance(first, second),
+        "texture_kernel": kernel,
+        "texture_kernel_sd": spread,
+    }
+    places = {"at_seams": grid.overlap / 2, "inside": (grid.overlap + grid.stride) / 2}
+    for name, offset in places.items():
+        there, made = (
+            texture_features(crops_at(part, mosaic, grid, offset)) for part in (mosaic.image, image)
+        )
+        found[name] = kernel_distance(*standardize(there, made))[0]
+    return found
+
+
+def measure(
+    spec: str, folder: Path, frames: tuple[list[Bytes], list[Bytes]], tile: int | None
+) -> dict[str, Any]:
+    """Render the mosaic with one generator, NAME=FILE[@OVERLAP], and measure the slide."""
+    name, _, rest = spec.partition("=")
+    file, _, overlap = rest.partition("@")
+    model = load_model(file, device="cpu")
+    grid = SlideGrid(tile or model.card.tile, int(overlap or 20))
+    mosaic = make_mosaic(*frames, model.card.mpp or 1.0, grid)
+    out = folder / f"{name}.tiff"
+    render(mosaic.labels, out, model=model, tile=grid.tile, overlap=grid.overlap, compression="deflate")
+    report = evaluate_seams(out, mask=mosaic.labels, model=model)
+    with Pixels(out) as slide:
+        image = slide.read(0, 0, *slide.shape)
+    return {"name": name, "report": report, **distances(image, mosaic, grid)}
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print the table and the line of JSON."""
+    reports: list[SeamReport] = [result["report"] for result in results]
+    for line in seam_table(reports, [result["name"] for result in results]):
+        print(line)
+    if "texture_kernel" in results[0]:
+        head = ["generator", "texture kernel", "+-", "texture Frechet", "crops at seams", "crops inside"]
+        keys = ["texture_kernel", "texture_kernel_sd", "texture_frechet", "at_seams", "inside"]
+        rows = [[result["name"], *(f"{result[key]:.3g}" for key in keys)] for result in results]
+        print(*format_table([head, *rows]), sep="\n")
+        print(f"{results[0]['tiles']} tiles; weight-free distances, not FID or KID. {PAPER}")
+    print(json.dumps([result | {"report": asdict(result["report"])} for result in results]))
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pairs", nargs="?", type=Path, help="folder of training pairs")
+    parser.add_argument("generators", nargs="*", help="NAME=FILE[@OVERLAP]")
+    parser.add_argument(
+        "--tile", type=int, help="pixels a side of a patch; each generator's own unless given"
+    )
+    parser.add_argument("--cache", type=Path, help="folder where prepared pairs are kept")
+    parser.add_argument("--keep", type=Path, help="folder where the rendered slides are kept")
+    parser.add_argument("--slide", type=Path, help="measure this slide alone")
+    parser.add_argument("--mask", type=Path, help="its mask")
+    parser.add_argument("--model", help="its generator")
+    given = parser.parse_args()
+    if given.slide is not None:
+        report = evaluate_seams(given.slide, mask=given.mask, model=given.model, device="cpu")
+        show([{"name": given.slide.name, "report": report}])
+        return
+    if given.pairs is None or not given.generators:
+        parser.error("give PAIRS and generators, or --slide")
+    with tempfile.TemporaryDirectory() as scratch:
+        frames = read_frames(given.pairs, given.cache or Path(scratch))
+        folder = given.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        show([measure(spec, folder, frames, given.tile) for spec in given.generators])
+
+
+if __name__ == "__main__":
+    main()
