@@ -1,0 +1,30 @@
+"""SAFRON: `safron.engine.render`, as ``safron-render`` calls it; what comes out is the finished pyramidal slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from job import Job, main
+from safron.engine import load_model
+from safron.engine import render as render_slide
+from safron.engine.heap import keep_one_heap
+
+
+def load(path: str, threads: int, counter: Path) -> Any:
+    """Return the engine's own session of the generator, which it would make itself; it counts patches in its report."""
+    return load_model(path, device="cpu", threads=threads)
+
+
+def render(job: Job, generator: Any) -> dict[str, str]:
+    """Make a slide."""
+    path = job.out / "safron.tiff"
+    report = render_slide(
+        job.mask, path, model=generator, threads=job.threads, batch=job.batch, overwrite=True, **job.setting
+    )
+    return {"kind": "tiff", "path": str(path), "patches": f"{report.run} run, {report.painted} painted"}
+
+
+if __name__ == "__main__":
+    keep_one_heap()
+    main(render, load)
