@@ -1,8 +1,8 @@
 """How is a training run kept so that it can go on as if nothing had happened?
 
-One file holds the weights, their moving average, both optimizers and the step; a JSON file of the same stem
-says in plain text what is inside. Random numbers need no state: every step derives its own from the seed and
-its number. Files appear whole or not at all.
+One file holds the weights, their moving average, both optimizers, the loss scale of float16 and the step; a JSON file
+of the same stem says in plain text what is inside. Random numbers need no state: every step derives its own from the
+seed and its number. Files appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, Failed
+from safron.io.labels import one_line
 from safron.training.config import TrainConfig, config_from_json
 
 FORMAT = 1
@@ -31,7 +32,13 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `path` (a .pt file) and its JSON companion, each by a temporary file and a rename."""
+    """Write `path` (a .pt file) and its JSON companion, each by a temporary file and a rename.
+
+    Raises
+    ------
+    Failed
+        The disk is full or cannot be written to; the checkpoint that was there is untouched.
+    """
     about = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -39,17 +46,24 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "config_sha256": checkpoint.config.sha256(),
         "metadata": checkpoint.metadata,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save({"about": json.dumps(about), "state": checkpoint.state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
     beside = path.with_suffix(".json")
-    part = beside.with_name(beside.name + ".part")
-    part.write_text(json.dumps(about, indent=2) + "\n")
-    part.replace(beside)
+    parts = [file.with_name(file.name + ".part") for file in (path, beside)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with parts[0].open("wb") as file:
+            torch.save({"about": json.dumps(about), "state": checkpoint.state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        parts[1].write_text(json.dumps(about, indent=2) + "\n")
+        parts[0].replace(path)
+        parts[1].replace(beside)
+    except (OSError, RuntimeError) as error:  # PyTorch's own writer raises RuntimeError where a disk is full
+        for part in parts:
+            part.unlink(missing_ok=True)
+        kept = "; the one that is there is untouched: go on from it with --resume" if path.exists() else ""
+        raise Failed(
+            f"{path}: cannot save step {checkpoint.step} ({one_line(error)}); make room on its disk{kept}"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -61,14 +75,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         The file is missing, or is no checkpoint of this program.
     """
     if not path.is_file():
-        raise BadInput(f"{path} does not exist; give a checkpoint that safron-train fit has written")
+        raise BadInput(f"{path} does not exist; give a checkpoint that safron-train has written")
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
         about = json.loads(kept["about"])
         state = kept["state"]
     except Exception as error:  # what a foreign file raises depends on its first bytes
         raise BadInput(
-            f"{path} is not a safron checkpoint; give a .pt file that safron-train fit has written"
+            f"{path} is not a safron checkpoint; give a .pt file that safron-train has written"
         ) from error
     if about["format"] != FORMAT:
         raise BadInput(f"{path} has checkpoint format {about['format']}; this version reads format {FORMAT}")

@@ -2,17 +2,26 @@
 
 Two frozen dataclasses: `ModelConfig` names the network and its promises (context, alignment, noise), and
 `TrainConfig` adds data, losses and schedule. Both turn into JSON, and the hash of that JSON goes on the card,
-so that a generator can be traced to the settings that made it.
+so that a generator can be traced to the settings that made it. `PRESETS` are named settings, `SIZES` their
+smaller sisters, and `override` changes single settings by a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from safron.io.errors import BadInput
+
+
+def _later(default: Any) -> Any:
+    """A setting that the first version did not have; its default is what that version did."""
+    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,23 @@ class ModelConfig:
     context
         Label pixels read on each side of a patch, in canvas pixels.
     alignment
-        Patch origins must be multiples of this many pixels.
+        Patch origins must be multiples of this many pixels for patches to agree.
     tile
         Default patch size, in pixels. The seamless network takes any multiple of `alignment`.
     noise_scales
         One entry a noise channel: 1 is white noise, s > 1 a smooth field on a lattice of s pixels.
     widths
-        Channels at full, half and quarter scale (stem, down, trunk, up at half, up at full).
+        Seamless network: channels at full, half and quarter scale (stem, down, trunk, up at half, up at full).
+    labels
+        The mask's values 0, 1, 2, ... in order.
+    overlap
+        Pixels that neighbouring patches share in a training tile, averaged.
+    mpp
+        Pixel size in micrometres.
+    base, levels
+        Paper's network: channels of its first layer, and how often it halves the scale; 2^levels is its patch.
+    skips, dropout
+        Paper's network: whether decoder and encoder are joined, and the share of channels dropped in training.
     """
 
     name: str = "safron-seamless"
@@ -67,6 +86,12 @@ class ModelConfig:
     noise_scales: tuple[int, ...] = (1, 1, 8, 32, 32)
     widths: tuple[int, int, int, int, int] = (16, 32, 80, 48, 24)
     labels: tuple[Label, ...] = LABELS
+    overlap: int = _later(20)
+    mpp: float = _later(1.0)
+    base: int = _later(64)
+    levels: int = _later(8)
+    skips: bool = _later(True)
+    dropout: float = _later(0.5)
 
 
 @dataclass(frozen=True)
@@ -75,6 +100,43 @@ class TrainConfig:
 
     Lengths are in steps or in pixels; a pair ``(start, end)`` is a weight that moves linearly from start to
     end over the first `settle` of the run.
+
+    Attributes
+    ----------
+    steps, epochs
+        Length of the run; where `epochs` is not 0, `steps` follows from it and the number of images.
+    batch
+        Training tiles in a step.
+    patch, grid
+        Side of a training tile: `patch` pixels for the seamless network, `grid` x `grid` stitched patches
+        for the paper's.
+    grid_phase
+        Stitch one patch more along each side and cut the tile out at a random place, so that seams fall
+        anywhere in it. The seamless network has no seams to move.
+    betas, generator_rate, discriminator_rate, cooldown
+        Adam; over the last `cooldown` of the run the rates fall to a twentieth.
+    ema
+        Moving average of the generator's weights, which is what is exported; 0 exports the last weights.
+    judge
+        ``"scales"`` (`networks.Discriminators`), ``"pix2pix"`` (`networks.TileDiscriminator`) or ``"classes"``
+        (`networks.ClassDiscriminator`).
+    judged
+        What the judge sees: the stitched ``"tile"``, or every ``"patch"`` by itself.
+    judge_base, judge_levels
+        Channels and halvings of the ``"pix2pix"`` and ``"classes"`` judges; `discriminator_widths` are those
+        of ``"scales"``.
+    adversarial
+        ``"hinge"`` or ``"log"``, the form of the adversarial loss, whose weight is 1. Class logits have their own.
+    freeze_norms
+        Share of the run after which batch norms use their running statistics, as the exported graph does.
+    diffaugment
+        Which of ``"color"``, ``"translation"``, ``"cutout"`` the judge's images go through, real and generated alike.
+    bfloat16, float16
+        Mixed precision; float16 scales the loss and is for GPUs without bfloat16.
+    held_out
+        Share of the slides that is kept from training.
+    image_mpp
+        Pixel size of image and mask pairs, which are brought to the model's; slides know their own.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -95,6 +157,35 @@ class TrainConfig:
     pixel_weight: tuple[float, float] = (1.0, 0.0)
     bfloat16: bool = True
     held_out: float = 0.1
+    epochs: int = _later(0)
+    grid: int = _later(3)
+    grid_phase: bool = _later(False)
+    judge: str = _later("scales")
+    judged: str = _later("tile")
+    judge_base: int = _later(64)
+    judge_levels: int = _later(5)
+    adversarial: str = _later("hinge")
+    freeze_norms: float = _later(1.0)
+    diffaugment: tuple[str, ...] = _later(())
+    float16: bool = _later(False)
+    image_mpp: float = _later(1.0)
+
+    @property
+    def stride(self) -> int:
+        """Pixels from patch to patch of a training tile."""
+        return self.model.tile - self.model.overlap
+
+    @property
+    def tile_side(self) -> int:
+        """Side of a training tile in pixels."""
+        if self.model.network == "seamless":
+            return self.patch
+        return self.model.tile + (self.grid - 1) * self.stride
+
+    @property
+    def canvas_side(self) -> int:
+        """Side of what is generated to cut the tile from, in pixels."""
+        return self.tile_side + (self.stride if self.grid_phase else 0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
@@ -102,25 +193,101 @@ class TrainConfig:
         return plain
 
     def sha256(self) -> str:
-        """Hash the settings: equal settings give equal hashes on every machine."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        """Hash the settings: equal settings give equal hashes on every machine and in every version."""
+        plain = self.to_json()
+        _drop_later(plain, TrainConfig)
+        _drop_later(plain["model"], ModelConfig)
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def config_from_json(plain: dict[str, Any]) -> TrainConfig:
+def _drop_later(plain: dict[str, Any], kind: type[TrainConfig] | type[ModelConfig]) -> None:
+    """Leave out what the first version did not have, where it is as that version did it."""
+    for entry in fields(kind):
+        if entry.metadata.get("later") and plain[entry.name] == json.loads(json.dumps(entry.default)):
+            del plain[entry.name]
+
+
+def config_from_json(plain: Mapping[str, Any]) -> TrainConfig:
     """Rebuild a `TrainConfig` from `TrainConfig.to_json`."""
-    model = dict(plain["model"])
-    labels = tuple(
-        Label(
-            entry["value"],
-            entry["name"],
-            _rgb(entry["color"]),
-            _rgb(entry["fill"]) if entry["fill"] else None,
+    return override(TrainConfig(), plain, "settings")
+
+
+def override(config: TrainConfig, changes: Mapping[str, Any], source: str) -> TrainConfig:
+    """Change single settings.
+
+    Parameters
+    ----------
+    config
+        The settings to start from.
+    changes
+        Names and JSON values as in `TrainConfig.to_json`; only what is to change.
+    source
+        How messages call the changes, such as a file name.
+
+    Raises
+    ------
+    BadInput
+        No setting has such a name, or the value is of another kind.
+
+    Examples
+    --------
+    >>> override(TrainConfig(), {"batch": 4, "model": {"mpp": 0.5}}, "example").model.mpp
+    0.5
+    """
+    rest = dict(changes)
+    model = rest.pop("model", {})
+    if not isinstance(model, Mapping):
+        raise BadInput(f"{source}: model is {model!r}; it is a table of settings, as {{'mpp': 0.5}}")
+    changed: TrainConfig = _changed(config, rest, source, "")
+    return check_config(replace(changed, model=_changed(config.model, model, source, "model.")))
+
+
+def _changed(settings: Any, changes: Mapping[str, Any], source: str, prefix: str) -> Any:
+    known = {entry.name for entry in fields(settings)} - {"model"}
+    new: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in known:
+            raise BadInput(
+                f"{source}: there is no setting {prefix}{name}; known are {', '.join(sorted(known))}"
+            )
+        if name == "labels":
+            new[name] = _labels(value, source)
+        else:
+            new[name] = _like(getattr(settings, name), value, f"{source}: {prefix}{name}")
+    return replace(settings, **new)
+
+
+def _like(old: Any, value: Any, place: str) -> Any:
+    """Return `value` as the kind of setting that `old` is."""
+    if isinstance(old, tuple) and isinstance(value, list | tuple):
+        # Noise scales and augmentations may be none or many; all other lists have a fixed length.
+        if old and len(value) != len(old) and place.rsplit(".", 1)[-1] != "noise_scales":
+            raise BadInput(f"{place} has {len(value)} values; it needs {len(old)}")
+        return tuple(_like(old[0], item, place) if old else item for item in value)
+    whole_as_float = isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool)
+    if type(value) is not type(old) and not whole_as_float:
+        raise BadInput(f"{place} is {value!r}; it must be of the kind of {json.dumps(old)}")
+    return float(value) if whole_as_float else value
+
+
+def _labels(value: Any, source: str) -> tuple[Label, ...]:
+    try:
+        labels = tuple(
+            Label(
+                entry["value"],
+                entry["name"],
+                _rgb(entry["color"]),
+                _rgb(entry["fill"]) if entry.get("fill") else None,
+            )
+            for entry in value
         )
-        for entry in model.pop("labels")
-    )
-    model_config = ModelConfig(labels=labels, **{key: _tuples(value) for key, value in model.items()})
-    rest = {key: _tuples(value) for key, value in plain.items() if key != "model"}
-    return TrainConfig(model=model_config, **rest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{source}: labels must look like [{{'value': 0, 'name': 'glass', 'color': [0, 0, 255]}}]"
+        ) from error
+    if [label.value for label in labels] != list(range(len(labels))):
+        raise BadInput(f"{source}: label values must be 0, 1, 2, ... in order; renumber the masks")
+    return labels
 
 
 def _rgb(values: list[int]) -> tuple[int, int, int]:
@@ -128,8 +295,54 @@ def _rgb(values: list[int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+CHOICES = {
+    "judge": ("scales", "pix2pix", "classes"),
+    "judged": ("tile", "patch"),
+    "adversarial": ("hinge", "log"),
+}
+AUGMENTATIONS = ("color", "translation", "cutout")
+
+
+def check_config(config: TrainConfig) -> TrainConfig:
+    """Return `config` if its settings go together.
+
+    Raises
+    ------
+    BadInput
+        They do not.
+    """
+    model = config.model
+    for name, choices in CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise BadInput(f"{name} is {getattr(config, name)!r}; choose one of {', '.join(choices)}")
+    if model.network not in ("seamless", "paper"):
+        raise BadInput(f"network is {model.network!r}; choose seamless or paper")
+    unknown = set(config.diffaugment) - set(AUGMENTATIONS)
+    if unknown:
+        raise BadInput(f"diffaugment {sorted(unknown)[0]!r} is not one of {', '.join(AUGMENTATIONS)}")
+    if min(config.batch, config.steps, config.grid) < 1 or min(model.mpp, config.image_mpp) <= 0:
+        raise BadInput("batch, steps, grid, mpp and image_mpp must be above zero")
+    if config.judged == "patch" and config.grid_phase:
+        raise BadInput(
+            "a judge of single patches sees no seam, wherever it lies; leave out grid_phase or judge the tile"
+        )
+    if model.network == "seamless":
+        if config.judged == "patch" or config.grid_phase:
+            raise BadInput(
+                "safron-seamless has no patches to judge or shift in training: a tile rendered whole equals its stitched "
+                "patches; leave out the patch discriminator and grid_phase, or choose --preset safron"
+            )
+        if (config.patch % model.alignment, model.context) != (0, 20):
+            raise BadInput(
+                f"patch {config.patch} and context {model.context} do not fit safron-seamless; patch is a "
+                f"multiple of {model.alignment}, context 20"
+            )
+    elif model.tile != 2**model.levels or not 0 <= model.overlap < model.tile:
+        raise BadInput(
+            f"tile {model.tile}, levels {model.levels} and overlap {model.overlap} do not fit the paper's network; "
+            "tile is 2^levels, and the overlap less than the tile"
+        )
+    return config
 
 
 PRESETS: dict[str, TrainConfig] = {
@@ -141,20 +354,106 @@ PRESETS: dict[str, TrainConfig] = {
             alignment=256,
             dynamic_tile=False,
             noise_scales=(),
+            mpp=0.29,
         ),
+        steps=97_500,
+        epochs=100,
+        batch=1,
+        generator_rate=1e-4,
+        discriminator_rate=1e-4,
+        betas=(0.5, 0.999),
+        cooldown=0.0,
+        ema=0.0,
+        judge="pix2pix",
+        adversarial="log",
+        freeze_norms=0.7,
+        feature_weight=(0.0, 0.0),
+        anchor_weight=(0.0, 0.0),
+        pixel_weight=(100.0, 100.0),
     ),
 }
-"""Named settings: the generator that ships, and the network of the SAFRON paper."""
+"""Named settings: the generator that ships, and the SAFRON paper's.
+
+The paper's text gives the weights of its losses as 1 for L1 and 100 for the adversarial one. They are swapped there:
+the authors' code, and pix2pix before it, have L1 at 100 and the adversarial loss at 1, as here.
+"""
+
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "safron-seamless": {
+        "full": {},
+        "small": {
+            "model": {"widths": [12, 24, 48, 32, 16]},
+            "discriminator_widths": [24, 32],
+            "judge_base": 24,
+            "judge_levels": 3,
+            "patch": 128,
+        },
+        "tiny": {
+            "model": {"widths": [4, 4, 8, 4, 4]},
+            "discriminator_widths": [4, 4],
+            "judge_base": 4,
+            "judge_levels": 2,
+            "patch": 32,
+            "batch": 2,
+            "anchor_cell": 8,
+        },
+    },
+    "safron": {
+        "full": {},
+        "small": {
+            # 0.95 um: 3 x 3 patches without overlap, 232 px with their context, still fit into a frame of 224 um.
+            "model": {"base": 16, "levels": 6, "tile": 64, "alignment": 64, "mpp": 0.95},
+            "judge_base": 32,
+            "judge_levels": 3,
+        },
+        "tiny": {
+            "model": {
+                "base": 4,
+                "levels": 4,
+                "tile": 16,
+                "alignment": 16,
+                "context": 4,
+                "overlap": 4,
+                "mpp": 1.0,
+            },
+            "judge_base": 4,
+            "judge_levels": 2,
+        },
+    },
+}
+"""What each size changes in its preset. Small ones fit a CPU, tiny ones a test."""
 
 
-def preset(name: str) -> TrainConfig:
-    """Return the settings called `name`.
+def preset(name: str, size: str = "full") -> TrainConfig:
+    """Return the settings called `name` in one of their sizes.
 
     Raises
     ------
     BadInput
-        There is no preset of that name.
+        There is no such preset or size.
     """
     if name not in PRESETS:
         raise BadInput(f"preset {name!r} does not exist; choose one of {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]
+    if size not in SIZES[name]:
+        raise BadInput(f"preset {name} has no size {size!r}; choose one of {', '.join(SIZES[name])}")
+    return override(PRESETS[name], SIZES[name][size], f"preset {name}")
+
+
+def read_overrides(path: Path) -> dict[str, Any]:
+    """Read a JSON or TOML file of settings to change.
+
+    Raises
+    ------
+    BadInput
+        It is missing, or neither JSON nor TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        plain = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}; pass a JSON or TOML file of settings") from error
+    except ValueError as error:
+        raise BadInput(f"{path} is neither JSON nor TOML ({error}); name it .toml if it is TOML") from error
+    if not isinstance(plain, dict):
+        raise BadInput(f'{path} holds no settings; it must look like {{"batch": 4}}')
+    return plain

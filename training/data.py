@@ -1,18 +1,20 @@
-"""How does a folder of images and gland masks become training batches?
+"""How do images and masks become training batches?
 
-A pair is an image and a mask of the same stem: ``A-1-400-003.webp`` and ``A-1-400-003.gland.png`` (0 or 255).
-Every pair is prepared once: unsqueezed, white-balanced, brought to one reference stain, labelled, and
-measured for the cues that tell the generator how dark a gland or a stretch of stroma is. A batch is then a
-pure function of the prepared pairs, a seed and a step number, so a resumed run sees what an uninterrupted one
-would have seen.
+A `Source` is anything that windows of image and labels can be read from; `sources.open_source` finds out which
+kind a folder holds. `Pairs` is the one in memory. Frames of EBHI-Seg, ``A-1-400-003.webp`` with the gland mask
+``A-1-400-003.gland.png`` (0 or 255), are prepared once by `prepare`: unsqueezed, white-balanced, brought to one
+reference stain, labelled, and measured for the cues that tell the generator how dark a gland or a stretch of
+stroma is. A batch is then a pure function of the source, a seed and a step number, so a resumed run sees what an
+uninterrupted one would have seen.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -44,54 +46,154 @@ SEEN_DEPTH = 20
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One window: `labels` uint8 [y, x], `image` uint8 [y, x, 3] RGB, `cues` and `trust` float32 [2, y, x] (see `Pairs`)."""
+
+    labels: Bytes
+    image: Bytes
+    cues: Floats
+    trust: Floats
+
+
+class Source(Protocol):
+    """Where windows come from: items that belong to slides, at the generator's pixel size."""
+
+    @property
+    def slides(self) -> tuple[str, ...]:
+        """Slide of each item; the items of a slide are never split between training and held-out data."""
+
+    def __len__(self) -> int:
+        """Count the items: an epoch takes one window of each."""
+
+    def take(self, indices: Sequence[int]) -> Self:
+        """Return the items at `indices`."""
+
+    def place(self, rng: np.random.Generator, index: int, side: int) -> tuple[int, int]:
+        """Choose where a window of `side` pixels lies in an item: its upper row and left column."""
+
+    def read(self, index: int, place: tuple[int, int], side: int) -> Sample:
+        """Read the window at `place`."""
+
+    def counts(self, labels: int) -> npt.NDArray[np.int64]:
+        """Count the pixels of each label, or those of a fair sample of pixels."""
+
+
+S = TypeVar("S", bound=Source)
+
+
+@dataclass(frozen=True)
 class Pairs:
-    """Prepared pairs.
+    """Pairs of image and labels in memory.
 
     Attributes
     ----------
     images
-        uint8 [n, y, x, 3], RGB.
+        uint8 [y, x, 3] each, RGB.
     labels
-        uint8 [n, y, x]: 0 background, 1 stroma, 2 gland.
+        uint8 [y, x] each; in EBHI-Seg 0 background, 1 stroma, 2 gland.
     cues
-        float16 [n, 2, y, x]: darkness of gland and of stroma, standard normal over the data set.
+        float16 [2, y, x] each: darkness of gland and of stroma, standard normal over the data set.
     trust
-        float16 [n, 2, y, x] in 0..1: 0 where no pixel of the class is near and the cue means nothing.
+        float16 [2, y, x] each, in 0..1: 0 where no pixel of the class is near and the cue means nothing.
     slides
-        Slide of each pair; pairs of one slide are never split between training and held-out data.
+        Slide of each pair.
+    zoom
+        Pixels of the generator along one pixel of the pairs; they are enlarged as they are read.
     """
 
-    images: Bytes
-    labels: Bytes
-    cues: npt.NDArray[np.float16]
-    trust: npt.NDArray[np.float16]
+    images: tuple[Bytes, ...]
+    labels: tuple[Bytes, ...]
+    cues: tuple[npt.NDArray[np.float16], ...]
+    trust: tuple[npt.NDArray[np.float16], ...]
     slides: tuple[str, ...]
+    zoom: float = 1.0
 
     def __len__(self) -> int:
         return len(self.slides)
 
-    def take(self, indices: npt.NDArray[np.intp]) -> Pairs:
+    def take(self, indices: Sequence[int]) -> Self:
         """Return the pairs at `indices`."""
-        return Pairs(
-            self.images[indices],
-            self.labels[indices],
-            self.cues[indices],
-            self.trust[indices],
+        return type(self)(
+            tuple(self.images[i] for i in indices),
+            tuple(self.labels[i] for i in indices),
+            tuple(self.cues[i] for i in indices),
+            tuple(self.trust[i] for i in indices),
             tuple(self.slides[i] for i in indices),
+            self.zoom,
         )
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a pair, in the generator's pixels."""
+        height, width = self.labels[index].shape
+        return int(height * self.zoom), int(width * self.zoom)
+
+    def place(self, rng: np.random.Generator, index: int, side: int) -> tuple[int, int]:
+        """Choose any place that lies inside the pair."""
+        height, width = self.size(index)
+        return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+
+    def read(self, index: int, place: tuple[int, int], side: int) -> Sample:
+        """Read the window at `place`, enlarged where `zoom` says so."""
+        labels, image = self.labels[index], self.images[index]
+        planes = [part[index].astype(np.float32) for part in (self.cues, self.trust)]
+        if self.zoom == 1.0:
+            y, x = place
+            window = np.s_[y : y + side, x : x + side]
+            return Sample(labels[window], image[window], planes[0][:, *window], planes[1][:, *window])
+        cues, trust = (
+            np.stack([_enlarge(plane, place, side, self.zoom, cv2.INTER_LINEAR) for plane in part])
+            for part in planes
+        )
+        return Sample(
+            _enlarge_labels(labels, place, side, self.zoom),
+            _enlarge(image, place, side, self.zoom, cv2.INTER_CUBIC),
+            cues,
+            trust,
+        )
+
+    def counts(self, labels: int) -> npt.NDArray[np.int64]:
+        """Count the pixels of each label."""
+        total = np.zeros(labels, np.int64)
+        for array in self.labels:
+            total += np.bincount(array.ravel(), minlength=labels)
+        return total
+
+
+def _enlarge(
+    array: npt.NDArray[Any], place: tuple[int, int], side: int, zoom: float, how: int
+) -> npt.NDArray[Any]:
+    """Read a window of an array as if it had been resized by `zoom`."""
+    # Pixel centres: (i + 0.5) of the result lies at (i + 0.5) / zoom of the array.
+    shift = [(start + 0.5) / zoom - 0.5 for start in place]
+    matrix = np.array([[1 / zoom, 0, shift[1]], [0, 1 / zoom, shift[0]]])
+    flags = how | cv2.WARP_INVERSE_MAP
+    return np.asarray(
+        cv2.warpAffine(array, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    )
+
+
+def _enlarge_labels(labels: Bytes, place: tuple[int, int], side: int, zoom: float) -> Bytes:
+    """Give each pixel the label that most of its surroundings have: outlines come out smooth, not as steps."""
+    values = np.unique(labels)
+    shares = [
+        _enlarge((labels == value).astype(np.float32), place, side, zoom, cv2.INTER_LINEAR)
+        for value in values
+    ]
+    return np.asarray(values[np.argmax(shares, axis=0)], np.uint8)
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step's input.
 
-    `labels` uint8 [n, y, x] and `noise` float32 [n, k, y, x] cover the context; `images` float32 [n, 3, y, x]
-    in [-1, 1] covers the write window only.
+    `labels` uint8 [n, y, x] and `noise` float32 [n, k, y, x] cover what is generated, with its context; `images`
+    float32 [n, 3, y, x] in [-1, 1] covers the training tile, which begins at `phase` (row, column) of what is generated.
     """
 
     labels: Bytes
     noise: Floats
     images: Floats
+    phase: tuple[int, int] = (0, 0)
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -116,6 +218,12 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     for image, mask in pairs:
         if not mask.exists():
             raise BadInput(f"{image} has no mask; put its gland mask at {mask.name} beside it")
+    known = {mask for _, mask in pairs}
+    for mask in sorted(folder.rglob("*.gland.png")):
+        if mask not in known:
+            raise BadInput(
+                f"{mask} has no image; put {mask.name.removesuffix('.gland.png')}.webp or .png beside it"
+            )
     return pairs
 
 
@@ -130,23 +238,52 @@ def slide_of(image: Path) -> str:
 
 def read_pair(image_path: Path, mask_path: Path) -> tuple[Bytes, npt.NDArray[np.bool_]]:
     """Read one pair, unsqueezed: uint8 [y, x, 3] RGB and bool [y, x], true on glands."""
-    image = cv2.imread(str(image_path), cv2.IMREAD_COLOR_RGB)
-    mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
-    for path, read in ((image_path, image), (mask_path, mask)):
-        if read is None:
-            raise BadInput(f"{path} cannot be read as an image; restore the file or remove the pair")
-    assert image is not None
-    assert mask is not None
-    if image.shape[:2] != mask.shape:
-        raise BadInput(
-            f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} but its image is "
-            f"{image.shape[1]} x {image.shape[0]}; a mask must have its image's size"
-        )
+    image, mask = read_same_size(image_path, mask_path, cv2.IMREAD_GRAYSCALE)
     size = (SIZE[1], SIZE[0])
     large = cv2.resize(image, size, interpolation=cv2.INTER_LANCZOS4)
     # Smoothing before the threshold takes the saw teeth off the drawn edges.
     soft = cv2.GaussianBlur(cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR), (0, 0), 1.5)
     return np.asarray(large, np.uint8), np.asarray(soft > 127)
+
+
+def read_same_size(image_path: Path, mask_path: Path, mask_flags: int) -> tuple[Bytes, npt.NDArray[Any]]:
+    """Read an image as RGB and its mask by OpenCV's `mask_flags`.
+
+    Raises
+    ------
+    BadInput
+        One of them cannot be read, or their sizes differ.
+    """
+    image = cv2.imread(str(image_path), cv2.IMREAD_COLOR_RGB)
+    mask = cv2.imread(str(mask_path), mask_flags)
+    for path, read in ((image_path, image), (mask_path, mask)):
+        if read is None:
+            raise BadInput(f"{path} cannot be read as an image; restore the file or remove the pair")
+    assert image is not None
+    assert mask is not None
+    if image.shape[:2] != mask.shape[:2]:
+        raise BadInput(
+            f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} but its image is "
+            f"{image.shape[1]} x {image.shape[0]}; a mask must have its image's size"
+        )
+    return np.asarray(image, np.uint8), np.asarray(mask)
+
+
+def check_values(values: npt.NDArray[Any], path: Path, count: int) -> Bytes:
+    """Return label values as uint8.
+
+    Raises
+    ------
+    BadInput
+        One of them is not below `count`.
+    """
+    if values.max(initial=0) >= count:
+        row, column = np.unravel_index(int(values.argmax()), values.shape)
+        raise BadInput(
+            f"{path}: value {values.max()} at row {row}, column {column} is no label; labels are 0 to {count - 1}, "
+            "and model.labels in a --config file names others"
+        )
+    return np.ascontiguousarray(values, np.uint8)
 
 
 def balance_white(rgb: Bytes) -> Bytes:
@@ -212,11 +349,10 @@ def measure_cue(residual: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats
     return mean.astype(np.float32), np.clip(share / 0.1, 0, 1).astype(np.float32)
 
 
-def to_normal(cues: Floats, trust: Floats) -> Floats:
-    """Map measured values to standard normal ones by rank, over all pixels that can be trusted."""
+def to_normal(cues: Floats, sample: Floats) -> Floats:
+    """Map measured values to standard normal ones by their rank in a sorted sample."""
     from scipy.special import ndtri
 
-    sample = np.sort(cues[trust >= 1.0][::97])
     if sample.size < 2:
         return np.zeros_like(cues)
     knots = np.linspace(0, sample.size - 1, 513).astype(int)
@@ -251,16 +387,17 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
         raise BadInput(
             f"{folder} holds no image with at least {LEAST_TISSUE:.0%} tissue; nothing to train on"
         )
-    cues, trust = _measure_cues(images, labels)
-    pairs = Pairs(np.stack(images), np.stack(labels), cues, trust, tuple(slides))
+    cues, trust = measure_cues(images, labels)
+    pairs = Pairs(tuple(images), tuple(labels), cues, trust, tuple(slides))
     if kept_at:
         _save_pairs(kept_at, pairs)
     return pairs
 
 
-def _measure_cues(
-    images: list[Bytes], labels: list[Bytes]
-) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+def measure_cues(
+    images: Sequence[Bytes], labels: Sequence[Bytes]
+) -> tuple[tuple[npt.NDArray[np.float16], ...], tuple[npt.NDArray[np.float16], ...]]:
+    """Measure the cues of label 2 (gland) and label 1 (stroma), and the trust in them, as `Pairs` holds them."""
     densities = [optical_density(rgb) for rgb in images]
     cues, trusts = [], []
     for value in (2, 1):
@@ -277,10 +414,10 @@ def _measure_cues(
             measure_cue(density - expected[depth], member)
             for density, member, depth in zip(densities, members, depths, strict=True)
         ]
-        cue, trust = np.stack([m[0] for m in measured]), np.stack([m[1] for m in measured])
-        cues.append(to_normal(cue, trust).astype(np.float16))
-        trusts.append(trust.astype(np.float16))
-    return np.stack(cues, axis=1), np.stack(trusts, axis=1)
+        sample = np.sort(np.concatenate([cue[trust >= 1.0] for cue, trust in measured])[::97])
+        cues.append([to_normal(cue, sample).astype(np.float16) for cue, _ in measured])
+        trusts.append([trust.astype(np.float16) for _, trust in measured])
+    return tuple(map(np.stack, zip(*cues, strict=True))), tuple(map(np.stack, zip(*trusts, strict=True)))
 
 
 def _cache_key(found: list[tuple[Path, Path]]) -> str:
@@ -298,10 +435,10 @@ def _save_pairs(path: Path, pairs: Pairs) -> None:
     with part.open("wb") as file:
         np.savez(
             file,
-            images=pairs.images,
-            labels=pairs.labels,
-            cues=pairs.cues,
-            trust=pairs.trust,
+            images=np.stack(pairs.images),
+            labels=np.stack(pairs.labels),
+            cues=np.stack(pairs.cues),
+            trust=np.stack(pairs.trust),
             slides=np.array(pairs.slides),
         )
     part.replace(path)
@@ -310,17 +447,18 @@ def _save_pairs(path: Path, pairs: Pairs) -> None:
 def _load_pairs(path: Path) -> Pairs:
     with np.load(path) as kept:
         slides = tuple(str(slide) for slide in kept["slides"])
-        return Pairs(kept["images"], kept["labels"], kept["cues"], kept["trust"], slides)
+        images, labels, cues, trust = (tuple(kept[name]) for name in ("images", "labels", "cues", "trust"))
+        return Pairs(images, labels, cues, trust, slides)
 
 
-def split(pairs: Pairs, held_out: float) -> tuple[Pairs, Pairs]:
-    """Split by slide into training and held-out pairs. A slide's side depends on its name alone."""
-    if held_out <= 0 or len(set(pairs.slides)) < 2:
-        return pairs, pairs
-    names = sorted(set(pairs.slides), key=lambda slide: hashlib.sha256(slide.encode()).hexdigest())
+def split(source: S, held_out: float) -> tuple[S, S]:
+    """Split by slide into training and held-out items. One slide alone is both."""
+    if held_out <= 0 or len(set(source.slides)) < 2:
+        return source, source
+    names = sorted(set(source.slides), key=lambda slide: hashlib.sha256(slide.encode()).hexdigest())
     aside = set(names[: max(1, round(held_out * len(names)))])
-    inside = np.array([slide in aside for slide in pairs.slides])
-    return pairs.take(np.flatnonzero(~inside)), pairs.take(np.flatnonzero(inside))
+    inside = np.array([slide in aside for slide in source.slides])
+    return source.take(np.flatnonzero(~inside).tolist()), source.take(np.flatnonzero(inside).tolist())
 
 
 def smooth_field(rng: np.random.Generator, height: int, width: int, scale: int) -> Floats:
@@ -357,30 +495,43 @@ def draw_noise(rng: np.random.Generator, height: int, width: int, scales: tuple[
     return np.stack([smooth_field(rng, height, width, scale) for scale in scales])
 
 
-def draw_batch(pairs: Pairs, config: TrainConfig, step: int) -> Batch:
-    """Draw the batch of one step: random pairs, crops and symmetries, noise with the measured cues in it.
+def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = slice(None)) -> Batch:
+    """Draw the batch of one step: random items, windows and symmetries, noise with the measured cues in it.
 
     The last two noise channels are the cues where the class is near, and smooth noise elsewhere, joined so
-    that the variance stays 1.
+    that the variance stays 1. `part` is the share of the batch that one of several processes wants: random numbers
+    are drawn for all of it, so that the whole is the same however it is shared, but only that part is read.
     """
     rng = np.random.default_rng([config.seed, step])
-    context, read = config.model.context, config.patch + 2 * config.model.context
+    context, side = config.model.context, config.canvas_side
+    read = side + 2 * context
+    wanted = range(config.batch)[part]
+    phase = _draw_phase(config, step)
     labels, noises, images = [], [], []
-    for index in rng.integers(len(pairs), size=config.batch):
-        y = int(rng.integers(SIZE[0] - read + 1))
-        x = int(rng.integers(SIZE[1] - read + 1))
-        window = np.s_[y : y + read, x : x + read]
+    for number, index in enumerate(rng.integers(len(source), size=config.batch)):
+        place = source.place(rng, int(index), read)
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
         noise = draw_noise(rng, read, read, config.model.noise_scales)
+        if number not in wanted:
+            continue
+        sample = source.read(int(index), place, read)
         if noise.shape[0] >= 2:
-            cue = _symmetry(pairs.cues[index][:, *window].astype(np.float32), turns, mirror)
-            trust = _symmetry(pairs.trust[index][:, *window].astype(np.float32), turns, mirror)
+            cue, trust = _symmetry(sample.cues, turns, mirror), _symmetry(sample.trust, turns, mirror)
             noise[-2:] = trust * cue + np.sqrt(1 - trust**2) * noise[-2:]
-        image = np.moveaxis(pairs.images[index][window], -1, 0).astype(np.float32) / 127.5 - 1.0
-        labels.append(_symmetry(pairs.labels[index][window], turns, mirror))
-        images.append(_symmetry(image, turns, mirror)[:, context:-context, context:-context])
+        image = _symmetry(np.moveaxis(sample.image, -1, 0).astype(np.float32) / 127.5 - 1.0, turns, mirror)
+        y, x = context + phase[0], context + phase[1]
+        labels.append(_symmetry(sample.labels, turns, mirror))
+        images.append(image[:, y : y + config.tile_side, x : x + config.tile_side])
         noises.append(noise)
-    return Batch(np.stack(labels), np.stack(noises), np.stack(images))
+    return Batch(np.stack(labels), np.stack(noises), np.stack(images), phase)
+
+
+def _draw_phase(config: TrainConfig, step: int) -> tuple[int, int]:
+    """Choose where the training tile begins in what is generated."""
+    if not config.grid_phase:
+        return 0, 0
+    row, column = np.random.default_rng([config.seed, step, 2]).integers(config.stride, size=2)
+    return int(row), int(column)
 
 
 def _symmetry(array: npt.NDArray[Any], turns: int, mirror: bool) -> npt.NDArray[Any]:

@@ -1,21 +1,34 @@
 """What is a generated image punished for?
 
-Four terms: `HingeLoss` for looking generated, `FeatureLoss` for leaving the statistics of real tissue,
+Four terms: an adversarial one for looking generated, `FeatureLoss` for leaving the statistics of real tissue,
 `AnchorLoss` for the wrong colour over a few nuclei's distance, and `PixelLoss` for early guidance. None of
-them needs a network trained elsewhere.
+them needs a network trained elsewhere. The adversarial one has three forms: `HingeLoss`, the paper's `LogLoss`, and
+`ClassLoss` for a judge that names labels.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-class HingeLoss:
-    """Hinge form of the adversarial loss, averaged over the judges."""
+class AdversarialLoss(Protocol):
+    """What the judges and the generator strive for; `labels` is one-hot [n, labels, y, x]."""
 
-    def discriminator(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
+        """Loss of the judges over their logits."""
+
+    def generator(self, fake: list[Tensor], labels: Tensor) -> Tensor:
+        """Loss of the generator over the judges' logits."""
+
+
+class HingeLoss:
+    """Hinge form, averaged over the judges."""
+
+    def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
         """Real logits belong above 1, fake ones below -1."""
         terms = [
             F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean()
@@ -23,9 +36,61 @@ class HingeLoss:
         ]
         return torch.stack(terms).mean()
 
-    def generator(self, fake: list[Tensor]) -> Tensor:
+    def generator(self, fake: list[Tensor], labels: Tensor) -> Tensor:
         """Fake logits belong as high as they can be."""
         return torch.stack([-f.float().mean() for f in fake]).mean()
+
+
+class LogLoss:
+    """Cross entropy of each logit, averaged, in the form that does not fade when the judge is sure.
+
+    The SAFRON paper averages scores first and prints the other form; its authors' code does this.
+    """
+
+    def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
+        """-log D(real) - log(1 - D(fake))."""
+        terms = [
+            F.softplus(-r.float()).mean() + F.softplus(f.float()).mean()
+            for r, f in zip(real, fake, strict=True)
+        ]
+        return torch.stack(terms).mean()
+
+    def generator(self, fake: list[Tensor], labels: Tensor) -> Tensor:
+        """-log D(fake)."""
+        return torch.stack([F.softplus(-f.float()).mean() for f in fake]).mean()
+
+
+class ClassLoss:
+    """Cross entropy of each pixel's label, or of "generated", rare labels weighing more (OASIS).
+
+    Parameters
+    ----------
+    weights
+        One weight a label, from how often each is found in the whole data set: a batch's own counts
+        would make a pixel's weight depend on the others of its batch.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+
+    def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
+        """Real pixels belong to their label, generated ones to the class behind the labels."""
+        (logits,) = fake
+        generated = -F.log_softmax(logits.float(), dim=1)[:, -1]
+        return self.generator(real, labels) + (generated * labels.sum(dim=1)).mean()
+
+    def generator(self, fake: list[Tensor], labels: Tensor) -> Tensor:
+        """Generated pixels belong to the label that they were drawn for."""
+        (logits,) = fake
+        named = -F.log_softmax(logits.float(), dim=1)[:, :-1] * labels
+        return (named * self.weights.to(labels.device).view(1, -1, 1, 1)).sum(dim=1).mean()
+
+
+def class_weights(counts: Tensor) -> Tensor:
+    """Weights of labels by their pixel counts: their mean over all pixels is 1, and none is above 10."""
+    present = counts > 0
+    weights = torch.where(present, counts.sum() / counts.clamp(min=1) / present.sum(), torch.zeros(()))
+    return weights.clamp(max=10.0)
 
 
 class FeatureLoss:

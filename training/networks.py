@@ -11,15 +11,15 @@ it and on nothing else: patches whose origins are multiples of 4 agree exactly w
     half  (T+8)/2 -> (T+4)/2          nearest up, joined with `half` cropped
     full   T+4 -> T+2 -> T            nearest up, joined with `stem` cropped
 
-`PaperGenerator` is the network of the SAFRON paper: a 41 x 41 stem and an eight-level U-Net. It is kept as
-the measure of cost and, once trained, of quality.
+`PaperGenerator` is the network of the SAFRON paper: a 41 x 41 stem and an eight-level U-Net. It is the measure of
+cost and of quality. `Discriminators`, `TileDiscriminator` and `ClassDiscriminator` are the judges.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from safron.training.config import ModelConfig
+from safron.training.config import ModelConfig, TrainConfig
 from torch import Tensor, nn
 
 SLOPE = 0.2
@@ -104,43 +104,65 @@ class SeamlessGenerator(nn.Module):
 
 
 class PaperGenerator(nn.Module):
-    """The generator of the SAFRON paper, for 296 x 296 in and 256 x 256 out.
+    """The generator of the SAFRON paper: at its full size 296 x 296 in and 256 x 256 out.
 
-    Norms are frozen (running statistics), so that a patch does not depend on the others of its batch. The
-    norm at the 1 x 1 bottleneck is left out: over one pixel it would pass on nothing but its bias. So is
-    dropout.
+    A stem that spans the context (41 x 41, valid), then a U-Net that halves the scale `levels` times, down to
+    one pixel. Three things differ from the authors' code:
+
+    - The norm at the one-pixel bottleneck is left out. Over a single value it gives (x - mean) = 0, so only its
+      bias passes and the bottleneck is dead.
+    - Norms take their statistics from all patches of a tile in training, where that code takes each patch's own:
+      patches normalised apart differ where they overlap. Rendering uses the running statistics, which are folded
+      into the convolutions.
+    - Dropout, which that code leaves on in rendering, ends with training: a slide must come out the same twice.
     """
+
+    colors: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        assert config.context == 20, "the 41 x 41 stem needs 20 pixels of context"
-        down = (64, 64, 128, 256, 512, 512, 512, 512, 512)
-        up = (512, 512, 512, 512, 256, 128, 64)
-        self.stem = nn.Conv2d(3, 64, 41, bias=False)
-        self.down = nn.ModuleList(nn.Conv2d(down[i], down[i + 1], 4, 2, 1) for i in range(8))
-        self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:8])
-        skips = (0, 512, 512, 512, 512, 256, 128, 64)
-        inner = (512, *up)
+        base, levels = config.base, config.levels
+        down = [base, *(base * min(2**level, 8) for level in range(levels))]
+        up = down[levels - 1 : 0 : -1]
+        skips = [0, *up] if config.skips else [0] * levels
+        inner = [down[levels], *up]
+        self.skips = config.skips
+        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False)
+        self.down = nn.ModuleList(nn.Conv2d(down[i], down[i + 1], 4, 2, 1) for i in range(levels))
+        self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:levels])
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(inner[i] + skips[i], (*up, 3)[i], 4, 2, 1) for i in range(8)
+            nn.ConvTranspose2d(inner[i] + skips[i], [*up, 3][i], 4, 2, 1) for i in range(levels)
         )
         self.up_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in up)
+        self.dropout = nn.Dropout(config.dropout)
+        colors = torch.tensor([label.color for label in config.labels], dtype=torch.float32)
+        self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None], persistent=False)
         self.apply(_init_paper)
 
     def forward(self, colors: Tensor) -> Tensor:
-        """Render [n, 3, 296, 296], label colours in [-1, 1], to [n, 3, 256, 256], RGB in [-1, 1]."""
+        """Render [n, 3, T+2c, T+2c], label colours in [-1, 1], to [n, 3, T, T], RGB in [-1, 1]."""
+        last = len(self.up) - 1
         x = self.down[0](act(self.stem(colors)))
         skips = [x]
-        for level in range(1, 8):
+        for level in range(1, last + 1):
             x = self.down[level](act(x))
-            if level < 7:
+            if level < last:
                 x = self.down_norm[level - 1](x)
                 skips.append(x)
-        for level in range(8):
+        for level in range(last + 1):
             x = self.up[level](F.relu(x))
-            if level < 7:
-                x = torch.cat([self.up_norm[level](x), skips.pop()], dim=1)
+            if level < last:
+                x = self.up_norm[level](x)
+                if level < 3:
+                    x = self.dropout(x)
+                if self.skips:
+                    x = torch.cat([x, skips.pop()], dim=1)
         return torch.tanh(x)
+
+    def paint(self, one_hot: Tensor) -> Tensor:
+        """Render [n, labels, T+2c, T+2c], 0 or 1, to [n, 3, T, T], RGB in [-1, 1]."""
+        image: Tensor = self(F.conv2d(one_hot, self.colors))
+        return image
 
 
 class SpectralConv(nn.Conv2d):
@@ -205,6 +227,76 @@ class Discriminators(nn.Module):
         fine, fine_features = self.near(both)
         coarse, coarse_features = self.far(F.avg_pool2d(both, 2))
         return [fine, coarse], fine_features + coarse_features
+
+
+class TileDiscriminator(nn.Module):
+    """The SAFRON paper's judge of labels and image: 728 x 728 gives 20 x 20 logits of 286 pixels' view each.
+
+    Halved `levels` times, then two convolutions of stride 1. The view is wider than a patch, so each logit
+    looks at a seam. Norms are those of a batch of one, whatever the batch is.
+    """
+
+    def __init__(self, labels: int, base: int, levels: int) -> None:
+        super().__init__()
+        widths = [labels + 3, *(base * min(2**level, 8) for level in range(levels))]
+        widths.append(base * min(2 ** (levels - 1), 8))
+        strides = [2] * levels + [1]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(widths[i], widths[i + 1], 4, stride, 1) for i, stride in enumerate(strides)
+        )
+        self.norms = nn.ModuleList(nn.InstanceNorm2d(width, affine=True) for width in widths[2:])
+        self.head = nn.Conv2d(widths[-1], 1, 4, 1, 1)
+        self.apply(_init_paper)
+
+    def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Judge images [n, 3, y, x] over one-hot labels of their size: logits and features."""
+        x, features = torch.cat([one_hot, image], dim=1), []
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            x = act(self.norms[index - 1](x) if index else x)
+            features.append(x)
+        return [self.head(x)], features
+
+
+class ClassDiscriminator(nn.Module):
+    """Name each pixel's label, or call it generated: a U-Net over the image alone (OASIS, Schonfeld et al. 2021).
+
+    It does not see the labels, so a generator can only win by drawing each of them so that it is recognised.
+    """
+
+    def __init__(self, labels: int, base: int, levels: int) -> None:
+        super().__init__()
+        widths = [3, *(base * min(2**level, 4) for level in range(levels))]
+        self.down = nn.ModuleList(SpectralConv(widths[i], widths[i + 1], 4, 2) for i in range(levels))
+        ups = [*widths[levels:1:-1], base]
+        inner = [widths[levels], *(2 * width for width in widths[levels - 1 : 0 : -1])]
+        outer = [*widths[levels - 1 : 0 : -1], base]
+        assert len(ups) == len(inner) == len(outer) == levels
+        self.up = nn.ModuleList(SpectralConv(inner[i], outer[i], 3, 1) for i in range(levels))
+        self.head = SpectralConv(base + 3, labels + 1, 3, 1)
+
+    def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Judge images [n, 3, y, x]: logits [n, labels + 1, y, x], the last for "generated", and features."""
+        features, x = [], image
+        for layer in self.down:
+            x = act(layer(x))
+            features.append(x)
+        below = [image, *features]
+        x = below.pop()
+        for layer in self.up:
+            skip = below.pop()
+            x = F.interpolate(act(layer(x)), size=skip.shape[-2:], mode="nearest")
+            x = torch.cat([x, skip], dim=1)
+        return [self.head(x)], features
+
+
+def make_judges(config: TrainConfig) -> nn.Module:
+    """Build the judge that `config` names, with fresh weights."""
+    labels = len(config.model.labels)
+    if config.judge == "scales":
+        return Discriminators(labels, config.discriminator_widths)
+    kind = TileDiscriminator if config.judge == "pix2pix" else ClassDiscriminator
+    return kind(labels, config.judge_base, config.judge_levels)
 
 
 def make_generator(config: ModelConfig) -> nn.Module:

@@ -1,0 +1,466 @@
+"""Is the paper's recipe built as published: its networks, its stitching, its losses, and is each of its parts trained?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from disks import small_disk
+from safron.io.errors import BadInput, Failed
+from safron.training.config import PRESETS, TrainConfig, override, preset
+
+torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
+
+from safron.training import augment, losses, networks, sheet, stitch, train  # noqa: E402  (these import torch)
+from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from safron.training.data import draw_batch  # noqa: E402
+from safron.training.sources import open_source  # noqa: E402
+
+PAPER = PRESETS["safron"]
+TINY = replace(preset("safron", "tiny"), steps=20, epochs=0, bfloat16=False)
+RECIPES = {
+    "tile": TINY,
+    "patch": override(TINY, {"judged": "patch"}, "test"),
+    "no skips": override(TINY, {"model": {"skips": False}}, "test"),
+    "no overlap": override(TINY, {"model": {"overlap": 0}}, "test"),
+    "grid phase": override(TINY, {"grid_phase": True}, "test"),
+    "augmented": override(
+        TINY, {"diffaugment": ["color", "translation", "cutout"], "judged": "patch"}, "test"
+    ),
+    "classes": override(TINY, {"judge": "classes", "feature_weight": [1, 0]}, "test"),
+    "seamless classes": override(
+        preset("safron-seamless", "tiny"), {"judge": "classes", "bfloat16": False, "steps": 20}, "test"
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    # Threads that wait for one another on such small arrays cost more than they give.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two drawn slides of two images each: pink stroma, purple glands, white glass."""
+    path = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for name in ("a_1", "a_2", "b_1", "b_2"):
+        labels = np.ones((96, 120), np.uint8)
+        for center in rng.integers(10, 90, size=(4, 2)):
+            cv2.circle(labels, (int(center[0]), int(center[1])), 15, 2, -1)
+        labels[:20, :30] = 0
+        colors = np.array([[243, 240, 243], [190, 120, 160], [110, 60, 130]])
+        image = np.clip(colors[labels] + rng.normal(0, 12, (96, 120, 3)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(path / f"{name}.png"), image[..., ::-1])
+        cv2.imwrite(str(path / f"{name}.mask.png"), labels)
+    return path
+
+
+# The networks, as published
+
+
+def test_generator_has_the_published_cost() -> None:
+    with torch.device("meta"):
+        network = networks.make_generator(PAPER.model)
+        macs = networks.count_macs(network, torch.zeros(1, 3, 296, 296))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(54.8e6, rel=1e-3)
+    # The paper counts 56.25 GFLOP, two to a multiply-add; the authors' code leaves a norm out of the count.
+    assert 2 * macs == pytest.approx(56.4e9, rel=2e-3)
+    assert networks.make_generator(TINY.model)(torch.zeros(2, 3, 24, 24)).shape == (2, 3, 16, 16)
+
+
+def test_discriminator_gives_a_map_of_20_by_20() -> None:
+    with torch.device("meta"):
+        judge = networks.TileDiscriminator(3, PAPER.judge_base, PAPER.judge_levels)
+        (logits,), features = judge(torch.zeros(1, 3, 728, 728), torch.zeros(1, 3, 728, 728))
+    assert logits.shape == (1, 1, 20, 20)
+    assert [feature.shape[-1] for feature in features] == [364, 182, 91, 45, 22, 21]
+    assert sum(p.numel() for p in judge.parameters()) == pytest.approx(11.2e6, rel=5e-3)
+    assert PAPER.tile_side == 728
+
+
+def test_a_logit_sees_286_pixels() -> None:
+    # Wider than a patch: each logit has a seam in view.
+    judge = networks.TileDiscriminator(3, 1, PAPER.judge_levels)
+    judge.norms = torch.nn.ModuleList(torch.nn.Identity() for _ in judge.norms)  # norms see everything
+    image = torch.zeros(1, 3, 728, 728, requires_grad=True)
+    (logits,), _ = judge(torch.zeros(1, 3, 728, 728), image)
+    logits[0, 0, 10, 10].backward()
+    assert image.grad is not None
+    rows = torch.nonzero(image.grad.abs().sum(dim=(0, 1, 3))).flatten()
+    assert int(rows[-1] - rows[0]) + 1 == 286
+
+
+def test_settings_are_the_papers() -> None:
+    assert (PAPER.pixel_weight, PAPER.anchor_weight, PAPER.feature_weight) == ((100, 100), (0, 0), (0, 0))
+    assert (PAPER.generator_rate, PAPER.discriminator_rate, PAPER.betas[0]) == (1e-4, 1e-4, 0.5)
+    assert (PAPER.batch, PAPER.epochs, PAPER.cooldown, PAPER.ema) == (1, 100, 0, 0)
+    assert (PAPER.stride, PAPER.grid, PAPER.adversarial, PAPER.judged) == (236, 3, "log", "tile")
+
+
+def test_patches_depend_on_no_other_when_rendered() -> None:
+    # In training they share their norms; a rendered patch must not change with its batch, nor from call to call.
+    torch.manual_seed(0)
+    network = networks.make_generator(TINY.model).eval()
+    patches = torch.randn(3, 3, 24, 24)
+    with torch.no_grad():
+        together, alone = network(patches), network(patches[:1])
+    assert torch.allclose(together[:1], alone, atol=1e-6)
+
+
+def test_no_skips_leaves_only_the_bottleneck() -> None:
+    with_skips, without = (
+        sum(p.numel() for p in networks.make_generator(config.model).parameters())
+        for config in (TINY, RECIPES["no skips"])
+    )
+    assert without < with_skips
+
+
+# Stitching
+
+
+def oracle_join(patches: Any, stride: int, count: int) -> tuple[Any, Any]:
+    """The mean at each pixel, and how many patches cover it, in plain loops."""
+    side = patches.shape[-1] + (count - 1) * stride
+    total, covered = np.zeros((patches.shape[1], side, side)), np.zeros((side, side))
+    for index, patch in enumerate(patches):
+        y, x = (index // count) * stride, (index % count) * stride
+        for row in range(patch.shape[-2]):
+            for column in range(patch.shape[-1]):
+                total[:, y + row, x + column] += patch[:, row, column]
+                covered[y + row, x + column] += 1
+    return total / covered, covered
+
+
+@pytest.mark.parametrize(("side", "stride", "count"), [(6, 4, 3), (5, 5, 2), (7, 3, 3), (4, 4, 1)])
+def test_stitching_and_its_gradient_equal_the_oracle(side: int, stride: int, count: int) -> None:
+    torch.manual_seed(0)
+    patches = torch.randn(count * count, 2, side, side, dtype=torch.float64, requires_grad=True)
+    tile = stitch.join(patches, stride, count)
+    expected, covered = oracle_join(patches.detach().numpy(), stride, count)
+    np.testing.assert_allclose(tile[0].detach().numpy(), expected, atol=1e-12)
+    upstream = torch.randn_like(tile)
+    tile.backward(upstream)
+    assert patches.grad is not None
+    # Each patch gets the tile's gradient under it, shared by all that cover the pixel.
+    shared = upstream[0].numpy() / covered
+    for index in range(count * count):
+        y, x = (index // count) * stride, (index % count) * stride
+        np.testing.assert_allclose(
+            patches.grad[index].numpy(), shared[:, y : y + side, x : x + side], atol=1e-12
+        )
+    assert torch.autograd.gradcheck(lambda p: stitch.join(p, stride, count), (patches,))
+
+
+def test_cut_undoes_join() -> None:
+    tile = torch.randn(2, 3, 14, 14)
+    assert torch.allclose(stitch.join(stitch.cut(tile, 6, 4), 4, 3), tile, atol=1e-6)
+
+
+def test_a_training_tile_is_what_rendering_stitches() -> None:
+    torch.manual_seed(0)
+    network = networks.make_generator(TINY.model).eval()
+    labels = np.random.default_rng(0).integers(3, size=(48, 48)).astype(np.uint8)
+    one_hot = sheet.one_hot_labels(torch.from_numpy(labels)[None], 3)
+    with torch.no_grad():
+        tile, patches = stitch.TileGenerator(network, TINY)(one_hot, torch.zeros(1, 0, 48, 48))
+    assert patches.shape == (9, 3, 16, 16)
+    rendered = sheet.stitch(network, labels, np.zeros((0, 48, 48), np.float32), TINY, tile=16)
+    trained = ((tile[0].movedim(0, -1).numpy() + 1) * 127.5).clip(0, 255)
+    assert np.abs(rendered - trained).max() < 0.51
+
+
+# Losses and judges
+
+
+def test_log_loss_is_the_mean_of_400_cross_entropies() -> None:
+    real, fake = torch.randn(1, 1, 20, 20), torch.randn(1, 1, 20, 20)
+    loss = losses.LogLoss()
+    expected = -(torch.log(torch.sigmoid(real)).mean() + torch.log(1 - torch.sigmoid(fake)).mean())
+    assert torch.allclose(loss.discriminator([real], [fake], real), expected, atol=1e-5)
+    assert torch.allclose(loss.generator([fake], real), -torch.log(torch.sigmoid(fake)).mean(), atol=1e-5)
+
+
+def test_class_loss_wants_each_pixel_named_and_rare_labels_count_more() -> None:
+    labels = sheet.one_hot_labels(torch.tensor([[[0, 1], [1, 1]]], dtype=torch.uint8), 2)
+    loss = losses.ClassLoss(losses.class_weights(torch.tensor([1, 3])))
+    named = torch.full((1, 3, 2, 2), -9.0)
+    named[:, :2][labels > 0] = 9.0
+    assert loss.generator([named], labels) < 1e-6
+    wrong_rare, wrong_common = named.clone(), named.clone()
+    wrong_rare[0, :, 0, 0] = torch.tensor([-9.0, -9.0, 9.0])
+    wrong_common[0, :, 1, 1] = torch.tensor([-9.0, -9.0, 9.0])
+    assert loss.generator([wrong_rare], labels) > 2 * loss.generator([wrong_common], labels)
+    generated = torch.tensor([-9.0, -9.0, 9.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert loss.discriminator([named], [generated], labels) < 1e-6
+
+
+def test_augmentation_treats_images_alike_and_passes_gradients() -> None:
+    config = RECIPES["augmented"]
+    changes = augment.draw_changes(config, 3)
+    image = torch.rand(1, 3, 40, 40, requires_grad=True)
+    labels = torch.ones(1, 3, 40, 40)
+    first, second = (
+        augment.apply_changes(labels, image, augment.draw_changes(config, 3), config.diffaugment)
+        for _ in range(2)
+    )
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[1], image)
+    # A pixel that was cut out or moved in has no label either.
+    assert torch.equal(first[0].sum(dim=1) == 0, (first[1] == 0).all(dim=1))
+    first[1].sum().backward()
+    assert image.grad is not None
+    assert image.grad.abs().sum() > 0
+    assert not torch.equal(changes.numbers, augment.draw_changes(config, 4).numbers)
+
+
+def test_class_judge_names_every_pixel() -> None:
+    judge = networks.ClassDiscriminator(3, 4, 3)
+    (logits,), features = judge(torch.zeros(2, 3, 42, 38), torch.zeros(2, 3, 42, 38))
+    assert logits.shape == (2, 4, 42, 38)
+    assert len(features) == 3
+
+
+# The loop, for each recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_changes_both_networks(folder: Path, name: str) -> None:
+    config = RECIPES[name]
+    source = open_source(folder, config)
+    trainer = train.Trainer(config, counts=torch.from_numpy(source.counts(3)))
+    before = [[p.detach().clone() for p in net.parameters()] for net in (trainer.generator, trainer.judges)]
+    result = trainer.step(draw_batch(source, config, 0))
+    assert all(np.isfinite(value) for value in result.values())
+    for net, weights in zip((trainer.generator, trainer.judges), before, strict=True):
+        assert any(not torch.equal(a, b) for a, b in zip(weights, net.parameters(), strict=True))
+
+
+def test_loss_goes_down_on_one_tile(folder: Path) -> None:
+    config = replace(TINY, steps=1000, generator_rate=2e-3)
+    batch = draw_batch(open_source(folder, config), config, 0)
+    trainer = train.Trainer(config)
+    pixels = [trainer.step(batch)["pixel"] for _ in range(60)]
+    assert np.mean(pixels[-5:]) < 0.6 * np.mean(pixels[:5])
+
+
+def test_the_judge_sees_seams_anywhere_with_grid_phase(folder: Path) -> None:
+    config = RECIPES["grid phase"]
+    source = open_source(folder, config)
+    batches = [draw_batch(source, config, step) for step in range(8)]
+    assert len({batch.phase for batch in batches}) > 4
+    assert batches[0].labels.shape == (1, 60, 60)  # four patches and the context
+    assert batches[0].images.shape == (1, 3, 40, 40)
+
+
+def test_norms_freeze_late_in_the_run(folder: Path) -> None:
+    config = replace(TINY, steps=2, freeze_norms=0.5)
+    source = open_source(folder, config)
+    trainer = train.Trainer(config)
+    name = "down_norm.0.running_mean"
+    states = [trainer.generator.state_dict()[name].clone()]
+    for step in range(2):
+        trainer.step(draw_batch(source, config, step))
+        states.append(trainer.generator.state_dict()[name].clone())
+    assert not torch.equal(states[0], states[1])
+    assert torch.equal(states[1], states[2])
+
+
+@pytest.mark.parametrize("name", ["tile", "augmented", "seamless classes"])
+def test_resume_is_exact(folder: Path, tmp_path: Path, name: str) -> None:
+    config = replace(RECIPES[name], steps=4)
+    straight = train.fit(folder, tmp_path / "straight", config, train.Schedule(4))
+    train.fit(folder, tmp_path / "broken", config, train.Schedule(2))
+    broken = train.fit(folder, tmp_path / "broken", config, train.Schedule(4), resume=True)
+    one, two = load_checkpoint(straight), load_checkpoint(broken)
+    for part in ("generator", "judges"):
+        for key, value in one.state[part].items():
+            assert torch.equal(value, two.state[part][key]), (part, key)
+
+
+def test_float16_scales_its_loss(folder: Path) -> None:
+    config = replace(RECIPES["seamless classes"], judge="scales", float16=True)
+    source = open_source(folder, config)
+    trainer = train.Trainer(config)
+    assert trainer.scaler.get_scale() > 1
+    before = [p.detach().clone() for p in trainer.generator.parameters()]
+    # Steps whose gradients overflow are left out, and the scale is halved.
+    for step in range(16):
+        result = trainer.step(draw_batch(source, config, step))
+    assert all(np.isfinite(value) for value in result.values())
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.generator.parameters(), strict=True))
+    assert trainer.checkpoint({}).state["scaler"]["scale"] == trainer.scaler.get_scale()
+
+
+def test_epochs_count_images(folder: Path, tmp_path: Path) -> None:
+    config = replace(TINY, epochs=2)
+    path = train.fit(folder, tmp_path, config, train.Schedule(config.steps))
+    assert load_checkpoint(path).step == 4  # two epochs of the two images that are not held out
+
+
+def test_sheet_shows_masks_tissue_and_seams(folder: Path) -> None:
+    source = open_source(folder, TINY)
+    network = networks.make_generator(TINY.model)
+    drawn = sheet.draw_sheet(network, source, TINY)
+    assert drawn.shape == (4 * 40 + 3 * sheet.GAP, 4 * 40 + 3 * sheet.GAP, 3)
+    assert network.training  # as it was
+    lowest = drawn[3 * (40 + sheet.GAP) :, :40]
+    assert (lowest[12] == sheet.SEAM).all()
+    assert (lowest[:, 15] == sheet.SEAM).all()
+
+
+# Several processes
+
+
+WORKER = """
+import json, sys
+from pathlib import Path
+import torch
+from safron.training import train
+from safron.training.config import config_from_json
+from safron.training.distributed import join_team
+
+torch.set_num_threads(1)
+data, out, settings = sys.argv[1:]
+with join_team("cpu") as (team, device):
+    for name, plain in json.loads(settings).items():
+        config = config_from_json(plain)
+        train.fit(Path(data), Path(out, name), config, train.Schedule(config.steps), device=device, team=team)
+"""
+
+
+def test_two_processes_agree_with_one(folder: Path, tmp_path: Path) -> None:
+    # Dropout draws other numbers in each process, so the paper's network goes without. It takes one step: biases in front
+    # of a norm have no gradient but rounding, which Adam blows up to whole steps from then on.
+    configs = {
+        "paper": replace(override(TINY, {"model": {"dropout": 0.0}}, "test"), batch=2, steps=1),
+        "seamless": replace(RECIPES["seamless classes"], diffaugment=("translation",), steps=3),
+    }
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    settings = json.dumps({name: config.to_json() for name, config in configs.items()})
+    words = (str(script), str(folder), str(tmp_path / "two"), settings)
+    ran = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for name, config in configs.items():
+        alone = train.fit(folder, tmp_path / "one" / name, config, train.Schedule(config.steps))
+        one, two = (load_checkpoint(path) for path in (alone, tmp_path / "two" / name / "checkpoint.pt"))
+        assert (two.step, two.metadata["processes"]) == (config.steps, 2)
+        for part in ("generator_adam", "judges_adam"):
+            # The first moment is the mean of the gradients so far, over all processes.
+            mine, theirs = (
+                torch.cat([moments["exp_avg"].flatten() for moments in kept.state[part]["state"].values()])
+                for kept in (one, two)
+            )
+            assert (mine - theirs).abs().max() < 1e-5 * mine.abs().max(), (name, part)
+    for part in ("generator", "average", "judges"):
+        for key, value in one.state[part].items():
+            assert torch.allclose(value, two.state[part][key], atol=1e-5), (part, key)
+
+
+# What goes wrong
+
+
+def one_line(problem: pytest.ExceptionInfo[Exception]) -> str:
+    message = str(problem.value)
+    assert "\n" not in message
+    return message
+
+
+def test_nan_loss_stops_and_keeps_the_last_checkpoint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(TINY, steps=6)
+    original = losses.PixelLoss.__call__
+    calls = []
+
+    def spoiled(self: Any, real: Any, fake: Any) -> Any:
+        calls.append(1)
+        return original(self, real, fake) * (float("nan") if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(losses.PixelLoss, "__call__", spoiled)
+    with pytest.raises(
+        Failed, match="generator became nan at step 4; the last checkpoint is kept"
+    ) as problem:
+        train.fit(folder, tmp_path, config, train.Schedule(6, save_every=2))
+    one_line(problem)
+    kept = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert kept.step == 2
+    assert all(torch.isfinite(p).all() for p in kept.state["generator"].values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(folder: Path) -> None:
+    trainer = train.Trainer(TINY)
+    with torch.no_grad():
+        next(trainer.generator.parameters()).fill_(float("inf"))
+    with pytest.raises(Failed, match="no longer finite"):
+        trainer.checkpoint({})
+
+
+def test_a_full_disk_keeps_the_checkpoint_that_was_there(folder: Path, tmp_path: Path) -> None:
+    trainer = train.Trainer(TINY)
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        path = disk / "checkpoint.pt"
+        save_checkpoint(path, trainer.checkpoint({}))
+        before = path.read_bytes()
+        (disk / "ballast").write_bytes(bytes(1024 * 1024 - 2 * len(before)))
+        trainer.done = 7
+        with pytest.raises(Failed, match="cannot save step 7") as problem:
+            save_checkpoint(path, trainer.checkpoint({}))
+        assert "make room" in one_line(problem)
+        assert path.read_bytes() == before
+        assert sorted(entry.name for entry in disk.iterdir()) == [
+            "ballast",
+            "checkpoint.json",
+            "checkpoint.pt",
+        ]
+
+
+def test_a_batch_must_be_shared_evenly() -> None:
+    from safron.training.distributed import Team
+
+    assert Team(1, 2).share(4) == slice(2, 4)
+    with pytest.raises(BadInput, match="a batch of 1 cannot be shared by 2 processes"):
+        Team(0, 2).share(1)
+
+
+def test_settings_that_do_not_go_together() -> None:
+    seamless = TrainConfig()
+    for config, changes, words in (
+        (TINY, {"stpes": 3}, "no setting stpes"),
+        (TINY, {"model": {"width": 3}}, "no setting model.width"),
+        (TINY, {"batch": "two"}, "batch is 'two'"),
+        (TINY, {"batch": True}, "batch is True"),
+        (TINY, {"betas": [0.5]}, "betas has 1 values; it needs 2"),
+        (TINY, {"judge": "me"}, "choose one of scales"),
+        (TINY, {"diffaugment": ["blur"]}, "'blur' is not one of"),
+        (TINY, {"model": {"overlap": 16}}, "do not fit the paper's network"),
+        (
+            TINY,
+            {"model": {"labels": [{"value": 1, "name": "x", "color": [0, 0, 0]}]}},
+            "0, 1, 2, ... in order",
+        ),
+        (TINY, {"model": {"labels": "x"}}, "labels must look like"),
+        (TINY, {"judged": "patch", "grid_phase": True}, "sees no seam"),
+        (seamless, {"judged": "patch"}, "no patches to judge"),
+        (seamless, {"patch": 30}, "multiple of 4"),
+        (seamless, {"batch": 0}, "above zero"),
+    ):
+        with pytest.raises(BadInput, match=words) as problem:
+            override(config, changes, "test")
+        one_line(problem)

@@ -1,0 +1,93 @@
+"""How do several processes train one generator?
+
+`torchrun` starts one process for each GPU and says in the environment which is which. Each takes its share of every
+batch, gradients are averaged (DistributedDataParallel), and the first process alone writes files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from safron.io.errors import BadInput
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train together: this one's `rank` among `size`, and its place on its own machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def share(self, batch: int) -> slice:
+        """Return this process's part of a batch.
+
+        Raises
+        ------
+        BadInput
+            The batch cannot be shared evenly.
+        """
+        if batch % self.size:
+            raise BadInput(
+                f"a batch of {batch} cannot be shared by {self.size} processes; give a multiple, as --batch {self.size}"
+            )
+        each = batch // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """Average gradients over the team; alone, return `network` itself."""
+        if self.size == 1:
+            return network
+        # Spectral norms change their buffers in each forward pass, alike in each process; sending them around
+        # would change them under the backward pass.
+        devices = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+    def agree(self, answer: bool, device: torch.device) -> bool:
+        """Return the first process's answer in all of them."""
+        if self.size == 1:
+            return answer
+        told = torch.tensor([answer], dtype=torch.uint8, device=device)
+        dist.broadcast(told, src=0)
+        return bool(told.item())
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_team(device: str) -> Iterator[tuple[Team, str]]:
+    """Join the processes that `torchrun` started; yield the team and this process's device.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"`` (gloo) or ``"cuda"`` (NCCL; each process takes the GPU of its local rank).
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Team(), device
+        return
+    team = Team(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        device = f"cuda:{team.local_rank}"
+        torch.cuda.set_device(team.local_rank)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield team, device
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,92 @@
+"""How does a training tile come out of patches, so that the judge sees the seams and the generator feels them?
+
+    tile   |----------------- 728 -----------------|
+    patch  |---- 256 ----|            |---- 256 ----|
+                     |---- 256 ----|                       stride 236: 20 pixels are shared, and averaged
+
+`cut` takes the windows, `join` averages what they became; both are linear, and gradients pass through. The engine does
+the same to a whole slide (flat weights), with patch origins on the same grid.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from safron.training.config import TrainConfig
+from safron.training.networks import PaperGenerator
+from torch import Tensor, nn
+
+
+def cut(canvas: Tensor, side: int, stride: int) -> Tensor:
+    """Cut [n, c, y, x] into its windows: [n * rows * columns, c, side, side], row by row.
+
+    >>> cut(torch.arange(25.0).view(1, 1, 5, 5), 3, 2)[:, 0, 0, 0]
+    tensor([ 0.,  2., 10., 12.])
+    """
+    windows = canvas.unfold(2, side, stride).unfold(3, side, stride)
+    return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, canvas.shape[1], side, side)
+
+
+def coverage(patch: int, stride: int, count: int, device: torch.device | None = None) -> Tensor:
+    """Count how many of `count` patches in a row cover each pixel: float32 [patch + (count - 1) * stride].
+
+    >>> coverage(3, 2, 2)
+    tensor([1., 1., 2., 1., 1.])
+    """
+    covered = torch.zeros(patch + (count - 1) * stride, device=device)
+    for index in range(count):
+        covered[index * stride : index * stride + patch] += 1
+    return covered
+
+
+def join(patches: Tensor, stride: int, count: int) -> Tensor:
+    """Average square patches where they overlap.
+
+    Parameters
+    ----------
+    patches
+        [n * count * count, c, p, p], row by row as `cut` gives them.
+    stride
+        Pixels from patch to patch.
+    count
+        Patches along each side.
+
+    Returns
+    -------
+    Tensor
+        [n, c, side, side] with side = p + (count - 1) * stride: at each pixel the mean of the patches over it.
+    """
+    channels, side = patches.shape[1], patches.shape[-1]
+    columns = patches.reshape(-1, count * count, channels * side * side).transpose(1, 2)
+    whole = side + (count - 1) * stride
+    covered = coverage(side, stride, count, patches.device)
+    return F.fold(columns, whole, side, stride=stride) / (covered[:, None] * covered).to(patches.dtype)
+
+
+class TileGenerator(nn.Module):
+    """Any generator as one that makes whole training tiles.
+
+    The seamless network renders a tile at once: as its patches agree exactly, that is what stitching them would
+    give. The paper's network makes the patches of one tile as one batch, over which its norms take their statistics,
+    tile after tile, so that a tile does not depend on the others of its batch.
+    """
+
+    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.context, self.stride = config.model.context, config.stride
+        self.side = config.model.tile
+        self.count = config.grid + config.grid_phase
+
+    def forward(self, one_hot: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Render [n, labels, y, x] and [n, k, y, x] to tiles [n, 3, y-2c, x-2c] and the patches that they are made of."""
+        if not isinstance(self.network, PaperGenerator):
+            tile: Tensor = self.network(one_hot, noise)
+            return tile, tile
+        patches = torch.cat(
+            [
+                self.network.paint(cut(labels[None], self.side + 2 * self.context, self.stride))
+                for labels in one_hot
+            ]
+        )
+        return join(patches, self.stride, self.count), patches
