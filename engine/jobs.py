@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import shutil
 import sys
 import threading
 from contextlib import suppress
@@ -38,6 +39,8 @@ _KNOWN = (*_NEEDED, "gpus", "walltime", "queue", "account", "interface", "option
 LEAVE_SECONDS = 60
 # How often to ask for workers in the place of those that are gone.
 REFILL_SECONDS = 30.0
+# A batch system that takes no job in this time is taken to be down.
+SUBMIT_SECONDS = 120
 
 
 def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None) -> Any:
@@ -58,6 +61,13 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
         raise BadInput(f"--cluster {file}: needs dask-jobqueue: pip install 'safron[cluster]'") from error
     from .cluster import dashboard_options
 
+    program = make.job_cls.submit_command.split()[0]
+    if shutil.which(program) is None:
+        raise Failed(
+            f"--cluster {file}: {kind} takes no jobs: there is no program {program} here; run this where there is"
+        )
+    # Dask prints what goes wrong in its own thread; we say it in one line.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     try:
         cluster = make(
             **arguments,
@@ -65,8 +75,14 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
             scheduler_options=dashboard_options(dashboard),
             silence_logs=logging.CRITICAL,
         )
-        cluster.scale(jobs=settings["workers"])
     except Exception as error:
+        raise BadInput(f"--cluster {file}: dask-jobqueue does not take it ({one_line(error)})") from error
+    try:
+        cluster.scale(jobs=settings["workers"])
+        cluster.sync(cluster._correct_state, callback_timeout=SUBMIT_SECONDS)
+    except Exception as error:
+        with suppress(Exception):
+            cluster.close(timeout=5)
         raise Failed(f"--cluster {file}: {kind} takes no jobs ({one_line(error)})") from error
     _keep_full(cluster, settings["workers"])
     return cluster

@@ -1,0 +1,483 @@
+"""Worker processes, a Dask scheduler, a batch system: the same slide, and failures that cost little."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+from cases import ExpectFail, check_fail, render_cli, run_cli
+from generators import Poison
+from models import RampModel
+from safron.engine import cluster, render
+from safron.engine.cluster import open_cluster, start_processes, worker_gpus
+from safron.engine.gpus import visible_gpus
+from safron.engine.jobs import job_arguments
+from safron.engine.model import IdentityModel
+from safron.engine.options import RenderOptions
+from safron.engine.worker import ModelSource, Parcel
+from safron.io.errors import BadInput, Failed
+
+HEIGHT, WIDTH, PATCHES, BLOCKS = 500, 700, 176, 24
+ARGS = (
+    "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
+    "--device cpu --threads 1 "
+)
+PROCESSES = ARGS + "--executor processes --workers 2 "
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a mask, to work in; worker processes find the tests' modules."""
+    labels = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
+    array = zarr.create_array(tmp_path / "mask.zarr", shape=labels.shape, chunks=(128, 128), dtype="uint8")
+    array[:] = labels
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The digest of the slide that one process makes, task after task."""
+    found: str = render_cli(capfd, ARGS.replace("out.tiff", "serial.tiff") + "--workers 1")["digest"]
+    return found
+
+
+class Slow:
+    """A render by worker processes in another process, slow enough to be caught at work."""
+
+    def __init__(self, args: str, *, seconds: float = 0.02) -> None:
+        command = [sys.executable, TESTS / "slow_render.py", "patches.made", str(seconds), *args.split()]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def wait_for_patches(self, count: int) -> None:
+        made = Path("patches.made")
+        while not (made.exists() and made.stat().st_size >= count):
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+
+    def workers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    def __enter__(self) -> Slow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    return not alive
+
+
+# Processes of this machine
+
+
+def test_worker_processes_make_the_same_slide(here: Path, digest: str) -> None:
+    counted: list[int] = []
+    report = render(
+        "mask.zarr", "out.tiff", model="identity", tile=64, block=128, tiff_tile=64, level_count=3, mpp=0.5,
+        executor="processes", workers=2, progress=counted.append,
+    )  # fmt: skip
+    assert report.digest == digest
+    assert (report.run + report.painted, report.blocks) == (PATCHES, BLOCKS)
+    assert sum(counted) == PATCHES, "patches are counted here as they are made there"
+    assert sorted(path.name for path in here.iterdir()) == ["mask.zarr", "out.tiff", "serial.tiff"]
+
+
+@pytest.mark.parametrize("how", ["INT to all", "TERM", "KILL"])
+def test_no_worker_outlives_its_driver(
+    how: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Slow(PROCESSES) as slow:
+        slow.wait_for_patches(60)
+        workers = slow.workers()
+        assert len(workers) == 2
+        if how == "INT to all":  # what a terminal does
+            os.killpg(slow.process.pid, signal.SIGINT)
+        else:
+            slow.process.send_signal(signal.Signals[f"SIG{how}"])
+        out, err = slow.process.communicate(timeout=30)
+        assert gone(workers)
+    if how != "KILL":
+        assert (slow.process.returncode, out) == (130, "")
+        assert err == "safron-render: interrupted; finished blocks are kept, the same command continues\n"
+    report = render_cli(capfd, ARGS + "--workers 1")
+    assert report["resumed"] > 0
+    assert report["digest"] == digest
+
+
+def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Path) -> None:
+    labels = np.ones((HEIGHT, WIDTH), np.uint8)
+    labels[188, 316] = 2  # the first of the window of 72 px around the patch at (192, 320)
+    zarr.open_array("mask.zarr", mode="r+")[:] = labels
+    options: dict[str, Any] = {
+        "tile": 64, "overlap": 0, "block": 128, "tiff_tile": 64, "executor": "processes", "workers": 2
+    }  # fmt: skip
+    with pytest.raises(
+        Failed, match=r"^1 blocks failed .*\(1, 2\) at x=256, y=128, 128 x 128 px: its worker died"
+    ) as failed:
+        render("mask.zarr", "out.tiff", model=Poison(here / "deaths"), **options)
+    assert "\n" not in str(failed.value)
+    assert 3 <= len((here / "deaths").read_text().splitlines()) <= 6
+    model = RampModel(noise=False)
+    made = render("mask.zarr", "out.tiff", model=model, **(options | {"executor": "threads", "workers": 1}))
+    assert made.resumed == BLOCKS - 1
+    assert model.calls == 1 + 4, "the trial, and the patches of the one block"
+
+
+def test_an_array_in_memory_is_refused(here: Path) -> None:
+    with pytest.raises(BadInput, match="other processes cannot read it; save it as Zarr"):
+        render(np.zeros((64, 64), np.uint8), "out.tiff", model="identity", executor="processes")
+
+
+def test_each_process_sees_one_gpu_from_its_start() -> None:
+    def told() -> tuple[str | None, str | None]:
+        import os
+
+        return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS")
+
+    from distributed import Client
+
+    with start_processes(3, gpus=["2", "GPU-5a"]) as workers, Client(workers, set_as_default=False) as client:
+        seen = sorted(value[0] for value in client.run(told).values())
+    assert seen == ["2", "2", "GPU-5a"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "names"),
+    [("0,1", ["0", "1"]), ("GPU-1, GPU-2", ["GPU-1", "GPU-2"]), ("", []), ("3,-1,4", ["3"])],
+)
+def test_gpus_that_may_be_used(allowed: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert visible_gpus() == names
+    assert worker_gpus("auto") == names
+    assert worker_gpus("cpu") == []
+
+
+def test_a_named_gpu_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert worker_gpus("cuda:1") == ["5"]
+    with pytest.raises(BadInput, match="cuda:2: this machine shows 2 GPUs"):
+        worker_gpus("cuda:2")
+
+
+def test_the_dashboard_is_shown_where_asked_and_nowhere_else(here: Path) -> None:
+    port = free_port()
+    options = RenderOptions(executor="processes", workers=1, dashboard=f"127.0.0.1:{port}")
+    with open_cluster(options) as opened:
+        assert urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10).status == 200
+        addresses = [opened.client.scheduler.address, *opened.client.scheduler_info()["workers"]]
+    assert all(address.startswith("tcp://127.0.0.1:") for address in addresses), "loopback alone"
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+# A scheduler that is there already
+
+
+class Running:
+    """A Dask scheduler and a worker, started as a user starts them."""
+
+    def __init__(self, folder: Path, *more: str) -> None:
+        self.file = folder / "scheduler.json"
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        program = [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0"]
+        program += ["--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(self.file), *more]
+        self.scheduler = subprocess.Popen(program, **quiet)  # type: ignore[call-overload]
+        worker = [
+            sys.executable,
+            "-m",
+            "dask",
+            "worker",
+            "--scheduler-file",
+            str(self.file),
+            "--nthreads",
+            "2",
+        ]
+        worker += ["--no-dashboard", "--no-nanny", "--death-timeout", "60", *more]
+        while not self.file.exists():
+            time.sleep(0.05)
+        self.worker = subprocess.Popen(worker, **quiet)  # type: ignore[call-overload]
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self.worker, self.scheduler):
+            process.kill()
+            process.wait()
+
+
+def test_a_scheduler_by_file_and_by_address(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Running(here) as running:
+        address = json.loads(running.file.read_text())["address"]
+        assert render_cli(capfd, ARGS + "--scheduler", running.file)["digest"] == digest
+        assert render_cli(capfd, ARGS + "--overwrite --scheduler", address)["digest"] == digest
+
+
+def test_a_scheduler_that_dies_half_way_is_one_line_and_resumed(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
+    seen = 0
+    with Running(here) as running:
+
+        def kill(count: int) -> None:
+            nonlocal seen
+            seen += count
+            if seen > PATCHES // 2:
+                running.scheduler.kill()
+
+        with pytest.raises(Failed, match="the connection was lost; finished blocks are kept"):
+            render(
+                "mask.zarr", "out.tiff", model="identity", tile=64, block=128, tiff_tile=64, level_count=3, mpp=0.5,
+                scheduler=str(running.file), progress=kill,
+            )  # fmt: skip
+    report = render_cli(capfd, ARGS + "--workers 1")
+    assert report["resumed"] > 0
+    assert report["digest"] == digest
+
+
+@pytest.fixture
+def security(here: Path) -> Path:
+    """A file for --security, with a certificate that signs itself."""
+    write_certificate(here)
+    (here / "tls.yaml").write_text("ca: tls.crt\ncert: tls.crt\nkey: tls.key\n")
+    return here / "tls.yaml"
+
+
+def write_certificate(folder: Path) -> None:
+    from datetime import datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "safron")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(1))
+        .not_valid_after(now + timedelta(1)).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "tls.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+def test_with_certificates_all_is_tls(
+    here: Path,
+    digest: str,
+    security: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2)
+    assert render_cli(capfd, PROCESSES + "--security", security)["digest"] == digest
+    with open_cluster(RenderOptions(executor="processes", workers=1, security=security)) as opened:
+        address = opened.client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        outcome = run_cli(capfd, ARGS + f"--overwrite --scheduler {address}")
+        check_fail(outcome, ExpectFail("", "", (f"--scheduler {address}: no Dask scheduler answers there",)))
+
+
+# A batch system
+
+
+FAKE_SBATCH = """#!/bin/sh
+# Runs the job at once, as a batch system with free nodes does.
+cp "$1" "$FAKE_JOBS/job.$$"
+chmod +x "$FAKE_JOBS/job.$$"
+setsid "$FAKE_JOBS/job.$$" > "$FAKE_JOBS/$$.log" 2>&1 &
+echo $! > "$FAKE_JOBS/$$.pid"
+echo "Submitted batch job $$"
+"""
+FAKE_SCANCEL = """#!/bin/sh
+kill -TERM -- -$(cat "$FAKE_JOBS/$1.pid")
+"""
+SLURM = """kind: slurm
+workers: 2
+cores: 1
+memory: 1GB
+gpus: 1
+walltime: "00:30:00"
+queue: gpu
+interface: lo
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for SLURM is a shell script")
+def test_jobs_of_a_batch_system(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    (here / "bin").mkdir()
+    (here / "jobs").mkdir()
+    for name, text in (("sbatch", FAKE_SBATCH), ("scancel", FAKE_SCANCEL)):
+        (here / "bin" / name).write_text(text)
+        (here / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_JOBS", str(here / "jobs"))
+    (here / "slurm.yaml").write_text(SLURM)
+    assert render_cli(capfd, ARGS + "--cluster slurm.yaml")["digest"] == digest
+    jobs = list((here / "jobs").glob("job.*"))
+    assert len(jobs) == 2
+    text = jobs[0].read_text()
+    for line in ("#SBATCH --gres=gpu:1", "#SBATCH -p gpu", "#SBATCH -t 00:30:00", "--lifetime 1740s"):
+        assert line in text
+    pids = [int(path.read_text()) for path in (here / "jobs").glob("*.pid")]
+    assert gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]), "no job outlives the render"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for SLURM is a shell script")
+def test_a_batch_system_that_refuses(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    (here / "bin").mkdir()
+    says = "sbatch: error: invalid partition specified: gpu"
+    (here / "bin" / "sbatch").write_text(f"#!/bin/sh\necho '{says}' >&2\nexit 1\n")
+    (here / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
+    (here / "slurm.yaml").write_text(SLURM)
+    case = ExpectFail("", "", ("--cluster slurm.yaml: slurm takes no jobs", "invalid partition"), code=1)
+    check_fail(run_cli(capfd, ARGS + "--cluster slurm.yaml"), case)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("slurm", {"account": "lab", "job_extra_directives": ["--gres=gpu:2", "-x node7"]}),
+        ("lsf", {"project": "lab", "job_extra_directives": ['-gpu "num=2"', "-x node7"]}),
+        ("sge", {"project": "lab", "job_extra_directives": ["-l gpu=2", "-x node7"]}),
+        ("pbs", {"account": "lab", "resource_spec": "select=1:ncpus=4:ngpus=2:mem=8GB"}),
+    ],
+)
+def test_gpus_and_accounts_in_the_words_of_each_batch_system(kind: str, expected: dict[str, Any]) -> None:
+    settings = {
+        "kind": kind.upper(), "workers": 3, "cores": 4, "memory": "8GB", "gpus": 2, "account": "lab",
+        "options": {"job_extra_directives": ["-x node7"], "job_script_prologue": ["module load cuda"]},
+    }  # fmt: skip
+    found, arguments = job_arguments(settings, "file.yaml")
+    assert found == kind
+    assert expected.items() <= arguments.items()
+    assert arguments["job_script_prologue"] == ["module load cuda"]
+
+
+# What is refused
+
+CLUSTER = "kind: slurm\nworkers: 2\ncores: 1\nmemory: 1GB\n"
+REFUSED = [
+    ("", "--scheduler tcp://127.0.0.1:1", "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there"),
+    ("", "--scheduler none.json", "--scheduler none.json: no such file; give tcp://HOST:PORT"),
+    ("not JSON", "--scheduler file.yaml", "--scheduler file.yaml: is no file of a Dask scheduler"),
+    ("", "--scheduler http://a:1", "--scheduler http://a:1: must be tcp://HOST:PORT"),
+    (CLUSTER, "--scheduler tcp://a:1 --cluster file.yaml", "--scheduler and --cluster: both say"),
+    (CLUSTER, "--executor threads --cluster file.yaml", "--executor threads: --cluster says"),
+    ("", "--cluster none.yaml", "--cluster none.yaml: no such file"),
+    ("a: [", "--cluster file.yaml", "--cluster file.yaml: is no YAML"),
+    ("- a", "--cluster file.yaml", "--cluster file.yaml: must be lines of NAME: VALUE"),
+    ("kind: slurm", "--cluster file.yaml", "--cluster file.yaml: workers is missing"),
+    (CLUSTER + "gpu: 1", "--cluster file.yaml", "--cluster file.yaml: unknown name 'gpu'; it may have kind"),
+    (CLUSTER + "gpus: x", "--cluster file.yaml", "gpus 'x' must be a whole number, at least 0"),
+    (
+        CLUSTER.replace("slurm", "cron"),
+        "--cluster file.yaml",
+        "kind 'cron' must be one of slurm, pbs, lsf, sge",
+    ),
+    (CLUSTER.replace("2", "0"), "--cluster file.yaml", "workers 0 must be a whole number, at least 1"),
+    (CLUSTER + "walltime: 1h", "--cluster file.yaml", "walltime '1h' must be"),
+    (CLUSTER + 'walltime: "00:01:00"', "--cluster file.yaml", "must be more than 120 seconds"),
+    (CLUSTER, "--cluster file.yaml --executor auto", "--cluster file.yaml: slurm takes no jobs"),
+    ("", "--security none.yaml --executor processes", "--security none.yaml: no such file"),
+    ("ca: a", "--security file.yaml", "--security: nothing is sent over a network by threads"),
+    ("ca: a", "--security file.yaml --executor processes", "--security file.yaml: cert is missing"),
+    ("ca: a\ncert: b\nkey: c", "--security file.yaml --executor processes", "ca a: no such file"),
+    ("", "--dashboard 8787", "--dashboard 8787: must be HOST:PORT"),
+    ("", "--dashboard 127.0.0.1:1 --scheduler tcp://a:1", "the scheduler of --scheduler has its own"),
+]
+
+
+@pytest.mark.parametrize(("text", "args", "says"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_refused_in_one_line(
+    text: str,
+    args: str,
+    says: str,
+    here: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    if text:
+        Path("file.yaml").write_text(text)
+    before = sorted(path.name for path in here.iterdir())
+    outcome = run_cli(capfd, ARGS + args)
+    check_fail(outcome, ExpectFail("", "", (says,), code=1 if "takes no jobs" in says else 2))
+    assert sorted(path.name for path in here.iterdir()) == before
+
+
+def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
+    from safron.engine.prepare import prepare
+
+    job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
+    source = ModelSource("identity", "cpu", 1)
+    parcel = Parcel.pack("token", job, source)
+    assert parcel.unpack(sharers=1).plan == job.plan
+
+    def changed(**values: Any) -> Parcel:
+        from dataclasses import replace
+
+        return replace(parcel, **values)
+
+    for values, says in (
+        (
+            {"versions": parcel.versions | {"numpy": "1.0"}},
+            "where the driver has 1.0; install the same versions",
+        ),
+        ({"sha256": "0"}, "another generator than the driver's"),
+        ({"device": "cuda"}, "runs on cpu, the render on cuda"),
+    ):
+        with pytest.raises(Failed, match=says):
+            changed(**values).unpack(sharers=1)
+
+
+def test_a_worker_loads_the_generator_once() -> None:
+    source = ModelSource("identity", "cpu", 1)
+    assert isinstance(source.load(sharers=1), IdentityModel)
+    assert source.load(sharers=1) is source.load(sharers=2)
