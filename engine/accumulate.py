@@ -94,11 +94,13 @@ class Blend:
 
     def mean(self, sums: Sums, row_weights: Int32, column_weights: Int32) -> UInt8:
         """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8."""
+        if not sums.size:
+            return np.empty(sums.shape, np.uint8)
         total = int(row_weights[0] * column_weights[0])
         level = np.ptp(row_weights) == 0 == np.ptp(column_weights)
         if level and sums.dtype == np.uint16 and total.bit_count() == 1:
             # A power of two scales exactly; OpenCV then rounds half to even.
-            return np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(sums), alpha=1 / total), np.uint8)
+            return np.asarray(cv2.convertScaleAbs(sums, alpha=1 / total), np.uint8)
         # Flattened to [h, 3 w], since NumPy is slow over an innermost axis of three.
         exact: Values = sums.astype(self.mean_dtype).reshape(sums.shape[0], -1)
         divisor = (np.repeat(column_weights, 3) << self.bits).astype(exact.dtype)
@@ -316,13 +318,11 @@ class Accumulator:
         """Divide the sums by the weights and return the finished image."""
         alone = self._rows.total[~self._rows.multi]
         # Tapers are level where one patch writes alone. Rows where several do get wrong pixels here, for now.
-        down = (
-            self._rows.total if not alone.size or np.ptp(alone) else np.full_like(self._rows.total, alone[0])
-        )
+        down = self._rows.total if not alone.size or np.ptp(alone) else np.full_like(self._rows.total, alone[0])
+        across = self.blend.mean(self._v, down, self._columns.total[self._columns.multi])
         for columns in self._columns.runs():
-            sums = self._v[:, self._columns.band(columns)]
-            self.image[:, columns] = self.blend.mean(sums, down, self._columns.total[columns])
+            self.image[:, columns] = across[:, self._columns.band(columns)]
+        below = self.blend.mean(self._h, self._rows.total[self._rows.multi], self._columns.total)
         for rows in self._rows.runs():
-            sums = self._h[self._rows.band(rows)]
-            self.image[rows] = self.blend.mean(sums, self._rows.total[rows], self._columns.total)
+            self.image[rows] = below[self._rows.band(rows)]
         return self.image

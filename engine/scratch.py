@@ -138,10 +138,7 @@ class Scratch:
             shape=(*plan.block_shape, max(1, capacity)),
             chunks=(1, 1, max(1, capacity)),
             dtype=dtype,
-            compressors=[
-                BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=dtype.itemsize),
-                Crc32cCodec(),
-            ],
+            **_stored_as(dtype),
         )
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -156,7 +153,6 @@ class Scratch:
     def write_seams(self, block: tuple[int, int], pixels: UInt8, sums: Sums) -> None:
         """Store what the seam patches of a block leave (see `seam_parts`), replacing what a crashed try left."""
         for path, values in zip(self._seam_files(block), (pixels, sums), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode_chunk(values))
         self._keep(block, (pixels, sums))
 
@@ -198,7 +194,7 @@ class Scratch:
 
     def _seam_files(self, block: tuple[int, int]) -> list[Path]:
         names = ("pixels", "sums")
-        return [self.path / "seams" / name / "c" / str(block[0]) / str(block[1]) / "0" for name in names]
+        return [self.path / "seams" / name / f"c.{block[0]}.{block[1]}.0" for name in names]
 
     def create_level(self, plan: RenderPlan, level: int, *, chunk: int) -> None:
         """Make room for one level of the slide, replacing what a crashed try left."""
@@ -209,13 +205,25 @@ class Scratch:
             shape=shape,
             chunks=(chunk, chunk, 3),
             dtype="uint8",
-            compressors=[BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1), Crc32cCodec()],
             overwrite=True,
+            **_stored_as(np.dtype(np.uint8)),
         )
 
     def level(self, level: int) -> zarr.Array[Any]:
         """Open one level of the slide, uint8 [h, w, 3]."""
         return self._array(f"levels/{level}")
+
+    def write_part(self, level: int, block: tuple[int, int], part: UInt8) -> None:
+        """Store what a block leaves of a level, uint8 [h, w, 3]: a whole chunk, or less at the far edges."""
+        chunk = self._array(f"levels/{level}").chunks
+        if part.shape != chunk:
+            whole = np.zeros(chunk, np.uint8)
+            whole[: part.shape[0], : part.shape[1]] = part
+            part = whole
+        self._part_file(level, block).write_bytes(encode_chunk(part))
+
+    def _part_file(self, level: int, block: tuple[int, int]) -> Path:
+        return self.path / "levels" / str(level) / f"c.{block[0]}.{block[1]}.0"
 
     def has_part(self, level: int, block: tuple[int, int]) -> bool:
         """Whether what a block left of a level can be read; a power cut may have torn or lost it."""
@@ -223,12 +231,20 @@ class Scratch:
         if block[0] * array.chunks[0] >= array.shape[0] or block[1] * array.chunks[1] >= array.shape[1]:
             return True  # only an odd last row or column, which the level leaves out
         try:
-            # Zarr reads a missing chunk as zeros, which are black.
-            _require_file(self.path / "levels" / str(level) / array.metadata.encode_chunk_key((*block, 0)))
-            _ = array.blocks[block]
+            decode_chunk(self._part_file(level, block).read_bytes(), array.dtype)
         except (OSError, ValueError, RuntimeError):
             return False
         return True
+
+
+def _stored_as(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """How our arrays are stored: chunks as `encode_chunk` makes them, all in one folder."""
+    blosc = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=dtype.itemsize)
+    return {
+        "compressors": [blosc, Crc32cCodec()],
+        # A folder for each row and column would take longer to make and delete than its chunks.
+        "chunk_key_encoding": {"name": "default", "separator": "."},
+    }
 
 
 def encode_chunk(values: npt.NDArray[Any]) -> bytes:
@@ -253,11 +269,6 @@ def decode_chunk(chunk: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     if google_crc32c.value(packed) != int.from_bytes(chunk[-4:], "little"):
         raise ValueError("the checksum of a chunk does not fit it")
     return np.frombuffer(numcodecs.Blosc("lz4").decode(packed), dtype)
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def seam_parts(plan: RenderPlan, index: tuple[int, int], pixels: UInt8, sums: Sums) -> dict[str, Accumulator]:

@@ -353,4 +353,4 @@ def _encode_levels(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> It
                 yield from encode_region(part, level, top, left, plan.slide)
         if level == plan.thumbnail_level and part.size:
             with tally.stage("scratch"):
-                job.scratch.level(level)[top : top + part.shape[0], left : left + part.shape[1]] = part
+                job.scratch.write_part(level, block.index, part)
