@@ -78,7 +78,9 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
     except Exception as error:
         raise BadInput(f"--cluster {file}: dask-jobqueue does not take it ({one_line(error)})") from error
     try:
-        cluster.scale(jobs=settings["workers"])
+        # What `scale` does, but for its leaving failures to Dask's thread.
+        while len(cluster.worker_spec) < settings["workers"]:
+            cluster.worker_spec.update(cluster.new_worker_spec())
         cluster.sync(cluster._correct_state, callback_timeout=SUBMIT_SECONDS)
     except Exception as error:
         with suppress(Exception):
