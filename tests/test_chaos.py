@@ -1,0 +1,186 @@
+"""Whatever is killed, and whenever: the same command again makes the slide of an undisturbed run.
+
+Each run is killed at a moment that its seed decides: the driver, while it works with threads or with worker
+processes, or one of the workers. Drivers are forked from a process that has loaded everything, so that a
+run takes a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
+
+HEIGHT, WIDTH, PATCHES = 340, 470, 88
+MOST = 6  # patches of one seam or block task
+WORKERS = 2
+ARGS = (
+    "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
+    f"--device cpu --threads 1 --quiet --workers {WORKERS} --report report.json"
+).split()
+PROCESSES = [*ARGS, "--executor", "processes"]
+# The driver feeds twice the workers and two tasks more; any of them may be done and not yet in the journal.
+IN_FLIGHT = 2 * WORKERS + 2
+
+
+@dataclass
+class Nursery:
+    """A process that forks renders: it has loaded all that they need."""
+
+    process: subprocess.Popen[str]
+
+    def start(self, folder: Path, args: list[str]) -> Render:
+        """Fork a render that works in `folder`."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([str(folder), args]), file=self.process.stdin, flush=True)
+        return Render(folder, int(self.process.stdout.readline()), self)
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status of the render, or None while it goes on."""
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], seconds)[0]:
+            return None
+        return int(self.process.stdout.readline())
+
+
+@dataclass
+class Render:
+    """A render at work."""
+
+    folder: Path
+    pid: int
+    nursery: Nursery
+
+    @property
+    def made(self) -> int:
+        """Patches made in this folder so far, by all runs."""
+        count = self.folder / "count"
+        return count.stat().st_size if count.exists() else 0
+
+    def workers(self) -> list[psutil.Process]:
+        """Its worker processes."""
+        children = psutil.Process(self.pid).children(recursive=True)
+        return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+
+    def finish(self) -> int:
+        """Wait for its end; return its exit status."""
+        status = self.nursery.wait(60)
+        assert status is not None
+        return status
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    program = Path(__file__).with_name("nursery.py")
+    process = subprocess.Popen(
+        [sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    yield Nursery(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(20)
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def write_mask(folder: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
+    array = zarr.create_array(folder / "mask.zarr", shape=labels.shape, chunks=(128, 128), dtype="uint8")
+    array[:] = labels
+
+
+@pytest.fixture(scope="module")
+def digest(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of a run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_mask(folder)
+    assert nursery.start(folder, ARGS).finish() == 0
+    report = json.loads((folder / "report.json").read_text())
+    assert report["patches"] == PATCHES
+    found: str = report["digest"]
+    return found
+
+
+def check(folder: Path, digest: str, *, made: int, crashes: int) -> None:
+    """Hold the finished slide and the work that it took to what is promised."""
+    report = json.loads((folder / "report.json").read_text())
+    assert report["digest"] == digest
+    assert report["run"] + report["painted"] == PATCHES
+    again = made - PATCHES
+    assert 0 <= again <= crashes * IN_FLIGHT * MOST, f"{again} patches were made again"
+    left = {path.name for path in folder.iterdir()}
+    assert left <= {"mask.zarr", "out.tiff", "report.json", "count", "out.tiff.safron.lock"}
+
+
+# Seeds of each kind: 18 + 6 + 6 runs.
+@pytest.mark.parametrize("seed", range(18))
+def test_a_driver_of_threads_is_killed(seed: int, nursery: Nursery, digest: str, tmp_path: Path) -> None:
+    kill_drivers(ARGS, random.Random(seed), nursery, digest, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(18, 24))
+def test_a_driver_of_processes_is_killed(seed: int, nursery: Nursery, digest: str, tmp_path: Path) -> None:
+    kill_drivers(PROCESSES, random.Random(seed), nursery, digest, tmp_path)
+
+
+def kill_drivers(args: list[str], chance: random.Random, nursery: Nursery, digest: str, folder: Path) -> None:
+    """Kill once or twice, then let it finish with threads."""
+    write_mask(folder)
+    trials = crashes = 0
+    for _ in range(chance.choice([1, 1, 2])):
+        render = nursery.start(folder, args)
+        trials += 1
+        goal = render.made + chance.randrange(1, PATCHES)
+        status = None
+        while status is None and render.made < goal:
+            status = nursery.wait(0.002)
+        if status is not None:  # it was nearly done before, and is now
+            assert status == 0
+            break
+        time.sleep(chance.random() * 0.02)
+        workers = render.workers()
+        os.kill(render.pid, signal.SIGKILL)
+        status = render.finish()
+        _, alive = psutil.wait_procs(workers, timeout=10)
+        assert not alive, "a worker outlived its driver"
+        if status == 0:
+            break
+        crashes += 1
+    else:
+        assert nursery.start(folder, ARGS).finish() == 0
+        trials += 1
+    made = (folder / "count").stat().st_size
+    check(folder, digest, made=made - trials, crashes=crashes)
+
+
+@pytest.mark.parametrize("seed", range(24, 30))
+def test_a_worker_is_killed(seed: int, nursery: Nursery, digest: str, tmp_path: Path) -> None:
+    """The driver goes on: Dask starts another worker, and the block in work is made there."""
+    chance = random.Random(seed)
+    write_mask(tmp_path)
+    render = nursery.start(tmp_path, PROCESSES)
+    goal = chance.randrange(2, PATCHES // 2)
+    while render.made < goal:
+        assert nursery.wait(0.002) is None
+    victim = chance.choice(render.workers())
+    victim.kill()
+    assert render.finish() == 0
+    made = (tmp_path / "count").stat().st_size
+    check(tmp_path, digest, made=made - 1, crashes=1)
