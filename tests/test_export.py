@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from safron.engine.model import OnnxModel  # noqa: E402
 from safron.io.errors import Failed  # noqa: E402
 from safron.training import export  # noqa: E402
-from safron.training.config import PRESETS, TrainConfig  # noqa: E402
+from safron.training.config import PRESETS, TrainConfig, preset  # noqa: E402
 from safron.training.graph import fold_norms, halve_network, training_nodes  # noqa: E402
 from safron.training.networks import make_generator  # noqa: E402
 from torch import nn  # noqa: E402
@@ -104,6 +104,21 @@ def test_the_papers_graph_has_its_norms_folded(tmp_path: Path) -> None:
     assert card["parity_max_abs"] < 0.255
 
 
+@pytest.mark.parametrize("float16", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("skips", [True, False], ids=["skips", "no skips"])
+def test_the_papers_graph_in_small(tmp_path: Path, skips: bool, float16: bool) -> None:
+    config = preset("safron", "tiny")
+    config = replace(config, model=replace(config.model, skips=skips))
+    out = tmp_path / "paper.onnx"
+    card = write(config, out, float16=float16)
+    walk(out)
+    assert card["parity_max_abs"] < 255 * (1e-2 if float16 else 1e-3)
+    labels = np.random.default_rng(0).integers(0, 3, (3, 24, 24), np.uint8)
+    image = OnnxModel(out, device="cpu", threads=1)(labels)
+    assert (image.dtype, image.shape) == (np.float32, (3, 16, 16, 3))
+    assert image.std() > 1
+
+
 class Normed(nn.Module):
     """Every place a norm can stand: behind a convolution, a transposed one, and where it cannot be folded."""
 
@@ -149,7 +164,7 @@ def test_folding_keeps_the_function(shared: bool, left: int) -> None:
 def test_a_graph_that_keeps_a_norm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "fold_norms", lambda graph: None)
     with pytest.raises(Failed, match=r"which belongs in training; nothing was written"):
-        write(PRESETS["safron"], tmp_path / "m.onnx")
+        write(preset("safron", "tiny"), tmp_path / "m.onnx")
 
 
 def test_squares_stay_in_float32() -> None:
