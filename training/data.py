@@ -28,6 +28,9 @@ Bytes = npt.NDArray[np.uint8]
 SIZE = (224, 299)
 """Height and width of a prepared pair: the published frames are squeezed to 224 x 224."""
 
+EBHI = "EBHI-Seg"
+"""Name of the published frames, whatever the folder is called that they are in."""
+
 REFERENCE_MEAN = np.array([62.0, 22.0, -14.0], np.float32)
 REFERENCE_STD = np.array([17.0, 9.0, 8.0], np.float32)
 """CIELAB mean and standard deviation of tissue that every image is brought to (Reinhard's method)."""
@@ -57,6 +60,10 @@ class Sample:
 
 class Source(Protocol):
     """Where windows come from: items that belong to slides, at the generator's pixel size."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, for the card."""
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -99,6 +106,8 @@ class Pairs:
         Slide of each pair.
     zoom
         Pixels of the generator along one pixel of the pairs; they are enlarged as they are read.
+    name
+        Name of the data set.
     """
 
     images: tuple[Bytes, ...]
@@ -107,6 +116,7 @@ class Pairs:
     trust: tuple[npt.NDArray[np.float16], ...]
     slides: tuple[str, ...]
     zoom: float = 1.0
+    name: str = ""
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -120,6 +130,7 @@ class Pairs:
             tuple(self.trust[i] for i in indices),
             tuple(self.slides[i] for i in indices),
             self.zoom,
+            self.name,
         )
 
     def size(self, index: int) -> tuple[int, int]:
@@ -388,7 +399,7 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
             f"{folder} holds no image with at least {LEAST_TISSUE:.0%} tissue; nothing to train on"
         )
     cues, trust = measure_cues(images, labels)
-    pairs = Pairs(tuple(images), tuple(labels), cues, trust, tuple(slides))
+    pairs = Pairs(tuple(images), tuple(labels), cues, trust, tuple(slides), name=EBHI)
     if kept_at:
         _save_pairs(kept_at, pairs)
     return pairs
@@ -448,7 +459,7 @@ def _load_pairs(path: Path) -> Pairs:
     with np.load(path) as kept:
         slides = tuple(str(slide) for slide in kept["slides"])
         images, labels, cues, trust = (tuple(kept[name]) for name in ("images", "labels", "cues", "trust"))
-        return Pairs(images, labels, cues, trust, slides)
+        return Pairs(images, labels, cues, trust, slides, name=EBHI)
 
 
 def split(source: S, held_out: float) -> tuple[S, S]:

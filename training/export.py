@@ -21,7 +21,7 @@ import torch
 from safron.io.errors import Failed
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
-from safron.training.data import draw_noise
+from safron.training.data import EBHI, draw_noise
 from safron.training.graph import fold_norms, halve_network, training_nodes
 from safron.training.networks import crop, make_generator
 from torch import Tensor, nn
@@ -103,7 +103,10 @@ def export_checkpoint(checkpoint: Path, out: Path, *, float16: bool = False) -> 
     network = make_generator(kept.config.model)
     network.load_state_dict(kept.state["average"])
     about = kept.metadata
-    trained_on = f"EBHI-Seg: {about['images']} images of {about['slides']} slides (normal, polyp, low-grade)"
+    # The first version trained on nothing else, and did not say so.
+    data = about.get("data", EBHI)
+    classes = " (normal, polyp, low-grade)" if data == EBHI else ""
+    trained_on = f"{data}: {about['images']} images of {about['slides']} slides{classes}"
     return export(network, kept.config, out, steps=kept.step, trained_on=trained_on, float16=float16)
 
 
@@ -188,13 +191,17 @@ def make_card(config: TrainConfig, *, steps: int, trained_on: str) -> dict[str, 
         "outside": "edge",
         "noise_channels": len(model.noise_scales),
         "noise_scales": list(model.noise_scales),
-        "mpp": 1.0,
+        "mpp": model.mpp,
         "norm": "none" if model.network == "seamless" else "frozen",
-        "licence": DATA_LICENCE if steps else "random weights, no data",
+        "licence": _licence(trained_on) if steps else "random weights, no data",
         "trained_on": trained_on,
         "steps": steps,
         "config_sha256": config.sha256(),
     }
+
+
+def _licence(trained_on: str) -> str:
+    return DATA_LICENCE if trained_on.startswith(EBHI) else "unknown: ask who made the training data"
 
 
 def _example(model: ModelConfig, tile: int, seed: int = 0) -> tuple[npt.NDArray[Any], ...]:
@@ -251,10 +258,11 @@ def _parity(wrapped: nn.Module, session: onnxruntime.InferenceSession, model: Mo
 
 def _overlap_mismatch(session: onnxruntime.InferenceSession, model: ModelConfig) -> float:
     """Mean difference where two neighbouring patches overlap, over the image's standard deviation."""
-    step, side = model.tile - 20, model.tile + 2 * model.context
+    shared = model.overlap or min(20, model.tile // 2)
+    step, side = model.tile - shared, model.tile + 2 * model.context
     wide = _example(model, model.tile + step, seed=2)
     left, right = (
         _run(session, tuple(np.ascontiguousarray(a[..., :side, x : x + side]) for a in wide))
         for x in (0, step)
     )
-    return float(np.abs(left[:, step:] - right[:, :20]).mean() / left.std())
+    return float(np.abs(left[:, step:] - right[:, :shared]).mean() / left.std())

@@ -141,12 +141,15 @@ class SlideTiles:
         Label values that are glass.
     labels
         Number of labels.
+    name
+        Name of the data set.
     """
 
     sheets: tuple[Slide, ...]
     items: tuple[int, ...]
     background: tuple[int, ...]
     labels: int
+    name: str
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -159,7 +162,11 @@ class SlideTiles:
     def take(self, indices: Sequence[int]) -> Self:
         """Return the items at `indices`."""
         return type(self)(
-            self.sheets, tuple(self.items[index] for index in indices), self.background, self.labels
+            self.sheets,
+            tuple(self.items[index] for index in indices),
+            self.background,
+            self.labels,
+            self.name,
         )
 
     def place(self, rng: np.random.Generator, index: int, side: int) -> tuple[int, int]:
@@ -194,7 +201,7 @@ class SlideTiles:
         return total
 
 
-def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig) -> SlideTiles:
+def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: str) -> SlideTiles:
     """Open slides with their masks and check what can be checked before training.
 
     Raises
@@ -218,7 +225,7 @@ def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig) -> Slid
         for _ in range(max(1, sheet.height * sheet.width // side**2))
     ]
     background = tuple(label.value for label in model.labels if label.fill)
-    tiles = SlideTiles(sheets, tuple(items), background, len(model.labels))
+    tiles = SlideTiles(sheets, tuple(items), background, len(model.labels), name)
     for number, sheet in enumerate(sheets):
         window = _first_tissue(tiles, items.index(number), side)
         check_values(window, found[number][1], len(model.labels))

@@ -47,7 +47,7 @@ def open_source(folder: Path, config: TrainConfig, cache: Path | None = None) ->
     if next(folder.rglob("*.gland.png"), None) is not None:
         pairs = prepare(folder, cache)
     elif slides := find_slides(folder):
-        return open_slides(slides, config)
+        return open_slides(slides, config, folder.name)
     else:
         pairs = read_pairs(folder, config.model.labels)
     return _fit(pairs, config, folder)
@@ -77,7 +77,7 @@ def _shrink(pairs: Pairs, zoom: float) -> Pairs:
 
     images = tuple(resize(image, cv2.INTER_AREA) for image in pairs.images)
     labels = tuple(resize(label, cv2.INTER_NEAREST) for label in pairs.labels)
-    return Pairs(images, labels, *measure_cues(images, labels), pairs.slides)
+    return Pairs(images, labels, *measure_cues(images, labels), pairs.slides, name=pairs.name)
 
 
 def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -156,7 +156,7 @@ def read_pairs(folder: Path, labels: Sequence[Label]) -> Pairs:
     if all(np.isin(mask, glass).all() for mask in masks):
         raise BadInput(f"{folder}: every pixel of its masks is background; check how the masks were made")
     slides = tuple(slide_name(image, folder) for image, _ in found)
-    return Pairs(tuple(images), tuple(masks), *measure_cues(images, masks), slides)
+    return Pairs(tuple(images), tuple(masks), *measure_cues(images, masks), slides, name=folder.name)
 
 
 def _as_labels(raw: npt.NDArray[Any], path: Path, labels: Sequence[Label], palette: Palette) -> Bytes:

@@ -377,7 +377,7 @@ def fit(
     metadata = {
         "images": len(training),
         "slides": len(set(training.slides)),
-        "data": folder.name,
+        "data": training.name,
         "torch": torch.__version__,
         "device": trainer.device.type,
         "precision": str(trainer.half or torch.float32).removeprefix("torch."),

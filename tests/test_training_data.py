@@ -1,0 +1,379 @@
+"""Which folders can be trained on, and what is said of those that cannot?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tifffile
+import zarr
+from safron.io.errors import BadInput
+from safron.training import cli, slides, sources
+from safron.training.config import LABELS, TrainConfig, override, preset, read_overrides
+from safron.training.data import Pairs, draw_batch, split
+
+pytest.importorskip("scipy", reason="training needs SciPy: pip install 'safron[train]'")
+
+TINY = preset("safron-seamless", "tiny")
+
+
+def labels_of(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Stroma with glands, and glass in one corner."""
+    rng = np.random.default_rng(seed)
+    labels = np.ones((height, width), np.uint8)
+    for _ in range(6):
+        y, x = int(rng.integers(height)), int(rng.integers(width))
+        cv2.circle(labels, (x, y), 12, 2, -1)
+    labels[: height // 4, : width // 4] = 0
+    return labels
+
+
+def image_of(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Each label in a colour of its own, so that a window shows whether mask and image agree."""
+    return np.array([[240, 240, 240], [200, 120, 160], [100, 50, 130]], np.uint8)[labels]
+
+
+def write(path: Path, array: npt.NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
+
+
+def pair(folder: Path, name: str, seed: int = 0, size: tuple[int, int] = (90, 100)) -> None:
+    labels = labels_of(*size, seed)
+    write(folder / f"{name}.png", image_of(labels))
+    write(folder / f"{name}.mask.png", labels)
+
+
+def slide(folder: Path, name: str, *, mpp: float = 0.5, mask: bool = True) -> npt.NDArray[np.uint8]:
+    """A tiled TIFF that OpenSlide opens, 400 x 600, and its mask at half the size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = labels_of(200, 300)
+    image = image_of(np.kron(labels, np.ones((2, 2), np.uint8)))
+    resolution = (1e4 / mpp, 1e4 / mpp)
+    tifffile.imwrite(
+        folder / f"{name}.tif",
+        image,
+        tile=(128, 128),
+        photometric="rgb",
+        resolution=resolution,
+        resolutionunit=3,
+    )
+    if mask:
+        zarr.save_array(str(folder / f"{name}.zarr"), labels)
+    return labels
+
+
+# What is read
+
+
+def test_pairs_side_by_side_and_in_folders_are_the_same(tmp_path: Path) -> None:
+    for index, name in enumerate(("a_1", "a_2", "b_1")):
+        pair(tmp_path / "beside", name, index)
+        labels = labels_of(90, 100, index)
+        write(tmp_path / "apart" / "images" / f"{name}.png", image_of(labels))
+        # Colours stand for labels just as well as values do.
+        colors = np.array([label.color for label in LABELS], np.uint8)
+        write(tmp_path / "apart" / "masks" / f"{name}.png", colors[labels])
+    one, two = (sources.read_pairs(tmp_path / kind, LABELS) for kind in ("beside", "apart"))
+    assert one.slides == two.slides == ("a", "a", "b")
+    for index in range(3):
+        assert np.array_equal(one.labels[index], two.labels[index])
+        assert np.array_equal(one.images[index], two.images[index])
+    training, held_out = split(one, 0.5)
+    assert set(training.slides).isdisjoint(held_out.slides)
+
+
+def test_images_of_other_sizes_and_kinds_go_together(tmp_path: Path) -> None:
+    pair(tmp_path, "a_1", size=(90, 100))
+    pair(tmp_path, "b_1", size=(120, 80))
+    pair(tmp_path, "c_1", size=(40, 40))  # smaller than a tile with its context: left out
+    (tmp_path / "b_1.png").rename(tmp_path / "b_1.bmp")
+    source = sources.open_source(tmp_path, TINY)
+    assert source.slides == ("a", "b")
+    batch = draw_batch(source, TINY, 0)
+    assert batch.labels.shape == (2, 72, 72)
+    assert batch.images.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("mpp", [0.4, 1.0, 2.0])
+def test_pairs_are_brought_to_the_pixel_size(tmp_path: Path, mpp: float) -> None:
+    labels = labels_of(300, 320)
+    write(tmp_path / "a_1.png", image_of(labels))
+    write(tmp_path / "a_1.mask.png", labels)
+    config = override(TINY, {"model": {"mpp": mpp}}, "test")
+    source = sources.open_source(tmp_path, config)
+    assert isinstance(source, Pairs)
+    assert source.size(0) == (int(300 / mpp), int(320 / mpp))
+    place = (60, 40)
+    sample = source.read(0, place, 80)
+    # The label at a pixel's centre, and an image that goes with it but for the seams of resampling.
+    centres = [((np.arange(80) + start + 0.5) * mpp).astype(int) for start in place]
+    assert (sample.labels == labels[np.ix_(*centres)]).mean() > 0.97
+    near = np.abs(sample.image.astype(int) - image_of(sample.labels)).max(axis=2) < 8
+    assert near.mean() > 0.9
+
+
+def test_slides_are_cut_where_the_mask_says(tmp_path: Path) -> None:
+    labels = slide(tmp_path, "case1")
+    slide(tmp_path, "case2")
+    config = override(TINY, {"model": {"mpp": 1.0}}, "test")
+    source = sources.open_source(tmp_path, config)
+    assert isinstance(source, slides.SlideTiles)
+    assert set(source.slides) == {"case1", "case2"}
+    training, held_out = split(source, 0.5)
+    assert set(training.slides).isdisjoint(held_out.slides)
+    # At 1 um a pixel, twice the slide's, the canvas is as large as the mask.
+    sample = source.read(0, (50, 70), 72)
+    assert np.array_equal(sample.labels, labels[50:122, 70:142])
+    assert np.array_equal(sample.image, image_of(sample.labels))
+    for step in range(4):
+        batch = draw_batch(source, config, step)
+        assert batch.images.shape == (2, 3, 32, 32)
+        assert (batch.labels != 0).mean() > slides.LEAST_TISSUE
+    assert source.counts(3).min() > 0
+
+
+def test_annotations_lie_in_pixels_of_the_slide(tmp_path: Path) -> None:
+    slide(tmp_path, "case1", mask=False)
+    ring = [[100, 80], [300, 80], [300, 280], [100, 280], [100, 80]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": "Gland"}},
+    }
+    (tmp_path / "case1.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    source = sources.open_source(tmp_path, override(TINY, {"model": {"mpp": 1.0}}, "test"))
+    labels = source.read(0, (20, 30), 120).labels
+    assert np.array_equal(np.unique(labels), [0, 2])
+    assert labels[20, 20] == 2  # row 40, column 50 of the canvas: the ring's corner
+    assert labels[19, 20] == labels[20, 19] == 0
+    assert (labels == 2).sum() == 100 * 100
+
+
+# What is refused
+
+
+def unpaired_image(folder: Path) -> None:
+    (folder / "a_1.mask.png").unlink()
+
+
+def unpaired_mask(folder: Path) -> None:
+    (folder / "a_1.png").unlink()
+
+
+def other_size(folder: Path) -> None:
+    write(folder / "a_1.mask.png", labels_of(91, 100))
+
+
+def unreadable(folder: Path) -> None:
+    (folder / "a_1.png").write_bytes(b"no image")
+
+
+def all_background(folder: Path) -> None:
+    for path in folder.glob("*.mask.png"):
+        write(path, np.zeros((90, 100), np.uint8))
+
+
+def unknown_value(folder: Path) -> None:
+    labels = labels_of(90, 100)
+    labels[5, 7] = 9
+    write(folder / "a_1.mask.png", labels)
+
+
+def unknown_colour(folder: Path) -> None:
+    colors = np.zeros((90, 100, 3), np.uint8)
+    colors[..., 0] = 255
+    colors[5, 7] = (1, 2, 3)
+    write(folder / "a_1.mask.png", colors)
+
+
+def too_small(folder: Path) -> None:
+    for name in ("a_1", "b_1"):
+        pair(folder, name, size=(60, 100))
+
+
+def nothing(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def no_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def slide_without_mask(folder: Path) -> None:
+    slide(folder, "case1")
+    (folder / "case2.svs").write_bytes(b"")
+
+
+def mask_without_slide(folder: Path) -> None:
+    slide(folder, "case1")
+    zarr.save_array(str(folder / "case2.zarr"), np.zeros((4, 4), np.uint8))
+
+
+def mask_of_other_proportions(folder: Path) -> None:
+    slide(folder, "case1", mask=False)
+    zarr.save_array(str(folder / "case1.zarr"), labels_of(200, 250))
+
+
+def slide_of_glass(folder: Path) -> None:
+    slide(folder, "case1", mask=False)
+    zarr.save_array(str(folder / "case1.zarr"), np.zeros((200, 300), np.uint8))
+
+
+def slide_with_unknown_value(folder: Path) -> None:
+    slide(folder, "case1", mask=False)
+    zarr.save_array(str(folder / "case1.zarr"), np.full((200, 300), 7, np.uint8))
+
+
+def slide_without_scale(folder: Path) -> None:
+    slide(folder, "case1")
+    tifffile.imwrite(folder / "case1.tif", image_of(labels_of(256, 256)), tile=(128, 128), photometric="rgb")
+
+
+def broken_slide(folder: Path) -> None:
+    slide(folder, "case1")
+    (folder / "case1.tif").write_bytes(b"II*\0 and nothing more")
+
+
+def small_slide(folder: Path) -> None:
+    slide(folder, "case1", mpp=0.05)
+
+
+ON_SLIDES = {
+    slide_without_mask,
+    mask_without_slide,
+    mask_of_other_proportions,
+    slide_of_glass,
+    slide_with_unknown_value,
+    slide_without_scale,
+    broken_slide,
+    small_slide,
+}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (unpaired_image, r"a_1\.png has no mask; put it at a_1\.mask\.png"),
+        (unpaired_mask, r"a_1\.mask\.png has no image of its name"),
+        (other_size, r"is 100 x 91 but its image is 100 x 90"),
+        (unreadable, r"a_1\.png cannot be read as an image"),
+        (all_background, "every pixel of its masks is background"),
+        (unknown_value, r"a_1\.mask\.png: value 9 at row 5, column 7 is no label; labels are 0 to 2"),
+        (unknown_colour, r"a_1\.mask\.png: colour \(1, 2, 3\) at row 5, column 7 is not in the palette"),
+        (too_small, "at most 100 x 60 px at 1 um per pixel, and a training tile with its context is 72 px"),
+        (nothing, "holds no training data"),
+        (no_folder, "is not a folder"),
+        (slide_without_mask, r"case2\.svs has no mask; put case2\.zarr or case2\.geojson beside it"),
+        (mask_without_slide, r"case2\.zarr has no slide of its name"),
+        (mask_of_other_proportions, r"case1\.zarr is 250 x 200 but its slide is 600 x 400"),
+        (slide_of_glass, r"case1\.zarr: 100 places of 72 px in case1\.tif hold nothing but background"),
+        (slide_with_unknown_value, r"case1\.zarr: value 7 .* is no label"),
+        (slide_without_scale, r"case1\.tif does not say its pixel size"),
+        (broken_slide, r"case1\.tif cannot be read as a slide"),
+        (small_slide, r"case1\.tif is 30 x 20 px at 1 um per pixel"),
+    ],
+)
+def test_bad_data_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[Path], None], words: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if spoil not in ON_SLIDES:
+        pair(folder, "a_1", 0)
+        pair(folder, "b_1", 1)
+    spoil(folder)
+    with pytest.raises(BadInput, match=words) as problem:
+        sources.open_source(folder, TINY)
+    assert "\n" not in str(problem.value)
+
+
+def test_settings_come_from_json_and_toml(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"batch": 5, "model": {"mpp": 0.5}}')
+    (tmp_path / "a.toml").write_text("batch = 5\n[model]\nmpp = 0.5\n")
+    one, two = (
+        override(TrainConfig(), read_overrides(tmp_path / name), name) for name in ("a.json", "a.toml")
+    )
+    assert one == two == replace(TrainConfig(), batch=5, model=replace(TrainConfig().model, mpp=0.5))
+    for name, text, words in (
+        ("bad.json", "{", "neither JSON nor TOML"),
+        ("bad.toml", "=", "neither JSON nor TOML"),
+        ("list.json", "[]", "holds no settings"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(BadInput, match=words):
+            read_overrides(tmp_path / name)
+    with pytest.raises(BadInput, match="No such file"):
+        read_overrides(tmp_path / "none.json")
+
+
+def test_old_settings_keep_their_hash() -> None:
+    # The first shipped generator was trained with these; its card and checkpoint carry the hash.
+    first = replace(TrainConfig(), steps=6900)
+    assert first.sha256() == "2c76ea2d2186d1405729b0fd9608b4528ca8e4a01bd18bf81d1f8c8aeeb47957"
+    assert replace(first, judge="classes").sha256() != first.sha256()
+
+
+# The command line
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["safron-train", *words])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_command_line_trains_without_the_word_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    data, out = tmp_path / "data", tmp_path / "out"
+    pair(data, "a_1", 0)
+    pair(data, "b_1", 1)
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"bfloat16": false, "seed": 3}')
+    words = (str(data), str(out), "--preset", "safron", "--size", "tiny", "--config", str(settings))
+    assert (
+        run(monkeypatch, *words, "--discriminator", "patch", "--no-skips", "--overlap", "8", "--steps", "2")
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert "export it with" in captured.out
+    assert "step 2/2" in captured.err
+    kept = json.loads((out / "checkpoint.json").read_text())
+    assert (kept["step"], kept["config"]["seed"], kept["config"]["judged"]) == (2, 3, "patch")
+    assert (kept["config"]["model"]["skips"], kept["config"]["model"]["overlap"]) == (False, 8)
+    assert len((out / "log.jsonl").read_text().splitlines()) == 1
+
+    # Resumed without settings it goes on as it was; with others it is refused.
+    assert run(monkeypatch, str(data), str(out), "--resume", "--steps", "3") == 0
+    assert json.loads((out / "checkpoint.json").read_text())["config"]["judged"] == "patch"
+    capsys.readouterr()
+    assert run(monkeypatch, str(data), str(out), "--resume", "--preset", "safron", "--size", "tiny") == 2
+    message = capsys.readouterr().err
+    assert "other settings than those asked for" in message
+    assert "judged" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_command_line_refuses_options_that_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    assert run(monkeypatch, str(tmp_path), str(tmp_path / "out"), "--overlap", "0") == 2
+    assert "choose --preset safron" in capsys.readouterr().err
+    (tmp_path / "x.json").write_text('{"stepz": 4}')
+    assert run(monkeypatch, str(tmp_path), "out", "--config", str(tmp_path / "x.json")) == 2
+    message = capsys.readouterr().err
+    assert "there is no setting stepz; known are" in message
+    assert len(message.splitlines()) == 1
