@@ -63,6 +63,7 @@ def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
     """Write uint8 RGB [h, w, 3] as PNG beside `path`; the file that is returned waits to be given that name."""
     import imagecodecs
 
-    part = path.with_name(path.name + ".part")
+    # A name that only we use: what the user has beside it stays.
+    part = path.with_name(f".{path.name}.safron.part")
     part.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
     return part

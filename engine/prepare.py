@@ -156,26 +156,20 @@ def with_batch(plan: RenderPlan, batch: int, device: str) -> RenderPlan:
 
 def keep_batch(prepared: Prepared) -> Prepared:
     """Go on with the batch that an unfinished render was begun with, where memory halved it then and would not now."""
-    recorded = recorded_inputs(prepared.job.scratch.path)
     half = -(-prepared.plan.batch // 2)
-    if recorded is None or prepared.options.fresh or recorded.get("--batch") != half:
+    before = recorded(prepared.job.scratch.path).get("inputs", {}).get("--batch")
+    if prepared.options.fresh or before != str(half):
         return prepared
     return replace(prepared, job=replace(prepared.job, plan=replace(prepared.plan, batch=half)))
 
 
-def recorded_inputs(scratch: Path) -> dict[str, Any] | None:
-    """What a scratch folder says it belongs to; None where it is none."""
+def recorded(scratch: Path) -> dict[str, Any]:
+    """What a scratch folder says of the render that it belongs to; nothing where it is none."""
     try:
-        found = json.loads((scratch / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"][
-            "inputs"
-        ]
-        return {
-            name: json.loads(value)
-            for name, value in found.items()
-            if not name.startswith(("version", "--device"))
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        found = json.loads((scratch / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_placing(options: RenderOptions) -> None:

@@ -9,6 +9,7 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     levels/K                   one level of the slide: uint8 [h, w, 3]; a chunk a block, above that a chunk a tile
     journal.jsonl              one line for each finished seam and block
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
+    finished.json              what the slide will be, once it has its name (owned by `safron.engine.finished`)
 
 Every chunk is written by one task only, whole, so nothing is locked and a retried task overwrites its
 own work with the same bytes. Seams are deleted as soon as the last block that needs them is journaled.
@@ -43,7 +44,16 @@ from .plan import SEAMS_KEPT, RenderPlan
 
 UInt8 = npt.NDArray[np.uint8]
 FORMAT = 2
-_PARTS = {"zarr.json", "weights", "seams", "levels", "journal.jsonl", "index.bin"}
+_PARTS = {
+    "zarr.json",
+    "weights",
+    "seams",
+    "levels",
+    "journal.jsonl",
+    "index.bin",
+    "finished.json",
+    "finished.json.part",
+}
 
 
 class Scratch:
@@ -100,7 +110,8 @@ class Scratch:
         self._create_seams(plan, "sums", sums, np.dtype(plan.blend.sum_dtype))
         self.create_level(plan, plan.thumbnail_level, chunk=plan.block >> plan.thumbnail_level)
         self.journal.touch()
-        group.attrs["safron"] = {"format": FORMAT, "inputs": dict(inputs)}
+        total = {"blocks": prod(plan.block_shape), "patches": plan.patches}
+        group.attrs["safron"] = {"format": FORMAT, "inputs": dict(inputs)} | total
 
     def _is_ours(self) -> bool:
         """Whether this folder was made as scratch; a crash in `remove` may have left any part of one."""

@@ -6,15 +6,14 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from safron.io.errors import BadInput
 from safron.io.remote import Target
 
 from .finished import Finished
-from .grid import AxisGrid
 from .lock import holder
-from .prepare import recorded_inputs, scratch_path
+from .prepare import recorded, scratch_path
 from .scratch import Scratch, read_journal
 
 
@@ -78,8 +77,8 @@ def render_status(out: str | Path, *, scratch: Path | None = None) -> RenderStat
     target = Target.of(out, folder=scratch)
     folder = scratch_path(target, scratch)
     runs = holder(target.local)
-    inputs = recorded_inputs(folder)
-    if inputs is None or Finished.of(target, folder) is not None:
+    begun_as = recorded(folder)
+    if not begun_as or Finished.of(target, folder) is not None:
         size = target.size()
         if size is None and runs is None:
             raise BadInput(
@@ -90,29 +89,15 @@ def render_status(out: str | Path, *, scratch: Path | None = None) -> RenderStat
     journal = Scratch(folder).journal
     entries = list(read_journal(journal)) if journal.is_file() else []
     patches = {(entry.kind, entry.index): entry.run + entry.painted for entry in entries}
-    all_blocks, all_patches = totals(inputs)
     begun = datetime.fromtimestamp((folder / "weights").stat().st_mtime).astimezone()
     return RenderStatus(
         out=target.name,
         state="running" if runs else "interrupted",
         holder=runs,
         blocks=sum(kind == "block" for kind, _ in patches),
-        all_blocks=all_blocks,
+        all_blocks=int(begun_as.get("blocks", 0)),
         patches=sum(patches.values()),
-        all_patches=all_patches,
+        all_patches=int(begun_as.get("patches", 0)),
         written_bytes=max((entry.end for entry in entries), default=0),
         begun=begun.isoformat(timespec="seconds"),
     )
-
-
-def totals(inputs: dict[str, Any]) -> tuple[int, int]:
-    """Blocks and patches of the whole slide, from what scratch records of its plan."""
-    x, y, width, height = inputs["--region"]
-    block = inputs["--block"]
-    blocks = -(-inputs["slide height"] // block) * -(-inputs["slide width"] // block)
-    patches = 1
-    for start, length in ((y, height), (x, width)):
-        # Patches that lie beyond the region do not count, so the canvas may as well end there.
-        axis = AxisGrid(start + length, inputs["--tile"], inputs["--overlap"])
-        patches *= len(axis.touching(start, start + length))
-    return blocks, patches

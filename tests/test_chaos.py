@@ -31,7 +31,7 @@ MOST = 6  # patches of one seam or block task
 WORKERS = 2
 ARGS = (
     "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
-    f"--device cpu --threads 1 --quiet --workers {WORKERS} --report report.json"
+    f"--device cpu --threads 1 --batch 1 --quiet --workers {WORKERS} --report report.json"
 ).split()
 PROCESSES = [*ARGS, "--executor", "processes"]
 # The driver feeds twice the workers and two tasks more; any of them may be done and not yet in the journal.

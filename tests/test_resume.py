@@ -31,7 +31,7 @@ from safron.io.slides import SlideWriter
 HEIGHT, WIDTH, PATCHES, BLOCKS = 200, 300, 35, 6
 ARGS = (
     "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
-    "--device cpu --threads 1 --workers 1 "
+    "--device cpu --threads 1 --workers 1 --batch 1 "
 )
 SCRATCH = Path("out.tiff.safron")
 DIGEST: list[str] = []  # made once
@@ -261,7 +261,6 @@ OTHERS = [
     ("--overlap 10", "--overlap"),
     ("--taper linear", "--taper"),
     ("--block 256", "--block"),
-    ("--batch 2", "--batch"),
     ("--tiff-tile 128", "--tiff-tile"),
     ("--quality 80", "--quality"),
     ("--compression none", "--compression"),
@@ -387,7 +386,7 @@ def test_with_a_broken_half_it_starts_over_when_told_to(
 
 def test_a_torn_seam_is_made_again(here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]) -> None:
     interrupt(capfd)
-    seams = [path for path in (SCRATCH / "seams").rglob("c/*/*/*") if path.is_file()]
+    seams = [path for path in (SCRATCH / "seams").rglob("c.*") if path.is_file()]
     assert seams
     for path in seams:
         path.write_bytes(path.read_bytes()[:-9])
@@ -403,7 +402,7 @@ def test_a_lost_chunk_is_made_again(
 ) -> None:
     """A power cut may take files that were not flushed; Zarr reads a chunk that is gone as black."""
     interrupt(capfd)
-    chunks = [path for path in (SCRATCH / part).rglob("c/*/*/*") if path.is_file()]
+    chunks = [path for path in (SCRATCH / part).rglob("c.*") if path.is_file()]
     assert chunks
     for path in chunks:
         damage(path)

@@ -1,0 +1,411 @@
+"""Disks, masks, rights and clocks that change under way; runs that end between two steps; starting over."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from cases import ExpectFail, check_fail, contents, render_cli, run_cli
+from safron.engine import rendering, state
+from safron.engine.model import IdentityModel
+from safron.engine.scratch import Scratch
+from safron.io import slides
+from safron.io.remote import Target
+
+HEIGHT, WIDTH, PATCHES, BLOCKS = 200, 300, 35, 6
+ARGS = (
+    "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
+    "--device cpu --threads 1 --workers 1 --batch 1 "
+)
+both = pytest.mark.parametrize("workers", [1, 3])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a mask, to work in."""
+    write_mask(tmp_path / "mask.zarr")
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+def write_mask(path: Path, seed: int = 0) -> None:
+    labels = np.random.default_rng(seed).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
+    array = zarr.create_array(path, shape=labels.shape, chunks=(128, 128), dtype="uint8")
+    array[:] = labels
+
+
+@pytest.fixture
+def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The digest of the slide where nothing goes wrong."""
+    found: str = render_cli(capfd, ARGS.replace("out.tiff", "whole.tiff"))["digest"]
+    Path("whole.tiff").unlink()
+    return found
+
+
+def on_patch(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda number: None) -> list[int]:
+    """Call `act` with the number of each patch, from 1, before it is made; give the list of all patches made."""
+    made: list[int] = []
+    paint = IdentityModel.__call__
+
+    def watched(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
+        act(len(made))  # the first is the trial
+        made.extend(range(len(labels)))
+        return paint(self, labels, noise)
+
+    monkeypatch.setattr(IdentityModel, "__call__", watched)
+    return made
+
+
+def interrupt(capfd: pytest.CaptureFixture[str], args: str = ARGS, *, patch: int = 24) -> None:
+    """Run a command and press Ctrl-C before a patch."""
+
+    def stop(number: int) -> None:
+        if number == patch:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        on_patch(patched, stop)
+        assert run_cli(capfd, args).code == 130
+
+
+def left_over() -> list[str]:
+    return sorted(path.name for path in Path().iterdir() if path.name != "mask.zarr")
+
+
+# The mask
+
+
+@both
+def test_a_mask_that_changes_under_way_is_noticed(
+    workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ARGS + f"--workers {workers}"
+    shutil.copytree("mask.zarr", "copy.zarr")
+
+    def change(number: int) -> None:
+        if number == 20:
+            write_mask(Path("other.zarr"), seed=1)
+            for path in Path("other.zarr").rglob("c/*/*"):
+                shutil.copyfile(path, Path("mask.zarr") / path.relative_to("other.zarr"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        on_patch(patched, change)
+        outcome = run_cli(capfd, args)
+    case = ExpectFail("", "", ("mask mask.zarr: its files changed while it was rendered", "--fresh"), code=1)
+    check_fail(outcome, case)
+    assert not Path("out.tiff").exists()
+    check_fail(run_cli(capfd, args), ExpectFail("", "", ("other inputs (mask content)",)))
+    for path in Path("copy.zarr").rglob("c/*/*"):
+        shutil.copy2(path, Path("mask.zarr") / path.relative_to("copy.zarr"))
+    report = render_cli(capfd, args)
+    assert (report["run"], report["digest"]) == (PATCHES, digest), "nothing of the other mask is in it"
+
+
+def test_what_was_made_before_the_last_look_is_kept(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = Path("mask.zarr/c/1/2")
+    times = chunk.stat()
+
+    def change(number: int) -> None:
+        if number == 30:
+            os.utime(chunk)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rendering.MaskGuard, "due", lambda self: True)
+        on_patch(patched, change)
+        assert run_cli(capfd, ARGS).code == 1
+    os.utime(chunk, ns=(times.st_atime_ns, times.st_mtime_ns))
+    report = render_cli(capfd, ARGS)
+    assert 0 < report["resumed"] < BLOCKS
+    assert report["digest"] == digest
+
+
+@both
+def test_a_damaged_chunk_costs_its_blocks_and_no_others(
+    workers: int, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = Path("mask.zarr/c/1/2")
+    whole = chunk.read_bytes()
+    args = f"{ARGS} --overlap 0 --workers {workers}"
+    chunk.write_bytes(whole[: len(whole) // 2])
+    outcome = run_cli(capfd, args)
+    case = ExpectFail(
+        "",
+        "",
+        (
+            "4 blocks failed 3 times each: ",
+            ", 44 x 128 px",
+            "cannot read chunk c/1/2",
+            "tries these again",
+        ),
+        code=1,
+    )
+    check_fail(outcome, case)
+    chunk.write_bytes(whole)
+    # Its time is another now, so the mask is not what it was, as far as can be told without reading it.
+    check_fail(run_cli(capfd, args), ExpectFail("", "", ("other inputs (mask content)",)))
+
+
+def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block_task = rendering.block_task
+    tries: list[tuple[int, int]] = []
+
+    def fail(job: Any, index: tuple[int, int]) -> Any:
+        if index == (0, 1):
+            tries.append(index)
+            raise RuntimeError("CUDA failure 700: an illegal memory access")
+        return block_task(job, index)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rendering, "block_task", fail)
+        outcome = run_cli(capfd, ARGS)
+    says = ("1 blocks failed 3 times each: (0, 1) at x=128, y=0, 128 x 128 px: CUDA failure 700",)
+    check_fail(outcome, ExpectFail("", "", says, code=1))
+    assert len(tries) == 3
+    made = on_patch(monkeypatch)
+    report = render_cli(capfd, ARGS)
+    assert (report["resumed"], report["digest"]) == (BLOCKS - 1, digest)
+    assert len(made) < 6, "the inner patches of one block, and the trial"
+
+
+# Disks and rights
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "disk full"),
+        (errno.EDQUOT, "disk full (Disk quota exceeded)"),
+        (errno.EACCES, "Permission denied"),
+    ],
+    ids=["disk", "quota", "rights"],
+)
+@both
+def test_a_disk_that_takes_no_more_ends_it_at_once(
+    workers: int, number: int, says: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write = slides.files.write_at
+    calls: list[int] = []
+
+    def full(file: int, data: bytes, offset: int) -> None:
+        calls.append(1)
+        if len(calls) > 12:
+            raise OSError(number, os.strerror(number))
+        write(file, data, offset)
+
+    args = f"{ARGS} --workers {workers}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(state, "SYNC_SECONDS", 0.0)
+        patched.setattr(slides.files, "write_at", full)
+        check_fail(run_cli(capfd, args), ExpectFail("", "", (says, "run the same command again"), code=1))
+    report = render_cli(capfd, args)
+    assert report["resumed"] > 0
+    assert report["digest"] == digest
+
+
+@both
+def test_rights_that_are_lost_half_way(
+    workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Seams cannot be written any more; the folder is locked against root, too."""
+    folder = Path("out.tiff.safron/seams/pixels")
+
+    def lock(number: int) -> None:
+        if number == 20 and subprocess.run(["chattr", "+i", folder], capture_output=True).returncode:
+            pytest.skip("folders cannot be locked here")
+
+    args = f"{ARGS} --workers {workers}"
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            on_patch(patched, lock)
+            outcome = run_cli(capfd, args)
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=False)
+    case = ExpectFail("", "", ("Operation not permitted; mend it and run the same command again",), code=1)
+    check_fail(outcome, case)
+    report = render_cli(capfd, args)
+    assert report["digest"] == digest
+
+
+# Clocks
+
+
+def test_no_clock_is_compared(here: Path, digest: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Files from a host whose clock is years ahead, or behind, are gone on with."""
+    interrupt(capfd)
+    for number, path in enumerate(sorted(Path().rglob("out.tiff*"))):
+        for inner in (path, *path.rglob("*")):
+            os.utime(inner, (4e9, 4e9) if number % 2 else (1.0, 1.0))
+    report = render_cli(capfd, ARGS)
+    assert report["resumed"] > 0
+    assert report["digest"] == digest
+
+
+# Ends between two steps
+
+
+@pytest.mark.parametrize("step", ["before the name", "after the name", "while scratch is deleted"])
+def test_killed_around_the_moment_when_the_slide_gets_its_name(
+    step: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ARGS + "--preview p.png --report r.json"
+
+    def killed(*args: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    publish, remove = slides.SlideWriter.publish, Scratch.remove
+
+    def publish_and_die(self: Any, *args: Any, **more: Any) -> None:
+        publish(self, *args, **more)
+        raise KeyboardInterrupt
+
+    def half_removed(self: Scratch) -> None:
+        if not Path("out.tiff").exists():
+            remove(self)
+            return
+        for name in ("zarr.json", "journal.jsonl"):
+            (self.path / name).unlink()
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        if step == "before the name":
+            patched.setattr(slides.SlideWriter, "publish", killed)
+        elif step == "after the name":
+            patched.setattr(slides.SlideWriter, "publish", publish_and_die)
+        else:
+            patched.setattr(Scratch, "remove", half_removed)
+        assert run_cli(capfd, args).code == 130
+    assert Path("out.tiff").exists() == (step != "before the name")
+    made = on_patch(monkeypatch)
+    outcome = run_cli(capfd, args)
+    assert outcome.code == 0
+    assert len(made) == 1, "the trial"
+    if step != "before the name":
+        assert (
+            outcome.error
+            == "safron-render: warning: out.tiff: an earlier run finished it, and was killed before it could say so"
+        )
+    assert json.loads(Path("r.json").read_text())["digest"] == digest
+    assert left_over() == ["out.tiff", "p.png", "r.json"]
+    assert run_cli(capfd, "--validate out.tiff").code == 0
+
+
+def test_a_finished_slide_is_not_taken_for_that_of_other_inputs(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish = slides.SlideWriter.publish
+
+    def publish_and_die(self: Any, *args: Any, **more: Any) -> None:
+        publish(self, *args, **more)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(slides.SlideWriter, "publish", publish_and_die)
+        assert run_cli(capfd, ARGS).code == 130
+    other = ARGS + "--quality 80"
+    check_fail(run_cli(capfd, other), ExpectFail("", "", ("out.tiff: exists already; pass --overwrite",)))
+    report = render_cli(capfd, other + " --overwrite")
+    assert (report["resumed"], report["run"]) == (0, PATCHES)
+    assert report["digest"] != digest
+    assert left_over() == ["out.tiff"]
+
+
+# Starting over
+
+
+def test_fresh_starts_over_and_replaces_no_slide(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for first in (ARGS, ARGS + "--quality 80"):
+        interrupt(capfd, first)
+        report = render_cli(capfd, ARGS + "--fresh")
+        assert (report["resumed"], report["run"], report["digest"]) == (0, PATCHES, digest)
+        before = contents(here)
+        check_fail(run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("out.tiff: exists already",)))
+        assert contents(here) == before
+        Path("out.tiff").unlink()
+
+
+def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("out.tiff.part").write_text("half a download")
+    check_fail(
+        run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("is no unfinished slide; move it away",))
+    )
+    assert Path("out.tiff.part").read_text() == "half a download"
+
+
+# How far is it?
+
+
+def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    none = ExpectFail("", "", ("--status out.tiff: no render of it was begun here",))
+    check_fail(run_cli(capfd, "--status out.tiff"), none)
+    interrupt(capfd)
+    before = contents(here)
+    outcome = run_cli(capfd, "--status out.tiff")
+    assert outcome.code == 0
+    assert f" of {BLOCKS} blocks, " in outcome.out
+    assert f" of {PATCHES} patches (" in outcome.out
+    assert "interrupted; the command that began it continues it" in outcome.out
+    assert contents(here) == before, "looking changes nothing"
+    assert run_cli(capfd, "--status out.tiff --report s.json --quiet").out == ""
+    status = json.loads(Path("s.json").read_text())
+    assert (status["state"], status["all_blocks"], status["all_patches"]) == ("interrupted", BLOCKS, PATCHES)
+    assert 0 < status["patches"] < PATCHES
+    assert status["written_bytes"] <= Path("out.tiff.part").stat().st_size
+    seen: list[str] = []
+
+    def ask(number: int) -> None:
+        if not seen:
+            seen.append(subprocess.run(
+                [Path(sys.executable).with_name("safron-render"), "--status", "out.tiff"],
+                capture_output=True, text=True, check=False,
+            ).stdout)  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patched:
+        on_patch(patched, lambda number: ask(number) if number else None)
+        assert run_cli(capfd, ARGS).code == 0
+    assert f"running, process {os.getpid()} on " in seen[0]
+    assert run_cli(capfd, "--status out.tiff").out.startswith("out.tiff: finished, ")
+
+
+@pytest.mark.parametrize("region", ["0,0,300,200", "100,50,123,77", "37,9,60,190"])
+def test_status_counts_as_the_plan_does(region: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    args = f"{ARGS} --region {region}"
+    report = render_cli(capfd, args.replace("out.tiff", "whole.tiff"))
+    interrupt(capfd, args, patch=1)
+    run_cli(capfd, "--status out.tiff --report s.json")
+    status = json.loads(Path("s.json").read_text())
+    assert (status["all_patches"], status["all_blocks"]) == (report["patches"], report["blocks"])
+
+
+def test_targets() -> None:
+    assert Target.of("a/b.tiff").part == Path("a/b.tiff.part")
+    assert Target.of("file:///a/b.tiff").local == Path("/a/b.tiff")
+    first, second = (Target.of(f"s3://{bucket}/b.tiff", folder=Path("/fast")) for bucket in "xy")
+    assert first.file_name == second.file_name == "b.tiff"
+    assert first.local.parent == Path("/fast")
+    assert first.local != second.local, "slides of one name share nothing"
+
+
+def test_a_preview_leaves_alone_what_lies_beside_it(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("p.png.part").write_text("half a download")
+    assert run_cli(capfd, ARGS + "--preview p.png").code == 0
+    assert Path("p.png.part").read_text() == "half a download"
+    assert left_over() == ["out.tiff", "p.png", "p.png.part"]
