@@ -110,7 +110,7 @@ class Scratch:
         self._create_seams(plan, "sums", sums, np.dtype(plan.blend.sum_dtype))
         self.create_level(plan, plan.thumbnail_level, chunk=plan.block >> plan.thumbnail_level)
         self.journal.touch()
-        total = {"blocks": prod(plan.block_shape), "patches": plan.patches}
+        total: dict[str, Any] = {"blocks": prod(plan.block_shape), "patches": plan.patches}
         group.attrs["safron"] = {"format": FORMAT, "inputs": dict(inputs)} | total
 
     def _is_ours(self) -> bool:
@@ -202,6 +202,11 @@ class Scratch:
         for path in self._seam_files(block):
             with suppress(OSError):
                 path.unlink()
+
+    def stored_seams(self) -> set[tuple[int, int]]:
+        """Blocks whose seams lie here, whole or torn."""
+        found = (self.path / "seams").glob("*/c.*.*.0")
+        return {(int(row), int(column)) for row, column in (path.name.split(".")[1:3] for path in found)}
 
     def _seam_files(self, block: tuple[int, int]) -> list[Path]:
         names = ("pixels", "sums")

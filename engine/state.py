@@ -70,7 +70,11 @@ class RenderState:
                 # The slide has these tiles; a block without its part of the levels above is made again.
                 level = plan.thumbnail_level
                 whole = [e for e in entries if e.kind != "block" or scratch.has_part(level, e.index)]
-                return cls(plan, scratch, writer, whole)
+                state = cls(plan, scratch, writer, whole)
+                # A crash may have come between a block's line in the journal and the end of its seams.
+                for source in scratch.stored_seams():
+                    state._free_if_done(source)
+                return state
         if not (overwrite or fresh or scratch.path.exists()) and _holds_tiles(part):
             raise BadInput(
                 f"{part}: holds an unfinished render whose scratch is not at {scratch.path}; pass the --scratch that "
@@ -117,8 +121,11 @@ class RenderState:
 
     def _free_seams(self, index: tuple[int, int]) -> None:
         for source in self.plan.sources(index):
-            if all(self.done[consumer] for consumer in self.plan.consumers(source)):
-                self.scratch.free_seams(source)
+            self._free_if_done(source)
+
+    def _free_if_done(self, source: tuple[int, int]) -> None:
+        if all(self.done[consumer] for consumer in self.plan.consumers(source)):
+            self.scratch.free_seams(source)
 
     def keep(self) -> None:
         """Make everything accepted so far survive `forget`."""

@@ -75,6 +75,7 @@ class Parcel:
     token : names it.
     source, sha256, device : the generator, and what it must turn out to be: cpu or cuda.
     content : the rest of the job, pickled, so that a scheduler need not understand it.
+    scratch : what makes the scratch that of this job, or None while there is none.
     versions : those of the driver; others could make other pixels.
     """
 
@@ -83,6 +84,7 @@ class Parcel:
     sha256: str
     device: str
     content: bytes
+    scratch: bytes | None
     versions: dict[str, str]
 
     @classmethod
@@ -90,7 +92,15 @@ class Parcel:
         """Pack a job; the generator goes by its source."""
         wrapping = {name: getattr(job.model, name) for name in ("same_halves",) if hasattr(job.model, name)}
         content = pickle.dumps((job.plan, job.mask, job.scratch, wrapping))
-        return cls(token, source, job.model.sha256, kind_of(job.model.device), content, deciding_versions())
+        return cls(
+            token=token,
+            source=source,
+            sha256=job.model.sha256,
+            device=kind_of(job.model.device),
+            content=content,
+            scratch=_identity(job),
+            versions=deciding_versions(),
+        )
 
     def unpack(self, *, sharers: int) -> Job:
         """Make the job again; refuse where this worker would make another slide of it."""
@@ -108,6 +118,14 @@ class Parcel:
         plan, mask, scratch, wrapping = pickle.loads(self.content)
         mask.keep_chunks(block=plan.block, workers=sharers)
         return Job(plan, mask, wrap_model(model, **wrapping), scratch)
+
+
+def _identity(job: Job) -> bytes | None:
+    """What the scratch on the disk says that it belongs to."""
+    try:
+        return (job.scratch.path / "zarr.json").read_bytes()
+    except OSError:
+        return None
 
 
 def wrap_model(model: PatchModel, *, same_halves: bool = False) -> PatchModel:
@@ -162,6 +180,7 @@ class Desk:
     def run(self, name: str, call: Callable[[Any, Any], Any], index: Any) -> Any:
         """Run one task."""
         with self._at_work() as job:
+            self._require_ours(job)
             self._current.name, self._current.patches = name, 0
             try:
                 return call(job, index)
@@ -191,6 +210,11 @@ class Desk:
         self._listening = listening(self._job.scratch, self._count)
         self._listening.__enter__()
 
+    def _require_ours(self, job: Job) -> None:
+        """Stop where the scratch is another render's now: the driver of this one is gone, and its successor began anew."""
+        if self._parcel.scratch is not None and _identity(job) != self._parcel.scratch:
+            raise Stopped
+
     def close(self) -> None:
         """Stop the tasks at work; forget the job when the last of them has left."""
         with self._lock:
@@ -214,6 +238,8 @@ class Desk:
         now = time.monotonic()
         if now - self._told >= INTERVAL_SECONDS:
             self._told = now
+            if self._job is not None:
+                self._require_ours(self._job)
             self.tell({"task": name, "patches": self._current.patches})
 
     def tell(self, message: dict[str, Any]) -> None:

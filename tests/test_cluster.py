@@ -477,6 +477,30 @@ def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
             changed(**values).unpack(sharers=1)
 
 
+def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
+    from safron.engine.prepare import prepare
+    from safron.engine.tasks import Stopped, seam_task
+    from safron.engine.worker import Desk
+
+    class Worker:
+        address, state = "tcp://here", type("State", (), {"nthreads": 1})
+
+        def log_event(self, *args: Any) -> None:
+            pass
+
+    job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
+    job.scratch.create(job.plan, {"--seed": "0"})
+    desk = Desk(Parcel.pack("token", job, ModelSource("identity", "cpu", 1)), Worker())
+    assert desk.run("seam", seam_task, (0, 0)).index == (0, 0)
+    job.scratch.create(job.plan, {"--seed": "1"})
+    with pytest.raises(Stopped):
+        desk.run("seam", seam_task, (0, 0))
+    assert not job.scratch.stored_seams()
+
+
 def test_a_worker_loads_the_generator_once() -> None:
     source = ModelSource("identity", "cpu", 1)
     assert isinstance(source.load(sharers=1), IdentityModel)

@@ -326,6 +326,20 @@ def test_a_finished_slide_is_not_taken_for_that_of_other_inputs(
     assert left_over() == ["out.tiff"]
 
 
+def test_seams_that_a_crash_left_behind_are_deleted_by_the_next_run(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(state, "SYNC_SECONDS", 0.0)
+        patched.setattr(Scratch, "free_seams", lambda self, block: None)
+        interrupt(capfd, patch=34)
+    before = Scratch(Path("out.tiff.safron")).stored_seams()
+    interrupt(capfd, patch=1)
+    after = Scratch(Path("out.tiff.safron")).stored_seams()
+    assert after < before
+    assert (0, 0) in before - after
+
+
 # Starting over
 
 
