@@ -6,8 +6,8 @@ tasks at a time, so that neither the graph nor the results waiting grow with the
 fails is run again, and given up after `TRIES`; tasks that need it are given up with it, all others go
 on. What no other try could mend (a wrong input, a full disk) ends the stream at once.
 
-`Serial` defines the meaning: one task after the other. `DaskThreads` runs them on threads of this
-process; `safron.engine.cluster` on other processes and hosts.
+`Serial` defines the meaning: one task after the other. `Threads` runs them on threads of this process, `DaskThreads`
+too, where somebody wants to watch on Dask's pages; `safron.engine.cluster` on other processes and hosts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import errno
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from safron.io.errors import BadInput, Failed
@@ -224,6 +226,43 @@ class Serial:
         """Do nothing: no task is unfinished."""
 
 
+class Threads:
+    """Tasks on threads of this process. Dask would take a second to start, and open two ports.
+
+    Parameters
+    ----------
+    threads : where they run; whoever made it waits for what `drop` leaves at work.
+    ahead : tasks that may be unfinished at one time.
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor, ahead: int) -> None:
+        self.ahead = ahead
+        self._threads = threads
+        self._unfinished: set[Future[None]] = set()
+        self._done: SimpleQueue[tuple[Task, Any, Exception | None]] = SimpleQueue()
+
+    def submit(self, task: Task) -> None:
+        """Hand a task to the next thread that is free."""
+        future = self._threads.submit(self._run, task)
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+
+    def _run(self, task: Task) -> None:
+        try:
+            self._done.put((task, task.call(task.job, task.index), None))
+        except Exception as error:
+            self._done.put((task, None, error))
+
+    def next(self) -> tuple[Task, Any, BaseException | None]:
+        """Wait for a task that ends."""
+        return self._done.get()
+
+    def drop(self) -> None:
+        """Cancel what has not begun."""
+        for future in list(self._unfinished):
+            future.cancel()
+
+
 class DaskPool:
     """Tasks on a Dask scheduler; subclasses say what is submitted for a task.
 
@@ -356,15 +395,19 @@ DASK_SETTINGS = {
 
 @contextmanager
 def local_runner(workers: int, *, dashboard: str | None = None) -> Iterator[Runner]:
-    """Give a runner of this process: serial for one worker, else a Dask cluster of threads.
+    """Give a runner of this process: serial for one worker, else threads.
 
     Parameters
     ----------
     workers : tasks at work at a time.
-    dashboard : address of Dask's pages; None is any free port of loopback.
+    dashboard : address of Dask's pages, which then runs the threads; None shows none.
     """
     if workers == 1 and dashboard is None:
         yield lambda tasks: run_tasks(tasks, Serial())
+        return
+    if dashboard is None:
+        with ThreadPoolExecutor(workers, "safron-block") as threads:
+            yield lambda tasks: run_tasks(tasks, Threads(threads, workers + 2))
         return
     import dask
     from distributed import Client, LocalCluster
@@ -376,8 +419,8 @@ def local_runner(workers: int, *, dashboard: str | None = None) -> Iterator[Runn
             n_workers=1,
             threads_per_worker=workers,
             processes=False,
-            # Dask opens its status pages in any case.
-            dashboard_address=dashboard or "127.0.0.1:0",
+            dashboard_address=dashboard,
+            # Dask opens a port in any case.
             worker_dashboard_address="127.0.0.1:0",
             memory_limit=None,
             silence_logs=logging.CRITICAL,

@@ -1,9 +1,11 @@
-"""Dask runs the same tasks as the serial reference, a bounded number at a time, and failures cost little."""
+"""Threads run the same tasks as the serial reference, a bounded number at a time, and failures cost little."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -47,7 +49,7 @@ def test_serial_keeps_the_order() -> None:
     assert len(log) == 6
 
 
-def test_dask_runs_each_task_once_after_its_needs_and_reads_the_stream_slowly() -> None:
+def test_threads_run_each_task_once_after_its_needs_and_reads_the_stream_slowly() -> None:
     started: list[int] = []
     with local_runner(3) as runner:
         results: dict[str, Any] = {}
@@ -60,6 +62,33 @@ def test_dask_runs_each_task_once_after_its_needs_and_reads_the_stream_slowly() 
     for number in range(40):
         assert place[f"seam-{number}"] < place[f"block-{number}"]
         assert number == 0 or place[f"seam-{number - 1}"] < place[f"block-{number}"]
+
+
+def test_without_pages_no_port_is_open_and_dask_is_not_imported() -> None:
+    """It would take a second of every render."""
+    code = (
+        "import sys, psutil; from safron.engine.execute import Task, local_runner\n"
+        "with local_runner(2) as runner: assert dict(runner([Task('a', max, 1, 2)])) == {'a': 2}\n"
+        "assert not [c for c in psutil.Process().net_connections() if c.status == 'LISTEN']\n"
+        "assert not {'dask', 'distributed'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_at_work_when_the_stream_breaks_off_is_waited_for() -> None:
+    """And what has not begun never runs."""
+    stop = threading.Event()
+
+    def fail(name: str, number: int) -> None:
+        if name == "seam-1":
+            raise BadInput("no")
+        stop.wait(0.2)
+
+    with local_runner(2) as runner, pytest.raises(BadInput):
+        list(runner(tasks(20, [], fail)))
+    count = len(log)
+    stop.wait(0.5)
+    assert len(log) == count <= 4
 
 
 @both
