@@ -126,10 +126,27 @@ def test_identity_reproduces_the_coloured_mask(
     assert (report.run, report.painted) == (report.patches, 0)
 
 
-@pytest.mark.parametrize("size", [(255, 257), (700, 520)], ids=str)
-def test_shipped_generator_equals_oracle(tmp_path: Path, size: tuple[int, int]) -> None:
-    mask, model = blobs(*size, cell=150), load_model("safron-seamless", device="cpu")
-    render(mask, tmp_path / "s.tiff", compression="deflate", block=512, seed=3, device="cpu")
+def specks(height: int, width: int) -> np.ndarray[Any, Any]:
+    """A mask that is mostly glass, with tissue at its far corner and where four blocks meet."""
+    mask = np.zeros((height, width), np.uint8)
+    for y, x in ((2048, 2048), (height, width), (1000, 30)):
+        part = mask[max(0, y - 130) : y + 130, max(0, x - 130) : x + 130]
+        part[:] = blobs(*part.shape, cell=150, seed=y)
+    return mask
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        pytest.param(blobs(255, 257, cell=150), id="255 x 257"),
+        pytest.param(blobs(700, 520, cell=150), id="700 x 520"),
+        pytest.param(specks(4097, 3001), id="4097 x 3001"),
+    ],
+)
+def test_shipped_generator_equals_oracle(tmp_path: Path, mask: np.ndarray[Any, Any]) -> None:
+    model = load_model("safron-seamless", device="cpu")
+    block = 512 if mask.shape[0] < 1000 else 2048
+    render(mask, tmp_path / "s.tiff", compression="deflate", block=block, seed=3, device="cpu")
     np.testing.assert_array_equal(
         level0(tmp_path / "s.tiff"), expected(mask, model, tile=256, overlap=20, seed=3)
     )
