@@ -47,6 +47,11 @@ def settled(network: nn.Module) -> nn.Module:
 def write(config: TrainConfig, out: Path, **options: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     network = settled(make_generator(config.model))
+    if config.model.network == "paper":
+        with torch.no_grad():  # the paper's first weights paint grey, on which no difference would show
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                    module.weight *= 64 / config.model.base / 4
     return export.export(network, config, out, steps=0, trained_on="nothing", **options)
 
 
