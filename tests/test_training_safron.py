@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install
 from safron.training import augment, losses, networks, sheet, stitch, train  # noqa: E402  (these import torch)
 from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from safron.training.data import draw_batch  # noqa: E402
+from safron.training.journal import own_folder  # noqa: E402
 from safron.training.sources import open_source  # noqa: E402
 
 PAPER = PRESETS["safron"]
@@ -429,6 +431,27 @@ def test_a_full_disk_keeps_the_checkpoint_that_was_there(folder: Path, tmp_path:
             "checkpoint.json",
             "checkpoint.pt",
         ]
+
+
+def test_two_runs_in_one_folder_are_refused(folder: Path, tmp_path: Path) -> None:
+    with (
+        own_folder(tmp_path),
+        pytest.raises(BadInput, match="another process trains into this folder") as problem,
+    ):
+        train.fit(folder, tmp_path, TINY, train.Schedule(1))
+    one_line(problem)
+    train.fit(folder, tmp_path, TINY, train.Schedule(1))
+
+
+def test_a_signal_finishes_the_step_and_saves(folder: Path, tmp_path: Path) -> None:
+    def stop(done: int, losses: dict[str, float]) -> None:
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(folder, tmp_path, TINY, train.Schedule(20), report=stop)
+    assert load_checkpoint(tmp_path / "checkpoint.pt").step == 3
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_batch_must_be_shared_evenly() -> None:

@@ -6,14 +6,20 @@ its writer is installed. On resuming, lines of steps that the checkpoint does no
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from safron.io.errors import BadInput
 
 
 class Journal:
@@ -77,3 +83,35 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def own_folder(out: Path) -> Iterator[None]:
+    """Hold the right to write a run into `out`; it ends with the process that holds it.
+
+    Two processes in one folder would overwrite each other's checkpoints.
+
+    Raises
+    ------
+    BadInput
+        Another process has it.
+    """
+    if sys.platform == "win32":  # no folder can be locked there
+        yield
+        return
+    import fcntl
+
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        with contextlib.suppress(
+            OSError
+        ):  # some network drives have no locks; there one has to trust the user
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(
+                    f"{out}: another process trains into this folder; wait for it, or choose another"
+                ) from None
+        yield
+    finally:
+        os.close(handle)

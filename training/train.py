@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from safron.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from safron.training.config import TrainConfig
 from safron.training.data import Batch, Source, draw_batch, split
 from safron.training.distributed import Team
-from safron.training.journal import Journal
+from safron.training.journal import Journal, own_folder
 from safron.training.losses import (
     AdversarialLoss,
     AnchorLoss,
@@ -354,7 +354,7 @@ def fit(
     Raises
     ------
     BadInput
-        The data, the settings or the folder cannot be used.
+        The data, the settings or the folder cannot be used, or another process trains into it.
     Failed
         A loss is no longer finite, or the disk is full; the last checkpoint is kept.
     KeyboardInterrupt
@@ -370,29 +370,55 @@ def fit(
     if config.epochs:
         schedule = dataclasses.replace(schedule, steps=config.epochs * len(training) // config.batch)
         config = dataclasses.replace(config, steps=schedule.steps)
-    counts = torch.from_numpy(training.counts(len(config.model.labels)))
-    trainer = Trainer(config, device, team=team, counts=counts, compiled=compiled)
-    if resume:
-        trainer.restore(load_same(path, config))
-    metadata = {
+    out.mkdir(parents=True, exist_ok=True)
+    with own_folder(out) if team.leads else nullcontext():
+        counts = torch.from_numpy(training.counts(len(config.model.labels)))
+        trainer = Trainer(config, device, team=team, counts=counts, compiled=compiled)
+        if resume:
+            trainer.restore(load_same(path, config))
+        steps = range(trainer.done, schedule.steps)
+        batches = _batches(training, config, steps, part, ahead=trainer.device.type != "cpu")
+        journal = Journal(out, trainer.done) if team.leads else None
+        try:
+            _loop(trainer, batches, schedule, path, journal, _describe(training, trainer), held_out, report)
+        finally:
+            if journal is not None:
+                journal.close()
+        team.wait()
+    return path
+
+
+def _describe(training: Source, trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint says of its making, beside its settings."""
+    return {
         "images": len(training),
         "slides": len(set(training.slides)),
         "data": training.name,
         "torch": torch.__version__,
         "device": trainer.device.type,
         "precision": str(trainer.half or torch.float32).removeprefix("torch."),
-        "processes": team.size,
+        "processes": trainer.team.size,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    journal = Journal(out, trainer.done) if team.leads else None
+
+
+def _loop(
+    trainer: Trainer,
+    batches: Iterator[Batch],
+    schedule: Schedule,
+    path: Path,
+    journal: Journal | None,
+    metadata: dict[str, Any],
+    held_out: Source,
+    report: Report | None,
+) -> None:
+    """Train until the schedule ends or somebody asks to stop; only the process with a journal writes."""
     began = time.monotonic()
     with _stop_requests() as asked:
-        steps, on_gpu = range(trainer.done, schedule.steps), trainer.device.type != "cpu"
-        for batch in _batches(training, config, steps, part, ahead=on_gpu):
+        for batch in batches:
             losses = trainer.step(batch)
             minutes = (time.monotonic() - began) / 60
             over = bool(asked) or (schedule.minutes is not None and minutes >= schedule.minutes)
-            last = trainer.done >= schedule.steps or team.agree(over, trainer.device)
+            last = trainer.done >= schedule.steps or trainer.team.agree(over, trainer.device)
             if journal is not None:
                 if report is not None:
                     report(trainer.done, losses)
@@ -400,15 +426,11 @@ def fit(
                     journal.losses(trainer.done, minutes, losses)
                 if trainer.done % schedule.save_every == 0 or last:
                     save_checkpoint(path, trainer.checkpoint(metadata))
-                    journal.sheet(trainer.done, draw_sheet(trainer.average, held_out, config))
+                    journal.sheet(trainer.done, draw_sheet(trainer.average, held_out, trainer.config))
             if last:
                 break
-    team.wait()
-    if journal is not None:
-        journal.close()
     if asked:
         raise KeyboardInterrupt
-    return path
 
 
 def _open_in_turn(folder: Path, config: TrainConfig, cache: Path, team: Team) -> Source:
