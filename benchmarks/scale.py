@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -195,13 +197,52 @@ def bench_workers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             digests.add(made["digest"])
             print(f"{workers} workers: {made['seconds']:.1f} s, {made['run']} patches", flush=True)
     assert len(digests) == 1, "the same slide"
+    bare = _bare_speed_up(args.model)
+    print(f"bare calls in two processes against one: {bare:.3f}")
     return {
         "benchmark": "workers",
         "model": str(args.model),
         "side": args.side,
         "seconds": seconds,
         "speed_up": round(min(seconds[1]) / min(seconds[2]), 3),
+        "bare_speed_up": round(bare, 3),
     }
+
+
+BARE = """
+import sys, time
+import numpy as np
+from safron.engine import load_model
+model = load_model(sys.argv[1], device="cpu", threads=1)
+side, scales = model.card.tile + 2 * model.card.context, model.card.noise_scales
+labels = np.full((1, side, side), model.card.labels[-1].value, np.uint8)
+noise = np.zeros((1, len(scales), side, side), np.float32) if scales else None
+model(labels, noise)
+sys.stdin.readline()
+begun = time.perf_counter()
+for _ in range(int(sys.argv[2])):
+    model(labels, noise)
+print(time.perf_counter() - begun)
+"""
+
+
+def _bare_speed_up(model: str, calls: int = 24) -> float:
+    """Calls a second of two processes that do nothing else, against one: what the machine has to give."""
+
+    def seconds(count: int) -> float:
+        command = [sys.executable, "-c", BARE, model, str(calls)]
+        running = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(count)
+        ]
+        time.sleep(8)  # until all have loaded
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return max(float(process.communicate()[0]) for process in running)
+
+    return 2 * seconds(1) / seconds(2)
 
 
 def main() -> None:

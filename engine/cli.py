@@ -241,7 +241,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     default=DEFAULTS.threads,
     show_default="0, all cores",
     metavar="N",
-    help="Threads of one generator call; worker processes share all cores.",
+    help="Patches that run side by side on a CPU; worker processes share all cores.",
 )
 @click.option(
     "--device",
@@ -249,6 +249,13 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     show_default=True,
     metavar="auto|cpu|cuda[:N]",
     help="Where the generator runs.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32", "float16"]),
+    default=DEFAULTS.precision,
+    show_default=True,
+    help="Of arithmetic on CUDA; float16 needs TensorRT.",
 )
 @click.option(
     "--compression",
@@ -321,11 +328,11 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
 )
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path),
+    type=str,
     default=None,
     show_default="beside OUT",
     metavar="FOLDER",
-    help="Folder for scratch.",
+    help="Folder, or address as s3://BUCKET/NAME, for scratch.",
 )
 @click.option(
     "--memory",

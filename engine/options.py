@@ -32,8 +32,11 @@ class RenderOptions:
     cluster : YAML file that says how to get workers from a batch system; see docs/cluster.md.
     security : YAML file with the TLS certificates of scheduler, workers and driver.
     dashboard : address of Dask's pages, as "127.0.0.1:8787"; None shows none.
-    threads : threads of one generator call; 0 uses every core, and shares them among worker processes.
+    threads : patches that run side by side on a CPU, each on one core; 0 is one for every core, shared among
+        worker processes.
     device : "auto", "cpu", "cuda" or "cuda:N".
+    precision : of the generator's arithmetic on CUDA: "float32", "tf32" (products of 10 bits), or "float16", which
+        needs TensorRT.
     compression : "jpeg", "deflate", "lzw" or "none".
     quality : of JPEG, 1..100.
     chroma : "420" or "444".
@@ -44,7 +47,7 @@ class RenderOptions:
     region : (x, y, width, height) of the mask to render; None is all of it.
     level_count : pyramid levels; "auto" halves until one tile is enough.
     palette_tolerance : largest distance (0..255 a channel) of a colour-coded mask's colour from its label's.
-    scratch : folder for scratch; None is beside the output, for an output URL the user's cache folder.
+    scratch : folder, or address, for scratch; None is beside the output, for an output URL the user's cache folder.
     memory : bytes that the render may take, worker processes of this machine included; each worker of a cluster
         may take as much.
     preview : PNG of the finished slide, at most 2048 px a side.
@@ -68,6 +71,7 @@ class RenderOptions:
     dashboard: str | None = None
     threads: int = 0
     device: str = "auto"
+    precision: Literal["float32", "tf32", "float16"] = "float32"
     compression: Literal["jpeg", "deflate", "lzw", "none"] = "jpeg"
     quality: int = 90
     chroma: Literal["420", "444"] = "420"
@@ -78,7 +82,7 @@ class RenderOptions:
     region: tuple[int, int, int, int] | None = None
     level_count: int | Literal["auto"] = "auto"
     palette_tolerance: int = 0
-    scratch: Path | None = None
+    scratch: str | Path | None = None
     memory: int = 4 << 30
     preview: Path | None = None
     report: Path | None = None

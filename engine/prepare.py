@@ -16,7 +16,7 @@ import numpy as np
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import LabelMask, open_mask
 from safron.io.pyramid import Pyramid
-from safron.io.remote import Target, check_address
+from safron.io.remote import Target, check_address, check_folder, is_url
 from safron.io.slides import SlideSpec
 
 from .finished import Finished
@@ -91,6 +91,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     target = Target.of(out, folder=options.scratch)
     flavor = options.flavor or choose_flavor(target)
     check_outputs(source, target, options)
+    if options.scratch is not None and is_url(options.scratch):
+        check_folder(str(options.scratch))
     if options.workers < 1 or options.threads < 0:
         raise BadInput(
             f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
@@ -99,7 +101,12 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     elsewhere = (
         options.executor == "processes" or options.scheduler is not None or options.cluster is not None
     )
-    model = load_model(options.model, device="cpu" if elsewhere else options.device, threads=options.threads)
+    model = load_model(
+        options.model,
+        device="cpu" if elsewhere else options.device,
+        threads=options.threads,
+        precision="float32" if elsewhere else options.precision,
+    )
     card = model.card
     mask = open_mask(source, palette=card.palette, palette_tolerance=options.palette_tolerance)
     where = choose_where(options, mask, model)
@@ -123,7 +130,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         seed=options.seed,
         noise_scales=card.noise_scales,
     )
-    scratch = Scratch(scratch_path(target, options.scratch))
+    scratch = open_scratch(target, options.scratch)
     job = Job(plan, mask, model, scratch)
     if where != "threads" and not dry_run:
         return Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
@@ -248,7 +255,7 @@ def model_source(prepared: Prepared) -> ModelSource:
     threads = options.threads
     if prepared.where == "processes" and not threads:
         threads = max(1, usable_cores() // options.workers)
-    return ModelSource(model, device, threads)
+    return ModelSource(model, device, threads, options.precision)
 
 
 def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
@@ -268,13 +275,25 @@ def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
     return replace(prepared, job=Job(plan, job.mask, model, job.scratch), projected_bytes=projected)
 
 
-def scratch_path(target: Target, folder: Path | None) -> Path:
+def scratch_path(target: Target, folder: str | Path | None) -> Path:
     """Where scratch lies: beside the slide, or in a folder that slides of the same name may share."""
     out = target.local
-    if folder is None or target.url is not None:
+    if folder is None or is_url(folder) or target.url is not None:
         return out.absolute().with_name(f"{out.name}.safron")
-    place = sha256(str(out.parent.resolve()).encode()).hexdigest()[:8]
-    return folder.absolute() / f"{out.name}.{place}.safron"
+    return Path(folder).absolute() / f"{out.name}.{_place_of(out)}.safron"
+
+
+def open_scratch(target: Target, folder: str | Path | None) -> Scratch:
+    """Say where the parts of scratch lie; nothing is opened yet."""
+    path = scratch_path(target, folder)
+    if folder is None or not is_url(folder):
+        return Scratch(path)
+    return Scratch(path, f"{str(folder).rstrip('/')}/{target.local.name}.{_place_of(target.local)}.safron")
+
+
+def _place_of(out: Path) -> str:
+    """Tell slides of one name in different folders apart."""
+    return sha256(str(out.parent.resolve()).encode()).hexdigest()[:8]
 
 
 def choose_flavor(target: Target) -> Literal["svs", "ome", "generic"]:
@@ -451,12 +470,12 @@ def check_budget(prepared: Prepared) -> None:
     target, part = prepared.target, prepared.target.part
     written = part.stat().st_size if part.is_file() else 0
     # The cache folder is made when it is needed; until then what stands above it tells of the disk.
-    ours = target.url is not None and options.scratch is None
+    ours = target.url is not None and (options.scratch is None or is_url(options.scratch))
     needs: dict[int, int] = {}
     folders: dict[int, Path] = {}
     for folder, need in (
         (part.absolute().parent, max(0, plan.output_bytes() - written)),
-        (prepared.job.scratch.path.parent, plan.scratch_bytes()),
+        (prepared.job.scratch.path.parent, 0 if prepared.job.scratch.store else plan.scratch_bytes()),
     ):
         while ours and not folder.is_dir():
             folder = folder.parent

@@ -14,6 +14,8 @@ Beside the output lies a Zarr group, ``OUT.safron``::
 Every chunk is written by one task only, whole, so nothing is locked and a retried task overwrites its
 own work with the same bytes. Seams are deleted as soon as the last block that needs them is journaled.
 A seam's chunks hold its parts (right, below) one after the other, each as `Accumulator` lays it out, and zeros.
+
+Where ``--scratch`` is an address, seams and levels lie there, and the rest, which the driver alone reads and writes, here.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import google_crc32c
 import numcodecs
 import numpy as np
@@ -64,16 +67,49 @@ class Scratch:
     Parameters
     ----------
     path : the folder ``OUT.safron``.
+    store : address of what workers share, for fsspec; None has it in the folder as well.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, store: str | None = None) -> None:
         self.path = path
+        self.store = store
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._seams: OrderedDict[tuple[int, int], tuple[UInt8, Sums]] = OrderedDict()
         self._guard = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Scratch, (self.path,)
+        return Scratch, (self.path, self.store)
+
+    def _place(self, name: str) -> str:
+        """Path or address of an array or chunk."""
+        return str(self.path / name) if self.store is None else f"{self.store}/{name}"
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Store a chunk, all at once: another process may read it while it is written a second time."""
+        if self.store is not None:
+            fs, path = fsspec.url_to_fs(self._place(name))
+            fs.pipe_file(path, data)
+            return
+        file = self.path / name
+        part = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.part")
+        part.write_bytes(data)
+        part.replace(file)
+
+    def _read(self, name: str) -> bytes:
+        """Load a chunk."""
+        if self.store is None:
+            return (self.path / name).read_bytes()
+        fs, path = fsspec.url_to_fs(self._place(name))
+        return bytes(fs.cat_file(path))
+
+    def _delete(self, name: str) -> None:
+        """Delete a chunk; nothing happens where it is gone already."""
+        with suppress(OSError):
+            if self.store is None:
+                (self.path / name).unlink()
+            else:
+                fs, path = fsspec.url_to_fs(self._place(name))
+                fs.rm_file(path)
 
     @property
     def journal(self) -> Path:
@@ -91,6 +127,8 @@ class Scratch:
             raise BadInput(f"{self.path}: exists and is no scratch of ours; move it away or pass --scratch")
         self.remove()
         group = zarr.create_group(self.path)
+        if self.store is not None:
+            zarr.create_group(self.store)
         region = plan.region
         rows, columns = plan.grid.rows, plan.grid.columns
         weights = plan.blend.weights
@@ -110,8 +148,10 @@ class Scratch:
         self._create_seams(plan, "sums", sums, np.dtype(plan.blend.sum_dtype))
         self.create_level(plan, plan.thumbnail_level, chunk=plan.block >> plan.thumbnail_level)
         self.journal.touch()
-        total: dict[str, Any] = {"blocks": prod(plan.block_shape), "patches": plan.patches}
-        group.attrs["safron"] = {"format": FORMAT, "inputs": dict(inputs)} | total
+        about: dict[str, Any] = {"format": FORMAT, "inputs": dict(inputs)}
+        if self.store is not None:
+            about["inputs"]["--scratch"] = self.store
+        group.attrs["safron"] = about | {"blocks": prod(plan.block_shape), "patches": plan.patches}
 
     def _is_ours(self) -> bool:
         """Whether this folder was made as scratch; a crash in `remove` may have left any part of one."""
@@ -125,6 +165,11 @@ class Scratch:
         self._seams.clear()
         with suppress(OSError):
             (self.path / "zarr.json").unlink()
+        if self.store is not None:
+            fs, path = fsspec.url_to_fs(self.store)
+            fs.invalidate_cache()
+            with suppress(FileNotFoundError):
+                fs.rm(path, recursive=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def differences(self, inputs: Mapping[str, str]) -> list[str] | None:
@@ -140,12 +185,14 @@ class Scratch:
         ):
             return ["scratch format"]
         before: dict[str, Any] = found["inputs"]
+        if self.store is not None:
+            inputs = {**inputs, "--scratch": self.store}
         return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
 
     def _create_seams(self, plan: RenderPlan, name: str, capacity: int, dtype: np.dtype[Any]) -> None:
         """Make room for one kind of seam values of all blocks; nothing is stored before it is written."""
         zarr.create_array(
-            self.path / "seams" / name,
+            self._place(f"seams/{name}"),
             shape=(*plan.block_shape, max(1, capacity)),
             chunks=(1, 1, max(1, capacity)),
             dtype=dtype,
@@ -157,14 +204,14 @@ class Scratch:
         found = self._arrays.get(name)
         if found is None:
             # Not by `open_array(config=...)`, which ignores it (zarr 3.1.6).
-            found = zarr.open_array(self.path / name, mode="r+").with_config({"write_empty_chunks": True})
+            found = zarr.open_array(self._place(name), mode="r+").with_config({"write_empty_chunks": True})
             self._arrays[name] = found
         return found
 
     def write_seams(self, block: tuple[int, int], pixels: UInt8, sums: Sums) -> None:
         """Store what the seam patches of a block leave (see `seam_parts`), replacing what a crashed try left."""
         for path, values in zip(self._seam_files(block), (pixels, sums), strict=True):
-            path.write_bytes(encode_chunk(values))
+            self._write(path, encode_chunk(values))
         self._keep(block, (pixels, sums))
 
     def read_seams(self, block: tuple[int, int]) -> tuple[UInt8, Sums]:
@@ -178,7 +225,7 @@ class Scratch:
 
     def _load_seams(self, block: tuple[int, int]) -> tuple[UInt8, Sums]:
         pixels, sums = (
-            decode_chunk(path.read_bytes(), self._array(f"seams/{name}").dtype)
+            decode_chunk(self._read(path), self._array(f"seams/{name}").dtype)
             for path, name in zip(self._seam_files(block), ("pixels", "sums"), strict=True)
         )
         return pixels, sums
@@ -200,24 +247,24 @@ class Scratch:
     def free_seams(self, block: tuple[int, int]) -> None:
         """Delete the seams of a block; nothing happens where they are gone already."""
         for path in self._seam_files(block):
-            with suppress(OSError):
-                path.unlink()
+            self._delete(path)
 
     def stored_seams(self) -> set[tuple[int, int]]:
         """Blocks whose seams lie here, whole or torn."""
-        found = (self.path / "seams").glob("*/c.*.*.0")
-        return {(int(row), int(column)) for row, column in (path.name.split(".")[1:3] for path in found)}
+        fs, path = fsspec.url_to_fs(self._place("seams"))
+        fs.invalidate_cache()
+        names = (name.rpartition("/")[2].split(".") for name in fs.find(path))
+        return {(int(name[1]), int(name[2])) for name in names if name[0] == "c" and len(name) == 4}
 
-    def _seam_files(self, block: tuple[int, int]) -> list[Path]:
-        names = ("pixels", "sums")
-        return [self.path / "seams" / name / f"c.{block[0]}.{block[1]}.0" for name in names]
+    def _seam_files(self, block: tuple[int, int]) -> list[str]:
+        return [f"seams/{name}/c.{block[0]}.{block[1]}.0" for name in ("pixels", "sums")]
 
     def create_level(self, plan: RenderPlan, level: int, *, chunk: int) -> None:
         """Make room for one level of the slide, replacing what a crashed try left."""
         shape = (max(1, plan.slide.height >> level), max(1, plan.slide.width >> level), 3)
         self._arrays.pop(f"levels/{level}", None)
         zarr.create_array(
-            self.path / "levels" / str(level),
+            self._place(f"levels/{level}"),
             shape=shape,
             chunks=(chunk, chunk, 3),
             dtype="uint8",
@@ -236,10 +283,10 @@ class Scratch:
             whole = np.zeros(chunk, np.uint8)
             whole[: part.shape[0], : part.shape[1]] = part
             part = whole
-        self._part_file(level, block).write_bytes(encode_chunk(part))
+        self._write(self._part_file(level, block), encode_chunk(part))
 
-    def _part_file(self, level: int, block: tuple[int, int]) -> Path:
-        return self.path / "levels" / str(level) / f"c.{block[0]}.{block[1]}.0"
+    def _part_file(self, level: int, block: tuple[int, int]) -> str:
+        return f"levels/{level}/c.{block[0]}.{block[1]}.0"
 
     def has_part(self, level: int, block: tuple[int, int]) -> bool:
         """Whether what a block left of a level can be read; a power cut may have torn or lost it."""
@@ -247,7 +294,7 @@ class Scratch:
         if block[0] * array.chunks[0] >= array.shape[0] or block[1] * array.chunks[1] >= array.shape[1]:
             return True  # only an odd last row or column, which the level leaves out
         try:
-            decode_chunk(self._part_file(level, block).read_bytes(), array.dtype)
+            decode_chunk(self._read(self._part_file(level, block)), array.dtype)
         except (OSError, ValueError, RuntimeError):
             return False
         return True

@@ -61,7 +61,7 @@ class RenderStatus:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def render_status(out: str | Path, *, scratch: Path | None = None) -> RenderStatus:
+def render_status(out: str | Path, *, scratch: str | Path | None = None) -> RenderStatus:
     """Look at what a render has left so far; nothing is changed.
 
     Parameters

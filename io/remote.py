@@ -44,15 +44,15 @@ class Target:
     url: str | None = None
 
     @classmethod
-    def of(cls, out: str | Path, *, folder: Path | None = None) -> Target:
-        """Make the target of a path or URL; `folder` is for the unfinished files of a URL."""
+    def of(cls, out: str | Path, *, folder: str | Path | None = None) -> Target:
+        """Make the target of a path or URL; `folder`, if it is local, is for the unfinished files of a URL."""
         text = str(out)
         if text.startswith("file://"):
             text = text.removeprefix("file://")
         if not is_url(text):
             return cls(str(out), Path(text))
         place = hashlib.sha256(text.encode()).hexdigest()[:8]
-        base = cache_folder() if folder is None else folder.absolute()
+        base = cache_folder() if folder is None or is_url(folder) else Path(folder).absolute()
         return cls(text, base / f"{text.rstrip('/').rpartition('/')[2]}.{place}", text)
 
     @property
@@ -142,6 +142,20 @@ def check_address(target: Target, *, overwrite: bool) -> None:
     """Raise `BadInput` unless a slide can be sent to the target's URL, as far as can be told without sending."""
     url = target.url
     assert url is not None
+    fs, bucket = _open(url)
+    # First: a store that does not answer is found here, and not taken for one without the bucket.
+    if target.exists() and not overwrite:
+        raise BadInput(f"{url}: exists already; pass --overwrite to replace it")
+    _require_bucket(fs, bucket, url)
+
+
+def check_folder(url: str) -> None:
+    """Raise `BadInput` unless things can be put below an address, as far as can be told without doing so."""
+    _require_bucket(*_open(f"{url.rstrip('/')}/x"), url)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """Give the store of a URL, and its bucket there."""
     try:
         fs, path = _store(url)
     except ImportError as error:
@@ -154,9 +168,10 @@ def check_address(target: Target, *, overwrite: bool) -> None:
     bucket = path.strip("/").rpartition("/")[0].partition("/")[0]
     if not bucket and _protocol(fs) != "memory":
         raise BadInput(f"{url}: must name a file inside a bucket or folder")
-    # First: a store that does not answer is found here, and not taken for one without the bucket.
-    if target.exists() and not overwrite:
-        raise BadInput(f"{url}: exists already; pass --overwrite to replace it")
+    return fs, bucket
+
+
+def _require_bucket(fs: Any, bucket: str, url: str) -> None:
     if _protocol(fs) in _ATOMIC - {"memory"} and not fs.exists(bucket):
         raise BadInput(
             f"{url}: there is no bucket {bucket!r}, or it may not be seen; make it first, or check credentials"

@@ -264,6 +264,7 @@ REFUSED = [
     ExpectFail("a bucket alone", "s3://out.tiff", ("s3://out.tiff: must name a file inside a bucket",)),
     ExpectFail("no such kind", "nosuch://a/out.tiff", ("is no address that fsspec knows",)),
     ExpectFail("extension", "s3://slides/out.png", (".svs, .tif, .tiff, .ome.tif or .ome.tiff",)),
+    ExpectFail("scratch's bucket", "s3://slides/out.tiff --scratch s3://nosuch/a", ("nosuch",)),
     ExpectFail("--scratch", "s3://slides/out.tiff --scratch no", ("no such folder; make it first",)),
 ]
 
@@ -290,6 +291,33 @@ def test_scratch_may_be_given(store: Proxy, tmp_path: Path, capfd: pytest.Captur
     assert there() == ["slides/made/out.tiff"]
     assert not list(Path("fast").iterdir())
     assert not (tmp_path / "cache").exists() or cached(tmp_path) == []
+
+
+def test_scratch_in_a_bucket(
+    store: Proxy, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What workers share lies there; a render that is interrupted goes on with it."""
+    digest = local_digest(capfd)
+    args = ARGS + "--scratch s3://slides/scratch --batch 1 --workers 1"
+    paint, made = IdentityModel.__call__, []
+
+    def stop(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
+        made.append(1)
+        if len(made) == 30:
+            raise KeyboardInterrupt
+        return paint(self, labels, noise)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(IdentityModel, "__call__", stop)
+        assert run_cli(capfd, args).code == 130
+    assert [name for name in there() if "/scratch/out.tiff." in name and "/seams/sums/c." in name]
+    other = ExpectFail("", "", ("other inputs (--scratch)",))
+    check_fail(run_cli(capfd, ARGS + "--batch 1 --scratch s3://slides/elsewhere"), other)
+    report = render_cli(capfd, args)
+    assert report["resumed"] > 0
+    assert report["digest"] == digest
+    assert there() == ["slides/made/out.tiff"]
+    assert cached(tmp_path) == []
 
 
 def test_other_stores(
