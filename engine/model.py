@@ -153,8 +153,6 @@ class OnnxModel:
             digest.update(weights.read_bytes())
         self.device = choose_device(device)
         check_precision(precision, self.device)
-        if precision != "float32":
-            digest.update(precision.encode())
         beside = self._card_beside()
         if beside is not None:  # it decides pixels as the file does: context, noise, fill
             digest.update(beside.encode())
@@ -307,7 +305,7 @@ def check_providers(loaded: list[str], device: str, precision: str) -> None:
         )
     if precision == "float16" and loaded[0] != "TensorrtExecutionProvider":
         raise BadInput(
-            "--precision float16: ONNX Runtime could not start TensorRT; pip install 'safron[tensorrt]', or "
+            "--precision float16: ONNX Runtime could not start TensorRT; install the version that it was built with, or "
             "render a generator from safron-train export --float16, which needs no --precision"
         )
 

@@ -139,7 +139,8 @@ def render_inputs(prepared: Prepared, scan: Scan) -> dict[str, str]:
     inputs = job.plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=job.model.sha256)
     inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
     # A CPU and a GPU round differently: half a slide of each would be a third one.
-    return inputs | {"--device": kind_of(job.model.device)}
+    device = {"--device": kind_of(job.model.device), "--precision": prepared.options.precision}
+    return inputs | device
 
 
 def _clean_up(prepared: Prepared, inputs: dict[str, str]) -> RenderReport | None:

@@ -26,7 +26,7 @@ from safron.io.errors import Failed, SafronError
 from .card import Card
 from .gpus import kind_of
 from .heap import trim_heap
-from .memory import resident_bytes, usable_cores
+from .memory import resident_bytes
 from .model import PatchModel, load_model
 from .plan import RenderPlan
 from .tasks import Job, Stopped, listening
@@ -43,26 +43,27 @@ class ModelSource:
     ----------
     model : name of a shipped generator, absolute path of a file, or any `PatchModel`, which is pickled.
     device : as `load_model` takes it.
-    threads : threads of one call; 0 shares the worker's cores among its threads.
+    threads, precision : as `load_model` takes them; all threads of a worker share one generator.
     """
 
     model: str | PatchModel
     device: str
     threads: int
+    precision: str = "float32"
 
-    def load(self, *, sharers: int) -> PatchModel:
+    def load(self) -> PatchModel:
         """Load the generator, or give the one that this process has."""
         if not isinstance(self.model, str):
             return self.model
-        threads = self.threads or max(1, usable_cores() // sharers)
         with _models_lock:
-            key = (self.model, self.device, threads)
-            if key not in _models:
-                _models[key] = load_model(self.model, device=self.device, threads=threads)
-            return _models[key]
+            if self not in _models:
+                _models[self] = load_model(
+                    self.model, device=self.device, threads=self.threads, precision=self.precision
+                )
+            return _models[self]
 
 
-_models: dict[tuple[str, str, int], PatchModel] = {}
+_models: dict[ModelSource, PatchModel] = {}
 _models_lock = threading.Lock()
 
 
@@ -110,7 +111,7 @@ class Parcel:
                 raise Failed(
                     f"{name} {mine.get(name)} where the driver has {wanted}; install the same versions"
                 )
-        model = self.source.load(sharers=sharers)
+        model = self.source.load()
         if model.sha256 != self.sha256:
             raise Failed(f"--model {self.source.model}: another generator than the driver's stands there")
         if kind_of(model.device) != self.device:
@@ -294,7 +295,7 @@ def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> Worker
     from .prepare import choose_batch, try_model
 
     try:
-        model = wrap_model(source.load(sharers=get_worker().state.nthreads))
+        model = wrap_model(source.load())
         planned = choose_batch(batch, model)
         trial = try_model(model, replace(plan, batch=planned))
     except SafronError as error:

@@ -503,5 +503,5 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
 
 def test_a_worker_loads_the_generator_once() -> None:
     source = ModelSource("identity", "cpu", 1)
-    assert isinstance(source.load(sharers=1), IdentityModel)
-    assert source.load(sharers=1) is source.load(sharers=2)
+    assert isinstance(source.load(), IdentityModel)
+    assert source.load() is source.load()

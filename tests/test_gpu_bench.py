@@ -1,0 +1,71 @@
+"""benchmarks/gpu.py runs whole on a CPU, and says what it leaves out where something is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from onnx_models import CARD, write_onnx
+
+BENCH = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_bench", BENCH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gpu_bench", module)  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_runs_whole_on_a_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH), "--device", "cpu", "--tiny", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    made = json.loads(done.stdout.splitlines()[-1])
+    assert made["benchmark"] == "gpu"
+    shipped = made["generators"]["safron-seamless"]
+    assert set(shipped["rates"]["cpu float32"]) == {"1", "2"}
+    assert all(row["patches_per_s"] > 0 for row in shipped["rates"]["cpu float32"].values())
+    assert shipped["parity"]["cpu float32"]["max"] < 1e-2
+    slide = shipped["whole"]["600"]
+    assert slide["patches"] == 9
+    assert 0 < slide["share"] < 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_installed_is_said(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    gone = {"torch", "safron", "safron.engine", "zarr"}
+    monkeypatch.setattr(gpu, "missing", lambda *names: [name for name in names if name in gone])
+    file = write_onnx(tmp_path / "m.onnx", card=CARD | {"tile": 256, "context": 20}, side=296, crop=20)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--models", str(file)])
+    gpu.main()
+    out = capsys.readouterr().out
+    assert "left out, a network like the paper's: torch not installed" in out
+    assert "left out, whole slides: safron, zarr or dask not installed" in out
+    assert set(json.loads(out.splitlines()[-1])["generators"]) == {"m"}
+
+
+def test_a_provider_that_falls_back_is_an_error(gpu: ModuleType, tmp_path: Path) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("CUDA may load here")
+    file = write_onnx(tmp_path / "m.onnx", card=CARD, side=296)
+    made = gpu.rate(gpu.Way(file, "cuda"), 1, 0.0, tmp_path)
+    assert "CUDAExecutionProvider" in made["error"]
+
+
+def test_patches_of_a_canvas(gpu: ModuleType, tmp_path: Path) -> None:
+    assert gpu.write_mask(tmp_path / "m.zarr", 600) == 9
+    assert gpu.windows(2).shape == (2, 296, 296)
+    assert set(np.unique(gpu.windows(3))) == {0, 1, 2}
