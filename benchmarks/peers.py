@@ -109,11 +109,13 @@ def mask_rows(side: int, kind: str) -> Iterator[tuple[int, npt.NDArray[np.uint8]
         yield y, labels
 
 
-def write_mask(path: Path, side: int, kind: str) -> None:
-    """Write the mask as Zarr, and beside it as a tiled RGB TIFF for readers of slides."""
+def write_mask(path: Path, side: int, kind: str, *, as_slide: bool) -> None:
+    """Write the mask as Zarr, and beside it as a tiled RGB TIFF where a peer reads nothing but slides."""
     mask = zarr.create_array(path, shape=(side, side), chunks=(ROWS, ROWS), dtype="uint8")
     for y, labels in mask_rows(side, kind):
         mask[y : y + len(labels)] = labels
+    if not as_slide:
+        return
 
     def tiles() -> Iterator[npt.NDArray[np.uint8]]:
         for _, labels in mask_rows(side, kind):
@@ -282,7 +284,7 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     earlier: dict[str, list[dict[str, Any]]] = {name: [] for name in args.peers}
     for side in args.sides:
         mask = folder / f"mask-{side}.zarr"
-        write_mask(mask, side, args.mask)
+        write_mask(mask, side, args.mask, as_slide=any(name.startswith("tia") for name in args.peers))
         for name in args.peers:
             row = {"peer": name, "side": side}
             row |= beyond(earlier[name], side, args) or run_repeatedly(args, folder, name, mask, model)
@@ -290,7 +292,7 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             rows.append(row)
             print(line(row), flush=True)
         shutil.rmtree(mask)
-        mask.with_suffix(".tiff").unlink()
+        mask.with_suffix(".tiff").unlink(missing_ok=True)
     return rows
 
 

@@ -55,6 +55,10 @@ class Job:
         """Folder of the output."""
         return Path(self.folder)
 
+    def block(self) -> int:
+        """Pixels a side of a block: as set, but small enough that there are sixteen, or a core would wait."""
+        return min(int(self.setting["block"]), self.side // 4)
+
     def labels(self) -> Any:
         """Return the mask, which reads what is sliced."""
         return zarr.open_array(self.mask, mode="r")

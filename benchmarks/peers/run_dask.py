@@ -15,7 +15,7 @@ from job import CONTEXT, Generator, Job, main, render_block
 
 def render(job: Job, generator: Generator) -> dict[str, str]:
     """Make a Zarr of uint8 [height, width, 3]."""
-    block, glass = job.setting["block"], job.setting.get("glass")
+    block, glass = job.block(), job.setting.get("glass")
 
     def fill(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return render_block(labels, generator, job.batch, glass)

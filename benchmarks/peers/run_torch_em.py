@@ -35,7 +35,7 @@ class Framed(torch.nn.Module):
 
 def render(job: Job, generator: Generator) -> dict[str, str]:
     """Make a Zarr of uint8 [3, height, width]."""
-    block = job.setting["block"]
+    block = job.block()
     path = job.out / "torch_em.zarr"
     out = zarr.create_array(
         path, shape=(3, job.side, job.side), chunks=(3, block, block), dtype=np.uint8, overwrite=True
