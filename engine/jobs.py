@@ -83,6 +83,8 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
             cluster.worker_spec.update(cluster.new_worker_spec())
         cluster.sync(cluster._correct_state, callback_timeout=SUBMIT_SECONDS)
     except Exception as error:
+        # Dask closes no cluster with a worker that never came to be.
+        cluster._created -= {worker for worker in cluster._created if worker.status.name == "created"}
         with suppress(Exception):
             cluster.close(timeout=5)
         raise Failed(f"--cluster {file}: {kind} takes no jobs ({one_line(error)})") from error
