@@ -283,7 +283,7 @@ def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
     ]
     more = f"; {waiting} more wait for their seams" if waiting else ""
     return Failed(
-        f"{failed} blocks failed {TRIES} times each: {'; '.join(named)}{more}. All others are finished and kept; "
+        f"{failed} block{'s' * (failed > 1)} failed {TRIES} times each: {'; '.join(named)}{more}. All others are finished and kept; "
         "the same command tries these again"
     )
 

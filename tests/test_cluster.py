@@ -137,7 +137,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
         "tile": 64, "overlap": 0, "block": 128, "tiff_tile": 64, "executor": "processes", "workers": 2
     }  # fmt: skip
     with pytest.raises(
-        Failed, match=r"^1 blocks failed .*\(1, 2\) at x=256, y=128, 128 x 128 px: its worker died"
+        Failed, match=r"^1 block failed .*\(1, 2\) at x=256, y=128, 128 x 128 px: its worker died"
     ) as failed:
         render("mask.zarr", "out.tiff", model=Poison(here / "deaths"), **options)
     assert "\n" not in str(failed.value)

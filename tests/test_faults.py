@@ -177,7 +177,7 @@ def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(rendering, "block_task", fail)
         outcome = run_cli(capfd, ARGS)
-    says = ("1 blocks failed 3 times each: (0, 1) at x=128, y=0, 128 x 128 px: CUDA failure 700",)
+    says = ("1 block failed 3 times each: (0, 1) at x=128, y=0, 128 x 128 px: CUDA failure 700",)
     check_fail(outcome, ExpectFail("", "", says, code=1))
     assert len(tries) == 3
     made = on_patch(monkeypatch)

@@ -1,0 +1,157 @@
+"""Lists of slides: one that fails does not stop the others, and the same command goes on with a list."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from cases import ExpectFail, check_fail, contents, render_cli, run_cli
+from safron.engine import cluster
+from safron.engine.model import IdentityModel
+
+OPTIONS = (
+    "--model identity --tile 64 --block 128 --tiff-tile 64 --level-count 2 --mpp 0.5 --device cpu --threads 1 "
+    "--workers 1 --batch 1 "
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with two masks, to work in."""
+    for seed, name in enumerate("ab"):
+        labels = np.random.default_rng(seed).integers(0, 3, (150, 200), np.uint8)
+        array = zarr.create_array(
+            tmp_path / f"{name}.zarr", shape=labels.shape, chunks=(64, 64), dtype="uint8"
+        )
+        array[:] = labels
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+def write_list(text: str) -> str:
+    Path("list.csv").write_text(text, encoding="utf-8")
+    return f"{OPTIONS} --slides list.csv "
+
+
+def test_each_line_is_a_slide_with_its_own_options(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    args = write_list(
+        'mask, out, mpp, region, preview, align\na.zarr, a.svs, 0.25, , a.png, \nb.zarr, b.ome.tif, , "0,0,99,77", , yes\n'
+    )
+    outcome = run_cli(capfd, args + "--report r.json")
+    assert (outcome.code, outcome.err) == (0, "")
+    first, second = outcome.out.splitlines()
+    assert first.startswith("1/2 a.svs: done, 200 x 150 px, ")
+    assert second.startswith("2/2 b.ome.tif: done, 100 x 78 px, ")
+    report = json.loads(Path("r.json").read_text())
+    assert (report["done"], report["exists"], report["failed"]) == (2, 0, 0)
+    assert [slide["line"] for slide in report["slides"]] == [2, 3]
+    made = [slide["report"] for slide in report["slides"]]
+    assert [slide["mpp"] for slide in made] == [0.25, 0.5]
+    alone = render_cli(capfd, f"a.zarr alone.svs {OPTIONS} --mpp 0.25")
+    assert made[0]["digest"] == alone["digest"]
+    assert Path("a.png").exists()
+
+
+def test_a_line_that_fails_does_not_stop_the_others(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    args = write_list(
+        "mask,out,seed\nnone.zarr,1.svs,\na.zarr,2.svs,x\na.zarr,3.svs,\nb.zarr,3.svs,\n,5.svs,\nb.zarr,6.jpg,\n"
+    )
+    outcome = run_cli(capfd, args + "--report r.json")
+    assert outcome.code == 1
+    assert outcome.out.startswith("3/6 3.svs: done")
+    lines = outcome.err.splitlines()
+    for line, says in zip(
+        lines,
+        (
+            "1/6 1.svs: mask none.zarr: there is no such file or folder",
+            "2/6 2.svs: Invalid value for '--seed': 'x' is not a valid integer",
+            "4/6 3.svs: 3.svs: is OUT of line 4, too",
+            "5/6 5.svs: mask and out must be given",
+            "6/6 6.jpg: 6.jpg: a slide's name must end in",
+            "--slides list.csv: 5 of 6 slides failed; the same command tries them again",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(f"safron-render: error: {says}")
+    states = [slide["state"] for slide in json.loads(Path("r.json").read_text())["slides"]]
+    assert states == ["failed", "failed", "done", "failed", "failed", "failed"]
+
+
+def test_the_same_command_goes_on_with_a_list(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    args = write_list("mask,out\na.zarr,a.svs\nb.zarr,b.svs\n")
+    paint, made = IdentityModel.__call__, []
+
+    def stop(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
+        made.append(1)
+        if len(made) == 38:  # in the second slide
+            raise KeyboardInterrupt
+        return paint(self, labels, noise)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(IdentityModel, "__call__", stop)
+        outcome = run_cli(capfd, args + "--report r.json")
+    assert outcome.code == 130
+    assert [slide["state"] for slide in json.loads(Path("r.json").read_text())["slides"]] == ["done"]
+    outcome = run_cli(capfd, args + "--report s.json")
+    assert outcome.code == 0
+    assert outcome.out.startswith("1/2 a.svs: exists already, passed over\n2/2 b.svs: done")
+    report = json.loads(Path("s.json").read_text())["slides"][1]["report"]
+    assert report["resumed"] > 0
+    assert report["digest"] == render_cli(capfd, f"b.zarr alone.svs {OPTIONS}")["digest"]
+
+
+def test_all_slides_share_one_set_of_workers(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    start = cluster.start_processes
+    monkeypatch.setattr(
+        cluster, "start_processes", lambda *args, **more: started.append(1) or start(*args, **more)
+    )
+    args = write_list("mask,out\na.zarr,a.svs\nnone.zarr,n.svs\nb.zarr,b.svs\n")
+    outcome = run_cli(capfd, args + "--executor processes --workers 2 --report r.json")
+    assert outcome.code == 1
+    assert started == [1]
+    slides = json.loads(Path("r.json").read_text())["slides"]
+    for name, slide in (("a", slides[0]), ("b", slides[2])):
+        assert slide["report"]["digest"] == render_cli(capfd, f"{name}.zarr x{name}.svs {OPTIONS}")["digest"]
+
+
+def test_batch_with_a_file_is_a_list(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    args = write_list("mask,out\na.zarr,a.svs\n").replace("--slides", "--batch")
+    assert run_cli(capfd, args).out.startswith("1/1 a.svs: done")
+
+
+REFUSED = [
+    ("mask,slide\n", "", "--slides list.csv: its first line must name the columns, mask and out among them"),
+    ("", "", "--slides list.csv: its first line must name the columns"),
+    ("mask,out,colour\n", "", "--slides list.csv: column 'colour' is no option of a slide"),
+    ("mask,out,workers\n", "", "--slides list.csv: workers is the same for all slides; give it as --workers"),
+    ("mask,out,mask\n", "", "--slides list.csv: two columns are called 'mask'"),
+    ("mask,out\na.zarr\n", "", "--slides list.csv, line 2: has not as many cells"),
+    ("mask,out\na.zarr,b,c\n", "", "--slides list.csv, line 2: has not as many cells"),
+    ("mask,out\n", "a.zarr", "--slides: MASK and OUT are not given beside it"),
+    ("mask,out\n", "--dry-run", "--slides: --dry-run is for one slide"),
+    ("mask,out\n", "--status a.svs", "--slides and --status: give one of them"),
+    ("mask,out\n", "--batch other.csv", "--batch and --slides: both name a list"),
+    ("mask,out\n", "--slides none.csv", "--slides none.csv: cannot read it (No such file or directory)"),
+    ("mask,out\n", "--batch many", "'many' is neither a whole number nor a .csv file"),
+]
+
+
+@pytest.mark.parametrize(("text", "more", "says"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_lists_that_are_refused(
+    text: str, more: str, says: str, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args = write_list(text)
+    before = contents(here)
+    check_fail(run_cli(capfd, args + more), ExpectFail("", "", (says,)))
+    assert contents(here) == before
