@@ -60,16 +60,20 @@ def read_frames(folder: Path, cache: Path) -> tuple[list[Bytes], list[Bytes]]:
 
 
 def clear_pitch(longest: int, count: int, zoom: float, grid: SlideGrid) -> int:
-    """Largest pitch of frames of which no edge lies within two pixels of an edge of the patch grid."""
-    for pitch in range(longest, longest // 2, -1):
+    """Pitch of frames whose edges stay furthest from the edges of the patch grid, up to three pixels; the longest such."""
+
+    def clearance(pitch: int) -> int:
         edges = [round(index * pitch * zoom) - 1 for index in range(1, count)]
-        if all(_far(edge, phase, grid.stride) for edge in edges for phase in grid.own_phases):
-            return pitch
-    raise SystemExit(f"no pitch of {count} frames keeps clear of a stride of {grid.stride}")
+        return min(_distance(edge, phase, grid.stride) for edge in edges for phase in grid.own_phases)
+
+    pitch = max(range(longest, longest * 3 // 4, -1), key=lambda pitch: min(3, clearance(pitch)))
+    if not clearance(pitch):
+        raise SystemExit(f"no pitch of {count} frames keeps clear of a stride of {grid.stride}")
+    return pitch
 
 
-def _far(edge: int, phase: int, stride: int) -> bool:
-    return min((edge - phase) % stride, (phase - edge) % stride) > 2
+def _distance(edge: int, phase: int, stride: int) -> int:
+    return min((edge - phase) % stride, (phase - edge) % stride)
 
 
 def make_mosaic(images: list[Bytes], labels: list[Bytes], mpp: float, grid: SlideGrid) -> Mosaic:
@@ -163,7 +167,8 @@ def measure(
     grid = SlideGrid(tile or model.card.tile, int(overlap or 20))
     mosaic = make_mosaic(*frames, model.card.mpp or 1.0, grid)
     out = folder / f"{name}.tiff"
-    render(mosaic.labels, out, model=model, tile=grid.tile, overlap=grid.overlap, compression="deflate")
+    options: dict[str, Any] = {"tile": grid.tile, "overlap": grid.overlap, "compression": "deflate"}
+    render(mosaic.labels, out, model=model, overwrite=True, **options)
     report = evaluate_seams(out, mask=mosaic.labels, model=model)
     with Pixels(out) as slide:
         image = slide.read(0, 0, *slide.shape)
