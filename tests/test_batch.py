@@ -91,7 +91,7 @@ def test_the_same_command_goes_on_with_a_list(here: Path, capfd: pytest.CaptureF
 
     def stop(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
         made.append(1)
-        if len(made) == 38:  # in the second slide
+        if len(made) == 30:  # in the second slide
             raise KeyboardInterrupt
         return paint(self, labels, noise)
 
