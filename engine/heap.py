@@ -1,6 +1,8 @@
-"""How does peak memory stay level? glibc keeps what is freed; these two calls make it give pages back.
+"""How does peak memory stay level? The heap gets what a render will need at its start, and keeps it.
 
-Both do nothing where the C library is another one.
+glibc hands large arrays back to the system and takes them again, page by page, and its gaps grow with the length
+of a render. One heap that is large enough from the start does neither: a render that begins has its memory, and a
+small canvas takes as much as a huge one. All of this does nothing where the C library is another one.
 """
 
 from __future__ import annotations
@@ -9,17 +11,36 @@ import ctypes
 import sys
 from contextlib import suppress
 
-M_ARENA_MAX = -8  # of glibc's malloc.h
+# Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+# The most that glibc takes; larger arrays are mapped one by one.
+LARGEST = 32 << 20
+
+_ours = False
 
 
 def keep_one_heap() -> None:
-    """Use one heap instead of several a thread, whose gaps would make peak memory creep up.
+    """Use one heap that is never given back; for a process that is ours alone.
 
     Our threads allocate little but large arrays, and mostly under Python's lock, so none waits for the heap.
     """
+    global _ours
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+            libc = ctypes.CDLL(None)
+            libc.mallopt(M_ARENA_MAX, 1)
+            libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
+            libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+            _ours = True
+
+
+def reserve_heap(nbytes: int) -> None:
+    """Take memory now, and leave it to the heap; nothing happens unless `keep_one_heap` was called."""
+    if _ours:
+        part = 8 << 20
+        # Zeros of that size come untouched; ones are written.
+        taken = [bytearray(b"\1") * part for _ in range(nbytes // part)]
+        del taken
 
 
 def trim_heap() -> None:

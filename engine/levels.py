@@ -12,7 +12,6 @@ from safron.io.codecs import EncodedTile, encode_region
 from safron.io.pyramid import halve
 from safron.io.slides import SlideSpec, SlideWriter
 
-from .heap import trim_heap
 from .plan import RenderPlan
 from .scratch import Scratch
 
@@ -30,7 +29,6 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
         scratch.create_level(plan, level + 1, chunk=step // 2)
         _halve_stored(pixels, scratch.level(level + 1), step)
         level += 1
-        trim_heap()
     # Last, so that the preview does not stand in memory beside the levels that are being made.
     pixels = scratch.level(plan.preview_level)
     preview = np.empty(pixels.shape, np.uint8)

@@ -20,6 +20,7 @@ from safron.io.remote import Target, check_address, check_folder, is_url
 from safron.io.slides import SlideSpec
 
 from .finished import Finished
+from .heap import LARGEST
 from .memory import resident_bytes, usable_cores
 from .model import PatchModel, load_model, runs_apart
 from .oom import Halving, is_out_of_memory
@@ -55,6 +56,7 @@ class Prepared:
     job : plan, mask, generator and scratch.
     projected_bytes : upper bound on resident memory, of this process and of workers on this machine.
     where : who runs the tasks: threads of this process, processes of this machine, or a cluster.
+    heap_bytes : memory that this process takes before the first block; 0 where others do the work.
     """
 
     target: Target
@@ -62,6 +64,7 @@ class Prepared:
     job: Job
     projected_bytes: int
     where: Where
+    heap_bytes: int = 0
 
     @property
     def plan(self) -> RenderPlan:
@@ -134,15 +137,25 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     job = Job(plan, mask, model, scratch)
     if where != "threads" and not dry_run:
         return Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
-    projected = resident_bytes() + LATE_BYTES + options.workers * plan.worker_bytes(integral=model.integral)
-    projected += SEAMS_KEPT * plan.seam_bytes + mask.keep_chunks(block=plan.block, workers=options.workers)
+    working = options.workers * plan.worker_bytes(integral=model.integral)
+    working += SEAMS_KEPT * plan.seam_bytes + mask.keep_chunks(block=plan.block, workers=options.workers)
+    projected = resident_bytes() + LATE_BYTES + working
     check_memory(projected, plan, options)  # before the trial takes some
     if not model.device.startswith("cpu"):
         model = Halving(model)
     trial = try_model(model, plan)
     projected += options.workers * trial.added_bytes
     job = Job(with_batch(plan, trial.batch, model.device), mask, model, scratch)
-    return Prepared(target, options, job, projected, where)
+    return Prepared(target, options, job, projected, where, _heap_bytes(working, plan, options.workers))
+
+
+def _heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
+    """How much of the working memory is heap."""
+    image = 3 * plan.block**2
+    apart = workers * image if image > LARGEST else 0
+    rows, columns = plan.block_shape
+    busy = min(1.0, rows * columns / workers)
+    return int(busy * (working - apart))
 
 
 def choose_batch(batch: int | None, model: PatchModel) -> int:

@@ -21,6 +21,7 @@ from safron.io.labels import LabelMask, one_line
 from .execute import TRIES, GivenUp, Runner, Task, local_runner
 from .finished import Finished, head_of
 from .gpus import kind_of
+from .heap import reserve_heap
 from .levels import finish_levels, write_png
 from .lock import run_lock
 from .memory import peak_bytes
@@ -126,6 +127,7 @@ def run(prepared: Prepared, runner: Runner, *, progress: Callable[[int], None] |
             with closing(RenderState.open(prepared, inputs)) as state:
                 if progress is not None:
                     progress(state.run + state.painted)
+                reserve_heap(prepared.heap_bytes)
                 _run_blocks(prepared, state, runner, guard, progress)
                 report = _join(prepared, scan, state, inputs, start)
             scratch.remove()

@@ -14,7 +14,6 @@ from safron.io.codecs import EncodedTile
 from safron.io.errors import BadInput
 from safron.io.slides import SlideWriter
 
-from .heap import trim_heap
 from .plan import RenderPlan
 from .prepare import Prepared
 from .scratch import Entry, Journal, Scratch, read_journal, require_same
@@ -116,7 +115,6 @@ class RenderState:
         self._entries.clear()
         self._tiles.clear()
         self._waiting_bytes = 0
-        trim_heap()
         self._synced = time.monotonic()
 
     def _free_seams(self, index: tuple[int, int]) -> None:
