@@ -24,7 +24,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -261,8 +260,8 @@ def differences(made: dict[str, Any], job: Job, folder: Path) -> dict[str, float
     image, size = open_image(made["kind"], made["path"]), 600
     last = job.side - size
     found = {"inside": 0.0, "border": 0.0}
-    middle = (job.side // 2, job.side // 3)
-    for y, x in ((0, 0), (0, last), (last, 0), (last, last), middle, (WINDOW, 2 * WINDOW)):
+    middle = (last // 2, last // 3)
+    for y, x in ((0, 0), (0, last), (last, 0), (last, last), middle, (2 * last // 3, last // 2)):
         wanted = mean_of_patches(labels, generator, y, x, size, size)
         error = np.abs(np.asarray(image[y : y + size, x : x + size], np.float64) - wanted).max(axis=2)
         rows, columns = np.arange(y, y + size), np.arange(x, x + size)
@@ -285,9 +284,15 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     for side in args.sides:
         mask = folder / f"mask-{side}.zarr"
         write_mask(mask, side, args.mask, as_slide=any(name.startswith("tia") for name in args.peers))
-        for name in args.peers:
-            row = {"peer": name, "side": side}
-            row |= beyond(earlier[name], side, args) or run_repeatedly(args, folder, name, mask, model)
+        made: dict[str, list[dict[str, Any]]] = {name: [] for name in args.peers}
+        for _ in range(args.repeats):  # in turn, so that all see the same hours of a shared machine
+            for name, runs in made.items():
+                if not any("stopped" in one for one in runs):
+                    runs.append(
+                        beyond(earlier[name], side, args) or run_once(args, folder, BEST[name], mask, model)
+                    )
+        for name, runs in made.items():
+            row = {"peer": name, "side": side} | summary(runs)
             earlier[name].append(row)
             rows.append(row)
             print(line(row), flush=True)
@@ -317,33 +322,30 @@ def beyond(earlier: list[dict[str, Any]], side: int, args: argparse.Namespace) -
     return {"stopped": "beyond", "seconds": seconds, "over_bytes": held}
 
 
-def run_repeatedly(
-    args: argparse.Namespace, folder: Path, name: str, mask: Path, model: Path
-) -> dict[str, Any]:
-    """Run a peer --repeats times; the run of median time, with the spread, and the check of its last image."""
-    peer, side = BEST[name], zarr.open_array(mask, mode="r").shape[0]
-    runs, checked = [], {}
+def run_once(args: argparse.Namespace, folder: Path, peer: Peer, mask: Path, model: Path) -> dict[str, Any]:
+    """Run a peer into a folder that is gone afterwards; with --check, compare what it made."""
+    known = {"threads": peer.threads, "batch": peer.batch} | peer.setting | args.set
+    threads, batch = known.pop("threads"), known.pop("batch")
+    side = zarr.open_array(mask, mode="r").shape[0]
     python, limits = install(peer, args.envs), {"timeout": args.timeout, "cap": args.cap * 2**30}
-    for number in range(args.repeats):
-        out = folder / "out"
-        out.mkdir()
-        known = {"threads": peer.threads, "batch": peer.batch} | peer.setting | args.set
-        threads, batch = known.pop("threads"), known.pop("batch")
-        job = Job(str(mask), str(model), str(out), side, threads, batch, known)
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        job = Job(str(mask), str(model), out, side, threads, batch, known)
         made = measure(peer, python, job, **limits)
-        runs.append(made)
-        if args.check and peer.averages and number == 0 and "stopped" not in made:
-            if peer.lossless:
-                job = replace(job, setting=job.setting | peer.lossless)
-                made = measure(peer, python, job, **limits)
-            checked = differences(made, job, folder)
-        shutil.rmtree(out)
-        if "stopped" in made:
-            return made
+        if args.check and peer.averages and "stopped" not in made:
+            again = replace(job, setting=job.setting | peer.lossless)
+            image = measure(peer, python, again, **limits) if peer.lossless else made
+            made |= differences(image, job, folder)
+    return made
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run of median time, and the range of times; the last run alone where one was stopped."""
+    if "stopped" in runs[-1]:
+        return runs[-1]
     middle = sorted(runs, key=lambda made: made["seconds"])[len(runs) // 2]
+    kept = ("seconds", "cpu_seconds", "over_bytes", "start_seconds", "patches", "inside", "border")
     seconds = [made["seconds"] for made in runs]
-    kept = {key: middle[key] for key in ("over_bytes", "start_seconds", "patches") if key in middle}
-    return kept | checked | {"seconds": median(seconds), "range": [min(seconds), max(seconds)]}
+    return {key: middle[key] for key in kept if key in middle} | {"range": [min(seconds), max(seconds)]}
 
 
 def line(row: dict[str, Any]) -> str:
@@ -354,6 +356,8 @@ def line(row: dict[str, Any]) -> str:
     mark = {"beyond": "~", "time": ">", "memory": ">"}.get(row.get("stopped", ""), "")
     speed = row["side"] ** 2 / row["seconds"] / 1e6
     text = f"{head} {mark + format(row['seconds'], '.1f'):>8} s  {speed:6.1f} Mpx/s  {mark + format(row['over_bytes'] / 1e6, '.0f'):>7} MB"
+    if "cpu_seconds" in row:
+        text += f"  {row['cpu_seconds']:6.1f} s of cores"
     if not BEST[row["peer"]].averages:
         text += "  overlaps cropped"
     if "inside" in row:

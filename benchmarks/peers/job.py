@@ -181,8 +181,13 @@ def main(
     generator = load(job.model, job.threads, path.with_suffix(".count"))
     generator(np.zeros((job.batch, WINDOW, WINDOW), np.uint8))
     Path("/proc/self/clear_refs").write_text("5")  # lets VmHWM begin anew from what is held now
-    base, ready = memory("VmRSS"), time.perf_counter()
+    base, ready, busy = memory("VmRSS"), time.perf_counter(), time.process_time()
     made = render(job, generator)
     seconds, peak = time.perf_counter() - ready, memory("VmHWM")
-    measured = {"seconds": seconds, "start_seconds": age() - seconds, "base_bytes": base, "peak_bytes": peak}
+    measured = {
+        "seconds": seconds,
+        "cpu_seconds": time.process_time() - busy,
+        "start_seconds": age() - seconds,
+    }
+    measured |= {"base_bytes": base, "peak_bytes": peak}
     path.with_suffix(".made").write_text(json.dumps(made | measured))
