@@ -178,9 +178,11 @@ class SpectralConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
         self.register_buffer("left", F.normalize(torch.randn(outputs), dim=0))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve [n, c, y, x] with the normalised weight."""
-        with torch.autocast(x.device.type, enabled=False):
+    # Compiled, the backward pass would start again from `left`, which the forward pass of the next image has changed.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def normalised(self) -> Tensor:
+        """Weight of spectral norm one; in training, one more iteration towards it."""
+        with torch.autocast(self.weight.device.type, enabled=False):
             matrix = self.weight.flatten(1)
             with torch.no_grad():
                 right = F.normalize(matrix.T @ self.left, dim=0)
@@ -188,7 +190,11 @@ class SpectralConv(nn.Conv2d):
                 if self.training:
                     self.left.copy_(left)
             weight: Tensor = self.weight / torch.dot(left, matrix @ right)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [n, c, y, x] with the normalised weight."""
+        return F.conv2d(x, self.normalised(), self.bias, self.stride, self.padding)
 
 
 class PatchDiscriminator(nn.Module):

@@ -57,10 +57,14 @@ def _bar(steps: int | None) -> Iterator[Callable[[int, dict[str, float]], None]]
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: list[TaskID] = []
 
+        def first(losses: dict[str, float]) -> str:
+            """The two that fight; all would leave no room for the bar."""
+            return describe(dict(list(losses.items())[:2]))
+
         def advance(done: int, losses: dict[str, float]) -> None:
             if not tasks:  # steps of an earlier run come first and count for no speed
-                tasks.append(progress.add_task("train", total=steps, completed=done, losses=describe(losses)))
+                tasks.append(progress.add_task("train", total=steps, completed=done, losses=first(losses)))
             else:
-                progress.update(tasks[0], completed=done, losses=describe(losses))
+                progress.update(tasks[0], completed=done, losses=first(losses))
 
         yield advance
