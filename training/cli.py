@@ -153,15 +153,14 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     import torch
     from safron.training.distributed import join_team
     from safron.training.progress import watch
-    from safron.training.train import Schedule, choose_device
+    from safron.training.train import Schedule, name_device
     from safron.training.train import fit as run
 
     config = _choose_config(click.get_current_context(), out / "checkpoint.pt", options)
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     schedule = Schedule(config.steps, options["minutes"], save_every=options["save_every"])
-    device = choose_device(options["device"])
-    with join_team(str(device.type if options["device"] == "auto" else device)) as (team, place):
+    with join_team(name_device(options["device"])) as (team, place):
         shown = watch(None if config.epochs else config.steps) if team.leads else nullcontext()
         with shown as report:
             path = run(
@@ -172,7 +171,7 @@ def fit(data: Path, out: Path, **options: Any) -> None:
                 resume=options["resume"],
                 device=place,
                 team=team,
-                compiled=device.type == "cuda" if options["compiled"] is None else options["compiled"],
+                compiled=place.startswith("cuda") if options["compiled"] is None else options["compiled"],
                 report=report,
             )
     if team.leads:

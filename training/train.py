@@ -90,6 +90,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.device, self.done = config, choose_device(device), 0
         self.team = team or Team()
+        # The fastest algorithm is not always the same one, nor does it add up in the same order twice.
+        torch.backends.cudnn.deterministic = True
         self.generator = self._place(make_generator(config.model))
         self.average = self.generator
         if config.ema:
@@ -279,16 +281,21 @@ def _make_adversarial(config: TrainConfig, counts: Tensor | None) -> Adversarial
     return HingeLoss() if config.adversarial == "hinge" else LogLoss()
 
 
+def name_device(name: str) -> str:
+    """Return what "auto" stands for, a GPU if there is one; other names as they are. Nothing is put there yet."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`, once a tensor has been put there; "auto" is a GPU if there is one.
+    """Return the device called `name`, once a tensor has been put there.
 
     Raises
     ------
     BadInput
         This PyTorch has no such device.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
