@@ -127,8 +127,6 @@ class Scratch:
             raise BadInput(f"{self.path}: exists and is no scratch of ours; move it away or pass --scratch")
         self.remove()
         group = zarr.create_group(self.path)
-        if self.store is not None:
-            zarr.create_group(self.store)
         region = plan.region
         rows, columns = plan.grid.rows, plan.grid.columns
         weights = plan.blend.weights
@@ -151,7 +149,12 @@ class Scratch:
         about: dict[str, Any] = {"format": FORMAT, "inputs": dict(inputs)}
         if self.store is not None:
             about["inputs"]["--scratch"] = self.store
+            zarr.create_group(self.store, attributes={"safron": about})
         group.attrs["safron"] = about | {"blocks": prod(plan.block_shape), "patches": plan.patches}
+
+    def identity(self) -> bytes:
+        """What says which render this scratch belongs to, as every worker can read it."""
+        return self._read("zarr.json")
 
     def _is_ours(self) -> bool:
         """Whether this folder was made as scratch; a crash in `remove` may have left any part of one."""

@@ -33,6 +33,8 @@ from .tasks import Job, Stopped, listening
 from .versions import deciding_versions
 
 INTERVAL_SECONDS = 0.5
+# Network drives keep what they know of a file for up to a minute.
+PATIENCE_SECONDS = 65.0
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,10 @@ class Parcel:
 
 
 def _identity(job: Job) -> bytes | None:
-    """What the scratch on the disk says that it belongs to."""
+    """What the scratch says that it belongs to; None where that cannot be seen from here."""
     try:
-        return (job.scratch.path / "zarr.json").read_bytes()
-    except OSError:
+        return job.scratch.identity()
+    except Exception:  # of a disk or a store: what is wrong with it will show
         return None
 
 
@@ -181,7 +183,7 @@ class Desk:
     def run(self, name: str, call: Callable[[Any, Any], Any], index: Any) -> Any:
         """Run one task."""
         with self._at_work() as job:
-            self._require_ours(job)
+            self._require_ours(job, patience=PATIENCE_SECONDS)
             self._current.name, self._current.patches = name, 0
             try:
                 return call(job, index)
@@ -211,10 +213,19 @@ class Desk:
         self._listening = listening(self._job.scratch, self._count)
         self._listening.__enter__()
 
-    def _require_ours(self, job: Job) -> None:
-        """Stop where the scratch is another render's now: the driver of this one is gone, and its successor began anew."""
-        if self._parcel.scratch is not None and _identity(job) != self._parcel.scratch:
-            raise Stopped
+    def _require_ours(self, job: Job, *, patience: float = 0.0) -> None:
+        """Stop where the scratch is another render's now: the driver of this one is gone, and its successor began anew.
+
+        A network drive may show for a minute what stood there before, so a task that begins is patient.
+        """
+        end = time.monotonic() + patience
+        while self._parcel.scratch is not None:
+            found = _identity(job)
+            if found is None or found == self._parcel.scratch:
+                return
+            if time.monotonic() >= end:
+                raise Stopped
+            time.sleep(0.5)
 
     def close(self) -> None:
         """Stop the tasks at work; forget the job when the last of them has left."""
@@ -239,7 +250,7 @@ class Desk:
         now = time.monotonic()
         if now - self._told >= INTERVAL_SECONDS:
             self._told = now
-            if self._job is not None:
+            if self._job is not None and self._job.scratch.store is None:
                 self._require_ours(self._job)
             self.tell({"task": name, "patches": self._current.patches})
 

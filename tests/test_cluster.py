@@ -21,7 +21,7 @@ import zarr
 from cases import ExpectFail, check_fail, render_cli, run_cli
 from generators import Poison
 from models import RampModel
-from safron.engine import cluster, render
+from safron.engine import cluster, render, worker
 from safron.engine.cluster import open_cluster, start_processes, worker_gpus
 from safron.engine.gpus import visible_gpus
 from safron.engine.jobs import job_arguments
@@ -478,7 +478,7 @@ def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
 
 
 def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
-    here: Path, capfd: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
     from safron.engine.prepare import prepare
@@ -496,6 +496,7 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     desk = Desk(Parcel.pack("token", job, ModelSource("identity", "cpu", 1)), Worker())
     assert desk.run("seam", seam_task, (0, 0)).index == (0, 0)
     job.scratch.create(job.plan, {"--seed": "1"})
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.6)
     with pytest.raises(Stopped):
         desk.run("seam", seam_task, (0, 0))
     assert not job.scratch.stored_seams()
