@@ -313,7 +313,7 @@ def test_scratch_in_a_bucket(
     assert [name for name in there() if "/scratch/out.tiff." in name and "/seams/sums/c." in name]
     other = ExpectFail("", "", ("other inputs (--scratch)",))
     check_fail(run_cli(capfd, ARGS + "--batch 1 --scratch s3://slides/elsewhere"), other)
-    report = render_cli(capfd, args)
+    report = render_cli(capfd, args + " --executor processes")
     assert report["resumed"] > 0
     assert report["digest"] == digest
     assert there() == ["slides/made/out.tiff"]
