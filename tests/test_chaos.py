@@ -158,7 +158,7 @@ def kill_drivers(args: list[str], chance: random.Random, nursery: Nursery, diges
         workers = render.workers()
         os.kill(render.pid, signal.SIGKILL)
         status = render.finish()
-        _, alive = psutil.wait_procs(workers, timeout=10)
+        _, alive = psutil.wait_procs(workers, timeout=30)
         assert not alive, "a worker outlived its driver"
         if status == 0:
             break

@@ -88,7 +88,7 @@ class Slow:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=40)
     return not alive
 
 
@@ -329,6 +329,7 @@ echo $! > "$FAKE_JOBS/$$.pid"
 echo "Submitted batch job $$"
 """
 FAKE_SCANCEL = """#!/bin/sh
+echo "$1" >> "$FAKE_JOBS/cancelled"
 kill -TERM -- -$(cat "$FAKE_JOBS/$1.pid")
 """
 SLURM = """kind: slurm
@@ -361,8 +362,10 @@ def test_jobs_of_a_batch_system(
     text = jobs[0].read_text()
     for line in ("#SBATCH --gres=gpu:1", "#SBATCH -p gpu", "#SBATCH -t 00:30:00", "--lifetime 1740s"):
         assert line in text
+    cancelled = (here / "jobs" / "cancelled").read_text().split()
+    assert sorted(cancelled) == sorted(path.suffix[1:] for path in jobs), "no job outlives the render"
     pids = [int(path.read_text()) for path in (here / "jobs").glob("*.pid")]
-    assert gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]), "no job outlives the render"
+    assert gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for SLURM is a shell script")
