@@ -122,7 +122,7 @@ def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
             "--compile/--no-compile",
             "compiled",
             default=None,
-            help="Let PyTorch compile the networks; it does on a GPU unless told not to.",
+            help="Let PyTorch compile the generator and the paper's judge; it does on a GPU unless told not to.",
         ),
         click.option(
             "--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's own choice unless given."

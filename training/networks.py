@@ -178,8 +178,6 @@ class SpectralConv(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
         self.register_buffer("left", F.normalize(torch.randn(outputs), dim=0))
 
-    # Compiled, the backward pass would start again from `left`, which the forward pass of the next image has changed.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def normalised(self) -> Tensor:
         """Weight of spectral norm one; in training, one more iteration towards it."""
         with torch.autocast(self.weight.device.type, enabled=False):

@@ -38,7 +38,7 @@ from safron.training.losses import (
     PixelLoss,
     class_weights,
 )
-from safron.training.networks import make_generator, make_judges
+from safron.training.networks import SpectralConv, make_generator, make_judges
 from safron.training.sheet import draw_sheet, one_hot_labels
 from safron.training.sources import open_source
 from safron.training.stitch import TileGenerator, cut
@@ -75,7 +75,7 @@ class Trainer:
     counts
         Pixels of each label in the data, which a class-wise judge weighs by; all alike unless given.
     compiled
-        Let PyTorch compile both networks, which takes a minute and pays on a GPU.
+        Let PyTorch compile the generator, and the judge if it has no spectral norm; takes minutes, pays on a GPU.
     """
 
     def __init__(
@@ -101,7 +101,10 @@ class Trainer:
         tiles: nn.Module = TileGenerator(self.generator, config)
         if compiled:
             tiles.compile()
-            self.judges.compile()
+            # A compiled spectral norm would begin its backward pass from the buffer that the next image's forward pass
+            # has changed; the judges that have one stay as they are.
+            if not any(isinstance(module, SpectralConv) for module in self.judges.modules()):
+                self.judges.compile()
         self.tiles = self.team.wrap(tiles, self.device)
         self.shared_judges = self.team.wrap(self.judges, self.device)
         self.generator_adam = torch.optim.Adam(
