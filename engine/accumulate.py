@@ -318,7 +318,9 @@ class Accumulator:
         """Divide the sums by the weights and return the finished image."""
         alone = self._rows.total[~self._rows.multi]
         # Tapers are level where one patch writes alone. Rows where several do get wrong pixels here, for now.
-        down = self._rows.total if not alone.size or np.ptp(alone) else np.full_like(self._rows.total, alone[0])
+        down = (
+            self._rows.total if not alone.size or np.ptp(alone) else np.full_like(self._rows.total, alone[0])
+        )
         across = self.blend.mean(self._v, down, self._columns.total[self._columns.multi])
         for columns in self._columns.runs():
             self.image[:, columns] = across[:, self._columns.band(columns)]
