@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from render import gland_labels, render_apart, timed, write_mask
+from common import gland_labels, render_apart, timed, write_mask
 
 STAGES = ("read", "noise", "model", "blend", "downsample", "encode", "scratch", "write")
 

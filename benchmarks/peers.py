@@ -3,7 +3,7 @@
     python benchmarks/peers.py --install                              environments of all peers, pinned; some gigabytes
     python benchmarks/peers.py                                        the engines: a generator that costs next to nothing
     python benchmarks/peers.py --model paper.onnx --sides 2048        a generator that takes most of the time
-    python benchmarks/peers.py --model paper.onnx --sides 2048 --mask slide --peers safron dask dask-glass
+    python benchmarks/peers.py --model paper.onnx --sides 3072 --mask slide --peers safron dask dask-glass
 
 Every peer is a process of its own in an environment of its own (``benchmarks/peers/``): the same mask, the same ONNX file, the
 same session settings, one call of the generator before the clock starts. Peers make what they make, a Zarr, a TIFF or a PNG of
@@ -31,7 +31,7 @@ import numpy.typing as npt
 import psutil
 import tifffile
 import zarr
-from render import gland_labels
+from common import gland_labels
 
 PEERS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PEERS))
@@ -39,6 +39,7 @@ from job import CONTEXT, STRIDE, TILE, WINDOW, Generator, Job  # noqa: E402
 
 GLASS = [243, 240, 243]
 ROWS = 1024
+DISC = 0.82  # of half the side: 40 % of the patches of 3072 x 3072 are glass, half of those of 8192 x 8192
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ def install(peer: Peer, envs: Path) -> Path:
 
 
 def mask_rows(side: int, kind: str) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Give the mask a row of chunks at a time: the gland mask repeated; "slide" has glass around an ellipse of it."""
+    """Give the mask a row of chunks at a time: the gland mask repeated; "slide" has glass around a disc of it."""
     for y in range(0, side, ROWS):
         labels = gland_labels(min(ROWS, side - y), side, y)
         if kind == "slide":
             rows = (np.arange(y, y + len(labels)) + 0.5) * 2 / side - 1
             columns = (np.arange(side) + 0.5) * 2 / side - 1
-            labels[rows[:, None] ** 2 + columns**2 > 1] = 0
+            labels[rows[:, None] ** 2 + columns**2 > DISC**2] = 0
         yield y, labels
 
 
@@ -376,7 +377,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=BEST, default=list(BEST), help="which of them")
     parser.add_argument("--model", type=Path, default=None, help="ONNX file; else one cheap convolution")
     parser.add_argument(
-        "--mask", choices=["glands", "slide"], default="glands", help="slide: 40 % of patches are glass"
+        "--mask", choices=["glands", "slide"], default="glands", help="slide: glass around a disc"
     )
     parser.add_argument(
         "--sides", type=int, nargs="+", default=[4096, 8192, 16384, 32768], help="multiples of 1024"

@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 import zarr
-from render import gland_labels, render_apart
+from common import gland_labels, render_apart
 from safron.engine.execute import DaskThreads, Task, run_tasks
 from safron.engine.grid import AxisGrid
 from safron.engine.plan import AxisBlocks

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from render import gland_labels
+from common import gland_labels
 from safron.engine import load_model, render
 from safron.engine.tasks import Tally
 

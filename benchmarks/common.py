@@ -1,0 +1,51 @@
+"""What do the benchmarks share: masks of any size from the shipped one, and whole renders as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+GLANDS = Path(__file__).parent.parent / "examples" / "glands.zarr"
+
+
+def gland_labels(height: int, width: int, y: int = 0) -> npt.NDArray[np.uint8]:
+    """Rows from `y` of the shipped gland mask, repeated to any size: uint8 [height, width]."""
+    labels = np.asarray(zarr.open_array(GLANDS, mode="r")[:], np.uint8)
+    rows, columns = np.arange(y, y + height) % labels.shape[0], np.arange(width) % labels.shape[1]
+    return np.take(labels[rows], columns, axis=1)
+
+
+def write_mask(path: Path, side: int) -> None:
+    """Write the repeated gland mask as Zarr, a row of chunks at a time."""
+    mask = zarr.create_array(path, shape=(side, side), chunks=(1024, 1024), dtype="uint8")
+    for y in range(0, side, 1024):
+        mask[y : y + 1024] = gland_labels(min(1024, side - y), side, y)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Wall seconds of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def render_apart(folder: Path, mask: Path, **options: Any) -> dict[str, Any]:
+    """Run ``safron-render`` as a user does; return its report, and the wall seconds of the whole process."""
+    report = folder / "report.json"
+    command = ["safron-render", str(mask), str(folder / "slide.tiff"), "--report", str(report)]
+    command += ["--overwrite", "--quiet"]
+    for name, value in options.items():
+        if value is not None:
+            command += [f"--{name}", str(value)]
+    wall = timed(partial(subprocess.run, command, check=True))
+    result: dict[str, Any] = json.loads(report.read_text()) | {"wall": wall}
+    return result
