@@ -18,10 +18,9 @@ def load(path: str, threads: int, counter: Path) -> Any:
 
 def render(job: Job, generator: Any) -> dict[str, str]:
     """Make a slide."""
-    path = job.out / "safron.tiff"
-    report = render_slide(
-        job.mask, path, model=generator, threads=job.threads, batch=job.batch, overwrite=True, **job.setting
-    )
+    path, block = job.out / "safron.tiff", max(512, job.block() // 512 * 512)
+    options = {"threads": job.threads, "batch": job.batch} | job.setting | {"block": block}
+    report = render_slide(job.mask, path, model=generator, overwrite=True, **options)
     return {"kind": "tiff", "path": str(path), "patches": f"{report.run} run, {report.painted} painted"}
 
 
