@@ -27,7 +27,7 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield peers
     for name in set(sys.modules) - before:
-        if name in {"peers", "render", "job"}:
+        if name in {"peers", "common", "job"}:
             del sys.modules[name]
 
 
