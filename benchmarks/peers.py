@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -177,37 +178,41 @@ def write_cheap(path: Path) -> None:
 
 
 def measure(peer: Peer, python: Path, job: Job, *, timeout: float, cap: int) -> dict[str, Any]:
-    """Run a peer, watched from outside: seconds and bytes over base, and why it was stopped if it was."""
+    """Run a peer: seconds and bytes over base; of one that was stopped, why, and all that it held."""
     spec = job.out / "job.json"
     spec.write_text(json.dumps(asdict(job)))
-    errors = (job.out / "errors.txt").open("w+")
-    command = [python, PEERS / f"run_{peer.runner}.py", spec]
-    process = psutil.Popen(command, stdout=errors, stderr=errors)
-    start, children, stopped = time.perf_counter(), 0, None
-    while process.poll() is None and stopped is None:
+    with (job.out / "errors.txt").open("w+") as errors:
+        command = [python, PEERS / f"run_{peer.runner}.py", spec]
+        process = psutil.Popen(command, stdout=errors, stderr=errors)
+        try:
+            watched = watch(process, timeout, cap)
+        finally:  # a peer that outlives us would disturb the next measurement
+            if process.poll() is None:
+                for one in [*process.children(recursive=True), process]:
+                    one.kill()
+                process.wait()
+        if "stopped" in watched:
+            done = spec.with_suffix(".count")
+            return watched | {"patches": int.from_bytes(done.read_bytes(), "little") if done.exists() else 0}
+        if process.returncode:
+            errors.seek(0)
+            return {"stopped": "error", "error": " ".join(errors.read().strip().splitlines()[-1:])}
+    made: dict[str, Any] = json.loads(spec.with_suffix(".made").read_text())
+    return made | {"over_bytes": made["peak_bytes"] - made["base_bytes"] + watched["children"]}
+
+
+def watch(process: psutil.Popen, timeout: float, cap: int) -> dict[str, Any]:
+    """Wait for a process to end or to pass a limit; the most that its children held, or what it was stopped at."""
+    start, children = time.perf_counter(), 0
+    while process.poll() is None:
         time.sleep(0.1)
         held, of_children = held_bytes(process)
         children = max(children, of_children)
-        if held > cap:
-            stopped = "memory"
-        elif time.perf_counter() - start > timeout:
-            stopped = "time"
-    if stopped:
-        for one in [process, *process.children(recursive=True)]:
-            one.kill()
-        process.wait()
-        done = spec.with_suffix(".count")
-        return {
-            "stopped": stopped,
-            "seconds": time.perf_counter() - start,
-            "over_bytes": held,
-            "patches": int.from_bytes(done.read_bytes(), "little") if done.exists() else 0,
-        }
-    if process.returncode:
-        errors.seek(0)
-        return {"stopped": "error", "error": errors.read().strip().splitlines()[-1:]}
-    made: dict[str, Any] = json.loads(spec.with_suffix(".made").read_text())
-    return made | {"over_bytes": made["peak_bytes"] - made["base_bytes"] + children}
+        seconds = time.perf_counter() - start
+        if held > cap or seconds > timeout:
+            why = "memory" if held > cap else "time"
+            return {"stopped": why, "seconds": seconds, "over_bytes": held}
+    return {"children": children}
 
 
 def held_bytes(process: psutil.Process) -> tuple[int, int]:
@@ -393,6 +398,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where the files go while it runs")
     args = parser.parse_args()
     args.envs = args.envs.resolve()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was begun is ended
     for name in args.peers:
         install(BEST[name], args.envs)
     if args.install:
