@@ -38,6 +38,8 @@ log = logging.getLogger("safron")
 
 # Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
 LATE_BYTES = 96 << 20
+# Tiles that wait to be written and made durable together.
+SYNC_BYTES = 32 << 20
 GPU_BATCH = 32
 # Enough for one worker to keep many cores busy; a CPU runs patches apart, and gains nothing else by it.
 CPU_BATCH = 8
@@ -150,12 +152,12 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
 
 
 def _heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
-    """How much of the working memory is heap."""
+    """How much heap a render works with."""
     image = 3 * plan.block**2
     apart = workers * image if image > LARGEST else 0
     rows, columns = plan.block_shape
     busy = min(1.0, rows * columns / workers)
-    return int(busy * (working - apart))
+    return int(busy * (working - apart)) + SYNC_BYTES
 
 
 def choose_batch(batch: int | None, model: PatchModel) -> int:

@@ -15,13 +15,12 @@ from safron.io.errors import BadInput
 from safron.io.slides import SlideWriter
 
 from .plan import RenderPlan
-from .prepare import Prepared
+from .prepare import SYNC_BYTES, Prepared
 from .scratch import Entry, Journal, Scratch, read_journal, require_same
 from .tasks import TaskDone
 
 # Making blocks durable costs three disk flushes; cheap blocks share them, a second or so many bytes at a time.
 SYNC_SECONDS = 1.0
-SYNC_BYTES = 32 << 20
 
 
 class RenderState:
