@@ -28,6 +28,7 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import zarr
+from fsspec.implementations.local import LocalFileSystem
 
 from .errors import BadInput, Failed, SafronError
 from .palette import RGB
@@ -554,9 +555,22 @@ def _bounded(part: slice, size: int) -> slice:
 def _file_facts(where: str) -> Iterator[str]:
     """Name, size and time (or ETag) of every file of a mask, in order of name."""
     fs, root = fsspec.url_to_fs(where)
+    if isinstance(fs, LocalFileSystem):
+        yield from _local_facts(Path(root), "")
+        return
     fs.invalidate_cache()  # else a store may tell what it saw before
     found = fs.find(root, detail=True) or {root: fs.info(root)}
     for path in sorted(found):
         facts = found[path]
         changed = next((facts[key] for key in ("ETag", "etag", "mtime", "LastModified") if key in facts), "")
         yield f"{re.sub('^' + re.escape(root), '', path)} {facts.get('size')} {changed}\n"
+
+
+def _local_facts(path: Path, name: str) -> Iterator[str]:
+    """The same for a file or folder of this machine, with no more than one folder's names in memory."""
+    if path.is_dir():
+        for entry in sorted(item.name for item in path.iterdir()):
+            yield from _local_facts(path / entry, f"{name}/{entry}")
+    else:
+        facts = path.stat()
+        yield f"{name} {facts.st_size} {facts.st_mtime_ns}\n"
