@@ -229,7 +229,7 @@ def test_rights_that_are_lost_half_way(
     folder = Path("out.tiff.safron/seams/pixels")
 
     def lock(number: int) -> None:
-        if number == 20 and subprocess.run(["chattr", "+i", folder], capture_output=True).returncode:
+        if number == 6 and subprocess.run(["chattr", "+i", folder], capture_output=True).returncode:
             pytest.skip("folders cannot be locked here")
 
     args = f"{ARGS} --workers {workers}"
