@@ -67,7 +67,7 @@ class Peer:
 
 
 BEST = {
-    "safron": Peer(None, "safron", True, 0, 1, {"block": 2048}, lossless={"compression": "deflate"}),
+    "safron": Peer(None, "safron", True, 0, 8, {"block": 2048}, lossless={"compression": "deflate"}),
     "dask": Peer("dask", "dask", False, 1, 1, {"block": 2048, "workers": 2}),
     "dask-glass": Peer("dask", "dask", False, 1, 1, {"block": 2048, "workers": 2, "glass": GLASS}),
     "torch-em": Peer("torch_em", "torch_em", False, 0, 1, {"block": 2048, "writers": 2}),
