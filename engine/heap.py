@@ -38,9 +38,11 @@ def reserve_heap(nbytes: int) -> None:
     """Take memory now, and leave it to the heap; nothing happens unless `keep_one_heap` was called."""
     if _ours:
         part = 8 << 20
-        # Zeros of that size come untouched; ones are written.
-        taken = [bytearray(b"\1") * part for _ in range(nbytes // part)]
-        del taken
+        taken = []
+        with suppress(MemoryError):  # what is planned is an upper bound: less may do
+            for _ in range(nbytes // part):
+                taken.append(bytearray(b"\1") * part)  # zeros of that size would come untouched
+        taken.clear()
 
 
 def trim_heap() -> None:
