@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -263,7 +264,7 @@ class Threads:
             future.cancel()
 
 
-class DaskPool:
+class DaskPool(ABC):
     """Tasks on a Dask scheduler; subclasses say what is submitted for a task.
 
     Parameters
@@ -289,10 +290,11 @@ class DaskPool:
         self._futures[name] = task, future
         self._done.add(future)
 
+    @abstractmethod
     def send(self, name: str, task: Task) -> Any:
         """Submit what runs `task`; return the future."""
-        raise NotImplementedError
 
+    @abstractmethod
     def received(self, name: str, task: Task, result: Any) -> None:
         """Take note of a task's result, None where it has none; nothing more will be heard of it."""
 

@@ -214,9 +214,12 @@ class MaskGuard:
         self._stamp = None if self.mask.in_memory else self._look()
 
     def _look(self) -> str | None:
+        """Stamp the mask; None where its storage does not say, which is no change."""
         begun = time.monotonic()
         try:
             return self.mask.stamp()
+        except FileNotFoundError:
+            return "gone"
         except Exception:  # a store that cannot list its files: the labels themselves are compared on resume
             return None
         finally:
@@ -230,7 +233,7 @@ class MaskGuard:
 
     def changed(self) -> bool:
         """Look again."""
-        return self._stamp is not None and self._look() != self._stamp
+        return self._stamp is not None and self._look() not in (self._stamp, None)
 
 
 def _run_blocks(

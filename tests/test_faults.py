@@ -22,6 +22,7 @@ from safron.engine import rendering, state
 from safron.engine.model import IdentityModel
 from safron.engine.scratch import Scratch
 from safron.io import slides
+from safron.io.labels import LabelMask, open_mask
 from safron.io.remote import Target
 
 HEIGHT, WIDTH, PATCHES, BLOCKS = 200, 300, 35, 6
@@ -184,6 +185,21 @@ def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
     report = render_cli(capfd, ARGS)
     assert (report["resumed"], report["digest"]) == (BLOCKS - 1, digest)
     assert len(made) < 6, "the inner patches of one block, and the trial"
+
+
+def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None:
+    zarr.save_array(str(tmp_path / "mask.zarr"), np.zeros((8, 8), np.uint8))
+    guard = rendering.MaskGuard(open_mask(tmp_path / "mask.zarr"))
+
+    def fails(mask: LabelMask) -> str:
+        raise PermissionError(errno.EACCES, "not now")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LabelMask, "stamp", fails)
+        assert not guard.changed()
+    assert not guard.changed()
+    shutil.rmtree(tmp_path / "mask.zarr")
+    assert guard.changed(), "a mask that is gone is not the same any more"
 
 
 # Disks and rights
