@@ -231,9 +231,10 @@ class MaskGuard:
         """Whether it is time to look again."""
         return self._stamp is not None and time.monotonic() >= self._next
 
-    def changed(self) -> bool:
-        """Look again."""
-        return self._stamp is not None and self._look() not in (self._stamp, None)
+    def changed(self) -> bool | None:
+        """Look again; None where nothing is learnt."""
+        seen = None if self._stamp is None else self._look()
+        return None if seen is None else seen != self._stamp
 
 
 def _run_blocks(
@@ -260,8 +261,12 @@ def _run_blocks(
 
 def _check_mask(state: RenderState, guard: MaskGuard) -> None:
     """Keep what is finished if the mask is what it was; else forget what was made since it last was."""
-    if not guard.changed():
-        state.keep()
+    changed = guard.changed()
+    if not changed:
+        if changed is None:
+            state.sync()
+        else:
+            state.keep()
         return
     state.forget()
     raise Failed(
