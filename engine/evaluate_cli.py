@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import signal
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from safron.io.errors import BadInput, SafronError
+from safron.io.console import run_program
+from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
     from .tiles import TileSet
 
-INTERRUPTED = 130
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 NOT_FID = "weight-free; not FID or KID, comparable with nothing but itself"
 
@@ -285,30 +283,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     ----------
     args : what follows ``safron-eval`` on the command line; None takes it from there.
     """
-    given = list(sys.argv[1:] if args is None else args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = commands.main(given, prog_name="safron-eval", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(2)
-    except click.ClickException as error:
-        _stop(f"{error.format_message()} (safron-eval --help lists the commands)", error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("safron-eval: interrupted; nothing was written", err=True)
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if "--debug" in given:
-            traceback.print_exc()
-        if isinstance(error, SafronError):
-            _stop(str(error), error.exit_code)
-        _stop(f"{type(error).__name__}: {error}; --debug shows where", 1)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"safron-eval: error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    run_program(commands, "safron-eval", args)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ no ``onnx`` package, and a render begun with one of the two is never continued w
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput, Failed, SafronError
+from safron.io.console import run_program
+from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
 if TYPE_CHECKING:
@@ -189,26 +188,9 @@ def cli(source: Path, out: Path, *, overwrite: bool, debug: bool) -> None:
     )
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command; every failure is one line on stderr and an exit code."""
-    try:
-        code = cli(prog_name="safron-optimize", standalone_mode=False)
-    except click.ClickException as error:
-        _stop(f"{error.format_message()} (safron-optimize --help lists all options)", error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _stop("interrupted; nothing was written", 130)
-    except Exception as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        if isinstance(error, SafronError):
-            _stop(str(error), error.exit_code)
-        _stop(f"{type(error).__name__}: {one_line(error)} (--debug shows where)", 1)
-    sys.exit(code or 0)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"safron-optimize: {message}", err=True)
-    sys.exit(code)
+    run_program(cli, "safron-optimize")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from .errors import BadInput, SafronError
+from .console import run_program
+from .errors import BadInput
 
 if TYPE_CHECKING:
     from .labels import LabelMask
 
-INTERRUPTED = 130
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -363,33 +362,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     ----------
     args : what follows ``safron-mask`` on the command line; None takes it from there.
     """
-    given = list(sys.argv[1:] if args is None else args)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that unfinished files are removed
-    try:
-        code = commands.main(given, prog_name="safron-mask", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(2)
-    except click.ClickException as error:
-        command = (
-            error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "safron-mask"
-        )
-        _stop(f"{error.format_message()} ({command} --help lists all options)", error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("safron-mask: interrupted; nothing was written", err=True)
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if "--debug" in given:
-            traceback.print_exc()
-        if isinstance(error, SafronError):
-            _stop(str(error), error.exit_code)
-        _stop(f"{type(error).__name__}: {error}; --debug shows where", 1)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"safron-mask: error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    run_program(commands, "safron-mask", args)
 
 
 def _warn(message: str) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.errors import BadInput, SafronError
+from safron.io.console import run_program
+from safron.io.errors import BadInput
 from safron.training.config import PRESETS, TrainConfig, override, preset, read_overrides
 
 SIZE_NAMES = ("full", "small", "tiny")
@@ -258,25 +258,7 @@ def export_random(out: Path, preset_name: str, size: str, seed: int, float16: bo
 
 def main() -> None:
     """Run the command line; user errors become one line on stderr and an exit code."""
-    try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:
-        click.echo(
-            f"safron-train: {error.filename}: {error.strerror}; make room or choose another path", err=True
-        )
-        sys.exit(1)
-    except SafronError as error:
-        click.echo(f"safron-train: {error}", err=True)
-        sys.exit(error.exit_code)
+    run_program(cli, "safron-train", interrupted="checkpoints are kept, --resume goes on from the last")
 
 
 if __name__ == "__main__":
