@@ -6,13 +6,14 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from safron.io.errors import BadInput, Failed, SafronError
+from safron.io.console import SETTINGS, Program, debug_option, run_program, version_option
+from safron.io.errors import BadInput, Failed
 
 from .heap import keep_one_heap
 from .options import RenderOptions
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from .scan import Scan
 
 DEFAULTS = RenderOptions()
-INTERRUPTED = 130
-
 
 _UNITS = {
     "": 1,
@@ -76,44 +75,17 @@ def _batch(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     return Path(value)
 
 
-class _Command(click.Command):
-    """A command whose usage errors are one line, as all other errors are."""
-
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
-        try:
-            code = super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
-        except click.ClickException as error:
-            text = " ".join(error.format_message().split())
-            click.echo(f"safron-render: error: {text} (safron-render --help lists all options)", err=True)
-            sys.exit(error.exit_code)
-        except click.Abort:  # Ctrl-C before there was anything to keep
-            click.echo("safron-render: interrupted", err=True)
-            sys.exit(INTERRUPTED)
-        sys.exit(code)
-
-
-def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        from importlib.metadata import version
-
-        click.echo(f"safron {version('safron')}")
-        ctx.exit()
-
-
 def _validate(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is None:
         return
     from safron.io.validate import validate_slide
 
-    with _one_line_errors(debug=False):
-        problems = validate_slide(Path(value))
-        for problem in problems:
-            click.echo(f"{value}: {problem}")
-        if not problems:
-            click.echo(f"{value}: keeps every promise")
-        ctx.exit(1 if problems else 0)
+    problems = validate_slide(Path(value))
+    for problem in problems:
+        click.echo(f"{value}: {problem}")
+    if not problems:
+        click.echo(f"{value}: keeps every promise")
+    ctx.exit(1 if problems else 0)
 
 
 EPILOG = """\b
@@ -129,250 +101,119 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
 """
 
 
-@click.command(
-    cls=_Command,
-    epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+PATH = click.Path(path_type=Path)
+
+
+def _option(
+    name: str, text: str, metavar: str | None = None, *, shown: str | None = None, **more: Any
+) -> Any:
+    """Make an option whose default is that of the field of `RenderOptions` with its name; `shown` says it in words."""
+    default = getattr(DEFAULTS, name.lstrip("-").replace("-", "_"), None)
+    more = {"default": default, "show_default": shown or ("none" if default is None else True)} | more
+    return click.option(name, metavar=metavar, help=text, **more)
+
+
+@click.command(cls=Program, epilog=EPILOG, context_settings=SETTINGS)
 @click.argument("mask", type=str, required=False)
 @click.argument("out", type=str, required=False)
-@click.option(
-    "--model",
-    default=DEFAULTS.model,
-    show_default=True,
-    metavar="NAME|FILE",
-    help="Shipped generator by name, 'identity' (label colours), or an ONNX file.",
-)
-@click.option(
-    "--tile",
-    type=int,
-    default=None,
-    show_default="the generator's, 256",
-    metavar="PX",
-    help="Pixels a side that one patch writes.",
-)
-@click.option(
-    "--overlap",
-    type=int,
-    default=DEFAULTS.overlap,
-    show_default=True,
-    metavar="PX",
-    help="Pixels that neighbouring patches share, blended.",
-)
-@click.option(
+@_option("--model", "Shipped generator by name, 'identity' (label colours), or an ONNX file.", "NAME|FILE")
+@_option("--tile", "Pixels a side that one patch writes.", "PX", type=int, shown="the generator's, 256")
+@_option("--overlap", "Pixels that neighbouring patches share, blended.", "PX", type=int)
+@_option(
     "--taper",
+    "Weights in the overlap: plain mean, or faded out.",
     type=click.Choice(["flat", "linear", "cosine"]),
-    default=DEFAULTS.taper,
-    show_default=True,
-    help="Weights in the overlap: plain mean, or faded out.",
 )
-@click.option(
-    "--seed",
-    type=int,
-    default=DEFAULTS.seed,
-    show_default=True,
-    metavar="N",
-    help="Whole number that fixes the noise.",
-)
-@click.option(
-    "--block",
-    type=int,
-    default=None,
-    show_default="2048",
-    metavar="PX",
-    help="Pixels a side of one task; a multiple of --tiff-tile.",
-)
-@click.option(
+@_option("--seed", "Whole number that fixes the noise.", "N", type=int)
+@_option("--block", "Pixels a side of one task; a multiple of --tiff-tile.", "PX", type=int, shown="2048")
+@_option(
     "--batch",
+    "Patches a call of the generator; anything but a number is taken for --slides.",
+    "N|CSV",
     callback=_batch,
-    default=None,
-    show_default="1 on a CPU, 32 on CUDA",
-    metavar="N|CSV",
-    help="Patches a call of the generator; anything but a number is taken for --slides.",
+    shown="1 on a CPU, 32 on CUDA",
 )
-@click.option(
-    "--workers",
-    type=int,
-    default=DEFAULTS.workers,
-    show_default=True,
-    metavar="N",
-    help="Blocks in work at a time.",
-)
-@click.option(
+@_option("--workers", "Blocks in work at a time.", "N", type=int)
+@_option(
     "--executor",
+    "What a worker is; auto takes processes where several GPUs can share the work.",
     type=click.Choice(["auto", "threads", "processes"]),
-    default=DEFAULTS.executor,
-    show_default=True,
-    help="What a worker is; auto takes processes where several GPUs can share the work.",
 )
-@click.option(
-    "--scheduler",
-    default=None,
-    show_default="none",
-    metavar="URL|FILE",
-    help="Run on the Dask scheduler at tcp://HOST:PORT, or that its file names.",
+@_option("--scheduler", "Run on the Dask scheduler at tcp://HOST:PORT, or that its file names.", "URL|FILE")
+@_option(
+    "--cluster", "Run on jobs of a batch system; docs/cluster.md says what the file holds.", "YAML", type=PATH
 )
-@click.option(
-    "--cluster",
-    type=click.Path(path_type=Path),
-    default=None,
-    show_default="none",
-    metavar="YAML",
-    help="Run on jobs of a batch system; docs/cluster.md says what the file holds.",
-)
-@click.option(
+@_option(
     "--security",
-    type=click.Path(path_type=Path),
-    default=None,
-    show_default="none",
-    metavar="YAML",
-    help="Paths of TLS certificates that all processes of the render must show: ca, cert, key.",
+    "Paths of TLS certificates that all processes of the render must show: ca, cert, key.",
+    "YAML",
+    type=PATH,
 )
-@click.option(
-    "--dashboard",
-    default=None,
-    show_default="none",
-    metavar="HOST:PORT",
-    help="Show Dask's pages there, as 127.0.0.1:8787; whoever reaches them sees them.",
+@_option(
+    "--dashboard", "Show Dask's pages there, as 127.0.0.1:8787; whoever reaches them sees them.", "HOST:PORT"
 )
-@click.option(
+@_option(
     "--threads",
+    "Patches that run side by side on a CPU; worker processes share all cores.",
+    "N",
     type=int,
-    default=DEFAULTS.threads,
-    show_default="0, all cores",
-    metavar="N",
-    help="Patches that run side by side on a CPU; worker processes share all cores.",
+    shown="0, all cores",
 )
-@click.option(
-    "--device",
-    default=DEFAULTS.device,
-    show_default=True,
-    metavar="auto|cpu|cuda[:N]",
-    help="Where the generator runs.",
-)
-@click.option(
+@_option("--device", "Where the generator runs.", "auto|cpu|cuda[:N]")
+@_option(
     "--precision",
+    "Of arithmetic on CUDA; float16 needs TensorRT.",
     type=click.Choice(["float32", "tf32", "float16"]),
-    default=DEFAULTS.precision,
-    show_default=True,
-    help="Of arithmetic on CUDA; float16 needs TensorRT.",
 )
-@click.option(
+@_option(
     "--compression",
+    "Of the tiles; all but jpeg are lossless.",
     type=click.Choice(["jpeg", "deflate", "lzw", "none"]),
-    default=DEFAULTS.compression,
-    show_default=True,
-    help="Of the tiles; all but jpeg are lossless.",
 )
-@click.option(
-    "--quality", type=int, default=DEFAULTS.quality, show_default=True, metavar="N", help="Of JPEG, 1 to 100."
-)
-@click.option(
-    "--chroma",
-    type=click.Choice(["420", "444"]),
-    default=DEFAULTS.chroma,
-    show_default=True,
-    help="JPEG colour resolution: halved or full.",
-)
-@click.option(
-    "--tiff-tile",
-    type=int,
-    default=DEFAULTS.tiff_tile,
-    show_default=True,
-    metavar="PX",
-    help="Pixels a side of a TIFF tile, a multiple of 16.",
-)
-@click.option(
+@_option("--quality", "Of JPEG, 1 to 100.", "N", type=int)
+@_option("--chroma", "JPEG colour resolution: halved or full.", type=click.Choice(["420", "444"]))
+@_option("--tiff-tile", "Pixels a side of a TIFF tile, a multiple of 16.", "PX", type=int)
+@_option(
     "--flavor",
+    "TIFF layout.",
     type=click.Choice(["svs", "ome", "generic"]),
-    default=None,
-    show_default="ome for .ome.tif[f], else svs",
-    help="TIFF layout.",
+    shown="ome for .ome.tif[f], else svs",
 )
 @click.option(
     "--align",
     is_flag=True,
     help="Pad with glass to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster.",
 )
-@click.option(
-    "--mpp",
-    type=float,
-    default=None,
-    show_default="the mask's, else the generator's",
-    metavar="UM",
-    help="Micrometres per pixel.",
+@_option("--mpp", "Micrometres per pixel.", "UM", type=float, shown="the mask's, else the generator's")
+@_option(
+    "--region", "Part of the mask to render, in pixels.", "X,Y,W,H", callback=_region, shown="all of the mask"
 )
-@click.option(
-    "--region",
-    metavar="X,Y,W,H",
-    callback=_region,
-    default=None,
-    show_default="all of the mask",
-    help="Part of the mask to render, in pixels.",
+@_option(
+    "--level-count", "Pyramid levels; auto halves until one tile is enough.", "auto|N", callback=_level_count
 )
-@click.option(
-    "--level-count",
-    metavar="auto|N",
-    callback=_level_count,
-    default=DEFAULTS.level_count,
-    show_default=True,
-    help="Pyramid levels; auto halves until one tile is enough.",
-)
-@click.option(
+@_option(
     "--palette-tolerance",
+    "Largest distance, 0 to 255 a channel, of a colour-coded mask's colours from the palette's.",
+    "N",
     type=int,
-    default=DEFAULTS.palette_tolerance,
-    show_default=True,
-    metavar="N",
-    help="Largest distance, 0 to 255 a channel, of a colour-coded mask's colours from the palette's.",
 )
-@click.option(
-    "--scratch",
-    type=str,
-    default=None,
-    show_default="beside OUT",
-    metavar="FOLDER",
-    help="Folder, or address as s3://BUCKET/NAME, for scratch.",
-)
-@click.option(
+@_option("--scratch", "Folder, or address as s3://BUCKET/NAME, for scratch.", "FOLDER", shown="beside OUT")
+@_option(
     "--memory",
-    metavar="SIZE",
+    "Memory that the render may take; a plan over it is refused.",
+    "SIZE",
     callback=_size,
     default=f"{DEFAULTS.memory >> 30}GiB",
-    show_default=True,
-    help="Memory that the render may take; a plan over it is refused.",
 )
-@click.option(
-    "--preview",
-    type=click.Path(path_type=Path),
-    default=None,
-    show_default="none",
-    metavar="PNG",
-    help="Write a picture of the slide, at most 2048 pixels a side.",
-)
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    default=None,
-    show_default="none",
-    metavar="JSON",
-    help="Write the report as JSON.",
-)
-@click.option(
+@_option("--preview", "Write a picture of the slide, at most 2048 pixels a side.", "PNG", type=PATH)
+@_option("--report", "Write the report as JSON.", "JSON", type=PATH)
+@_option(
     "--slides",
-    type=click.Path(path_type=Path),
-    default=None,
-    show_default="none",
-    metavar="CSV",
-    help="Render a list instead of MASK and OUT: a line a slide, with columns mask, out and options.",
+    "Render a list instead of MASK and OUT: a line a slide, with columns mask, out and options.",
+    "CSV",
+    type=PATH,
 )
-@click.option(
-    "--status",
-    default=None,
-    show_default="none",
-    metavar="OUT",
-    help="Say how far a render of OUT is, and stop.",
-)
+@_option("--status", "Say how far a render of OUT is, and stop.", "OUT")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace OUT, preview and report, and scratch of other inputs."
@@ -381,7 +222,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     "--fresh", is_flag=True, help="Start over, whatever an unfinished render of OUT left; OUT stays."
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 @click.option(
     "--validate",
     expose_value=False,
@@ -390,15 +231,8 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     metavar="FILE",
     help="Reopen a slide, list every broken promise, and stop.",
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_show_version,
-    help="Print the version and stop.",
-)
-def main(
+@version_option
+def command(
     mask: str | None,
     out: str | None,
     slides: Path | None,
@@ -406,7 +240,6 @@ def main(
     batch: int | Path | None,
     dry_run: bool,
     quiet: bool,
-    debug: bool,
     **options: Any,
 ) -> None:
     """Render the tissue mask MASK into the pyramidal slide OUT.
@@ -415,7 +248,6 @@ def main(
     colours of the generator's palette. OUT ends in .svs, .tif, .tiff, .ome.tif or .ome.tiff. Both may be
     addresses, as s3://BUCKET/NAME.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep_one_heap()
     if isinstance(batch, Path):
         if slides is not None:
@@ -423,7 +255,7 @@ def main(
         slides, batch = batch, None
     _check_usage(mask, out, slides, status, dry_run=dry_run)
     chosen = RenderOptions(batch=batch, **options)
-    with _one_line_errors(debug=debug), _warnings(quiet=quiet):
+    with _warnings(quiet=quiet):
         if status is not None:
             _show_status(status, chosen, quiet=quiet)
         elif slides is not None:
@@ -522,33 +354,6 @@ def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -
         )
 
 
-@contextmanager
-def _one_line_errors(*, debug: bool) -> Iterator[None]:
-    """Turn failures into one line on stderr and the right exit code."""
-    try:
-        yield
-    except (click.exceptions.Exit, click.ClickException, click.Abort):
-        raise
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        text, code = _failure(error)
-        click.echo(f"safron-render: {text}", err=True)
-        sys.exit(code)
-
-
-def _failure(error: BaseException) -> tuple[str, int]:
-    """What to say of a failure, and the exit code that goes with it."""
-    if isinstance(error, SafronError):
-        return f"error: {' '.join(str(error).split())}", error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; finished blocks are kept, the same command continues", INTERRUPTED
-    first = (str(error).splitlines() or [""])[0]
-    return f"error: {type(error).__name__}: {first} (--debug shows where)", SafronError.exit_code
-
-
 def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
     from .execute import local_runner
     from .prepare import check_budget, prepare
@@ -636,6 +441,18 @@ def _progress(prepared: Prepared, *, quiet: bool) -> Iterator[Callable[[int], No
     from .progress import PlainLines
 
     yield PlainLines(total=total, megapixels=pixels / 1e6)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command; every failure is one line on stderr and an exit code.
+
+    Parameters
+    ----------
+    args : what follows ``safron-render`` on the command line; None takes it from there.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    kept = "finished blocks are kept, the same command continues"
+    run_program(command, "safron-render", args, interrupted=kept)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,39 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from .errors import SafronError
 
 INTERRUPTED = 130
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+version_option = click.version_option(
+    package_name="safron", message="%(package)s %(version)s", help="Print the version and stop."
+)
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,  # `run_program` looks for it, because errors arise before options are read
+    help="Show the traceback of an error.",
+)
+
+
+class Program(click.Command):
+    """A command whose Ctrl-C is left to `run_program` to tell of: click itself would print an empty line first."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise click.Abort from error
+
+
+class ProgramGroup(Program, click.Group):
+    """The same for a program that has commands."""
 
 
 def run_program(
@@ -30,29 +56,29 @@ def run_program(
     args : what follows the name on the command line; None takes it from there.
     interrupted : what Ctrl-C leaves behind.
     """
-    given = list(sys.argv[1:] if args is None else args)
     try:
-        code = command.main(given, prog_name=name, standalone_mode=False)
+        code = command.main(args, prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(2)
-    except click.ClickException as error:
-        called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
-        _stop(name, f"{error.format_message()} ({called} --help lists all options)", error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{name}: interrupted; {interrupted}", err=True)
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if "--debug" in given:
+        sys.exit(error.exit_code)
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in (sys.argv if args is None else args) and not isinstance(error, click.ClickException):
             traceback.print_exc()
-        if isinstance(error, SafronError):
-            _stop(name, str(error), error.exit_code)
-        if isinstance(error, OSError) and error.filename is not None:
-            _stop(name, f"{error.filename}: {error.strerror}; make room or choose another path", 1)
-        _stop(name, f"{type(error).__name__}: {error}; --debug shows where", 1)
+        words, code = _last_words(error, name, interrupted)
+        click.echo(f"{name}: {' '.join(words.split())}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _stop(name: str, message: str, code: int) -> NoReturn:
-    click.echo(f"{name}: error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+def _last_words(error: BaseException, name: str, interrupted: str) -> tuple[str, int]:
+    """What to say of a failure, and the exit code that goes with it."""
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return f"interrupted; {interrupted}", INTERRUPTED
+    if isinstance(error, click.ClickException):
+        called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
+        return f"error: {error.format_message()} ({called} --help lists all options)", error.exit_code
+    if isinstance(error, SafronError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"error: {error.filename}: {error.strerror}; make room or choose another path", 1
+    first = (str(error).splitlines() or [""])[0]
+    return f"error: {type(error).__name__}: {first} (--debug shows where)", 1

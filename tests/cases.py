@@ -62,7 +62,7 @@ def run_cli(capfd: pytest.CaptureFixture[str], args: str, *more: str | Path) -> 
     """Run safron-render in this process; what C libraries print counts, too."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        main([*args.split(), *map(str, more)], prog_name="safron-render")
+        main([*args.split(), *map(str, more)])
     printed = capfd.readouterr()
     return Outcome(int(stopped.value.code or 0), printed.out, printed.err)
 

@@ -45,7 +45,7 @@ def main() -> None:
             os.chdir(folder)
             sys.stdin.close()
             os.dup2(2, 1)  # only we talk to the test
-            cli.main(args, prog_name="safron-render")
+            cli.main(args)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

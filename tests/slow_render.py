@@ -34,4 +34,4 @@ state.SYNC_SECONDS = 0.0
 if __name__ == "__main__":
     # Where tests run in the background, the shell may have told children to ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.main(sys.argv[3:], prog_name="safron-render")
+    cli.main(sys.argv[3:])

@@ -471,11 +471,11 @@ def test_a_bar_on_a_terminal(
 
 
 def options() -> list[click.Option]:
-    return [option for option in cli.main.params if isinstance(option, click.Option)]
+    return [option for option in cli.command.params if isinstance(option, click.Option)]
 
 
 def test_every_option_has_help_and_says_its_default() -> None:
-    context = click.Context(cli.main)
+    context = click.Context(cli.command)
     for option in options():
         shown = option.get_help_record(context)
         assert shown is not None
@@ -494,7 +494,7 @@ def test_help_has_examples_and_exit_codes(capfd: pytest.CaptureFixture[str]) -> 
 
 def documented() -> str:
     """The table of options in docs/cli.md, made from the options themselves."""
-    context = click.Context(cli.main)
+    context = click.Context(cli.command)
     lines = ["| option | default | what it does |", "|---|---|---|"]
     for option in options():
         names, text = option.get_help_record(context) or ("", "")
