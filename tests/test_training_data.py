@@ -295,21 +295,30 @@ def test_bad_data_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[Path],
     assert "\n" not in str(problem.value)
 
 
-def test_settings_come_from_json_and_toml(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"batch": 5, "model": {"mpp": 0.5}}')
-    (tmp_path / "a.toml").write_text("batch = 5\n[model]\nmpp = 0.5\n")
-    one, two = (
-        override(TrainConfig(), read_overrides(tmp_path / name), name) for name in ("a.json", "a.toml")
+def test_settings_come_from_yaml_toml_and_json(tmp_path: Path) -> None:
+    expected = replace(
+        TrainConfig(), batch=5, generator_rate=1e-4, model=replace(TrainConfig().model, mpp=0.5)
     )
-    assert one == two == replace(TrainConfig(), batch=5, model=replace(TrainConfig().model, mpp=0.5))
-    for name, text, words in (
-        ("bad.json", "{", "neither JSON nor TOML"),
-        ("bad.toml", "=", "neither JSON nor TOML"),
-        ("list.json", "[]", "holds no settings"),
+    for name, text in (
+        ("a.json", '{"batch": 5, "generator_rate": 1e-4, "model": {"mpp": 0.5}}'),
+        ("a.toml", "batch = 5\ngenerator_rate = 1e-4\n[model]\nmpp = 0.5\n"),
+        ("a.yaml", "batch: 5\ngenerator_rate: 1e-4  # text to YAML 1.1\nmodel:\n  mpp: 0.5\n"),
+        ("a.YML", "{batch: 5, generator_rate: 1.0e-4, model: {mpp: 0.5}}"),
     ):
         (tmp_path / name).write_text(text)
-        with pytest.raises(BadInput, match=words):
+        assert override(TrainConfig(), read_overrides(tmp_path / name), name) == expected, name
+    for name, text, words in (
+        ("bad.json", "{", "is not JSON"),
+        ("bad.toml", "=", "is not TOML"),
+        ("bad.yaml", "a: [", "is not YAML"),
+        ("code.yaml", "!!python/object/apply:os.getcwd []", "is not YAML"),
+        ("list.json", "[]", "holds no settings"),
+        ("empty.yaml", "", "holds no settings"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(BadInput, match=words) as problem:
             read_overrides(tmp_path / name)
+        assert "\n" not in str(problem.value)
     with pytest.raises(BadInput, match="No such file"):
         read_overrides(tmp_path / "none.json")
 

@@ -77,7 +77,7 @@ _CONFIG = click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help='JSON or TOML file of settings that the preset is changed by, as {"batch": 4, "model": {"mpp": 0.5}}.',
+    help='YAML, TOML or JSON file of settings that the preset is changed by, as {"batch": 4, "model": {"mpp": 0.5}}.',
 )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -440,20 +441,43 @@ def preset(name: str, size: str = "full") -> TrainConfig:
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """Read a JSON or TOML file of settings to change.
+    """Read a file of settings to change: YAML (``.yaml``, ``.yml``), TOML (``.toml``), or else JSON.
 
     Raises
     ------
     BadInput
-        It is missing, or neither JSON nor TOML.
+        It is missing, or not what its name says.
     """
+    kind = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML"}.get(path.suffix.lower(), "JSON")
     try:
         text = path.read_text(encoding="utf-8")
-        plain = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        plain = READERS[kind](text)
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; pass a JSON or TOML file of settings") from error
+        raise BadInput(f"{path}: {error.strerror}; pass a YAML, TOML or JSON file of settings") from error
     except ValueError as error:
-        raise BadInput(f"{path} is neither JSON nor TOML ({error}); name it .toml if it is TOML") from error
+        from safron.io.labels import one_line  # loads Zarr, which --help does without
+
+        raise BadInput(
+            f"{path} is not {kind} ({one_line(error)}); its name must end in .yaml, .toml or .json, after what it holds"
+        ) from error
     if not isinstance(plain, dict):
         raise BadInput(f'{path} holds no settings; it must look like {{"batch": 4}}')
     return plain
+
+
+def _read_yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """PyYAML's, in which 1e-4 is a number, as in YAML 1.2, and not text."""
+
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    try:
+        return yaml.load(text, Loader)  # a safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+READERS: dict[str, Callable[[str], Any]] = {"YAML": _read_yaml, "TOML": tomllib.loads, "JSON": json.loads}
+"""How a file of settings is read; what cannot be read raises ValueError."""
