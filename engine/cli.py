@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-from safron.io.console import SETTINGS, Program, debug_option, run_program, version_option
+from safron.io.console import SETTINGS, Program, debug_option, run_program, version_option, warn
 from safron.io.errors import BadInput, Failed
 
 from .heap import keep_one_heap
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .prepare import Prepared
     from .scan import Scan
 
+NAME = "safron-render"
 DEFAULTS = RenderOptions()
 
 _UNITS = {
@@ -100,13 +101,13 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and 130 the same command continues.
 """
 
-
 PATH = click.Path(path_type=Path)
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _option(
     name: str, text: str, metavar: str | None = None, *, shown: str | None = None, **more: Any
-) -> Any:
+) -> Callable[[Command], Command]:
     """Make an option whose default is that of the field of `RenderOptions` with its name; `shown` says it in words."""
     default = getattr(DEFAULTS, name.lstrip("-").replace("-", "_"), None)
     more = {"default": default, "show_default": shown or ("none" if default is None else True)} | more
@@ -341,7 +342,7 @@ def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
 def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -> None:
     head = f"{number}/{total} {result.out}: "
     if result.state == "failed":
-        click.echo(f"safron-render: error: {head}{result.error}", err=True)
+        click.echo(f"{NAME}: error: {head}{result.error}", err=True)
     elif quiet:
         return
     elif result.report is None:
@@ -363,7 +364,7 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
     prepared = prepare(mask, out, options, dry_run=dry_run)
     if not quiet:
         for note in prepared.warnings:
-            warn(note)
+            warn(NAME, note)
     if dry_run:
         with local_runner(options.workers) as runner:
             scan = scan_mask(prepared.job, runner)
@@ -379,16 +380,11 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
             click.echo(line)
 
 
-def warn(text: str) -> None:
-    """Say something that the user should know, on stderr."""
-    click.echo(f"safron-render: warning: {' '.join(text.split())}", err=True)
-
-
 class _Warnings(logging.Handler):
     """Shows the engine's warnings as our own."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warn(record.getMessage())
+        warn(NAME, record.getMessage())
 
 
 @contextmanager
@@ -452,7 +448,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     kept = "finished blocks are kept, the same command continues"
-    run_program(command, "safron-render", args, interrupted=kept)
+    run_program(command, NAME, args, interrupted=kept)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from safron.io.console import run_program
+from safron.io.console import SETTINGS, ProgramGroup, debug_option, run_program, version_option, warn
 from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
     from .tiles import TileSet
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+NAME = "safron-eval"
 NOT_FID = "weight-free; not FID or KID, comparable with nothing but itself"
-
-
-def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        from importlib.metadata import version
-
-        click.echo(f"safron {version('safron')}")
-        ctx.exit()
 
 
 report_option = click.option(
@@ -34,23 +26,10 @@ report_option = click.option(
     metavar="JSON",
     help="Write everything that was measured as JSON.",
 )
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,  # main() looks for it, because errors arise before options are read
-    help="Show the traceback of an error.",
-)
 
 
-@click.group(context_settings=SETTINGS)
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_version,
-    help="Print the version and stop.",
-)
+@click.group(cls=ProgramGroup, context_settings=SETTINGS)
+@version_option
 def commands() -> None:
     """Measure slides: seams between patches, alignment with the mask, distance from real tissue."""
 
@@ -208,8 +187,11 @@ def fid(
             f"{real}, {fake}: {count} tiles of {size} px in the smaller set, at least 8 are needed"
         )
     first, second = (found.take(count, seed=seed) for found in sets)
-    for note in _notes(first, second):
-        click.echo(f"safron-eval: warning: {note}", err=True)
+    if first.mpp and second.mpp and abs(first.mpp / second.mpp - 1) > 0.05:
+        warn(
+            NAME,
+            f"REAL has {first.mpp:g} um per pixel and FAKE {second.mpp:g}: the distance will be of scale, too",
+        )
     measured = _texture(first, second) if weights is None else _deep(first, second, weights, device)
     rows = [["measure", "distance", "+-"]]
     rows += [
@@ -219,30 +201,20 @@ def fid(
     for line in [*format_table(rows), f"{count} tiles of {size} px of each set; {measured['what']}"]:
         click.echo(line)
     if count <= measured["dimensions"]:
-        click.echo(
-            f"safron-eval: warning: {count} tiles for {measured['dimensions']} features: the Frechet distance is "
-            "mostly bias; read the kernel distance",
-            err=True,
+        warn(
+            NAME,
+            f"{count} tiles for {measured['dimensions']} features: the Frechet distance is mostly bias; "
+            "read the kernel distance",
         )
     if report is not None:
         facts = {"real": real, "fake": fake, "tiles": count, "size": size, "jpeg": jpeg, "seed": seed}
         write_report(report, facts | {"mpp": [first.mpp, second.mpp]} | measured)
 
 
-def _notes(real: TileSet, fake: TileSet) -> list[str]:
-    if real.mpp and fake.mpp and abs(real.mpp / fake.mpp - 1) > 0.05:
-        return [
-            f"REAL has {real.mpp:g} um per pixel and FAKE {fake.mpp:g}: the distance will be of scale, too"
-        ]
-    return []
-
-
 def _texture(real: TileSet, fake: TileSet) -> dict[str, Any]:
     from .texture import frechet_distance, kernel_distance, standardize, texture_features
 
-    click.echo(
-        "safron-eval: no --weights: texture distances are measured, which are not FID and KID", err=True
-    )
+    click.echo(f"{NAME}: no --weights: texture distances are measured, which are not FID and KID", err=True)
     first, second = standardize(texture_features(real), texture_features(fake))
     kernel, spread = kernel_distance(first, second)
     measures = [
@@ -284,7 +256,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args : what follows ``safron-eval`` on the command line; None takes it from there.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_program(commands, "safron-eval", args)
+    run_program(commands, NAME, args)
 
 
 if __name__ == "__main__":

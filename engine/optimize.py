@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
-from safron.io.console import run_program
+from safron.io.console import SETTINGS, Program, debug_option, run_program
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
@@ -165,14 +165,15 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
 
 
 @click.command(
-    context_settings={"help_option_names": ["-h", "--help"]},
+    cls=Program,
+    context_settings=SETTINGS,
     epilog="Example: safron-optimize generator.onnx generator-cpu.onnx",
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
-@click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
-def cli(source: Path, out: Path, *, overwrite: bool, debug: bool) -> None:
+@debug_option
+def command(source: Path, out: Path, *, overwrite: bool) -> None:
     """Rewrite a generator IN.onnx so that it runs faster on a CPU, as OUT.onnx.
 
     Large convolutions become products of spectra and transposed convolutions plain ones. Both graphs are run, and
@@ -190,7 +191,7 @@ def cli(source: Path, out: Path, *, overwrite: bool, debug: bool) -> None:
 
 def main() -> NoReturn:
     """Run the command; every failure is one line on stderr and an exit code."""
-    run_program(cli, "safron-optimize")
+    run_program(command, "safron-optimize")
 
 
 if __name__ == "__main__":

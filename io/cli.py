@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import sys
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from .console import run_program
-from .errors import BadInput
+from .console import SETTINGS, ProgramGroup, debug_option, run_program, version_option, warn
 
 if TYPE_CHECKING:
+    from .label_store import Paint
     from .labels import LabelMask
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+NAME = "safron-mask"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -46,20 +47,6 @@ def _named_values(ctx: click.Context, param: click.Parameter, values: tuple[str,
     return labels
 
 
-def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        from importlib.metadata import version
-
-        click.echo(f"safron {version('safron')}")
-        ctx.exit()
-
-
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,  # main() looks for it, because errors arise before options are read
-    help="Show the traceback of an error.",
-)
 palette_options = (
     click.option(
         "--palette",
@@ -111,15 +98,8 @@ def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command
 # Commands
 
 
-@click.group(context_settings=SETTINGS)
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_version,
-    help="Show the version and exit.",
-)
+@click.group(cls=ProgramGroup, context_settings=SETTINGS)
+@version_option
 def commands() -> None:
     """Make tissue masks for safron-render, and look into them.
 
@@ -148,28 +128,23 @@ def import_(
 
     IMAGE is a Zarr, OME-Zarr, slide, TIFF, PNG or other image; it is read piece by piece.
     """
-    from .label_store import check_target, write_labels
+    from .label_store import check_target
     from .palette import DEFAULT_LABELS
 
     check_target(out, overwrite=overwrite)
     mask = _open(image, palette, palette_tolerance)
-    height, width = mask.shape
-    # Strips as wide as the image are read once rather than once for every chunk they cross.
-    block = (1024, min(mask.chunks[1], (1 << 26) // 1024))
-    with _progress("importing", height * width) as progress:
-        write_labels(
-            out,
-            lambda rows, cols: mask[rows, cols],
-            height=height,
-            width=width,
-            mpp=mpp or mask.mpp,
-            labels=DEFAULT_LABELS if palette == "builtin" else (),
-            block=block,
-            workers=workers,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    _report(out, height, width, mpp or mask.mpp)
+    _write(
+        out,
+        lambda rows, cols: mask[rows, cols],
+        mask.shape,
+        doing="importing",
+        mpp=mpp or mask.mpp,
+        labels=DEFAULT_LABELS if palette == "builtin" else (),
+        # Strips as wide as the image are read once rather than once for every chunk they cross.
+        block=(1024, min(mask.chunks[1], (1 << 26) // 1024)),
+        workers=workers,
+        overwrite=overwrite,
+    )
 
 
 @commands.command(
@@ -231,11 +206,10 @@ def from_geojson(
     Later polygons cover earlier ones; a pixel belongs to a polygon if its centre does. Points and lines are counted and left out.
     """
     from .annotations import read_geojson
-    from .label_store import check_target, write_labels
+    from .label_store import check_target
 
     check_target(out, overwrite=overwrite)
     height, width, slide_mpp = _canvas(size, like, downsample)
-    mpp = mpp or slide_mpp
     drawing = read_geojson(
         annotations,
         height=height,
@@ -246,22 +220,19 @@ def from_geojson(
         downsample=downsample,
     )
     for kind, count in drawing.skipped.items():
-        _warn(f"{count} x {kind} left out: only polygons have an inside")
+        warn(NAME, f"{count} x {kind} left out: only polygons have an inside")
     if drawing.outside:
-        _warn(f"{drawing.outside} polygons lie beyond the canvas of {width} x {height} pixels")
-    with _progress("drawing", height * width) as progress:
-        write_labels(
-            out,
-            drawing.paint,
-            height=height,
-            width=width,
-            mpp=mpp,
-            fill=background,
-            workers=workers,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    _report(out, height, width, mpp)
+        warn(NAME, f"{drawing.outside} polygons lie beyond the canvas of {width} x {height} pixels")
+    _write(
+        out,
+        drawing.paint,
+        (height, width),
+        doing="drawing",
+        mpp=mpp or slide_mpp,
+        fill=background,
+        workers=workers,
+        overwrite=overwrite,
+    )
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
@@ -306,23 +277,10 @@ def ellipses(
     Ellipses stand for glands. Every pixel depends on the seed and its position alone, so that a smaller mask
     is the corner of a larger one.
     """
-    from .label_store import write_labels
     from .phantoms import Phantom
 
     phantom = Phantom(seed, style, cell or {"tissue": 160, "speckle": 100}[style])
-    height, width = size
-    with _progress("painting", height * width) as progress:
-        write_labels(
-            out,
-            phantom.paint,
-            height=height,
-            width=width,
-            mpp=mpp,
-            workers=workers,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    _report(out, height, width, mpp)
+    _write(out, phantom.paint, size, doing="painting", mpp=mpp, workers=workers, overwrite=overwrite)
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")
@@ -355,21 +313,6 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
         click.echo(f"label   {value:<3d} {100 * counts[value] / (height * width):7.3f} %")
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args : what follows ``safron-mask`` on the command line; None takes it from there.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that unfinished files are removed
-    run_program(commands, "safron-mask", args)
-
-
-def _warn(message: str) -> None:
-    click.echo(f"safron-mask: warning: {message}", err=True)
-
-
 # What the commands share
 
 
@@ -379,7 +322,7 @@ def _open(source: str, palette: str | None, tolerance: int) -> LabelMask:
 
     mask = open_mask(source, palette=read_palette(palette) if palette else None, palette_tolerance=tolerance)
     for note in mask.notes:
-        _warn(f"{source}: {note}")
+        warn(NAME, f"{source}: {note}")
     return mask
 
 
@@ -395,10 +338,20 @@ def _canvas(
     from .label_images import image_size
 
     height, width, mpp = image_size(like)
-    height, width = (int(-(-side // downsample)) for side in (height, width))
-    if 0 in (height, width):
-        raise BadInput(f"--downsample {downsample}: nothing of {like} is left")
+    height, width = (math.ceil(side / downsample) for side in (height, width))
     return height, width, mpp * downsample if mpp else None
+
+
+def _write(
+    out: Path, paint: Paint, size: tuple[int, int], *, doing: str, mpp: float | None, **options: Any
+) -> None:
+    """Write a mask of `size` (height, width) piece by piece, and say what was written."""
+    from .label_store import write_labels
+
+    height, width = size
+    with _progress(doing, height * width) as progress:
+        write_labels(out, paint, height=height, width=width, mpp=mpp, progress=progress, **options)
+    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
 
 
 @contextmanager
@@ -415,8 +368,15 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda pixels: bar.advance(task, pixels)
 
 
-def _report(out: Path, height: int, width: int, mpp: float | None) -> None:
-    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; every failure is one line on stderr and an exit code.
+
+    Parameters
+    ----------
+    args : what follows ``safron-mask`` on the command line; None takes it from there.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that unfinished files are removed
+    run_program(commands, NAME, args)
 
 
 if __name__ == "__main__":

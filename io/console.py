@@ -1,4 +1,4 @@
-"""How does a program of ours end? With one line on stderr, and an exit code that says whose fault it was."""
+"""How do our programs talk? Warnings and failures are one line each on stderr, and an exit code says whose fault it was."""
 
 from __future__ import annotations
 
@@ -67,6 +67,11 @@ def run_program(
         words, code = _last_words(error, name, interrupted)
         click.echo(f"{name}: {' '.join(words.split())}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def warn(name: str, text: str) -> None:
+    """Say something that the user of a program should know, in one line on stderr."""
+    click.echo(f"{name}: warning: {' '.join(text.split())}", err=True)
 
 
 def _last_words(error: BaseException, name: str, interrupted: str) -> tuple[str, int]:
