@@ -2,7 +2,7 @@
 # The generators of the seam table and the judges of safron-seamless, each trained anew from every seed, all with one schedule:
 #
 #     benchmarks/ablation.sh DATA OUT [STEPS [NAME...]]         SEEDS="0 1 2" unless set; every NAME below unless given
-#     python benchmarks/seams.py DATA {tile,patch}={OUT/tile-0,...}.onnx ... --tile 64
+#     python benchmarks/seams.py DATA tile=OUT/tile-0.onnx tile=OUT/tile-1.onnx overlap0=OUT/overlap0-0.onnx@0 ... --tile 64
 #
 # tile, patch, overlap0: the paper's recipe at its small size, judged by stitched tiles, by single patches, and by single
 # patches that do not overlap (render that one with @0). scales, classes: safron-seamless at its small size, judged by two

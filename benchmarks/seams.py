@@ -5,8 +5,9 @@
 
 The first makes one mosaic of the held-out masks in a folder of training pairs, renders it with each generator (NAME=FILE,
 with @OVERLAP where it is not 20) without loss, and sets the results under each other: what ``safron-eval seams`` measures, and
-texture distances from the real images under the same masks. The second measures a slide that is there. A table, then one
-line of JSON. Needs the extra "train" for the pairs.
+texture distances from the real images under the same masks. Several files under one NAME are one recipe trained from several
+seeds: a further table has their means and standard deviations. The second form measures a slide that is there. Tables, then
+one line of JSON. Needs the extra "train" for the pairs.
 
 The mosaic has edges of its own, where frames meet. Frames are cropped so that those edges fall on no patch edge.
 """
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import cv2
@@ -38,6 +40,12 @@ HELD_OUT = 0.1  # as in training
 COLUMNS = 7
 FRAME_TILE = 96  # two down a frame, and three across where its crop leaves room
 CROP, CROPS = 32, 600
+DISTANCES = {
+    "texture_kernel": "texture kernel",
+    "texture_frechet": "texture Frechet",
+    "at_seams": "crops at seams",
+    "inside": "crops inside",
+}
 PAPER = "SAFRON paper, Table II (FID of crops on overlaps): random 1387.9, patch discriminator 227.5, tile discriminator 142.8"
 
 
@@ -166,7 +174,7 @@ def measure(
     model = load_model(file, device="cpu")
     grid = SlideGrid(tile or model.card.tile, int(overlap or 20))
     mosaic = make_mosaic(*frames, model.card.mpp or 1.0, grid)
-    out = folder / f"{name}.tiff"
+    out = folder / f"{name}-{Path(file).stem}.tiff"
     options: dict[str, Any] = {"tile": grid.tile, "overlap": grid.overlap, "compression": "deflate"}
     render(mosaic.labels, out, model=model, overwrite=True, **options)
     report = evaluate_seams(out, mask=mosaic.labels, model=model)
@@ -175,16 +183,39 @@ def measure(
     return {"name": name, "report": report, **distances(image, mosaic, grid)}
 
 
+def over_seeds(results: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of a table: mean and standard deviation (n - 1) of each measure over the files of a NAME."""
+
+    def spread(values: list[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        if not known:
+            return "-"
+        return f"{mean(known):.3g}" + (f" +- {stdev(known):.2g}" if len(known) > 1 else "")
+
+    rows = [["recipe", "seeds", "mismatch", "z", "boundary", *DISTANCES.values()]]
+    for name in dict.fromkeys(result["name"] for result in results):
+        same = [result for result in results if result["name"] == name]
+        reports: list[SeamReport] = [result["report"] for result in same]
+        columns: list[list[float | None]] = [
+            [report.mismatch.mean if report.mismatch else None for report in reports],
+            [report.gradients.z for report in reports],
+            [report.boundary_ratio for report in reports],
+            *([result[key] for result in same] for key in DISTANCES),
+        ]
+        rows.append([name, str(len(same)), *map(spread, columns)])
+    return rows
+
+
 def show(results: list[dict[str, Any]]) -> None:
-    """Print the table and the line of JSON."""
+    """Print the tables and the line of JSON."""
     reports: list[SeamReport] = [result["report"] for result in results]
     for line in seam_table(reports, [result["name"] for result in results]):
         print(line)
     if "texture_kernel" in results[0]:
-        head = ["generator", "texture kernel", "+-", "texture Frechet", "crops at seams", "crops inside"]
-        keys = ["texture_kernel", "texture_kernel_sd", "texture_frechet", "at_seams", "inside"]
-        rows = [[result["name"], *(f"{result[key]:.3g}" for key in keys)] for result in results]
-        print(*format_table([head, *rows]), sep="\n")
+        rows = [[result["name"], *(f"{result[key]:.3g}" for key in DISTANCES)] for result in results]
+        print(*format_table([["generator", *DISTANCES.values()], *rows]), sep="\n")
+        if len({result["name"] for result in results}) < len(results):
+            print(*format_table(over_seeds(results)), sep="\n")
         print(f"{results[0]['tiles']} tiles; weight-free distances, not FID or KID. {PAPER}")
     print(json.dumps([result | {"report": asdict(result["report"])} for result in results]))
 
