@@ -72,7 +72,9 @@ def write_labels(
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
         part.chmod(0o777 & ~_umask())  # a temporary folder is private; a mask is not
-        array = _create(part, height, width, mpp, labels, fill)
+        # In a thread, which a signal does not break off: Zarr would go on writing to a folder that is gone.
+        with ThreadPoolExecutor(1) as pool:
+            array = pool.submit(_create, part, height, width, mpp, labels, fill).result()
 
         def work(rows: slice, cols: slice) -> int:
             array[rows, cols] = paint(rows, cols)

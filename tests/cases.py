@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
+import zarr
 from safron.engine.cli import main
 
 
@@ -58,13 +61,20 @@ class Outcome:
         return line
 
 
-def run_cli(capfd: pytest.CaptureFixture[str], args: str, *more: str | Path) -> Outcome:
-    """Run safron-render in this process; what C libraries print counts, too."""
+def run_program(
+    capfd: pytest.CaptureFixture[str], main: Callable[[list[str]], NoReturn], *args: str | Path
+) -> Outcome:
+    """Run a program in this process; what C libraries print counts, too."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        main([*args.split(), *map(str, more)])
+        main([str(arg) for arg in args])
     printed = capfd.readouterr()
     return Outcome(int(stopped.value.code or 0), printed.out, printed.err)
+
+
+def run_cli(capfd: pytest.CaptureFixture[str], args: str, *more: str | Path) -> Outcome:
+    """Run safron-render in this process."""
+    return run_program(capfd, main, *args.split(), *more)
 
 
 def check_fail(outcome: Outcome, case: ExpectFail) -> None:
@@ -91,3 +101,10 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def write_mask(path: str | Path, height: int, width: int, *, seed: int = 0, chunk: int = 128) -> None:
+    """Write a Zarr mask of random labels 0, 1 and 2."""
+    labels = np.random.default_rng(seed).integers(0, 3, (height, width), np.uint8)
+    array = zarr.create_array(path, shape=labels.shape, chunks=(chunk, chunk), dtype="uint8")
+    array[:] = labels

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import zarr
-from cases import ExpectFail, check_fail, contents, render_cli, run_cli
+from cases import ExpectFail, check_fail, contents, render_cli, run_cli, write_mask
 from safron.engine import cluster
 from safron.engine.model import IdentityModel
 
@@ -22,18 +18,11 @@ OPTIONS = (
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(here: Path) -> Path:
     """A folder with two masks, to work in."""
     for seed, name in enumerate("ab"):
-        labels = np.random.default_rng(seed).integers(0, 3, (150, 200), np.uint8)
-        array = zarr.create_array(
-            tmp_path / f"{name}.zarr", shape=labels.shape, chunks=(64, 64), dtype="uint8"
-        )
-        array[:] = labels
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, handler)
+        write_mask(f"{name}.zarr", 150, 200, seed=seed, chunk=64)
+    return here
 
 
 def write_list(text: str) -> str:

@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-import zarr
+from cases import write_mask
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 
@@ -100,17 +99,11 @@ def nursery() -> Iterator[Nursery]:
     process.stdout.close()
 
 
-def write_mask(folder: Path) -> None:
-    labels = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
-    array = zarr.create_array(folder / "mask.zarr", shape=labels.shape, chunks=(128, 128), dtype="uint8")
-    array[:] = labels
-
-
 @pytest.fixture(scope="module")
 def digest(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of a run that nothing disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    write_mask(folder)
+    write_mask(folder / "mask.zarr", HEIGHT, WIDTH)
     assert nursery.start(folder, ARGS).finish() == 0
     report = json.loads((folder / "report.json").read_text())
     assert report["patches"] == PATCHES
@@ -142,7 +135,7 @@ def test_a_driver_of_processes_is_killed(seed: int, nursery: Nursery, digest: st
 
 def kill_drivers(args: list[str], chance: random.Random, nursery: Nursery, digest: str, folder: Path) -> None:
     """Kill once or twice, then let it finish with threads."""
-    write_mask(folder)
+    write_mask(folder / "mask.zarr", HEIGHT, WIDTH)
     trials = crashes = 0
     for _ in range(chance.choice([1, 1, 2])):
         render = nursery.start(folder, args)
@@ -174,7 +167,7 @@ def kill_drivers(args: list[str], chance: random.Random, nursery: Nursery, diges
 def test_a_worker_is_killed(seed: int, nursery: Nursery, digest: str, tmp_path: Path) -> None:
     """The driver goes on: Dask starts another worker, and the block in work is made there."""
     chance = random.Random(seed)
-    write_mask(tmp_path)
+    write_mask(tmp_path / "mask.zarr", HEIGHT, WIDTH)
     render = nursery.start(tmp_path, PROCESSES)
     goal = chance.randrange(2, PATCHES // 2)
     while render.made < goal:

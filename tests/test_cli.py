@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +92,10 @@ def write_models(root: Path) -> None:
 
 
 @pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(prepared: Path, here: Path) -> Path:
     """A copy of the prepared folder, to work in."""
-    folder = tmp_path / "work"
-    shutil.copytree(prepared, folder, symlinks=True)
-    monkeypatch.chdir(folder)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield folder
-    signal.signal(signal.SIGTERM, handler)
+    shutil.copytree(prepared, here, symlinks=True, dirs_exist_ok=True)
+    return here
 
 
 REFUSED = [

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import zarr
-from cases import ExpectFail, check_fail, render_cli, run_cli
+from cases import ExpectFail, check_fail, render_cli, run_cli, write_mask
 from generators import Poison
 from models import RampModel
 from safron.engine import cluster, render, worker
@@ -40,17 +39,11 @@ TESTS = Path(__file__).parent
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a mask, to work in; worker processes find the tests' modules."""
-    labels = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
-    array = zarr.create_array(tmp_path / "mask.zarr", shape=labels.shape, chunks=(128, 128), dtype="uint8")
-    array[:] = labels
-    monkeypatch.chdir(tmp_path)
+    write_mask("mask.zarr", HEIGHT, WIDTH)
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield tmp_path
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return here
 
 
 @pytest.fixture

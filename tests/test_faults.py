@@ -6,11 +6,9 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,72 +17,35 @@ import pytest
 import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import rendering, state
-from safron.engine.model import IdentityModel
 from safron.engine.scratch import Scratch
 from safron.io import slides
 from safron.io.labels import LabelMask, open_mask
 from safron.io.remote import Target
-
-HEIGHT, WIDTH, PATCHES, BLOCKS = 200, 300, 35, 6
-ARGS = (
-    "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
-    "--device cpu --threads 1 --workers 1 --batch 1 "
+from small_renders import (
+    ARGS,
+    BLOCKS,
+    PATCHES,
+    interrupt,
+    left_over,
+    on_patch,
+    undisturbed_digest,
+    write_small_mask,
 )
+
 both = pytest.mark.parametrize("workers", [1, 3])
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(here: Path) -> Path:
     """A folder with a mask, to work in."""
-    write_mask(tmp_path / "mask.zarr")
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, handler)
-
-
-def write_mask(path: Path, seed: int = 0) -> None:
-    labels = np.random.default_rng(seed).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
-    array = zarr.create_array(path, shape=labels.shape, chunks=(128, 128), dtype="uint8")
-    array[:] = labels
+    write_small_mask("mask.zarr")
+    return here
 
 
 @pytest.fixture
 def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
     """The digest of the slide where nothing goes wrong."""
-    found: str = render_cli(capfd, ARGS.replace("out.tiff", "whole.tiff"))["digest"]
-    Path("whole.tiff").unlink()
-    return found
-
-
-def on_patch(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda number: None) -> list[int]:
-    """Call `act` with the number of each patch, from 1, before it is made; give the list of all patches made."""
-    made: list[int] = []
-    paint = IdentityModel.__call__
-
-    def watched(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
-        act(len(made))  # the first is the trial
-        made.extend(range(len(labels)))
-        return paint(self, labels, noise)
-
-    monkeypatch.setattr(IdentityModel, "__call__", watched)
-    return made
-
-
-def interrupt(capfd: pytest.CaptureFixture[str], args: str = ARGS, *, patch: int = 24) -> None:
-    """Run a command and press Ctrl-C before a patch."""
-
-    def stop(number: int) -> None:
-        if number == patch:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patched:
-        on_patch(patched, stop)
-        assert run_cli(capfd, args).code == 130
-
-
-def left_over() -> list[str]:
-    return sorted(path.name for path in Path().iterdir() if path.name != "mask.zarr")
+    return undisturbed_digest(capfd)
 
 
 # The mask
@@ -100,7 +61,7 @@ def test_a_mask_that_changes_under_way_is_noticed(
 
     def change(number: int) -> None:
         if number >= 20 and once.acquire(blocking=False):
-            write_mask(Path("other.zarr"), seed=1)
+            write_small_mask("other.zarr", seed=1)
             for path in Path("other.zarr").rglob("c/*/*"):
                 shutil.copyfile(path, Path("mask.zarr") / path.relative_to("other.zarr"))
 

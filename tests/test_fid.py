@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cases import run_program
 from safron.engine.evaluate_cli import main
 from safron.engine.texture import (
     frechet_distance,
@@ -123,25 +124,19 @@ def test_jpeg_makes_two_sets_alike(tmp_path: Path) -> None:
     assert both[1] < raw[1]
 
 
-def run(capfd: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main([str(arg) for arg in args])
-    printed = capfd.readouterr()
-    return int(stopped.value.code or 0), printed.out, printed.err
-
-
 def test_without_weights_the_command_says_what_it_measures(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     real, fake = save(tmp_path / "real", tissue(0)), save(tmp_path / "fake", tissue(1, 30, tint=20))
-    code, out, err = run(capfd, "fid", real, fake, "--size", str(SIDE), "--report", tmp_path / "r.json")
-    assert code == 0
-    assert "no --weights: texture distances are measured, which are not FID and KID" in err
-    assert "30 tiles for 50 features" in err
-    assert "texture Frechet" in out
-    assert "30 tiles of 64 px of each set; weight-free; not FID or KID" in out
-    assert not any(line.startswith(("FID", "KID")) for line in out.splitlines())
+    outcome = run_program(
+        capfd, main, "fid", real, fake, "--size", str(SIDE), "--report", tmp_path / "r.json"
+    )
+    assert outcome.code == 0
+    assert "no --weights: texture distances are measured, which are not FID and KID" in outcome.err
+    assert "30 tiles for 50 features" in outcome.err
+    assert "texture Frechet" in outcome.out
+    assert "30 tiles of 64 px of each set; weight-free; not FID or KID" in outcome.out
+    assert not any(line.startswith(("FID", "KID")) for line in outcome.out.splitlines())
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["tiles"], report["weights_sha256"], report["jpeg"]) == (30, None, None)
     assert report["measures"][0][1] > 0
@@ -199,24 +194,15 @@ def test_with_weights_the_command_measures_fid_and_kid(
     found = {}
     for name, tiles in {"same": tissue(0), "alike": tissue(1), "tinted": tissue(1, tint=25)}.items():
         fake = save(tmp_path / name, tiles)
-        code, out, err = run(
-            capfd,
-            "fid",
-            real,
-            fake,
-            "--size",
-            str(SIDE),
-            "--weights",
-            weights,
-            "--report",
-            tmp_path / "r.json",
-        )
-        assert (code, err) == (0, "")
-        assert out.splitlines()[1].startswith("FID ")
-        assert out.splitlines()[2].startswith("KID ")
+        args = ("--size", str(SIDE), "--weights", weights, "--report", tmp_path / "r.json")
+        outcome = run_program(capfd, main, "fid", real, fake, *args)
+        assert (outcome.code, outcome.err) == (0, "")
+        _, first, second, *_ = outcome.out.splitlines()
+        assert first.startswith("FID ")
+        assert second.startswith("KID ")
         report = json.loads((tmp_path / "r.json").read_text())
         assert report["dimensions"] == 8
-        assert report["weights_sha256"][:12] in out
+        assert report["weights_sha256"][:12] in outcome.out
         found[name] = report["measures"][0][1]
     assert found["same"] == pytest.approx(0, abs=1e-6)
     assert found["same"] < found["alike"] < found["tinted"]

@@ -24,10 +24,7 @@ LABELS = np.random.default_rng(0).integers(0, 3, (90, 1300), dtype=np.uint8)
 COLOURS = np.array([read_palette("builtin")[value] for value in range(3)], np.uint8)[LABELS]
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own handlers stay
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def run(*args: object) -> int:

@@ -11,14 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import remount, small_disk
 from safron.engine import lock, rendering, state
@@ -27,70 +25,31 @@ from safron.engine.model import IdentityModel
 from safron.engine.scratch import Scratch, read_journal
 from safron.io.errors import BadInput
 from safron.io.slides import SlideWriter
-
-HEIGHT, WIDTH, PATCHES, BLOCKS = 200, 300, 35, 6
-ARGS = (
-    "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
-    "--device cpu --threads 1 --workers 1 --batch 1 "
+from small_renders import (
+    ARGS,
+    BLOCKS,
+    PATCHES,
+    interrupt,
+    left_over,
+    on_patch,
+    undisturbed_digest,
+    write_small_mask,
 )
+
 SCRATCH = Path("out.tiff.safron")
-DIGEST: list[str] = []  # made once
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(here: Path) -> Path:
     """A folder with a mask, to work in."""
-    write_mask(tmp_path / "mask.zarr", seed=0)
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, handler)
-
-
-def write_mask(path: Path, *, seed: int) -> None:
-    labels = np.random.default_rng(seed).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
-    array = zarr.create_array(path, shape=labels.shape, chunks=(128, 128), dtype="uint8")
-    array[:] = labels
+    write_small_mask("mask.zarr")
+    return here
 
 
 @pytest.fixture
 def undisturbed(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
     """The digest of the slide where nothing goes wrong."""
-    if not DIGEST:
-        DIGEST.append(render_cli(capfd, ARGS)["digest"])
-        Path("out.tiff").unlink()
-    return DIGEST[0]
-
-
-def on_patch(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambda number: None) -> list[int]:
-    """Call `act` with the number of each patch, from 1, before it is made; give the list of all patches made."""
-    made: list[int] = []
-    paint = IdentityModel.__call__
-
-    def watched(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
-        act(len(made))  # the first is the trial
-        made.extend(range(len(labels)))
-        return paint(self, labels, noise)
-
-    monkeypatch.setattr(IdentityModel, "__call__", watched)
-    return made
-
-
-def stop_at(patch: int, how: type[BaseException] = KeyboardInterrupt) -> Callable[[int], None]:
-    def stop(number: int) -> None:
-        if number == patch:
-            raise how
-
-    return stop
-
-
-def interrupt(capfd: pytest.CaptureFixture[str], args: str = ARGS, *, patch: int = 24) -> None:
-    """Run a command and press Ctrl-C before a patch."""
-    with pytest.MonkeyPatch.context() as patched:
-        on_patch(patched, stop_at(patch))
-        outcome = run_cli(capfd, args)
-    assert (outcome.code, outcome.out) == (130, "")
-    assert outcome.error.startswith("safron-render: interrupted; finished blocks are kept")
+    return undisturbed_digest(capfd)
 
 
 def journaled(scratch: Path = SCRATCH) -> tuple[int, int]:
@@ -117,10 +76,6 @@ def finish(
     assert report["run"] + report["painted"] == report["patches"] == PATCHES
     assert report["digest"] == digest
     assert run_cli(capfd, "--validate out.tiff").code == 0
-
-
-def left_over() -> list[str]:
-    return sorted(path.name for path in Path().iterdir() if path.name != "mask.zarr")
 
 
 # Signals
@@ -292,7 +247,7 @@ def test_scratch_of_other_inputs_is_refused_by_their_names(
 def test_scratch_of_another_mask_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     interrupt(capfd)
     shutil.rmtree("mask.zarr")
-    write_mask(here / "mask.zarr", seed=1)
+    write_small_mask("mask.zarr", seed=1)
     check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("other inputs (mask content);",)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,10 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import zarr
-from cases import ExpectFail, check_fail, render_cli, run_cli
+from cases import ExpectFail, check_fail, render_cli, run_cli, write_mask
 from safron.engine.model import IdentityModel
 from safron.io import remote
 
@@ -110,11 +107,7 @@ def proxy() -> Iterator[Proxy]:
         }.items():
             patched.setenv(name, value)
         s3fs.S3FileSystem().mkdir("slides")
-        labels = mask_labels()
-        array = zarr.create_array(
-            "s3://slides/mask.zarr", shape=labels.shape, chunks=(512, 512), dtype="uint8"
-        )
-        array[:] = labels
+        write_mask("s3://slides/mask.zarr", HEIGHT, WIDTH, chunk=512)
         yield proxy
     proxy.close()
     running.stop()
@@ -127,17 +120,11 @@ def store(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr(remote, "PART_BYTES", PART_BYTES)
-    handler = signal.getsignal(signal.SIGTERM)
     fs = s3fs.S3FileSystem()
     yield proxy
     proxy.down, proxy.cut_after, proxy.cuts = False, None, 0
     for name in there():
         fs.rm(name)
-    signal.signal(signal.SIGTERM, handler)
-
-
-def mask_labels() -> Any:
-    return np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
 
 
 def there() -> list[str]:
@@ -153,9 +140,7 @@ def cached(tmp: Path) -> list[str]:
 
 def local_digest(capfd: pytest.CaptureFixture[str]) -> str:
     """The digest of the same slide, made from local files."""
-    labels = mask_labels()
-    array = zarr.create_array("local.zarr", shape=labels.shape, chunks=(512, 512), dtype="uint8")
-    array[:] = labels
+    write_mask("local.zarr", HEIGHT, WIDTH, chunk=512)
     args = ARGS.replace("s3://slides/mask.zarr", "local.zarr").replace(
         "s3://slides/made/out.tiff", "local.tiff"
     )
@@ -328,14 +313,10 @@ def test_other_stores(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    handler = signal.getsignal(signal.SIGTERM)
-    labels = np.random.default_rng(0).integers(0, 3, (200, 300), np.uint8)
-    array = zarr.create_array("memory://masks/mask.zarr", shape=labels.shape, chunks=(64, 64), dtype="uint8")
-    array[:] = labels
+    write_mask("memory://masks/mask.zarr", 200, 300, chunk=64)
     more = "--model identity --device cpu --tile 64 --block 128 --tiff-tile 64 --workers 1"
     first = render_cli(capfd, f"memory://masks/mask.zarr memory://slides/out.tiff {more}")
     second = render_cli(capfd, f"memory://masks/mask.zarr file://{tmp_path}/out.tiff {more}")
     assert first["digest"] == second["digest"]
     fs = fsspec.filesystem("memory")
     assert len(fs.cat("/slides/out.tiff")) == first["output_bytes"] == (tmp_path / "out.tiff").stat().st_size
-    signal.signal(signal.SIGTERM, handler)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cases import contents
+from cases import contents, run_program
 from models import LABELS, RampModel, StainModel
 from safron.engine import render
 from safron.engine import seams as seams_module
@@ -326,25 +326,17 @@ def test_facts_are_read_as_they_were_written() -> None:
 # The command
 
 
-def run(capfd: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main([str(arg) for arg in args])
-    printed = capfd.readouterr()
-    return int(stopped.value.code or 0), printed.out, printed.err
-
-
 def test_several_slides_make_one_table(
     rendered: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cv2.imwrite(str(tmp_path / "seams.png"), as_image(with_steps(noise(1), SlideGrid(64, 12), 15)))
     before = contents(rendered)
-    code, out, err = run(
-        capfd, "seams", rendered / "whole.tiff", tmp_path / "seams.png", "--tile", "64", "--overlap", "12",
+    outcome = run_program(
+        capfd, main, "seams", rendered / "whole.tiff", tmp_path / "seams.png", "--tile", "64", "--overlap", "12",
         "--report", tmp_path / "r.json",
     )  # fmt: skip
-    assert (code, err) == (0, "")
-    head, first, second = out.splitlines()
+    assert (outcome.code, outcome.err) == (0, "")
+    head, first, second = outcome.out.splitlines()
     assert head.split()[:4] == ["slide", "mismatch", "worst", "z"]
     assert first.startswith("whole.tiff ")
     assert first.endswith(" no")
@@ -381,22 +373,19 @@ def test_several_slides_make_one_table(
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bad_input_is_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Path,
     capfd: pytest.CaptureFixture[str],
     args: list[str],
     says: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.tiff").write_text("no slide")
-    (tmp_path / "empty").mkdir()
+    Path("text.tiff").write_text("no slide")
+    Path("empty").mkdir()
     cv2.imwrite("flat.png", np.full((300, 300, 3), 250, np.uint8))
     cv2.imwrite("grain.png", as_image(noise(0, 410, 610)))
-    code, out, err = run(capfd, *args)
-    assert (code, out) == (2, "")
-    (line,) = err.splitlines()
-    assert line.startswith("safron-eval: error: ")
-    assert says in line
+    outcome = run_program(capfd, main, *args)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.error.startswith("safron-eval: error: ")
+    assert says in outcome.error
 
 
 def test_table_has_dashes_where_nothing_was_measured() -> None:
