@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import zarr
-from common import gland_labels, render_apart
+from common import render_apart, write_mask
 from safron.engine.execute import DaskThreads, Task, run_tasks
 from safron.engine.grid import AxisGrid
 from safron.engine.plan import AxisBlocks
@@ -32,26 +31,6 @@ from safron.engine.plan import AxisBlocks
 TILE, OVERLAP = 256, 20
 # A generator of some GFLOP a patch in large batches on a data-centre GPU of 2024.
 SECONDS_A_PATCH = 0.0002
-
-
-def write_mask(path: Path, side: int, repeat: int = 4096) -> None:
-    """Write a mask of any size for the price of a small one: its chunks are links to those of one square.
-
-    Parameters
-    ----------
-    repeat : pixels after which the mask repeats itself; whole chunks.
-    """
-    chunk = 1024
-    square = zarr.create_array(path, shape=(side, side), chunks=(chunk, chunk), dtype="uint8")
-    square[: min(side, repeat), : min(side, repeat)] = gland_labels(min(side, repeat), min(side, repeat))
-    count, period = -(-side // chunk), repeat // chunk
-    for row in range(count):
-        (path / "c" / str(row)).mkdir(exist_ok=True)
-        for column in range(count):
-            if row < period and column < period:
-                continue
-            source = path / "c" / str(row % period) / str(column % period)
-            (path / "c" / str(row) / str(column)).hardlink_to(source)
 
 
 class DiskWatch:
