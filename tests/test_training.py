@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from cases import run_program
 from safron.io.errors import BadInput
 from safron.training import cli, data
 from safron.training.config import PRESETS, TrainConfig, config_from_json, preset
+from training_cases import one_line
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train]'")
@@ -23,20 +24,7 @@ from safron.training.checkpoint import load_checkpoint  # noqa: E402
 from safron.training.data import Pairs, draw_batch, draw_noise  # noqa: E402
 
 SEAMLESS = PRESETS["safron-seamless"].model
-TINY = TrainConfig(
-    model=replace(SEAMLESS, widths=(4, 4, 8, 4, 4)),
-    steps=6,
-    batch=2,
-    patch=32,
-    discriminator_widths=(4, 4),
-    bfloat16=False,
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    # Threads that wait for one another on such small arrays cost more than they give.
-    torch.set_num_threads(1)
+TINY = replace(preset("safron-seamless", "tiny"), steps=6, bfloat16=False)
 
 
 @pytest.fixture(scope="module")
@@ -273,12 +261,6 @@ def test_export_refuses_a_graph_that_disagrees(tmp_path: Path, monkeypatch: pyte
 # What users get wrong
 
 
-def one_line(problem: pytest.ExceptionInfo[BadInput]) -> str:
-    message = str(problem.value)
-    assert "\n" not in message
-    return message
-
-
 def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not a folder") as problem:
         data.find_pairs(tmp_path / "none")
@@ -319,32 +301,27 @@ def test_bad_settings(folder: Path, tmp_path: Path) -> None:
         train.fit(folder, out, replace(TINY, seed=1), train.Schedule(2), resume=True)
 
 
-def run_cli(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["safron-train", *words])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_command_line_reports_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_cli(monkeypatch, "fit", str(tmp_path / "none"), str(tmp_path / "out")) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert run_cli(monkeypatch, "export", str(tmp_path / "none.pt"), str(tmp_path / "x.onnx")) == 2
-    assert "does not exist" in capsys.readouterr().err
+    outcome = run_program(capfd, cli.main, "fit", tmp_path / "none", tmp_path / "out")
+    assert (outcome.code, "is not a folder" in outcome.error) == (2, True)
+    outcome = run_program(capfd, cli.main, "export", tmp_path / "none.pt", tmp_path / "x.onnx")
+    assert (outcome.code, "does not exist" in outcome.error) == (2, True)
+    outcome = run_program(capfd, cli.main, "export", tmp_path / "none.pt", tmp_path / "x.onnx", "--debug")
+    assert (outcome.code, "Traceback" in outcome.err) == (2, True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert run_cli(monkeypatch, "fit", str(tmp_path), str(tmp_path / "out")) == 2
-    assert "pip install 'safron[train]'" in capsys.readouterr().err
+    outcome = run_program(capfd, cli.main, "fit", tmp_path, tmp_path / "out")
+    assert (outcome.code, "pip install 'safron[train]'" in outcome.error) == (2, True)
 
 
-def test_command_line_exports_random_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_cli(monkeypatch, "export-random", "--seed", "1", str(tmp_path / "x.onnx")) == 0
-    assert "parity" in capsys.readouterr().out
+def test_command_line_says_its_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_program(capfd, cli.main, "--version").out.startswith("safron ")
+
+
+def test_command_line_exports_random_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    outcome = run_program(capfd, cli.main, "export-random", "--seed", "1", tmp_path / "x.onnx")
+    assert (outcome.code, "parity" in outcome.out) == (0, True)
     assert (tmp_path / "x.onnx").stat().st_size < 12e6
 
 

@@ -4,59 +4,35 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
 import zarr
+from cases import run_program
 from safron.io.errors import BadInput
 from safron.training import cli, slides, sources
 from safron.training.config import LABELS, TrainConfig, override, preset, read_overrides
 from safron.training.data import Pairs, draw_batch, split
+from training_cases import image_of, labels_of, one_line, pair, write
 
 pytest.importorskip("scipy", reason="training needs SciPy: pip install 'safron[train]'")
 
 TINY = preset("safron-seamless", "tiny")
 
 
-def labels_of(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Stroma with glands, and glass in one corner."""
-    rng = np.random.default_rng(seed)
-    labels = np.ones((height, width), np.uint8)
-    for _ in range(6):
-        y, x = int(rng.integers(height)), int(rng.integers(width))
-        cv2.circle(labels, (x, y), 12, 2, -1)
-    labels[: height // 4, : width // 4] = 0
-    return labels
-
-
-def image_of(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Each label in a colour of its own, so that a window shows whether mask and image agree."""
-    return np.array([[240, 240, 240], [200, 120, 160], [100, 50, 130]], np.uint8)[labels]
-
-
-def write(path: Path, array: npt.NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
-
-
-def pair(folder: Path, name: str, seed: int = 0, size: tuple[int, int] = (90, 100)) -> None:
-    labels = labels_of(*size, seed)
-    write(folder / f"{name}.png", image_of(labels))
-    write(folder / f"{name}.mask.png", labels)
-
-
-def slide(folder: Path, name: str, *, mpp: float = 0.5, mask: bool = True) -> npt.NDArray[np.uint8]:
-    """A tiled TIFF that OpenSlide opens, 400 x 600, and its mask at half the size."""
+def slide(
+    folder: Path, name: str, *, mpp: float = 0.5, mask: bool = True, dark: int = 0
+) -> npt.NDArray[np.uint8]:
+    """A tiled TIFF that OpenSlide opens, 400 x 600, its right half `dark` levels darker, and its mask at half the size."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = labels_of(200, 300)
     image = image_of(np.kron(labels, np.ones((2, 2), np.uint8)))
+    image[:, 300:] -= np.uint8(dark)
     resolution = (1e4 / mpp, 1e4 / mpp)
     tifffile.imwrite(
         folder / f"{name}.tif",
@@ -139,6 +115,28 @@ def test_slides_are_cut_where_the_mask_says(tmp_path: Path) -> None:
         assert batch.images.shape == (2, 3, 32, 32)
         assert (batch.labels != 0).mean() > slides.LEAST_TISSUE
     assert source.counts(3).min() > 0
+
+
+def test_slides_give_cues_as_pairs_do(tmp_path: Path) -> None:
+    slide(tmp_path, "case1", dark=40)
+    config = override(TINY, {"model": {"mpp": 1.0}}, "test")
+    one, two = (sources.open_source(tmp_path, config) for _ in range(2))
+    sample = one.read(0, (60, 90), 120)  # column 150 of the canvas, where it gets darker, is column 60 of it
+    assert sample.cues.shape == sample.trust.shape == (2, 120, 120)
+    stroma = (sample.labels == 1) & (sample.trust[1] == 1)
+    pale, dark = (sample.cues[1][:, side][stroma[:, side]] for side in (slice(30), slice(90, None)))
+    assert pale.max() < 0 < dark.min()
+    assert dark.mean() - pale.mean() > 1
+    assert np.array_equal(sample.cues, two.read(0, (60, 90), 120).cues)
+    # What is measured stands in the noise that the generator gets, wherever a window was cut and however it was turned.
+    brightness, noise = [], []
+    for batch in (draw_batch(one, config, step) for step in range(8)):
+        stroma = batch.labels[:, 20:-20, 20:-20] == 1
+        brightness.append(batch.images.mean(axis=1)[stroma])
+        noise.append(batch.noise[:, -1, 20:-20, 20:-20][stroma])
+    assert np.corrcoef(np.concatenate(brightness), np.concatenate(noise))[0, 1] < -0.5
+    paper = sources.open_source(tmp_path, override(preset("safron", "tiny"), {"model": {"mpp": 1.0}}, "test"))
+    assert not paper.read(0, (0, 0), 60).trust.any()
 
 
 def test_annotations_lie_in_pixels_of_the_slide(tmp_path: Path) -> None:
@@ -292,7 +290,7 @@ def test_bad_data_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[Path],
     spoil(folder)
     with pytest.raises(BadInput, match=words) as problem:
         sources.open_source(folder, TINY)
-    assert "\n" not in str(problem.value)
+    one_line(problem)
 
 
 def test_settings_come_from_yaml_toml_and_json(tmp_path: Path) -> None:
@@ -318,7 +316,7 @@ def test_settings_come_from_yaml_toml_and_json(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         with pytest.raises(BadInput, match=words) as problem:
             read_overrides(tmp_path / name)
-        assert "\n" not in str(problem.value)
+        one_line(problem)
     with pytest.raises(BadInput, match="No such file"):
         read_overrides(tmp_path / "none.json")
 
@@ -333,56 +331,49 @@ def test_old_settings_keep_their_hash() -> None:
 # The command line
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["safron-train", *words])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-def test_command_line_trains_without_the_word_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line_trains_without_the_word_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     data, out = tmp_path / "data", tmp_path / "out"
     pair(data, "a_1", 0)
     pair(data, "b_1", 1)
     settings = tmp_path / "settings.json"
     settings.write_text('{"bfloat16": false, "seed": 3}')
-    words = (str(data), str(out), "--preset", "safron", "--size", "tiny", "--config", str(settings))
-    assert (
-        run(monkeypatch, *words, "--discriminator", "patch", "--no-skips", "--overlap", "8", "--steps", "2")
-        == 0
+    words = (
+        data,
+        out,
+        "--preset",
+        "safron",
+        "--size",
+        "tiny",
+        "--config",
+        settings,
+        "--discriminator",
+        "patch",
     )
-    captured = capsys.readouterr()
-    assert "export it with" in captured.out
-    assert "step 2/2" in captured.err
+    outcome = run_program(capfd, cli.main, *words, "--no-skips", "--overlap", "8", "--steps", "2")
+    assert outcome.code == 0
+    assert "export it with" in outcome.out
+    assert "step 2/2" in outcome.err
     kept = json.loads((out / "checkpoint.json").read_text())
     assert (kept["step"], kept["config"]["seed"], kept["config"]["judged"]) == (2, 3, "patch")
     assert (kept["config"]["model"]["skips"], kept["config"]["model"]["overlap"]) == (False, 8)
     assert len((out / "log.jsonl").read_text().splitlines()) == 1
 
     # Resumed without settings it goes on as it was; with others it is refused.
-    assert run(monkeypatch, str(data), str(out), "--resume", "--steps", "3") == 0
+    assert run_program(capfd, cli.main, data, out, "--resume", "--steps", "3").code == 0
     assert json.loads((out / "checkpoint.json").read_text())["config"]["judged"] == "patch"
-    capsys.readouterr()
-    assert run(monkeypatch, str(data), str(out), "--resume", "--preset", "safron", "--size", "tiny") == 2
-    message = capsys.readouterr().err
-    assert "other settings than those asked for" in message
-    assert "judged" in message
-    assert len(message.splitlines()) == 1
+    outcome = run_program(capfd, cli.main, data, out, "--resume", "--preset", "safron", "--size", "tiny")
+    assert outcome.code == 2
+    assert "other settings than those asked for" in outcome.error
+    assert "judged" in outcome.error
 
 
 def test_command_line_refuses_options_that_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torch")
-    assert run(monkeypatch, str(tmp_path), str(tmp_path / "out"), "--overlap", "0") == 2
-    assert "choose --preset safron" in capsys.readouterr().err
+    outcome = run_program(capfd, cli.main, tmp_path, tmp_path / "out", "--overlap", "0")
+    assert (outcome.code, "choose --preset safron" in outcome.error) == (2, True)
     (tmp_path / "x.json").write_text('{"stepz": 4}')
-    assert run(monkeypatch, str(tmp_path), "out", "--config", str(tmp_path / "x.json")) == 2
-    message = capsys.readouterr().err
-    assert "there is no setting stepz; known are" in message
-    assert len(message.splitlines()) == 1
+    outcome = run_program(capfd, cli.main, tmp_path, "out", "--config", tmp_path / "x.json")
+    assert (outcome.code, "there is no setting stepz; known are" in outcome.error) == (2, True)

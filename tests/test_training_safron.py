@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from disks import small_disk
 from safron.io.errors import BadInput, Failed
 from safron.training.config import PRESETS, TrainConfig, override, preset
+from training_cases import one_line, pair
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 
@@ -44,26 +44,12 @@ RECIPES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    # Threads that wait for one another on such small arrays cost more than they give.
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two drawn slides of two images each: pink stroma, purple glands, white glass."""
+    """Two drawn slides of two images each."""
     path = tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(0)
-    for name in ("a_1", "a_2", "b_1", "b_2"):
-        labels = np.ones((96, 120), np.uint8)
-        for center in rng.integers(10, 90, size=(4, 2)):
-            cv2.circle(labels, (int(center[0]), int(center[1])), 15, 2, -1)
-        labels[:20, :30] = 0
-        colors = np.array([[243, 240, 243], [190, 120, 160], [110, 60, 130]])
-        image = np.clip(colors[labels] + rng.normal(0, 12, (96, 120, 3)), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(path / f"{name}.png"), image[..., ::-1])
-        cv2.imwrite(str(path / f"{name}.mask.png"), labels)
+    for seed, name in enumerate(("a_1", "a_2", "b_1", "b_2")):
+        pair(path, name, seed, size=(96, 120), grain=12)
     return path
 
 
@@ -376,12 +362,6 @@ def test_two_processes_agree_with_one(folder: Path, tmp_path: Path) -> None:
 
 
 # What goes wrong
-
-
-def one_line(problem: pytest.ExceptionInfo[Exception]) -> str:
-    message = str(problem.value)
-    assert "\n" not in message
-    return message
 
 
 def test_nan_loss_stops_and_keeps_the_last_checkpoint(

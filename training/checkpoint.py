@@ -8,7 +8,6 @@ seed and its number. Files appear whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 from safron.training.config import TrainConfig, config_from_json
+from safron.training.files import whole
 
 FORMAT = 1
 
@@ -32,7 +32,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `path` (a .pt file) and its JSON companion, each by a temporary file and a rename.
+    """Write `path` (a .pt file) and its JSON companion, each whole or not at all.
 
     Raises
     ------
@@ -46,20 +46,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "config_sha256": checkpoint.config.sha256(),
         "metadata": checkpoint.metadata,
     }
-    beside = path.with_suffix(".json")
-    parts = [file.with_name(file.name + ".part") for file in (path, beside)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with parts[0].open("wb") as file:
+        # Both are on the disk before the first, the weights, takes its place.
+        with whole(path.with_suffix(".json")) as beside, whole(path) as file:
+            beside.write((json.dumps(about, indent=2) + "\n").encode())
+            beside.flush()
             torch.save({"about": json.dumps(about), "state": checkpoint.state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        parts[1].write_text(json.dumps(about, indent=2) + "\n")
-        parts[0].replace(path)
-        parts[1].replace(beside)
     except (OSError, RuntimeError) as error:  # PyTorch's own writer raises RuntimeError where a disk is full
-        for part in parts:
-            part.unlink(missing_ok=True)
         kept = "; the one that is there is untouched: go on from it with --resume" if path.exists() else ""
         raise Failed(
             f"{path}: cannot save step {checkpoint.step} ({one_line(error)}); make room on its disk{kept}"

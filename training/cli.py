@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
-from safron.io.console import run_program
+from safron.io.console import SETTINGS, ProgramGroup, debug_option, run_program, version_option
 from safron.io.errors import BadInput
 from safron.training.config import PRESETS, TrainConfig, override, preset, read_overrides
 
@@ -30,21 +30,23 @@ def _need_torch() -> None:
             )
 
 
-class DefaultFit(click.Group):
+class DefaultFit(ProgramGroup):
     """A group whose command `fit` may go without its name: what is no command is DATA or an option of fit."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put "fit" in front where no command is named."""
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+        own = {name for option in self.get_params(ctx) for name in option.opts}
+        if args and args[0] not in self.commands and args[0] not in own:
             args = ["fit", *args]
         return super().parse_args(ctx, args)
 
 
 @click.group(
     cls=DefaultFit,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
     epilog="Example: safron-train pairs/ runs/first --minutes 90. Options of training: safron-train fit --help",
 )
+@version_option
 def cli() -> None:
     """Train a patch generator on images and masks, and export it to ONNX for safron-render.
 
@@ -144,6 +146,7 @@ def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @_fit_options
+@debug_option
 def fit(data: Path, out: Path, **options: Any) -> None:
     """Train on the images and masks in DATA; write checkpoints, log and sheets to OUT."""
     _need_torch()
@@ -228,15 +231,13 @@ def _given(changes: dict[str, Any]) -> dict[str, Any]:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @_FLOAT16
+@debug_option
 def export(checkpoint: Path, out: Path, float16: bool) -> None:
     """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and check it against PyTorch."""
     _need_torch()
     from safron.training.export import export_checkpoint
 
-    card = export_checkpoint(checkpoint, out, float16=float16)
-    click.echo(
-        f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
-    )
+    _tell(out, export_checkpoint(checkpoint, out, float16=float16))
 
 
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
@@ -245,20 +246,30 @@ def export(checkpoint: Path, out: Path, float16: bool) -> None:
 @_SIZE
 @_SEED
 @_FLOAT16
+@debug_option
 def export_random(out: Path, preset_name: str, size: str, seed: int, float16: bool) -> None:
     """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
     _need_torch()
     from safron.training.export import export_fresh
 
-    card = export_fresh(dataclasses.replace(preset(preset_name, size), seed=seed), out, float16=float16)
+    config = dataclasses.replace(preset(preset_name, size), seed=seed)
+    _tell(out, export_fresh(config, out, float16=float16))
+
+
+def _tell(out: Path, card: dict[str, Any]) -> None:
     click.echo(
         f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
     )
 
 
-def main() -> None:
-    """Run the command line; user errors become one line on stderr and an exit code."""
-    run_program(cli, "safron-train", interrupted="checkpoints are kept, --resume goes on from the last")
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; every failure is one line on stderr and an exit code.
+
+    Parameters
+    ----------
+    args : what follows ``safron-train`` on the command line; None takes it from there.
+    """
+    run_program(cli, "safron-train", args, interrupted="checkpoints are kept, --resume goes on from the last")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.training.config import GLASS, TrainConfig
+from safron.training.files import whole
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -43,6 +44,9 @@ LEAST_TISSUE = 0.6
 
 CUE_SIGMA = 18.0
 """Blur of the cues in pixels: smooth noise of scale 32, which takes their place, correlates as far."""
+
+CUED = (2, 1)
+"""Labels whose darkness is a cue, in the order of the noise channels that they go into: gland, stroma."""
 
 SEEN_DEPTH = 20
 """Depth in pixels up to which a generator with 20 pixels of context can tell how far inside a class it is."""
@@ -123,14 +127,13 @@ class Pairs:
 
     def take(self, indices: Sequence[int]) -> Self:
         """Return the pairs at `indices`."""
-        return type(self)(
-            tuple(self.images[i] for i in indices),
-            tuple(self.labels[i] for i in indices),
-            tuple(self.cues[i] for i in indices),
-            tuple(self.trust[i] for i in indices),
-            tuple(self.slides[i] for i in indices),
-            self.zoom,
-            self.name,
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+            cues=tuple(self.cues[i] for i in indices),
+            trust=tuple(self.trust[i] for i in indices),
+            slides=tuple(self.slides[i] for i in indices),
         )
 
     def size(self, index: int) -> tuple[int, int]:
@@ -405,30 +408,71 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
     return pairs
 
 
+@dataclass(frozen=True)
+class CueScale:
+    """What the darkness of a class is measured against: that of a whole data set.
+
+    Attributes
+    ----------
+    expected
+        float32 [2, `SEEN_DEPTH` + 1]: mean optical density of each of `CUED` at each depth.
+    samples
+        Of each of `CUED` measured darkness from all over the data set, sorted, float32: what is standard normal.
+    """
+
+    expected: Floats
+    samples: tuple[Floats, ...]
+
+    def measure(self, image: Bytes, labels: Bytes) -> tuple[Floats, Floats]:
+        """Measure one image [y, x, 3] under its labels [y, x]: cues and trust, float32 [2, y, x] (see `Pairs`)."""
+        means, trust = _darkness(image, labels, self.expected)
+        return self.normal(means), trust
+
+    def normal(self, means: Floats) -> Floats:
+        """Map darkness [2, y, x] to standard normal cues."""
+        return np.stack([to_normal(mean, sample) for mean, sample in zip(means, self.samples, strict=True)])
+
+
+def _darkness(image: Bytes, labels: Bytes, expected: Floats) -> tuple[Floats, Floats]:
+    """Optical density beyond what depth explains, averaged around each pixel, and the trust in it: [2, y, x] each."""
+    density, found = optical_density(image), []
+    for value, usual in zip(CUED, expected, strict=True):
+        member = labels == value
+        found.append(measure_cue(density - usual[depth_inside(member)], member))
+    means, trusts = zip(*found, strict=True)
+    return np.stack(means), np.stack(trusts)
+
+
+def fit_cues(
+    images: Sequence[Bytes], labels: Sequence[Bytes]
+) -> tuple[CueScale, list[tuple[Floats, Floats]]]:
+    """Find the scale of a data set's cues; return it, and the darkness and trust measured on the way, [2, y, x] each."""
+    # A rim is dark and a lumen pale wherever they are, and the generator sees the depth as far as its
+    # context reaches. Only what depth does not explain is left to the cue.
+    count, total = np.zeros((2, SEEN_DEPTH + 1)), np.zeros((2, SEEN_DEPTH + 1))
+    for rgb, label in zip(images, labels, strict=True):
+        density = optical_density(rgb)
+        for row, value in enumerate(CUED):
+            member = label == value
+            depth = depth_inside(member)[member]
+            count[row] += np.bincount(depth, minlength=SEEN_DEPTH + 1)
+            total[row] += np.bincount(depth, density[member], SEEN_DEPTH + 1)
+    expected = (total / np.maximum(count, 1)).astype(np.float32)
+    measured = [_darkness(rgb, label, expected) for rgb, label in zip(images, labels, strict=True)]
+    samples = (
+        np.sort(np.concatenate([means[row][trust[row] >= 1.0] for means, trust in measured])[::97])
+        for row in range(len(CUED))
+    )
+    return CueScale(expected, tuple(samples)), measured
+
+
 def measure_cues(
     images: Sequence[Bytes], labels: Sequence[Bytes]
 ) -> tuple[tuple[npt.NDArray[np.float16], ...], tuple[npt.NDArray[np.float16], ...]]:
-    """Measure the cues of label 2 (gland) and label 1 (stroma), and the trust in them, as `Pairs` holds them."""
-    densities = [optical_density(rgb) for rgb in images]
-    cues, trusts = [], []
-    for value in (2, 1):
-        members = [label == value for label in labels]
-        depths = [depth_inside(member) for member in members]
-        # A rim is dark and a lumen pale wherever they are, and the generator sees the depth as far as its
-        # context reaches. Only what depth does not explain is left to the cue.
-        count, total = np.zeros(SEEN_DEPTH + 1), np.zeros(SEEN_DEPTH + 1)
-        for density, member, depth in zip(densities, members, depths, strict=True):
-            count += np.bincount(depth[member], minlength=SEEN_DEPTH + 1)
-            total += np.bincount(depth[member], density[member], SEEN_DEPTH + 1)
-        expected = (total / np.maximum(count, 1)).astype(np.float32)
-        measured = [
-            measure_cue(density - expected[depth], member)
-            for density, member, depth in zip(densities, members, depths, strict=True)
-        ]
-        sample = np.sort(np.concatenate([cue[trust >= 1.0] for cue, trust in measured])[::97])
-        cues.append([to_normal(cue, sample).astype(np.float16) for cue, _ in measured])
-        trusts.append([trust.astype(np.float16) for _, trust in measured])
-    return tuple(map(np.stack, zip(*cues, strict=True))), tuple(map(np.stack, zip(*trusts, strict=True)))
+    """Measure the cues of a whole data set, and the trust in them, as `Pairs` holds them."""
+    scale, measured = fit_cues(images, labels)
+    cues = tuple(scale.normal(means).astype(np.float16) for means, _ in measured)
+    return cues, tuple(trust.astype(np.float16) for _, trust in measured)
 
 
 def _cache_key(found: list[tuple[Path, Path]]) -> str:
@@ -442,8 +486,7 @@ def _cache_key(found: list[tuple[Path, Path]]) -> str:
 
 def _save_pairs(path: Path, pairs: Pairs) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with whole(path) as file:
         np.savez(
             file,
             images=np.stack(pairs.images),
@@ -452,7 +495,6 @@ def _save_pairs(path: Path, pairs: Pairs) -> None:
             trust=np.stack(pairs.trust),
             slides=np.array(pairs.slides),
         )
-    part.replace(path)
 
 
 def _load_pairs(path: Path) -> Pairs:

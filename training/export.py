@@ -22,8 +22,9 @@ from safron.io.errors import Failed
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import EBHI, draw_noise
+from safron.training.files import whole
 from safron.training.graph import fold_norms, halve_network, training_nodes
-from safron.training.networks import crop, make_generator
+from safron.training.networks import PaperGenerator, crop, make_generator, to_rgb
 from torch import Tensor, nn
 
 OPSET = 17
@@ -40,11 +41,6 @@ DATA_LICENCE = (
     "Weights derived from EBHI-Seg (Shi et al., Front Med 10:1114673, 2023, doi:10.3389/fmed.2023.1114673), "
     "CC BY 4.0; images were resized, stain-normalised and cropped."
 )
-
-
-def to_rgb(image: Tensor) -> Tensor:
-    """[n, 3, y, x] in [-1, 1] -> [n, y, x, 3] in 0..255."""
-    return (image.permute(0, 2, 3, 1) + 1.0) * 127.5
 
 
 class SeamlessContract(nn.Module):
@@ -81,20 +77,16 @@ class PaperContract(nn.Module):
     """The generator contract around the paper's network, which takes the labels as colours in [-1, 1]."""
 
     values: Tensor
-    colors: Tensor
 
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
         self.network = network
-        colors = torch.tensor([label.color for label in config.labels], dtype=torch.float32)
-        self.register_buffer("values", torch.arange(len(colors), dtype=torch.int32).view(1, -1, 1, 1))
-        self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None].contiguous())
+        self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
 
     def forward(self, labels: Tensor) -> Tensor:
         """Uint8 [n, 296, 296] -> float32 [n, 256, 256, 3]."""
-        one_hot = torch.eq(labels[:, None].int(), self.values).float()
-        colors = nn.functional.conv2d(one_hot, self.colors)
-        return to_rgb(self.network(colors))
+        assert isinstance(self.network, PaperGenerator)
+        return to_rgb(self.network.paint(torch.eq(labels[:, None].int(), self.values).float()))
 
 
 def export_checkpoint(checkpoint: Path, out: Path, *, float16: bool = False) -> dict[str, Any]:
@@ -137,10 +129,10 @@ def export(
         ONNX Runtime and PyTorch in float32 differ by more than `PARITY_LIMIT` (`FLOAT16_LIMIT`) of the range, or a
         layer is left that belongs in training.
     """
-    model, seamless = config.model, config.model.network == "seamless"
+    model = config.model
     network = network.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    wrapped = SeamlessContract(network, model) if seamless else PaperContract(network, model)
-    wrapped.eval()
+    kind = PaperContract if isinstance(network, PaperGenerator) else SeamlessContract
+    wrapped = kind(network, model).eval()
     graph = onnx.load_model_from_string(_trace(wrapped, _example(model, model.tile), model))
     fold_norms(graph)
     if left := training_nodes(graph):
@@ -166,9 +158,8 @@ def export(
         )
     onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_bytes(graph.SerializeToString())
-    part.replace(out)
+    with whole(out) as file:
+        file.write(graph.SerializeToString())
     return card
 
 

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.training.files import whole
 
 
 class Journal:
@@ -36,7 +37,8 @@ class Journal:
         kept = []
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+            with whole(self.path) as file:
+                file.write("".join(f"{line}\n" for line in kept).encode())
         self.board: Any = None
         if importlib.util.find_spec("tensorboardX") is not None:
             from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
@@ -56,7 +58,8 @@ class Journal:
     def sheet(self, step: int, sheet: npt.NDArray[np.uint8]) -> None:
         """Write a sample sheet, RGB uint8 [y, x, 3], to ``sheet-NNNNNN.png``."""
         encoded = cv2.imencode(".png", sheet[..., ::-1])[1]
-        write_whole(self.path.with_name(f"sheet-{step:06d}.png"), encoded.tobytes())
+        with whole(self.path.with_name(f"sheet-{step:06d}.png")) as file:
+            file.write(encoded.tobytes())
         if self.board is not None:
             self.board.add_image("sheet", sheet, step, dataformats="HWC")
 
@@ -72,17 +75,6 @@ def _step(line: str) -> float:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all; what stood there before stays until then."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

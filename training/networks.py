@@ -23,7 +23,10 @@ from safron.training.config import ModelConfig, TrainConfig
 from torch import Tensor, nn
 
 SLOPE = 0.2
+"""Slope of the leaky rectifiers below zero."""
+
 NOISE_LIMIT = 2.5
+"""Noise is clipped at this many standard deviations: what is seldom drawn was never learnt."""
 
 
 def crop(x: Tensor, margin: int) -> Tensor:
@@ -32,13 +35,18 @@ def crop(x: Tensor, margin: int) -> Tensor:
 
 
 def act(x: Tensor) -> Tensor:
-    """Leaky rectifier of slope 0.2."""
+    """Leaky rectifier."""
     return F.leaky_relu(x, SLOPE)
 
 
 def pixel_norm(x: Tensor) -> Tensor:
     """Divide each pixel by the root mean square of its channels; no statistics over space."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-4)
+
+
+def to_rgb(image: Tensor) -> Tensor:
+    """[n, 3, y, x] in [-1, 1] -> [n, y, x, 3], RGB in 0..255."""
+    return (image.permute(0, 2, 3, 1) + 1.0) * 127.5
 
 
 class TrunkBlock(nn.Module):
@@ -272,10 +280,8 @@ class ClassDiscriminator(nn.Module):
         super().__init__()
         widths = [3, *(base * min(2**level, 4) for level in range(levels))]
         self.down = nn.ModuleList(SpectralConv(widths[i], widths[i + 1], 4, 2) for i in range(levels))
-        ups = [*widths[levels:1:-1], base]
         inner = [widths[levels], *(2 * width for width in widths[levels - 1 : 0 : -1])]
         outer = [*widths[levels - 1 : 0 : -1], base]
-        assert len(ups) == len(inner) == len(outer) == levels
         self.up = nn.ModuleList(SpectralConv(inner[i], outer[i], 3, 1) for i in range(levels))
         self.head = SpectralConv(base + 3, labels + 1, 3, 1)
 

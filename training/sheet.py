@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safron.training.config import TrainConfig
 from safron.training.data import Source, draw_noise
-from safron.training.networks import PaperGenerator
+from safron.training.networks import PaperGenerator, to_rgb
 from torch import Tensor, nn
 
 COLUMNS = 5
@@ -49,8 +49,7 @@ def generate(
             image = generator.paint(one_hot)
         else:
             image = generator(one_hot, torch.from_numpy(noise)[None].to(device))
-    rgb = ((image[0].float() + 1) * 127.5).clamp(0, 255)
-    return np.asarray(rgb.movedim(0, -1).cpu().numpy())
+    return np.asarray(to_rgb(image.float())[0].clamp(0, 255).cpu().numpy())
 
 
 def stitch(

@@ -3,7 +3,7 @@
 A slide lies beside a mask (``CASE.zarr``, of any size that has the slide's proportions) or QuPath annotations
 (``CASE.geojson``, in pixels of the slide). Windows are read through OpenSlide from the level that is just finer than
 the pixel size asked for, and resized to it. Places are drawn at random and kept where there is something but
-background.
+background. Cues are measured window by window, on a scale that is found from a few windows of each slide.
 
     canvas of the slide at the generator's pixel size --- x factor ---> level 0 of the slide
                                                       --- x scale  ---> rows and columns of the mask
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,7 @@ from safron.io.annotations import Drawing, read_geojson
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import LabelMask, one_line, open_mask
 from safron.training.config import TrainConfig
-from safron.training.data import Bytes, Sample, check_values
+from safron.training.data import Bytes, CueScale, Sample, check_values, fit_cues
 
 SLIDES = {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".tif", ".tiff"}
 
@@ -39,6 +39,9 @@ TRIES = 100
 
 LEAST_TISSUE = 0.1
 """Smallest share of a window that is not background."""
+
+CUE_WINDOWS = 64
+"""Windows that the scale of the cues is found from, shared out over the slides, at least one of each."""
 
 PROPORTION = 0.01
 """Largest difference between the proportions of mask and slide."""
@@ -143,6 +146,8 @@ class SlideTiles:
         Number of labels.
     name
         Name of the data set.
+    cues
+        Scale of the cues; None for a generator that takes none.
     """
 
     sheets: tuple[Slide, ...]
@@ -150,6 +155,7 @@ class SlideTiles:
     background: tuple[int, ...]
     labels: int
     name: str
+    cues: CueScale | None = None
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -161,13 +167,7 @@ class SlideTiles:
 
     def take(self, indices: Sequence[int]) -> Self:
         """Return the items at `indices`."""
-        return type(self)(
-            self.sheets,
-            tuple(self.items[index] for index in indices),
-            self.background,
-            self.labels,
-            self.name,
-        )
+        return replace(self, items=tuple(self.items[index] for index in indices))
 
     def place(self, rng: np.random.Generator, index: int, side: int) -> tuple[int, int]:
         """Choose a place in the item's slide that is not all background."""
@@ -183,11 +183,14 @@ class SlideTiles:
         return 1.0 - float(np.isin(sheet.read_labels(y, x, side)[::4, ::4], self.background).mean())
 
     def read(self, index: int, place: tuple[int, int], side: int) -> Sample:
-        """Read the window at `place`. Its cues are left to chance: a whole slide is not measured for them."""
+        """Read the window at `place`; its cues are measured within it, as those of an image are."""
         sheet = self.sheets[self.items[index]]
         labels = check_values(sheet.read_labels(*place, side), sheet.path, self.labels)
-        nothing = np.zeros((2, side, side), np.float32)
-        return Sample(labels, sheet.read_image(*place, side), nothing, nothing)
+        image = sheet.read_image(*place, side)
+        if self.cues is None:
+            nothing = np.zeros((2, side, side), np.float32)
+            return Sample(labels, image, nothing, nothing)
+        return Sample(labels, image, *self.cues.measure(image, labels))
 
     def counts(self, labels: int) -> npt.NDArray[np.int64]:
         """Count the labels of windows drawn as training draws them, four from each slide."""
@@ -234,7 +237,17 @@ def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: s
                 f"{found[number][1]}: {TRIES} places of {side} px in {sheet.path.name} hold nothing but background; check "
                 "the mask, or remove the slide"
             )
-    return tiles
+    return replace(tiles, cues=_find_cues(tiles, side)) if len(model.noise_scales) >= 2 else tiles
+
+
+def _find_cues(tiles: SlideTiles, side: int) -> CueScale:
+    """Find the scale of the cues from windows of `side` pixels, drawn as training draws them and always the same."""
+    rng, samples = np.random.default_rng(0), []
+    for number in range(len(tiles.sheets)):
+        index = tiles.items.index(number)
+        for _ in range(max(1, CUE_WINDOWS // len(tiles.sheets))):
+            samples.append(tiles.read(index, tiles.place(rng, index, side), side))
+    return fit_cues([sample.image for sample in samples], [sample.labels for sample in samples])[0]
 
 
 def _first_tissue(tiles: SlideTiles, index: int, side: int) -> Bytes:

@@ -1,0 +1,61 @@
+"""Drawn data to train on, and how the training command is run."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+with contextlib.suppress(ImportError):
+    import torch
+
+    # Threads that wait for one another on such small arrays cost more than they give.
+    torch.set_num_threads(1)
+
+Bytes = npt.NDArray[np.uint8]
+
+COLORS = np.array([[243, 240, 243], [190, 120, 160], [110, 60, 130]], np.uint8)
+"""Of glass, stroma and gland: each label has one of its own, so that a window shows whether mask and image agree."""
+
+
+def labels_of(height: int, width: int, seed: int = 0) -> Bytes:
+    """Stroma with glands, and glass in one corner."""
+    rng = np.random.default_rng(seed)
+    labels = np.ones((height, width), np.uint8)
+    for _ in range(6):
+        y, x = int(rng.integers(height)), int(rng.integers(width))
+        cv2.circle(labels, (x, y), 12, 2, -1)
+    labels[: height // 4, : width // 4] = 0
+    return labels
+
+
+def image_of(labels: Bytes, grain: float = 0.0) -> Bytes:
+    """Labels in `COLORS`, with noise of a standard deviation of `grain` grey levels."""
+    noise = np.random.default_rng(0).normal(0, grain, (*labels.shape, 3))
+    return np.clip(COLORS[labels] + noise, 0, 255).astype(np.uint8)
+
+
+def write(path: Path, array: Bytes) -> None:
+    """Write an image or a mask."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
+
+
+def pair(
+    folder: Path, name: str, seed: int = 0, size: tuple[int, int] = (90, 100), grain: float = 0.0
+) -> None:
+    """Write ``NAME.png`` and ``NAME.mask.png``."""
+    labels = labels_of(*size, seed)
+    write(folder / f"{name}.png", image_of(labels, grain))
+    write(folder / f"{name}.mask.png", labels)
+
+
+def one_line(problem: pytest.ExceptionInfo[Exception]) -> str:
+    """Return the message, which is one line."""
+    message = str(problem.value)
+    assert "\n" not in message
+    return message
