@@ -151,7 +151,13 @@ def _gradients(slide: Pixels, grid: SlideGrid) -> GradientScores:
 
 
 def seam_table(reports: Sequence[SeamReport], names: Sequence[str] = ()) -> list[str]:
-    """Lines of a table, one slide a row; the first line is the head."""
+    """Lines of a table, one slide a row; the first line is the head.
+
+    Parameters
+    ----------
+    reports : one a row.
+    names : what the rows are called; the slides' file names where there are none.
+    """
     head = ("slide", "mismatch", "worst", "z", "largest z", "boundary", "overlap", "shift", "seams")
     rows = [head]
     for index, report in enumerate(reports):

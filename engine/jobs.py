@@ -46,6 +46,12 @@ SUBMIT_SECONDS = 120
 def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None) -> Any:
     """Start a Dask cluster whose workers are jobs of a batch system.
 
+    Parameters
+    ----------
+    file : what differs from site to site; see above.
+    security : `distributed.Security`, or None.
+    dashboard : address of Dask's pages, or None.
+
     Raises
     ------
     BadInput
@@ -95,9 +101,19 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
 def job_arguments(settings: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
     """Turn the file's names into those of dask-jobqueue.
 
+    Parameters
+    ----------
+    settings : what the file says.
+    name : of the file, for messages.
+
     Returns
     -------
     The kind of batch system, and arguments of its class.
+
+    Raises
+    ------
+    BadInput
+        When a value breaks its rule.
     """
     kind = str(settings["kind"]).lower()
     if kind not in _CLASSES:
@@ -115,9 +131,9 @@ def job_arguments(settings: dict[str, Any], name: str) -> tuple[str, dict[str, A
         "worker_extra_args": ["--nthreads", "1", "--memory-limit", "0", *_lifetime(walltime, name)],
         "job_extra_directives": gpu_directives(kind, settings.get("gpus", 0)),
     }
-    for ours, theirs in (("walltime", "walltime"), ("queue", "queue"), ("interface", "interface")):
-        if settings.get(ours) is not None:
-            arguments[theirs] = settings[ours]
+    for key in ("walltime", "queue", "interface"):
+        if settings.get(key) is not None:
+            arguments[key] = settings[key]
     if settings.get("account") is not None:
         arguments["project" if kind in ("sge", "lsf") else "account"] = str(settings["account"])
     if kind == "pbs" and settings.get("gpus", 0):

@@ -171,7 +171,18 @@ class GradientScores:
 
 
 def measure_gradients(slide: Pixels, grid: SlideGrid) -> tuple[PhaseProfile, PhaseProfile]:
-    """Stream a slide once: profiles of steps down and across."""
+    """Stream a slide once: profiles of steps down and across.
+
+    Parameters
+    ----------
+    slide : any size; read in windows, each pixel about once.
+    grid : where its patches lie.
+
+    Returns
+    -------
+    down, across : of the steps from row to row, and from column to column; a step counts where tissue lies on both
+        sides of it.
+    """
     down, across = PhaseProfile.empty(grid.stride), PhaseProfile.empty(grid.stride)
     height, width = slide.shape
     for y, x, rows, cols in windows(slide.shape):
@@ -186,7 +197,16 @@ def measure_gradients(slide: Pixels, grid: SlideGrid) -> tuple[PhaseProfile, Pha
 
 
 def find_tissue(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Which pixels lie in a cell that is not glass: bool [y, x]; cells count from the image's corner."""
+    """Tell which pixels lie in a cell that is not glass.
+
+    Parameters
+    ----------
+    image : uint8 [y, x, 3], RGB; cells count from its corner.
+
+    Returns
+    -------
+    tissue : bool [y, x]
+    """
     height, width = image.shape[:2]
     pad = ((0, -height % CELL), (0, -width % CELL))
     grey = np.pad(image.mean(axis=2, dtype=np.float32), pad, mode="edge")
@@ -221,7 +241,13 @@ def _add_steps(
 def score_gradients(
     profiles: tuple[PhaseProfile, PhaseProfile], grid: SlideGrid, pixels: int
 ) -> GradientScores:
-    """Turn the profiles of a slide of `pixels` pixels into scores.
+    """Turn profiles into scores.
+
+    Parameters
+    ----------
+    profiles : of steps down and across, as `measure_gradients` gives them.
+    grid : the one that they were taken by.
+    pixels : of the slide, tissue and glass.
 
     Raises
     ------
@@ -250,8 +276,18 @@ def score_gradients(
 
 
 def phase_scores(mean: Floats) -> Floats:
-    """How many robust standard deviations each phase's mean step lies off its neighbours': [stride].
+    """How many robust standard deviations each phase's mean step lies off its neighbours'.
 
+    Parameters
+    ----------
+    mean : float64 [stride], grey levels; NaN where there was no tissue.
+
+    Returns
+    -------
+    scores : float64 [stride]; NaN where `mean` is.
+
+    Notes
+    -----
     A phase is held against the median of those around it, on the circle. The residuals' scale is 1.4826 times their
     median absolute value: of all phases, or of those that lie alike in JPEG's blocks where that is larger, since
     steps over a block's edge vary more.
@@ -303,8 +339,19 @@ def measure_mismatch(
 ) -> Mismatch | None:
     """Draw neighbouring patches of the mask and compare them where they overlap, before blending.
 
-    Patches are taken from all over the grid, by a fixed random choice; those that are all glass are left out. None
-    where the grid has no overlap or no neighbours.
+    Patches are taken from all over the grid, by a fixed random choice; those that are all glass are left out.
+
+    Parameters
+    ----------
+    model : the generator.
+    mask : what it draws on.
+    tile, overlap : pixels.
+    seed : of the noise.
+    pairs : neighbours to compare, at least, where the mask has as many.
+
+    Returns
+    -------
+    mismatch : None where the grid has no overlap or no neighbours.
     """
     grid = PatchGrid(*mask.shape, tile, overlap, model.card.context)
     if not overlap or overlap >= grid.rows.stride:
@@ -376,11 +423,23 @@ class _ShiftSums:
 def measure_alignment(
     slide: Pixels, mask: LabelMask, grid: SlideGrid, *, reach: int = 24, side: int = 256, most: int = 64
 ) -> Alignment | None:
-    """Find the shift, up to `reach` pixels, at which the labels explain most of the image's colours.
+    """Find the shift at which the labels explain most of the image's colours.
 
-    Looks at up to `most` squares of `side` pixels that hold more than one label, from all over the slide. No
-    colour is assumed for any label: the measure is the share of variance between labels. None where no square
-    holds two labels.
+    Looks at squares that hold more than one label, from all over the slide. No colour is assumed for any label: the
+    measure is the share of variance between labels.
+
+    Parameters
+    ----------
+    slide : any size.
+    mask : what it was rendered from, at the same scale.
+    grid : says where on the mask the slide lies.
+    reach : largest shift, pixels.
+    side : of a square, pixels.
+    most : squares to look at.
+
+    Returns
+    -------
+    alignment : None where no square holds two labels.
     """
     sums, looked = _ShiftSums(), 0
     places = [
@@ -432,6 +491,12 @@ def _explained(sums: _ShiftSums) -> Floats:
 
 def grid_of(slide: Pixels, *, tile: int | None, overlap: int | None, cards: Sequence[Card] = ()) -> SlideGrid:
     """Take the grid from the options, else from what the slide says of itself.
+
+    Parameters
+    ----------
+    slide : the facts in its description are those of its render.
+    tile, overlap : pixels; None where they were not given.
+    cards : of its generator, whose tile is taken where nobody says another; empty where none is known.
 
     Raises
     ------

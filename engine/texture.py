@@ -21,7 +21,16 @@ SUBSETS = 100
 
 
 def texture_features(tiles: Iterable[npt.NDArray[np.uint8]]) -> Floats:
-    """Describe each tile, uint8 [y, x, 3], by 50 numbers: [n, 50]."""
+    """Describe tiles by 50 numbers each.
+
+    Parameters
+    ----------
+    tiles : uint8 [y, x, 3], RGB, of any size.
+
+    Returns
+    -------
+    features : float64 [n, 50]: 12 of colours, 30 of local binary patterns, 8 of the power spectrum.
+    """
     return np.stack([np.concatenate([_colors(tile), _patterns(tile), _spectrum(tile)]) for tile in tiles])
 
 
@@ -68,13 +77,22 @@ def _spectrum(tile: npt.NDArray[np.uint8]) -> Floats:
 
 
 def standardize(real: Floats, fake: Floats) -> tuple[Floats, Floats]:
-    """Bring both sets to the real set's mean 0 and deviation 1, so that no number outweighs the others."""
+    """Bring both sets, [n, d], to the real set's mean 0 and deviation 1, so that no number outweighs the others."""
     mean, deviation = real.mean(axis=0), np.maximum(real.std(axis=0), 1e-3)
     return (real - mean) / deviation, (fake - mean) / deviation
 
 
 def frechet_distance(real: Floats, fake: Floats) -> float:
-    """Frechet distance between normals fitted to two sets of features [n, d] (Heusel et al., 2017, eq. 6)."""
+    """Frechet distance between normals fitted to two sets of features (Heusel et al., 2017, eq. 6).
+
+    Parameters
+    ----------
+    real, fake : float64 [n, d], at least two rows each.
+
+    Returns
+    -------
+    distance : squared, at least 0; biased upwards for few rows.
+    """
     first, second = (np.cov(part, rowvar=False).reshape(part.shape[1], -1) for part in (real, fake))
     values, vectors = np.linalg.eigh(first)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
@@ -84,16 +102,23 @@ def frechet_distance(real: Floats, fake: Floats) -> float:
 
 
 def kernel_distance(real: Floats, fake: Floats, *, seed: int = 0) -> tuple[float, float]:
-    """Unbiased squared maximum mean discrepancy under a cubic kernel (Binkowski et al., 2018): mean and deviation.
+    """Unbiased squared maximum mean discrepancy under a cubic kernel (Binkowski et al., 2018).
 
-    Over 100 random subsets of half of the smaller set, 1000 at most.
+    Parameters
+    ----------
+    real, fake : float64 [n, d], at least two rows each.
+    seed : of the choice of subsets.
+
+    Returns
+    -------
+    mean, deviation : over 100 random subsets of half of the smaller set, 1000 rows at most.
     """
     size, rng = subset_size(len(real), len(fake)), np.random.default_rng(seed)
     made = []
     for _ in range(SUBSETS):
         x, y = real[rng.permutation(len(real))[:size]], fake[rng.permutation(len(fake))[:size]]
-        alike = [(_cubic(part, part).sum() - np.trace(_cubic(part, part))) for part in (x, y)]
-        made.append(sum(alike) / (size * (size - 1)) - 2 * _cubic(x, y).mean())
+        alike = sum(kernel.sum() - np.trace(kernel) for kernel in (_cubic(x, x), _cubic(y, y)))
+        made.append(alike / (size * (size - 1)) - 2 * _cubic(x, y).mean())
     return float(np.mean(made)), float(np.std(made))
 
 

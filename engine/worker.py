@@ -93,8 +93,8 @@ class Parcel:
     @classmethod
     def pack(cls, token: str, job: Job, source: ModelSource) -> Parcel:
         """Pack a job; the generator goes by its source."""
-        wrapping = {name: getattr(job.model, name) for name in ("same_halves",) if hasattr(job.model, name)}
-        content = pickle.dumps((job.plan, job.mask, job.scratch, wrapping))
+        same_halves = getattr(job.model, "same_halves", False)
+        content = pickle.dumps((job.plan, job.mask, job.scratch, same_halves))
         return cls(
             token=token,
             source=source,
@@ -106,7 +106,17 @@ class Parcel:
         )
 
     def unpack(self, *, sharers: int) -> Job:
-        """Make the job again; refuse where this worker would make another slide of it."""
+        """Make the job again.
+
+        Parameters
+        ----------
+        sharers : threads of this worker, which share what is kept of the mask.
+
+        Raises
+        ------
+        Failed
+            When this worker would make another slide of it.
+        """
         mine = deciding_versions()
         for name, wanted in self.versions.items():
             if mine.get(name) != wanted:
@@ -118,9 +128,9 @@ class Parcel:
             raise Failed(f"--model {self.source.model}: another generator than the driver's stands there")
         if kind_of(model.device) != self.device:
             raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
-        plan, mask, scratch, wrapping = pickle.loads(self.content)
+        plan, mask, scratch, same_halves = pickle.loads(self.content)
         mask.keep_chunks(block=plan.block, workers=sharers)
-        return Job(plan, mask, wrap_model(model, **wrapping), scratch)
+        return Job(plan, mask, wrap_model(model, same_halves=same_halves), scratch)
 
 
 def _identity(job: Job) -> bytes | None:
@@ -132,7 +142,7 @@ def _identity(job: Job) -> bytes | None:
 
 
 def wrap_model(model: PatchModel, *, same_halves: bool = False) -> PatchModel:
-    """Let a generator on a GPU halve its batch."""
+    """Let a generator on a GPU halve its batch; `same_halves` says what the trial showed, see `safron.engine.oom`."""
     from .oom import Halving
 
     if kind_of(model.device) == "cpu":

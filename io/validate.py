@@ -84,21 +84,6 @@ def validate_slide(path: str | Path) -> list[str]:
     return [" ".join(problem.split()) for problem in problems]
 
 
-def report(path: str | Path, problems: list[str]) -> str:
-    """Give what `validate_slide` found as lines to print.
-
-    >>> print(report("a.svs", []))
-    a.svs: good
-    >>> print(report("a.svs", ["was never finished: the header points at no directory"]))
-    a.svs: 1 problem
-      was never finished: the header points at no directory
-    """
-    if not problems:
-        return f"{path}: good"
-    head = f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return "\n".join([head, *(f"  {problem}" for problem in problems)])
-
-
 def _check(tiff: TiffReader, path: Path) -> Iterator[str]:
     chain = tiff.chain()
     if 322 not in chain[0]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import random
 import struct
 import tracemalloc
@@ -12,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import pyvips
-import safron.io.validate
 import tifffile
 from safron.io.errors import BadInput
 from safron.io.slides import EncodedTile, encode_tile
-from safron.io.validate import report, validate_slide
+from safron.io.validate import validate_slide
 from slide_cases import CODINGS, GLASS, canvas_for, levels_for, slide_at, spec_for, tiles_for, writer_for
 
 FLAVORS = ("svs", "ome", "generic")
@@ -53,15 +51,6 @@ def test_every_flavor_and_coding_is_good(flavor: str, coding: str, tmp_path: Pat
 def test_every_size_is_good(flavor: str, size: tuple[int, int], tmp_path: Path) -> None:
     path, _ = slide_at(tmp_path, flavor, "jpeg420", size)
     assert validate_slide(path) == []
-
-
-def test_the_examples_in_the_docstrings_run() -> None:
-    assert doctest.testmod(safron.io.validate).failed == 0
-
-
-def test_a_report_is_lines_to_print(slide: Path) -> None:
-    assert report(slide, validate_slide(slide)) == f"{slide}: good"
-    assert report("a", ["b", "c"]) == "a: 2 problems\n  b\n  c"
 
 
 def test_an_unfinished_slide_was_never_finished(tmp_path: Path) -> None:
