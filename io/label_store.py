@@ -6,12 +6,14 @@ which is renamed when the last block is done. Chunks that are background all ove
 
 from __future__ import annotations
 
+import atexit
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,9 +71,12 @@ def write_labels(
     """
     check_target(out, overwrite=overwrite)
     workers = workers or min(8, os.cpu_count() or 1)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    remove = partial(shutil.rmtree, part, ignore_errors=True)
+    # Once more at the very end: a signal that comes while a thread starts leaves it at work unseen.
+    atexit.register(remove)
     try:
-        part.chmod(0o777 & ~_umask())  # a temporary folder is private; a mask is not
+        part.mkdir()
         # In a thread, which a signal does not break off: Zarr would go on writing to a folder that is gone.
         with ThreadPoolExecutor(1) as pool:
             array = pool.submit(_create, part, height, width, mpp, labels, fill).result()
@@ -85,7 +90,8 @@ def write_labels(
     except OSError as error:
         raise Failed(f"{out}: cannot write the mask: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove()
+    atexit.unregister(remove)
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
@@ -168,9 +174,3 @@ def _replace(out: Path, part: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
