@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("scipy")
 
+import onnxruntime  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from safron.engine.model import OnnxModel  # noqa: E402
 from safron.io.errors import Failed  # noqa: E402
@@ -143,14 +146,8 @@ class Normed(nn.Module):
 
 @pytest.mark.parametrize(("shared", "left"), [(False, 0), (True, 1)])
 def test_folding_keeps_the_function(shared: bool, left: int) -> None:
-    import io
-
-    import onnxruntime
-
     torch.manual_seed(0)
     network, buffer, x = settled(Normed(shared=shared)).eval(), io.BytesIO(), torch.randn(1, 3, 16, 16)
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -188,8 +185,6 @@ def test_squares_stay_in_float32() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     halved = halve_network(model)
     onnx.checker.check_model(halved)
-    import onnxruntime
-
     x = np.array([[1000, -2000, 3000, 1]], np.float32)
     outs = [
         onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(

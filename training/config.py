@@ -61,7 +61,9 @@ class ModelConfig:
     alignment
         Patch origins must be multiples of this many pixels for patches to agree.
     tile
-        Default patch size, in pixels. The seamless network takes any multiple of `alignment`.
+        Patch size in pixels, or the default one where `dynamic_tile`.
+    dynamic_tile
+        Whether the exported graph takes patches of any multiple of `alignment`, as the seamless network does.
     noise_scales
         One entry a noise channel: 1 is white noise, s > 1 a smooth field on a lattice of s pixels.
     widths
@@ -99,11 +101,14 @@ class ModelConfig:
 class TrainConfig:
     """Everything that a training run depends on, apart from the data itself.
 
-    Lengths are in steps or in pixels; a pair ``(start, end)`` is a weight that moves linearly from start to
-    end over the first `settle` of the run.
+    Lengths are in steps or in pixels. Images are in [-1, 1] where losses are taken of them.
 
     Attributes
     ----------
+    model
+        The generator.
+    seed
+        What first weights, batches, noise and changes are drawn from.
     steps, epochs
         Length of the run; where `epochs` is not 0, `steps` follows from it and the number of images.
     batch
@@ -116,6 +121,11 @@ class TrainConfig:
         anywhere in it. The seamless network has no seams to move.
     betas, generator_rate, discriminator_rate, cooldown
         Adam; over the last `cooldown` of the run the rates fall to a twentieth.
+    feature_weight, anchor_weight, pixel_weight, settle
+        Weights ``(start, end)`` of `losses.FeatureLoss`, `losses.AnchorLoss` and `losses.PixelLoss`, beside the
+        adversarial loss, whose weight is 1; they move linearly from start to end over the first `settle` of the run.
+    anchor_cell
+        Side in pixels of the squares whose means `losses.AnchorLoss` compares.
     ema
         Moving average of the generator's weights, which is what is exported; 0 exports the last weights.
     judge
@@ -123,11 +133,12 @@ class TrainConfig:
         (`networks.ClassDiscriminator`).
     judged
         What the judge sees: the stitched ``"tile"``, or every ``"patch"`` by itself.
+    discriminator_widths
+        First channels of the two ``"scales"`` judges, at full and at half scale.
     judge_base, judge_levels
-        Channels and halvings of the ``"pix2pix"`` and ``"classes"`` judges; `discriminator_widths` are those
-        of ``"scales"``.
+        First channels and halvings of the ``"pix2pix"`` and ``"classes"`` judges.
     adversarial
-        ``"hinge"`` or ``"log"``, the form of the adversarial loss, whose weight is 1. Class logits have their own.
+        ``"hinge"`` or ``"log"``, the form of the adversarial loss. Class logits have their own.
     freeze_norms
         Share of the run after which batch norms use their running statistics, as the exported graph does.
     diffaugment
@@ -137,7 +148,7 @@ class TrainConfig:
     held_out
         Share of the slides that is kept from training.
     image_mpp
-        Pixel size of image and mask pairs, which are brought to the model's; slides know their own.
+        Pixel size of image and mask pairs in micrometres, which are brought to the model's; slides know their own.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)

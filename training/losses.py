@@ -16,7 +16,11 @@ from torch import Tensor
 
 
 class AdversarialLoss(Protocol):
-    """What the judges and the generator strive for; `labels` is one-hot [n, labels, y, x]."""
+    """What the judges and the generator strive for.
+
+    `real` and `fake` are logits [n, 1, y, x] of each judge, or [n, labels + 1, y, x] of one that names labels; `labels` is
+    one-hot [n, labels, y, x], all zero where there is nothing to judge.
+    """
 
     def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
         """Loss of the judges over their logits."""
@@ -26,7 +30,7 @@ class AdversarialLoss(Protocol):
 
 
 class HingeLoss:
-    """Hinge form, averaged over the judges."""
+    """Hinge form, averaged over the judges (Lim and Ye, Geometric GAN, 2017)."""
 
     def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
         """Real logits belong above 1, fake ones below -1."""
@@ -61,7 +65,9 @@ class LogLoss:
 
 
 class ClassLoss:
-    """Cross entropy of each pixel's label, or of "generated", rare labels weighing more (OASIS).
+    """Cross entropy of each pixel's label, or of "generated", rare labels weighing more.
+
+    OASIS (Schonfeld et al., ICLR 2021), equations 1 and 2, without its LabelMix.
 
     Parameters
     ----------
@@ -94,10 +100,10 @@ def class_weights(counts: Tensor) -> Tensor:
 
 
 class FeatureLoss:
-    """Mean absolute difference between the judges' features of the real and the generated image."""
+    """Mean absolute difference between the judges' features of the real and the generated image (pix2pixHD)."""
 
     def __call__(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
-        """Compare features layer by layer; `real` is taken as constant."""
+        """Compare features [n, c, y, x] layer by layer; `real` is taken as constant."""
         terms = [(f.float() - r.detach().float()).abs().mean() for r, f in zip(real, fake, strict=True)]
         return torch.stack(terms).mean()
 
@@ -109,7 +115,7 @@ class AnchorLoss:
         self.cell = cell
 
     def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Compare images [n, 3, y, x]."""
+        """Compare images [n, 3, y, x] in [-1, 1]."""
         return F.l1_loss(F.avg_pool2d(fake, self.cell), F.avg_pool2d(real, self.cell))
 
 
@@ -117,5 +123,5 @@ class PixelLoss:
     """Plain L1."""
 
     def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Compare images [n, 3, y, x]."""
+        """Compare images [n, 3, y, x] in [-1, 1]."""
         return F.l1_loss(fake, real)
