@@ -85,7 +85,8 @@ def read_list(file: Path) -> list[Row]:
             return [_row(file, reader.line_num, cells) for cells in reader if any(cells.values())]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(
-            f"--slides {file}: cannot read it ({getattr(error, 'strerror', None) or error})"
+            f"--slides {file}: cannot read it ({getattr(error, 'strerror', None) or error}); "
+            "give a CSV file with columns mask and out"
         ) from error
 
 

@@ -305,7 +305,10 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
     """Render the slides of a list, with a line for each."""
     from .batch import read_list, render_list, write_results
+    from .prepare import check_output_path
 
+    if options.report is not None:
+        check_output_path(options.report, overwrite=True, name="--report ")
     context = click.get_current_context()
     params = {option.lstrip("-"): param for param in context.command.params for option in param.opts}
 

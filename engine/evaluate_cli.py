@@ -18,8 +18,18 @@ NAME = "safron-eval"
 NOT_FID = "weight-free; not FID or KID, comparable with nothing but itself"
 
 
+def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse at once what could not be written after hours."""
+    if value is not None:
+        from .prepare import check_output_path
+
+        check_output_path(value, overwrite=True, name="--report ")
+    return value
+
+
 report_option = click.option(
     "--report",
+    callback=_writable,
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
     show_default="none",

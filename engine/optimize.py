@@ -70,6 +70,8 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
     """
     from .model import OnnxModel
 
+    if not source.is_file():
+        raise BadInput(f"IN {source}: no such file; give an ONNX file")
     if out.suffix != ".onnx" or out.resolve() == source.resolve():
         raise BadInput(f"OUT {out}: must end in .onnx and be another file than {source}")
     cards = source.with_suffix(".json"), out.with_suffix(".json")

@@ -78,14 +78,15 @@ class RenderReport:
         resumed = f", {self.resumed} of them from an earlier run" if self.resumed else ""
         scale = f"{self.mpp:g} um/px" if self.mpp else "no mpp"
         busiest = sorted(self.stages.items(), key=lambda item: -item[1])
+        spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in busiest if seconds >= 0.05)
         return [
             f"slide    {self.out}: {self.width} x {self.height} px, {self.levels} levels, {scale}, "
             f"{self.output_bytes / 1e6:.1f} MB",
             f"patches  {self.patches}: {self.run} run once each, {self.painted} painted as glass; "
             f"{self.blocks} blocks{resumed}",
             f"model    {self.model} ({self.model_sha256[:12]}) on {self.device}",
-            f"time     {self.seconds:.1f} s, {self.megapixels_per_second:.2f} Mpx/s; "
-            + ", ".join(f"{name} {seconds:.1f}" for name, seconds in busiest if seconds >= 0.05),
+            f"time     {self.seconds:.1f} s, {self.megapixels_per_second:.2f} Mpx/s"
+            + (f"; {spent}" if spent else ""),
             f"memory   {self.peak_bytes / 2**20:.0f} MiB at most ({self.projected_bytes / 2**20:.0f} MiB projected)",
             f"digest   {self.digest}",
         ]

@@ -26,6 +26,22 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # Options
 
 
+class _Positive(click.FloatRange):
+    """A number above 0, and finite: NaN lies on neither side of a bound."""
+
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+POSITIVE = _Positive()
+
+
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """Read W,H as (height, width)."""
     if value is None:
@@ -66,7 +82,7 @@ palette_options = (
 )
 mpp_option = click.option(
     "--mpp",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     default=None,
     show_default="the source's, if it says",
     help="Micrometres per pixel, kept in the mask.",
@@ -163,7 +179,7 @@ def import_(
 )
 @click.option(
     "--downsample",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     default=1.0,
     show_default=True,
     help="Pixels of the annotated slide along one pixel of the mask.",
@@ -256,7 +272,7 @@ def from_geojson(
 )
 @click.option(
     "--mpp",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     default=1.0,
     show_default=True,
     help="Micrometres per pixel, kept in the mask.",

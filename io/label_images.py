@@ -78,7 +78,9 @@ class ImagePlane:
         if bands > 2 and dtype != np.uint8:
             raise BadInput(f"its colours are {dtype}; colour-coded masks have 8 bits a channel")
         if bands > 2 and not self.palette.colours:
-            raise BadInput("it is a colour image; a palette must say which colour means which label")
+            raise BadInput(
+                "it is a colour image; a palette must say which colour means which label: see --palette"
+            )
 
 
 class TiffPlane(ImagePlane):

@@ -132,6 +132,7 @@ REFUSED = [
     ("mask,out\n", "--status a.svs", "--slides and --status: give one of them"),
     ("mask,out\n", "--batch other.csv", "--batch and --slides: both name a list"),
     ("mask,out\n", "--slides none.csv", "--slides none.csv: cannot read it (No such file or directory)"),
+    ("mask,out\n", "--report no/r.json", "--report no/r.json: folder "),
     ("mask,out\n", "--batch many", "'many' is neither a whole number nor a .csv file"),
 ]
 

@@ -134,6 +134,7 @@ def test_ellipses_and_info(capsys: pytest.CaptureFixture[str]) -> None:
         ("import m.png m.zarr --palette none.json", "palette none.json: No such file"),
         ("import m.png m.zarr --palette builtin --palette-tolerance 300", "300 is not in the range"),
         ("import m.png m.zarr --mpp 0", "0.0 is not in the range"),
+        ("ellipses m.zarr --size 9,9 --mpp nan", "nan is not a finite number"),
         ("import m.png old.zarr --palette builtin", "it exists already"),
         ("import m.png s3://b/m.zarr --palette builtin", "local folders"),
         ("from-geojson a.geojson m.zarr", "give either --size W,H or --like SLIDE"),

@@ -294,6 +294,8 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = write_onnx(tmp_path / "small.onnx", card=CARD)
     with pytest.raises(BadInput, match="nothing in it can be made cheaper; render with it as it is"):
         optimize(small, tmp_path / "out.onnx")
+    with pytest.raises(BadInput, match=r"IN .*none\.onnx: no such file; give an ONNX file"):
+        optimize(tmp_path / "none.onnx", tmp_path / "out.onnx")
     source = write_stem(tmp_path / "g.onnx")
     with pytest.raises(BadInput, match=r"must end in \.onnx and be another file"):
         optimize(source, source)

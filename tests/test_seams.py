@@ -362,6 +362,7 @@ def test_several_slides_make_one_table(
         (["seams", "flat.png", "--model", "a", "--model", "b"], "2 generators for 1 slides"),
         (["seams", "flat.png", "--mask", "none.zarr", "--tile", "64", "--overlap", "0"], "mask none.zarr"),
         (["seams", "flat.png", "--tile", "0"], "Invalid value for '--tile'"),
+        (["seams", "none.tiff", "--report", "no/r.json"], "--report no/r.json: folder "),
         (["sums"], "No such command 'sums'"),
         (["fid", "flat.png", "flat.png"], "has no tile of 256 x 256 pixels with tissue"),
         (["fid", "flat.png", "text.tiff"], "flat.png: has no tile"),
