@@ -15,11 +15,11 @@
 
 FROM ubuntu:24.04 AS build
 RUN apt-get update \
- && apt-get install -y --no-install-recommends python3 python3-venv \
+ && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev python3-venv \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/safron
 WORKDIR /src
-COPY constraints.txt pyproject.toml setup.cfg README.md LICENSE NOTICE ./
+COPY constraints.txt pyproject.toml setup.cfg setup.py README.md LICENSE NOTICE ./
 COPY engine engine
 COPY io io
 COPY training training

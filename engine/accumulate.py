@@ -14,6 +14,9 @@ overlap hold sums::
     multi   |   H    |  H   |   H    |
     single  | image  |  V   | image  |
             +--------+------+--------+
+
+`_blend.c` does the same in one pass, without Python's lock, where it could be compiled on installation. The NumPy
+code here says what it must do, and takes over where it is missing.
 """
 
 from __future__ import annotations
@@ -33,6 +36,11 @@ from numpy.lib.stride_tricks import as_strided
 from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window
+
+try:
+    from . import _blend as compiled
+except ImportError:  # no C compiler was at hand
+    compiled = None  # type: ignore[assignment]
 
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
@@ -258,15 +266,29 @@ class Accumulator:
         columns = int(_axis(blend.grid.columns, blend.taper, window.x, window.x_stop).packed[-1])
         return 3 * (rows * window.width + window.height * columns)
 
-    def add(self, fixed: Values, first: Window) -> None:
-        """Add encoded patches that lie side by side.
+    def add(self, patches: Values, first: Window) -> None:
+        """Add patches that lie side by side.
 
         Parameters
         ----------
-        fixed : [n, tile, tile, 3], see `Blend.encode`.
+        patches : what the generator returned, RGB 0..255, uint8, float16 or float32 [n, tile, tile, 3].
         first : write window of the first; each next one lies a stride to its right.
         """
         y, x = first.y - self.window.y, first.x - self.window.x
+        if compiled is not None and (patches.dtype == np.uint8 or self.blend.sum_dtype == np.int32):
+            if patches.dtype != np.uint8:
+                patches = patches.astype(np.float32, copy=False)
+            stride = self.blend.grid.columns.stride
+            compiled.add(*self._parts(), patches, self._weights, y, x, stride, self.blend.bits)
+        else:
+            self._add(self.blend.encode(patches), y, x)
+
+    def _parts(self) -> tuple[Values, ...]:
+        """What compiled code needs to know of the window."""
+        return self.image, self._h, self._v, self._rows.packed, self._columns.packed
+
+    def _add(self, fixed: Values, y: int, x: int) -> None:
+        """Add encoded patches [n, tile, tile, 3]."""
         for row in self._rows.spans(y):
             inside = slice(row.start, row.stop)
             rows = slice(y + row.start, y + row.stop)
@@ -316,6 +338,14 @@ class Accumulator:
 
     def finalize(self) -> UInt8:
         """Divide the sums by the weights and return the finished image."""
+        if compiled is not None:
+            blend, totals = self.blend, (self._rows.total, self._columns.total)
+            compiled.divide(*self._parts(), *totals, blend.bits, blend.mean_dtype == np.float32)
+        else:
+            self._divide()
+        return self.image
+
+    def _divide(self) -> None:
         alone = self._rows.total[~self._rows.multi]
         # Tapers are level where one patch writes alone. Rows where several do get wrong pixels here, for now.
         down = (
@@ -327,4 +357,3 @@ class Accumulator:
         below = self.blend.mean(self._h, self._rows.total[self._rows.multi], self._columns.total)
         for rows in self._rows.runs():
             self.image[rows] = below[self._rows.band(rows)]
-        return self.image

@@ -8,13 +8,16 @@ small canvas takes as much as a huge one. All of this does nothing where the C l
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 # The most that glibc takes; larger arrays are mapped one by one.
 LARGEST = 32 << 20
+PART = 8 << 20
 
 _ours = False
 
@@ -37,11 +40,18 @@ def keep_one_heap() -> None:
 def reserve_heap(nbytes: int) -> None:
     """Take memory now, and leave it to the heap; nothing happens unless `keep_one_heap` was called."""
     if _ours:
-        part = 8 << 20
+        import numpy as np  # not before: the command line is here too, and answers --help without it
+
+        from .memory import usable_cores
+
         taken = []
         with suppress(MemoryError):  # what is planned is an upper bound: less may do
-            for _ in range(nbytes // part):
-                taken.append(bytearray(b"\1") * part)  # zeros of that size would come untouched
+            for _ in range(nbytes // PART):
+                taken.append(np.empty(PART, np.uint8))
+        # A page is ours once it is written to; NumPy lets go of Python's lock meanwhile.
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            for part in taken:
+                threads.submit(part[:: mmap.PAGESIZE].fill, 1)
         taken.clear()
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from safron.io.codecs import EncodedTile, encode_region
 from safron.io.pyramid import halve
 from safron.io.slides import SlideSpec, SlideWriter
+from safron.io.zarr_here import read_here
 
 from .plan import RenderPlan
 from .scratch import Scratch
@@ -27,24 +28,30 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
         if level == last:
             break
         scratch.create_level(plan, level + 1, chunk=step // 2)
-        _halve_stored(pixels, scratch.level(level + 1), step)
+        _halve_stored(scratch, level, step)
         level += 1
     # Last, so that the preview does not stand in memory beside the levels that are being made.
     pixels = scratch.level(plan.preview_level)
     preview = np.empty(pixels.shape, np.uint8)
     for y in range(0, pixels.shape[0], pixels.chunks[0]):
-        preview[y : y + pixels.chunks[0]] = pixels[y : y + pixels.chunks[0]]
+        preview[y : y + pixels.chunks[0]] = _read(pixels, slice(y, y + pixels.chunks[0]), slice(None))
     return preview
 
 
-def _halve_stored(above: Any, below: Any, step: int) -> None:
+def _halve_stored(scratch: Scratch, level: int, step: int) -> None:
     """Halve a level that lies in scratch into the next, one chunk of that at a time."""
-    for y in range(0, above.shape[0], step):
-        for x in range(0, above.shape[1], step):
-            half = halve(np.asarray(above[y : y + step, x : x + step], np.uint8))
-            half = half[: max(0, below.shape[0] - y // 2), : max(0, below.shape[1] - x // 2)]
-            if half.size:
-                below[y // 2 : y // 2 + half.shape[0], x // 2 : x // 2 + half.shape[1]] = half
+    above, below = scratch.level(level), scratch.level(level + 1)
+    for row in range(-(-below.shape[0] // below.chunks[0])):
+        for column in range(-(-below.shape[1] // below.chunks[1])):
+            y, x = row * step, column * step
+            half = halve(_read(above, slice(y, y + step), slice(x, x + step)))
+            scratch.write_part(
+                level + 1, (row, column), half[: below.shape[0] - y // 2, : below.shape[1] - x // 2]
+            )
+
+
+def _read(pixels: Any, rows: slice, columns: slice) -> npt.NDArray[np.uint8]:
+    return np.asarray(read_here(pixels, (rows, columns)), np.uint8)
 
 
 def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[EncodedTile]:
@@ -52,9 +59,8 @@ def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[Encode
     step = slide.tile
     for y in range(0, pixels.shape[0], step):
         for x in range(0, pixels.shape[1], step):
-            yield from encode_region(
-                np.asarray(pixels[y : y + step, x : x + step], np.uint8), level, y, x, slide
-            )
+            part = _read(pixels, slice(y, y + step), slice(x, x + step))
+            yield from encode_region(part, level, y, x, slide)
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
-from .accumulate import VALUE_LIMIT
+from .accumulate import VALUE_LIMIT, compiled
 from .adapter import check_adapter, run_adapted
 from .card import RGB, Card, Label, parse_card
 from .memory import usable_cores
@@ -112,9 +112,28 @@ class IdentityModel:
     ) -> npt.NDArray[np.uint8]:
         """Return the colours of the labels inside the context: uint8 [N, T, T, 3]."""
         halo = self.card.context
-        inner = np.ascontiguousarray(labels[:, halo : labels.shape[1] - halo, halo : labels.shape[2] - halo])
-        colored = cv2.applyColorMap(inner.reshape(-1, inner.shape[2]), self._colors[:, None])
-        return np.asarray(colored, np.uint8).reshape(*inner.shape, 3)
+        inner = labels[:, halo : labels.shape[1] - halo, halo : labels.shape[2] - halo]
+        return paint_labels(inner, self._colors)
+
+
+def paint_labels(labels: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Give each label its colour.
+
+    Parameters
+    ----------
+    labels : uint8 [n, h, w].
+    colors : RGB by label, uint8 [256, 3].
+
+    Returns
+    -------
+    uint8 [n, h, w, 3].
+    """
+    if compiled is not None:
+        out = np.empty((*labels.shape, 3), np.uint8)
+        compiled.paint(out, labels, colors)
+        return out
+    flat = np.ascontiguousarray(labels).reshape(-1, labels.shape[2])
+    return np.asarray(cv2.applyColorMap(flat, colors[:, None]), np.uint8).reshape(*labels.shape, 3)
 
 
 class OnnxModel:
@@ -224,22 +243,21 @@ class OnnxModel:
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[Any]:
         """Run a batch; see `PatchModel`."""
+        return self._run_apart(labels, noise) if self.apart else self._run(labels, noise)
+
+    def _run(self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None) -> npt.NDArray[Any]:
+        """Call ONNX Runtime once."""
         try:
-            image = self._run_apart(labels, noise) if self.apart else self._run(labels, noise)
+            if self.card.adapter is not None:
+                image = run_adapted(self._session, self.card, labels, noise)
+            else:
+                feeds = {"labels": labels} if noise is None else {"labels": labels, "noise": noise}
+                image = np.asarray(self._session.run(["image"], feeds)[0])
         except Exception as error:  # as above
             raise Failed(
                 f"generator {self.card.name!r} failed on {labels.shape}: {one_line(error)}; see --batch, --device"
             ) from error
         return check_output(image, labels, self.card)
-
-    def _run(self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None) -> npt.NDArray[Any]:
-        """Call ONNX Runtime once."""
-        if self.card.adapter is not None:
-            return run_adapted(self._session, self.card, labels, noise)
-        feeds: dict[str, npt.NDArray[Any]] = {"labels": labels}
-        if noise is not None:
-            feeds["noise"] = noise
-        return np.asarray(self._session.run(["image"], feeds)[0])
 
     def _run_apart(
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
@@ -250,13 +268,23 @@ class OnnxModel:
         """
         fixed = self._session.get_inputs()[0].shape[0]
         size = fixed if isinstance(fixed, int) else 1
-        jobs = []
-        for start in range(0, len(labels), size):
+        side = labels.shape[1] - 2 * self.card.context
+        # Each call puts its part here, while it is still in the core's cache.
+        images = np.empty((-(-len(labels) // size) * size, side, side, 3), self._image_dtype)
+
+        def run(start: int) -> None:
             rows = np.minimum(np.arange(start, start + size), len(labels) - 1)
             part = labels[rows], None if noise is None else noise[rows]
-            jobs.append(self._calls.submit(self._run, *part))
-        images = [job.result() for job in jobs]
-        return images[0][: len(labels)] if len(images) == 1 else np.concatenate(images)[: len(labels)]
+            images[start : start + size] = self._run(*part)
+
+        for job in [self._calls.submit(run, start) for start in range(0, len(labels), size)]:
+            job.result()
+        return images[: len(labels)]
+
+    @cached_property
+    def _image_dtype(self) -> type[np.float16 | np.float32]:
+        own = self.card.adapter is None and "float16" in self._session.get_outputs()[0].type
+        return np.float16 if own else np.float32
 
 
 PRECISIONS = ("float32", "tf32", "float16")

@@ -24,7 +24,7 @@ from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
 
 from .accumulate import Accumulator
-from .model import PatchModel, runs_apart
+from .model import PatchModel, paint_labels, runs_apart
 from .noise import normal_noise
 from .plan import BlockPlan, PatchRect, RenderPlan
 from .scratch import Scratch, seam_parts
@@ -137,7 +137,7 @@ def read_labels(mask: LabelMask, window: Window, *, outside: int | None) -> UInt
 
 
 class _Batches:
-    """Collects windows into batches of one fixed shape and hands each row of patches on, encoded.
+    """Collects windows into batches of one fixed shape and hands each row of patches on.
 
     The last batch is filled up with copies, unless the generator runs patches apart: ONNX Runtime keeps memory
     for every batch shape that it has seen, and some kernels round differently for another shape.
@@ -193,9 +193,8 @@ class _Batches:
         with self._tally.stage("model"):
             values = self._job.model(self._labels[:size], noise)
         with self._tally.stage("blend"):
-            fixed = self._job.plan.blend.encode(values)
             for slots, first, deliver in self._waiting:
-                deliver(fixed[slots], first)
+                deliver(values[slots], first)
         self._waiting.clear()
         self._count = 0
         self._tally.run += count
@@ -248,17 +247,11 @@ def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> l
     return [bool(columns[index * step : index * step + side].all()) for index in range(count)]
 
 
-def _paint_fill(job: Job, windows: UInt8) -> npt.NDArray[Any]:
-    """Encoded patches [n, tile, tile, 3] of glass."""
-    plan = job.plan
-    colors = plan.blend.encode(job.model.card.fill_colors)
-    halo = plan.grid.context
+def _paint_fill(job: Job, windows: UInt8) -> UInt8:
+    """Patches of glass: uint8 [n, tile, tile, 3]."""
+    halo = job.plan.grid.context
     inner = windows[:, halo : windows.shape[1] - halo, halo : windows.shape[2] - halo]
-    only = inner[0, 0, 0]
-    if (inner == only).all():
-        return np.broadcast_to(colors[only], (*inner.shape, 3))
-    painted: npt.NDArray[Any] = colors[inner]
-    return painted
+    return paint_labels(inner, job.model.card.fill_colors)
 
 
 def _noise_windows(plan: RenderPlan, first: Window, count: int, tally: Tally) -> Float32 | None:

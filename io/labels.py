@@ -32,6 +32,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from .errors import BadInput, Failed, SafronError
 from .palette import RGB
+from .zarr_here import read_here
 
 Labels = npt.NDArray[np.uint8]
 
@@ -378,6 +379,8 @@ class ArrayPlane:
         """Integers [y, x] of an in-bounds region."""
         index: list[Any] = [0] * len(self.array.shape)
         index[self.axes[0]], index[self.axes[1]] = rows, cols
+        if isinstance(self.array, zarr.Array):
+            return np.asarray(read_here(self.array, tuple(index)))
         return np.asarray(self.array[tuple(index)])
 
     def blame(self, rows: slice, cols: slice) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from safron.engine import accumulate, model
 from safron.engine.accumulate import Accumulator, Blend
 from safron.engine.grid import PatchGrid
 from safron.engine.plan import choose_bits
@@ -14,6 +16,17 @@ from safron.engine.taper import Taper
 from safron.engine.window import Window
 
 GRID = PatchGrid(150, 170, 64, 20, 0)
+COMPILED = pytest.mark.skipif(accumulate.compiled is None, reason="no C compiler was at hand on installation")
+
+
+@pytest.fixture(params=["NumPy", pytest.param("compiled", marks=COMPILED)], autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test here holds for both ways to blend."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "NumPy":
+            patch.setattr(accumulate, "compiled", None)
+            patch.setattr(model, "compiled", None)
+        yield
 
 
 def patches(dtype: Any) -> dict[tuple[int, int], Any]:
@@ -25,7 +38,7 @@ def image_of(blend: Blend, order: list[tuple[int, int]], values: dict[tuple[int,
     image = np.full((150, 170, 3), 77, np.uint8)
     accumulator = Accumulator(GRID.canvas, blend, image)
     for index in order:
-        accumulator.add(blend.encode(values[index])[None], GRID[index].write)
+        accumulator.add(values[index][None], GRID[index].write)
     return accumulator.finalize().copy()
 
 
@@ -42,7 +55,7 @@ def test_any_order_and_any_split_give_the_same_image(taper: Any, dtype: Any) -> 
     window = Window(0, GRID[0, 2].write.x, 150, 170 - GRID[0, 2].write.x)
     seam = Accumulator(window, blend)
     for index in order:
-        (seam if index in right else accumulator).add(blend.encode(values[index])[None], GRID[index].write)
+        (seam if index in right else accumulator).add(values[index][None], GRID[index].write)
     accumulator.merge(seam)
     np.testing.assert_array_equal(whole, accumulator.finalize())
 
@@ -58,10 +71,10 @@ def test_patches_side_by_side_are_added_as_one_by_one(taper: Any, overlap: int) 
     for row in range(grid.shape[0]):
         values = rng.integers(0, 256, (grid.shape[1], 64, 64, 3)).astype(np.uint8)
         for column, value in enumerate(values):
-            single.add(blend.encode(value)[None], grid[row, column].write)
+            single.add(value[None], grid[row, column].write)
         middle = grid.shape[1] // 3
-        rows.add(blend.encode(values[:middle]), grid[row, 0].write)
-        rows.add(blend.encode(values[middle:]), grid[row, middle].write)
+        rows.add(values[:middle], grid[row, 0].write)
+        rows.add(values[middle:], grid[row, middle].write)
     np.testing.assert_array_equal(single.finalize(), rows.finalize())
 
 
@@ -70,8 +83,8 @@ def test_ties_go_to_even_and_values_are_clipped_once() -> None:
     blend = Blend(grid, Taper("flat"), 4)
     image = np.zeros((2, 3, 3), np.uint8)
     accumulator = Accumulator(grid.canvas, blend, image)
-    accumulator.add(blend.encode(np.full((1, 2, 2, 3), 2.5, np.float32)), Window(0, 0, 2, 2))
-    accumulator.add(blend.encode(np.full((1, 2, 2, 3), 300.0, np.float32)), Window(0, 1, 2, 2))
+    accumulator.add(np.full((1, 2, 2, 3), 2.5, np.float32), Window(0, 0, 2, 2))
+    accumulator.add(np.full((1, 2, 2, 3), 300.0, np.float32), Window(0, 1, 2, 2))
     made = accumulator.finalize()
     assert made[0, :, 0].tolist() == [2, 151, 255]  # 2.5 -> 2; (2.5 + 300) / 2 = 151.25; clipped
 

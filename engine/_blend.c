@@ -1,0 +1,419 @@
+/* Blending of overlapping patches, compiled: what the NumPy code of accumulate.py does, in one pass over each patch
+ * and without Python's lock. accumulate.py says what the numbers mean and must give the same bits; tests compare both.
+ *
+ * Values are taken on a grid of 2**-bits grey levels. Adding 1.5 * 2**23 to a float (1.5 * 2**52 to a double) of less
+ * than half that size leaves its nearest whole number, ties to even, in the low bits: the compiler turns that into
+ * vector instructions of any processor, and rint() into a call.
+ */
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One build for every x86-64; the loader takes the widest vectors that the processor has. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__gnu_linux__)
+#define VECTORIZED __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
+#define VECTORIZED
+#endif
+
+#define CHANNELS 3
+
+static inline int32_t nearest(float value)
+{
+    float shifted = value + 12582912.0f;
+    int32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    return bits - 0x4B400000;
+}
+
+static inline uint8_t clipped(int32_t value)
+{
+    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+/* A run of values along a row: `weights` holds the column weight of each value, channels and all. */
+
+VECTORIZED
+static void add_f32_i32(int32_t *sums, const float *values, const int32_t *weights, int32_t row_weight, float scale,
+                        Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        sums[i] += nearest(values[i] * scale) * (weights[i] * row_weight);
+}
+
+VECTORIZED
+static void add_u8_i32(int32_t *sums, const uint8_t *values, const int32_t *weights, int32_t row_weight, float scale,
+                       Py_ssize_t count)
+{
+    int32_t factor = row_weight * (int32_t)scale;
+    for (Py_ssize_t i = 0; i < count; i++)
+        sums[i] += values[i] * (weights[i] * factor);
+}
+
+VECTORIZED
+static void add_u8_u16(uint16_t *sums, const uint8_t *values, const int32_t *weights, int32_t row_weight,
+                       Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        sums[i] = (uint16_t)(sums[i] + values[i] * (uint16_t)weights[i] * (uint16_t)row_weight);
+}
+
+VECTORIZED
+static void round_f32(uint8_t *pixels, const float *values, float scale, Py_ssize_t count)
+{
+    float back = 1.0f / scale;
+    for (Py_ssize_t i = 0; i < count; i++)
+        pixels[i] = clipped(nearest((float)nearest(values[i] * scale) * back));
+}
+
+/* Where float32 holds every sum exactly (Blend.mean_dtype), it rounds each quotient right and is twice as fast. */
+
+VECTORIZED
+static void divide_i32_f32(uint8_t *pixels, const int32_t *sums, const int32_t *weights, float factor, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        pixels[i] = clipped(nearest((float)sums[i] / ((float)weights[i] * factor)));
+}
+
+VECTORIZED
+static void divide_u16_f32(uint8_t *pixels, const uint16_t *sums, const int32_t *weights, float factor,
+                           Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        pixels[i] = clipped(nearest((float)sums[i] / ((float)weights[i] * factor)));
+}
+
+VECTORIZED
+static void divide_i32_f64(uint8_t *pixels, const int32_t *sums, const int32_t *weights, double factor,
+                           Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        double shifted = (double)sums[i] / ((double)weights[i] * factor) + 6755399441055744.0;
+        int64_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        pixels[i] = clipped((int32_t)(bits - 0x4338000000000000LL));
+    }
+}
+
+/* Arguments of Python, checked and held. */
+typedef struct {
+    Py_buffer views[8];
+    int count;
+} Held;
+
+static void release(Held *held)
+{
+    while (held->count)
+        PyBuffer_Release(&held->views[--held->count]);
+}
+
+/* Take an array of `ndim` axes whose items have one of `formats`, dense but for its first `loose` axes. */
+static Py_buffer *hold(Held *held, PyObject *array, const char *name, int ndim, int loose, const char *formats,
+                       int writable)
+{
+    Py_buffer *view = &held->views[held->count];
+    if (PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)) < 0)
+        return NULL;
+    held->count++;
+    int good = view->ndim == ndim && view->format && strlen(view->format) == 1 && strchr(formats, view->format[0]);
+    Py_ssize_t step = view->itemsize;
+    for (int axis = ndim - 1; good && axis >= loose; axis--) {
+        good = view->strides[axis] == step || view->shape[axis] <= 1;
+        step *= view->shape[axis];
+    }
+    if (good)
+        return view;
+    PyErr_Format(PyExc_TypeError, "%s: want a dense array of %d axes and one of the types '%s'", name, ndim, formats);
+    return NULL;
+}
+
+/* Pixels along one axis of a window: how many of those before each are covered by several patches. */
+typedef struct {
+    const int32_t *packed;
+    Py_ssize_t length;
+} Axis;
+
+static inline int is_multi(const Axis *axis, Py_ssize_t index)
+{
+    return axis->packed[index + 1] != axis->packed[index];
+}
+
+/* Cut [start, stop) into runs that are all single or all multi; where each ends. */
+static Py_ssize_t cut(const Axis *axis, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t *ends)
+{
+    Py_ssize_t count = 0;
+    for (Py_ssize_t index = start; index < stop; index++) {
+        if (index > start && is_multi(axis, index) != is_multi(axis, index - 1))
+            ends[count++] = index;
+        if (index + 1 == stop)
+            ends[count++] = stop;
+    }
+    return count;
+}
+
+/* An accumulator: its image and the bands where several patches write. */
+typedef struct {
+    Axis rows, columns;
+    Py_buffer *image, *across, *down;
+    int small; /* whether sums have 16 bits */
+} Target;
+
+static int hold_target(Held *held, Target *target, PyObject *image, PyObject *across, PyObject *down,
+                       PyObject *row_packed, PyObject *column_packed)
+{
+    Py_buffer *rows, *columns;
+    if (!(target->image = hold(held, image, "image", 3, 1, "B", 1)) ||
+        !(target->across = hold(held, across, "across", 3, 0, "Hil", 1)) ||
+        !(target->down = hold(held, down, "down", 3, 0, "Hil", 1)) ||
+        !(rows = hold(held, row_packed, "rows", 1, 0, "il", 0)) ||
+        !(columns = hold(held, column_packed, "columns", 1, 0, "il", 0)))
+        return 0;
+    Py_ssize_t height = target->image->shape[0], width = target->image->shape[1];
+    Py_ssize_t *a = target->across->shape, *d = target->down->shape;
+    target->small = target->across->itemsize == 2;
+    target->rows = (Axis){rows->buf, height};
+    target->columns = (Axis){columns->buf, width};
+    if (rows->itemsize == 4 && columns->itemsize == 4 && rows->shape[0] == height + 1 &&
+        columns->shape[0] == width + 1 && target->image->shape[2] == CHANNELS && a[2] == CHANNELS &&
+        d[2] == CHANNELS && a[0] == target->rows.packed[height] && a[1] == width && d[0] == height &&
+        d[1] == target->columns.packed[width] && target->across->itemsize == target->down->itemsize &&
+        (target->small || target->across->itemsize == 4))
+        return 1;
+    PyErr_SetString(PyExc_ValueError, "image, across, down: shapes or types do not fit the window");
+    return 0;
+}
+
+static inline uint8_t *pixel_at(const Target *target, Py_ssize_t row, Py_ssize_t column)
+{
+    return (uint8_t *)target->image->buf + row * target->image->strides[0] + column * CHANNELS;
+}
+
+/* Of the band `across` at a row where several patches write, or of the band `down`. */
+static inline char *sums_at(const Target *target, Py_ssize_t row, Py_ssize_t column)
+{
+    const Py_buffer *band = target->down;
+    Py_ssize_t packed_row = row, packed_column = target->columns.packed[column];
+    if (is_multi(&target->rows, row)) {
+        band = target->across;
+        packed_row = target->rows.packed[row];
+        packed_column = column;
+    }
+    return (char *)band->buf + (packed_row * band->shape[1] + packed_column) * CHANNELS * band->itemsize;
+}
+
+/* Weights of one axis, each as often as a pixel has values. */
+static int32_t *by_value(const int32_t *weights, Py_ssize_t count)
+{
+    int32_t *spread = malloc((size_t)(count * CHANNELS) * sizeof *spread);
+    for (Py_ssize_t i = 0; spread && i < count * CHANNELS; i++)
+        spread[i] = weights[i / CHANNELS];
+    return spread;
+}
+
+/* A run of one row of one patch; `weights` is NULL where that patch writes alone. */
+static void add_run(const Target *target, Py_ssize_t row, Py_ssize_t column, const char *values, int is_float,
+                    const int32_t *weights, int32_t row_weight, float scale, Py_ssize_t pixels)
+{
+    Py_ssize_t count = pixels * CHANNELS;
+    if (!weights && is_float)
+        round_f32(pixel_at(target, row, column), (const float *)values, scale, count);
+    else if (!weights)
+        memcpy(pixel_at(target, row, column), values, (size_t)count);
+    else if (is_float)
+        add_f32_i32((int32_t *)sums_at(target, row, column), (const float *)values, weights, row_weight, scale, count);
+    else if (target->small)
+        add_u8_u16((uint16_t *)sums_at(target, row, column), (const uint8_t *)values, weights, row_weight, count);
+    else
+        add_u8_i32((int32_t *)sums_at(target, row, column), (const uint8_t *)values, weights, row_weight, scale, count);
+}
+
+/* What is the same for all patches of a call. `weights` has each column's weight once for every value. */
+typedef struct {
+    Py_ssize_t tile;
+    const int32_t *row_weights, *weights;
+    float scale;
+    Py_ssize_t *ends; /* room for `tile` runs */
+} Patches;
+
+/* One patch, as far as it lies in the window, its first pixel at (y, x). */
+static void add_patch(const Target *target, const Patches *all, const char *values, Py_ssize_t itemsize, Py_ssize_t y,
+                      Py_ssize_t x)
+{
+    Py_ssize_t tile = all->tile, left = x < 0 ? 0 : x;
+    Py_ssize_t right = x + tile < target->columns.length ? x + tile : target->columns.length;
+    if (left >= right)
+        return;
+    Py_ssize_t runs = cut(&target->columns, left, right, all->ends);
+    for (Py_ssize_t i = y < 0 ? -y : 0; i < tile && y + i < target->rows.length; i++) {
+        int across = is_multi(&target->rows, y + i);
+        Py_ssize_t column = left;
+        for (Py_ssize_t run = across ? runs - 1 : 0; run < runs; run++) {
+            int alone = !across && !is_multi(&target->columns, column);
+            Py_ssize_t first = (column - x) * CHANNELS;
+            add_run(target, y + i, column, values + (i * tile * CHANNELS + first) * itemsize, itemsize == 4,
+                    alone ? NULL : all->weights + first, all->row_weights[i], all->scale, all->ends[run] - column);
+            column = all->ends[run];
+        }
+    }
+}
+
+/* Let go of everything; None, unless an error is set. */
+static PyObject *finish(Held *held, int32_t *spread, Py_ssize_t *ends)
+{
+    free(spread);
+    free(ends);
+    release(held);
+    return PyErr_Occurred() ? NULL : Py_BuildValue("");
+}
+
+static PyObject *add(PyObject *module, PyObject *args)
+{
+    PyObject *image, *across, *down, *row_packed, *column_packed, *patches, *weights;
+    Py_ssize_t y, x, stride;
+    int bits;
+    Held held = {.count = 0};
+    Target target;
+    Py_buffer *values, *axis;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOOOOOOnnni", &image, &across, &down, &row_packed, &column_packed, &patches, &weights,
+                          &y, &x, &stride, &bits))
+        return NULL;
+    if (!hold_target(&held, &target, image, across, down, row_packed, column_packed) ||
+        !(values = hold(&held, patches, "patches", 4, 1, "Bf", 0)) ||
+        !(axis = hold(&held, weights, "weights", 1, 0, "il", 0))) {
+        return finish(&held, NULL, NULL);
+    }
+    Py_ssize_t tile = axis->shape[0];
+    Patches all = {tile, axis->buf, NULL, (float)(1 << bits), NULL};
+    int32_t *spread = NULL;
+    if (axis->itemsize != 4 || values->shape[1] != tile || values->shape[2] != tile || values->shape[3] != CHANNELS ||
+        bits < 0 || bits > 12 || (target.small && (values->itemsize != 1 || bits)))
+        PyErr_SetString(PyExc_ValueError, "patches: shape or type does not fit weights, sums or bits");
+    else if (!(spread = by_value(axis->buf, tile)) || !(all.ends = malloc((size_t)tile * sizeof *all.ends)))
+        PyErr_NoMemory();
+    if (all.ends) {
+        all.weights = spread;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 0; i < values->shape[0]; i++)
+            add_patch(&target, &all, (const char *)values->buf + i * values->strides[0], values->itemsize, y,
+                      x + i * stride);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&held, spread, all.ends);
+}
+
+static void divide_run(const Target *target, Py_ssize_t row, Py_ssize_t column, const int32_t *weights, double factor,
+                       int narrow, Py_ssize_t pixels)
+{
+    uint8_t *to = pixel_at(target, row, column);
+    const char *sums = sums_at(target, row, column);
+    Py_ssize_t count = pixels * CHANNELS;
+    if (target->small)
+        divide_u16_f32(to, (const uint16_t *)sums, weights, (float)factor, count);
+    else if (narrow)
+        divide_i32_f32(to, (const int32_t *)sums, weights, (float)factor, count);
+    else
+        divide_i32_f64(to, (const int32_t *)sums, weights, factor, count);
+}
+
+static PyObject *divide(PyObject *module, PyObject *args)
+{
+    PyObject *image, *across, *down, *row_packed, *column_packed, *row_total, *column_total;
+    int bits, narrow;
+    Held held = {.count = 0};
+    Target target;
+    Py_buffer *rows, *columns;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOOOOOOip", &image, &across, &down, &row_packed, &column_packed, &row_total,
+                          &column_total, &bits, &narrow))
+        return NULL;
+    if (!hold_target(&held, &target, image, across, down, row_packed, column_packed) ||
+        !(rows = hold(&held, row_total, "row_total", 1, 0, "il", 0)) ||
+        !(columns = hold(&held, column_total, "column_total", 1, 0, "il", 0))) {
+        return finish(&held, NULL, NULL);
+    }
+    Py_ssize_t width = target.columns.length, *ends = NULL;
+    int32_t *spread = NULL;
+    if (rows->itemsize != 4 || columns->itemsize != 4 || rows->shape[0] != target.rows.length ||
+        columns->shape[0] != width)
+        PyErr_SetString(PyExc_ValueError, "row_total, column_total: want an int32 for each row and column");
+    else if (!(spread = by_value(columns->buf, width)) || !(ends = malloc((size_t)(width + 1) * sizeof *ends)))
+        PyErr_NoMemory();
+    if (ends) {
+        Py_BEGIN_ALLOW_THREADS
+        Py_ssize_t runs = cut(&target.columns, 0, width, ends);
+        for (Py_ssize_t row = 0; runs && row < target.rows.length; row++) {
+            double factor = (double)((const int32_t *)rows->buf)[row] * (1 << bits);
+            int across = is_multi(&target.rows, row);
+            Py_ssize_t column = 0;
+            for (Py_ssize_t run = across ? runs - 1 : 0; run < runs; run++) {
+                if (across || is_multi(&target.columns, column))
+                    divide_run(&target, row, column, spread + column * CHANNELS, factor, narrow, ends[run] - column);
+                column = ends[run];
+            }
+        }
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&held, spread, ends);
+}
+
+static PyObject *paint(PyObject *module, PyObject *args)
+{
+    PyObject *out, *labels, *table;
+    Held held = {.count = 0};
+    Py_buffer *to, *from, *colors;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOO", &out, &labels, &table))
+        return NULL;
+    if (!(to = hold(&held, out, "out", 4, 0, "B", 1)) || !(from = hold(&held, labels, "labels", 3, 2, "B", 0)) ||
+        !(colors = hold(&held, table, "table", 2, 0, "B", 0))) {
+        return finish(&held, NULL, NULL);
+    }
+    Py_ssize_t width = from->shape[2];
+    if (to->shape[0] != from->shape[0] || to->shape[1] != from->shape[1] || to->shape[2] != width ||
+        to->shape[3] != CHANNELS || colors->shape[0] != 256 || colors->shape[1] != CHANNELS) {
+        PyErr_SetString(PyExc_ValueError, "out, labels, table: shapes do not fit");
+        return finish(&held, NULL, NULL);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    uint32_t packed[256] = {0};
+    for (int label = 0; label < 256; label++)
+        memcpy(&packed[label], (const uint8_t *)colors->buf + label * CHANNELS, CHANNELS);
+    uint8_t *pixel = to->buf;
+    for (Py_ssize_t row = 0; row < from->shape[0] * from->shape[1]; row++) {
+        const uint8_t *label = (const uint8_t *)from->buf + row / from->shape[1] * from->strides[0] +
+                               row % from->shape[1] * from->strides[1];
+        /* Four bytes at once, the fourth to be overwritten by the next pixel; not so the last of a row. */
+        for (Py_ssize_t i = 0; i + 1 < width; i++, pixel += CHANNELS)
+            memcpy(pixel, &packed[label[i]], 4);
+        if (width) {
+            memcpy(pixel, &packed[label[width - 1]], CHANNELS);
+            pixel += CHANNELS;
+        }
+    }
+    Py_END_ALLOW_THREADS
+    return finish(&held, NULL, NULL);
+}
+
+static PyMethodDef methods[] = {
+    {"add", add, METH_VARARGS, "add(image, across, down, rows, columns, patches, weights, y, x, stride, bits)"},
+    {"divide", divide, METH_VARARGS,
+     "divide(image, across, down, rows, columns, row_total, column_total, bits, narrow)"},
+    {"paint", paint, METH_VARARGS, "paint(out, labels, table)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_blend", "Blending in one pass, compiled; see accumulate.py.", 0, methods, slots,
+    NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__blend(void)
+{
+    return PyModuleDef_Init(&definition);
+}

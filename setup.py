@@ -1,0 +1,17 @@
+"""What setup.cfg cannot say: the one module that is compiled. Where there is no compiler, it is left out, and NumPy does its work."""
+
+import sys
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "safron.engine._blend",
+            ["engine/_blend.c"],
+            py_limited_api=True,
+            optional=True,
+            extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
+        )
+    ]
+)

@@ -1,0 +1,117 @@
+"""What is compiled gives the bits of the NumPy code that it stands in for, and touches no memory but its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safron.engine import accumulate, model
+from safron.engine.accumulate import Accumulator, Blend, compiled
+from safron.engine.grid import PatchGrid
+from safron.engine.plan import choose_bits
+from safron.engine.taper import Taper
+from safron.engine.window import Window
+
+needs_compiled = pytest.mark.skipif(compiled is None, reason="no C compiler was at hand on installation")
+
+
+def test_where_there_is_a_compiler_it_was_used() -> None:
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not (shutil.which("cc") and headers.is_file()):
+        pytest.skip("no C compiler, or no headers of Python")
+    assert importlib.util.find_spec("safron.engine._blend") is not None
+
+
+@needs_compiled
+@settings(deadline=None, max_examples=40)
+@given(
+    overlap=st.integers(0, 40),
+    taper=st.sampled_from(["flat", "linear", "cosine"]),
+    dtype=st.sampled_from([np.uint8, np.float16, np.float32]),
+    corner=st.tuples(st.integers(0, 90), st.integers(0, 90)),
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 80)),
+    seed=st.integers(0, 1000),
+)
+def test_compiled_and_numpy_give_the_same_bits(
+    overlap: int, taper: Any, dtype: Any, corner: Any, shape: Any, seed: int
+) -> None:
+    grid = PatchGrid(150, 170, 40, min(overlap, 39), 0)
+    bits = choose_bits(grid, Taper(taper), integral=True)
+    blend = Blend(grid, Taper(taper), 0 if dtype == np.uint8 else max(4, bits))
+    rng = np.random.default_rng(seed)
+    # Outside 0..255 too, and ties.
+    values = {job.index: np.round(rng.random((40, 40, 3)) * 300 - 20, 1) for job in grid}
+    if dtype == np.uint8:
+        values = {index: np.clip(value, 0, 255) for index, value in values.items()}
+    made = []
+    for way in (compiled, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(accumulate, "compiled", way)
+            whole = np.full((shape[0] + 3, shape[1] + 5, 3), 9, np.uint8)
+            image = whole[2:-1, 3:-2]  # rows that are not dense
+            target = Accumulator(Window(*corner, *shape), blend, image)
+            for job in grid:
+                target.add(values[job.index].astype(dtype)[None], job.write)
+            sums = target._h.copy(), target._v.copy()
+            target.finalize()
+            made.append((whole, *sums))
+    for fast, slow in zip(*made, strict=True):
+        np.testing.assert_array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("way", [pytest.param(compiled, marks=needs_compiled), None])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (2, 40, 33)])
+def test_labels_are_painted_in_their_colours(
+    way: Any, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "compiled", way)
+    rng = np.random.default_rng(0)
+    colors = rng.integers(0, 256, (256, 3), np.uint8)
+    wide = rng.integers(0, 256, (shape[0], shape[1] + 4, shape[2] + 4), np.uint8)
+    labels = wide[:, 2:-2, 2:-2]
+    np.testing.assert_array_equal(model.paint_labels(labels, colors), colors[labels])
+
+
+@needs_compiled
+def test_compiled_code_refuses_what_would_reach_beyond_an_array() -> None:
+    assert compiled is not None
+    image, across, down = (
+        np.zeros((4, 6, 3), np.uint8),
+        np.zeros((0, 6, 3), np.int32),
+        np.zeros((4, 0, 3), np.int32),
+    )
+    rows, columns = np.zeros(5, np.int32), np.zeros(7, np.int32)
+    patches, weights = np.zeros((1, 2, 2, 3), np.float32), np.ones(2, np.int32)
+    good = [image, across, down, rows, columns, patches, weights, 0, 0, 2, 4]
+    compiled.add(*good)
+    for place, bad in (
+        (0, np.zeros((4, 6, 4), np.uint8)),
+        (0, np.zeros((4, 6, 3), np.float32)),
+        (0, np.broadcast_to(np.uint8(0), (4, 6, 3))),
+        (1, np.zeros((1, 6, 3), np.int32)),
+        (2, np.zeros((4, 0, 3), np.uint16)),
+        (3, np.zeros(4, np.int32)),
+        (4, np.zeros(7, np.int64)),
+        (5, np.zeros((1, 3, 2, 3), np.float32)),
+        (5, np.zeros((1, 2, 2, 3), np.float64)),
+        (5, np.zeros((1, 2, 4, 3), np.float32)[:, :, ::2]),
+        (6, np.ones(3, np.int32)),
+        (10, 13),
+    ):
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            compiled.add(*good[:place], bad, *good[place + 1 :])
+    totals = np.ones(4, np.int32), np.ones(6, np.int32)
+    compiled.divide(*good[:5], *totals, 4, True)
+    with pytest.raises(ValueError, match="row_total"):
+        compiled.divide(*good[:5], *totals[::-1], 4, True)
+    with pytest.raises(ValueError, match="labels"):
+        compiled.paint(
+            np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 3), np.uint8), np.zeros((256, 3), np.uint8)
+        )
