@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,8 +60,6 @@ class Cluster:
 
     def rehearse(self, source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
         """Wait for a first worker, and let it run the generator once."""
-        from concurrent.futures import CancelledError
-
         future = self.client.submit(rehearse, source, plan, batch, pure=False)
         told = False
         while True:

@@ -78,7 +78,7 @@ class Target:
     def size(self) -> int | None:
         """Bytes of what stands there; None where nothing does."""
         if self.url is None:
-            return self.local.stat().st_size if os.path.lexists(self.local) and self.local.exists() else None
+            return self.local.stat().st_size if self.local.exists() else None
         try:
             fs, path = _store(self.url)
             fs.invalidate_cache()
