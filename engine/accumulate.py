@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from itertools import groupby, pairwise
 from math import prod
 from typing import Any
@@ -37,15 +38,21 @@ from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window
 
-try:
-    from . import _blend as compiled
-except ImportError:  # no C compiler was at hand
-    compiled = None  # type: ignore[assignment]
-
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
 Sums = npt.NDArray[np.uint16 | np.int32]
 Values = npt.NDArray[Any]
+
+
+def _compiled() -> Any:
+    try:
+        return import_module("safron.engine._blend")
+    except ImportError:
+        return None
+
+
+compiled = _compiled()
+"""The module that `_blend.c` was compiled to; None where no C compiler was at hand on installation."""
 
 # Outputs beyond this are a broken generator; the sums are sized so that anything inside cannot overflow.
 VALUE_LIMIT = 512

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import sys
@@ -250,6 +251,8 @@ def command(
     addresses, as s3://BUCKET/NAME.
     """
     keep_one_heap()
+    # NumPy, once it is imported, starts threads for linear algebra that spin for a tenth of a second; nothing here needs them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if isinstance(batch, Path):
         if slides is not None:
             raise click.UsageError("--batch and --slides: both name a list; give one of them")
