@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 from cases import run_program
+from safron.engine.model import load_model
 from safron.io.errors import BadInput
 from safron.training import cli, data
-from safron.training.config import PRESETS, TrainConfig, config_from_json, preset
+from safron.training.config import PRESETS, TrainConfig, config_from_json, override, preset, read_overrides
 from training_cases import one_line
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
@@ -212,6 +213,14 @@ def test_resume_is_exact(folder: Path, tmp_path: Path, bfloat16: bool) -> None:
 def test_settings_survive_json() -> None:
     for config in (*PRESETS.values(), TINY):
         assert config_from_json(config.to_json()) == config
+
+
+def test_settings_of_the_shipped_generator_are_kept() -> None:
+    # Its card has the hash of its settings: they can be trained again whatever presets become.
+    recipe = read_overrides(Path(__file__).parent.parent / "examples" / "safron-seamless.json")
+    config = override(preset("safron-seamless"), recipe, "recipe")
+    assert config.sha256() == load_model("safron-seamless").card.extra["config_sha256"]
+    assert (config.seed, config.steps) == (0, 11200)
 
 
 # Export
