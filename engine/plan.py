@@ -29,7 +29,7 @@ from safron.io.errors import BadInput
 from safron.io.pyramid import Pyramid
 from safron.io.slides import SlideSpec
 
-from .accumulate import Blend, fraction_bits
+from .accumulate import Blend, compiled, fraction_bits
 from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window
@@ -49,7 +49,7 @@ _OPTIONS = {
 }
 DEFAULT_BLOCK = 2048
 # Seams that a process keeps in memory, since the blocks that need them mostly come next.
-SEAMS_KEPT = 6
+SEAMS_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,9 @@ class RenderPlan:
         bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
         seams = 2 * self.seam_bytes
         noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
-        patch = read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * (1 if integral else 12)
+        # What ONNX Runtime gives, the batch that it is put in, and where nothing is compiled the fixed-point values.
+        image_bytes = 1 if integral else 12 if compiled is None else 8
+        patch = read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * image_bytes
         return image + labels + bands + seams + noise + self.batch * patch
 
     def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
