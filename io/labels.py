@@ -179,7 +179,9 @@ class LabelMask:
 
     def __init__(self, plane: Plane, source: str, reopen: tuple[Any, ...] | None = None) -> None:
         if 0 in plane.shape:
-            raise BadInput(f"mask {source}: it is empty ({plane.shape[0]} x {plane.shape[1]} pixels)")
+            raise BadInput(
+                f"mask {source}: it is empty ({plane.shape[0]} x {plane.shape[1]} pixels); it needs a pixel at least"
+            )
         self.plane = plane
         self.source = source
         self.shape = plane.shape

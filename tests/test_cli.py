@@ -107,7 +107,11 @@ REFUSED = [
     ExpectFail("no image", "text.txt out.tiff", ("mask text.txt: cannot read it as an image",)),
     ExpectFail("3-D", "three.zarr out.tiff", ("mask three.zarr: its shape is 2 x 150 x 130",)),
     ExpectFail("float labels", "float.zarr out.tiff", ("mask float.zarr: it holds float32",)),
-    ExpectFail("empty mask", "empty.zarr out.tiff", ("mask empty.zarr: it is empty (0 x 10 pixels)",)),
+    ExpectFail(
+        "empty mask",
+        "empty.zarr out.tiff",
+        ("mask empty.zarr: it is empty (0 x 10 pixels); it needs a pixel at least",),
+    ),
     ExpectFail("negative label", "negative.zarr out.tiff", ("value -1 at row 70, column 100", "0 to 255")),
     ExpectFail("label over 255", "over.zarr out.tiff", ("value 300 at row 70, column 100",)),
     ExpectFail(
