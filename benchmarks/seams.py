@@ -5,7 +5,7 @@
 
 The first makes one mosaic of the held-out masks in a folder of training pairs, renders it with each generator (NAME=FILE,
 with @OVERLAP where it is not 20) without loss, and sets the results under each other: what ``safron-eval seams`` measures, and
-texture distances from the real images under the same masks. Several files under one NAME are one recipe trained from several
+texture distances from the real images under the same masks, and how far a lattice of four pixels shows. Several files under one NAME are one recipe trained from several
 seeds: a further table has their means and standard deviations. The second form measures a slide that is there. Tables, then
 one line of JSON. Needs the extra "train" for the pairs.
 
@@ -40,11 +40,13 @@ HELD_OUT = 0.1  # as in training
 COLUMNS = 7
 FRAME_TILE = 96  # two down a frame, and three across where its crop leaves room
 CROP, CROPS = 32, 600
+LATTICE = 4
 DISTANCES = {
     "texture_kernel": "texture kernel",
     "texture_frechet": "texture Frechet",
     "at_seams": "crops at seams",
     "inside": "crops inside",
+    "lattice": "lattice",
 }
 PAPER = "SAFRON paper, Table II (FID of crops on overlaps): random 1387.9, patch discriminator 227.5, tile discriminator 142.8"
 
@@ -144,8 +146,22 @@ def crops_at(image: Bytes, mosaic: Mosaic, grid: SlideGrid, offset: float) -> It
                 return
 
 
+def lattice(image: Bytes) -> float:
+    """How unlike the steps between neighbouring pixels are from place to place of a lattice of `LATTICE` pixels, 1 or more.
+
+    The largest mean step over the smallest, of the worse axis. A network that halves its scale twice may leave it.
+    """
+    grey = image.astype(np.float32).mean(axis=2)
+    worst = 1.0
+    for axis in (0, 1):
+        steps = np.abs(np.diff(grey, axis=axis)).mean(axis=1 - axis)
+        means = [float(steps[place::LATTICE].mean()) for place in range(LATTICE)]
+        worst = max(worst, max(means) / min(means))
+    return worst
+
+
 def distances(image: Bytes, mosaic: Mosaic, grid: SlideGrid) -> dict[str, Any]:
-    """Texture distances from the real image: whole tiles, and crops on overlaps and inside patches."""
+    """Texture distances from the real image, of whole tiles and of crops on overlaps and inside patches; and the lattice."""
     real = texture_features(frame_tiles(mosaic.image, mosaic, mosaic.image))
     fake = texture_features(frame_tiles(image, mosaic, mosaic.image))
     first, second = standardize(real, fake)
@@ -155,6 +171,7 @@ def distances(image: Bytes, mosaic: Mosaic, grid: SlideGrid) -> dict[str, Any]:
         "texture_frechet": frechet_distance(first, second),
         "texture_kernel": kernel,
         "texture_kernel_sd": spread,
+        "lattice": lattice(image),
     }
     places = {"at_seams": grid.overlap / 2, "inside": (grid.overlap + grid.stride) / 2}
     for name, offset in places.items():
