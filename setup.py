@@ -7,11 +7,11 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "safron.engine._blend",
-            ["engine/_blend.c"],
+            "safron.engine._native",
+            ["engine/_native.c"],
             py_limited_api=True,
             optional=True,
-            extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
+            extra_compile_args=["/fp:precise"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off"],
         )
     ]
 )

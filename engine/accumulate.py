@@ -15,7 +15,7 @@ overlap hold sums::
     single  | image  |  V   | image  |
             +--------+------+--------+
 
-`_blend.c` does the same in one pass, without Python's lock, where it could be compiled on installation. The NumPy
+`_native.c` does the same in one pass, without Python's lock, where it could be compiled on installation. The NumPy
 code here says what it must do, and takes over where it is missing.
 """
 
@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from itertools import groupby, pairwise
 from math import prod
 from typing import Any
@@ -34,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
+from .compiled import compiled
 from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window
@@ -42,17 +42,6 @@ UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
 Sums = npt.NDArray[np.uint16 | np.int32]
 Values = npt.NDArray[Any]
-
-
-def _compiled() -> Any:
-    try:
-        return import_module("safron.engine._blend")
-    except ImportError:
-        return None
-
-
-compiled = _compiled()
-"""The module that `_blend.c` was compiled to; None where no C compiler was at hand on installation."""
 
 # Outputs beyond this are a broken generator; the sums are sized so that anything inside cannot overflow.
 VALUE_LIMIT = 512

@@ -21,9 +21,10 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
-from .accumulate import VALUE_LIMIT, compiled
+from .accumulate import VALUE_LIMIT
 from .adapter import check_adapter, run_adapted
 from .card import RGB, Card, Label, parse_card
+from .compiled import compiled
 from .memory import usable_cores
 
 MODELS = Path(__file__).parent / "models"

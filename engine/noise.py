@@ -12,12 +12,14 @@ channels for what varies slowly over a slide.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
+from .compiled import compiled
 from .window import Window
 
 _TABLE_BITS = 16
@@ -41,34 +43,59 @@ def _mix(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return values
 
 
-def _lattice(
+def _keys(
     seed: int, channel: int, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """Independent standard normals at integer positions: float32 [len(rows), len(columns)]."""
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    """What positions contribute to the hash, by row and by column."""
     with np.errstate(over="ignore"):
         key = _mix(np.array([seed & 0xFFFFFFFF], np.uint32)) + np.uint32(channel) * np.uint32(0x9E3779B9)
         key = _mix(key ^ np.uint32((seed >> 32) & 0xFFFFFFFF))
         by_row = _mix(rows.astype(np.uint32) + key)
         # A key of its own: with the same one, row and column 0 would cancel and see one value for every seed.
-        by_column = _mix(columns.astype(np.uint32) + _mix(key + np.uint32(0x85EBCA6B)))
+        return by_row, _mix(columns.astype(np.uint32) + _mix(key + np.uint32(0x85EBCA6B)))
+
+
+def _white(
+    out: npt.NDArray[np.float32],
+    seed: int,
+    channel: int,
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+) -> None:
+    """Put independent standard normals of integer positions into `out`, float32 [len(rows), len(columns)]."""
+    by_row, by_column = _keys(seed, channel, rows, columns)
+    if compiled is not None:
+        compiled.white(out, by_row, by_column, _normal_table())
+        return
+    with np.errstate(over="ignore"):
         mixed = _mix(by_row[:, None] ^ by_column[None, :])
-    normals: npt.NDArray[np.float32] = _normal_table()[mixed >> np.uint32(32 - _TABLE_BITS)]
-    return normals
+    out[:] = _normal_table()[mixed >> np.uint32(32 - _TABLE_BITS)]
 
 
-def _spline(start: int, length: int, scale: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Lattice indices [n] under ``[start, start + length)`` and unit-variance weights [length, n]."""
-    position = np.arange(start, start + length)
-    cell, t = np.divmod(position, scale)
+@dataclass(frozen=True)
+class _Spline:
+    """How pixels along one axis mix the lattice nodes under them.
+
+    Attributes
+    ----------
+    nodes : positions in the lattice, [n].
+    first : of the four nodes of each pixel, the first's place in `nodes`, int32 [length].
+    weights : of these four, of unit variance, float32 [4, length].
+    """
+
+    nodes: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+
+def _spline(start: int, length: int, scale: int) -> _Spline:
+    """Mix nodes `scale` pixels apart into the pixels ``[start, start + length)``."""
+    cell, t = np.divmod(np.arange(start, start + length), scale)
     t = (t / scale).astype(np.float64)
-    basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1)
-    basis /= np.sqrt((basis**2).sum(axis=1, keepdims=True))
-    first = int(cell[0]) - 1
-    nodes = np.arange(first, int(cell[-1]) + 3)
-    weights = np.zeros((length, len(nodes)), np.float32)
-    for k in range(4):
-        weights[np.arange(length), cell - 1 + k - first] = basis[:, k]
-    return nodes, weights
+    basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
+    basis /= np.sqrt((basis**2).sum(axis=0))
+    nodes = np.arange(int(cell[0]) - 1, int(cell[-1]) + 3)
+    return _Spline(nodes, (cell - cell[0]).astype(np.int32), basis.astype(np.float32))
 
 
 def normal_noise(window: Window, *, seed: int, scales: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -96,29 +123,27 @@ def normal_noise(window: Window, *, seed: int, scales: Sequence[int]) -> npt.NDA
         if scale == 1:
             rows = np.arange(window.y, window.y_stop, dtype=np.int64)
             columns = np.arange(window.x, window.x_stop, dtype=np.int64)
-            noise[channel] = _lattice(seed, channel, rows, columns)
+            _white(noise[channel], seed, channel, rows, columns)
         else:
-            noise[channel] = _smooth(seed, channel, window, scale)
+            _smooth(noise[channel], seed, channel, window, scale)
     return noise
 
 
-def _smooth(seed: int, channel: int, window: Window, scale: int) -> npt.NDArray[np.float32]:
-    """One smooth channel, summed node by node so that no matrix product's blocking can change a bit."""
-    rows, row_weights = _spline(window.y, window.height, scale)
-    columns, column_weights = _spline(window.x, window.width, scale)
-    lattice = _lattice(seed, channel, rows, columns)
-    down = _weighted_sum(row_weights, lattice)
-    return np.ascontiguousarray(_weighted_sum(column_weights, np.ascontiguousarray(down.T)).T)
+def _smooth(out: npt.NDArray[np.float32], seed: int, channel: int, window: Window, scale: int) -> None:
+    """Put a smooth channel into `out`, summed node by node so that no matrix product's blocking can change a bit."""
+    rows, columns = _spline(window.y, window.height, scale), _spline(window.x, window.width, scale)
+    lattice = np.empty((len(rows.nodes), len(columns.nodes)), np.float32)
+    _white(lattice, seed, channel, rows.nodes, columns.nodes)
+    if compiled is not None:
+        compiled.smooth(out, lattice, rows.first, rows.weights, columns.first, columns.weights)
+        return
+    down = _weighted_sum(rows, lattice)
+    out[:] = _weighted_sum(columns, np.ascontiguousarray(down.T)).T
 
 
-def _weighted_sum(
-    weights: npt.NDArray[np.float32], nodes: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    """``weights [length, n] @ nodes [n, m]``, always added in node order."""
-    total = np.zeros((weights.shape[0], nodes.shape[1]), np.float32)
-    for k in range(weights.shape[1]):
-        used = np.flatnonzero(weights[:, k])
-        if used.size:
-            lo, hi = used[0], used[-1] + 1
-            total[lo:hi] += weights[lo:hi, k, None] * nodes[k]
+def _weighted_sum(spline: _Spline, lattice: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Mix nodes [n, m] into pixels [length, m], the four of each always added in their order."""
+    total = spline.weights[0, :, None] * lattice[spline.first]
+    for k in range(1, 4):
+        total += spline.weights[k, :, None] * lattice[spline.first + k]
     return total

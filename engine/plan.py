@@ -29,7 +29,8 @@ from safron.io.errors import BadInput
 from safron.io.pyramid import Pyramid
 from safron.io.slides import SlideSpec
 
-from .accumulate import Blend, compiled, fraction_bits
+from .accumulate import Blend, fraction_bits
+from .compiled import compiled
 from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from safron.engine import accumulate, model
 from safron.engine.accumulate import Accumulator, Blend
+from safron.engine.compiled import compiled
 from safron.engine.grid import PatchGrid
 from safron.engine.plan import choose_bits
 from safron.engine.taper import Taper
 from safron.engine.window import Window
 
 GRID = PatchGrid(150, 170, 64, 20, 0)
-COMPILED = pytest.mark.skipif(accumulate.compiled is None, reason="no C compiler was at hand on installation")
+COMPILED = pytest.mark.skipif(compiled is None, reason="no C compiler was at hand on installation")
 
 
 @pytest.fixture(params=["NumPy", pytest.param("compiled", marks=COMPILED)], autouse=True)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safron.engine import accumulate, model
-from safron.engine.accumulate import Accumulator, Blend, compiled
+from safron.engine import accumulate, model, noise
+from safron.engine.accumulate import Accumulator, Blend
+from safron.engine.compiled import compiled
 from safron.engine.grid import PatchGrid
 from safron.engine.plan import choose_bits
 from safron.engine.taper import Taper
@@ -26,7 +27,7 @@ def test_where_there_is_a_compiler_it_was_used() -> None:
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (shutil.which("cc") and headers.is_file()):
         pytest.skip("no C compiler, or no headers of Python")
-    assert importlib.util.find_spec("safron.engine._blend") is not None
+    assert importlib.util.find_spec("safron.engine._native") is not None
 
 
 @needs_compiled
@@ -115,3 +116,51 @@ def test_compiled_code_refuses_what_would_reach_beyond_an_array() -> None:
         compiled.paint(
             np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 3), np.uint8), np.zeros((256, 3), np.uint8)
         )
+
+
+@needs_compiled
+@given(
+    corner=st.tuples(st.integers(-(2**40), 2**40), st.integers(-300, 300)),
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 90)),
+    seed=st.integers(0, 2**64 - 1),
+    scale=st.sampled_from([1, 2, 7, 32, 500]),
+)
+@settings(deadline=None)
+def test_noise_has_the_same_bits(corner: Any, shape: Any, seed: int, scale: int) -> None:
+    window = Window(*corner, *shape)
+    fast = noise.normal_noise(window, seed=seed, scales=[scale, 1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise, "compiled", None)
+        slow = noise.normal_noise(window, seed=seed, scales=[scale, 1])
+    np.testing.assert_array_equal(fast.view(np.uint32), slow.view(np.uint32))
+
+
+@needs_compiled
+def test_compiled_noise_refuses_what_would_reach_beyond_an_array() -> None:
+    assert compiled is not None
+    out, keys, table = np.zeros((3, 5), np.float32), np.zeros(3, np.uint32), np.zeros(1 << 16, np.float32)
+    compiled.white(out, keys, np.zeros(5, np.uint32), table)
+    for bad in (
+        (out, keys, keys, table),
+        (out, keys, np.zeros(5, np.uint64), table),
+        (out.astype(float), keys, np.zeros(5, np.uint32), table),
+        (out, keys, np.zeros(5, np.uint32), table[1:]),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            compiled.white(*bad)
+    lattice = np.zeros((6, 4), np.float32)
+    good = [out, lattice, np.array([0, 1, 2], np.int32), np.zeros((4, 3), np.float32)]
+    good += [np.zeros(5, np.int32), np.zeros((4, 5), np.float32)]
+    compiled.smooth(*good)
+    for place, wrong in (
+        (0, np.zeros((3, 6), np.float32)),
+        (1, lattice[:, :3]),
+        (1, lattice[:5]),
+        (2, np.array([0, 1, 3], np.int32)),
+        (2, np.array([-1, 1, 2], np.int32)),
+        (3, np.zeros((3, 3), np.float32)),
+        (4, np.zeros(5, np.int64)),
+        (5, np.zeros((4, 4), np.float32)),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            compiled.smooth(*good[:place], wrong, *good[place + 1 :])

@@ -1,7 +1,7 @@
-/* Blending of overlapping patches, compiled: what the NumPy code of accumulate.py does, in one pass over each patch
- * and without Python's lock. accumulate.py says what the numbers mean and must give the same bits; tests compare both.
+/* What NumPy code of accumulate.py, noise.py and model.py does, in one pass and without Python's lock. That code says what the
+ * numbers mean, and must give the same bits; tests compare both.
  *
- * Values are taken on a grid of 2**-bits grey levels. Adding 1.5 * 2**23 to a float (1.5 * 2**52 to a double) of less
+ * Values of patches are taken on a grid of 2**-bits grey levels. Adding 1.5 * 2**23 to a float (1.5 * 2**52 to a double) of less
  * than half that size leaves its nearest whole number, ties to even, in the low bits: the compiler turns that into
  * vector instructions of any processor, and rint() into a call.
  */
@@ -398,22 +398,140 @@ static PyObject *paint(PyObject *module, PyObject *args)
     return finish(&held, NULL, NULL);
 }
 
+/* Noise: see noise.py. Multiply-adds must not be fused there (setup.py), or bits would depend on the processor. */
+
+VECTORIZED
+static void white_row(float *to, const uint32_t *by_column, uint32_t by_row, const float *table, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        uint32_t value = by_row ^ by_column[i];
+        value = (value ^ value >> 16) * 0x45D9F3Bu;
+        value = (value ^ value >> 16) * 0x45D9F3Bu;
+        to[i] = table[(value ^ value >> 16) >> 16];
+    }
+}
+
+static PyObject *white(PyObject *module, PyObject *args)
+{
+    PyObject *out, *row_keys, *column_keys, *quantiles;
+    Held held = {.count = 0};
+    Py_buffer *to, *rows, *columns, *table;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOOO", &out, &row_keys, &column_keys, &quantiles))
+        return NULL;
+    if (!(to = hold(&held, out, "out", 2, 0, "f", 1)) || !(rows = hold(&held, row_keys, "row_keys", 1, 0, "IL", 0)) ||
+        !(columns = hold(&held, column_keys, "column_keys", 1, 0, "IL", 0)) ||
+        !(table = hold(&held, quantiles, "quantiles", 1, 0, "f", 0)))
+        return finish(&held, NULL, NULL);
+    if (rows->itemsize != 4 || columns->itemsize != 4 || to->shape[0] != rows->shape[0] ||
+        to->shape[1] != columns->shape[0] || table->shape[0] != 1 << 16) {
+        PyErr_SetString(PyExc_ValueError, "out, row_keys, column_keys, quantiles: shapes or types do not fit");
+        return finish(&held, NULL, NULL);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t row = 0; row < to->shape[0]; row++)
+        white_row((float *)to->buf + row * to->shape[1], columns->buf, ((const uint32_t *)rows->buf)[row], table->buf,
+                  to->shape[1]);
+    Py_END_ALLOW_THREADS
+    return finish(&held, NULL, NULL);
+}
+
+/* Four weights, [4, length], of the lattice nodes that begin at `first`. */
+typedef struct {
+    const int32_t *first;
+    const float *weights;
+    Py_ssize_t length;
+} Spline;
+
+static int hold_spline(Held *held, PyObject *first, PyObject *weights, Py_ssize_t nodes, Spline *spline)
+{
+    Py_buffer *starts = hold(held, first, "first", 1, 0, "il", 0);
+    Py_buffer *values = starts ? hold(held, weights, "weights", 2, 0, "f", 0) : NULL;
+    if (!values)
+        return 0;
+    *spline = (Spline){starts->buf, values->buf, starts->shape[0]};
+    int good = starts->itemsize == 4 && values->shape[0] == 4 && values->shape[1] == spline->length;
+    for (Py_ssize_t i = 0; good && i < spline->length; i++)
+        good = spline->first[i] >= 0 && spline->first[i] + 4 <= nodes;
+    if (!good)
+        PyErr_SetString(PyExc_ValueError, "first, weights: shapes, types or nodes do not fit the lattice");
+    return good;
+}
+
+VECTORIZED
+static void mix_nodes(float *to, const float *a, const float *b, const float *c, const float *d, const float *weights,
+                      Py_ssize_t step, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        to[i] = weights[0] * a[i] + weights[step] * b[i] + weights[2 * step] * c[i] + weights[3 * step] * d[i];
+}
+
+VECTORIZED
+static void mix_run(float *to, const float *nodes, const float *weights, Py_ssize_t step, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        to[i] = weights[i] * nodes[0] + weights[step + i] * nodes[1] + weights[2 * step + i] * nodes[2] +
+                weights[3 * step + i] * nodes[3];
+}
+
+static PyObject *smooth(PyObject *module, PyObject *args)
+{
+    PyObject *out, *lattice, *row_first, *row_weights, *column_first, *column_weights;
+    Held held = {.count = 0};
+    Py_buffer *to, *nodes;
+    Spline rows, columns;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOOOOO", &out, &lattice, &row_first, &row_weights, &column_first, &column_weights))
+        return NULL;
+    if (!(to = hold(&held, out, "out", 2, 0, "f", 1)) || !(nodes = hold(&held, lattice, "lattice", 2, 0, "f", 0)) ||
+        !hold_spline(&held, row_first, row_weights, nodes->shape[0], &rows) ||
+        !hold_spline(&held, column_first, column_weights, nodes->shape[1], &columns))
+        return finish(&held, NULL, NULL);
+    Py_ssize_t across = nodes->shape[1];
+    float *down = NULL;
+    if (to->shape[0] != rows.length || to->shape[1] != columns.length)
+        PyErr_SetString(PyExc_ValueError, "out: its shape does not fit the weights");
+    else if (!(down = malloc((size_t)across * sizeof *down)))
+        PyErr_NoMemory();
+    if (down) {
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t row = 0; row < rows.length; row++) {
+            const float *top = (const float *)nodes->buf + rows.first[row] * across;
+            mix_nodes(down, top, top + across, top + 2 * across, top + 3 * across, rows.weights + row, rows.length,
+                      across);
+            for (Py_ssize_t start = 0, stop; start < columns.length; start = stop) {
+                stop = start + 1;
+                while (stop < columns.length && columns.first[stop] == columns.first[start])
+                    stop++;
+                mix_run((float *)to->buf + row * columns.length + start, down + columns.first[start],
+                        columns.weights + start, columns.length, stop - start);
+            }
+        }
+        Py_END_ALLOW_THREADS
+    }
+    free(down);
+    return finish(&held, NULL, NULL);
+}
+
 static PyMethodDef methods[] = {
     {"add", add, METH_VARARGS, "add(image, across, down, rows, columns, patches, weights, y, x, stride, bits)"},
     {"divide", divide, METH_VARARGS,
      "divide(image, across, down, rows, columns, row_total, column_total, bits, narrow)"},
     {"paint", paint, METH_VARARGS, "paint(out, labels, table)"},
+    {"white", white, METH_VARARGS, "white(out, row_keys, column_keys, quantiles)"},
+    {"smooth", smooth, METH_VARARGS,
+     "smooth(out, lattice, row_first, row_weights, column_first, column_weights)"},
     {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_blend", "Blending in one pass, compiled; see accumulate.py.", 0, methods, slots,
+    PyModuleDef_HEAD_INIT, "_native", "Blending and noise, compiled; see accumulate.py and noise.py.", 0, methods, slots,
     NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit__blend(void)
+PyMODINIT_FUNC PyInit__native(void)
 {
     return PyModuleDef_Init(&definition);
 }
