@@ -50,7 +50,7 @@ _OPTIONS = {
 }
 DEFAULT_BLOCK = 2048
 # Seams that a process keeps in memory, since the blocks that need them mostly come next.
-SEAMS_KEPT = 4
+SEAMS_KEPT = 3
 
 
 @dataclass(frozen=True)

@@ -152,12 +152,12 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
 
 
 def _heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
-    """How much heap a render works with: what was measured stayed a sixteenth below its bound."""
+    """How much heap a render works with at most."""
     image = 3 * plan.block**2
     apart = workers * image if image > LARGEST else 0
     rows, columns = plan.block_shape
     busy = min(1.0, rows * columns / workers)
-    return int(busy * (working - apart)) * 15 // 16 + SYNC_BYTES
+    return int(busy * (working - apart)) + SYNC_BYTES
 
 
 def choose_batch(batch: int | None, model: PatchModel) -> int:
