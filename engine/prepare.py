@@ -39,7 +39,7 @@ log = logging.getLogger("safron")
 # Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
 LATE_BYTES = 96 << 20
 # Tiles that wait to be written and made durable together.
-SYNC_BYTES = 16 << 20
+SYNC_BYTES = 8 << 20
 GPU_BATCH = 32
 # Enough for one worker to keep many cores busy; a CPU runs patches apart, and gains nothing else by it.
 CPU_BATCH = 8
