@@ -272,10 +272,9 @@ class Accumulator:
         """
         y, x = first.y - self.window.y, first.x - self.window.x
         if compiled is not None and (patches.dtype == np.uint8 or self.blend.sum_dtype == np.int32):
-            if patches.dtype != np.uint8:
-                patches = patches.astype(np.float32, copy=False)
+            dense = np.ascontiguousarray(patches, np.uint8 if patches.dtype == np.uint8 else np.float32)
             stride = self.blend.grid.columns.stride
-            compiled.add(*self._parts(), patches, self._weights, y, x, stride, self.blend.bits)
+            compiled.add(*self._parts(), dense, self._weights, y, x, stride, self.blend.bits)
         else:
             self._add(self.blend.encode(patches), y, x)
 

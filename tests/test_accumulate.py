@@ -79,6 +79,15 @@ def test_patches_side_by_side_are_added_as_one_by_one(taper: Any, overlap: int) 
     np.testing.assert_array_equal(single.finalize(), rows.finalize())
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_patches_may_lie_in_memory_as_they_like(dtype: Any) -> None:
+    blend, values = Blend(GRID, Taper("linear"), 0 if dtype == np.uint8 else 9), patches(dtype)
+    planes = {index: np.ascontiguousarray(value.transpose(2, 0, 1)) for index, value in values.items()}
+    order = [job.index for job in GRID]
+    turned = {index: value.transpose(1, 2, 0) for index, value in planes.items()}
+    np.testing.assert_array_equal(image_of(blend, order, values), image_of(blend, order, turned))
+
+
 def test_ties_go_to_even_and_values_are_clipped_once() -> None:
     grid = PatchGrid(2, 3, 2, 1, 0)
     blend = Blend(grid, Taper("flat"), 4)
