@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,15 +42,25 @@ def test_it_gives_what_zarr_gives(array: zarr.Array[Any]) -> None:
     assert not any("ThreadPool" in name for name in own), own
 
 
-def test_it_does_so_on_many_threads_and_where_a_loop_runs_already(array: zarr.Array[Any]) -> None:
+def test_it_does_so_on_many_threads_and_where_a_loop_runs_already(
+    array: zarr.Array[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = array[:]
+    loops: list[asyncio.AbstractEventLoop] = []
+    make = asyncio.new_event_loop
+
+    def recorded() -> asyncio.AbstractEventLoop:
+        loops.append(make())
+        return loops[-1]
 
     def read(index: tuple[Any, ...]) -> bool:
         return bool((read_here(array, index) == whole[index]).all())
 
-    with ThreadPoolExecutor(3) as threads:
+    with monkeypatch.context() as patch, ThreadPoolExecutor(3) as threads:
+        patch.setattr(asyncio, "new_event_loop", recorded)
         assert all(threads.map(read, INDICES * 20))
-    gc.collect()  # loops of threads that ended are closed: a warning would fail this test
+    assert loops
+    assert all(loop.is_closed() for loop in loops), "their threads have ended"
 
     async def in_a_notebook() -> bool:
         return read(INDICES[1])
