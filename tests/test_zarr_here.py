@@ -65,7 +65,10 @@ def test_it_does_so_on_many_threads_and_where_a_loop_runs_already(
     async def in_a_notebook() -> bool:
         return read(INDICES[1])
 
-    assert asyncio.run(in_a_notebook())
+    with ThreadPoolExecutor(
+        1
+    ) as threads:  # not here: it would drop the loop that other tests' libraries left this thread
+        assert threads.submit(asyncio.run, in_a_notebook()).result()
 
 
 def test_a_damaged_chunk_fails_and_the_next_read_works(tmp_path: Path) -> None:
