@@ -312,13 +312,13 @@ class RenderPlan:
 
     @cached_property
     def seam_capacity(self) -> tuple[int, int]:
-        """Pixel values, and sums, that are enough for the seams of any block."""
+        """Pixel values, and sums, that are enough for the seams of any block; one at least, for Blosc unpacks no fewer."""
         rows, columns = self._seam_sizes
         right = (rows.owned.max(axis=0), columns.crossing.max(axis=0))
         below = (rows.crossing.max(axis=0), columns.beside.max(axis=0))
         pixels = 3 * sum(int(down[0] * across[0]) for down, across in (right, below))
         sums = 3 * sum(int(down[1] * across[0] + down[0] * across[1]) for down, across in (right, below))
-        return pixels, sums
+        return max(1, pixels), max(1, sums)
 
     @property
     def seam_bytes(self) -> int:

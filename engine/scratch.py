@@ -196,8 +196,8 @@ class Scratch:
         """Make room for one kind of seam values of all blocks; nothing is stored before it is written."""
         zarr.create_array(
             self._place(f"seams/{name}"),
-            shape=(*plan.block_shape, max(1, capacity)),
-            chunks=(1, 1, max(1, capacity)),
+            shape=(*plan.block_shape, capacity),
+            chunks=(1, 1, capacity),
             dtype=dtype,
             **_stored_as(dtype),
         )
