@@ -479,13 +479,12 @@ def read_overrides(path: Path) -> dict[str, Any]:
 def _read_yaml(text: str) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """PyYAML's, in which 1e-4 is a number, as in YAML 1.2, and not text."""
-
+    # PyYAML's own safe loader, but for 1e-4, which is a number, as in YAML 1.2, and not text.
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
     number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     try:
-        return yaml.load(text, Loader)  # a safe loader
+        return yaml.load(text, loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
 
