@@ -133,7 +133,7 @@ def _option(
     "Patches a call of the generator; anything but a number is taken for --slides.",
     "N|CSV",
     callback=_batch,
-    shown="1 on a CPU, 32 on CUDA",
+    shown="8 on a CPU, 32 on CUDA",
 )
 @_option("--workers", "Blocks in work at a time.", "N", type=int)
 @_option(

@@ -24,7 +24,7 @@ class RenderOptions:
     taper : blend weights: "flat" (plain mean), "linear" or "cosine".
     seed : of the noise.
     block : pixels a side of one task, a multiple of `tiff_tile`; None is 2048.
-    batch : patches a call; None takes 1 on a CPU, 32 on CUDA.
+    batch : patches a call; None takes 8 on a CPU, 32 on CUDA.
     workers : blocks in work at a time; of no effect where `scheduler` or `cluster` say who works.
     executor : "threads" of this process or worker "processes"; "auto" is processes where several GPUs can share the
         work, else threads.
