@@ -1,13 +1,15 @@
 """How well do generators hide their patches, on masks of slides that they have not seen?
 
-    python benchmarks/seams.py PAIRS tile=tile.onnx ours=ours.onnx none=overlap0.onnx@0 --tile 64
+    python benchmarks/seams.py PAIRS tile=tile.onnx ours=ours.onnx none=overlap0.onnx@0 random --tile 64
     python benchmarks/seams.py --slide slide.tiff --mask mask.zarr --model safron-seamless
 
 The first makes one mosaic of the held-out masks in a folder of training pairs, renders it with each generator (NAME=FILE,
-with @OVERLAP where it is not 20) without loss, and sets the results under each other: what ``safron-eval seams`` measures, and
-texture distances from the real images under the same masks, and how far a lattice of four pixels shows. Several files under one NAME are one recipe trained from several
-seeds: a further table has their means and standard deviations. The second form measures a slide that is there. Tables, then
-one line of JSON. Needs the extra "train" for the pairs.
+with @OVERLAP where it is not 20) without loss, and sets the results under each other: what ``safron-eval seams`` measures,
+texture distances from the real images under the same masks, of tiles and of crops on overlaps (Table II of the SAFRON paper
+has the FID of such), and how far a lattice of four pixels shows. Several files under one NAME are one recipe trained from
+several seeds: a further table has their means and standard deviations. ``random`` and ``real`` in a generator's place are
+controls: noise, and real tissue of other places. The second form measures a slide that is there. Tables, then one line of
+JSON. Needs the extra "train" for the pairs.
 
 The mosaic has edges of its own, where frames meet. Frames are cropped so that those edges fall on no patch edge.
 """
@@ -17,8 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
@@ -39,19 +41,32 @@ Bytes = npt.NDArray[np.uint8]
 HELD_OUT = 0.1  # as in training
 COLUMNS = 7
 FRAME_TILE = 96  # two down a frame, and three across where its crop leaves room
-CROP, CROPS = 32, 600
+PAPER_CROP, CROPS = 76, 5000  # the paper's, in Table II
+CROP = 32  # for patches of 64 pixels, where 76 reach the next overlaps
 LATTICE = 4
+CONTROLS = ("random", "real")
 DISTANCES = {
     "texture_kernel": "texture kernel",
     "texture_frechet": "texture Frechet",
-    "at_seams": "crops at seams",
-    "inside": "crops inside",
+    "overlaps_frechet": "overlaps, Frechet",
+    "overlaps_kernel": "overlaps, kernel",
+    "narrow_frechet": "narrow, Frechet",
+    "narrow_kernel": "narrow, kernel",
+    "inside_kernel": "inside, kernel",
     "lattice": "lattice",
 }
 PAPER = "SAFRON paper, Table II (FID of crops on overlaps): random 1387.9, patch discriminator 227.5, tile discriminator 142.8"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Held-out frames: images [y, x, 3] and labels [y, x] of one size."""
+
+    images: list[Bytes]
+    labels: list[Bytes]
+
+
+@dataclass(frozen=True, eq=False)
 class Mosaic:
     """Held-out frames side by side: labels [y, x], real image [y, x, 3], and the first pixel of each row and column."""
 
@@ -61,12 +76,12 @@ class Mosaic:
     columns: tuple[int, ...]
 
 
-def read_frames(folder: Path, cache: Path) -> tuple[list[Bytes], list[Bytes]]:
+def read_frames(folder: Path, prepared: Path) -> Frames:
     """Images and labels of the slides that training keeps aside, prepared as for training, 1 um a pixel."""
     from safron.training.data import prepare, split
 
-    held = split(prepare(folder, cache), HELD_OUT)[1]
-    return list(held.images), list(held.labels)
+    held = split(prepare(folder, prepared), HELD_OUT)[1]
+    return Frames(list(held.images), list(held.labels))
 
 
 def clear_pitch(longest: int, count: int, zoom: float, grid: SlideGrid) -> int:
@@ -86,12 +101,13 @@ def _distance(edge: int, phase: int, stride: int) -> int:
     return min((edge - phase) % stride, (phase - edge) % stride)
 
 
-def make_mosaic(images: list[Bytes], labels: list[Bytes], mpp: float, grid: SlideGrid) -> Mosaic:
+@cache
+def make_mosaic(held: Frames, mpp: float, grid: SlideGrid) -> Mosaic:
     """Lay frames out side by side and bring them to `mpp`, as training does."""
-    count, zoom = len(images) // COLUMNS, 1.0 / mpp
+    count, zoom = len(held.images) // COLUMNS, 1.0 / mpp
     height, width = (
         clear_pitch(side, number, zoom, grid)
-        for side, number in zip(images[0].shape, (count, COLUMNS), strict=False)
+        for side, number in zip(held.images[0].shape, (count, COLUMNS), strict=False)
     )
 
     def lay(frames: list[Bytes], how: int) -> Bytes:
@@ -106,8 +122,8 @@ def make_mosaic(images: list[Bytes], labels: list[Bytes], mpp: float, grid: Slid
         return np.asarray(whole if zoom == 1 else cv2.resize(whole, size, interpolation=how), np.uint8)
 
     return Mosaic(
-        lay(labels, cv2.INTER_NEAREST),
-        lay(images, cv2.INTER_AREA),
+        lay(held.labels, cv2.INTER_NEAREST),
+        lay(held.images, cv2.INTER_AREA),
         tuple(round(index * height * zoom) for index in range(count + 1)),
         tuple(round(index * width * zoom) for index in range(COLUMNS + 1)),
     )
@@ -126,24 +142,43 @@ def frame_tiles(image: Bytes, mosaic: Mosaic, where: Bytes) -> list[Bytes]:
     return tiles
 
 
-def crops_at(image: Bytes, mosaic: Mosaic, grid: SlideGrid, offset: float) -> Iterable[Bytes]:
-    """Crops of tissue inside frames, centred on lines `offset` pixels behind each patch's start, down and across."""
-    rng, found = np.random.default_rng(0), 0
+def crop_places(mosaic: Mosaic, grid: SlideGrid, offset: float, side: int) -> list[tuple[int, int]]:
+    """First pixels (y, x) of crops inside frames, centred on lines `offset` pixels behind patches' starts, down and across.
+
+    They depend on the real image alone, where they are tissue: the same places for it and for every generator of a grid.
+    """
+    rng = np.random.default_rng(0)
+    places: list[tuple[int, int]] = []
     for _ in range(50 * CROPS):
-        y, x = (int(rng.integers(0, side - CROP)) for side in image.shape[:2])
+        y, x = (int(rng.integers(0, length - side)) for length in mosaic.labels.shape)
         axis = int(rng.integers(2))
-        line = round((rng.integers(0, image.shape[axis] // grid.stride)) * grid.stride + offset - CROP / 2)
+        line = round(
+            rng.integers(0, mosaic.labels.shape[axis] // grid.stride) * grid.stride + offset - side / 2
+        )
         y, x = (line, x) if axis == 0 else (y, line)
         inside = all(
-            any(first <= place and place + CROP <= last for first, last in pairwise(edges))
+            any(first <= place and place + side <= last for first, last in pairwise(edges))
             for place, edges in ((y, mosaic.rows), (x, mosaic.columns))
         )
-        crop = image[max(0, y) : y + CROP, max(0, x) : x + CROP]
-        if inside and crop.shape[:2] == (CROP, CROP) and find_tissue(crop).mean() > 0.5:
-            found += 1
-            yield crop
-            if found == CROPS:
-                return
+        if inside and find_tissue(mosaic.image[y : y + side, x : x + side]).mean() > 0.5:
+            places.append((y, x))
+            if len(places) == CROPS:
+                break
+    return places
+
+
+def crop_features(image: Bytes, places: list[tuple[int, int]], side: int) -> npt.NDArray[np.float64]:
+    """Texture features of the crops of `image` that start at `places`."""
+    return texture_features(image[y : y + side, x : x + side] for y, x in places)
+
+
+@cache
+def real_crops(
+    mosaic: Mosaic, grid: SlideGrid, offset: float, side: int
+) -> tuple[list[tuple[int, int]], npt.NDArray[np.float64]]:
+    """Places of crops and the real image's features there, once for all generators of a grid."""
+    places = crop_places(mosaic, grid, offset, side)
+    return places, crop_features(mosaic.image, places, side)
 
 
 def lattice(image: Bytes) -> float:
@@ -160,37 +195,58 @@ def lattice(image: Bytes) -> float:
     return worst
 
 
+def crop_distances(image: Bytes, mosaic: Mosaic, grid: SlideGrid) -> dict[str, Any]:
+    """Distances of crops centred on overlaps, as in the paper's Table II, and of narrow ones there and amid patches."""
+    middle = grid.overlap / 2
+    found: dict[str, Any] = {}
+    for name, offset, side in (
+        ("overlaps", middle, PAPER_CROP),
+        ("narrow", middle, CROP),
+        ("inside", middle + grid.stride / 2, CROP),
+    ):
+        places, real = real_crops(mosaic, grid, offset, side)
+        pair = standardize(real, crop_features(image, places, side))
+        found |= {
+            f"{name}_crops": len(places),
+            f"{name}_frechet": frechet_distance(*pair),
+            f"{name}_kernel": kernel_distance(*pair)[0],
+        }
+    return found
+
+
 def distances(image: Bytes, mosaic: Mosaic, grid: SlideGrid) -> dict[str, Any]:
     """Texture distances from the real image, of whole tiles and of crops on overlaps and inside patches; and the lattice."""
     real = texture_features(frame_tiles(mosaic.image, mosaic, mosaic.image))
     fake = texture_features(frame_tiles(image, mosaic, mosaic.image))
     first, second = standardize(real, fake)
     kernel, spread = kernel_distance(first, second)
-    found: dict[str, Any] = {
+    return {
         "tiles": len(real),
         "texture_frechet": frechet_distance(first, second),
         "texture_kernel": kernel,
         "texture_kernel_sd": spread,
         "lattice": lattice(image),
-    }
-    places = {"at_seams": grid.overlap / 2, "inside": (grid.overlap + grid.stride) / 2}
-    for name, offset in places.items():
-        there, made = (
-            texture_features(crops_at(part, mosaic, grid, offset)) for part in (mosaic.image, image)
-        )
-        found[name] = kernel_distance(*standardize(there, made))[0]
-    return found
+    } | crop_distances(image, mosaic, grid)
 
 
-def measure(
-    spec: str, folder: Path, frames: tuple[list[Bytes], list[Bytes]], tile: int | None
-) -> dict[str, Any]:
-    """Render the mosaic with one generator, NAME=FILE[@OVERLAP], and measure the slide."""
+def control(name: str, mosaic: Mosaic) -> Bytes:
+    """An image to set the scale: every value by chance (`random`), or the real tissue of other places, mirrored (`real`)."""
+    if name == "real":
+        return np.ascontiguousarray(mosaic.image[:, ::-1])
+    return np.random.default_rng(0).integers(0, 256, mosaic.image.shape, np.uint8)
+
+
+def measure(spec: str, folder: Path, frames: Frames, tile: int | None) -> dict[str, Any]:
+    """Render the mosaic with one generator, NAME=FILE[@OVERLAP], and measure the slide; or measure a control."""
+    if spec in CONTROLS:
+        grid = SlideGrid(tile or 256, 20)
+        mosaic = make_mosaic(frames, 1.0, grid)
+        return {"name": spec, "report": None, **distances(control(spec, mosaic), mosaic, grid)}
     name, _, rest = spec.partition("=")
     file, _, overlap = rest.partition("@")
     model = load_model(file, device="cpu")
     grid = SlideGrid(tile or model.card.tile, int(overlap or 20))
-    mosaic = make_mosaic(*frames, model.card.mpp or 1.0, grid)
+    mosaic = make_mosaic(frames, model.card.mpp or 1.0, grid)
     out = folder / f"{name}-{Path(file).stem}.tiff"
     options: dict[str, Any] = {"tile": grid.tile, "overlap": grid.overlap, "compression": "deflate"}
     render(mosaic.labels, out, model=model, overwrite=True, **options)
@@ -212,7 +268,7 @@ def over_seeds(results: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["recipe", "seeds", "mismatch", "z", "boundary", *DISTANCES.values()]]
     for name in dict.fromkeys(result["name"] for result in results):
         same = [result for result in results if result["name"] == name]
-        reports: list[SeamReport] = [result["report"] for result in same]
+        reports: list[SeamReport] = [result["report"] for result in same if result["report"]]
         columns: list[list[float | None]] = [
             [report.mismatch.mean if report.mismatch else None for report in reports],
             [report.gradients.z for report in reports],
@@ -225,16 +281,23 @@ def over_seeds(results: list[dict[str, Any]]) -> list[list[str]]:
 
 def show(results: list[dict[str, Any]]) -> None:
     """Print the tables and the line of JSON."""
-    reports: list[SeamReport] = [result["report"] for result in results]
-    for line in seam_table(reports, [result["name"] for result in results]):
+    rendered = [result for result in results if result["report"]]
+    for line in seam_table(
+        [result["report"] for result in rendered], [result["name"] for result in rendered]
+    ):
         print(line)
     if "texture_kernel" in results[0]:
         rows = [[result["name"], *(f"{result[key]:.3g}" for key in DISTANCES)] for result in results]
         print(*format_table([["generator", *DISTANCES.values()], *rows]), sep="\n")
         if len({result["name"] for result in results}) < len(results):
             print(*format_table(over_seeds(results)), sep="\n")
-        print(f"{results[0]['tiles']} tiles; weight-free distances, not FID or KID. {PAPER}")
-    print(json.dumps([result | {"report": asdict(result["report"])} for result in results]))
+        print(
+            f"{results[0]['tiles']} tiles; crops on overlaps of {PAPER_CROP} px, narrow ones and those inside of {CROP} px"
+            f" (number: overlaps_crops and so on, below); weight-free distances, not FID or KID. {PAPER}"
+        )
+    print(
+        json.dumps([result | {"report": result["report"] and asdict(result["report"])} for result in results])
+    )
 
 
 def main() -> None:
@@ -243,7 +306,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pairs", nargs="?", type=Path, help="folder of training pairs")
-    parser.add_argument("generators", nargs="*", help="NAME=FILE[@OVERLAP]")
+    parser.add_argument("generators", nargs="*", help="NAME=FILE[@OVERLAP], random or real")
     parser.add_argument(
         "--tile", type=int, help="pixels a side of a patch; each generator's own unless given"
     )
