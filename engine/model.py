@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -23,6 +23,7 @@ from safron.io.labels import one_line
 
 from .accumulate import VALUE_LIMIT
 from .adapter import check_adapter, run_adapted
+from .calls import SharedCalls
 from .card import RGB, Card, Label, parse_card
 from .compiled import compiled
 from .memory import usable_cores
@@ -199,7 +200,7 @@ class OnnxModel:
         # other after every node cost 8 % of the shipped generator's time.
         options.intra_op_num_threads = 1
         if self.apart:
-            self._calls = ThreadPoolExecutor(self.threads or usable_cores(), "safron-model")
+            self._calls = SharedCalls(self.threads or usable_cores())
         # Fatal errors only: all others come as exceptions, and a failure is one line.
         options.log_severity_level = 4
         try:
@@ -260,6 +261,25 @@ class OnnxModel:
             ) from error
         return check_output(image, labels, self.card)
 
+    def _run_into(
+        self,
+        images: npt.NDArray[Any],
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """Call ONNX Runtime once and have it write where the images shall be, while they are in the core's cache."""
+        if self.card.adapter is None:
+            binding = self._session.io_binding()
+            binding.bind_cpu_input("labels", labels)
+            if noise is not None:
+                binding.bind_cpu_input("noise", noise)
+            binding.bind_output("image", "cpu", 0, images.dtype.type, images.shape, images.ctypes.data)
+            with suppress(Exception):  # of a generator that fails, or returns another shape: below it is told
+                self._session.run_with_iobinding(binding)
+                check_output(images, labels, self.card)
+                return
+        images[:] = self._run(labels, noise)
+
     def _run_apart(
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
     ) -> npt.NDArray[Any]:
@@ -270,16 +290,16 @@ class OnnxModel:
         fixed = self._session.get_inputs()[0].shape[0]
         size = fixed if isinstance(fixed, int) else 1
         side = labels.shape[1] - 2 * self.card.context
-        # Each call puts its part here, while it is still in the core's cache.
         images = np.empty((-(-len(labels) // size) * size, side, side, 3), self._image_dtype)
 
         def run(start: int) -> None:
-            rows = np.minimum(np.arange(start, start + size), len(labels) - 1)
-            part = labels[rows], None if noise is None else noise[rows]
-            images[start : start + size] = self._run(*part)
+            part, under = labels[start : start + size], None if noise is None else noise[start : start + size]
+            if len(part) < size:
+                rows = np.minimum(np.arange(start, start + size), len(labels) - 1)
+                part, under = labels[rows], None if noise is None else noise[rows]
+            self._run_into(images[start : start + size], part, under)
 
-        for job in [self._calls.submit(run, start) for start in range(0, len(labels), size)]:
-            job.result()
+        self._calls.run(run, range(0, len(labels), size))
         return images[: len(labels)]
 
     @cached_property

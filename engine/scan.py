@@ -12,7 +12,7 @@ from safron.io.errors import BadInput, Failed
 
 from .execute import GivenUp, Runner, Task
 from .plan import PatchRect
-from .tasks import Job
+from .tasks import Job, look_up
 from .window import Window
 
 # Fixed, so that the fingerprint of a mask does not depend on how its render is cut up.
@@ -128,7 +128,7 @@ def _count_glass(job: Job, rect: PatchRect, labels: npt.NDArray[np.uint8], area:
     plan, card = job.plan, job.model.card
     window = rect.window(plan.grid).expand(plan.grid.context)
     inside = window.clip(area)
-    fill = card.is_fill[labels[inside.slices(area)]]
+    fill = look_up(card.is_fill, labels[inside.slices(area)])
     beyond = inside != window and card.outside is not None and not card.is_fill[card.outside]
     count = 0
     for row in rect.rows:

@@ -39,6 +39,7 @@ import numcodecs
 import numpy as np
 import numpy.typing as npt
 import zarr
+from safron.io.chunks import checked
 from safron.io.errors import BadInput, Failed
 from zarr.codecs import BloscCodec, Crc32cCodec
 
@@ -194,21 +195,22 @@ class Scratch:
 
     def _create_seams(self, plan: RenderPlan, name: str, capacity: int, dtype: np.dtype[Any]) -> None:
         """Make room for one kind of seam values of all blocks; nothing is stored before it is written."""
-        zarr.create_array(
-            self._place(f"seams/{name}"),
-            shape=(*plan.block_shape, capacity),
-            chunks=(1, 1, capacity),
-            dtype=dtype,
-            **_stored_as(dtype),
+        self._create(f"seams/{name}", (*plan.block_shape, capacity), (1, 1, capacity), dtype)
+
+    def _create(
+        self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
+        """Make an array, replacing what a crashed try left."""
+        made = zarr.create_array(
+            self._place(name), shape=shape, chunks=chunks, dtype=dtype, overwrite=True, **_stored_as(dtype)
         )
+        self._arrays[name] = made
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        """Open an array once; whether a chunk is all zeros is not looked for, which takes longer than writing it."""
+        """Open an array once."""
         found = self._arrays.get(name)
         if found is None:
-            # Not by `open_array(config=...)`, which ignores it (zarr 3.1.6).
-            found = zarr.open_array(self._place(name), mode="r+").with_config({"write_empty_chunks": True})
-            self._arrays[name] = found
+            found = self._arrays[name] = zarr.open_array(self._place(name), mode="r")
         return found
 
     def write_seams(self, block: tuple[int, int], pixels: UInt8, sums: Sums) -> None:
@@ -265,15 +267,7 @@ class Scratch:
     def create_level(self, plan: RenderPlan, level: int, *, chunk: int) -> None:
         """Make room for one level of the slide, replacing what a crashed try left."""
         shape = (max(1, plan.slide.height >> level), max(1, plan.slide.width >> level), 3)
-        self._arrays.pop(f"levels/{level}", None)
-        zarr.create_array(
-            self._place(f"levels/{level}"),
-            shape=shape,
-            chunks=(chunk, chunk, 3),
-            dtype="uint8",
-            overwrite=True,
-            **_stored_as(np.dtype(np.uint8)),
-        )
+        self._create(f"levels/{level}", shape, (chunk, chunk, 3), np.dtype(np.uint8))
 
     def level(self, level: int) -> zarr.Array[Any]:
         """Open one level of the slide, uint8 [h, w, 3]."""
@@ -331,10 +325,7 @@ def decode_chunk(chunk: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     ValueError
         When the chunk is damaged.
     """
-    packed = chunk[:-4]
-    if google_crc32c.value(packed) != int.from_bytes(chunk[-4:], "little"):
-        raise ValueError("the checksum of a chunk does not fit it")
-    return np.frombuffer(numcodecs.Blosc("lz4").decode(packed), dtype)
+    return np.frombuffer(numcodecs.Blosc("lz4").decode(checked(chunk)), dtype)
 
 
 def seam_parts(plan: RenderPlan, index: tuple[int, int], pixels: UInt8, sums: Sums) -> dict[str, Accumulator]:

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
+from .chunk_cache import ReadChunk
 from .errors import BadInput
 from .labels import ACCEPTED, UM_PER_UNIT, Plane, one_line, open_mask
 from .palette import RGB, Palette
@@ -48,6 +49,7 @@ class ImagePlane:
     mpp: float | None = None
     notes: tuple[str, ...] = ()
     keep_chunks = False
+    read_chunk: ReadChunk | None = None
 
     def __init__(self, path: Path, palette: Palette) -> None:
         self.path = path

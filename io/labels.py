@@ -16,11 +16,9 @@ from __future__ import annotations
 import hashlib
 import operator
 import re
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from itertools import groupby, pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +28,8 @@ import numpy.typing as npt
 import zarr
 from fsspec.implementations.local import LocalFileSystem
 
+from .chunk_cache import ChunkCache, ReadChunk
+from .chunks import ChunkFiles
 from .errors import BadInput, Failed, SafronError
 from .palette import RGB
 from .zarr_here import read_here
@@ -50,9 +50,6 @@ UM_PER_UNIT = {
 }
 """Units of length that OME-Zarr writers use, in micrometres."""
 
-CACHE_BYTES = 128 << 20
-"""Decoded chunks of a mask are kept up to this size."""
-
 ACCEPTED = "a mask is a Zarr array, an OME-Zarr image, or a PNG, TIFF or other image"
 
 
@@ -66,96 +63,13 @@ class Plane(Protocol):
     mpp: float | None
     notes: tuple[str, ...]
     keep_chunks: bool  # whether decoding takes so long that decoded chunks are worth keeping
+    read_chunk: ReadChunk | None  # decodes one whole chunk, where that costs less than `read` of it
 
     def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Integers [y, x] of an in-bounds region; safe to call from many threads."""
 
     def blame(self, rows: slice, cols: slice) -> str:
         """Name the file or chunk that makes reading this region fail."""
-
-
-class ChunkCache:
-    """Reads a plane by whole chunks and keeps the last few, decoded.
-
-    Windows of neighbouring tasks overlap, and each cuts through chunks: without it a chunk is decoded up to
-    five times.
-
-    Parameters
-    ----------
-    plane : what to read.
-    block : pixels a side of what is mostly read, a little more or less.
-    workers : readers side by side.
-
-    Attributes
-    ----------
-    nbytes : most memory that the chunks take.
-    """
-
-    def __init__(self, plane: Plane, block: int, workers: int) -> None:
-        self._plane = plane
-        height, width = plane.chunks
-        chunk = height * width * plane.dtype.itemsize
-        down, across = -(-block // height), -(-block // width)
-        self._count = min((down + 2) * (across + 2 + workers), CACHE_BYTES // chunk)
-        self.nbytes = self._count * chunk
-        self._kept: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
-        self._guard = threading.Lock()
-
-    def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
-        """Integers [y, x] of an in-bounds region; safe to call from many threads."""
-        height, width = self._plane.chunks
-        down = range(rows.start // height, -(-rows.stop // height))
-        across = range(cols.start // width, -(-cols.stop // width))
-        if len(down) * len(across) > self._count:
-            return self._plane.read(rows, cols)
-        out = np.empty((rows.stop - rows.start, cols.stop - cols.start), self._plane.dtype)
-        for (row, col), chunk in self._chunks(down, across).items():
-            y, x = row * height - rows.start, col * width - cols.start
-            top, left = max(0, -y), max(0, -x)
-            part = chunk[top : out.shape[0] - y, left : out.shape[1] - x]
-            out[y + top : y + top + part.shape[0], x + left : x + left + part.shape[1]] = part
-        return out
-
-    def _chunks(self, down: range, across: range) -> dict[tuple[int, int], npt.NDArray[Any]]:
-        """The chunks of some rows and columns."""
-        wanted = [(row, col) for row in down for col in across]
-        with self._guard:
-            found = {index: self._kept[index] for index in wanted if index in self._kept}
-            for index in found:
-                self._kept.move_to_end(index)
-        missing = {row: _runs([col for col in across if (row, col) not in found]) for row in down}
-        # Rows that lack the same columns are read together: a call costs as much as a chunk.
-        for runs, rows in groupby(down, key=missing.__getitem__):
-            alike = list(rows)
-            for run in runs:
-                found |= self._read(range(alike[0], alike[-1] + 1), run)
-        with self._guard:
-            self._kept |= found
-            while len(self._kept) > self._count:
-                self._kept.popitem(last=False)
-        return found
-
-    def _read(self, down: range, across: range) -> dict[tuple[int, int], npt.NDArray[Any]]:
-        height, width = self._plane.chunks
-        top, left = down.start * height, across.start * width
-        bottom = min(down.stop * height, self._plane.shape[0])
-        right = min(across.stop * width, self._plane.shape[1])
-        values = self._plane.read(slice(top, bottom), slice(left, right))
-        return {
-            # Copies: a view would keep all that was read with it.
-            (row, col): values[
-                row * height - top : (row + 1) * height - top, col * width - left : (col + 1) * width - left
-            ].copy()
-            for row in down
-            for col in across
-        }
-
-
-def _runs(numbers: list[int]) -> list[range]:
-    """Group ascending whole numbers into runs without gaps."""
-    cuts = [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1]
-    bounds = [0, *cuts, len(numbers)] if numbers else []
-    return [range(numbers[lo], numbers[hi - 1] + 1) for lo, hi in pairwise(bounds)]
 
 
 class LabelMask:
@@ -372,6 +286,8 @@ class ArrayPlane:
         self.mpp = mpp
         self.notes = notes
         self.keep_chunks = not isinstance(array, np.ndarray)
+        files = ChunkFiles.of(array) if isinstance(array, zarr.Array) else None
+        self.read_chunk: ReadChunk | None = None if files is None else partial(_read_chunk, files, axes)
         chunks = (
             getattr(array, "chunksize", None) or getattr(array, "chunks", None) or (1024,) * len(array.shape)
         )
@@ -402,6 +318,15 @@ class ArrayPlane:
                         place[self.axes[0]], place[self.axes[1]] = row, col
                         return f"chunk {self.array.metadata.encode_chunk_key(tuple(place))}"
         return f"rows {rows.start}..{rows.stop - 1}, columns {cols.start}..{cols.stop - 1}"
+
+
+def _read_chunk(files: ChunkFiles, axes: tuple[int, int], row: int, col: int) -> npt.NDArray[Any]:
+    """The plane [y, x] of one chunk."""
+    place: list[Any] = [0] * files.ndim
+    place[axes[0]], place[axes[1]] = row, col
+    chunk = files.read(tuple(place))
+    place[axes[0]] = place[axes[1]] = slice(None)
+    return np.asarray(chunk[tuple(place)])
 
 
 def _plane_of(source: Any, name: str) -> ArrayPlane:

@@ -269,9 +269,17 @@ def test_patches_on_a_cpu_do_not_depend_on_batch_or_threads(tmp_path: Path, nois
         assert all(np.array_equal(image, whole) for image in pool.map(four, [labels] * 6, [fields] * 6))
 
 
+@pytest.mark.parametrize("crop", [CONTEXT - 1, CONTEXT + 1])
+def test_patches_of_another_size_than_the_card_says_are_refused(tmp_path: Path, crop: int) -> None:
+    """ONNX Runtime writes them where the engine wants them, and must not write beyond."""
+    path, side = write_onnx(tmp_path / "m.onnx", card=CARD, crop=crop), SIDE - 2 * crop
+    with pytest.raises(Failed, match=rf"returned \(1, {side}, {side}, 3\) for .* the contract wants"):
+        load(path)(some_labels())
+
+
 def test_at_most_as_many_calls_as_threads_run_at_a_time(tmp_path: Path) -> None:
     model = OnnxModel(write_onnx(tmp_path / "m.onnx", card=CARD), device="cpu", threads=2)
-    run, running, most = model._run, [0], [0]
+    run, running, most = model._run_into, [0], [0]
     lock = threading.Lock()
 
     def watched(*given: Any) -> Any:
@@ -283,7 +291,7 @@ def test_at_most_as_many_calls_as_threads_run_at_a_time(tmp_path: Path) -> None:
             running[0] -= 1
         return run(*given)
 
-    model._run = watched  # type: ignore[method-assign]
+    model._run_into = watched  # type: ignore[method-assign]
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(model, [np.zeros((4, SIDE, SIDE), np.uint8)] * 3))
     assert most[0] == 2

@@ -1,0 +1,142 @@
+"""Chunks of a mask: decoded without Zarr's pipeline as Zarr decodes them, and once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zarr
+from safron.io.chunk_cache import ChunkCache
+from safron.io.chunks import ChunkFiles
+from safron.io.errors import Failed
+from safron.io.labels import open_mask
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
+
+LABELS = np.random.default_rng(0).integers(0, 200, (100, 130)).astype(np.uint16)
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "default": {},
+    "v2": {"zarr_format": 2},
+    "v2 big-endian": {"zarr_format": 2, "dtype": ">u2"},
+    "v2 nested": {"zarr_format": 2, "chunk_key_encoding": {"name": "v2", "separator": "/"}},
+    "v2 packed by nothing": {"zarr_format": 2, "compressors": None},
+    "blosc": {"compressors": BloscCodec(cname="lz4", shuffle="bitshuffle")},
+    "gzip": {"compressors": GzipCodec()},
+    "with a checksum": {"compressors": [ZstdCodec(checksum=True), Crc32cCodec()]},
+    "packed by nothing": {"compressors": None},
+    "big-endian": {"serializer": BytesCodec(endian="big")},
+    "dots": {"chunk_key_encoding": {"name": "default", "separator": "."}},
+    "one chunk": {"chunks": (200, 200)},
+}
+LEFT_TO_ZARR: dict[str, dict[str, Any]] = {
+    "sharded": {"chunks": (16, 16), "shards": (32, 48)},
+    "transposed": {"filters": [TransposeCodec(order=(1, 0))]},
+    "v2 column by column": {"zarr_format": 2, "order": "F"},
+}
+
+
+def write(path: Path, options: dict[str, Any]) -> zarr.Array[Any]:
+    settings = {"chunks": (32, 48), "dtype": "uint16", "fill_value": 7} | options
+    array = zarr.create_array(path, shape=LABELS.shape, **settings)
+    array[:64] = LABELS[:64]  # the chunks below are not stored
+    return zarr.open_array(path, mode="r")
+
+
+def whole(array: zarr.Array[Any], files: ChunkFiles) -> npt.NDArray[Any]:
+    """The array put together from its chunks."""
+    rows, columns = (
+        range(-(-length // step)) for length, step in zip(array.shape, array.chunks, strict=True)
+    )
+    padded = np.block([[files.read((row, column)) for column in columns] for row in rows])
+    return padded[: array.shape[0], : array.shape[1]]
+
+
+@pytest.mark.parametrize("options", PLAIN.values(), ids=PLAIN)
+def test_chunks_are_what_zarr_reads(tmp_path: Path, options: dict[str, Any]) -> None:
+    array = write(tmp_path / "a.zarr", options)
+    files = ChunkFiles.of(array)
+    assert files is not None
+    found = whole(array, files)
+    np.testing.assert_array_equal(found, array[:])
+    assert (found[64:] == 7).all() or array.chunks[0] > 100
+
+
+@pytest.mark.parametrize("options", LEFT_TO_ZARR.values(), ids=LEFT_TO_ZARR)
+def test_other_arrays_are_left_to_zarr(tmp_path: Path, options: dict[str, Any]) -> None:
+    array = write(tmp_path / "a.zarr", options)
+    assert ChunkFiles.of(array) is None
+    mask = open_mask(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(mask[10:90, 5:120], array[10:90, 5:120])
+
+
+def test_arrays_that_are_no_files_are_left_to_zarr() -> None:
+    assert ChunkFiles.of(zarr.create_array({}, shape=(4, 4), dtype="uint8")) is None
+
+
+def test_one_plane_of_more_axes(tmp_path: Path) -> None:
+    data = LABELS[None, :, None]
+    zarr.create_array(tmp_path / "a.zarr", data=data, chunks=(1, 32, 1, 48))
+    mask = open_mask(tmp_path / "a.zarr")
+    assert mask.plane.read_chunk is not None
+    mask.keep_chunks(block=64, workers=1)
+    np.testing.assert_array_equal(mask[3:99, 40:130], LABELS[3:99, 40:130])
+
+
+@pytest.mark.parametrize("name", ["default", "with a checksum", "blosc", "gzip", "packed by nothing", "v2"])
+def test_a_truncated_chunk_is_told(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a.zarr", PLAIN[name])
+    file = tmp_path / "a.zarr" / ("1.2" if name == "v2" else "c/1/2")
+    file.write_bytes(file.read_bytes()[:-6])
+    mask = open_mask(tmp_path / "a.zarr")
+    mask.keep_chunks(block=64, workers=1)
+    with pytest.raises(Failed, match="cannot read "):
+        mask[0:100, 0:130]
+    np.testing.assert_array_equal(mask[0:32, 0:130], LABELS[0:32])
+
+
+def test_a_chunk_with_a_wrong_byte_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.zarr", PLAIN["with a checksum"])
+    file = tmp_path / "a.zarr/c/1/2"
+    data = bytearray(file.read_bytes())
+    data[20] ^= 1
+    file.write_bytes(data)
+    mask = open_mask(tmp_path / "a.zarr")
+    mask.keep_chunks(block=64, workers=1)
+    with pytest.raises(Failed, match=r"cannot read chunk c/1/2: .*checksum"):
+        mask[0:100, 0:130]
+    np.testing.assert_array_equal(mask[0:32, 0:130], LABELS[0:32])
+
+
+@pytest.mark.parametrize("options", [{}, LEFT_TO_ZARR["sharded"]], ids=["files", "sharded"])
+def test_the_cache_gives_any_window_and_reads_a_chunk_once(tmp_path: Path, options: dict[str, Any]) -> None:
+    array = write(tmp_path / "a.zarr", options)
+    values = array[:]
+    plane = open_mask(tmp_path / "a.zarr").plane
+    read: list[tuple[int, int]] = []
+    inner = plane.read_chunk
+    if inner is not None:
+
+        def counted(row: int, col: int) -> npt.NDArray[Any]:
+            read.append((row, col))
+            return inner(row, col)
+
+        plane.read_chunk = counted
+    cache = ChunkCache(plane, 96, 2)
+    rng = np.random.default_rng(1)
+    places = [
+        (slice(*sorted(rng.choice(101, 2, replace=False))), slice(*sorted(rng.choice(131, 2, replace=False))))
+        for _ in range(60)
+    ]
+    with ThreadPoolExecutor(1) as threads:
+        for place, found in zip(places, threads.map(lambda place: cache.read(*place), places), strict=True):
+            np.testing.assert_array_equal(found, values[place])
+    assert len(read) == len(set(read))
+    # More chunks than are kept at a time, by many threads.
+    small = ChunkCache(plane, 32, 0)
+    with ThreadPoolExecutor(4) as threads:
+        for place, found in zip(places, threads.map(lambda place: small.read(*place), places), strict=True):
+            np.testing.assert_array_equal(found, values[place])
