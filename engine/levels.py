@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safron.io.pyramid import halve
 from safron.io.slides import SlideSpec, SlideWriter
 from safron.io.zarr_here import read_here
 
+from .memory import usable_cores
 from .plan import RenderPlan
 from .scratch import Scratch
 
@@ -51,16 +54,23 @@ def _halve_stored(scratch: Scratch, level: int, step: int) -> None:
 
 
 def _read(pixels: Any, rows: slice, columns: slice) -> npt.NDArray[np.uint8]:
-    return np.asarray(read_here(pixels, (rows, columns)), np.uint8)
+    return np.asarray(read_here(pixels, (rows, columns, slice(None))), np.uint8)
 
 
 def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[EncodedTile]:
     """Encode a level that lies in scratch, a few tiles in memory at a time."""
-    step = slide.tile
-    for y in range(0, pixels.shape[0], step):
-        for x in range(0, pixels.shape[1], step):
-            part = _read(pixels, slice(y, y + step), slice(x, x + step))
-            yield from encode_region(part, level, y, x, slide)
+    step, cores = slide.tile, usable_cores()
+    places = iter(product(range(0, pixels.shape[0], step), range(0, pixels.shape[1], step)))
+
+    def encode(place: tuple[int, int]) -> list[EncodedTile]:
+        y, x = place
+        part = _read(pixels, slice(y, y + step), slice(x, x + step))
+        return list(encode_region(part, level, y, x, slide))
+
+    with ThreadPoolExecutor(cores) as threads:
+        while some := list(islice(places, 4 * cores)):
+            for tiles in threads.map(encode, some):
+                yield from tiles
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:

@@ -49,8 +49,8 @@ _OPTIONS = {
     "chroma": "--chroma",
 }
 DEFAULT_BLOCK = 2048
-# Seams that a process keeps in memory, since the blocks that need them mostly come next.
-SEAMS_KEPT = 3
+# Seams that a process keeps in memory, since the blocks that need them mostly come next: those written last, and one read.
+SEAMS_KEPT = 4
 
 
 @dataclass(frozen=True)

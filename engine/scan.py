@@ -12,7 +12,7 @@ from safron.io.errors import BadInput, Failed
 
 from .execute import GivenUp, Runner, Task
 from .plan import PatchRect
-from .tasks import Job, look_up
+from .tasks import Job
 from .window import Window
 
 # Fixed, so that the fingerprint of a mask does not depend on how its render is cut up.
@@ -112,31 +112,43 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
             max(area.x_stop, seen.x_stop),
         )
     labels = np.ascontiguousarray(job.mask[area.slices()])
-    present = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() > 0
+    # One look at every label: 0 unknown, 1 tissue, 2 glass. OpenCV takes a seventh of NumPy's time for it.
+    kinds = np.asarray(cv2.LUT(labels, np.where(card.is_fill, 2, card.known).astype(np.uint8)))
+    least, most = cv2.minMaxLoc(kinds)[:2]
     unknown = None
-    if (present & ~card.known).any():
-        y, x = divmod(int((~card.known[labels]).argmax()), labels.shape[1])
+    if least == 0:
+        y, x = divmod(int((kinds == 0).argmax()), labels.shape[1])
         unknown = (area.y + y, area.x + x, int(labels[y, x]))
     painted = 0
-    if (present & card.is_fill).any():
-        painted = sum(_count_glass(job, rect, labels, area) for rect in patches)
+    if most == 2:
+        fill = kinds == 2
+        painted = sum(_count_glass(job, rect, fill, area) for rect in patches)
     return Scanned(index, sha256(labels.data).digest(), unknown, painted)
 
 
-def _count_glass(job: Job, rect: PatchRect, labels: npt.NDArray[np.uint8], area: Window) -> int:
-    """Patches of `rect` whose whole window is glass, row by row of patches."""
+def _count_glass(job: Job, rect: PatchRect, fill: npt.NDArray[np.bool_], area: Window) -> int:
+    """Patches of `rect` whose whole window is glass, row by row of patches.
+
+    Parameters
+    ----------
+    fill : where `area` is glass, bool [height, width].
+    """
     plan, card = job.plan, job.model.card
-    window = rect.window(plan.grid).expand(plan.grid.context)
-    inside = window.clip(area)
-    fill = look_up(card.is_fill, labels[inside.slices(area)])
-    beyond = inside != window and card.outside is not None and not card.is_fill[card.outside]
+    # A window that reaches beyond the canvas is glass only where what lies there is taken for glass.
+    beyond = card.outside is not None and not card.is_fill[card.outside]
+    first = plan.grid[rect.rows[0], 0].read
+    across = []
+    for column in rect.columns:
+        read = plan.grid[rect.rows[0], column].read
+        seen = read.clip(Window(read.y, area.x, read.height, area.width))
+        if not (beyond and seen != read):
+            across.append((seen.x - area.x, seen.x_stop - area.x))
     count = 0
-    for row in rect.rows:
-        rows = plan.grid[row, 0].read.clip(inside)
-        columns = np.logical_and.reduce(fill[rows.y - inside.y : rows.y_stop - inside.y], axis=0)
-        for column in rect.columns:
-            read = plan.grid[row, column].read
-            seen = read.clip(inside)
-            whole = columns[seen.x - inside.x : seen.x_stop - inside.x].all()
-            count += bool(whole and not (beyond and seen != read))
+    for index in range(len(rect.rows)):
+        read = first.shift(index * plan.grid.rows.stride, 0)
+        seen = read.clip(Window(area.y, read.x, area.height, read.width))
+        if beyond and seen != read:
+            continue
+        columns = np.logical_and.reduce(fill[seen.y - area.y : seen.y_stop - area.y], axis=0)
+        count += sum(bool(columns[start:stop].all()) for start, stop in across)
     return count

@@ -75,7 +75,8 @@ class Scratch:
         self.path = path
         self.store = store
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._seams: OrderedDict[tuple[int, int], tuple[UInt8, Sums]] = OrderedDict()
+        self._written: OrderedDict[tuple[int, int], tuple[UInt8, Sums]] = OrderedDict()
+        self._loaded: dict[tuple[int, int], tuple[UInt8, Sums]] = {}
         self._guard = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -166,7 +167,8 @@ class Scratch:
     def remove(self) -> None:
         """Delete the scratch; what makes it valid goes first, so that a half of it is never gone on with."""
         self._arrays.clear()
-        self._seams.clear()
+        self._written.clear()
+        self._loaded.clear()
         with suppress(OSError):
             (self.path / "zarr.json").unlink()
         if self.store is not None:
@@ -217,15 +219,20 @@ class Scratch:
         """Store what the seam patches of a block leave (see `seam_parts`), replacing what a crashed try left."""
         for path, values in zip(self._seam_files(block), (pixels, sums), strict=True):
             self._write(path, encode_chunk(values))
-        self._keep(block, (pixels, sums))
+        with self._guard:
+            self._written[block] = pixels, sums
+            while len(self._written) >= SEAMS_KEPT:  # one place is for what is read
+                self._written.popitem(last=False)
 
     def read_seams(self, block: tuple[int, int]) -> tuple[UInt8, Sums]:
         """Load what `write_seams` stored; not to be changed."""
         with self._guard:
-            kept = self._seams.get(block)
+            kept = self._written.get(block) or self._loaded.get(block)
         if kept is None:
             kept = self._load_seams(block)
-            self._keep(block, kept)
+            # The next block in the row needs it once more. Those just written are worth more: they stay.
+            with self._guard:
+                self._loaded = {block: kept}
         return kept
 
     def _load_seams(self, block: tuple[int, int]) -> tuple[UInt8, Sums]:
@@ -234,12 +241,6 @@ class Scratch:
             for path, name in zip(self._seam_files(block), ("pixels", "sums"), strict=True)
         )
         return pixels, sums
-
-    def _keep(self, block: tuple[int, int], seams: tuple[UInt8, Sums]) -> None:
-        with self._guard:
-            self._seams[block] = seams
-            while len(self._seams) > SEAMS_KEPT:
-                self._seams.popitem(last=False)
 
     def seams_whole(self, block: tuple[int, int]) -> bool:
         """Whether the stored seams of a block can be read; a power cut may have torn them."""

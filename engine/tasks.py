@@ -242,14 +242,11 @@ def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> l
     count, _, side = windows.shape
     if not is_fill[windows[:, 0, 0]].any():
         return [False] * count
-    columns = np.logical_and.reduce(look_up(is_fill, strip), axis=0)
+    # OpenCV takes a seventh of the time that `is_fill[strip]` would.
+    fill = np.asarray(cv2.LUT(strip, is_fill.view(np.uint8))).view(np.bool_)
+    columns = np.logical_and.reduce(fill, axis=0)
     step = (len(columns) - side) // max(1, count - 1)
     return [bool(columns[index * step : index * step + side].all()) for index in range(count)]
-
-
-def look_up(table: npt.NDArray[np.bool_], labels: UInt8) -> npt.NDArray[np.bool_]:
-    """Give ``table[labels]``, bool [h, w], in a seventh of NumPy's time."""
-    return np.asarray(cv2.LUT(labels, table.view(np.uint8))).view(np.bool_)
 
 
 def _paint_fill(job: Job, windows: UInt8) -> UInt8:

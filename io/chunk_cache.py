@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .chunks import assemble
+
 if TYPE_CHECKING:
     from .labels import Plane
 
@@ -55,19 +57,15 @@ class ChunkCache:
         height, width = self._plane.chunks
         down = range(rows.start // height, -(-rows.stop // height))
         across = range(cols.start // width, -(-cols.stop // width))
-        parts = [down]
-        if len(down) * len(across) > self._count:
-            if self._plane.read_chunk is None:
-                return self._plane.read(rows, cols)
-            parts = [range(row, row + 1) for row in down]
         out = np.empty((rows.stop - rows.start, cols.stop - cols.start), self._plane.dtype)
-        for part in parts:
-            for (row, col), chunk in self._chunks(part, across).items():
-                y, x = row * height - rows.start, col * width - cols.start
-                top, left = max(0, -y), max(0, -x)
-                seen = chunk[top : out.shape[0] - y, left : out.shape[1] - x]
-                out[y + top : y + top + seen.shape[0], x + left : x + left + seen.shape[1]] = seen
-        return out
+        if len(down) * len(across) <= self._count:
+            found = self._chunks(down, across)
+            return assemble((rows, cols), (height, width), out, lambda index: found[index[0], index[1]])
+        read_chunk = self._plane.read_chunk
+        if read_chunk is None:
+            return self._plane.read(rows, cols)
+        # More than is kept: it would only drive out what others need.
+        return assemble((rows, cols), (height, width), out, lambda index: read_chunk(index[0], index[1]))
 
     def _chunks(self, down: range, across: range) -> Chunks:
         """The chunks of some rows and columns."""

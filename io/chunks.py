@@ -1,4 +1,4 @@
-"""How is one chunk of a Zarr array on this machine's disk decoded without Zarr's pipeline?
+"""How is a Zarr array on this machine's disk read without Zarr's pipeline?
 
 Zarr hands each chunk through half a dozen coroutines, which takes longer than unpacking it. Where a chunk is one
 file and its codecs are the common ones, their own packages decode it here; every other array is left to Zarr.
@@ -7,6 +7,7 @@ file and its codecs are the common ones, their own packages decode it here; ever
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import google_crc32c
@@ -65,6 +66,11 @@ class ChunkFiles:
         steps = [_decoder(str(codec["name"])) for codec in reversed(others)]
         return cls(array, steps, np.dtype(metadata.data_type.to_native_dtype()).newbyteorder(order))
 
+    def read_region(self, region: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Decode what lies in bounded slices, one an axis."""
+        out = np.empty([part.stop - part.start for part in region], self._dtype)
+        return assemble(region, self._shape, out, self.read)
+
     def read(self, index: tuple[int, ...]) -> npt.NDArray[Any]:
         """Decode one chunk, with all that it holds beyond the edges of the array; not to be changed.
 
@@ -81,6 +87,37 @@ class ChunkFiles:
         for step in self._steps:
             data = step(data)
         return np.frombuffer(data, self._dtype).reshape(self._shape)
+
+
+def assemble(
+    region: tuple[slice, ...],
+    chunks: tuple[int, ...],
+    out: npt.NDArray[Any],
+    read: Callable[[tuple[int, ...]], npt.NDArray[Any]],
+) -> npt.NDArray[Any]:
+    """Fill `out` with a region of an array, chunk by chunk.
+
+    Parameters
+    ----------
+    region : bounded slices, one an axis.
+    chunks : shape of a chunk.
+    out : as large as the region.
+    read : gives the chunk of an index, which may be larger at the far edges of the array.
+    """
+    spans = zip(region, chunks, strict=True)
+    for index in product(*(range(part.start // size, -(-part.stop // size)) for part, size in spans)):
+        starts = [place * size for place, size in zip(index, chunks, strict=True)]
+        firsts = [max(part.start, start) for part, start in zip(region, starts, strict=True)]
+        lasts = [
+            min(part.stop, start + size) for part, start, size in zip(region, starts, chunks, strict=True)
+        ]
+        to = tuple(
+            slice(lo - part.start, hi - part.start)
+            for lo, hi, part in zip(firsts, lasts, region, strict=True)
+        )
+        of = tuple(slice(lo - start, hi - start) for lo, hi, start in zip(firsts, lasts, starts, strict=True))
+        out[to] = read(index)[of]
+    return out
 
 
 def _decoder(name: str) -> Decode:
