@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -259,6 +260,7 @@ def command(
         slides, batch = batch, None
     _check_usage(mask, out, slides, status, dry_run=dry_run)
     chosen = RenderOptions(batch=batch, **options)
+    _import_engine()
     with _warnings(quiet=quiet):
         if status is not None:
             _show_status(status, chosen, quiet=quiet)
@@ -268,6 +270,16 @@ def command(
             assert mask is not None
             assert out is not None
             _render(mask, out, dry_run=dry_run, quiet=quiet, options=chosen)
+
+
+def _import_engine() -> None:
+    """Import what every command needs. None of it is garbage: to look for some takes 0.03 s here and 0.07 at the end."""
+    gc.disable()
+    try:
+        from . import rendering  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _check_usage(
