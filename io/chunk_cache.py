@@ -47,7 +47,7 @@ class ChunkCache:
         height, width = plane.chunks
         chunk = height * width * plane.dtype.itemsize
         down, across = -(-block // height), -(-block // width)
-        self._count = min((down + 2) * (across + 2 + workers), CACHE_BYTES // chunk)
+        self._count = min((down + 2) * (across + 1 + workers), CACHE_BYTES // chunk)
         self.nbytes = self._count * chunk
         self._kept: OrderedDict[Index, npt.NDArray[Any]] = OrderedDict()
         self._guard = threading.Lock()
