@@ -4,7 +4,7 @@
     python benchmarks/timeline.py timeline.svg --model fast.onnx
 
 Renders the gland mask in this process, writes down when each stage begins and ends in which thread, and draws it: a row a
-thread, first those that work on blocks, then those that run the generator; under it the sums. Ends in one JSON line.
+thread, first those that work on blocks, then those that help them run the generator; under it the sums. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from safron.engine.tasks import Tally
 COLORS = {
     "read": "#4e79a7",
     "noise": "#76b7b2",
-    "model": "#e8e4de",  # of a block's thread: it waits for the generator
+    "model": "#e8e4de",  # of a block's thread: what it does not run itself, it waits for
     "generator": "#e15759",
     "blend": "#f28e2b",
     "downsample": "#b07aa1",
@@ -50,7 +50,7 @@ def recording(model: Any, events: list[Event]) -> Iterator[None]:
         finally:
             events.append((threading.current_thread().name, stage, start, time.perf_counter()))
 
-    stage_of, run = Tally.stage, model._run
+    stage_of, run = Tally.stage, model._run_into
 
     @contextmanager
     def stage(self: Tally, name: str) -> Iterator[None]:
@@ -60,12 +60,12 @@ def recording(model: Any, events: list[Event]) -> Iterator[None]:
         events.append((threading.current_thread().name, name, start, time.perf_counter()))
 
     Tally.stage = stage  # type: ignore[assignment, method-assign]
-    model._run = lambda *given: timed("generator", run, *given)
+    model._run_into = lambda *given: timed("generator", run, *given)
     try:
         yield
     finally:
         Tally.stage = stage_of  # type: ignore[method-assign]
-        model._run = run
+        model._run_into = run
 
 
 def draw(events: list[Event], title: str) -> str:
@@ -81,7 +81,8 @@ def draw(events: list[Event], title: str) -> str:
         parts.append(
             f'<rect x="{LEFT}" y="{y}" width="{WIDTH}" height="{ROW}" fill="#fafafa" stroke="#ddd"/>'
         )
-        for thread, stage, start, stop in events:
+        # What began first lies under what happened in it.
+        for thread, stage, start, stop in sorted(events, key=lambda event: event[2]):
             if thread == name and (stop - start) * scale >= 0.1:
                 x, width = LEFT + (start - first) * scale, (stop - start) * scale
                 parts.append(
@@ -107,10 +108,13 @@ def draw(events: list[Event], title: str) -> str:
 
 
 def sums(events: list[Event]) -> dict[str, float]:
-    """Seconds by stage, over all threads."""
+    """Seconds by stage, over all threads; of "model" what is waiting."""
     spent: dict[str, float] = defaultdict(float)
-    for _, stage, start, stop in events:
+    waiting = {thread for thread, stage, *_ in events if stage == "model"}
+    for thread, stage, start, stop in events:
         spent[stage] += stop - start
+        if stage == "generator" and thread in waiting:
+            spent["model"] -= stop - start
     return dict(spent)
 
 

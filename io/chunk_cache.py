@@ -47,7 +47,9 @@ class ChunkCache:
         height, width = plane.chunks
         chunk = height * width * plane.dtype.itemsize
         down, across = -(-block // height), -(-block // width)
-        self._count = min((down + 2) * (across + 1 + workers), CACHE_BYTES // chunk)
+        # A tenth more are read again with a row less, which is cheap where a chunk is a file of this machine.
+        spare = 2 if plane.read_chunk is None else 1
+        self._count = min((down + spare) * (across + 1 + workers), CACHE_BYTES // chunk)
         self.nbytes = self._count * chunk
         self._kept: OrderedDict[Index, npt.NDArray[Any]] = OrderedDict()
         self._guard = threading.Lock()
