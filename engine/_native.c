@@ -19,6 +19,10 @@
 #define VECTORIZED
 #endif
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "pixels are put together for little-endian processors; NumPy does the work on others"
+#endif
+
 #define CHANNELS 3
 
 static inline int32_t nearest(float value)

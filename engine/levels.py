@@ -10,14 +10,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safron.io.chunks import ChunkFiles
 from safron.io.codecs import EncodedTile, encode_region
+from safron.io.errors import Failed
+from safron.io.labels import one_line
 from safron.io.pyramid import halve
 from safron.io.slides import SlideSpec, SlideWriter
-from safron.io.zarr_here import read_here
 
 from .memory import usable_cores
 from .plan import RenderPlan
 from .scratch import Scratch
+
+# Their tiles must fit into what the blocks leave free, whatever the number of cores.
+MOST_ENCODERS = 8
 
 
 def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> npt.NDArray[np.uint8]:
@@ -54,12 +59,23 @@ def _halve_stored(scratch: Scratch, level: int, step: int) -> None:
 
 
 def _read(pixels: Any, rows: slice, columns: slice) -> npt.NDArray[np.uint8]:
-    return np.asarray(read_here(pixels, (rows, columns, slice(None))), np.uint8)
+    """Read part of a level; what is missing in it was written once, and is lost."""
+    files = ChunkFiles.of(pixels, sparse=False)
+    if files is None:
+        return np.asarray(pixels[rows, columns], np.uint8)
+    bounds = (part.indices(length) for part, length in zip((rows, columns), pixels.shape[:2], strict=True))
+    region = (*(slice(lo, hi) for lo, hi, _ in bounds), slice(0, pixels.shape[2]))
+    try:
+        return files.read_region(region)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Failed(
+            f"{files.folder}: a part of it is missing or damaged ({one_line(error)}); run the same command again"
+        ) from error
 
 
 def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[EncodedTile]:
     """Encode a level that lies in scratch, a few tiles in memory at a time."""
-    step, cores = slide.tile, usable_cores()
+    step, cores = slide.tile, min(usable_cores(), MOST_ENCODERS)
     places = iter(product(range(0, pixels.shape[0], step), range(0, pixels.shape[1], step)))
 
     def encode(place: tuple[int, int]) -> list[EncodedTile]:
@@ -68,7 +84,7 @@ def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[Encode
         return list(encode_region(part, level, y, x, slide))
 
     with ThreadPoolExecutor(cores) as threads:
-        while some := list(islice(places, 4 * cores)):
+        while some := list(islice(places, 2 * cores)):
             for tiles in threads.map(encode, some):
                 yield from tiles
 

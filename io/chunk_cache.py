@@ -22,7 +22,7 @@ CACHE_BYTES = 128 << 20
 Index = tuple[int, int]
 Chunks = dict[Index, npt.NDArray[Any]]
 ReadChunk = Callable[[int, int], npt.NDArray[Any]]
-"""Reads the chunk of a row and a column of chunks: integers [y, x], padded where it ends beyond the array."""
+"""Reads the chunk of a row and a column of chunks: integers [y, x], as far as it lies in the array."""
 
 
 class ChunkCache:

@@ -287,7 +287,9 @@ class ArrayPlane:
         self.notes = notes
         self.keep_chunks = not isinstance(array, np.ndarray)
         files = ChunkFiles.of(array) if isinstance(array, zarr.Array) else None
-        self.read_chunk: ReadChunk | None = None if files is None else partial(_read_chunk, files, axes)
+        self.read_chunk: ReadChunk | None = (
+            None if files is None else partial(_read_chunk, files, axes, self.shape)
+        )
         chunks = (
             getattr(array, "chunksize", None) or getattr(array, "chunks", None) or (1024,) * len(array.shape)
         )
@@ -295,11 +297,12 @@ class ArrayPlane:
 
     def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Integers [y, x] of an in-bounds region."""
-        index: list[Any] = [0] * len(self.array.shape)
+        index = [slice(0, 1)] * len(self.array.shape)
         index[self.axes[0]], index[self.axes[1]] = rows, cols
-        if isinstance(self.array, zarr.Array):
-            return np.asarray(read_here(self.array, tuple(index)))
-        return np.asarray(self.array[tuple(index)])
+        read = read_here(self.array, tuple(index)) if isinstance(self.array, zarr.Array) else None
+        values = np.asarray(self.array[tuple(index)] if read is None else read)
+        # The other axes have one index; y comes before x.
+        return values.reshape(rows.stop - rows.start, cols.stop - cols.start)
 
     def blame(self, rows: slice, cols: slice) -> str:
         """Name the first chunk of the region that cannot be read."""
@@ -320,13 +323,20 @@ class ArrayPlane:
         return f"rows {rows.start}..{rows.stop - 1}, columns {cols.start}..{cols.stop - 1}"
 
 
-def _read_chunk(files: ChunkFiles, axes: tuple[int, int], row: int, col: int) -> npt.NDArray[Any]:
-    """The plane [y, x] of one chunk."""
+def _read_chunk(
+    files: ChunkFiles, axes: tuple[int, int], shape: tuple[int, int], row: int, col: int
+) -> npt.NDArray[Any]:
+    """The plane [y, x] of one chunk, as far as it lies in the array."""
     place: list[Any] = [0] * files.ndim
     place[axes[0]], place[axes[1]] = row, col
     chunk = files.read(tuple(place))
-    place[axes[0]] = place[axes[1]] = slice(None)
-    return np.asarray(chunk[tuple(place)])
+    for axis, index, length in zip(axes, (row, col), shape, strict=True):
+        place[axis] = slice(0, length - index * chunk.shape[axis])
+    for axis in set(range(files.ndim)) - set(axes):
+        place[axis] = 0
+    plane: npt.NDArray[Any] = chunk[tuple(place)]
+    # A view would keep the rest of the chunk as well.
+    return plane if plane.size == chunk.size else plane.copy()
 
 
 def _plane_of(source: Any, name: str) -> ArrayPlane:

@@ -47,7 +47,8 @@ class _Loop:
             begun = asyncio.all_tasks(self.loop)
             for task in begun:
                 task.cancel()
-            self.loop.run_until_complete(asyncio.gather(*begun, return_exceptions=True))
+            if begun:  # without any, `gather` looks for a loop of its own
+                self.loop.run_until_complete(asyncio.gather(*begun, return_exceptions=True))
             raise
 
     def __del__(self) -> None:

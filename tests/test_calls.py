@@ -23,32 +23,35 @@ def test_every_item_is_called_once_whoever_asks() -> None:
     assert sorted(seen) == list(range(1000))
 
 
-def test_one_who_asks_alone_gets_help_and_many_get_none() -> None:
-    calls, guard = SharedCalls(2), threading.Lock()
-    by: dict[int, set[str]] = {0: set(), 1: set()}
-    together = threading.Barrier(2)
+def names_of(calls: SharedCalls, count: int) -> set[str]:
+    """Which threads run calls that this one asks for."""
+    guard, names = threading.Lock(), set()
 
     def call(item: int) -> None:
         time.sleep(0.002)
         with guard:
-            by[0].add(threading.current_thread().name)
+            names.add(threading.current_thread().name)
 
-    calls.run(call, range(20))
-    assert len(by[0]) == 2, "the thread that asks, and one more"
+    calls.run(call, range(count))
+    return names
 
-    def ask(name: int) -> None:
-        def call(item: int) -> None:
-            if item == 0:
-                together.wait(5)  # both are at work: there is no place for others
-            time.sleep(0.002)
-            with guard:
-                by[1].add(threading.current_thread().name)
 
-        calls.run(call, range(10))
+def test_one_who_asks_alone_gets_help_and_two_get_none() -> None:
+    calls, me = SharedCalls(2), threading.current_thread().name
+    assert len(names_of(calls, 20)) == 2, "the thread that asks, and one more"
+    begun, end = threading.Event(), threading.Event()
 
-    with ThreadPoolExecutor(2, "asks") as threads:
-        list(threads.map(ask, range(2)))
-    assert {name for name in by[1] if name.startswith("asks")} == {"asks_0", "asks_1"}
+    def hold(item: int) -> None:
+        begun.set()
+        end.wait(10)
+
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(calls.run, hold, [0])
+        assert begun.wait(10)
+        assert names_of(calls, 20) == {me}, "both places are taken"
+        end.set()
+        other.result()
+    assert len(names_of(calls, 20)) == 2
 
 
 def test_no_more_run_at_a_time_than_there_are_places() -> None:

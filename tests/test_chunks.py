@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -24,6 +26,10 @@ PLAIN: dict[str, dict[str, Any]] = {
     "v2 big-endian": {"zarr_format": 2, "dtype": ">u2"},
     "v2 nested": {"zarr_format": 2, "chunk_key_encoding": {"name": "v2", "separator": "/"}},
     "v2 packed by nothing": {"zarr_format": 2, "compressors": None},
+    "v2 blosc": {"zarr_format": 2, "compressors": numcodecs.Blosc("zstd", shuffle=2)},
+    "v2 zlib": {"zarr_format": 2, "compressors": numcodecs.Zlib()},
+    "v2 with settings that decoding needs": {"zarr_format": 2, "compressors": numcodecs.Shuffle(2)},
+    "v2 LZMA": {"zarr_format": 2, "compressors": numcodecs.LZMA(format=2)},
     "blosc": {"compressors": BloscCodec(cname="lz4", shuffle="bitshuffle")},
     "gzip": {"compressors": GzipCodec()},
     "with a checksum": {"compressors": [ZstdCodec(checksum=True), Crc32cCodec()]},
@@ -77,6 +83,31 @@ def test_arrays_that_are_no_files_are_left_to_zarr() -> None:
     assert ChunkFiles.of(zarr.create_array({}, shape=(4, 4), dtype="uint8")) is None
 
 
+@pytest.mark.parametrize(
+    ("shape", "chunks", "axes"),
+    [
+        ((2000, 30), (64, 512), (0, 1)),
+        ((30, 2000), (512, 64), (0, 1)),
+        ((1, 300, 1, 200), (1, 64, 16, 64), (1, 3)),
+    ],
+)
+def test_no_more_is_kept_than_was_said(
+    tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], axes: tuple[int, int]
+) -> None:
+    """Chunks may be larger than the array, and hold other planes."""
+    data = np.random.default_rng(0).integers(0, 9, shape).astype(np.uint8)
+    zarr.create_array(tmp_path / "a.zarr", data=data, chunks=chunks)
+    mask = open_mask(tmp_path / "a.zarr")
+    said = mask.keep_chunks(block=128, workers=2)
+    height, width = mask.shape
+    for y, x in product(range(0, height, 90), range(0, width, 90)):
+        part = mask[y : min(y + 90, height), x : min(x + 90, width)]
+        np.testing.assert_array_equal(part, data.reshape(mask.shape)[y : y + 90, x : x + 90])
+    kept = [chunk if chunk.base is None else chunk.base for chunk in mask._cache._kept.values()]  # type: ignore[union-attr]
+    held = sum(len(chunk) if isinstance(chunk, bytes) else chunk.nbytes for chunk in kept)
+    assert 0 < held <= said
+
+
 def test_one_plane_of_more_axes(tmp_path: Path) -> None:
     data = LABELS[None, :, None]
     zarr.create_array(tmp_path / "a.zarr", data=data, chunks=(1, 32, 1, 48))
@@ -86,14 +117,24 @@ def test_one_plane_of_more_axes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask[3:99, 40:130], LABELS[3:99, 40:130])
 
 
-@pytest.mark.parametrize("name", ["default", "with a checksum", "blosc", "gzip", "packed by nothing", "v2"])
-def test_a_truncated_chunk_is_told(tmp_path: Path, name: str) -> None:
-    write(tmp_path / "a.zarr", PLAIN[name])
-    file = tmp_path / "a.zarr" / ("1.2" if name == "v2" else "c/1/2")
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "not kept"])
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize(
+    "name", ["default", "with a checksum", "blosc", "gzip", "packed by nothing", "v2", "v2 blosc"]
+)
+def test_a_truncated_chunk_is_named(tmp_path: Path, name: str, axes: int, keep: bool) -> None:
+    chunks = (1, 32, 48)[3 - axes :]
+    zarr.create_array(
+        tmp_path / "a.zarr", data=LABELS[None] if axes == 3 else LABELS, chunks=chunks, **PLAIN[name]
+    )
+    place = "1.2" if name.startswith("v2") else "1/2"
+    place = ("0." if name.startswith("v2") else "0/") * (axes - 2) + place
+    file = tmp_path / "a.zarr" / (place if name.startswith("v2") else f"c/{place}")
     file.write_bytes(file.read_bytes()[:-6])
     mask = open_mask(tmp_path / "a.zarr")
-    mask.keep_chunks(block=64, workers=1)
-    with pytest.raises(Failed, match="cannot read "):
+    if keep:
+        mask.keep_chunks(block=64, workers=1)
+    with pytest.raises(Failed, match=rf"cannot read chunk (c/)?{place}: "):
         mask[0:100, 0:130]
     np.testing.assert_array_equal(mask[0:32, 0:130], LABELS[0:32])
 

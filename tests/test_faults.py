@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import rendering, state
+from safron.engine.plan import RenderPlan
 from safron.engine.scratch import Scratch
 from safron.io import slides
 from safron.io.labels import LabelMask, open_mask
@@ -122,6 +124,31 @@ def test_a_damaged_chunk_costs_its_blocks_and_no_others(
     chunk.write_bytes(whole)
     # Its time is another now, so the mask is not what it was, as far as can be told without reading it.
     check_fail(run_cli(capfd, args), ExpectFail("", "", ("other inputs (mask content)",)))
+
+
+@pytest.mark.parametrize(
+    "spoil", [Path.unlink, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"damage")]
+)
+def test_a_part_of_a_level_that_is_lost_is_made_again(
+    spoil: Callable[[Path], Any],
+    here: Path,
+    digest: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Zarr would read it as black."""
+    finish = rendering.finish_levels
+
+    def spoiled(plan: RenderPlan, scratch: Scratch, writer: slides.SlideWriter) -> Any:
+        spoil(scratch.path / "levels" / str(plan.thumbnail_level) / "c.1.1.0")
+        return finish(plan, scratch, writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rendering, "finish_levels", spoiled)
+        failing = run_cli(capfd, ARGS)
+    words = ("a part of it is missing or damaged (", "run the same command again")
+    check_fail(failing, ExpectFail("", "", words, code=1))
+    assert render_cli(capfd, ARGS)["digest"] == digest
 
 
 def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
