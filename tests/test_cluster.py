@@ -59,8 +59,9 @@ class Slow:
     def __init__(self, args: str, *, seconds: float = 0.02) -> None:
         command = [sys.executable, TESTS / "slow_render.py", "patches.made", str(seconds), *args.split()]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env=os.environ | {"PYTHONFAULTHANDLER": "1"},
+        )  # fmt: skip
 
     def wait_for_patches(self, count: int) -> None:
         made = Path("patches.made")
@@ -71,6 +72,14 @@ class Slow:
     def workers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    def end(self) -> tuple[str, str]:
+        """What it says until it ends; where it does not end, where its threads are."""
+        try:
+            return self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            pytest.fail(f"does not end: {self.process.communicate()[1]}")
 
     def __enter__(self) -> Slow:
         return self
@@ -112,7 +121,7 @@ def test_no_worker_outlives_its_driver(
             os.killpg(slow.process.pid, signal.SIGINT)
         else:
             slow.process.send_signal(signal.Signals[f"SIG{how}"])
-        out, err = slow.process.communicate(timeout=30)
+        out, err = slow.end()
         assert gone(workers)
     if how != "KILL":
         assert (slow.process.returncode, out) == (130, "")
