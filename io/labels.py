@@ -299,10 +299,10 @@ class ArrayPlane:
         """Integers [y, x] of an in-bounds region."""
         index = [slice(0, 1)] * len(self.array.shape)
         index[self.axes[0]], index[self.axes[1]] = rows, cols
-        read = read_here(self.array, tuple(index)) if isinstance(self.array, zarr.Array) else None
-        values = np.asarray(self.array[tuple(index)] if read is None else read)
+        place = tuple(index)
+        values = read_here(self.array, place) if isinstance(self.array, zarr.Array) else self.array[place]
         # The other axes have one index; y comes before x.
-        return values.reshape(rows.stop - rows.start, cols.stop - cols.start)
+        return np.asarray(values).reshape(rows.stop - rows.start, cols.stop - cols.start)
 
     def blame(self, rows: slice, cols: slice) -> str:
         """Name the first chunk of the region that cannot be read."""

@@ -277,7 +277,9 @@ def test_patches_of_another_size_than_the_card_says_are_refused(tmp_path: Path, 
         load(path)(some_labels())
 
 
-def test_at_most_as_many_calls_as_threads_run_at_a_time(tmp_path: Path) -> None:
+def test_at_most_as_many_calls_as_threads_run_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = OnnxModel(write_onnx(tmp_path / "m.onnx", card=CARD), device="cpu", threads=2)
     run, running, most = model._run_into, [0], [0]
     lock = threading.Lock()
@@ -291,7 +293,7 @@ def test_at_most_as_many_calls_as_threads_run_at_a_time(tmp_path: Path) -> None:
             running[0] -= 1
         return run(*given)
 
-    model._run_into = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(model, "_run_into", watched)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(model, [np.zeros((4, SIDE, SIDE), np.uint8)] * 3))
     assert most[0] == 2
