@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.chunks import ChunkFiles
+from safron.io.chunks import assemble
 from safron.io.codecs import EncodedTile, encode_region
 from safron.io.errors import Failed
 from safron.io.labels import one_line
@@ -20,6 +19,7 @@ from safron.io.slides import SlideSpec, SlideWriter
 from .memory import usable_cores
 from .plan import RenderPlan
 from .scratch import Scratch
+from .window import Window
 
 # Their tiles must fit into what the blocks leave free, whatever the number of cores.
 MOST_ENCODERS = 8
@@ -30,9 +30,8 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
     level, last = plan.thumbnail_level, max(plan.preview_level, plan.slide.level_count - 1)
     step = max(plan.block >> level, 2 * plan.slide.tile)
     while True:
-        pixels = scratch.level(level)
         if plan.block_levels < level < plan.slide.level_count:
-            writer.append(_encode_stored(pixels, level, plan.slide))
+            writer.append(_encode_stored(scratch, level, plan.slide))
         if level == last:
             break
         scratch.create_level(plan, level + 1, chunk=step // 2)
@@ -42,45 +41,51 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
     pixels = scratch.level(plan.preview_level)
     preview = np.empty(pixels.shape, np.uint8)
     for y in range(0, pixels.shape[0], pixels.chunks[0]):
-        preview[y : y + pixels.chunks[0]] = _read(pixels, slice(y, y + pixels.chunks[0]), slice(None))
+        part = preview[y : y + pixels.chunks[0]]
+        part[:] = _read(scratch, plan.preview_level, Window(y, 0, *part.shape[:2]))
     return preview
 
 
 def _halve_stored(scratch: Scratch, level: int, step: int) -> None:
     """Halve a level that lies in scratch into the next, one chunk of that at a time."""
-    above, below = scratch.level(level), scratch.level(level + 1)
+    below = scratch.level(level + 1)
     for row in range(-(-below.shape[0] // below.chunks[0])):
         for column in range(-(-below.shape[1] // below.chunks[1])):
             y, x = row * step, column * step
-            half = halve(_read(above, slice(y, y + step), slice(x, x + step)))
+            half = halve(_read(scratch, level, Window(y, x, step, step)))
             scratch.write_part(
                 level + 1, (row, column), half[: below.shape[0] - y // 2, : below.shape[1] - x // 2]
             )
 
 
-def _read(pixels: Any, rows: slice, columns: slice) -> npt.NDArray[np.uint8]:
-    """Read part of a level; what is missing in it was written once, and is lost."""
-    files = ChunkFiles.of(pixels, sparse=False)
-    if files is None:
-        return np.asarray(pixels[rows, columns], np.uint8)
-    bounds = (part.indices(length) for part, length in zip((rows, columns), pixels.shape[:2], strict=True))
-    region = (*(slice(lo, hi) for lo, hi, _ in bounds), slice(0, pixels.shape[2]))
+def _read(scratch: Scratch, level: int, window: Window) -> npt.NDArray[np.uint8]:
+    """Read part of a level, as far as it lies inside; what is missing in it was written once, and is lost."""
+    pixels = scratch.level(level)
+    rows, columns = window.clip(Window(0, 0, *pixels.shape[:2])).slices()
+    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
     try:
-        return files.read_region(region)
+        return assemble(
+            (rows, columns, slice(0, 3)),
+            pixels.chunks,
+            out,
+            lambda index: scratch.read_part(level, (index[0], index[1])),
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise Failed(
-            f"{files.folder}: a part of it is missing or damaged ({one_line(error)}); run the same command again"
+            f"{scratch.place(f'levels/{level}')}: a part of it is missing or damaged ({one_line(error)}); "
+            "run the same command again"
         ) from error
 
 
-def _encode_stored(pixels: Any, level: int, slide: SlideSpec) -> Iterator[EncodedTile]:
+def _encode_stored(scratch: Scratch, level: int, slide: SlideSpec) -> Iterator[EncodedTile]:
     """Encode a level that lies in scratch, a few tiles in memory at a time."""
+    pixels = scratch.level(level)
     step, cores = slide.tile, min(usable_cores(), MOST_ENCODERS)
     places = iter(product(range(0, pixels.shape[0], step), range(0, pixels.shape[1], step)))
 
     def encode(place: tuple[int, int]) -> list[EncodedTile]:
         y, x = place
-        part = _read(pixels, slice(y, y + step), slice(x, x + step))
+        part = _read(scratch, level, Window(y, x, step, step))
         return list(encode_region(part, level, y, x, slide))
 
     with ThreadPoolExecutor(cores) as threads:

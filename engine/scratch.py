@@ -82,14 +82,14 @@ class Scratch:
     def __reduce__(self) -> tuple[Any, ...]:
         return Scratch, (self.path, self.store)
 
-    def _place(self, name: str) -> str:
+    def place(self, name: str) -> str:
         """Path or address of an array or chunk."""
         return str(self.path / name) if self.store is None else f"{self.store}/{name}"
 
     def _write(self, name: str, data: bytes) -> None:
         """Store a chunk, all at once: another process may read it while it is written a second time."""
         if self.store is not None:
-            fs, path = fsspec.url_to_fs(self._place(name))
+            fs, path = fsspec.url_to_fs(self.place(name))
             fs.pipe_file(path, data)
             return
         file = self.path / name
@@ -101,7 +101,7 @@ class Scratch:
         """Load a chunk."""
         if self.store is None:
             return (self.path / name).read_bytes()
-        fs, path = fsspec.url_to_fs(self._place(name))
+        fs, path = fsspec.url_to_fs(self.place(name))
         return bytes(fs.cat_file(path))
 
     def _delete(self, name: str) -> None:
@@ -110,7 +110,7 @@ class Scratch:
             if self.store is None:
                 (self.path / name).unlink()
             else:
-                fs, path = fsspec.url_to_fs(self._place(name))
+                fs, path = fsspec.url_to_fs(self.place(name))
                 fs.rm_file(path)
 
     @property
@@ -204,7 +204,7 @@ class Scratch:
     ) -> None:
         """Make an array, replacing what a crashed try left."""
         made = zarr.create_array(
-            self._place(name), shape=shape, chunks=chunks, dtype=dtype, overwrite=True, **_stored_as(dtype)
+            self.place(name), shape=shape, chunks=chunks, dtype=dtype, overwrite=True, **_stored_as(dtype)
         )
         self._arrays[name] = made
 
@@ -212,7 +212,7 @@ class Scratch:
         """Open an array once."""
         found = self._arrays.get(name)
         if found is None:
-            found = self._arrays[name] = zarr.open_array(self._place(name), mode="r")
+            found = self._arrays[name] = zarr.open_array(self.place(name), mode="r")
         return found
 
     def write_seams(self, block: tuple[int, int], pixels: UInt8, sums: Sums) -> None:
@@ -257,7 +257,7 @@ class Scratch:
 
     def stored_seams(self) -> set[tuple[int, int]]:
         """Blocks whose seams lie here, whole or torn."""
-        fs, path = fsspec.url_to_fs(self._place("seams"))
+        fs, path = fsspec.url_to_fs(self.place("seams"))
         fs.invalidate_cache()
         names = (name.rpartition("/")[2].split(".") for name in fs.find(path))
         return {(int(name[1]), int(name[2])) for name in names if name[0] == "c" and len(name) == 4}
@@ -286,13 +286,24 @@ class Scratch:
     def _part_file(self, level: int, block: tuple[int, int]) -> str:
         return f"levels/{level}/c.{block[0]}.{block[1]}.0"
 
+    def read_part(self, level: int, block: tuple[int, int]) -> UInt8:
+        """Load what `write_part` stored: a whole chunk, zeros beyond the far edges of the level.
+
+        Raises
+        ------
+        OSError, ValueError, RuntimeError
+            When it is missing or damaged. Zarr would take a missing chunk for a black one.
+        """
+        array = self.level(level)
+        return decode_chunk(self._read(self._part_file(level, block)), array.dtype).reshape(array.chunks)
+
     def has_part(self, level: int, block: tuple[int, int]) -> bool:
         """Whether what a block left of a level can be read; a power cut may have torn or lost it."""
         array = self.level(level)
         if block[0] * array.chunks[0] >= array.shape[0] or block[1] * array.chunks[1] >= array.shape[1]:
             return True  # only an odd last row or column, which the level leaves out
         try:
-            decode_chunk(self._read(self._part_file(level, block)), array.dtype)
+            self.read_part(level, block)
         except (OSError, ValueError, RuntimeError):
             return False
         return True

@@ -32,7 +32,6 @@ class ChunkFiles:
     array : the array.
     steps : what turns the bytes of a file into those of its values, in this order.
     dtype : of the values.
-    sparse : whether a file that is missing stands for the array's fill value, or is an error.
 
     Attributes
     ----------
@@ -40,9 +39,7 @@ class ChunkFiles:
     ndim : axes of the array.
     """
 
-    def __init__(
-        self, array: zarr.Array[Any], steps: list[Decode], dtype: np.dtype[Any], sparse: bool
-    ) -> None:
+    def __init__(self, array: zarr.Array[Any], steps: list[Decode], dtype: np.dtype[Any]) -> None:
         assert isinstance(array.store, LocalStore)
         self.folder = array.store.root / array.path
         self._metadata = array.metadata
@@ -50,10 +47,9 @@ class ChunkFiles:
         self.ndim = array.ndim
         self._steps = steps
         self._dtype = dtype
-        self._sparse = sparse
 
     @classmethod
-    def of(cls, array: zarr.Array[Any], *, sparse: bool = True) -> ChunkFiles | None:
+    def of(cls, array: zarr.Array[Any]) -> ChunkFiles | None:
         """Give the reader of an array; None where only Zarr can read it."""
         metadata = array.metadata
         if not isinstance(array.store, LocalStore):
@@ -65,14 +61,14 @@ class ChunkFiles:
             steps: list[Decode] = []
             if packed is not None:
                 steps = [_unpack_blosc if packed.codec_id == "blosc" else packed.decode]
-            return cls(array, steps, metadata.dtype.to_native_dtype(), sparse)
+            return cls(array, steps, metadata.dtype.to_native_dtype())
         first, *others = (dict(codec.to_dict()) for codec in metadata.codecs)
         if first["name"] != "bytes" or not all(codec["name"] in (*_PACKED, "crc32c") for codec in others):
             return None
         settings: Any = first.get("configuration", {})
         order: Any = settings.get("endian") or "little"
         steps = [_decoder(str(codec["name"])) for codec in reversed(others)]
-        return cls(array, steps, np.dtype(metadata.data_type.to_native_dtype()).newbyteorder(order), sparse)
+        return cls(array, steps, np.dtype(metadata.data_type.to_native_dtype()).newbyteorder(order))
 
     def read_region(self, region: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Decode what lies in bounded slices, one an axis."""
@@ -90,8 +86,6 @@ class ChunkFiles:
         try:
             data: Any = (self.folder / self._metadata.encode_chunk_key(index)).read_bytes()
         except FileNotFoundError:
-            if not self._sparse:
-                raise
             fill = self._metadata.fill_value
             return np.broadcast_to(np.asarray(0 if fill is None else fill, self._dtype), self._shape)
         for step in self._steps:

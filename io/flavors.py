@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 from functools import cache
-from xml.sax.saxutils import escape, quoteattr
+from html import escape
 
 import pyvips
 
@@ -117,17 +117,17 @@ def plain_text(spec: SlideSpec) -> str:
 
 def ome_xml(spec: SlideSpec) -> str:
     """Give the OME-XML of a slide, in ASCII."""
-    software = quoteattr(_clean(spec.software))
+    software = escape(_clean(spec.software))
     power, mpp = _number(spec.objective_power), _number(spec.mpp)
     scale = f' PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}"' if mpp else ""
     objective = f'<Objective ID="Objective:0" NominalMagnification="{power}"/>'
     instrument = f'<Instrument ID="Instrument:0">{objective}</Instrument>' if power else ""
     settings = '<InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>' if power else ""
-    pairs = "".join(f"<M K={quoteattr(key)}>{escape(value)}</M>" for key, value in _provenance(spec))
+    pairs = "".join(f'<M K="{escape(key)}">{escape(value)}</M>' for key, value in _provenance(spec))
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
         f'<OME xmlns="{_OME}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
-        f'xsi:schemaLocation="{_OME} {_OME}/ome.xsd" Creator={software}>'
+        f'xsi:schemaLocation="{_OME} {_OME}/ome.xsd" Creator="{software}">'
         f'{instrument}<Image ID="Image:0" Name="slide">{settings}'
         '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SignificantBits="8" Interleaved="true" '
         f'SizeX="{spec.width}" SizeY="{spec.height}" SizeZ="1" SizeC="3" SizeT="1"{scale}>'
