@@ -43,27 +43,30 @@ def _mix(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return values
 
 
-def _keys(
-    seed: int, channel: int, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """What positions contribute to the hash, by row and by column."""
+@lru_cache(maxsize=256)
+def _key(seed: int, channel: int, *, is_row: bool) -> npt.NDArray[np.uint32]:
+    """What sets the hash of one axis of a channel apart, uint32 [1]."""
     with np.errstate(over="ignore"):
         key = _mix(np.array([seed & 0xFFFFFFFF], np.uint32)) + np.uint32(channel) * np.uint32(0x9E3779B9)
         key = _mix(key ^ np.uint32((seed >> 32) & 0xFFFFFFFF))
-        by_row = _mix(rows.astype(np.uint32) + key)
-        # A key of its own: with the same one, row and column 0 would cancel and see one value for every seed.
-        return by_row, _mix(columns.astype(np.uint32) + _mix(key + np.uint32(0x85EBCA6B)))
+        # Columns have a key of their own: with the same one, row and column 0 would cancel and see one value for every seed.
+        return key if is_row else _mix(key + np.uint32(0x85EBCA6B))
 
 
-def _white(
-    out: npt.NDArray[np.float32],
-    seed: int,
-    channel: int,
-    rows: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.int64],
-) -> None:
+# Strips of patches below each other have their columns in common, those of neighbouring blocks their rows. What is kept
+# of a long axis is some kilobytes for a hash, some ten for a spline.
+@lru_cache(maxsize=512)
+def _hashes(seed: int, channel: int, positions: range, *, is_row: bool) -> npt.NDArray[np.uint32]:
+    """What positions along one axis contribute to the hash: uint32 [len(positions)]."""
+    with np.errstate(over="ignore"):
+        whole = np.arange(positions.start, positions.stop, dtype=np.int64)
+        return _mix(whole.astype(np.uint32) + _key(seed, channel, is_row=is_row))
+
+
+def _white(out: npt.NDArray[np.float32], seed: int, channel: int, rows: range, columns: range) -> None:
     """Put independent standard normals of integer positions into `out`, float32 [len(rows), len(columns)]."""
-    by_row, by_column = _keys(seed, channel, rows, columns)
+    by_row = _hashes(seed, channel, rows, is_row=True)
+    by_column = _hashes(seed, channel, columns, is_row=False)
     if compiled is not None:
         compiled.white(out, by_row, by_column, _normal_table())
         return
@@ -78,23 +81,24 @@ class _Spline:
 
     Attributes
     ----------
-    nodes : positions in the lattice, [n].
+    nodes : positions in the lattice.
     first : of the four nodes of each pixel, the first's place in `nodes`, int32 [length].
     weights : of these four, of unit variance, float32 [4, length].
     """
 
-    nodes: npt.NDArray[np.int64]
+    nodes: range
     first: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
 
 
-def _spline(start: int, length: int, scale: int) -> _Spline:
-    """Mix nodes `scale` pixels apart into the pixels ``[start, start + length)``."""
-    cell, t = np.divmod(np.arange(start, start + length), scale)
+@lru_cache(maxsize=128)
+def _spline(pixels: range, scale: int) -> _Spline:
+    """Mix nodes `scale` pixels apart into pixels."""
+    cell, t = np.divmod(np.arange(pixels.start, pixels.stop), scale)
     t = (t / scale).astype(np.float64)
     basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
     basis /= np.sqrt((basis**2).sum(axis=0))
-    nodes = np.arange(int(cell[0]) - 1, int(cell[-1]) + 3)
+    nodes = range(int(cell[0]) - 1, int(cell[-1]) + 3)
     return _Spline(nodes, (cell - cell[0]).astype(np.int32), basis.astype(np.float32))
 
 
@@ -119,19 +123,17 @@ def normal_noise(window: Window, *, seed: int, scales: Sequence[int]) -> npt.NDA
     True
     """
     noise = np.empty((len(scales), window.height, window.width), np.float32)
+    down, across = range(window.y, window.y_stop), range(window.x, window.x_stop)
     for channel, scale in enumerate(scales):
         if scale == 1:
-            rows = np.arange(window.y, window.y_stop, dtype=np.int64)
-            columns = np.arange(window.x, window.x_stop, dtype=np.int64)
-            _white(noise[channel], seed, channel, rows, columns)
+            _white(noise[channel], seed, channel, down, across)
         else:
-            _smooth(noise[channel], seed, channel, window, scale)
+            _smooth(noise[channel], seed, channel, _spline(down, scale), _spline(across, scale))
     return noise
 
 
-def _smooth(out: npt.NDArray[np.float32], seed: int, channel: int, window: Window, scale: int) -> None:
+def _smooth(out: npt.NDArray[np.float32], seed: int, channel: int, rows: _Spline, columns: _Spline) -> None:
     """Put a smooth channel into `out`, summed node by node so that no matrix product's blocking can change a bit."""
-    rows, columns = _spline(window.y, window.height, scale), _spline(window.x, window.width, scale)
     lattice = np.empty((len(rows.nodes), len(columns.nodes)), np.float32)
     _white(lattice, seed, channel, rows.nodes, columns.nodes)
     if compiled is not None:
