@@ -170,7 +170,7 @@ def _render_row(
     if prepared.where != "threads" and not clusters:
         from .cluster import open_cluster
 
-        clusters.append(stack.enter_context(open_cluster(options)))
+        clusters.append(stack.enter_context(open_cluster(prepared.options)))
     cluster = clusters[0] if clusters else None
     with open_runner(prepared, cluster) as (settled, runner), watch(settled) as advance:
         report = run(settled, runner, progress=advance)

@@ -137,7 +137,7 @@ def _option(
     callback=_batch,
     shown="8 on a CPU, 32 on CUDA",
 )
-@_option("--workers", "Blocks in work at a time.", "N", type=int)
+@_option("--workers", "Blocks in work at a time.", "N", type=int, shown="2, on a GPU 4")
 @_option(
     "--executor",
     "What a worker is; auto takes processes where several GPUs can share the work.",
@@ -376,7 +376,7 @@ def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -
 
 def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
     from .execute import local_runner
-    from .prepare import check_budget, prepare
+    from .prepare import check_budget, prepare, workers_of
     from .rendering import open_runner, run
     from .scan import scan_mask
 
@@ -385,7 +385,7 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
         for note in prepared.warnings:
             warn(NAME, note)
     if dry_run:
-        with local_runner(options.workers) as runner:
+        with local_runner(workers_of(prepared.options)) as runner:
             scan = scan_mask(prepared.job, runner)
         if not quiet:
             for line in plan_lines(prepared, scan):

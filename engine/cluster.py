@@ -25,13 +25,15 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
+from .batches import Stopped
 from .execute import DASK_SETTINGS, DaskPool, Lost, Task, quiet_asyncio, run_tasks
 from .gpus import visible_gpus
 from .memory import peak_bytes
 from .options import RenderOptions
 from .plan import RenderPlan
+from .prepare import workers_of
 from .security import load_security
-from .tasks import Job, Stopped, notify
+from .tasks import Job, notify
 from .worker import JobPlugin, ModelSource, Parcel, WorkerFacts, rehearse, run_shipped
 
 log = logging.getLogger("safron")
@@ -243,11 +245,14 @@ def _start(options: RenderOptions, security: Any) -> Any:
         return start_jobs(options.cluster, security=security, dashboard=options.dashboard)
     try:
         return start_processes(
-            options.workers, gpus=worker_gpus(options.device), security=security, dashboard=options.dashboard
+            workers_of(options),
+            gpus=worker_gpus(options.device),
+            security=security,
+            dashboard=options.dashboard,
         )
     except Exception as error:
         raise Failed(
-            f"--workers {options.workers}: cannot start the processes ({one_line(error)})"
+            f"--workers {workers_of(options)}: cannot start the processes ({one_line(error)})"
         ) from error
 
 

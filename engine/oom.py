@@ -38,6 +38,11 @@ class Halving:
     Parameters
     ----------
     model : the generator; everything but calls is passed on to it.
+
+    Attributes
+    ----------
+    same_halves, same_places : whether a patch has the same bits in half a batch, and in any place of a batch, as far as
+        `rehearse` saw.
     """
 
     def __init__(self, model: PatchModel) -> None:
@@ -47,13 +52,16 @@ class Halving:
         self.device = model.device
         self.integral = model.integral
         self.same_halves = False
+        self.same_places = False
         self._halved = False
 
     def rehearse(self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None) -> None:
-        """Run a batch, and find out whether its halves give the same."""
+        """Run a batch, and find out whether its halves give the same, and its patches in other places of it."""
         whole = self.model(labels, noise)
         if len(labels) > 1:
             self.same_halves = np.array_equal(whole, self._in_halves(labels, noise))
+            moved = self.model(np.roll(labels, 1, 0), None if noise is None else np.roll(noise, 1, 0))
+            self.same_places = np.array_equal(moved, np.roll(whole, 1, 0))
 
     def __call__(
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None

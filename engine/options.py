@@ -25,7 +25,8 @@ class RenderOptions:
     seed : of the noise.
     block : pixels a side of one task, a multiple of `tiff_tile`; None is 2048.
     batch : patches a call; None takes 8 on a CPU, 32 on CUDA.
-    workers : blocks in work at a time; of no effect where `scheduler` or `cluster` say who works.
+    workers : blocks in work at a time; None takes 2, 4 where they share a GPU, and a process for every GPU where there
+        are several. Of no effect where `scheduler` or `cluster` say who works.
     executor : "threads" of this process or worker "processes"; "auto" is processes where several GPUs can share the
         work, else threads.
     scheduler : address or file of a Dask scheduler that is there already.
@@ -63,7 +64,7 @@ class RenderOptions:
     seed: int = 0
     block: int | None = None
     batch: int | None = None
-    workers: int = 2
+    workers: int | None = None
     executor: Literal["auto", "threads", "processes"] = "auto"
     scheduler: str | None = None
     cluster: Path | None = None

@@ -356,9 +356,9 @@ class RenderPlan:
         )
         return int(self.slide.height * self.slide.width * per_pixel * 4 / 3)
 
-    def worker_bytes(self, *, integral: bool) -> int:
-        """Upper bound on what one block in work holds, without the generator's own buffers."""
-        side, tile, read = self.block, self.grid.tile, self.grid.tile + 2 * self.grid.context
+    def worker_bytes(self) -> int:
+        """Upper bound on what one block in work holds, without batches and the generator's own buffers."""
+        side, read = self.block, self.grid.tile + 2 * self.grid.context
         pixels = side * side
         image = pixels * 3 * 2  # the image and its levels and tiles
         labels = (side + 2 * read) ** 2
@@ -366,10 +366,14 @@ class RenderPlan:
         bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
         seams = 2 * self.seam_bytes
         noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
+        return image + labels + bands + seams + noise
+
+    def batch_bytes(self, *, integral: bool) -> int:
+        """Upper bound on a batch of patches, before and after the generator."""
+        tile, read = self.grid.tile, self.grid.tile + 2 * self.grid.context
         # What ONNX Runtime gives, the batch that it is put in, and where nothing is compiled the fixed-point values.
         image_bytes = 1 if integral else 12 if compiled is None else 8
-        patch = read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * image_bytes
-        return image + labels + bands + seams + noise + self.batch * patch
+        return self.batch * (read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * image_bytes)
 
     def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
         """Everything that decides a pixel or a tag, by the name that a user knows it by."""

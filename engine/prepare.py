@@ -19,6 +19,7 @@ from safron.io.pyramid import Pyramid
 from safron.io.remote import Target, check_address, check_folder, is_url
 from safron.io.slides import SlideSpec
 
+from .batches import BUFFERS, RUNNERS, shares_batches
 from .finished import Finished
 from .heap import LARGEST
 from .memory import resident_bytes, usable_cores
@@ -43,6 +44,9 @@ SYNC_BYTES = 8 << 20
 GPU_BATCH = 32
 # Enough for one worker to keep many cores busy; a CPU runs patches apart, and gains nothing else by it.
 CPU_BATCH = 8
+WORKERS = 2
+# Those that blend and encode give a GPU nothing to do, so that the others must.
+GPU_WORKERS = 4
 
 Where = Literal["threads", "processes", "cluster"]
 
@@ -98,7 +102,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     check_outputs(source, target, options)
     if options.scratch is not None and is_url(options.scratch):
         check_folder(str(options.scratch))
-    if options.workers < 1 or options.threads < 0:
+    if (options.workers is not None and options.workers < 1) or options.threads < 0:
         raise BadInput(
             f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
         )
@@ -115,6 +119,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     card = model.card
     mask = open_mask(source, palette=card.palette, palette_tolerance=options.palette_tolerance)
     where = choose_where(options, mask, model)
+    workers = choose_workers(options, where, model.device)
+    options = replace(options, workers=workers)
     tile = card.tile if options.tile is None else options.tile
     grid = make_grid(
         height=mask.shape[0], width=mask.shape[1], tile=tile, overlap=options.overlap, context=card.context
@@ -139,16 +145,20 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     job = Job(plan, mask, model, scratch)
     if where != "threads" and not dry_run:
         return Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
-    working = options.workers * plan.worker_bytes(integral=model.integral)
-    working += SEAMS_KEPT * plan.seam_bytes + mask.keep_chunks(block=plan.block, workers=options.workers)
-    projected = resident_bytes() + LATE_BYTES + working
-    check_memory(projected, plan, options)  # before the trial takes some
-    if not model.device.startswith("cpu"):
+    kept = SEAMS_KEPT * plan.seam_bytes + mask.keep_chunks(block=plan.block, workers=workers)
+    kept += workers * plan.worker_bytes()
+    before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
+    on_device = not model.device.startswith("cpu")
+    if on_device:
         model = Halving(model)
+    batches = BUFFERS if on_device else workers
+    check_memory(before + kept + batches * batch, plan, options)  # before the trial takes some
     trial = try_model(model, plan)
-    projected += options.workers * trial.added_bytes
+    batches, calls = (BUFFERS, RUNNERS) if shares_batches(model) else (workers, workers)
+    working = kept + batches * batch
+    projected = before + working + calls * trial.added_bytes
     job = Job(with_batch(plan, trial.batch, model.device), mask, model, scratch)
-    return Prepared(target, options, job, projected, where, _heap_bytes(working, plan, options.workers))
+    return Prepared(target, options, job, projected, where, _heap_bytes(working, plan, workers))
 
 
 def _heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
@@ -252,10 +262,26 @@ def choose_where(options: RenderOptions, mask: LabelMask, model: PatchModel) -> 
 def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -> bool:
     from .gpus import visible_gpus
 
-    usable = options.workers > 1 and not mask.in_memory and isinstance(options.model, str | Path)
+    usable = options.workers != 1 and not mask.in_memory and isinstance(options.model, str | Path)
     return (
         usable and ":" not in options.device and model.device.startswith("cuda") and len(visible_gpus()) > 1
     )
+
+
+def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
+    """Blocks in work at a time: as given, else enough to keep what runs the patches busy."""
+    from .gpus import visible_gpus
+
+    if options.workers is not None:
+        return options.workers
+    if where == "threads":
+        return GPU_WORKERS if device.startswith("cuda") else WORKERS
+    return max(WORKERS, len(visible_gpus()) if options.device in ("auto", "cuda") else 0)
+
+
+def workers_of(options: RenderOptions) -> int:
+    """`RenderOptions.workers` of a prepared render, or of commands that have prepared none."""
+    return WORKERS if options.workers is None else options.workers
 
 
 def model_source(prepared: Prepared) -> ModelSource:
@@ -269,7 +295,7 @@ def model_source(prepared: Prepared) -> ModelSource:
     device = options.device.partition(":")[0] if prepared.where == "processes" else options.device
     threads = options.threads
     if prepared.where == "processes" and not threads:
-        threads = max(1, usable_cores() // options.workers)
+        threads = max(1, usable_cores() // workers_of(options))
     return ModelSource(model, device, threads, options.precision)
 
 
@@ -279,10 +305,12 @@ def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
 
     options, plan, job = prepared.options, prepared.plan, prepared.job
     plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)
-    each = facts.resident + plan.worker_bytes(integral=job.model.integral) + LATE_BYTES // 2
+    each = (
+        facts.resident + plan.worker_bytes() + plan.batch_bytes(integral=job.model.integral) + LATE_BYTES // 2
+    )
     each += SEAMS_KEPT * plan.seam_bytes + job.mask.keep_chunks(block=plan.block, workers=1)
     if prepared.where == "processes":
-        projected = prepared.projected_bytes + options.workers * each
+        projected = prepared.projected_bytes + workers_of(options) * each
     else:
         projected = max(prepared.projected_bytes, each)
     check_memory(projected, plan, options)
@@ -459,22 +487,16 @@ def try_model(model: PatchModel, plan: RenderPlan) -> Trial:
 
 
 def _try_batch(model: PatchModel, plan: RenderPlan, batch: int) -> int:
-    side = plan.grid.tile + 2 * plan.grid.context
-    labels = np.full((batch, side, side), model.card.labels[0].value, np.uint8)
-    noise = None
-    if plan.noise_scales:
-        # On a GPU halves are compared, and zeros would be equal whatever the kernels do.
-        shape = (batch, len(plan.noise_scales), side, side)
-        halving = isinstance(model, Halving)
-        noise = (
-            np.random.default_rng(0).standard_normal(shape, np.float32)
-            if halving
-            else np.zeros(shape, np.float32)
-        )
+    side, channels = plan.grid.tile + 2 * plan.grid.context, len(plan.noise_scales)
+    values, shape = [label.value for label in model.card.labels], (batch, channels, side, side)
     if isinstance(model, Halving):
-        model.rehearse(labels, noise)
+        # Batches are compared, and patches that are alike would be equal whatever the kernels do.
+        random = np.random.default_rng(0)
+        labels = random.choice(np.array(values, np.uint8), (batch, side, side))
+        model.rehearse(labels, random.standard_normal(shape, np.float32) if channels else None)
     else:
-        model(labels, noise)
+        labels = np.full((batch, side, side), values[0], np.uint8)
+        model(labels, np.zeros(shape, np.float32) if channels else None)
     return batch
 
 
@@ -515,7 +537,7 @@ def check_memory(projected: int, plan: RenderPlan, options: RenderOptions) -> No
     if projected > options.memory:
         raise BadInput(
             f"projected peak memory is {_mib(projected)}, --memory allows {_mib(options.memory)}; "
-            f"lower --workers {options.workers} or --block {plan.block}, or raise --memory"
+            f"lower --workers {workers_of(options)} or --block {plan.block}, or raise --memory"
         )
 
 

@@ -10,14 +10,15 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from safron.io.errors import Failed
 from safron.io.labels import LabelMask, one_line
 
+from .batches import DeviceQueue, shares_batches
 from .execute import TRIES, GivenUp, Runner, Task, local_runner
 from .finished import Finished, head_of
 from .gpus import kind_of
@@ -26,7 +27,16 @@ from .levels import finish_levels, write_png
 from .lock import run_lock
 from .memory import peak_bytes
 from .options import RenderOptions
-from .prepare import Prepared, check_budget, check_target, keep_batch, model_source, prepare, settle
+from .prepare import (
+    Prepared,
+    check_budget,
+    check_target,
+    keep_batch,
+    model_source,
+    prepare,
+    settle,
+    workers_of,
+)
 from .report import RenderReport
 from .scan import Scan, scan_mask
 from .scratch import disk_errors
@@ -94,7 +104,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     """
     options = prepared.options
     if prepared.where == "threads":
-        with local_runner(options.workers, dashboard=options.dashboard) as runner:
+        with local_runner(workers_of(options), dashboard=options.dashboard) as runner:
             yield prepared, runner
         return
     from .cluster import ClusterRunner, open_cluster
@@ -246,8 +256,14 @@ def _run_blocks(
 ) -> None:
     """Run the tasks that are left and accept their results."""
     given_up: list[GivenUp] = []
-    with listening(prepared.job.scratch, progress or (lambda count: None)):
-        for _, result in runner(_tasks(prepared.job, state)):
+    job = prepared.job
+    # Other processes have their own.
+    shared = prepared.where == "threads" and shares_batches(job.model)
+    with (
+        DeviceQueue(job.model, job.plan) if shared else nullcontext() as queue,
+        listening(job.scratch, progress or (lambda count: None)),
+    ):
+        for _, result in runner(_tasks(replace(job, queue=queue), state)):
             if isinstance(result, GivenUp):
                 given_up.append(result)
                 continue

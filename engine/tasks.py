@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +24,8 @@ from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
 
 from .accumulate import Accumulator
-from .model import PatchModel, paint_labels, runs_apart
+from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, Stopped
+from .model import PatchModel, paint_labels
 from .noise import normal_noise
 from .plan import BlockPlan, PatchRect, RenderPlan
 from .scratch import Scratch, seam_parts
@@ -33,21 +33,22 @@ from .window import Window
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
-Deliver = Callable[[npt.NDArray[Any], Window], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a task needs besides its block index."""
+    """Everything that a task needs besides its block index.
+
+    Attributes
+    ----------
+    queue : where the patches of all tasks of this process meet; None where each task has its own batches.
+    """
 
     plan: RenderPlan
     mask: LabelMask
     model: PatchModel
     scratch: Scratch
-
-
-class Stopped(Exception):
-    """The render was interrupted; raised inside tasks of the same process so that they end early."""
+    queue: DeviceQueue | None = None
 
 
 # Tasks of this process look here between batches: who wants to hear of finished patches, and whether to
@@ -90,7 +91,11 @@ class Tally:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add to a stage."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 @dataclass(frozen=True)
@@ -137,71 +142,6 @@ def read_labels(mask: LabelMask, window: Window, *, outside: int | None) -> UInt
     return np.pad(labels, margins, constant_values=outside)
 
 
-class _Batches:
-    """Collects windows into batches of one fixed shape and hands each row of patches on.
-
-    The last batch is filled up with copies, unless the generator runs patches apart: ONNX Runtime keeps memory
-    for every batch shape that it has seen, and some kernels round differently for another shape.
-    """
-
-    def __init__(self, job: Job, tally: Tally) -> None:
-        self._job = job
-        self._tally = tally
-        plan = job.plan
-        side = plan.grid.tile + 2 * plan.grid.context
-        channels = len(plan.noise_scales)
-        self._labels = np.zeros((plan.batch, side, side), np.uint8)
-        self._noise = np.zeros((plan.batch, channels, side, side), np.float32) if channels else None
-        self._count = 0
-        self._waiting: list[tuple[slice, Window, Deliver]] = []
-
-    def push(self, labels: UInt8, noise: Float32 | None, first: Window, deliver: Deliver) -> None:
-        """Queue patches that lie side by side; run a batch whenever one is full.
-
-        Parameters
-        ----------
-        labels : uint8 [n, side, side], the patches' windows.
-        noise : float32 [n, channels, side, side], or None.
-        first : write window of the first patch.
-        deliver : called with values [m, tile, tile, 3] and the write window of the first of them.
-        """
-        stride = self._job.plan.grid.columns.stride
-        done = 0
-        while done < len(labels):
-            take = min(len(labels) - done, len(self._labels) - self._count)
-            slots = slice(self._count, self._count + take)
-            self._labels[slots] = labels[done : done + take]
-            if self._noise is not None:
-                self._noise[slots] = noise[done : done + take]  # type: ignore[index]
-            here = Window(first.y, first.x + done * stride, first.height, first.width)
-            self._waiting.append((slots, here, deliver))
-            self._count += take
-            done += take
-            if self._count == len(self._labels):
-                self.flush()
-
-    def flush(self) -> None:
-        """Run what is queued."""
-        count = self._count
-        if not count:
-            return
-        size = count if runs_apart(self._job.model) else len(self._labels)
-        self._labels[count:size] = self._labels[0]
-        noise = self._noise
-        if noise is not None:
-            noise[count:size] = noise[0]
-            noise = noise[:size]
-        with self._tally.stage("model"):
-            values = self._job.model(self._labels[:size], noise)
-        with self._tally.stage("blend"):
-            for slots, first, deliver in self._waiting:
-                deliver(values[slots], first)
-        self._waiting.clear()
-        self._count = 0
-        self._tally.run += count
-        notify(self._job.scratch, count)
-
-
 def notify(scratch: Scratch, count: int) -> None:
     """Tell the listener of this process, if there is one."""
     listener = _listeners.get(scratch.path)
@@ -209,7 +149,18 @@ def notify(scratch: Scratch, count: int) -> None:
         listener(count)
 
 
-def run_patches(job: Job, rect: PatchRect, batches: _Batches, tally: Tally, deliver: Deliver) -> None:
+def _batches(job: Job, tally: Tally) -> Batches:
+    """Where the patches of a task go."""
+
+    def ran(count: int) -> None:
+        notify(job.scratch, count)
+
+    if job.queue is not None:
+        return SharedBatches(job.queue, tally, ran)
+    return OwnBatches(job.model, job.plan, tally, ran)
+
+
+def run_patches(job: Job, rect: PatchRect, batches: Batches, tally: Tally, deliver: Deliver) -> None:
     """Queue the patches of `rect`, painting those whose whole window is glass."""
     if not len(rect):
         return
@@ -272,13 +223,12 @@ def seam_task(job: Job, index: tuple[int, int]) -> TaskDone:
     """Run the patches of a block that reach into other blocks, and store what they leave."""
     plan = job.plan
     tally = Tally()
-    batches = _Batches(job, tally)
     capacity = plan.seam_capacity
     pixels, sums = np.zeros(capacity[0], np.uint8), np.zeros(capacity[1], plan.blend.sum_dtype)
     parts = seam_parts(plan, index, pixels, sums)
-    for name, rect in plan.block_plan(index).seams.items():
-        run_patches(job, rect, batches, tally, parts[name].add)
-    batches.flush()
+    with _batches(job, tally) as batches:
+        for name, rect in plan.block_plan(index).seams.items():
+            run_patches(job, rect, batches, tally, parts[name].add)
     with tally.stage("scratch"):
         job.scratch.write_seams(index, pixels, sums)
     return TaskDone("seam", index, tally)
@@ -316,9 +266,8 @@ def _paint(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> None:
     """Fill the rendered part of a block."""
     plan = job.plan
     accumulator = Accumulator(block.paint, plan.blend, image)
-    batches = _Batches(job, tally)
-    run_patches(job, block.inner, batches, tally, accumulator.add)
-    batches.flush()
+    with _batches(job, tally) as batches:
+        run_patches(job, block.inner, batches, tally, accumulator.add)
     for source in plan.sources(block.index):
         if not plan.block_plan(source).seams:
             continue

@@ -23,13 +23,14 @@ from distributed import WorkerPlugin
 from distributed.protocol import pickle
 from safron.io.errors import Failed, SafronError
 
+from .batches import Stopped
 from .card import Card
 from .gpus import kind_of
 from .heap import trim_heap
 from .memory import resident_bytes
 from .model import PatchModel, load_model
 from .plan import RenderPlan
-from .tasks import Job, Stopped, listening
+from .tasks import Job, listening
 from .versions import deciding_versions
 
 INTERVAL_SECONDS = 0.5

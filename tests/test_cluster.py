@@ -486,8 +486,9 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
+    from safron.engine.batches import Stopped
     from safron.engine.prepare import prepare
-    from safron.engine.tasks import Stopped, seam_task
+    from safron.engine.tasks import seam_task
     from safron.engine.worker import Desk
 
     class Worker:

@@ -112,7 +112,7 @@ def test_the_plan_does_not_grow_with_the_canvas() -> None:
     assert tracemalloc.get_traced_memory()[1] < 200_000
     tracemalloc.stop()
     assert len(pickle.dumps(plan)) < 3000
-    assert plan.worker_bytes(integral=False) == plan_for(5000, 5000).worker_bytes(integral=False)
+    assert plan.worker_bytes() == plan_for(5000, 5000).worker_bytes()
 
 
 @pytest.mark.parametrize(

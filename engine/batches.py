@@ -1,0 +1,398 @@
+"""How do patches come to the generator in whole batches?
+
+A batch always has one shape: ONNX Runtime keeps memory for every shape that it has seen, and some kernels round
+differently for another. Who has too few patches for one fills it up with copies, and pays for them.
+
+`OwnBatches` holds the patches of one task. `DeviceQueue` fills batches with those of all tasks of a process, for a
+generator on a device of its own: hardly a copy is run, the device has the next batch while tasks blend and encode the
+last, and a few batches are held however many tasks there are::
+
+    tasks     push -> [ open batch ] -> full batches -> runners -> done -> each task delivers its own
+                            ^---------------- free <------- when all have -------------'
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .model import PatchModel, runs_apart
+from .plan import RenderPlan
+from .window import Window
+
+if TYPE_CHECKING:
+    from .tasks import Tally
+
+UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
+Deliver = Callable[[npt.NDArray[Any], Window], None]
+"""Takes values [m, tile, tile, 3] of patches side by side, and the write window of the first of them."""
+
+RUNNERS = 2
+"""Calls at a time on a device: while it works on one batch, the next is on its way there."""
+BUFFERS = RUNNERS + 2
+"""Batches that are held: one more to be filled, and one that is being delivered."""
+
+
+def shares_batches(model: PatchModel) -> bool:
+    """Whether patches of several tasks may lie in one batch: on a device, where a trial saw no bit depend on the place."""
+    return bool(getattr(model, "same_places", False))
+
+
+class Stopped(Exception):
+    """The render was interrupted; raised inside tasks of the same process so that they end early."""
+
+
+class Batches(Protocol):
+    """Takes the patches of one task, and hands back what the generator makes of them.
+
+    As a context manager it waits for all of them at the end, or lets go of them where something is raised.
+    """
+
+    def push(self, labels: UInt8, noise: Float32 | None, first: Window, deliver: Deliver) -> None:
+        """Take patches that lie side by side.
+
+        Parameters
+        ----------
+        labels : uint8 [n, side, side], the patches' windows.
+        noise : float32 [n, channels, side, side], or None.
+        first : write window of the first patch.
+        deliver : called on this thread, now or in a later call.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None: ...
+
+
+@dataclass
+class _Inputs:
+    """What a batch is made of: uint8 [n, side, side], and float32 [n, channels, side, side] or None."""
+
+    labels: UInt8
+    noise: Float32 | None
+
+    @classmethod
+    def empty(cls, plan: RenderPlan) -> Self:
+        side, channels = plan.grid.tile + 2 * plan.grid.context, len(plan.noise_scales)
+        noise = np.zeros((plan.batch, channels, side, side), np.float32) if channels else None
+        return cls(np.zeros((plan.batch, side, side), np.uint8), noise)
+
+    def put(self, slots: slice, labels: UInt8, noise: Float32 | None) -> None:
+        self.labels[slots] = labels
+        if self.noise is not None:
+            self.noise[slots] = noise
+
+    def run(self, model: PatchModel, count: int, size: int) -> npt.NDArray[Any]:
+        """Call the generator with the first `size`, of which copies follow the first `count`."""
+        noise = self.noise
+        self.labels[count:size] = self.labels[0]
+        if noise is not None:
+            noise[count:size] = noise[0]
+            noise = noise[:size]
+        return model(self.labels[:size], noise)
+
+
+class OwnBatches:
+    """Batches with patches of one task alone; the last has copies, unless the generator runs patches apart.
+
+    Parameters
+    ----------
+    model : the generator.
+    plan : says how many patches make a batch.
+    tally : of the task.
+    ran : called with the number of patches after each batch.
+    """
+
+    def __init__(self, model: PatchModel, plan: RenderPlan, tally: Tally, ran: Callable[[int], None]) -> None:
+        self._model, self._plan, self._tally, self._ran = model, plan, tally, ran
+        self._inputs = _Inputs.empty(plan)
+        self._count = 0
+        self._waiting: list[tuple[slice, Window, Deliver]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self._run()
+
+    def push(self, labels: UInt8, noise: Float32 | None, first: Window, deliver: Deliver) -> None:
+        """Take patches, and run a batch whenever one is full; see `Batches`."""
+        done = 0
+        while done < len(labels):
+            take = min(len(labels) - done, self._plan.batch - self._count)
+            slots, part = slice(self._count, self._count + take), slice(done, done + take)
+            self._inputs.put(slots, labels[part], _part(noise, part))
+            self._waiting.append((slots, _beside(first, done, self._plan), deliver))
+            self._count += take
+            done += take
+            if self._count == self._plan.batch:
+                self._run()
+
+    def _run(self) -> None:
+        count = self._count
+        if not count:
+            return
+        with self._tally.stage("model"):
+            size = count if runs_apart(self._model) else self._plan.batch
+            values = self._inputs.run(self._model, count, size)
+        with self._tally.stage("blend"):
+            for slots, first, deliver in self._waiting:
+                deliver(values[slots], first)
+        self._waiting.clear()
+        self._count = 0
+        self._tally.run += count
+        self._ran(count)
+
+
+def _part(noise: Float32 | None, part: slice) -> Float32 | None:
+    return None if noise is None else noise[part]
+
+
+def _beside(first: Window, index: int, plan: RenderPlan) -> Window:
+    """Write window of the patch that lies so many strides to the right."""
+    return first.shift(0, index * plan.grid.columns.stride)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """A batch of several tasks.
+
+    Attributes
+    ----------
+    inputs : its patches.
+    taken : slots that are given away.
+    unfilled : parts that are still being copied into it.
+    parts : parts that are not delivered yet.
+    wanted : a task has nothing left to do but to wait for it.
+    done, seconds : whether it was run, and how long that took.
+    values : what the generator gave; None where it failed.
+    """
+
+    inputs: _Inputs
+    taken: int = 0
+    unfilled: int = 0
+    parts: int = 0
+    wanted: bool = False
+    done: bool = False
+    seconds: float = 0.0
+    values: npt.NDArray[Any] | None = None
+
+
+class DeviceQueue:
+    """Batches of patches from all tasks of this process, run by threads of its own.
+
+    A batch that is not full is run where a task waits for it and the device would else do nothing.
+
+    Parameters
+    ----------
+    model : the generator; the place of a patch in a batch may not change a bit of it.
+    plan : says how many patches make a batch.
+    """
+
+    def __init__(self, model: PatchModel, plan: RenderPlan) -> None:
+        self.plan = plan
+        self.model = model
+        self.changed = threading.Condition()
+        self._free = deque(_Inputs.empty(plan) for _ in range(BUFFERS))
+        self._open: _Batch | None = None
+        self._full: deque[_Batch] = deque()
+        self._running = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"safron-device-{index}", daemon=True)
+            for index in range(RUNNERS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """End the runners; tasks that still wait for them raise `Stopped`."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    # What tasks call; all but `filled` with `changed` held.
+
+    def reserve(self, most: int) -> tuple[_Batch, slice] | None:
+        """Give slots of the open batch, at most so many; None where all batches are in work."""
+        self.check()
+        if self._open is None:
+            if not self._free:
+                return None
+            self._open = _Batch(self._free.popleft())
+        batch = self._open
+        slots = slice(batch.taken, min(batch.taken + most, self.plan.batch))
+        batch.taken = slots.stop
+        batch.unfilled += 1
+        batch.parts += 1
+        if batch.taken == self.plan.batch:
+            self._open = None
+        return batch, slots
+
+    def filled(self, batch: _Batch) -> None:
+        """Take note that reserved slots hold their patches."""
+        with self.changed:
+            batch.unfilled -= 1
+            if not batch.unfilled:
+                if batch.taken == self.plan.batch:
+                    self._full.append(batch)
+                self.changed.notify_all()
+
+    def want(self, batch: _Batch) -> None:
+        """Take note that a task can do nothing but wait for this batch."""
+        if not batch.wanted:
+            batch.wanted = True
+            self.changed.notify_all()
+
+    def release(self, batch: _Batch) -> None:
+        """Take note that a part needs the batch no longer."""
+        batch.parts -= 1
+        self._recycle(batch)
+
+    def check(self) -> None:
+        """Raise `Stopped` after the end."""
+        if self._closed:
+            raise Stopped
+
+    def _recycle(self, batch: _Batch) -> None:
+        if batch.done and not batch.parts:
+            batch.values = None
+            self._free.append(batch.inputs)
+            self.changed.notify_all()
+
+    # What runners do.
+
+    def _work(self) -> None:
+        while (batch := self._next()) is not None:
+            start = time.perf_counter()
+            with suppress(BaseException):  # each task runs its part again, and meets it there
+                batch.values = batch.inputs.run(self.model, batch.taken, self.plan.batch)
+            batch.seconds = time.perf_counter() - start
+            with self.changed:
+                self._running -= 1
+                batch.done = True
+                self.changed.notify_all()
+                self._recycle(batch)
+
+    def _next(self) -> _Batch | None:
+        """Wait for a batch that may run; None at the end."""
+        with self.changed:
+            while not self._closed:
+                batch = None
+                if self._full:
+                    batch = self._full.popleft()
+                elif self._open and self._open.wanted and not self._open.unfilled and not self._running:
+                    batch, self._open = self._open, None
+                if batch is not None:
+                    self._running += 1
+                    return batch
+                self.changed.wait()
+        return None
+
+
+@dataclass
+class SharedBatches:
+    """The patches of one task on their way through a `DeviceQueue`.
+
+    Parameters
+    ----------
+    queue : the queue.
+    tally : of the task: "model" gets its share of the batches' time, "wait" the time that this thread waited.
+    ran : called with a number of patches when they are delivered.
+    """
+
+    queue: DeviceQueue
+    tally: Tally
+    ran: Callable[[int], None]
+    _waiting: list[tuple[_Batch, slice, Window, Deliver]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._wait_for_one()
+                self._deliver()
+        finally:
+            with self.queue.changed:
+                for batch, *_ in self._waiting:
+                    self.queue.release(batch)
+
+    def push(self, labels: UInt8, noise: Float32 | None, first: Window, deliver: Deliver) -> None:
+        """Take patches, and deliver those that were run meanwhile; see `Batches`."""
+        done = 0
+        while done < len(labels):
+            batch, slots = self._reserve(len(labels) - done)
+            # From here on it is ours to release.
+            self._waiting.append((batch, slots, _beside(first, done, self.queue.plan), deliver))
+            part = slice(done, done + slots.stop - slots.start)
+            try:
+                batch.inputs.put(slots, labels[part], _part(noise, part))
+            finally:
+                self.queue.filled(batch)
+            done = part.stop
+        self._deliver()
+
+    def _again(self, batch: _Batch, slots: slice) -> npt.NDArray[Any]:
+        """Run our patches of a batch that failed by themselves: a patch that cannot be run fails its own task alone."""
+        own = _Inputs.empty(self.queue.plan)
+        count = slots.stop - slots.start
+        own.put(slice(count), batch.inputs.labels[slots], _part(batch.inputs.noise, slots))
+        return own.run(self.queue.model, count, self.queue.plan.batch)[:count]
+
+    def _reserve(self, most: int) -> tuple[_Batch, slice]:
+        """Get slots; while there are none, deliver, since others may wait for the batches that we hold."""
+        while True:
+            with self.queue.changed:
+                found = self.queue.reserve(most)
+                if found is not None:
+                    return found
+                if not self._has_ready():
+                    with self.tally.stage("wait"):
+                        self.queue.changed.wait()
+            self._deliver()
+
+    def _wait_for_one(self) -> None:
+        """Wait until there is something to deliver."""
+        with self.tally.stage("wait"), self.queue.changed:
+            while not self._has_ready():
+                self.queue.check()
+                for batch, *_ in self._waiting:
+                    self.queue.want(batch)
+                self.queue.changed.wait()
+
+    def _has_ready(self) -> bool:
+        return any(batch.done for batch, *_ in self._waiting)
+
+    def _deliver(self) -> None:
+        """Deliver what was run."""
+        for ready in [part for part in self._waiting if part[0].done]:
+            batch, slots, first, deliver = ready
+            self._waiting.remove(ready)
+            count = slots.stop - slots.start
+            try:
+                values = self._again(batch, slots) if batch.values is None else batch.values[slots]
+                with self.tally.stage("blend"):
+                    deliver(values, first)
+            finally:
+                with self.queue.changed:
+                    self.queue.release(batch)
+            self.tally.add("model", batch.seconds * count / batch.taken)
+            self.tally.run += count
+            self.ran(count)
