@@ -37,7 +37,7 @@ def test_it_runs_whole_on_a_cpu(tmp_path: Path) -> None:
     assert set(shipped["rates"]["cpu float32"]) == {"1", "2"}
     assert all(row["patches_per_s"] > 0 for row in shipped["rates"]["cpu float32"].values())
     assert shipped["parity"]["cpu float32"]["max"] < 1e-2
-    slide = shipped["whole"]["600"]
+    slide = shipped["whole"]["float32"]["600"]
     assert slide["patches"] == 9
     assert 0 < slide["share"] < 1
     assert list(tmp_path.iterdir()) == []
