@@ -44,7 +44,8 @@ BUFFERS = RUNNERS + 2
 
 def shares_batches(model: PatchModel) -> bool:
     """Whether patches of several tasks may lie in one batch: on a device, where a trial saw no bit depend on the place."""
-    return bool(getattr(model, "same_places", False))
+    rehearsed = getattr(model, "rehearsed", None)
+    return rehearsed is not None and rehearsed.same_places
 
 
 class Stopped(Exception):
@@ -219,6 +220,9 @@ class DeviceQueue:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
         """End the runners; tasks that still wait for them raise `Stopped`."""
         with self.changed:
             self._closed = True

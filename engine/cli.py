@@ -137,7 +137,7 @@ def _option(
     callback=_batch,
     shown="8 on a CPU, 32 on CUDA",
 )
-@_option("--workers", "Blocks in work at a time.", "N", type=int, shown="2, on a GPU 4")
+@_option("--workers", "Blocks in work at a time, or processes.", "N", type=int, shown="2, on a GPU 4")
 @_option(
     "--executor",
     "What a worker is; auto takes processes where several GPUs can share the work.",

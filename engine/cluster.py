@@ -29,9 +29,10 @@ from .batches import Stopped
 from .execute import DASK_SETTINGS, DaskPool, Lost, Task, quiet_asyncio, run_tasks
 from .gpus import visible_gpus
 from .memory import peak_bytes
+from .model import cuda_loads
 from .options import RenderOptions
 from .plan import RenderPlan
-from .prepare import workers_of
+from .prepare import GPU_BLOCKS, workers_of
 from .security import load_security
 from .tasks import Job, notify
 from .worker import JobPlugin, ModelSource, Parcel, WorkerFacts, rehearse, run_shipped
@@ -244,9 +245,11 @@ def _start(options: RenderOptions, security: Any) -> Any:
 
         return start_jobs(options.cluster, security=security, dashboard=options.dashboard)
     try:
+        gpus = worker_gpus(options.device)
         return start_processes(
             workers_of(options),
-            gpus=worker_gpus(options.device),
+            gpus=gpus,
+            blocks=GPU_BLOCKS if gpus and cuda_loads() else 1,
             security=security,
             dashboard=options.dashboard,
         )
@@ -313,14 +316,15 @@ def worker_gpus(device: str) -> list[str]:
 
 
 def start_processes(
-    workers: int, *, gpus: list[str], security: Any = None, dashboard: str | None = None
+    workers: int, *, gpus: list[str], blocks: int = 1, security: Any = None, dashboard: str | None = None
 ) -> SpecCluster:
     """Start a Dask cluster of processes on this machine, on loopback alone.
 
     Parameters
     ----------
-    workers : number of processes, one task at a time each.
+    workers : number of processes.
     gpus : shared out in turn; each process sees one of them and no other.
+    blocks : that each process has in work at a time.
     security : `distributed.Security`, or None.
     dashboard : address of Dask's pages, or None.
     """
@@ -333,7 +337,7 @@ def start_processes(
         # Set in the environment of the process before it imports anything: CUDA looks once.
         env = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
         options = usual | {
-            "nthreads": 1,
+            "nthreads": blocks,
             "memory_limit": None,
             "dashboard_address": "127.0.0.1:0",
             "silence_logs": logging.CRITICAL,

@@ -30,6 +30,7 @@ from typing import Any
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
+from .prepare import GPU_BLOCKS
 from .security import read_settings
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
@@ -122,23 +123,24 @@ def job_arguments(settings: dict[str, Any], name: str) -> tuple[str, dict[str, A
         value = settings.get(key, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise BadInput(f"--cluster {name}: {key} {value!r} must be a whole number, at least {least}")
-    walltime = settings.get("walltime")
+    walltime, gpus = settings.get("walltime"), settings.get("gpus", 0)
+    blocks = GPU_BLOCKS if gpus else 1
     arguments: dict[str, Any] = {
         "cores": settings["cores"],
         "processes": 1,
         "memory": str(settings["memory"]),
         "python": sys.executable,
-        "worker_extra_args": ["--nthreads", "1", "--memory-limit", "0", *_lifetime(walltime, name)],
-        "job_extra_directives": gpu_directives(kind, settings.get("gpus", 0)),
+        "worker_extra_args": ["--nthreads", str(blocks), "--memory-limit", "0", *_lifetime(walltime, name)],
+        "job_extra_directives": gpu_directives(kind, gpus),
     }
     for key in ("walltime", "queue", "interface"):
         if settings.get(key) is not None:
             arguments[key] = settings[key]
     if settings.get("account") is not None:
         arguments["project" if kind in ("sge", "lsf") else "account"] = str(settings["account"])
-    if kind == "pbs" and settings.get("gpus", 0):
+    if kind == "pbs" and gpus:
         arguments["resource_spec"] = (
-            f"select=1:ncpus={settings['cores']}:ngpus={settings['gpus']}:mem={settings['memory']}"
+            f"select=1:ncpus={settings['cores']}:ngpus={gpus}:mem={settings['memory']}"
         )
     more = settings.get("options") or {}
     if not isinstance(more, dict):

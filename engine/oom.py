@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return _SAYS.search(str(error)) is not None
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a trial showed of a generator.
+
+    Attributes
+    ----------
+    same_halves, same_places : whether a patch has the same bits in half a batch, and in any place of a batch.
+    """
+
+    same_halves: bool = False
+    same_places: bool = False
+
+
 class Halving:
     """A generator that halves its batch once when the GPU's memory runs out.
 
@@ -39,29 +53,28 @@ class Halving:
     ----------
     model : the generator; everything but calls is passed on to it.
 
-    Attributes
-    ----------
-    same_halves, same_places : whether a patch has the same bits in half a batch, and in any place of a batch, as far as
-        `rehearse` saw.
+    rehearsed : what `rehearse` said of it, here or elsewhere.
     """
 
-    def __init__(self, model: PatchModel) -> None:
+    def __init__(self, model: PatchModel, rehearsed: Rehearsed | None = None) -> None:
         self.model = model
         self.card = model.card
         self.sha256 = model.sha256
         self.device = model.device
         self.integral = model.integral
-        self.same_halves = False
-        self.same_places = False
+        self.rehearsed = rehearsed or Rehearsed()
         self._halved = False
 
     def rehearse(self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None) -> None:
         """Run a batch, and find out whether its halves give the same, and its patches in other places of it."""
         whole = self.model(labels, noise)
         if len(labels) > 1:
-            self.same_halves = np.array_equal(whole, self._in_halves(labels, noise))
+            halves = self._in_halves(labels, noise)
             moved = self.model(np.roll(labels, 1, 0), None if noise is None else np.roll(noise, 1, 0))
-            self.same_places = np.array_equal(moved, np.roll(whole, 1, 0))
+            self.rehearsed = Rehearsed(
+                same_halves=np.array_equal(whole, halves),
+                same_places=np.array_equal(moved, np.roll(whole, 1, 0)),
+            )
 
     def __call__(
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
@@ -75,7 +88,7 @@ class Halving:
             if not is_out_of_memory(error) or len(labels) < 2:
                 raise
             half = -(-len(labels) // 2)
-            if not self.same_halves:
+            if not self.rehearsed.same_halves:
                 raise Final(
                     f"{self.device}: out of memory with --batch {len(labels)}, and generator {self.card.name!r} rounds "
                     f"differently with {half}; free GPU memory and run the same command again, or start over with "

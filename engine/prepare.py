@@ -45,8 +45,10 @@ GPU_BATCH = 32
 # Enough for one worker to keep many cores busy; a CPU runs patches apart, and gains nothing else by it.
 CPU_BATCH = 8
 WORKERS = 2
-# Those that blend and encode give a GPU nothing to do, so that the others must.
-GPU_WORKERS = 4
+# Blocks that share a GPU: while some blend and encode, the others must give it something to do.
+GPU_BLOCKS = 4
+# What a process with a GPU takes, roughly: CUDA's libraries, a generator, its blocks.
+GPU_PROCESS_BYTES = 2 << 30
 
 Where = Literal["threads", "processes", "cluster"]
 
@@ -269,14 +271,15 @@ def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -
 
 
 def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
-    """Blocks in work at a time: as given, else enough to keep what runs the patches busy."""
+    """Blocks in work at a time, or processes: as given, else enough to keep what runs the patches busy."""
     from .gpus import visible_gpus
 
     if options.workers is not None:
         return options.workers
     if where == "threads":
-        return GPU_WORKERS if device.startswith("cuda") else WORKERS
-    return max(WORKERS, len(visible_gpus()) if options.device in ("auto", "cuda") else 0)
+        return GPU_BLOCKS if device.startswith("cuda") else WORKERS
+    gpus = len(visible_gpus()) if options.device in ("auto", "cuda") else 0
+    return max(WORKERS, min(gpus, options.memory // GPU_PROCESS_BYTES))
 
 
 def workers_of(options: RenderOptions) -> int:
@@ -305,16 +308,16 @@ def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
 
     options, plan, job = prepared.options, prepared.plan, prepared.job
     plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)
-    each = (
-        facts.resident + plan.worker_bytes() + plan.batch_bytes(integral=job.model.integral) + LATE_BYTES // 2
-    )
-    each += SEAMS_KEPT * plan.seam_bytes + job.mask.keep_chunks(block=plan.block, workers=1)
+    model = remote_model(job.model, facts)
+    batches = BUFFERS if shares_batches(model) else facts.blocks
+    each = facts.resident + LATE_BYTES // 2 + facts.blocks * plan.worker_bytes()
+    each += batches * plan.batch_bytes(integral=model.integral)
+    each += SEAMS_KEPT * plan.seam_bytes + job.mask.keep_chunks(block=plan.block, workers=facts.blocks)
     if prepared.where == "processes":
         projected = prepared.projected_bytes + workers_of(options) * each
     else:
         projected = max(prepared.projected_bytes, each)
     check_memory(projected, plan, options)
-    model = remote_model(job.model, facts)
     return replace(prepared, job=Job(plan, job.mask, model, job.scratch), projected_bytes=projected)
 
 

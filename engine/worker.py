@@ -23,12 +23,13 @@ from distributed import WorkerPlugin
 from distributed.protocol import pickle
 from safron.io.errors import Failed, SafronError
 
-from .batches import Stopped
+from .batches import DeviceQueue, Stopped, shares_batches
 from .card import Card
 from .gpus import kind_of
 from .heap import trim_heap
 from .memory import resident_bytes
 from .model import PatchModel, load_model
+from .oom import Halving, Rehearsed
 from .plan import RenderPlan
 from .tasks import Job, listening
 from .versions import deciding_versions
@@ -94,8 +95,8 @@ class Parcel:
     @classmethod
     def pack(cls, token: str, job: Job, source: ModelSource) -> Parcel:
         """Pack a job; the generator goes by its source."""
-        same_halves = getattr(job.model, "same_halves", False)
-        content = pickle.dumps((job.plan, job.mask, job.scratch, same_halves))
+        rehearsed = getattr(job.model, "rehearsed", None)
+        content = pickle.dumps((job.plan, job.mask, job.scratch, rehearsed))
         return cls(
             token=token,
             source=source,
@@ -129,9 +130,11 @@ class Parcel:
             raise Failed(f"--model {self.source.model}: another generator than the driver's stands there")
         if kind_of(model.device) != self.device:
             raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
-        plan, mask, scratch, same_halves = pickle.loads(self.content)
+        plan, mask, scratch, rehearsed = pickle.loads(self.content)
         mask.keep_chunks(block=plan.block, workers=sharers)
-        return Job(plan, mask, wrap_model(model, same_halves=same_halves), scratch)
+        model = wrap_model(model, rehearsed)
+        queue = DeviceQueue(model, plan) if shares_batches(model) else None
+        return Job(plan, mask, model, scratch, queue)
 
 
 def _identity(job: Job) -> bytes | None:
@@ -142,15 +145,9 @@ def _identity(job: Job) -> bytes | None:
         return None
 
 
-def wrap_model(model: PatchModel, *, same_halves: bool = False) -> PatchModel:
-    """Let a generator on a GPU halve its batch; `same_halves` says what the trial showed, see `safron.engine.oom`."""
-    from .oom import Halving
-
-    if kind_of(model.device) == "cpu":
-        return model
-    halving = Halving(model)
-    halving.same_halves = same_halves
-    return halving
+def wrap_model(model: PatchModel, rehearsed: Rehearsed | None = None) -> PatchModel:
+    """Let a generator on a GPU halve its batch, and know what a trial showed elsewhere."""
+    return model if kind_of(model.device) == "cpu" else Halving(model, rehearsed)
 
 
 class JobPlugin(WorkerPlugin):
@@ -247,6 +244,8 @@ class Desk:
     def _leave(self) -> None:
         if self._closed and not self._tasks and self._listening is not None:
             self._listening.__exit__(None, None, None)
+            if self._job is not None and self._job.queue is not None:
+                self._job.queue.close()
             self._listening = self._job = None
         trim_heap()
 
@@ -299,15 +298,17 @@ class WorkerFacts:
     device : where the generator runs there.
     planned : patches a call that suit the device, or were asked for.
     batch : patches a call that its memory takes.
-    same_halves : see `safron.engine.oom`.
+    rehearsed : what the trial showed; None on a CPU.
     resident : bytes of its process, the generator included.
+    blocks : that it has in work at a time.
     """
 
     device: str
     planned: int
     batch: int
-    same_halves: bool
+    rehearsed: Rehearsed | None
     resident: int
+    blocks: int
 
 
 def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
@@ -322,8 +323,14 @@ def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> Worker
         trial = try_model(model, replace(plan, batch=planned))
     except SafronError as error:
         raise type(error)(f"worker {get_worker().address}: {error}") from error
-    halves = getattr(model, "same_halves", False)
-    return WorkerFacts(model.device, planned, trial.batch, halves, resident_bytes())
+    return WorkerFacts(
+        device=model.device,
+        planned=planned,
+        batch=trial.batch,
+        rehearsed=getattr(model, "rehearsed", None),
+        resident=resident_bytes(),
+        blocks=get_worker().state.nthreads,
+    )
 
 
 @dataclass
@@ -334,7 +341,7 @@ class RemoteModel:
     sha256: str
     device: str
     integral: bool
-    same_halves: bool
+    rehearsed: Rehearsed | None
 
     def __call__(
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
@@ -345,4 +352,4 @@ class RemoteModel:
 
 def remote_model(model: PatchModel, facts: WorkerFacts) -> RemoteModel:
     """Describe a generator that was looked at here and tried there."""
-    return RemoteModel(model.card, model.sha256, facts.device, model.integral, facts.same_halves)
+    return RemoteModel(model.card, model.sha256, facts.device, model.integral, facts.rehearsed)

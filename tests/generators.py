@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,23 @@ class SmallGpu(RampModel):
         self.sizes.append(len(labels))
         image = super().__call__(labels, noise)
         return image if self.exact else image + len(labels) / 64
+
+
+class NamedGpu(SmallGpu):
+    """Writes into a file which thread of which process ran a batch that is not of the trial.
+
+    Parameters
+    ----------
+    file : one line a batch.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(most=99)
+        self._file = file
+
+    def __call__(self, labels: Any, noise: Any = None) -> Any:
+        name = threading.current_thread().name
+        if "device" in name:
+            with self._file.open("a") as file:
+                file.write(f"{os.getpid()}-{name}\n")
+        return super().__call__(labels, noise)

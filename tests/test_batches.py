@@ -194,7 +194,7 @@ def test_who_waits_when_the_queue_ends_is_told() -> None:
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(task)
         assert begun.wait(60)
-        ending = threading.Thread(target=queue.__exit__, args=(None, None, None))
+        ending = threading.Thread(target=queue.close)
         ending.start()
         with pytest.raises(Stopped):
             waiting.result(60)
@@ -208,7 +208,7 @@ def test_a_trial_sees_whether_places_matter() -> None:
     for same in (True, False):
         model = Halving(FakeGpu(same_places=same))
         model.rehearse(labels, np.zeros((5, 2, 72, 72), np.float32))
-        assert model.same_places is same
+        assert model.rehearsed.same_places is same
 
 
 def test_memory_of_batches_does_not_grow_with_workers(tmp_path: Path) -> None:
@@ -218,16 +218,19 @@ def test_memory_of_batches_does_not_grow_with_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "where", "asked", "workers"),
+    ("device", "where", "given", "workers"),
     [
-        ("cpu", "threads", None, 2),
-        ("cuda:0", "threads", None, 4),
-        ("cuda:0", "threads", 1, 1),
-        ("cuda:0", "processes", None, 3),
+        ("cpu", "threads", {}, 2),
+        ("cuda:0", "threads", {}, 4),
+        ("cuda:0", "threads", {"workers": 1}, 1),
+        ("cuda:0", "processes", {}, 2),
+        ("cuda:0", "processes", {"memory": 5 << 30}, 2),
+        ("cuda:0", "processes", {"memory": 64 << 30}, 3),
+        ("cpu", "processes", {"memory": 64 << 30, "device": "cpu"}, 2),
     ],
 )
 def test_workers_unless_given(
-    device: str, where: Any, asked: int | None, workers: int, monkeypatch: pytest.MonkeyPatch
+    device: str, where: Any, given: dict[str, Any], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    assert choose_workers(RenderOptions(workers=asked), where, device) == workers
+    assert choose_workers(RenderOptions(**given), where, device) == workers

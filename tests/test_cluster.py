@@ -18,7 +18,7 @@ import psutil
 import pytest
 import zarr
 from cases import ExpectFail, check_fail, render_cli, run_cli, write_mask
-from generators import Poison
+from generators import NamedGpu, Poison
 from models import RampModel
 from safron.engine import cluster, render, worker
 from safron.engine.cluster import open_cluster, start_processes, worker_gpus
@@ -26,6 +26,7 @@ from safron.engine.gpus import visible_gpus
 from safron.engine.jobs import job_arguments
 from safron.engine.model import IdentityModel
 from safron.engine.options import RenderOptions
+from safron.engine.prepare import GPU_BLOCKS
 from safron.engine.worker import ModelSource, Parcel
 from safron.io.errors import BadInput, Failed
 
@@ -153,6 +154,23 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
 def test_an_array_in_memory_is_refused(here: Path) -> None:
     with pytest.raises(BadInput, match="other processes cannot read it; save it as Zarr"):
         render(np.zeros((64, 64), np.uint8), "out.tiff", model="identity", executor="processes")
+
+
+def test_blocks_of_a_process_with_a_gpu_share_its_batches(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"block": 128, "tiff_tile": 64, "overlap": 12, "batch": 8}
+    alone = RampModel(noise=False)
+    serial = render("mask.zarr", "serial.tiff", model=alone, workers=1, **(options | {"batch": 1}))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(cluster, "cuda_loads", lambda: True)
+    with open_cluster(RenderOptions(executor="processes", workers=2)) as opened:
+        assert opened.width == 2 * GPU_BLOCKS
+    model = NamedGpu(here / "threads")
+    report = render("mask.zarr", "out.tiff", model=model, executor="processes", workers=2, **options)
+    assert report.digest == serial.digest
+    assert report.run + report.painted == report.patches
+    assert "-safron-device-" in (here / "threads").read_text(), "batches of several blocks"
 
 
 def test_each_process_sees_one_gpu_from_its_start() -> None:
@@ -362,7 +380,14 @@ def test_jobs_of_a_batch_system(
     jobs = list((here / "jobs").glob("job.*"))
     assert len(jobs) == 2
     text = jobs[0].read_text()
-    for line in ("#SBATCH --gres=gpu:1", "#SBATCH -p gpu", "#SBATCH -t 00:30:00", "--lifetime 1740s"):
+    wanted = (
+        "#SBATCH --gres=gpu:1",
+        "#SBATCH -p gpu",
+        "#SBATCH -t 00:30:00",
+        "--lifetime 1740s",
+        "--nthreads 4",
+    )
+    for line in wanted:
         assert line in text
     cancelled = (here / "jobs" / "cancelled").read_text().split()
     assert sorted(cancelled) == sorted(path.suffix[1:] for path in jobs), "no job outlives the render"
