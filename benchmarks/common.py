@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -56,6 +57,8 @@ def render_apart(folder: Path, mask: Path, **options: Any) -> dict[str, Any]:
     for name, value in options.items():
         if value is not None:
             command += [f"--{name}", str(value)]
-    wall = timed(partial(subprocess.run, command, check=True))
+    # Installed modules are compiled; without this an editable checkout would be anew at each start.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    wall = timed(partial(subprocess.run, command, check=True, env=environment))
     result: dict[str, Any] = json.loads(report.read_text()) | {"wall": wall}
     return result
