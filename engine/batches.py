@@ -19,17 +19,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .model import PatchModel, runs_apart
 from .plan import RenderPlan
+from .tally import Tally
 from .window import Window
-
-if TYPE_CHECKING:
-    from .tasks import Tally
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]

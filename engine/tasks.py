@@ -8,7 +8,6 @@ that reach into the next block, `block_task` runs the others and makes the block
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from .model import PatchModel, paint_labels
 from .noise import normal_noise
 from .plan import BlockPlan, PatchRect, RenderPlan
 from .scratch import Scratch, seam_parts
+from .tally import Tally
 from .window import Window
 
 UInt8 = npt.NDArray[np.uint8]
@@ -74,28 +74,6 @@ def listening(scratch: Scratch, listener: Callable[[int], None]) -> Iterator[Non
 
 def _stop(count: int) -> None:
     raise Stopped
-
-
-@dataclass
-class Tally:
-    """What a task did: patches run and painted, and seconds by stage."""
-
-    run: int = 0
-    painted: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - start)
-
-    def add(self, name: str, seconds: float) -> None:
-        """Add to a stage."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 @dataclass(frozen=True)

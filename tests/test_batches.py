@@ -17,7 +17,7 @@ from safron.engine.batches import BUFFERS, RUNNERS, DeviceQueue, SharedBatches, 
 from safron.engine.oom import Halving
 from safron.engine.plan import RenderPlan
 from safron.engine.prepare import choose_workers
-from safron.engine.tasks import Tally
+from safron.engine.tally import Tally
 from safron.engine.window import Window
 from safron.io.errors import Failed
 from test_plan import plan_for
