@@ -56,7 +56,7 @@ class Device:
 
 
 def measure(args: argparse.Namespace, mask: Path, workers: int, *, shared: bool) -> dict[str, Any]:
-    """Render once; the three batches of the trial are not counted."""
+    """Render once; the four batches of the trial are not counted."""
     device = Device(args.rate, args.batch)
     decide = rendering.shares_batches
     if not shared:
@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace, mask: Path, workers: int, *, shared: bool)
         seconds = time.perf_counter() - start
     finally:
         rendering.shares_batches = decide
-    copies = device.patches - 3 * args.batch - report.run
+    copies = device.patches - 4 * args.batch - report.run
     row = {
         "workers": workers, "batches": "shared" if shared else "apart", "seconds": round(seconds, 2), "patches": report.run,
         "copies": copies, "useful": round(report.run / args.rate / seconds, 3),

@@ -17,7 +17,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -36,8 +35,8 @@ Deliver = Callable[[npt.NDArray[Any], Window], None]
 
 RUNNERS = 2
 """Calls at a time on a device: while it works on one batch, the next is on its way there."""
-BUFFERS = RUNNERS + 2
-"""Batches that are held: one more to be filled, and one that is being delivered."""
+BUFFERS = RUNNERS + 3
+"""Batches that are held: one more to be filled, one that is being delivered, and one for parts of a batch that failed."""
 
 
 def shares_batches(model: PatchModel) -> bool:
@@ -170,21 +169,24 @@ class _Batch:
     ----------
     inputs : its patches.
     taken : slots that are given away.
-    unfilled : parts that are still being copied into it.
-    parts : parts that are not delivered yet.
+    slots : of each part.
+    unfilled, undelivered : parts that are still being copied into it, and that are not delivered yet.
     wanted : a task has nothing left to do but to wait for it.
     done, seconds : whether it was run, and how long that took.
-    values : what the generator gave; None where it failed.
+    values : what the generator gave.
+    errors : what it raised, by the first slot of a part.
     """
 
     inputs: _Inputs
     taken: int = 0
+    slots: list[slice] = field(default_factory=list)
     unfilled: int = 0
-    parts: int = 0
+    undelivered: int = 0
     wanted: bool = False
     done: bool = False
     seconds: float = 0.0
     values: npt.NDArray[Any] | None = None
+    errors: dict[int, BaseException] = field(default_factory=dict)
 
 
 class DeviceQueue:
@@ -200,9 +202,10 @@ class DeviceQueue:
 
     def __init__(self, model: PatchModel, plan: RenderPlan) -> None:
         self.plan = plan
-        self.model = model
+        self._model = model
         self.changed = threading.Condition()
-        self._free = deque(_Inputs.empty(plan) for _ in range(BUFFERS))
+        self._free = deque(_Inputs.empty(plan) for _ in range(BUFFERS - 1))
+        self._spare, self._apart = _Inputs.empty(plan), threading.Lock()
         self._open: _Batch | None = None
         self._full: deque[_Batch] = deque()
         self._running = 0
@@ -211,8 +214,12 @@ class DeviceQueue:
             threading.Thread(target=self._work, name=f"safron-device-{index}", daemon=True)
             for index in range(RUNNERS)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -222,11 +229,12 @@ class DeviceQueue:
 
     def close(self) -> None:
         """End the runners; tasks that still wait for them raise `Stopped`."""
+        self._closed = True
         with self.changed:
-            self._closed = True
             self.changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     # What tasks call; all but `filled` with `changed` held.
 
@@ -241,7 +249,8 @@ class DeviceQueue:
         slots = slice(batch.taken, min(batch.taken + most, self.plan.batch))
         batch.taken = slots.stop
         batch.unfilled += 1
-        batch.parts += 1
+        batch.undelivered += 1
+        batch.slots.append(slots)
         if batch.taken == self.plan.batch:
             self._open = None
         return batch, slots
@@ -263,7 +272,7 @@ class DeviceQueue:
 
     def release(self, batch: _Batch) -> None:
         """Take note that a part needs the batch no longer."""
-        batch.parts -= 1
+        batch.undelivered -= 1
         self._recycle(batch)
 
     def check(self) -> None:
@@ -272,7 +281,7 @@ class DeviceQueue:
             raise Stopped
 
     def _recycle(self, batch: _Batch) -> None:
-        if batch.done and not batch.parts:
+        if batch.done and not batch.undelivered:
             batch.values = None
             self._free.append(batch.inputs)
             self.changed.notify_all()
@@ -282,14 +291,35 @@ class DeviceQueue:
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             start = time.perf_counter()
-            with suppress(BaseException):  # each task runs its part again, and meets it there
-                batch.values = batch.inputs.run(self.model, batch.taken, self.plan.batch)
+            try:
+                batch.values = batch.inputs.run(self._model, batch.taken, self.plan.batch)
+            except BaseException as error:
+                self._run_parts(batch, error)
             batch.seconds = time.perf_counter() - start
             with self.changed:
                 self._running -= 1
                 batch.done = True
                 self.changed.notify_all()
                 self._recycle(batch)
+
+    def _run_parts(self, batch: _Batch, error: BaseException) -> None:
+        """Run the parts of a batch that failed one by one: a patch that cannot be run fails its own task alone."""
+        if len(batch.slots) == 1:
+            batch.errors[0] = error
+            return
+        with self._apart:
+            for slots in batch.slots:
+                count = slots.stop - slots.start
+                inputs = batch.inputs
+                self._spare.put(slice(count), inputs.labels[slots], _part(inputs.noise, slots))
+                try:
+                    values = self._spare.run(self._model, count, self.plan.batch)[:count]
+                except BaseException as error_of_part:
+                    batch.errors[slots.start] = error_of_part
+                    continue
+                if batch.values is None:
+                    batch.values = np.zeros((batch.taken, *values.shape[1:]), values.dtype)
+                batch.values[slots] = values
 
     def _next(self) -> _Batch | None:
         """Wait for a batch that may run; None at the end."""
@@ -351,13 +381,6 @@ class SharedBatches:
             done = part.stop
         self._deliver()
 
-    def _again(self, batch: _Batch, slots: slice) -> npt.NDArray[Any]:
-        """Run our patches of a batch that failed by themselves: a patch that cannot be run fails its own task alone."""
-        own = _Inputs.empty(self.queue.plan)
-        count = slots.stop - slots.start
-        own.put(slice(count), batch.inputs.labels[slots], _part(batch.inputs.noise, slots))
-        return own.run(self.queue.model, count, self.queue.plan.batch)[:count]
-
     def _reserve(self, most: int) -> tuple[_Batch, slice]:
         """Get slots; while there are none, deliver, since others may wait for the batches that we hold."""
         while True:
@@ -389,9 +412,11 @@ class SharedBatches:
             self._waiting.remove(ready)
             count = slots.stop - slots.start
             try:
-                values = self._again(batch, slots) if batch.values is None else batch.values[slots]
+                if slots.start in batch.errors:
+                    raise batch.errors[slots.start]
+                assert batch.values is not None
                 with self.tally.stage("blend"):
-                    deliver(values, first)
+                    deliver(batch.values[slots], first)
             finally:
                 with self.queue.changed:
                     self.queue.release(batch)

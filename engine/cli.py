@@ -422,15 +422,18 @@ def _warnings(*, quiet: bool) -> Iterator[None]:
 
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     """Say what a render will do."""
+    from .prepare import blocks_at_work
+
     plan, slide = prepared.plan, prepared.plan.slide
     rows, columns = plan.block_shape
     grid = plan.grid
     scale = f"{slide.mpp:g} um/px" if slide.mpp else "no mpp"
+    at_a_time = blocks_at_work(prepared.options, prepared.where)
     return [
         f"canvas   {slide.width} x {slide.height} px of a mask of {grid.width} x {grid.height} px, {scale}",
         f"patches  {plan.patches} of {grid.tile} px, overlap {grid.overlap} {plan.taper.name}, context {grid.context}: "
         f"{plan.patches - scan.painted} to run, {scan.painted} painted as glass",
-        f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {prepared.options.workers} at a time",
+        f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time} at a time",
         f"slide    {slide.flavor}, {slide.compression}, {slide.level_count} levels, tiles of {slide.tile} px, "
         f"about {plan.output_bytes() / 1e6:.1f} MB",
         f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed",

@@ -27,12 +27,11 @@ from safron.io.labels import one_line
 
 from .batches import Stopped
 from .execute import DASK_SETTINGS, DaskPool, Lost, Task, quiet_asyncio, run_tasks
-from .gpus import visible_gpus
+from .gpus import process_blocks, worker_gpus
 from .memory import peak_bytes
-from .model import cuda_loads
 from .options import RenderOptions
 from .plan import RenderPlan
-from .prepare import GPU_BLOCKS, workers_of
+from .prepare import workers_of
 from .security import load_security
 from .tasks import Job, notify
 from .worker import JobPlugin, ModelSource, Parcel, WorkerFacts, rehearse, run_shipped
@@ -245,11 +244,10 @@ def _start(options: RenderOptions, security: Any) -> Any:
 
         return start_jobs(options.cluster, security=security, dashboard=options.dashboard)
     try:
-        gpus = worker_gpus(options.device)
         return start_processes(
             workers_of(options),
-            gpus=gpus,
-            blocks=GPU_BLOCKS if gpus and cuda_loads() else 1,
+            gpus=worker_gpus(options.device),
+            blocks=process_blocks(options.device),
             security=security,
             dashboard=options.dashboard,
         )
@@ -300,19 +298,6 @@ def _address_in(file: Path) -> str:
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"--scheduler {file}: is no file of a Dask scheduler ({one_line(error)})") from error
-
-
-def worker_gpus(device: str) -> list[str]:
-    """GPUs to share out among worker processes, as CUDA_VISIBLE_DEVICES names them; none where CPUs render."""
-    kind, _, number = device.partition(":")
-    gpus = [] if kind == "cpu" else visible_gpus()
-    if number and gpus:
-        if int(number) >= len(gpus):
-            raise BadInput(
-                f"--device {device}: this machine shows {len(gpus)} GPUs; give cuda:0 to cuda:{len(gpus) - 1}"
-            )
-        return [gpus[int(number)]]
-    return gpus
 
 
 def start_processes(

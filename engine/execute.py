@@ -240,7 +240,7 @@ class Threads:
         self.ahead = ahead
         self._threads = threads
         self._unfinished: set[Future[None]] = set()
-        self._done: SimpleQueue[tuple[Task, Any, Exception | None]] = SimpleQueue()
+        self._done: SimpleQueue[tuple[Task, Any, BaseException | None]] = SimpleQueue()
 
     def submit(self, task: Task) -> None:
         """Hand a task to the next thread that is free."""
@@ -251,7 +251,7 @@ class Threads:
     def _run(self, task: Task) -> None:
         try:
             self._done.put((task, task.call(task.job, task.index), None))
-        except Exception as error:
+        except BaseException as error:  # an interrupt, too, must reach who waits
             self._done.put((task, None, error))
 
     def next(self) -> tuple[Task, Any, BaseException | None]:
@@ -396,15 +396,16 @@ DASK_SETTINGS = {
 
 
 @contextmanager
-def local_runner(workers: int, *, dashboard: str | None = None) -> Iterator[Runner]:
+def local_runner(workers: int, *, in_threads: bool = False, dashboard: str | None = None) -> Iterator[Runner]:
     """Give a runner of this process: serial for one worker, else threads.
 
     Parameters
     ----------
     workers : tasks at work at a time.
+    in_threads : whether one worker shall have a thread of its own, too.
     dashboard : address of Dask's pages, which then runs the threads; None shows none.
     """
-    if workers == 1 and dashboard is None:
+    if workers == 1 and not in_threads and dashboard is None:
         yield lambda tasks: run_tasks(tasks, Serial())
         return
     if dashboard is None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 
+from safron.io.errors import BadInput
+
+GPU_BLOCKS = 4
+"""Blocks in work that share a GPU: while some blend and encode, the others must give it something to do."""
+
 
 def visible_gpus() -> list[str]:
     """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them: numbers or UUIDs."""
@@ -26,6 +31,28 @@ def _count() -> int:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
+
+
+def worker_gpus(device: str) -> list[str]:
+    """GPUs to share out among worker processes, as CUDA_VISIBLE_DEVICES names them; none where CPUs render."""
+    kind, _, number = device.partition(":")
+    gpus = [] if kind == "cpu" else visible_gpus()
+    if number and gpus:
+        if int(number) >= len(gpus):
+            raise BadInput(
+                f"--device {device}: this machine shows {len(gpus)} GPUs; give cuda:0 to cuda:{len(gpus) - 1}"
+            )
+        return [gpus[int(number)]]
+    return gpus
+
+
+def process_blocks(device: str) -> int:
+    """Blocks that a worker process has in work at a time: several where it has a GPU."""
+    import onnxruntime
+
+    # Nothing of CUDA is loaded to find out: this process will not use it.
+    on_gpu = worker_gpus(device) and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return GPU_BLOCKS if on_gpu else 1
 
 
 def kind_of(device: str) -> str:

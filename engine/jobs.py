@@ -30,7 +30,7 @@ from typing import Any
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
-from .prepare import GPU_BLOCKS
+from .gpus import GPU_BLOCKS
 from .security import read_settings
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}

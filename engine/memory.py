@@ -12,8 +12,9 @@ _STATUS = Path("/proc/self/status")
 
 def resident_bytes() -> int:
     """Resident memory of this process now."""
-    if _STATUS.is_file():
-        return _of_status("VmRSS")
+    found = _of_status("VmRSS")
+    if found is not None:
+        return found
     import psutil
 
     return int(psutil.Process().memory_info().rss)
@@ -21,9 +22,10 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """Most resident memory that this process ever had."""
-    if _STATUS.is_file():
-        # Not getrusage: on Linux its maximum includes the process that started this one, from before exec.
-        return _of_status("VmHWM")
+    # Not getrusage: on Linux its maximum includes the process that started this one, from before exec.
+    found = _of_status("VmHWM")
+    if found is not None:
+        return found
     import psutil
 
     memory = psutil.Process().memory_info()
@@ -35,10 +37,12 @@ def peak_bytes() -> int:
     return int(peak if platform.system() == "Darwin" else peak * 1024)
 
 
-def _of_status(name: str) -> int:
-    """One line of what Linux tells of this process, in bytes."""
+def _of_status(name: str) -> int | None:
+    """One line of what Linux tells of this process, in bytes; None where nothing tells it."""
+    if not _STATUS.is_file():
+        return None
     lines = _STATUS.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def usable_cores() -> int:

@@ -440,7 +440,7 @@ def choose_device(device: str) -> str:
     kind, _, number = device.partition(":")
     if kind == "cpu":
         return "cpu"
-    if cuda_loads():
+    if _cuda_loads():
         return f"cuda:{number or 0}"
     if kind == "auto":
         return "cpu"
@@ -453,7 +453,7 @@ def check_device(device: str) -> None:
         raise BadInput(f"--device {device}: must be auto, cpu, cuda or cuda:N")
 
 
-def cuda_loads() -> bool:
+def _cuda_loads() -> bool:
     """Whether ONNX Runtime has CUDA and a driver is there; asking it blindly prints errors on stderr."""
     import ctypes
 

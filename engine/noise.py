@@ -53,9 +53,9 @@ def _key(seed: int, channel: int, *, is_row: bool) -> npt.NDArray[np.uint32]:
         return key if is_row else _mix(key + np.uint32(0x85EBCA6B))
 
 
-# Strips of patches below each other have their columns in common, those of neighbouring blocks their rows. What is kept
-# of a long axis is some kilobytes for a hash, some ten for a spline.
-@lru_cache(maxsize=512)
+# Strips of patches below each other have their columns in common, those of neighbouring blocks their rows. A hash keeps 4
+# bytes a pixel of its axis, a spline 20: some megabytes in all.
+@lru_cache(maxsize=256)
 def _hashes(seed: int, channel: int, positions: range, *, is_row: bool) -> npt.NDArray[np.uint32]:
     """What positions along one axis contribute to the hash: uint32 [len(positions)]."""
     with np.errstate(over="ignore"):
@@ -91,7 +91,7 @@ class _Spline:
     weights: npt.NDArray[np.float32]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=64)
 def _spline(pixels: range, scale: int) -> _Spline:
     """Mix nodes `scale` pixels apart into pixels."""
     cell, t = np.divmod(np.arange(pixels.start, pixels.stop), scale)

@@ -90,6 +90,10 @@ class RenderOptions:
     overwrite: bool = False
     fresh: bool = False
 
+    def __post_init__(self) -> None:
+        if str(self.scratch).startswith("file://"):  # a path of this machine
+            object.__setattr__(self, "scratch", Path(str(self.scratch).removeprefix("file://")))
+
     def described(self) -> dict[str, object]:
         """Options as plain JSON values."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}

@@ -21,6 +21,7 @@ from safron.io.slides import SlideSpec
 
 from .batches import BUFFERS, RUNNERS, shares_batches
 from .finished import Finished
+from .gpus import GPU_BLOCKS, process_blocks, visible_gpus
 from .heap import LARGEST
 from .memory import resident_bytes, usable_cores
 from .model import PatchModel, load_model, runs_apart
@@ -45,8 +46,6 @@ GPU_BATCH = 32
 # Enough for one worker to keep many cores busy; a CPU runs patches apart, and gains nothing else by it.
 CPU_BATCH = 8
 WORKERS = 2
-# Blocks that share a GPU: while some blend and encode, the others must give it something to do.
-GPU_BLOCKS = 4
 # What a process with a GPU takes, roughly: CUDA's libraries, a generator, its blocks.
 GPU_PROCESS_BYTES = 2 << 30
 
@@ -121,8 +120,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     card = model.card
     mask = open_mask(source, palette=card.palette, palette_tolerance=options.palette_tolerance)
     where = choose_where(options, mask, model)
-    workers = choose_workers(options, where, model.device)
-    options = replace(options, workers=workers)
+    options = replace(options, workers=choose_workers(options, where, model.device))
+    workers = blocks_at_work(options, where)
     tile = card.tile if options.tile is None else options.tile
     grid = make_grid(
         height=mask.shape[0], width=mask.shape[1], tile=tile, overlap=options.overlap, context=card.context
@@ -194,7 +193,12 @@ def keep_batch(prepared: Prepared) -> Prepared:
     before = recorded(prepared.job.scratch.path).get("inputs", {}).get("--batch")
     if prepared.options.fresh or before != str(half):
         return prepared
-    return replace(prepared, job=replace(prepared.job, plan=replace(prepared.plan, batch=half)))
+    model = prepared.job.model
+    if isinstance(model, Halving):  # it was tried with the whole batch
+        seen = model.rehearsed
+        model = Halving(model.model, replace(seen, same_places=seen.same_places and seen.same_halves))
+    job = replace(prepared.job, plan=replace(prepared.plan, batch=half), model=model)
+    return replace(prepared, job=job)
 
 
 def recorded(scratch: Path) -> dict[str, Any]:
@@ -262,8 +266,6 @@ def choose_where(options: RenderOptions, mask: LabelMask, model: PatchModel) -> 
 
 
 def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -> bool:
-    from .gpus import visible_gpus
-
     usable = options.workers != 1 and not mask.in_memory and isinstance(options.model, str | Path)
     return (
         usable and ":" not in options.device and model.device.startswith("cuda") and len(visible_gpus()) > 1
@@ -272,8 +274,6 @@ def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -
 
 def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
     """Blocks in work at a time, or processes: as given, else enough to keep what runs the patches busy."""
-    from .gpus import visible_gpus
-
     if options.workers is not None:
         return options.workers
     if where == "threads":
@@ -285,6 +285,11 @@ def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
 def workers_of(options: RenderOptions) -> int:
     """`RenderOptions.workers` of a prepared render, or of commands that have prepared none."""
     return WORKERS if options.workers is None else options.workers
+
+
+def blocks_at_work(options: RenderOptions, where: Where) -> int:
+    """Blocks in work at a time, in all processes of this machine."""
+    return workers_of(options) * (process_blocks(options.device) if where == "processes" else 1)
 
 
 def model_source(prepared: Prepared) -> ModelSource:
@@ -493,9 +498,11 @@ def _try_batch(model: PatchModel, plan: RenderPlan, batch: int) -> int:
     side, channels = plan.grid.tile + 2 * plan.grid.context, len(plan.noise_scales)
     values, shape = [label.value for label in model.card.labels], (batch, channels, side, side)
     if isinstance(model, Halving):
-        # Batches are compared, and patches that are alike would be equal whatever the kernels do.
+        # Batches are compared: patches that are alike would be equal whatever the kernels do, and patches of one label beside
+        # those of all show a generator that scales by its batch.
         random = np.random.default_rng(0)
         labels = random.choice(np.array(values, np.uint8), (batch, side, side))
+        labels[1::2] = min(values)
         model.rehearse(labels, random.standard_normal(shape, np.float32) if channels else None)
     else:
         labels = np.full((batch, side, side), values[0], np.uint8)

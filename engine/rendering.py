@@ -104,7 +104,10 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     """
     options = prepared.options
     if prepared.where == "threads":
-        with local_runner(workers_of(options), dashboard=options.dashboard) as runner:
+        # What interrupts the main thread may come between any two steps, also while it holds the queue's lock.
+        shared = shares_batches(prepared.job.model)
+        workers = workers_of(options)
+        with local_runner(workers, in_threads=shared, dashboard=options.dashboard) as runner:
             yield prepared, runner
         return
     from .cluster import ClusterRunner, open_cluster

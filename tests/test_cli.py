@@ -393,6 +393,16 @@ def test_a_generator_of_one_patch_a_call_takes_any_batch(
     assert len(digests) == 1
 
 
+def test_scratch_may_be_the_address_of_a_folder(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (here / "fast").mkdir()
+    digests = {
+        render_cli(capfd, USUAL + f"mask.zarr {name}.tiff --scratch {scratch}")["digest"]
+        for name, scratch in (("a", "fast"), ("b", f"file://{here}/fast"))
+    }
+    assert len(digests) == 1
+    assert not list((here / "fast").iterdir())
+
+
 def test_the_report_adds_up(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = render_cli(capfd, USUAL + "mask.zarr out.tiff --seed 3 --scratch .")
     assert (report["width"], report["height"], report["mpp"]) == (WIDTH, HEIGHT, 0.5)

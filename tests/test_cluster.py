@@ -21,12 +21,11 @@ from cases import ExpectFail, check_fail, render_cli, run_cli, write_mask
 from generators import NamedGpu, Poison
 from models import RampModel
 from safron.engine import cluster, render, worker
-from safron.engine.cluster import open_cluster, start_processes, worker_gpus
-from safron.engine.gpus import visible_gpus
+from safron.engine.cluster import open_cluster, start_processes
+from safron.engine.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
 from safron.engine.jobs import job_arguments
 from safron.engine.model import IdentityModel
 from safron.engine.options import RenderOptions
-from safron.engine.prepare import GPU_BLOCKS
 from safron.engine.worker import ModelSource, Parcel
 from safron.io.errors import BadInput, Failed
 
@@ -163,7 +162,7 @@ def test_blocks_of_a_process_with_a_gpu_share_its_batches(
     alone = RampModel(noise=False)
     serial = render("mask.zarr", "serial.tiff", model=alone, workers=1, **(options | {"batch": 1}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr(cluster, "cuda_loads", lambda: True)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
     with open_cluster(RenderOptions(executor="processes", workers=2)) as opened:
         assert opened.width == 2 * GPU_BLOCKS
     model = NamedGpu(here / "threads")

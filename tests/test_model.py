@@ -217,10 +217,10 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "cuda_loads", lambda: True)
+    monkeypatch.setattr(model_module, "_cuda_loads", lambda: True)
     names = ["auto", "cpu", "cuda", "cuda:0", "cuda:3"]
     assert [choose_device(name) for name in names] == ["cuda:0", "cpu", "cuda:0", "cuda:0", "cuda:3"]
-    monkeypatch.setattr(model_module, "cuda_loads", lambda: False)
+    monkeypatch.setattr(model_module, "_cuda_loads", lambda: False)
     assert (choose_device("auto"), choose_device("cpu")) == ("cpu", "cpu")
     with pytest.raises(BadInput, match="--device cuda:1: no CUDA device or driver found; use --device cpu"):
         choose_device("cuda:1")

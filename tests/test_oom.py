@@ -26,18 +26,18 @@ def undisturbed(tmp_path: Path) -> str:
 def test_memory_that_runs_out_half_way(
     batch: int, tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Four calls of the trial: the batch, its halves, its patches in other places; then two that fit.
-    model = SmallGpu(most=4, since=6)
+    # Five calls of the trial: the batch, its halves, its patches elsewhere; then two that fit.
+    model = SmallGpu(most=4, since=7)
     report = render(MASK, tmp_path / "out.tiff", model=model, batch=batch, **OPTIONS)
     assert report.digest == undisturbed
-    assert set(model.sizes[6:]) == {4}
+    assert set(model.sizes[7:]) == {4}
     assert report.run + report.painted == report.patches
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ["cuda:0: out of memory; goes on with 4 patches a call, the same pixels"]
 
 
 def test_a_generator_that_rounds_differently_stops_in_one_line(tmp_path: Path) -> None:
-    model = SmallGpu(most=4, since=6, exact=False)
+    model = SmallGpu(most=4, since=10, exact=False)
     with pytest.raises(
         Failed, match=r"out of memory with --batch 8, .* start over with --fresh --batch 4"
     ) as failed:
@@ -79,7 +79,7 @@ def test_an_unfinished_render_keeps_the_batch_that_it_was_begun_with(
     report = render(MASK, tmp_path / "out.tiff", model=model, batch=8, **OPTIONS)
     assert report.resumed > 0
     assert report.digest == undisturbed
-    assert 8 not in model.sizes[4:], "after the trial"
+    assert 8 not in model.sizes[5:], "after the trial"
 
 
 def test_what_counts_as_out_of_memory() -> None:
