@@ -21,8 +21,8 @@ from .plan import RenderPlan
 from .scratch import Scratch
 from .window import Window
 
-# Their tiles must fit into what the blocks leave free, whatever the number of cores.
-MOST_ENCODERS = 8
+# What they work on must fit into what the blocks leave free, whatever the number of cores.
+MOST_THREADS = 8
 
 
 def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> npt.NDArray[np.uint8]:
@@ -40,22 +40,33 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
     # Last, so that the preview does not stand in memory beside the levels that are being made.
     pixels = scratch.level(plan.preview_level)
     preview = np.empty(pixels.shape, np.uint8)
-    for y in range(0, pixels.shape[0], pixels.chunks[0]):
+
+    def read(y: int) -> None:
         part = preview[y : y + pixels.chunks[0]]
         part[:] = _read(scratch, plan.preview_level, Window(y, 0, *part.shape[:2]))
+
+    with _threads() as threads:
+        list(threads.map(read, range(0, pixels.shape[0], pixels.chunks[0])))
     return preview
 
 
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(usable_cores(), MOST_THREADS), "safron-levels")
+
+
 def _halve_stored(scratch: Scratch, level: int, step: int) -> None:
-    """Halve a level that lies in scratch into the next, one chunk of that at a time."""
+    """Halve a level that lies in scratch into the next, chunk by chunk of that."""
     below = scratch.level(level + 1)
-    for row in range(-(-below.shape[0] // below.chunks[0])):
-        for column in range(-(-below.shape[1] // below.chunks[1])):
-            y, x = row * step, column * step
-            half = halve(_read(scratch, level, Window(y, x, step, step)))
-            scratch.write_part(
-                level + 1, (row, column), half[: below.shape[0] - y // 2, : below.shape[1] - x // 2]
-            )
+
+    def make(place: tuple[int, int]) -> None:
+        y, x = place[0] * step, place[1] * step
+        half = halve(_read(scratch, level, Window(y, x, step, step)))
+        scratch.write_part(level + 1, place, half[: below.shape[0] - y // 2, : below.shape[1] - x // 2])
+
+    rows, columns = (-(-below.shape[axis] // below.chunks[axis]) for axis in (0, 1))
+    with _threads() as threads:
+        for _ in threads.map(make, product(range(rows), range(columns))):
+            pass  # what one of them raised comes here
 
 
 def _read(scratch: Scratch, level: int, window: Window) -> npt.NDArray[np.uint8]:
@@ -80,7 +91,7 @@ def _read(scratch: Scratch, level: int, window: Window) -> npt.NDArray[np.uint8]
 def _encode_stored(scratch: Scratch, level: int, slide: SlideSpec) -> Iterator[EncodedTile]:
     """Encode a level that lies in scratch, a few tiles in memory at a time."""
     pixels = scratch.level(level)
-    step, cores = slide.tile, min(usable_cores(), MOST_ENCODERS)
+    step = slide.tile
     places = iter(product(range(0, pixels.shape[0], step), range(0, pixels.shape[1], step)))
 
     def encode(place: tuple[int, int]) -> list[EncodedTile]:
@@ -88,8 +99,8 @@ def _encode_stored(scratch: Scratch, level: int, slide: SlideSpec) -> Iterator[E
         part = _read(scratch, level, Window(y, x, step, step))
         return list(encode_region(part, level, y, x, slide))
 
-    with ThreadPoolExecutor(cores) as threads:
-        while some := list(islice(places, 2 * cores)):
+    with _threads() as threads:
+        while some := list(islice(places, 2 * MOST_THREADS)):
             for tiles in threads.map(encode, some):
                 yield from tiles
 
