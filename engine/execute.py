@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from queue import SimpleQueue
+from traceback import clear_frames
 from typing import Any, Protocol
 
 from safron.io.errors import BadInput, Failed
@@ -136,9 +137,18 @@ def run_tasks(tasks: Iterable[Task], pool: Pool) -> Iterator[tuple[str, Any]]:
                 in_a_row += 1
                 if in_a_row == HOPELESS:
                     raise error
+                _forget_frames(error)
                 yield task.key, GivenUp(task, error)
     finally:
         pool.drop()
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of the images and batches in the frames of a failure; what it says is kept to the end of the render."""
+    link: BaseException | None = error
+    while link is not None:
+        clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 def _is_worth_another_try(error: BaseException) -> bool:

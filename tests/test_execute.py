@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import subprocess
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -102,6 +104,30 @@ def test_a_task_that_fails_twice_succeeds(workers: int) -> None:
     assert results == {name: name.upper() for name in log}
     assert Counter(log)["seam-2"] == TRIES
     assert len(log) == 10 + TRIES - 1
+
+
+@both
+def test_what_failures_keep_does_not_grow_with_their_images(workers: int) -> None:
+    """A failure is kept to the end of a render, and its frames would keep a block's image each."""
+    held = []
+
+    class Image:
+        pass
+
+    def fail(name: str, number: int) -> None:
+        image = Image()
+        held.append(weakref.ref(image))
+        try:
+            raise ValueError("deep inside")
+        except ValueError as error:
+            raise Failed("no such chunk") from error
+
+    with local_runner(workers) as runner:
+        kept = list(runner(tasks(4, [], fail)))
+    gc.collect()
+    assert len(kept) == 8
+    assert held
+    assert not any(image() for image in held)
 
 
 @both
