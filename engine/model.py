@@ -295,7 +295,7 @@ class OnnxModel:
         side = labels.shape[1] - 2 * self.card.context
         labels_of = _by_call(labels, size)
         noise_of = None if noise is None else _by_call(noise, size)
-        images = _aligned(len(labels_of), (size, side, side, 3), np.float32)
+        images = _aligned(len(labels_of), (size, side, side, 3))
 
         def run(call: int) -> None:
             self._run_into(images[call], labels_of[call], None if noise_of is None else noise_of[call])
@@ -317,14 +317,14 @@ def _by_call(inputs: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(inputs).reshape(-1, size, *inputs.shape[1:])
 
 
-def _aligned(count: int, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """Arrays [count, *shape] that each begin where ONNX Runtime's own would: some kernels round by the place in memory."""
-    size = prod(shape) * np.dtype(dtype).itemsize
+def _aligned(count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Float32 [count, *shape] that each begin where ONNX Runtime's own would: some kernels round by the place in memory."""
+    size = 4 * prod(shape)
     step = -(-size // ALIGNMENT) * ALIGNMENT
     memory = np.empty(count * step + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     slots = memory[start : start + count * step].reshape(count, step)[:, :size]
-    return slots.view(dtype).reshape(count, *shape)
+    return slots.view(np.float32).reshape(count, *shape)
 
 
 PRECISIONS = ("float32", "tf32", "float16")
