@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from models import RampModel
 from oracle import render_whole
 from safron.engine import IdentityModel, RenderReport, load_model, render
+from safron.engine.card import Label
 from safron.engine.grid import PatchGrid
 from safron.engine.plan import choose_bits
 from safron.engine.taper import Taper, TaperName
+from safron.io.errors import BadInput
 
 
 def blobs(height: int, width: int, *, seed: int = 0, labels: int = 3, cell: int = 37) -> np.ndarray[Any, Any]:
@@ -211,6 +214,26 @@ def test_glass_is_never_run(tmp_path: Path) -> None:
     assert (report.run, report.painted) == (0, report.patches)
     assert (level0(tmp_path / "s.tiff") == model.card.background).all()
     assert (tmp_path / "s.tiff").stat().st_size < 30_000, "glass tiles share their bytes"
+
+
+@pytest.mark.parametrize("fills", [(), (5,), (0, 5)])
+def test_glass_of_any_labels(tmp_path: Path, fills: tuple[int, ...]) -> None:
+    """Labels with gaps between them, of which none, one or two are glass."""
+    model = RampModel()
+    labels = tuple(
+        Label(value, f"label {value}", (value, 0, 0), fill=(240, value, 9) if value in fills else None)
+        for value in (0, 3, 5)
+    )
+    model.card = replace(model.card, labels=labels)
+    mask = np.array([0, 3, 5], np.uint8)[blobs(500, 600, cell=260)]
+    options: dict[str, Any] = {"model": model, "tile": 64, "overlap": 8, "block": 128, "tiff_tile": 128}
+    report = render(mask, tmp_path / "s.tiff", compression="deflate", **options)
+    whole = expected(mask, model, tile=64, overlap=8)
+    assert (level0(tmp_path / "s.tiff") == whole).all()
+    assert (report.painted > 0) == bool(fills)
+    mask[70, 80] = 4
+    with pytest.raises(BadInput, match=r"label 4 at x=80, y=70 .* knows 0 label 0, 3 label 3, 5 label 5"):
+        render(mask, tmp_path / "t.tiff", **options)
 
 
 def test_a_region_is_a_cut_of_the_whole(tmp_path: Path) -> None:
