@@ -1,7 +1,8 @@
 """How is an image file read as labels, region by region, without loading it?
 
-One channel is taken as labels; colours are looked up in a palette. TIFF is read tile by tile (or strip by
-strip) with tifffile, because libvips returns wrong pixels for a damaged TIFF tile without an error. Slides of
+One channel is taken as labels, in a TIFF the numbers as they are stored, be they indices or inverted; colours
+are looked up in a palette. TIFF is read tile by tile (or strip by strip) with tifffile, because libvips returns
+wrong pixels for a damaged TIFF tile without an error. Slides of
 scanner vendors are read by OpenSlide, everything else by libvips, which unpacks formats without random access
 (PNG, JPEG) to memory or, where large, to a temporary file.
 """
@@ -35,6 +36,9 @@ OME_UNITS = {
     "cm": "centimeter",
     "m": "meter",
 }
+
+# TIFF's photometric interpretations.
+_WHITE_IS_0, _INDEXED, _CMYK = 0, 3, 5
 
 VIPS_INTEGERS = {"uchar": "u1", "char": "i1", "ushort": "u2", "short": "i2", "uint": "u4", "int": "i4"}
 
@@ -70,9 +74,11 @@ class ImagePlane:
         """Name a region that cannot be read."""
         return f"rows {rows.start}..{rows.stop - 1}, columns {cols.start}..{cols.stop - 1}"
 
-    def require(self, bands: int, dtype: np.dtype[Any]) -> None:
+    def require(self, bands: int, dtype: np.dtype[Any], *, cmyk: bool = False) -> None:
         """Refuse what is neither labels nor colours with a palette; libvips counts alpha among the bands."""
         self.dtype = dtype
+        if cmyk:
+            raise BadInput("its colours are inks (CMYK); colour-coded masks are RGB: convert it")
         if dtype.kind not in "bui":
             raise BadInput(f"it holds {dtype}; labels are whole numbers from 0 to 255: save it as 8 bit")
         if bands > 4:
@@ -98,17 +104,19 @@ class TiffPlane(ImagePlane):
                 raise BadInput(f"it holds {len(series.pages)} planes ({series.axes}); a mask has one")
             self.page: Any = tif.pages.first
             self.mpp = _tiff_mpp(self.page, tif.ome_metadata)
-            _ = self.page.jpegtables, self.page.dataoffsets, self.page.databytecounts  # read while it is open
-        page = self.page
+            page = self.page
+            _ = page.jpegtables, page.dataoffsets, page.databytecounts, page.decode  # read while it is open
         self.shape = (page.imagelength, page.imagewidth)
         self.chunks = (min(page.chunks[0], self.shape[0]), min(page.chunks[1], self.shape[1]))
         self.kind = "tiled TIFF" if page.is_tiled else "TIFF in strips"
-        self.require(page.samplesperpixel, np.dtype(page.dtype))
-        if (
-            page.planarconfig != 1
-            or page.imagedepth > 1
-            or np.prod(page.chunks) * self.dtype.itemsize > MAX_SEGMENT
-        ):
+        self.require(page.samplesperpixel, np.dtype(page.dtype), cmyk=page.photometric == _CMYK)
+        large = np.prod(page.chunks) * self.dtype.itemsize > MAX_SEGMENT
+        if large and page.photometric in (_WHITE_IS_0, _INDEXED):
+            # libvips would give what they look like.
+            raise BadInput(
+                "it is indexed, or has white as 0, in a strip or tile of more than 64 MiB; save it in tiles"
+            )
+        if page.planarconfig != 1 or page.imagedepth > 1 or large:
             raise NotImplementedError
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
@@ -168,7 +176,8 @@ class VipsPlane(ImagePlane):
         self.chunks = (min(512, image.height), min(512, image.width))
         self.kind = f"{image.get('vips-loader').removesuffix('load').removesuffix('_source')} image"
         self.mpp = _print_mpp(1000.0 / image.yres)
-        self.require(image.bands, np.dtype(VIPS_INTEGERS.get(image.format, "f4")))
+        dtype = np.dtype(VIPS_INTEGERS.get(image.format, "f4"))
+        self.require(image.bands, dtype, cmyk=image.interpretation == "cmyk")
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Pixels [y, x, channel] of a region."""

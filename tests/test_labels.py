@@ -13,8 +13,10 @@ import dask.array
 import numpy as np
 import numpy.typing as npt
 import pytest
+import pyvips
 import tifffile
 import zarr
+from safron.io import label_images
 from safron.io.errors import BadInput, Failed
 from safron.io.label_store import blocks, write_labels
 from safron.io.labels import open_mask
@@ -94,6 +96,7 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "tiff, indexed": lambda d: save_tiff(
         d / "m.tif", LABELS, photometric="palette", colormap=np.zeros((3, 256), np.uint16)
     ),
+    "tiff, white is 0": lambda d: save_tiff(d / "m.tif", LABELS, photometric="miniswhite"),
 }
 
 
@@ -137,6 +140,31 @@ def test_booleans_and_one_bit_images_are_0_and_1(tmp_path: Path) -> None:
     png = save_png(tmp_path / "m.png", yes.astype(np.uint8) * 255, cv2.IMWRITE_PNG_BILEVEL, 1)
     np.testing.assert_array_equal(open_mask(png)[WHOLE], yes)
     np.testing.assert_array_equal(open_mask(save_tiff(tmp_path / "m.tif", yes))[WHOLE], yes)
+
+
+@pytest.mark.parametrize("tile", [False, True])
+@pytest.mark.parametrize("quality", [80, 95])  # libvips halves the resolution of colours below 90
+def test_colours_of_a_jpeg_tiff(tmp_path: Path, quality: int, *, tile: bool) -> None:
+    halves = np.zeros((HEIGHT, WIDTH), np.uint8)
+    halves[32:96, 32:96] = 2
+    image = pyvips.Image.new_from_array(np.array([BUILTIN[0], BUILTIN[1], BUILTIN[2]], np.uint8)[halves])
+    image.tiffsave(str(tmp_path / "m.tif"), compression="jpeg", Q=quality, tile=tile)
+    mask = open_mask(tmp_path / "m.tif", palette=BUILTIN, palette_tolerance=255)
+    assert isinstance(mask.plane, label_images.TiffPlane)
+    np.testing.assert_array_equal(mask[WHOLE], halves)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(mask))[30:70, 5:99], halves[30:70, 5:99])
+
+
+def test_tiff_strips_too_large_for_us_mean_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colormap = np.zeros((3, 256), np.uint16)
+    plain = save_tiff(tmp_path / "m.tif", LABELS)
+    white = save_tiff(tmp_path / "w.tif", LABELS, photometric="miniswhite")
+    indexed = save_tiff(tmp_path / "i.tif", LABELS, photometric="palette", colormap=colormap)
+    monkeypatch.setattr(label_images, "MAX_SEGMENT", 1000)
+    np.testing.assert_array_equal(open_mask(plain)[WHOLE], LABELS)
+    for path in (white, indexed):
+        with pytest.raises(BadInput, match=r"in a strip or tile of more than 64 MiB; save it in tiles"):
+            open_mask(path)
 
 
 def test_urls_open_by_fsspec() -> None:
@@ -305,6 +333,10 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         "3 planes",
     ),
     "16-bit colours": (lambda d: save_tiff(d / "m.tif", COLOURS.astype(np.uint16)), "8 bits a channel"),
+    "inks": (
+        lambda d: save_tiff(d / "m.tif", np.zeros((9, 9, 4), np.uint8), photometric="separated"),
+        "inks",
+    ),
     "no palette": (lambda d: save_png(d / "m.png", COLOURS), "a palette must say which colour"),
     "empty": (lambda d: np.zeros((0, 9), np.uint8), "it is empty"),
     "text array": (lambda d: np.array([["a"]]), "whole numbers"),
