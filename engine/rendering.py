@@ -225,6 +225,13 @@ class MaskGuard:
 
     def __post_init__(self) -> None:
         self._stamp = None if self.mask.in_memory else self._look()
+        if self._stamp == "gone":  # it was opened just now, so this storage does not list files
+            self._stamp = None
+        if self._stamp is None and not self.mask.in_memory:
+            log.warning(
+                "mask %s: its storage does not say when files change; leave it as it is until the slide is done",
+                self.mask.source,
+            )
 
     def _look(self) -> str | None:
         """Stamp the mask; None where its storage does not say, which is no change."""

@@ -181,6 +181,11 @@ class LabelMask:
 
         Files answer with their names, sizes and times (on object stores with their ETags), so that a huge
         mask is not read; arrays in memory answer with their content.
+
+        Raises
+        ------
+        OSError
+            The files are gone, or their storage does not list them or does not say when they change.
         """
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.shape, str(self.plane.dtype))).encode())
@@ -492,6 +497,10 @@ def _bounded(part: slice, size: int) -> slice:
     return slice(start, stop)
 
 
+# What stores say of a file that changes with it, by fsspec's many names.
+_CHANGED = ("ETag", "etag", "CRC", "mtime", "LastModified", "last_modified", "modified", "updated", "created")
+
+
 def _file_facts(where: str) -> Iterator[str]:
     """Name, size and time (or ETag) of every file of a mask, in order of name."""
     fs, root = fsspec.url_to_fs(where)
@@ -502,7 +511,9 @@ def _file_facts(where: str) -> Iterator[str]:
     found = fs.find(root, detail=True) or {root: fs.info(root)}
     for path in sorted(found):
         facts = found[path]
-        changed = next((facts[key] for key in ("ETag", "etag", "mtime", "LastModified") if key in facts), "")
+        changed = next((facts[key] for key in _CHANGED if facts.get(key)), None)
+        if changed is None:  # as over HTTP
+            raise OSError(f"{where}: its storage does not say when a file changed")
         yield f"{re.sub('^' + re.escape(root), '', path)} {facts.get('size')} {changed}\n"
 
 

@@ -171,7 +171,10 @@ def test_urls_open_by_fsspec() -> None:
     zarr.create_array("memory://safron-test/mask", data=LABELS, chunks=(64, 64), overwrite=True)
     mask = open_mask("memory://safron-test/mask")
     np.testing.assert_array_equal(mask[WHOLE], LABELS)
-    assert len(mask.stamp()) == 32
+    before = mask.stamp()
+    assert open_mask("memory://safron-test/mask").stamp() == before
+    zarr.create_array("memory://safron-test/mask", data=LABELS, chunks=(64, 64), overwrite=True)
+    assert mask.stamp() != before, "written again"
 
 
 def test_missing_chunks_are_the_fill_value(tmp_path: Path) -> None:

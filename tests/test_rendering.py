@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from models import RampModel
@@ -234,6 +237,35 @@ def test_glass_of_any_labels(tmp_path: Path, fills: tuple[int, ...]) -> None:
     mask[70, 80] = 4
     with pytest.raises(BadInput, match=r"label 4 at x=80, y=70 .* knows 0 label 0, 3 label 3, 5 label 5"):
         render(mask, tmp_path / "t.tiff", **options)
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_a_mask_from_a_web_server(tmp_path: Path, lists: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """It does not say when files change, and may not even list them."""
+    pytest.importorskip("aiohttp")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def list_directory(self, path: Any) -> Any:
+            return super().list_directory(path) if lists else self.send_error(404)
+
+    labels = blobs(300, 400)
+    zarr.create_array(tmp_path / "m.zarr", data=labels, chunks=(128, 128))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/m.zarr"
+            options: dict[str, Any] = {"model": "identity", "compression": "deflate", "tiff_tile": 128}
+            render(url, tmp_path / "s.tiff", **options)
+        finally:
+            server.shutdown()
+    assert (level0(tmp_path / "s.tiff") == IdentityModel(context=0)(labels[None])[0]).all()
+    assert "does not say when files change" in caplog.text
 
 
 def test_a_region_is_a_cut_of_the_whole(tmp_path: Path) -> None:
