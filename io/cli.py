@@ -223,6 +223,7 @@ def from_geojson(
     """
     from .annotations import read_geojson
     from .label_store import check_target
+    from .palette import DEFAULT_LABELS
 
     check_target(out, overwrite=overwrite)
     height, width, slide_mpp = _canvas(size, like, downsample)
@@ -245,6 +246,7 @@ def from_geojson(
         (height, width),
         doing="drawing",
         mpp=mpp or slide_mpp,
+        labels=() if labels else DEFAULT_LABELS,  # other values may mean anything
         fill=background,
         workers=workers,
         overwrite=overwrite,

@@ -16,6 +16,8 @@ from .errors import BadInput
 
 RGB = tuple[int, int, int]
 
+_STRIP = 64
+
 
 @dataclass(frozen=True)
 class NamedLabel:
@@ -71,16 +73,21 @@ class Palette:
         BadInput
             A colour is in no palette entry's reach.
         """
-        rgb = np.ascontiguousarray(rgb)
+        labels = np.empty(rgb.shape[:2], np.uint8)
+        for top in range(0, len(rgb), _STRIP):  # distances take more memory than the colours themselves
+            strip = slice(top, min(top + _STRIP, len(rgb)))
+            labels[strip] = self._labels(np.ascontiguousarray(rgb[strip]), y + top, x)
+        return labels
+
+    def _labels(self, rgb: npt.NDArray[np.uint8], y: int, x: int) -> npt.NDArray[np.uint8]:
         labels = np.zeros(rgb.shape[:2], np.uint8)
         nearest = np.full(rgb.shape[:2], 256, np.int16)
         for value, colour in self.colours.items():
             if self.tolerance:
-                distance = np.abs(rgb.astype(np.int16) - np.array(colour, np.int16)).max(axis=2)
+                red, green, blue = cv2.split(cv2.absdiff(rgb, (*map(float, colour), 0.0)))
+                distance = cv2.max(cv2.max(red, green), blue)
             else:
-                distance = np.where(cv2.inRange(rgb, np.array(colour), np.array(colour)), 0, 255).astype(
-                    np.int16
-                )
+                distance = ~cv2.inRange(rgb, np.array(colour), np.array(colour))
             better = (distance <= self.tolerance) & (distance < nearest)
             labels[better] = value
             nearest[better] = distance[better]

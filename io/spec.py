@@ -85,6 +85,11 @@ class SlideSpec:
                 raise BadInput(f"{name} {value!r}: choose one of {', '.join(get_args(kind))}")
         if self.tile % 16 or not 16 <= self.tile <= MAX_TILE:
             raise BadInput(f"tile {self.tile}: TIFF tiles are a multiple of 16, 16 to {MAX_TILE}; try 512")
+        if self.compression == "none" and self.tile % 32:  # seen with OpenSlide 4.0.1, whoever wrote the file
+            raise BadInput(
+                f"tile {self.tile}: OpenSlide does not read tiles without compression unless they are a multiple of 32; "
+                f"take {self.tile + 16}, or compression deflate"
+            )
         if not 1 <= self.quality <= 100:
             raise BadInput(f"quality {self.quality}: JPEG quality is 1 to 100; try 90")
         if self.mpp is not None and not 0.001 <= self.mpp <= 10_000:

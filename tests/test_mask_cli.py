@@ -101,6 +101,7 @@ def test_from_geojson_with_labels_of_ones_own() -> None:
     options = ("--size", "40,30", "--label", "tumor=x=9", "--background", "1")
     assert run("from-geojson", "a.geojson", "m.zarr", *options) == 0
     assert np.bincount(read("m.zarr").ravel()).tolist() == [0, 1100] + [0] * 7 + [100]
+    assert "labels" not in zarr.open_array("m.zarr", mode="r").attrs, "2 is not gland here"
 
 
 def test_ellipses_and_info(capsys: pytest.CaptureFixture[str]) -> None:

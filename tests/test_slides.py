@@ -237,6 +237,7 @@ def test_regions_give_the_tiles_of_the_whole() -> None:
     ("options", "message"),
     [
         ({"tile": 100}, "multiple of 16"),
+        ({"tile": 48, "compression": "none"}, "a multiple of 32; take 64"),
         ({"quality": 0}, "1 to 100"),
         ({"mpp": 0.0}, "0.001 to 10000"),
         ({"mpp": float("nan")}, "0.001 to 10000"),
