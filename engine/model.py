@@ -141,6 +141,30 @@ def paint_labels(labels: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) -
     return np.asarray(cv2.applyColorMap(flat, colors[:, None]), np.uint8).reshape(*labels.shape, 3)
 
 
+def _digest(path: Path) -> hashlib._Hash:
+    """SHA-256 of an ONNX file, and of all files that it names as places of its weights."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content)
+    if b"location" not in content:  # the key of every such name
+        return digest
+    from .external import external_locations
+
+    try:
+        locations = external_locations(content)
+    except ValueError as error:
+        raise BadInput(f"--model {path}: is no ONNX file ({one_line(error)}); export it again") from error
+    for location in locations:
+        try:
+            with (path.parent / location).open("rb") as weights:
+                digest.update(hashlib.file_digest(weights, "sha256").digest())
+        except (OSError, ValueError) as error:
+            raise BadInput(
+                f"--model {path}: cannot read {location!r}, where some of its weights are ({one_line(error)}); "
+                "put the file beside it, or save all in one file"
+            ) from error
+    return digest
+
+
 class OnnxModel:
     """A generator in an ONNX file, run by ONNX Runtime.
 
@@ -171,10 +195,7 @@ class OnnxModel:
             raise BadInput(
                 f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
             )
-        digest = hashlib.sha256(self.path.read_bytes())
-        weights = self.path.with_name(f"{self.path.name}.data")
-        if weights.is_file():  # where PyTorch puts the weights of a large model
-            digest.update(weights.read_bytes())
+        digest = _digest(self.path)
         self.device = choose_device(device)
         check_precision(precision, self.device)
         beside = self._card_beside()

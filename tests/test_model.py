@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from onnx_models import CARD, CONTEXT, TILE, write_onnx
 from safron.engine import model as model_module
+from safron.engine.external import external_locations
 from safron.engine.model import (
     IdentityModel,
     OnnxModel,
@@ -186,11 +187,78 @@ def test_travels_without_its_session(tmp_path: Path) -> None:
     np.testing.assert_array_equal(copy(some_labels(), None), expected)
 
 
-def test_weights_in_a_file_of_their_own_count(tmp_path: Path) -> None:
+def save_apart(path: Path, location: str | None) -> Path:
+    """Write a generator with its weights in a file of this name, or for None in a file for each tensor."""
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    model = onnx.load(str(write_onnx(path, card=CARD)))
+    for tensor in model.graph.initializer:
+        if tensor.name in {"scale", "odd"}:
+            set_external_data(tensor, location or tensor.name)
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize("location", ["m.onnx.data", "w.bin", "deep/e.onnx_data", None])
+def test_weights_in_other_files_count(tmp_path: Path, location: str | None) -> None:
+    (tmp_path / "deep").mkdir()
+    path = save_apart(tmp_path / "m.onnx", location)
+    before = load(path)
+    np.testing.assert_array_equal(before(some_labels(), None), grey(some_labels()))
+    weights = tmp_path / (location or "scale")
+    weights.write_bytes(weights.read_bytes().replace(np.float32(60).tobytes(), np.float32(61).tobytes()))
+    assert load(path).sha256 != before.sha256
+    weights.unlink()
+    with pytest.raises(
+        BadInput, match=rf"m\.onnx: cannot read '{location or 'scale'}'.*; put the file beside it"
+    ):
+        load(path)
+
+
+def test_a_file_that_no_weights_are_in_does_not_count(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", card=CARD)
     before = load(path).sha256
-    (tmp_path / "m.onnx.data").write_bytes(b"weights")
-    assert load(path).sha256 != before
+    (tmp_path / "m.onnx.data").write_bytes(b"of another generator")
+    assert load(path).sha256 == before
+
+
+def test_every_place_of_weights_is_found() -> None:
+    """In branches, functions, lists and sparse tensors; and other words called location are no place."""
+    import onnx
+    from onnx import helper
+
+    def apart(name: str) -> onnx.TensorProto:
+        tensor = onnx.TensorProto(name="t", data_type=1, dims=[1], data_location=1)
+        for key, value in (("offset", "0"), ("location", name), ("length", "4")):
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    sparse = onnx.SparseTensorProto(values=apart("values"), indices=apart("indices"), dims=[1])
+    branch = helper.make_graph([helper.make_node("Constant", [], ["b"], value=apart("branch"))], "b", [], [])
+    function = helper.make_function(
+        "own", "F", [], ["f"], [helper.make_node("Constant", [], ["f"], value=apart("function"))], []
+    )
+    nodes = [
+        helper.make_node("If", ["c"], ["i"], then_branch=branch, else_branch=branch),
+        helper.make_node("Own", [], ["o"], tensors=[apart("list"), apart("Lücke")], graphs=[branch]),
+        helper.make_node("Constant", [], ["s"], sparse_value=sparse),
+    ]
+    graph = helper.make_graph(nodes, "g", [], [], [apart("first"), apart("first"), apart("second")])
+    model = helper.make_model(graph, functions=[function])
+    helper.set_model_props(model, {"location": "nowhere"})
+    expected = ["Lücke", "branch", "first", "function", "indices", "list", "second", "values"]
+    assert external_locations(model.SerializeToString()) == sorted(expected)
+
+
+@pytest.mark.parametrize("data", [b"\x08", b"\x3a\x05ab", b"\x3b\x01", b"\xff" * 20, b"\x3a\x02\x2a\x09"])
+def test_what_is_no_message_has_no_places(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"end|wire type"):
+        external_locations(data)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data + b"location")
+    with pytest.raises(BadInput, match=r"m\.onnx: is no ONNX file"):
+        load(path)
 
 
 def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
