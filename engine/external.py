@@ -42,9 +42,9 @@ def external_locations(model: bytes) -> list[str]:
 
 def _locations(message: memoryview, kind: str) -> Iterator[str]:
     if kind == "entry":
-        entry = dict(_fields(message))
+        entry = {number: bytes(content) for number, content in _fields(message)}
         if entry.get(1) == b"location":
-            yield bytes(entry.get(2, b"")).decode()
+            yield entry.get(2, b"").decode()
         return
     inside = MESSAGES[kind]
     for number, content in _fields(message):

@@ -59,7 +59,7 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
     ----------
     source : a generator, an ONNX file under the contract or with a card beside it.
     out : the new file; a card beside `source` is copied beside it.
-    overwrite : replace an existing file.
+    overwrite : replace existing files; a card beside the old `out` goes with it.
 
     Raises
     ------
@@ -72,9 +72,9 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
 
     if not source.is_file():
         raise BadInput(f"IN {source}: no such file; give an ONNX file")
-    if out.suffix != ".onnx" or out.resolve() == source.resolve():
-        raise BadInput(f"OUT {out}: must end in .onnx and be another file than {source}")
     cards = source.with_suffix(".json"), out.with_suffix(".json")
+    if out.suffix != ".onnx" or cards[0].resolve() == cards[1].resolve():
+        raise BadInput(f"OUT {out}: must end in .onnx and have another name than {source}, endings aside")
     taken = next((path for path in (out, cards[1]) if path.exists()), None)
     if taken is not None and not overwrite:
         raise BadInput(f"{taken}: exists; give another name, or --overwrite")
@@ -91,12 +91,25 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
         if cards[0].is_file():
             card = json.loads(cards[0].read_text(encoding="utf-8")) | about
             trial.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-            trial.with_suffix(".json").replace(cards[1])
         else:
             _put_on_card(rewritten.model, about)
             _save(rewritten.model, trial)
-        trial.replace(out)
+        _put_in_place(trial, out)
     return done
+
+
+def _put_in_place(trial: Path, out: Path) -> None:
+    """Move a generator, and the card beside it where it has one.
+
+    Broken off, it leaves no generator rather than one under the other's card.
+    """
+    card, old = trial.with_suffix(".json"), out.with_suffix(".json")
+    out.unlink(missing_ok=True)
+    if card.is_file():
+        card.replace(old)
+    else:
+        old.unlink(missing_ok=True)  # it would stand above the card inside
+    trial.replace(out)
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
@@ -173,7 +186,7 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists, and the card beside it.")
 @debug_option
 @version_option
 def command(source: Path, out: Path, *, overwrite: bool) -> None:

@@ -290,6 +290,31 @@ def test_foreign_network_keeps_its_card(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "fast.json").read_text())["adapter"] == ADAPTED["adapter"]
 
 
+def test_an_old_card_goes_with_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card beside a file stands above the one inside: left behind, it would paint the new graph as the old."""
+    source, out, beside = write_stem(tmp_path / "g.onnx"), tmp_path / "o.onnx", tmp_path / "o.json"
+    out.write_bytes(b"old")
+    beside.write_text(json.dumps(CARD | {"name": "old"}))
+    replace = Path.replace
+
+    def stopped(self: Path, target: Path) -> Path:
+        if target == out:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            optimize(source, out, overwrite=True)
+    assert not out.exists(), "neither file may stand under the other's card"
+    beside.write_text(json.dumps(CARD | {"name": "old"}))
+    with pytest.raises(BadInput, match=r"o\.json: exists; give another name, or --overwrite"):
+        optimize(source, out)
+    optimize(source, out, overwrite=True)
+    assert not beside.exists()
+    assert OnnxModel(out, device="cpu").card == OnnxModel(source, device="cpu").card
+
+
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = write_onnx(tmp_path / "small.onnx", card=CARD)
     with pytest.raises(BadInput, match="nothing in it can be made cheaper; render with it as it is"):
@@ -297,8 +322,12 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match=r"IN .*none\.onnx: no such file; give an ONNX file"):
         optimize(tmp_path / "none.onnx", tmp_path / "out.onnx")
     source = write_stem(tmp_path / "g.onnx")
-    with pytest.raises(BadInput, match=r"must end in \.onnx and be another file"):
+    with pytest.raises(BadInput, match=r"must end in \.onnx and have another name"):
         optimize(source, source)
+    other = source.rename(tmp_path / "g.model")
+    with pytest.raises(BadInput, match=r"g\.model, endings aside"):
+        optimize(other, source, overwrite=True)
+    other.rename(source)
     (tmp_path / "old.onnx").write_bytes(b"old")
     with pytest.raises(BadInput, match="exists; give another name, or --overwrite"):
         optimize(source, tmp_path / "old.onnx")
