@@ -242,6 +242,8 @@ def open_image(path: Path, name: str, colours: Mapping[int, RGB], tolerance: int
 def image_size(path: Path) -> tuple[int, int, float | None]:
     """Height, width and micrometres per pixel of any slide, image or mask, without reading pixels.
 
+    Of a slide it is what QuPath shows, in whose pixels annotations are drawn: see `shown_area`.
+
     Raises
     ------
     BadInput
@@ -258,7 +260,8 @@ def image_size(path: Path) -> tuple[int, int, float | None]:
 
             with openslide.OpenSlide(path) as slide:
                 mpp = slide.properties.get(openslide.PROPERTY_NAME_MPP_Y)
-                return slide.dimensions[1], slide.dimensions[0], float(mpp) if mpp else None
+                _, _, height, width = shown_area(slide)
+                return height, width, float(mpp) if mpp else None
         if _is_tiff(path):
             import tifffile
 
@@ -271,6 +274,19 @@ def image_size(path: Path) -> tuple[int, int, float | None]:
         return image.height, image.width, _print_mpp(1000.0 / image.yres)
     except Exception as error:  # each library has exceptions of its own
         raise BadInput(f"{path}: cannot read it as a slide or image ({one_line(error)})") from error
+
+
+def shown_area(slide: Any) -> tuple[int, int, int, int]:
+    """Find what QuPath shows of a slide that OpenSlide has opened: y, x, height, width in pixels of level 0.
+
+    Some scanners (MRXS, SCN) scan parts of a large canvas. QuPath cuts it to their bounds, and counts from there.
+    """
+    names = (f"openslide.bounds-{name}" for name in ("y", "x", "height", "width"))
+    try:
+        y, x, height, width = (int(slide.properties[name]) for name in names)
+    except (KeyError, ValueError):
+        return 0, 0, slide.dimensions[1], slide.dimensions[0]
+    return y, x, height, width
 
 
 def _slide_vendor(path: Path) -> str | None:

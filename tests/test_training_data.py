@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import tifffile
 import zarr
 from cases import run_program
 from safron.io.errors import BadInput
+from safron.io.label_images import image_size
 from safron.training import cli, slides, sources
 from safron.training.config import LABELS, TrainConfig, override, preset, read_overrides
 from safron.training.data import Pairs, draw_batch, split
@@ -154,6 +156,59 @@ def test_annotations_lie_in_pixels_of_the_slide(tmp_path: Path) -> None:
     assert labels[20, 20] == 2  # row 40, column 50 of the canvas: the ring's corner
     assert labels[19, 20] == labels[20, 19] == 0
     assert (labels == 2).sum() == 100 * 100
+
+
+def scanned_part(folder: Path) -> npt.NDArray[np.uint8]:
+    """A Leica slide of 1000 x 800 whose scanned part, 512 x 384, begins at (200, 150): dark but for its first 100 rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = np.full((384, 512, 3), (150, 60, 120), np.uint8)
+    image[:100] = 240
+    views = ((2, 100, 80, 0, 0, 500_000, 400_000, 1), (0, 512, 384, 100_000, 75_000, 256_000, 192_000, 20))
+    images = "".join(
+        f'<image><pixels sizeX="{w}" sizeY="{h}"><dimension sizeX="{w}" sizeY="{h}" r="0" ifd="{ifd}"/></pixels>'
+        f'<view sizeX="{width}" sizeY="{height}" offsetX="{left}" offsetY="{top}"/><scanSettings><objectiveSettings>'
+        f"<objective>{power}</objective></objectiveSettings><illuminationSettings><illuminationSource>brightfield"
+        "</illuminationSource></illuminationSettings></scanSettings></image>"
+        for ifd, w, h, left, top, width, height, power in views
+    )
+    xml = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection sizeX="500000" '
+        f'sizeY="400000"><barcode/>{images}</collection></scn>'
+    )
+    options: dict[str, Any] = {
+        "photometric": "rgb",
+        "tile": (128, 128),
+        "metadata": None,
+        "resolutionunit": 3,
+    }
+    with tifffile.TiffWriter(folder / "case1.scn", bigtiff=True) as file:
+        file.write(image, description=xml, resolution=(20000, 20000), **options)
+        file.write(image[::4, ::4], resolution=(5000, 5000), subfiletype=1, **options)
+        file.write(np.full((80, 100, 3), 240, np.uint8), resolution=(1000, 1000), **options)
+    return image
+
+
+@pytest.mark.parametrize("notes", ["geojson", "mask of the part", "mask of the canvas"])
+def test_annotations_begin_where_qupath_shows_the_slide(tmp_path: Path, notes: str) -> None:
+    image = scanned_part(tmp_path)
+    height, width, mpp = image_size(tmp_path / "case1.scn")
+    assert (height, width, mpp) == (384, 512, 0.5)
+    labels = (image[:, :, 0] < 200).astype(np.uint8) * 2
+    if notes == "geojson":
+        ring = [[0, 100], [512, 100], [512, 384], [0, 384], [0, 100]]
+        feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+        feature["properties"] = {"classification": {"name": "Gland"}}
+        (tmp_path / "case1.geojson").write_text(json.dumps(feature))
+    else:
+        whole = np.zeros((800, 1000), np.uint8)
+        whole[150:534, 200:712] = labels
+        mask = labels if notes == "mask of the part" else whole
+        zarr.save_array(str(tmp_path / "case1.zarr"), mask)
+    source = sources.open_source(tmp_path, override(TINY, {"model": {"mpp": 0.5}}, "test"))
+    y, x = (150, 200) if notes == "mask of the canvas" else (0, 0)
+    sample = source.read(0, (y + 60, x + 30), 100)
+    assert np.array_equal(sample.labels, labels[60:160, 30:130])
+    assert np.abs(sample.image.astype(int) - image[60:160, 30:130]).max() < 3
 
 
 # What is refused

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.annotations import Drawing, read_geojson
 from safron.io.errors import BadInput, Failed
+from safron.io.label_images import shown_area
 from safron.io.labels import LabelMask, one_line, open_mask
 from safron.training.config import TrainConfig
 from safron.training.data import Bytes, CueScale, Sample, check_values, fit_cues
@@ -84,6 +85,10 @@ class Slide:
         Canvas pixels at the generator's pixel size.
     factor
         Level-0 pixels along one canvas pixel.
+    origin
+        Level-0 row and column where the canvas begins.
+    scale
+        Rows and columns of a mask along one canvas pixel; polygons have none.
     """
 
     path: Path
@@ -91,6 +96,8 @@ class Slide:
     height: int
     width: int
     factor: float
+    origin: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
 
     @cached_property
     def handle(self) -> Any:
@@ -104,11 +111,8 @@ class Slide:
         if isinstance(self.labels, Drawing):
             return self.labels.paint(slice(y, y + side), slice(x, x + side))
         rows, columns = (
-            np.clip(((np.arange(start, start + side) + 0.5) * theirs / ours).astype(int), 0, theirs - 1)
-            for start, theirs, ours in (
-                (y, self.labels.shape[0], self.height),
-                (x, self.labels.shape[1], self.width),
-            )
+            np.clip(((np.arange(start, start + side) + 0.5) * scale).astype(int), 0, theirs - 1)
+            for start, scale, theirs in zip((y, x), self.scale, self.labels.shape, strict=True)
         )
         part = self.labels[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
         return part[np.ix_(rows - rows[0], columns - columns[0])]
@@ -117,7 +121,8 @@ class Slide:
         """RGB uint8 [side, side, 3] from canvas row `y` and column `x` on; what was not scanned is white."""
         level = self.handle.get_best_level_for_downsample(self.factor * 1.01)
         size = max(1, round(side * self.factor / self.handle.level_downsamples[level]))
-        origin = (round(x * self.factor), round(y * self.factor))
+        top, left = self.origin
+        origin = (left + round(x * self.factor), top + round(y * self.factor))
         try:
             rgba = np.asarray(self.handle.read_region(origin, level, (size, size)))
         except Exception as error:  # OpenSlide has one exception, the file system others
@@ -261,7 +266,7 @@ def _open(path: Path, notes: Path, config: TrainConfig) -> Slide:
     model = config.model
     try:
         with openslide.OpenSlide(path) as handle:
-            l0_width, l0_height = handle.dimensions
+            whole, shown = (0, 0, *handle.dimensions[::-1]), shown_area(handle)
             mpp = handle.properties.get(openslide.PROPERTY_NAME_MPP_Y)
     except Exception as error:  # OpenSlide has one exception, the file system others
         raise BadInput(
@@ -272,16 +277,25 @@ def _open(path: Path, notes: Path, config: TrainConfig) -> Slide:
             f"{path} does not say its pixel size; give a copy that does, such as a file with resolution tags"
         )
     factor = model.mpp / float(mpp)
-    height, width = math.floor(l0_height / factor), math.floor(l0_width / factor)
     if notes.suffix == ".geojson":
         names = {label.name: label.value for label in model.labels}
+        height, width = (math.floor(side / factor) for side in shown[2:])
         drawing = read_geojson(notes, height=height, width=width, labels=names, downsample=factor)
-        return Slide(path, drawing, height, width, factor)
+        return Slide(path, drawing, height, width, factor, shown[:2])
     mask = open_mask(notes)
-    rows, columns = mask.shape[0] / l0_height, mask.shape[1] / l0_width
-    if abs(rows - columns) > PROPORTION * rows:
+    area = min((whole, shown), key=lambda area: _misfit(mask, area, float(mpp)))
+    if _misfit(mask, area, None) > PROPORTION:
         raise BadInput(
-            f"{notes} is {mask.shape[1]} x {mask.shape[0]} but its slide is {l0_width} x {l0_height}; a mask covers its "
+            f"{notes} is {mask.shape[1]} x {mask.shape[0]} but its slide is {whole[3]} x {whole[2]}; a mask covers its "
             "whole slide, at any scale"
         )
-    return Slide(path, mask, height, width, factor)
+    height, width = (math.floor(side / factor) for side in area[2:])
+    scale = (factor * mask.shape[0] / area[2], factor * mask.shape[1] / area[3])
+    return Slide(path, mask, height, width, factor, area[:2], scale)
+
+
+def _misfit(mask: LabelMask, area: tuple[int, int, int, int], mpp: float | None) -> float:
+    """By how much the proportions of a mask differ from those of an area, and its size where both scales are known."""
+    rows, columns = mask.shape[0] / area[2], mask.shape[1] / area[3]
+    known = mpp is not None and mask.mpp is not None
+    return abs(rows - columns) / rows + (abs(rows - mpp / mask.mpp) if known else 0)
