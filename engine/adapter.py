@@ -125,7 +125,28 @@ def check_adapter(session: Any, card: Card, source: str) -> None:
             f"--model {source}: its card has {len(card.noise_scales)} noise_channels and adapter noise "
             f"{adapter.noise!r}; give both or neither"
         )
+    if adapter.noise is not None and np.issubdtype(TYPES[inputs[adapter.noise].type], np.integer):
+        raise BadInput(
+            f"--model {source}: noise {adapter.noise!r} is {inputs[adapter.noise].type}, and noise is no whole number; "
+            f"{PAGE}"
+        )
+    _check_whole_numbers(TYPES[inputs[adapter.input].type], card, adapter, source)
     _check_shapes(inputs, outputs, card, adapter, source)
+
+
+def _check_whole_numbers(dtype: type[np.generic], card: Card, adapter: Adapter, source: str) -> None:
+    """Refuse values that an input of whole numbers would round, or wrap around, in silence."""
+    if adapter.kind == "labels" or not np.issubdtype(dtype, np.integer):
+        return
+    table, limits = _table(card, adapter), np.iinfo(dtype)
+    whole = np.rint(table)
+    # What colour / 255 * 255 leaves is no fraction.
+    held = np.isclose(whole, table, rtol=0, atol=1e-6) & (limits.min <= whole) & (whole <= limits.max)
+    if not held.all():
+        raise BadInput(
+            f"--model {source}: {adapter.input!r} takes {limits.dtype} and its card's adapter input range "
+            f"[{adapter.low:g}, {adapter.high:g}] gives {table[~held][0]:g}; {PAGE}"
+        )
 
 
 def _check_shapes(

@@ -15,6 +15,7 @@ import tifffile
 from onnx_models import ADAPTED, TILE, write_foreign
 from oracle import render_whole
 from safron.engine import render
+from safron.engine.adapter import encode_labels
 from safron.engine.card import Card, parse_card
 from safron.engine.grid import PatchGrid
 from safron.engine.model import OnnxModel
@@ -143,10 +144,36 @@ def test_whole_number_colours_are_exact(tmp_path: Path) -> None:
     card = card_with(input_range=[0, 255])
     card["labels"][1]["color"] = [219, 87, 151]
     model = load(write_foreign(tmp_path / "m.onnx", card=card, kind="UINT8", count="n"))
-    from safron.engine.adapter import encode_labels
-
     sent = encode_labels(np.ones((1, 2, 2), np.uint8), model.card, np.uint8, 4)
     assert sent[0, :, 0, 0].tolist() == [219, 87, 151]
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"), [("UINT8", 255, 0), ("INT32", -1, 1), ("INT64", -(2**40), 2**40)]
+)
+def test_whole_numbers_are_sent_whole(tmp_path: Path, kind: str, low: int, high: int) -> None:
+    card = card_with(input_range=[low, high])
+    model = load(write_foreign(tmp_path / "m.onnx", card=card, kind=kind, count="n"))
+    dtype = {"UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64}[kind]
+    sent = encode_labels(np.full((1, 2, 2), 2, np.uint8), model.card, dtype, 4)
+    assert sent[0, :, 0, 0].tolist() == [low, high, low]
+
+
+def test_noise_of_whole_numbers_is_refused(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    card = card_with(adapter_noise="z", noise_channels=1)
+    path = write_foreign(tmp_path / "m.onnx", card=card, noise=1)
+    model = onnx.load(str(path))
+    (given,) = [entry for entry in model.graph.input if entry.name == "z"]
+    given.type.tensor_type.elem_type = TensorProto.INT32
+    (concat,) = [node for node in model.graph.node if node.op_type == "Concat"]
+    concat.input[1] = "real"
+    model.graph.node.insert(0, helper.make_node("Cast", ["z"], ["real"], to=TensorProto.FLOAT))
+    onnx.save(model, str(path))
+    with pytest.raises(BadInput, match=r"noise 'z' is tensor\(int32\), and noise is no whole number"):
+        load(path)
 
 
 def test_noise_goes_in_under_its_name(tmp_path: Path) -> None:
@@ -208,6 +235,16 @@ UNFIT = [
     Wrong("'A' has shape [1, 3, 256, 256]", card_with(), {"side": 256}),
     Wrong("(tile 64, context 4, 3 labels, crop 0) wants", card_with(context=4)),
     Wrong("'z' has shape [1, 3, 64, 64]", card_with(adapter_noise="z", noise_channels=2), {"noise": 3}),
+    Wrong(
+        "'A' takes uint8 and its card's adapter input range [-1, 1] gives -1", card_with(), {"kind": "UINT8"}
+    ),
+    Wrong(
+        "'A' takes int64 and its card's adapter input range [0, 1] gives 0.2",
+        card_with(input_range=[0, 1]) | {"labels": [{"value": 0, "name": "grey", "color": [51, 0, 255]}]},
+        {"kind": "INT64"},
+    ),
+    Wrong("[0, 256] gives 256", card_with(input_range=[0, 256]), {"kind": "UINT8"}),
+    Wrong("[0, 0.5] gives 0.5", card_with(input_kind="one_hot", input_range=[0, 0.5]), {"kind": "INT32"}),
     Wrong("'A' is tensor(bool), which no adapter takes", card_with(), {"kind": "BOOL"}),
 ]
 
