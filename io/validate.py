@@ -1,5 +1,8 @@
 """Does a slide keep what a slide promises, so that the readers people use open it and see all of it?
 
+Where its tiles lie and how they are coded is checked for all of them, up to 64 of a level are decoded; no pixel is
+compared with anything, since a slide does not say what it should show.
+
 The file is read in slices and tiles are decoded one by one, so a check needs little memory whatever the size.
 Slides of other programs are checked by the same rules; a file that cannot be read at all has one problem.
 """
@@ -12,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import imagecodecs
 import numpy as np
@@ -25,7 +29,8 @@ MAX_SAMPLED = 64
 
 _MAX_TILE_BYTES = 1 << 30
 _TILE_OFFSETS, _TILE_BYTE_COUNTS = 324, 325
-_JPEG, _JPEG_2000 = 7, (33003, 33005, 34712)
+_NONE, _JPEG, _JPEG_2000 = 1, 7, (33003, 33005, 34712)
+_RGB, _YCBCR = 2, 6
 _UNITS_PER_UM = {2: 25_400.0, 3: 10_000.0}  # ResolutionUnit inch, centimetre
 
 
@@ -89,6 +94,7 @@ def _check(tiff: TiffReader, path: Path) -> Iterator[str]:
     if 322 not in chain[0]:
         yield "directory 0 is not tiled: viewers would read the whole image at once"
         return
+    ours = tiff.text(chain[0], 305).startswith("safron")
     directories, in_chain = _level_directories(tiff, chain)
     levels = []
     for index, directory in enumerate(directories):
@@ -96,6 +102,8 @@ def _check(tiff: TiffReader, path: Path) -> Iterator[str]:
             level = _read_level(tiff, index, directory)
             levels.append(level)
             yield from _check_coding(tiff, level)
+            if ours:
+                yield from _check_our_coding(tiff, level)
             yield from _check_tiles(tiff, level)
         except BrokenTiff as error:
             yield f"level {index}: {error}"
@@ -105,6 +113,9 @@ def _check(tiff: TiffReader, path: Path) -> Iterator[str]:
     yield from _check_scale(tiff, levels)
     if _is_aperio(tiff, chain[0]):
         yield from _check_aperio(tiff, chain, levels)
+    elif "<OME" in tiff.text(chain[0], 270):
+        yield from _check_ome(tiff, levels[0])
+        yield from _check_children(tiff, chain, levels, ours=ours)
     yield from _check_openslide(path, levels if in_chain else levels[:1], _mpp(tiff, levels[0]))
 
 
@@ -149,12 +160,24 @@ def _check_coding(tiff: TiffReader, level: _Level) -> Iterator[str]:
     compression, photometric = (tiff.number(level.directory, code) for code in (259, 262))
     if compression not in (1, 5, 8, 32946, _JPEG, *_JPEG_2000):
         yield f"{level.name}: compression {compression} is not read everywhere; JPEG, deflate and LZW are"
-    if photometric not in (2, 6):
+    if photometric not in (_RGB, _YCBCR):
         yield f"{level.name}: photometric {photometric} is neither RGB (2) nor YCbCr (6)"
-    if compression == _JPEG and photometric == 6 and 530 in level.directory:
+    if photometric == _YCBCR and compression not in (_JPEG, *_JPEG_2000):
+        yield f"{level.name}: photometric 6 (YCbCr) without JPEG, which readers show in wrong colours"
+    if compression == _JPEG and photometric == _YCBCR and 530 in level.directory:
         sampling = tiff.numbers(level.directory[530], 0, 2).tolist()
         if sampling == [1, 1]:
             yield f"{level.name}: YCbCrSubSampling 1, 1 shows wrong colours in Bio-Formats; leave it out"
+
+
+def _check_our_coding(tiff: TiffReader, level: _Level) -> Iterator[str]:
+    """Check what no reader can know of a file: how its bytes were made."""
+    compression, photometric = (tiff.number(level.directory, code) for code in (259, 262))
+    if compression == _JPEG and photometric != _YCBCR:
+        yield f"{level.name}: photometric is {photometric}, but safron's JPEG tiles are YCbCr (6)"
+    predictor = tiff.number(level.directory, 317, 1)
+    if compression not in (_NONE, _JPEG) and predictor != 2:
+        yield f"{level.name}: predictor is {predictor}, but safron's tiles are differences (2)"
 
 
 def _check_tiles(tiff: TiffReader, level: _Level) -> Iterator[str]:
@@ -211,7 +234,14 @@ def _decoder(tiff: TiffReader, level: _Level) -> Callable[[bytes], int]:
         return lambda data: len(imagecodecs.zlib_decode(data, out=nbytes))
     if compression == _JPEG:
         tables = tiff.raw(level.directory, 347)
-        return lambda data: int(imagecodecs.jpeg8_decode(data, tables=tables).size)
+
+        def decode_jpeg(data: bytes) -> int:
+            # libjpeg fills the rest with grey and says nothing.
+            if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+                raise ValueError("it ends before its picture does")
+            return int(imagecodecs.jpeg8_decode(data, tables=tables).size)
+
+        return decode_jpeg
     if compression in _JPEG_2000:
         return lambda data: int(imagecodecs.jpeg2k_decode(data).size)
     return lambda data: nbytes  # reported as not read everywhere already
@@ -286,6 +316,48 @@ def _check_aperio(tiff: TiffReader, chain: list[Directory], levels: list[_Level]
         yield f"the thumbnail of {height} x {width} pixels is not smaller than the last level: a level to Bio-Formats"
 
 
+def _check_ome(tiff: TiffReader, level: _Level) -> Iterator[str]:
+    """Check that the OME-XML can be read and tells of this image."""
+    try:
+        pixels = ElementTree.fromstring(tiff.text(level.directory, 270)).find(".//{*}Pixels")
+        facts = {} if pixels is None else pixels.attrib
+        size = int(facts["SizeY"]), int(facts["SizeX"])
+    except (ElementTree.ParseError, KeyError, ValueError):
+        yield "the OME-XML is damaged, so that some readers see one level"
+        return
+    if size != (level.height, level.width):
+        yield f"the OME-XML says {size[0]} x {size[1]} pixels, level 0 has {level.height} x {level.width}"
+    if facts.get("PhysicalSizeX") != facts.get("PhysicalSizeY"):
+        yield "the OME-XML says that pixels are not square"
+
+
+def _check_children(
+    tiff: TiffReader, chain: list[Directory], levels: list[_Level], *, ours: bool
+) -> Iterator[str]:
+    """Check that Bio-Formats and tifffile, which follow SubIFDs, see the levels that OpenSlide finds in the chain."""
+    children = tiff.children(chain[0])
+    reduced = [item for item in chain[1:] if 322 in item and tiff.number(item, 254, 0) & 1]
+    if len(children) != len(reduced):
+        if ours or (children and reduced):
+            yield f"SubIFDs have {len(children)} levels, the chain {len(reduced)}: some readers see fewer"
+        return
+    for index, pair in enumerate(zip(children, reduced, strict=True), start=1):
+        tables = [
+            [item[code] for code in (_TILE_OFFSETS, _TILE_BYTE_COUNTS) if code in item] for item in pair
+        ]
+        same = all(
+            tiff.number(pair[0], code, 0) == tiff.number(pair[1], code, 0)
+            for code in (256, 257, 259, 262, 317, 322, 323)
+        )
+        same = same and [entry.count for entry in tables[0]] == [entry.count for entry in tables[1]]
+        if not same or any(
+            (found != wanted).any()
+            for entries in zip(*tables, strict=True)
+            for _, (found, wanted) in tiff.slices(*entries)
+        ):
+            yield f"level {index}: its SubIFD and the chain tell of different tiles"
+
+
 def _check_openslide(path: Path, levels: list[_Level], mpp: float | None) -> Iterator[str]:
     """Check that OpenSlide sees the same levels and the same scale."""
     wanted = tuple((level.width, level.height) for level in levels)
@@ -293,8 +365,12 @@ def _check_openslide(path: Path, levels: list[_Level], mpp: float | None) -> Ite
         with openslide.OpenSlide(path) as slide:
             found = slide.level_dimensions
             seen_mpp = float(slide.properties.get(openslide.PROPERTY_NAME_MPP_X, "nan"))
+            for index in range(len(found)):
+                slide.read_region((0, 0), index, (1, 1))
+            for picture in slide.associated_images.values():
+                picture.load()
     except (openslide.OpenSlideError, ValueError) as error:
-        yield f"OpenSlide does not open it: {error}"
+        yield f"OpenSlide does not read it: {error}"
         return
     if found != wanted:
         yield f"OpenSlide sees {len(found)} levels from {_size(found[0])}, not {len(wanted)} from {_size(wanted[0])}"

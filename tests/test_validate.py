@@ -89,6 +89,8 @@ def test_a_cut_slide_is_told(slide: Path) -> None:
         (0, 530, struct.pack("<2H", 1, 1), 0, "level 0: YCbCrSubSampling 1, 1 shows wrong colours"),
         (1, 256, struct.pack("<I", 400), 0, "the thumbnail of 61 x 400 pixels is not smaller"),
         (2, 270, b"Leica", 0, "level 1: has no Aperio description"),
+        (2, 262, struct.pack("<H", 2), 0, "level 1: photometric is 2, but safron's JPEG tiles are YCbCr"),
+        (1, 273, struct.pack("<Q", 1 << 40), 0, "OpenSlide does not read it"),
     ],
 )
 def test_each_broken_promise_is_told(
@@ -96,6 +98,57 @@ def test_each_broken_promise_is_told(
 ) -> None:
     patch_tag(slide, page, code, value, at=at)
     assert any(problem.startswith(told) for problem in validate_slide(slide)), validate_slide(slide)
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "told"),
+    [
+        (317, 1, "level 0: predictor is 1, but safron's tiles are differences"),
+        (262, 6, "level 0: photometric 6 (YCbCr) without JPEG"),
+    ],
+)
+def test_coding_that_does_not_fit_is_told(code: int, value: int, told: str, tmp_path: Path) -> None:
+    path, _ = slide_at(tmp_path, "generic", "deflate", (491, 493))
+    patch_tag(path, 0, code, struct.pack("<H", value))
+    assert any(problem.startswith(told) for problem in validate_slide(path)), validate_slide(path)
+
+
+def test_half_a_jpeg_tile_is_told(slide: Path) -> None:
+    """Which libjpeg decodes without a word."""
+    with tifffile.TiffFile(slide) as tiff:
+        count = tiff.pages[0].databytecounts[5]
+    patch_tag(slide, 0, 325, struct.pack("<I", count // 2), at=4 * 5)
+    assert "tile 5 does not decode (it ends before its picture does)" in only(validate_slide(slide))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b"<Pixels", b"<Pixel ", "the OME-XML is damaged"),
+        (b'SizeX="493"', b'SizeX="494"', "the OME-XML says 491 x 494 pixels, level 0 has 491 x 493"),
+        (b'PhysicalSizeY="0.', b'PhysicalSizeY="1.', "the OME-XML says that pixels are not square"),
+    ],
+)
+def test_ome_xml_is_held_to_the_image(old: bytes, new: bytes, told: str, tmp_path: Path) -> None:
+    path, _ = slide_at(tmp_path, "ome", "jpeg420", (491, 493))
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    assert any(problem.startswith(told) for problem in validate_slide(path)), validate_slide(path)
+
+
+def test_sub_ifds_are_held_to_the_chain(tmp_path: Path) -> None:
+    path, _ = slide_at(tmp_path, "ome", "jpeg420", (491, 493))
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as tiff:
+        child = tiff.pages[0].pages[0]
+        width, offsets = child.tags[256].valueoffset, child.tags[324].valueoffset
+        count = next(tag for tag in tiff.pages[0].tags if tag.code == 330).offset + 4
+    for place, value in ((width, struct.pack("<I", 240)), (offsets, struct.pack("<Q", 16))):
+        path.write_bytes(whole[:place] + value + whole[place + len(value) :])
+        assert only(validate_slide(path)) == "level 1: its SubIFD and the chain tell of different tiles"
+    path.write_bytes(whole[:count] + struct.pack("<Q", 1) + whole[count + 8 :])
+    assert any("SubIFDs have" in problem or "tag" in problem for problem in validate_slide(path))
 
 
 def test_scales_that_disagree_are_told(slide: Path) -> None:
