@@ -166,7 +166,14 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     metavar="Q",
     help="Code the tiles of both sets with this JPEG quality first.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the choice of tiles.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the choice of tiles, each as likely as any other.",
+)
 @click.option(
     "--device", default="cpu", show_default=True, metavar="DEVICE", help="PyTorch device of the encoder."
 )
@@ -190,8 +197,8 @@ def fid(
     from .evaluate import format_table, write_report
     from .tiles import find_tiles
 
-    sets = [find_tiles(source, size=size, jpeg=jpeg) for source in (real, fake)]
-    count = min(tiles, *(len(found) for found in sets))
+    sets = [find_tiles(source, size=size, most=tiles, seed=seed, jpeg=jpeg) for source in (real, fake)]
+    count = min(len(found) for found in sets)
     if count < 8:
         raise BadInput(
             f"{real}, {fake}: {count} tiles of {size} px in the smaller set, at least 8 are needed"

@@ -6,6 +6,7 @@ statistic here is biased by the number of tiles, and none is comparable across s
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,15 +68,21 @@ class TileSet:
                 opened.close()
 
 
-def find_tiles(source: str | Path, *, size: int, jpeg: int | None = None, most: int = 20_000) -> TileSet:
-    """Find the tiles of a folder of images, a slide or an image that hold tissue.
+def find_tiles(
+    source: str | Path, *, size: int, most: int, seed: int = 0, jpeg: int | None = None
+) -> TileSet:
+    """Choose tiles that hold tissue from a folder of images, a slide or an image.
+
+    Every place of every file has a random number; of those with tissue, the ones with the lowest are taken. So each
+    place is as likely as any other, and of what lies above the numbers at hand nothing is read.
 
     Parameters
     ----------
     source : a folder (searched with all below it), or one file.
     size : pixels a side.
+    most : tiles, all there are where there are no more.
+    seed : of the choice.
     jpeg : see `TileSet`.
-    most : stop after this many; places are tried in a fixed random order, file by file.
 
     Raises
     ------
@@ -90,29 +97,43 @@ def find_tiles(source: str | Path, *, size: int, jpeg: int | None = None, most: 
     )
     if not files:
         raise BadInput(f"{source}: this folder holds no image ({', '.join(IMAGES)})")
-    places: list[tuple[Path, int, int]] = []
+    rng = np.random.default_rng(seed)
+    chosen: list[_Numbered] = []
     mpp = None
-    for file in files:
+    for index, file in enumerate(files):
         with Pixels(file) as pixels:
             mpp = mpp or pixels.mpp
-            places += _tissue_places(pixels, size, most - len(places))
-        if len(places) >= most:
-            break
-    if not places:
+            numbers = rng.random((pixels.shape[0] // size) * (pixels.shape[1] // size))
+            _choose(chosen, pixels, index, size=size, numbers=numbers, most=most)
+    if not chosen:
         raise BadInput(f"{source}: has no tile of {size} x {size} pixels with tissue; lower --size")
-    return TileSet(str(source), size, tuple(places), mpp, jpeg)
+    places = tuple((files[index], y, x) for _, index, y, x in sorted(chosen, key=lambda found: found[1:]))
+    return TileSet(str(source), size, places, mpp, jpeg)
 
 
-def _tissue_places(pixels: Pixels, size: int, most: int) -> list[tuple[Path, int, int]]:
-    rows, columns = pixels.shape[0] // size, pixels.shape[1] // size
-    found = []
-    for index in np.random.default_rng(0).permutation(rows * columns):
+_Numbered = tuple[float, int, int, int]
+"""Less its random number, index of the file, y and x: the highest number comes first from a heap."""
+
+
+def _choose(
+    chosen: list[_Numbered],
+    pixels: Pixels,
+    file: int,
+    *,
+    size: int,
+    numbers: npt.NDArray[np.float64],
+    most: int,
+) -> None:
+    """Put a file's places with tissue on the heap, those with low numbers first, as long as they are among the lowest."""
+    columns = pixels.shape[1] // size
+    for index in np.argsort(numbers):
+        number = float(numbers[index])
+        if len(chosen) >= most and number >= -chosen[0][0]:
+            return
         y, x = (int(index) // columns) * size, (int(index) % columns) * size
         if find_tissue(pixels.read(y, x, size, size)).mean() >= LEAST_TISSUE:
-            found.append((pixels.path, y, x))
-        if len(found) >= most:
-            break
-    return sorted(found)
+            add = heapq.heappush if len(chosen) < most else heapq.heapreplace
+            add(chosen, (-number, file, y, x))
 
 
 def _code(tile: Tile, quality: int | None) -> Tile:

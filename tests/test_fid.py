@@ -101,17 +101,60 @@ def test_tiles_are_tissue_only(tmp_path: Path) -> None:
     image = np.full((4 * SIDE, 3 * SIDE, 3), 245, np.uint8)
     image[SIDE : 2 * SIDE, : 2 * SIDE] = 120
     cv2.imwrite(str(tmp_path / "a.png"), image)
-    found = find_tiles(tmp_path, size=SIDE)
+    found = find_tiles(tmp_path, size=SIDE, most=99)
     assert [(y, x) for _, y, x in found.places] == [(SIDE, 0), (SIDE, SIDE)]
     assert all((tile == 120).all() for tile in found)
     assert len(find_tiles(tmp_path, size=SIDE, most=1)) == 1
 
 
 def test_a_choice_of_tiles_is_the_same_each_time(tmp_path: Path) -> None:
-    found = find_tiles(save(tmp_path / "f", tissue(0, 9)), size=SIDE)
+    found = find_tiles(save(tmp_path / "f", tissue(0, 9)), size=SIDE, most=99)
     assert found.take(4, seed=1).places == found.take(4, seed=1).places
     assert found.take(4, seed=1).places != found.take(4, seed=2).places
     assert len(list(found.take(4, seed=1))) == 4
+
+
+def test_each_place_is_as_likely_as_any_other(tmp_path: Path) -> None:
+    """A large image, an empty one and a small one behind it: each has its share, whatever comes first."""
+    rng = np.random.default_rng(0)
+    for name, rows, grey in (("a", 20, 120), ("b", 10, 250), ("c", 5, 120)):
+        image = np.full((rows * 32, 20 * 32, 3), grey, np.uint8)
+        image[rng.random((rows, 20)).repeat(32, 0).repeat(32, 1) < 0.3] = 250
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image)
+    all_of_them = find_tiles(tmp_path, size=32, most=9999).places
+    shares = {name: sum(path.stem == name for path, _, _ in all_of_them) for name in "abc"}
+    assert shares["a"] > 250
+    assert shares["b"] == 0
+    assert shares["c"] > 50
+    times = dict.fromkeys(all_of_them, 0)
+    for seed in range(20):
+        chosen = find_tiles(tmp_path, size=32, most=50, seed=seed).places
+        assert len(chosen) == 50
+        assert list(chosen) == sorted(chosen), "read in order"
+        for place in chosen:
+            times[place] += 1
+    of_c = sum(count for (path, _, _), count in times.items() if path.stem == "c")
+    expected = 1000 * shares["c"] / len(all_of_them)
+    assert abs(of_c - expected) < 4 * np.sqrt(expected)
+    assert max(times.values()) < 12
+
+
+def test_as_many_tiles_are_looked_for_as_the_command_was_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, fake = save(tmp_path / "real", tissue(0, 12)), save(tmp_path / "fake", tissue(1, 12))
+    asked = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        asked.append((options["most"], options["seed"]))
+        return find_tiles(*args, **options)
+
+    monkeypatch.setattr("safron.engine.tiles.find_tiles", watched)
+    for tiles, seed, taken in ((10, 0, 10), (10, 1, 10), (30_000, 2, 12)):
+        args = ("--size", str(SIDE), "--tiles", str(tiles), "--seed", str(seed))
+        outcome = run_program(capfd, main, "fid", real, fake, *args)
+        assert f"{taken} tiles of 64 px" in outcome.out
+    assert asked == [(10, 0), (10, 0), (10, 1), (10, 1), (30_000, 2), (30_000, 2)]
 
 
 def test_jpeg_makes_two_sets_alike(tmp_path: Path) -> None:
@@ -119,8 +162,10 @@ def test_jpeg_makes_two_sets_alike(tmp_path: Path) -> None:
     tiles = tissue(0, 60)
     plain = save(tmp_path / "plain", tiles)
     coded = save(tmp_path / "coded", tissue(2, 60), ".jpg")
-    raw = texture(list(find_tiles(plain, size=SIDE)), list(find_tiles(coded, size=SIDE)))
-    both = texture(list(find_tiles(plain, size=SIDE, jpeg=50)), list(find_tiles(coded, size=SIDE, jpeg=50)))
+    raw, both = (
+        texture(*(list(find_tiles(folder, size=SIDE, most=99, jpeg=jpeg)) for folder in (plain, coded)))
+        for jpeg in (None, 50)
+    )
     assert both[1] < raw[1]
 
 
@@ -183,7 +228,11 @@ def Encoders() -> dict[str, Any]:
         def forward(self, tiles: Tensor) -> Tensor:
             return self.conv(tiles.float())  # no features
 
-    return {"plain": Plain(), "asked": Asked(), "wants": Wants(), "maps": Maps()}
+    class Fails(Plain):
+        def forward(self, tiles: Tensor) -> Tensor:
+            return tiles.float().mean(dim=(2, 3)) * float("nan")
+
+    return {"plain": Plain(), "asked": Asked(), "wants": Wants(), "maps": Maps(), "fails": Fails()}
 
 
 def test_with_weights_the_command_measures_fid_and_kid(
@@ -224,7 +273,11 @@ def test_the_library_and_our_own_arithmetic_agree() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("wants", "does not take uint8 tiles"), ("maps", "must give features [n, d]")],
+    [
+        ("wants", "does not take uint8 tiles"),
+        ("maps", "must give features [n, d]"),
+        ("fails", "gives features that are not finite"),
+    ],
 )
 def test_an_encoder_of_another_kind_is_refused(tmp_path: Path, kind: str, says: str) -> None:
     path = encoder(tmp_path / "e.pt", kind)
@@ -234,6 +287,23 @@ def test_an_encoder_of_another_kind_is_refused(tmp_path: Path, kind: str, says: 
         deep_distances(tissue(0, 8), tissue(1, 8), path, subset=4)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "foo", "meta", "mps:x"])
+def test_a_device_that_is_not_there_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], device: str
+) -> None:
+    weights, real = encoder(tmp_path / "e.pt"), save(tmp_path / "real", tissue(0, 8))
+    args = ("--size", str(SIDE), "--weights", weights, "--device", device)
+    outcome = run_program(capfd, main, "fid", real, real, *args)
+    assert outcome.code == 2
+    assert outcome.error.startswith(f"safron-eval: error: --device {device}: PyTorch cannot compute there (")
+
+
+def test_a_seed_below_zero_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    outcome = run_program(capfd, main, "fid", tmp_path, tmp_path, "--seed", "-1")
+    assert outcome.code == 2
+    assert "'--seed': -1 is not in the range x>=0" in outcome.error
 
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

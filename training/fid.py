@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput
+from safron.io.labels import one_line
 from torch import Tensor, nn
 
 BATCH = 32
@@ -107,8 +108,9 @@ def load_encoder(weights: Path, device: str = "cpu") -> Encoder:
     Raises
     ------
     BadInput
-        The file is missing, or is neither.
+        The file is missing, or is neither, or PyTorch has no such device.
     """
+    _check_device(device)
     if not weights.is_file():
         raise BadInput(f"--weights {weights}: there is no such file; give an encoder's weights")
     try:
@@ -119,6 +121,16 @@ def load_encoder(weights: Path, device: str = "cpu") -> Encoder:
     if "return_features" in names:
         return lambda tiles: module(tiles, return_features=True)
     return lambda tiles: module(tiles)
+
+
+def _check_device(device: str) -> None:
+    """Raise `BadInput` unless PyTorch computes there; a name alone does not tell."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # AssertionError and RuntimeError, by what is missing
+        raise BadInput(
+            f"--device {device}: PyTorch cannot compute there ({one_line(error)}); give cpu, or cuda where there is one"
+        ) from error
 
 
 def _load_script(weights: Path) -> Any:
@@ -177,4 +189,6 @@ def _encode(encoder: Encoder, tiles: list[npt.NDArray[np.uint8]], weights: Path,
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(tiles):
         raise BadInput(f"--weights {weights}: must give features [n, d] for tiles [n, 3, y, x]")
+    if not features.isfinite().all():
+        raise BadInput(f"--weights {weights}: gives features that are not finite; give another encoder")
     return features.double().cpu()
