@@ -130,7 +130,7 @@ def parse_card(text: str, *, source: str) -> Card:
     """
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON; a number of thousands of digits, lists in lists
         raise BadInput(
             f"{source}: the generator card is not JSON ({error}); export the model again"
         ) from error
@@ -142,7 +142,7 @@ def parse_card(text: str, *, source: str) -> Card:
         raise BadInput(
             f"{source}: the generator card has no field {error}; see docs/generator-contract.md"
         ) from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise BadInput(
             f"{source}: the generator card is wrong: {error}; see docs/generator-contract.md"
         ) from error

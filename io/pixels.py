@@ -93,7 +93,7 @@ class Pixels:
             raise Failed(
                 f"{self.path}: cannot read {width} x {height} pixels at {x},{y}: {one_line(error)}"
             ) from error
-        rgb = np.ascontiguousarray(rgba[:, :, :3])
+        rgb = rgba[:, :, :3].copy()
         rgb[rgba[:, :, 3] == 0] = 255
         return rgb
 

@@ -117,6 +117,7 @@ BROKEN = [
     Broken({"mpp": 0}, "mpp 0 must be micrometres per pixel"),
     Broken({"mpp": -0.5}, "mpp -0.5 must be micrometres per pixel"),
     Broken({"mpp": float("nan")}, "mpp nan must be micrometres per pixel"),
+    Broken({"mpp": 10**400}, "the generator card is wrong"),
     Broken({"mpp": "half"}, "the generator card is wrong"),
 ]
 
@@ -131,7 +132,9 @@ def test_a_broken_field_is_named(case: Broken) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"card"'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1, 2]", "null", '"card"', "[" * 100_000, "1" * 5000], ids=lambda text: text[:9]
+)
 def test_what_is_no_card_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=r"models/tiny\.onnx: the generator card .* JSON"):
         parse_card(text, source=SOURCE)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 from cases import contents, run_program
 from models import LABELS, RampModel, StainModel
 from safron.engine import render
@@ -355,6 +356,7 @@ def test_several_slides_make_one_table(
         (["seams", "text.tiff"], "text.tiff: cannot read it as a slide or image"),
         (["seams", "flat.png"], "flat.png: does not say how large its patches are"),
         (["seams", "flat.png", "--tile", "64", "--overlap", "0"], "flat.png: no tissue where patches meet"),
+        (["seams", "dot.tif", "--tile", "64", "--overlap", "0"], "dot.tif: no tissue where patches meet"),
         (
             ["seams", "flat.png", "--model", "identity"],
             "--model: a generator is measured on windows of a mask",
@@ -383,6 +385,7 @@ def test_bad_input_is_one_line(
     Path("empty").mkdir()
     cv2.imwrite("flat.png", np.full((300, 300, 3), 250, np.uint8))
     cv2.imwrite("grain.png", as_image(noise(0, 410, 610)))
+    tifffile.imwrite("dot.tif", np.full((1, 1, 3), 120, np.uint8), tile=(64, 64))  # for OpenSlide
     outcome = run_program(capfd, main, *args)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.error.startswith("safron-eval: error: ")
