@@ -65,7 +65,7 @@ class Rewritten:
 
     Attributes
     ----------
-    model : the new graph; metadata and signature are the old one's.
+    model : the new graph; metadata and signature are the old one's, weights that were inputs, too, left out.
     changes : one line for each thing that was replaced.
     """
 
@@ -120,7 +120,7 @@ class _Graph:
         self.makers = {name: node for node in self.nodes for name in node.output}
         self.users: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
-            for name in node.input:
+            for name in _reads(node):
                 self.users.setdefault(name, []).append(node)
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
         entries = (*graph.input, *graph.output, *graph.value_info)
@@ -189,7 +189,7 @@ class _Graph:
         kept = []
         for node in reversed(nodes):
             if not used.isdisjoint(node.output):
-                used.update(node.input)
+                used.update(_reads(node))
                 kept.append(node)
         result = onnx.ModelProto()
         result.CopyFrom(original)
@@ -197,7 +197,25 @@ class _Graph:
         result.graph.node.extend(reversed(kept))
         stored = (*original.graph.initializer, *self._initializers)
         result.graph.initializer.extend(tensor for tensor in stored if tensor.name in used)
+        # Weights may be inputs, too, and up to version 3 must be; one that is no weight any more would have to be fed.
+        inputs = [entry for entry in original.graph.input if entry.name not in self._stored]
+        del result.graph.input[:]
+        result.graph.input.extend(inputs)
+        result.ir_version = max(4, original.ir_version)
         return result
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Names that a node reads, those from within its branches and loops among them."""
+    import onnx
+
+    names = set(node.input)
+    for entry in node.attribute:
+        inside = {onnx.AttributeProto.GRAPH: [entry.g], onnx.AttributeProto.GRAPHS: entry.graphs}
+        for graph in inside.get(entry.type, []):
+            names.update(result.name for result in graph.output)
+            names.update(*(_reads(inner) for inner in graph.node))
+    return names
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -175,6 +175,35 @@ def test_a_norm_that_others_bypass_stays() -> None:
     np.testing.assert_allclose(run(made.model, x), run(model, x), atol=1e-4, rtol=0)
 
 
+def test_a_norm_that_a_branch_bypasses_stays() -> None:
+    """What a branch reads from outside is used, weights too: without them the new graph would not load."""
+    tensors = {
+        "w": floats(6, 16, 4, 4),
+        **{name: floats(16) for name in ("g", "s", "m")},
+        "v": floats(16) ** 2,
+        "shift": floats(1, 16, 1, 1),
+        "way": np.array(True),
+    }
+    branches = {}
+    for way, made in (("then_branch", "a"), ("else_branch", "b")):
+        nodes = [
+            helper.make_node("Add", ["t", "shift"], [f"{made} moved"]),
+            helper.make_node("Add", ["u", f"{made} moved"], [made]),
+        ]
+        result = helper.make_tensor_value_info(made, TensorProto.FLOAT, None)
+        branches[way] = helper.make_graph(nodes, way, [], [result])
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["t"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["t", "g", "s", "m", "v"], ["u"]),
+        helper.make_node("If", ["way"], ["y"], **branches),
+    ]
+    model = graph_of(nodes, tensors, ["n", 6, 9, 9])
+    made = rewrite(model)
+    assert made.changes
+    x = floats(1, 6, 9, 9)
+    np.testing.assert_allclose(run(made.model, x), run(model, x), atol=1e-4, rtol=0)
+
+
 def write_stem(path: Path, *, colors: Any = None, values: tuple[int, ...] = (0, 1, 2)) -> Path:
     """A generator under the contract in the manner of the paper's: a 41 x 41 stem, one halving, one doubling."""
     labels = [{"value": v, "name": str(v), "color": [v, v, v]} for v in values]
@@ -272,6 +301,22 @@ def test_a_stem_of_more_than_labels_is_left_its_channels(tmp_path: Path) -> None
     labels = RNG.integers(0, 3, (1, 104, 104)).astype(np.uint8)
     expected = run(model, labels, name="labels")
     np.testing.assert_allclose(run(made.model, labels, name="labels"), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("version", [3, 8])
+def test_weights_that_are_inputs_too(tmp_path: Path, version: int) -> None:
+    """As the oldest files have them: those that are left out would be inputs that nobody feeds."""
+    source, out = write_stem(tmp_path / "g.onnx"), tmp_path / "fast.onnx"
+    model = onnx.load(str(source))
+    model.ir_version = version
+    for tensor in model.graph.initializer:
+        entry = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        model.graph.input.append(entry)
+    onnx.save(model, str(source))
+    assert len(optimize(source, out).changes) == 2
+    made = onnx.load(str(out))
+    onnx.checker.check_model(made)
+    assert [entry.name for entry in made.graph.input] == ["labels"]
 
 
 def test_foreign_network_keeps_its_card(tmp_path: Path) -> None:
