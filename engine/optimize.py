@@ -66,7 +66,7 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
     BadInput
         Nothing in the graph can be made cheaper, or a file is missing or in the way.
     Failed
-        The new graph paints another picture; nothing is written.
+        The new graph paints another picture, or none; nothing is written.
     """
     from .model import OnnxModel
 
@@ -86,7 +86,14 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
         _save(rewritten.model, trial)
         if cards[0].is_file():
             trial.with_suffix(".json").write_bytes(cards[0].read_bytes())
-        done = _compare(before, OnnxModel(trial, device="cpu"), rewritten.changes)
+        try:
+            after = OnnxModel(trial, device="cpu")
+        except BadInput as error:  # ours is the fault, and the file that it names is gone by then
+            said = one_line(error).replace(str(trial), out.name)
+            raise Failed(
+                f"{source}: rewritten, it is no generator any more ({said}); render with it as it is"
+            ) from error
+        done = _compare(before, after, rewritten.changes)
         about = {"rewritten_from": before.sha256, "rewrite_max_abs": done.max_abs}
         if cards[0].is_file():
             card = json.loads(cards[0].read_text(encoding="utf-8")) | about

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
 from safron.engine.model import OnnxModel
 from safron.engine.optimize import optimize, trial_windows
-from safron.engine.rewrite import rewrite
+from safron.engine.rewrite import Rewritten, rewrite
 from safron.io.errors import BadInput, Failed
 
 RNG = np.random.default_rng(0)
@@ -381,6 +381,12 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         optimize(source, tmp_path / "old.onnx", overwrite=True)
     assert (tmp_path / "old.onnx").read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.onnx", "old.onnx", "small.onnx"]
+    broken = Rewritten(onnx.ModelProto(), ("a change",))
+    monkeypatch.setattr("safron.engine.rewrite.rewrite", lambda *_, **__: broken)
+    with pytest.raises(
+        Failed, match=r"g\.onnx: rewritten, it is no generator any more \(--model new\.onnx: "
+    ):
+        optimize(source, tmp_path / "new.onnx")
     node = helper.make_node("Relu", ["x"], ["y"])
     with pytest.raises(BadInput, match="opset 9 and rewriting needs 13"):
         rewrite(graph_of([node], {}, [1, 3, 8, 8], opset=9))
