@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -146,8 +147,10 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     job = Job(plan, mask, model, scratch)
     if where != "threads" and not dry_run:
         return Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
-    kept = SEAMS_KEPT * plan.seam_bytes + mask.keep_chunks(block=plan.block, workers=workers)
-    kept += workers * plan.worker_bytes()
+    if where != "threads":
+        return _foreseen(Prepared(target, options, job, resident_bytes() + LATE_BYTES, where))
+    chunks = mask.keep_chunks(block=plan.block, workers=workers)
+    kept = SEAMS_KEPT * plan.seam_bytes + chunks + workers * plan.worker_bytes()
     before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
     on_device = not model.device.startswith("cpu")
     if on_device:
@@ -159,7 +162,37 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     working = kept + batches * batch
     projected = before + working + calls * trial.added_bytes
     job = Job(with_batch(plan, trial.batch, model.device), mask, model, scratch)
-    return Prepared(target, options, job, projected, where, _heap_bytes(working, plan, workers))
+    # The C library maps what is very large by itself.
+    own = chunks if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST else 0
+    return Prepared(target, options, job, projected, where, _heap_bytes(working - own, plan, workers))
+
+
+def _foreseen(prepared: Prepared) -> Prepared:
+    """Project the memory of processes that are not started, from what this one takes after a trial."""
+    job, options = prepared.job, prepared.options
+    try_model(job.model, job.plan)
+    blocks = process_blocks(options.device)
+    each = _process_bytes(job, job.model, resident=resident_bytes(), blocks=blocks)
+    return _with_processes(prepared, each)
+
+
+def _process_bytes(job: Job, model: PatchModel, *, resident: int, blocks: int) -> int:
+    """Upper bound on what a process takes that has so many blocks in work, and takes `resident` before."""
+    plan = job.plan
+    batches = BUFFERS if shares_batches(model) else blocks
+    working = blocks * plan.worker_bytes() + batches * plan.batch_bytes(integral=model.integral)
+    kept = SEAMS_KEPT * plan.seam_bytes + job.mask.keep_chunks(block=plan.block, workers=blocks)
+    return resident + LATE_BYTES // 2 + working + kept
+
+
+def _with_processes(prepared: Prepared, each: int) -> Prepared:
+    """Add what other processes of this machine take, and hold the sum against the budget."""
+    if prepared.where == "processes":
+        projected = prepared.projected_bytes + workers_of(prepared.options) * each
+    else:
+        projected = max(prepared.projected_bytes, each)
+    check_memory(projected, prepared.job.plan, prepared.options)
+    return replace(prepared, projected_bytes=projected)
 
 
 def _heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
@@ -311,19 +344,12 @@ def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
     """Complete a plan by what a worker says of itself: device, batch, memory."""
     from .worker import remote_model
 
-    options, plan, job = prepared.options, prepared.plan, prepared.job
+    plan, job = prepared.plan, prepared.job
     plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)
     model = remote_model(job.model, facts)
-    batches = BUFFERS if shares_batches(model) else facts.blocks
-    each = facts.resident + LATE_BYTES // 2 + facts.blocks * plan.worker_bytes()
-    each += batches * plan.batch_bytes(integral=model.integral)
-    each += SEAMS_KEPT * plan.seam_bytes + job.mask.keep_chunks(block=plan.block, workers=facts.blocks)
-    if prepared.where == "processes":
-        projected = prepared.projected_bytes + workers_of(options) * each
-    else:
-        projected = max(prepared.projected_bytes, each)
-    check_memory(projected, plan, options)
-    return replace(prepared, job=Job(plan, job.mask, model, job.scratch), projected_bytes=projected)
+    job = Job(plan, job.mask, model, job.scratch)
+    each = _process_bytes(job, model, resident=facts.resident, blocks=facts.blocks)
+    return _with_processes(replace(prepared, job=job), each)
 
 
 def scratch_path(target: Target, folder: str | Path | None) -> Path:

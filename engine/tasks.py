@@ -180,7 +180,7 @@ def where_fill(labels: UInt8, is_fill: npt.NDArray[np.bool_]) -> npt.NDArray[np.
     """Which labels [h, w] are glass: bool of the same shape."""
     values = np.flatnonzero(is_fill)
     if len(values) == 1:
-        return labels == np.uint8(values[0])
+        return np.equal(labels, np.uint8(values[0]))
     # OpenCV takes a seventh of the time that `is_fill[labels]` would.
     return np.asarray(cv2.LUT(labels, is_fill.view(np.uint8))).view(np.bool_)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 CACHE_BYTES = 128 << 20
 """Decoded chunks of a mask are kept up to this size."""
 
+_MARGIN = 1024
+"""Pixels by which a region that is read may be larger than a block, both sides together."""
+
 Index = tuple[int, int]
 Chunks = dict[Index, npt.NDArray[Any]]
 ReadChunk = Callable[[int, int], npt.NDArray[Any]]
@@ -29,7 +33,8 @@ class ChunkCache:
     """Reads a plane by whole chunks and keeps the last few, decoded.
 
     Windows of neighbouring tasks overlap, and each cuts through chunks: without it a chunk is decoded up to
-    five times.
+    five times. Where chunks are so large that not all can be kept that readers want at a time, one reads after the
+    other: each would hold chunks of its own.
 
     Parameters
     ----------
@@ -49,13 +54,24 @@ class ChunkCache:
         down, across = -(-block // height), -(-block // width)
         # A tenth more are read again with a row less, which is cheap where a chunk is a file of this machine.
         spare = 2 if plane.read_chunk is None else 1
-        self._count = min((down + spare) * (across + 1 + workers), CACHE_BYTES // chunk)
-        self.nbytes = self._count * chunk
+        wanted = (down + spare) * (across + 1 + workers)
+        self._count = max(1, min(wanted, CACHE_BYTES // chunk))
+        few = self._count < wanted
+        self._turn = threading.Lock() if few else nullcontext()
+        # Of wide numbers a reader has its region as well, and where it is too small or too great for a label.
+        itemsize = plane.dtype.itemsize
+        region = (block + _MARGIN) ** 2 * (itemsize + 1) if itemsize > 1 else 0
+        # Who unpacks a chunk has it twice.
+        self.nbytes = (self._count + 2 * (1 if few else workers)) * chunk + workers * region
         self._kept: OrderedDict[Index, npt.NDArray[Any]] = OrderedDict()
         self._guard = threading.Lock()
 
     def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Integers [y, x] of an in-bounds region; safe to call from many threads."""
+        with self._turn:
+            return self._read_region(rows, cols)
+
+    def _read_region(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         height, width = self._plane.chunks
         down = range(rows.start // height, -(-rows.stop // height))
         across = range(cols.start // width, -(-cols.stop // width))
@@ -80,12 +96,19 @@ class ChunkCache:
         if read_chunk is None:
             found |= self._read_together(down, across, found)
         else:
-            found |= {index: read_chunk(*index) for index in wanted if index not in found}
+            for index in wanted:
+                if index not in found:
+                    found[index] = read_chunk(*index)
+                    self._keep({index: found[index]})
+            return found
+        self._keep(found)
+        return found
+
+    def _keep(self, chunks: Chunks) -> None:
         with self._guard:
-            self._kept |= found
+            self._kept |= chunks
             while len(self._kept) > self._count:
                 self._kept.popitem(last=False)
-        return found
 
     def _read_together(self, down: range, across: range, found: Chunks) -> Chunks:
         """Read what was not found; rows that lack the same columns together, since a call costs as much as a chunk."""

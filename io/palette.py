@@ -84,10 +84,10 @@ class Palette:
         nearest = np.full(rgb.shape[:2], 256, np.int16)
         for value, colour in self.colours.items():
             if self.tolerance:
-                red, green, blue = cv2.split(cv2.absdiff(rgb, (*map(float, colour), 0.0)))
+                red, green, blue = cv2.split(cv2.absdiff(rgb, np.array([*colour, 0], np.float64)))
                 distance = cv2.max(cv2.max(red, green), blue)
             else:
-                distance = ~cv2.inRange(rgb, np.array(colour), np.array(colour))
+                distance = cv2.bitwise_not(cv2.inRange(rgb, np.array(colour), np.array(colour)))
             better = (distance <= self.tolerance) & (distance < nearest)
             labels[better] = value
             nearest[better] = distance[better]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import zarr
+from safron.io import chunk_cache
 from safron.io.chunk_cache import ChunkCache
 from safron.io.chunks import ChunkFiles
 from safron.io.errors import Failed
@@ -180,3 +181,36 @@ def test_the_cache_gives_any_window_and_reads_a_chunk_once(tmp_path: Path, optio
     with ThreadPoolExecutor(4) as threads:
         for place, found in zip(places, threads.map(lambda place: small.read(*place), places), strict=True):
             np.testing.assert_array_equal(found, values[place])
+
+
+@pytest.mark.parametrize("chunks", [(300, 400), (150, 200)])
+def test_chunks_too_large_to_keep_many_are_unpacked_one_at_a_time(
+    tmp_path: Path, chunks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is all of the mask but once."""
+    labels = np.random.default_rng(0).integers(0, 3, (300, 400)).astype(np.int32)
+    monkeypatch.setattr(chunk_cache, "CACHE_BYTES", 1000)
+    zarr.create_array(tmp_path / "a.zarr", data=labels, chunks=chunks)
+    plane = open_mask(tmp_path / "a.zarr").plane
+    inner = plane.read_chunk
+    assert inner is not None
+    at_work, most, read = [0], [0], []
+
+    def counted(row: int, col: int) -> npt.NDArray[Any]:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        read.append((row, col))
+        try:
+            return inner(row, col)
+        finally:
+            at_work[0] -= 1
+
+    plane.read_chunk = counted
+    cache = ChunkCache(plane, 32, 8)
+    assert cache.nbytes >= 3 * 4 * chunks[0] * chunks[1]
+    places = [(slice(y, y + 40), slice(x, x + 40)) for y in range(0, 260, 30) for x in range(0, 360, 30)]
+    with ThreadPoolExecutor(8) as threads:
+        for place, found in zip(places, threads.map(lambda place: cache.read(*place), places), strict=True):
+            np.testing.assert_array_equal(found, labels[place])
+    assert most[0] == len(cache._kept) == 1
+    assert len(read) == 1 or chunks != labels.shape
