@@ -145,10 +145,9 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     )
     scratch = open_scratch(target, options.scratch)
     job = Job(plan, mask, model, scratch)
-    if where != "threads" and not dry_run:
-        return Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
     if where != "threads":
-        return _foreseen(Prepared(target, options, job, resident_bytes() + LATE_BYTES, where))
+        prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
+        return _foreseen(prepared) if dry_run else prepared
     chunks = mask.keep_chunks(block=plan.block, workers=workers)
     kept = SEAMS_KEPT * plan.seam_bytes + chunks + workers * plan.worker_bytes()
     before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
