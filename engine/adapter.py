@@ -125,7 +125,7 @@ def check_adapter(session: Any, card: Card, source: str) -> None:
             f"--model {source}: its card has {len(card.noise_scales)} noise_channels and adapter noise "
             f"{adapter.noise!r}; give both or neither"
         )
-    if adapter.noise is not None and np.issubdtype(TYPES[inputs[adapter.noise].type], np.integer):
+    if adapter.noise is not None and issubclass(TYPES[inputs[adapter.noise].type], np.integer):
         raise BadInput(
             f"--model {source}: noise {adapter.noise!r} is {inputs[adapter.noise].type}, and noise is no whole number; "
             f"{PAGE}"
@@ -136,7 +136,7 @@ def check_adapter(session: Any, card: Card, source: str) -> None:
 
 def _check_whole_numbers(dtype: type[np.generic], card: Card, adapter: Adapter, source: str) -> None:
     """Refuse values that an input of whole numbers would round, or wrap around, in silence."""
-    if adapter.kind == "labels" or not np.issubdtype(dtype, np.integer):
+    if adapter.kind == "labels" or not issubclass(dtype, np.integer):
         return
     table, limits = _table(card, adapter), np.iinfo(dtype)
     whole = np.rint(table)
