@@ -10,12 +10,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-from safron.io.console import SETTINGS, Program, debug_option, run_program, version_option, warn
+from safron.io.console import (
+    SETTINGS,
+    Program,
+    debug_option,
+    run_program,
+    say_if_interrupted,
+    version_option,
+    warn,
+)
 from safron.io.errors import BadInput, Failed
 
 from .heap import keep_one_heap
@@ -392,8 +401,9 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
                 click.echo(line)
         check_budget(prepared)
         return
+    ends = f"{out} is finished; what is left of {prepared.job.scratch.path} may be deleted"
     with open_runner(prepared) as (prepared, runner), _progress(prepared, quiet=quiet) as advance:
-        report = run(prepared, runner, progress=advance)
+        report = run(prepared, runner, progress=advance, done=partial(say_if_interrupted, ends))
     if not quiet:
         for line in report.lines():
             click.echo(line)

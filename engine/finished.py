@@ -1,8 +1,8 @@
 """Was this slide finished already, by a run that was killed before it could say so?
 
-Between the moment when a slide gets its name and the end of the run lie the removal of scratch and the
-report. A record in scratch, written before the slide gets its name, says what will stand there; where it
-does, the same command has only to clean up and to report.
+Between the moment when a slide gets its name and the end of the run lie the preview's name, the report and the
+removal of scratch. A record in scratch, written before the slide gets its name and deleted as the last of all,
+says what will stand there; where it does, the same command has only to do these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from safron.io.bigtiff import HEADER_BYTES
 from safron.io.remote import Target
 
-NAME = "finished.json"
+from .scratch import RECORD
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Finished:
 
     def write(self, scratch: Path) -> None:
         """Put the record into scratch, durably."""
-        part = scratch / f"{NAME}.part"
+        part = scratch / f"{RECORD}.part"
         with part.open("w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(scratch / NAME)
+        part.replace(scratch / RECORD)
 
     @classmethod
     def of(cls, target: Target, scratch: Path) -> Finished | None:
         """Give the record of the slide that stands at the target; None where it is not the one that was made."""
         try:
-            found = cls(**json.loads((scratch / NAME).read_text(encoding="utf-8")))
+            found = cls(**json.loads((scratch / RECORD).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
         if target.size() != found.size:

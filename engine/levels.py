@@ -18,6 +18,7 @@ from safron.io.slides import SlideSpec, SlideWriter
 
 from .memory import usable_cores
 from .plan import RenderPlan
+from .report import waiting_name
 from .scratch import Scratch
 from .window import Window
 
@@ -109,7 +110,10 @@ def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
     """Write uint8 RGB [h, w, 3] as PNG beside `path`; the file that is returned waits to be given that name."""
     import imagecodecs
 
-    # A name that only we use: what the user has beside it stays.
-    part = path.with_name(f".{path.name}.safron.part")
-    part.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
+    part = waiting_name(path)
+    try:
+        part.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     return part

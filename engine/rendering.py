@@ -121,8 +121,17 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     yield prepared, ClusterRunner(cluster, source)
 
 
-def run(prepared: Prepared, runner: Runner, *, progress: Callable[[int], None] | None = None) -> RenderReport:
-    """Run a prepared render, or what an interrupted run of it left to do, and join the slide."""
+def run(
+    prepared: Prepared,
+    runner: Runner,
+    *,
+    progress: Callable[[int], None] | None = None,
+    done: Callable[[], None] | None = None,
+) -> RenderReport:
+    """Run a prepared render, or what an interrupted run of it left to do, and join the slide.
+
+    `done` is called when slide, preview and report stand where they should, and only scratch is left to delete.
+    """
     start = time.perf_counter()
     prepared = keep_batch(prepared)
     guard = MaskGuard(prepared.job.mask)
@@ -133,8 +142,8 @@ def run(prepared: Prepared, runner: Runner, *, progress: Callable[[int], None] |
         target.local.parent.mkdir(parents=True, exist_ok=True)
     inputs = render_inputs(prepared, scan)
     with run_lock(target.local), disk_errors(scratch.path):
-        report = _clean_up(prepared, inputs)
-        if report is None:
+        finished = _finished_earlier(prepared, inputs)
+        if finished is None:
             # Another render may have finished it since we looked.
             check_target(target, overwrite=prepared.options.overwrite)
             with closing(RenderState.open(prepared, inputs)) as state:
@@ -142,9 +151,15 @@ def run(prepared: Prepared, runner: Runner, *, progress: Callable[[int], None] |
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)
                 _run_blocks(prepared, state, runner, guard, progress)
-                report = _join(prepared, scan, state, inputs, start)
-            scratch.remove()
-    _write_report(prepared, report)
+                finished = _join(prepared, scan, state, inputs, start)
+        # While scratch has the record, the same command does what is left of this, whatever happens.
+        finished.name_preview()
+        target.part.unlink(missing_ok=True)
+        report = RenderReport(**finished.report)
+        _write_report(prepared, report)
+        if done is not None:
+            done()
+        scratch.remove()
     return report
 
 
@@ -158,8 +173,8 @@ def render_inputs(prepared: Prepared, scan: Scan) -> dict[str, str]:
     return inputs | device
 
 
-def _clean_up(prepared: Prepared, inputs: dict[str, str]) -> RenderReport | None:
-    """Finish what a killed run left undone after its slide got its name; None where there is no such slide."""
+def _finished_earlier(prepared: Prepared, inputs: dict[str, str]) -> Finished | None:
+    """Give the record of a slide that got its name in a run that was killed after that; None where there is none."""
     scratch = prepared.job.scratch
     finished = Finished.of(prepared.target, scratch.path)
     if finished is None or prepared.options.fresh:
@@ -168,10 +183,7 @@ def _clean_up(prepared: Prepared, inputs: dict[str, str]) -> RenderReport | None
         log.warning(
             "%s: an earlier run finished it, and was killed before it could say so", prepared.target.name
         )
-        finished.name_preview()
-        prepared.target.part.unlink(missing_ok=True)
-        scratch.remove()
-        return RenderReport(**finished.report)
+        return finished
     check_target(prepared.target, overwrite=prepared.options.overwrite)
     scratch.remove()  # of a slide that is finished: nothing is lost
     return None
@@ -179,12 +191,15 @@ def _clean_up(prepared: Prepared, inputs: dict[str, str]) -> RenderReport | None
 
 def _join(
     prepared: Prepared, scan: Scan, state: RenderState, inputs: dict[str, str], start: float
-) -> RenderReport:
+) -> Finished:
     """Make one slide of all that is finished, and give it its name."""
     target, scratch, overwrite = prepared.target, prepared.job.scratch, prepared.options.overwrite
     pixels = finish_levels(prepared.plan, scratch, state.writer)
     picture = prepared.options.preview
-    waiting = None if picture is None else write_png(picture, pixels)
+    waiting = None
+    if picture is not None:
+        with disk_errors(f"--preview {picture}"):
+            waiting = write_png(picture, pixels)
     digest = state.writer.seal(pixels)
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
     assert report.run + report.painted == report.patches, report
@@ -197,8 +212,7 @@ def _join(
     else:
         state.writer.close()
         target.send(overwrite=overwrite)
-    finished.name_preview()
-    return report
+    return finished
 
 
 def _write_report(prepared: Prepared, report: RenderReport) -> None:
@@ -208,7 +222,9 @@ def _write_report(prepared: Prepared, report: RenderReport) -> None:
     try:
         report.write(path)
     except OSError as error:
-        raise Failed(f"--report {path}: {error.strerror}; the slide itself is done") from error
+        raise Failed(
+            f"--report {path}: {error.strerror}; the slide itself is done; mend it, and the same command writes the report"
+        ) from error
 
 
 @dataclass

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safron.io import files
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,22 @@ class RenderReport:
         return json.dumps(self.values() | {"megapixels_per_second": self.megapixels_per_second}, indent=2)
 
     def write(self, path: Path) -> None:
-        """Write `json` to a file."""
-        path.write_text(self.json() + "\n", encoding="utf-8")
+        """Write `json` to a file, which is there whole or not at all."""
+        text = self.json() + "\n"
+        # /dev/stdout, a pipe: a rename would take their place.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+            return
+        part = waiting_name(path)
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            files.publish(part, path, overwrite=True)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
     def lines(self) -> list[str]:
         """A few lines for a person."""
@@ -90,3 +107,8 @@ class RenderReport:
             f"memory   {self.peak_bytes / 2**20:.0f} MiB at most ({self.projected_bytes / 2**20:.0f} MiB projected)",
             f"digest   {self.digest}",
         ]
+
+
+def waiting_name(path: Path) -> Path:
+    """Name that a file has beside `path` until it is whole; only we use it, so that what the user has there stays."""
+    return path.with_name(f".{path.name}.safron.part")

@@ -7,7 +7,7 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     seams/pixels               uint8 [R, C, n]: what block (R, C)'s seam patches write alone; one chunk a block
     seams/sums                 uint16 or int32 [R, C, n]: their weighted sums where they overlap; one chunk a block
     levels/K                   one level of the slide: uint8 [h, w, 3]; a chunk a block, above that a chunk a tile
-    journal.jsonl              one line for each finished seam and block
+    journal.jsonl              one line for each finished seam and block, which the mask is known to have been whole for
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
     finished.json              what the slide will be, once it has its name (owned by `safron.engine.finished`)
 
@@ -26,9 +26,9 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -41,22 +41,26 @@ import numpy.typing as npt
 import zarr
 from safron.io.chunks import checked
 from safron.io.errors import BadInput, Failed
+from safron.io.files import sync_directory, write_at
+from safron.io.labels import one_line
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from .accumulate import Accumulator, Sums
 from .plan import SEAMS_KEPT, RenderPlan
 
 UInt8 = npt.NDArray[np.uint8]
-FORMAT = 2
+FORMAT = 3
+RECORD = "finished.json"
 _PARTS = {
     "zarr.json",
     "weights",
     "seams",
     "levels",
     "journal.jsonl",
+    "journal.jsonl.part",
     "index.bin",
-    "finished.json",
-    "finished.json.part",
+    RECORD,
+    f"{RECORD}.part",
 }
 
 
@@ -165,7 +169,11 @@ class Scratch:
         return (self.path / "zarr.json").is_file() or {item.name for item in self.path.iterdir()} <= _PARTS
 
     def remove(self) -> None:
-        """Delete the scratch; what makes it valid goes first, so that a half of it is never gone on with."""
+        """Delete the scratch.
+
+        What makes it valid goes first, so that a half of it is never gone on with; the record of a finished slide
+        goes last, so that the same command cleans up until nothing is left.
+        """
         self._arrays.clear()
         self._written.clear()
         self._loaded.clear()
@@ -176,6 +184,12 @@ class Scratch:
             fs.invalidate_cache()
             with suppress(FileNotFoundError):
                 fs.rm(path, recursive=True)
+        with suppress(OSError):
+            for item in self.path.iterdir():
+                if item.is_dir():
+                    shutil.rmtree(item, ignore_errors=True)
+                elif item.name != RECORD:
+                    item.unlink()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def differences(self, inputs: Mapping[str, str]) -> list[str] | None:
@@ -375,59 +389,89 @@ class Entry:
     painted: int
     end: int = 0
 
-    def line(self) -> str:
-        """One JSON line."""
-        record = {"kind": self.kind, "index": list(self.index), "run": self.run, "painted": self.painted}
-        return json.dumps(record | {"end": self.end}) + "\n"
-
 
 class Journal:
-    """Appends entries durably; one writer, the process that drives the render."""
+    """Appends entries durably; one writer, the process that drives the render.
 
-    def __init__(self, path: Path) -> None:
-        whole = sum(len(line) for line in _whole_lines(path))
-        self._file = path.open("r+b")
-        # A torn last line would glue itself to the next one.
-        self._file.truncate(whole)
-        self._file.seek(whole)
+    Each line ends in a checksum of itself and of all lines before it, so that a line that is damaged, torn or gone
+    ends what is read.
 
-    def append(self, entries: list[Entry]) -> None:
-        """Write entries and force them to disk."""
+    Parameters
+    ----------
+    path : the file; what stands in it is replaced, at once or not at all.
+    entries : what it begins with.
+    """
+
+    def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
+        self._path = path
+        part = path.with_name(f"{path.name}.part")
+        with self._errors():
+            self._file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+            try:
+                self._ends = 0, 0  # its bytes, and their checksum
+                self.append(entries)
+                part.replace(path)
+                sync_directory(path.parent)
+            except BaseException:
+                os.close(self._file)
+                raise
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Write entries and force them to disk; until that is done, the next ones are written in their place."""
+        start, check = self._ends
+        lines: list[bytes] = []
+        for entry in entries:
+            line, check = _line(entry, check)
+            lines.append(line)
+        if not lines:
+            return
+        text = b"".join(lines)
+        with self._errors():
+            write_at(self._file, text, start)
+            os.fsync(self._file)
+        self._ends = start + len(text), check
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            self._file.write("".join(entry.line() for entry in entries).encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            yield
         except OSError as error:
             raise Failed(
-                f"cannot write {self._file.name}: {error.strerror}; the same command continues"
+                f"cannot write {self._path}: {error.strerror}; the same command continues"
             ) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        os.close(self._file)
 
 
 def read_journal(path: Path) -> Iterator[Entry]:
-    """Entries of a journal in the order written; a torn last line is left out."""
-    for line in _whole_lines(path):
-        record = json.loads(line)
-        yield Entry(record["kind"], tuple(record["index"]), record["run"], record["painted"], record["end"])
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Entries of a journal in the order written, up to the first line that is not as it was written."""
+    check = 0
     with path.open("rb") as file:
         for line in file:
-            if not line.endswith(b"\n"):
-                return
             try:
-                json.loads(line)
-            except ValueError:
+                record = json.loads(line)
+                entry = Entry(
+                    record["kind"], tuple(record["index"]), record["run"], record["painted"], record["end"]
+                )
+            except (ValueError, KeyError, TypeError):
                 return
-            yield line
+            whole, check = _line(entry, check)
+            if line != whole:
+                return
+            yield entry
+
+
+def _line(entry: Entry, before: int) -> tuple[bytes, int]:
+    """Write an entry as a line of JSON that ends in the checksum of what stands before it; give that, too."""
+    text = json.dumps(asdict(entry))[:-1].encode()
+    check = google_crc32c.extend(before, text)
+    return text + f', "crc32c": {check}}}\n'.encode(), check
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path | str) -> Iterator[None]:
     """Turn what the system says of the disk under `path` into one line that says what to do."""
     try:
         yield

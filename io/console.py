@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
@@ -23,6 +26,36 @@ debug_option = click.option(
     expose_value=False,  # `run_program` looks for it, because errors arise before options are read
     help="Show the traceback of an error.",
 )
+
+
+@dataclass
+class _Interruption:
+    """Whether a signal asked this process to end, and what it leaves behind then; one a process, as signals are."""
+
+    asked: bool = False
+    leaves: str = ""
+
+
+_interruption = _Interruption()
+
+
+def say_if_interrupted(leaves: str) -> None:
+    """Change what is said of an interruption from now on."""
+    _interruption.leaves = leaves
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    # Noted as well as raised: what breaks off the import of an extension module comes out as ImportError.
+    _interruption.asked = True
+    raise KeyboardInterrupt
+
+
+def _note_interruptions() -> None:
+    """Note the signals that raise KeyboardInterrupt; what ignores or handles one otherwise stays."""
+    with suppress(ValueError):  # not in the main thread: then no signal comes here either
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is signal.default_int_handler:
+                signal.signal(number, _interrupt)
 
 
 class Program(click.Command):
@@ -54,8 +87,10 @@ def run_program(
     command : what click made of the options.
     name : of the program.
     args : what follows the name on the command line; None takes it from there.
-    interrupted : what Ctrl-C leaves behind.
+    interrupted : what Ctrl-C leaves behind, until `say_if_interrupted` says otherwise.
     """
+    _interruption.asked, _interruption.leaves = False, interrupted
+    _note_interruptions()
     try:
         code = command.main(args, prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -64,7 +99,7 @@ def run_program(
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in (sys.argv if args is None else args) and not isinstance(error, click.ClickException):
             traceback.print_exc()
-        words, code = _last_words(error, name, interrupted)
+        words, code = _last_words(error, name)
         click.echo(f"{name}: {' '.join(words.split())}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -74,10 +109,10 @@ def warn(name: str, text: str) -> None:
     click.echo(f"{name}: warning: {' '.join(text.split())}", err=True)
 
 
-def _last_words(error: BaseException, name: str, interrupted: str) -> tuple[str, int]:
+def _last_words(error: BaseException, name: str) -> tuple[str, int]:
     """What to say of a failure, and the exit code that goes with it."""
-    if isinstance(error, click.Abort | KeyboardInterrupt):
-        return f"interrupted; {interrupted}", INTERRUPTED
+    if _interruption.asked or isinstance(error, click.Abort | KeyboardInterrupt):
+        return f"interrupted; {_interruption.leaves}", INTERRUPTED
     if isinstance(error, click.ClickException):
         called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
         return f"error: {error.format_message()} ({called} --help lists all options)", error.exit_code

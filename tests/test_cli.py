@@ -327,6 +327,24 @@ def test_faults_of_ours_are_one_line_too(
     check_fail(run_cli(capfd, USUAL + "mask.zarr out.tiff"), case)
 
 
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_an_extension_is_imported(
+    by: signal.Signals, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(*args: Any, **options: Any) -> None:
+        try:
+            signal.raise_signal(by)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr("safron.engine.prepare.open_mask", broken_off)
+    outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff")
+    assert (outcome.code, outcome.out) == (130, "")
+    assert outcome.error.startswith("safron-render: interrupted")
+    monkeypatch.undo()
+    check_fail(run_cli(capfd, "no.zarr out.tiff"), ExpectFail("", "", ("there is no such file",)))
+
+
 def test_interrupted_while_planning(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

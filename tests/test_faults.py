@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
-from safron.engine import rendering, state
+from safron.engine import RenderReport, rendering, state
 from safron.engine.plan import RenderPlan
 from safron.engine.scratch import Scratch
 from safron.io import slides
@@ -266,38 +266,55 @@ def test_no_clock_is_compared(here: Path, digest: str, capfd: pytest.CaptureFixt
 # Ends between two steps
 
 
-@pytest.mark.parametrize("step", ["before the name", "after the name", "while scratch is deleted"])
+STEPS = [
+    "before the name",
+    "after the name",
+    "before the report",
+    "before the report's name",
+    "while scratch is deleted",
+    "before scratch's record is deleted",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_killed_around_the_moment_when_the_slide_gets_its_name(
     step: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ARGS + "--preview p.png --report r.json"
+    publish, name_file, rmtree = slides.SlideWriter.publish, slides.files.publish, shutil.rmtree
 
     def killed(*args: Any, **more: Any) -> None:
         raise KeyboardInterrupt
-
-    publish, remove = slides.SlideWriter.publish, Scratch.remove
 
     def publish_and_die(self: Any, *args: Any, **more: Any) -> None:
         publish(self, *args, **more)
         raise KeyboardInterrupt
 
-    def half_removed(self: Scratch) -> None:
-        if not Path("out.tiff").exists():
-            remove(self)
-            return
-        for name in ("zarr.json", "journal.jsonl"):
-            (self.path / name).unlink()
-        raise KeyboardInterrupt
+    def name_the_slide_alone(part: Path, out: Path, **more: Any) -> None:
+        if out.name == "r.json":
+            raise KeyboardInterrupt
+        name_file(part, out, **more)
 
+    def delete_and_die(path: Path, **more: Any) -> None:
+        last = "levels" if step.startswith("while") else "out.tiff.safron"
+        if Path("out.tiff").exists() and path.name == last:
+            raise KeyboardInterrupt
+        rmtree(path, **more)
+
+    places: dict[str, tuple[Any, str, Any]] = {
+        "before the name": (slides.SlideWriter, "publish", killed),
+        "after the name": (slides.SlideWriter, "publish", publish_and_die),
+        "before the report": (RenderReport, "write", killed),
+        "before the report's name": (slides.files, "publish", name_the_slide_alone),
+    }
     with pytest.MonkeyPatch.context() as patched:
-        if step == "before the name":
-            patched.setattr(slides.SlideWriter, "publish", killed)
-        elif step == "after the name":
-            patched.setattr(slides.SlideWriter, "publish", publish_and_die)
-        else:
-            patched.setattr(Scratch, "remove", half_removed)
-        assert run_cli(capfd, args).code == 130
+        patched.setattr(*places.get(step, (shutil, "rmtree", delete_and_die)))
+        outcome = run_cli(capfd, args)
+    says = "out.tiff is finished; what is left of " if "scratch" in step else "the same command continues"
+    assert outcome.code == 130
+    assert says in outcome.error
     assert Path("out.tiff").exists() == (step != "before the name")
+    assert Path("r.json").exists() == ("scratch" in step), "whole or not at all"
     made = on_patch(monkeypatch)
     outcome = run_cli(capfd, args)
     assert outcome.code == 0
@@ -310,6 +327,30 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert left_over() == ["out.tiff", "p.png", "r.json"]
     assert run_cli(capfd, "--validate out.tiff").code == 0
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
+    linked: bool, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ARGS + "--report r.json"
+    if linked:
+        Path("r.json").symlink_to("there.json")
+        args += " --overwrite"
+
+    def full(self: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RenderReport, "json", full)
+        outcome = run_cli(capfd, args)
+    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide itself is done"), 1))
+    made = on_patch(monkeypatch)
+    assert run_cli(capfd, args).code == 0
+    assert len(made) == 1, "the trial"
+    assert json.loads(Path("r.json").read_text())["digest"] == digest
+    assert not Path("out.tiff.safron").exists()
+    assert Path("there.json").exists() == linked
 
 
 def test_a_finished_slide_is_not_taken_for_that_of_other_inputs(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import remount, small_disk
-from safron.engine import lock, rendering, state
+from safron.engine import lock, state
 from safron.engine.lock import run_lock
 from safron.engine.model import IdentityModel
 from safron.engine.scratch import Scratch, read_journal
@@ -400,14 +400,19 @@ def test_a_preview_does_not_stand_in_the_way_of_the_same_command(
 def test_a_broken_preview_leaves_the_render_to_be_continued(
     here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: Any) -> None:
+    write_bytes = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if "p.png" not in path.name:
+            return write_bytes(path, data)
+        path.touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(rendering, "write_png", full)
-        case = ExpectFail("", "", ("disk full", "free space and run the same command again"), code=1)
-        check_fail(run_cli(capfd, ARGS + "--preview p.png"), case)
-    assert not Path("out.tiff").exists()
+        patched.setattr(Path, "write_bytes", full)
+        says = ("error: --preview p.png: disk full", "free space and run the same command again")
+        check_fail(run_cli(capfd, ARGS + "--preview p.png"), ExpectFail("", "", says, code=1))
+    assert left_over() == ["out.tiff.part", "out.tiff.safron"]
     report = render_cli(capfd, ARGS + "--preview p.png")
     assert (report["resumed"], report["digest"]) == (BLOCKS, undisturbed)
 

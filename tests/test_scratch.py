@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 from safron.engine.plan import SEAMS_KEPT
-from safron.engine.scratch import Scratch, decode_chunk, encode_chunk
+from safron.engine.scratch import RECORD, Scratch, decode_chunk, encode_chunk
 from test_plan import plan_for
 
 
@@ -38,6 +40,24 @@ def test_zarr_reads_what_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[:, : part.shape[1]], part[:, : found.shape[1]])
     assert scratch.has_part(level, (1, 3))
     assert not scratch.has_part(level, (0, 0)), "Zarr would read it as black"
+
+
+def test_the_record_of_a_finished_slide_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = Scratch(tmp_path / "scratch")
+    scratch.create(plan_for(1300, 1700, block=512), {})
+    (scratch.path / RECORD).touch()
+    left = []
+    rmtree = shutil.rmtree
+
+    def watched(path: Path, **more: Any) -> None:
+        if path == scratch.path:
+            left.extend(item.name for item in path.iterdir())
+        rmtree(path, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    scratch.remove()
+    assert left == [RECORD]
+    assert not scratch.path.exists()
 
 
 @pytest.mark.parametrize(
