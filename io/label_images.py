@@ -9,7 +9,9 @@ scanner vendors are read by OpenSlide, everything else by libvips, which unpacks
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -98,7 +100,9 @@ class TiffPlane(ImagePlane):
         super().__init__(path, palette)
         import tifffile
 
-        with tifffile.TiffFile(path) as tif:
+        with _silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tif:
+            if not tif.series:
+                raise BadInput("it is a TIFF without an image; was it copied completely?")
             series = tif.series[0]
             if len(series.pages) > 1:
                 raise BadInput(f"it holds {len(series.pages)} planes ({series.axes}); a mask has one")
@@ -109,6 +113,8 @@ class TiffPlane(ImagePlane):
         self.shape = (page.imagelength, page.imagewidth)
         self.chunks = (min(page.chunks[0], self.shape[0]), min(page.chunks[1], self.shape[1]))
         self.kind = "tiled TIFF" if page.is_tiled else "TIFF in strips"
+        if page.planarconfig != 1 and page.is_tiled:
+            raise BadInput("its channels lie apart, in tiles, which nothing here reads; save them together")
         self.require(page.samplesperpixel, np.dtype(page.dtype), cmyk=page.photometric == _CMYK)
         large = np.prod(page.chunks) * self.dtype.itemsize > MAX_SEGMENT
         if large and page.photometric in (_WHITE_IS_0, _INDEXED):
@@ -174,7 +180,8 @@ class VipsPlane(ImagePlane):
         self.image: Any = image
         self.shape = (image.height, image.width)
         self.chunks = (min(512, image.height), min(512, image.width))
-        self.kind = f"{image.get('vips-loader').removesuffix('load').removesuffix('_source')} image"
+        loader = image.get("vips-loader") if "vips-loader" in image.get_fields() else "vips"
+        self.kind = f"{loader.removesuffix('load').removesuffix('_source')} image"
         self.mpp = _print_mpp(1000.0 / image.yres)
         dtype = np.dtype(VIPS_INTEGERS.get(image.format, "f4"))
         self.require(image.bands, dtype, cmyk=image.interpretation == "cmyk")
@@ -237,6 +244,16 @@ def open_image(path: Path, name: str, colours: Mapping[int, RGB], tolerance: int
         raise BadInput(f"mask {name}: {error}") from None
     except Exception as error:  # each library has exceptions of its own
         raise BadInput(f"mask {name}: cannot read it as an image ({one_line(error)}); {ACCEPTED}") from error
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    """Keep a library from telling of a fault that comes as an exception as well."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def image_size(path: Path) -> tuple[int, int, float | None]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -252,6 +253,10 @@ def _open_named(name: str, where: str, colours: tuple[tuple[int, RGB], ...], tol
     path = Path(where)
     if not path.exists():
         raise BadInput(f"mask {name}: there is no such file or folder; check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise BadInput(f"mask {name}: it is neither a file nor a folder; save it as one first")
+    if not os.access(path, os.R_OK):
+        raise BadInput(f"mask {name}: it may not be read; ask its owner for the right to")
     if path.is_file() and path.name in ZARR_MARKERS:
         path = path.parent
     if path.is_dir():

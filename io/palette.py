@@ -17,6 +17,7 @@ from .errors import BadInput
 RGB = tuple[int, int, int]
 
 _STRIP = 64
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class Palette:
         unknown = nearest == 256
         if unknown.any():
             row, col = np.unravel_index(int(unknown.argmax()), unknown.shape)
-            known = ", ".join(f"{value} = {colour}" for value, colour in self.colours.items())
+            known = ", ".join(f"{value} = {colour}" for value, colour in [*self.colours.items()][:_NAMED])
+            known += ", ..." if len(self.colours) > _NAMED else ""
             raise BadInput(
                 f"colour {tuple(int(c) for c in rgb[row, col])} at row {y + row}, column {x + col} is not in "
                 f"the palette ({known}); add it, or allow a larger palette tolerance than {self.tolerance}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,21 @@ def save_png(path: Path, data: npt.NDArray[Any], *options: int) -> Path:
     return path
 
 
+def save_vips(path: Path) -> Path:
+    pyvips.Image.new_from_array(LABELS).vipssave(str(path))
+    return path
+
+
+def save_bytes(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def save_pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
 def save_tiff(path: Path, data: npt.NDArray[Any], **options: Any) -> Path:
     tifffile.imwrite(path, data, **options)
     return path
@@ -96,6 +112,7 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "tiff, indexed": lambda d: save_tiff(
         d / "m.tif", LABELS, photometric="palette", colormap=np.zeros((3, 256), np.uint16)
     ),
+    "vips' own": lambda d: save_vips(d / "m.v"),
     "tiff, white is 0": lambda d: save_tiff(d / "m.tif", LABELS, photometric="miniswhite"),
 }
 
@@ -336,6 +353,18 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         "3 planes",
     ),
     "16-bit colours": (lambda d: save_tiff(d / "m.tif", COLOURS.astype(np.uint16)), "8 bits a channel"),
+    "a TIFF without an image": (lambda d: save_bytes(d / "m.tif", b"II*\0 hello"), "without an image"),
+    "tiled planes apart": (
+        lambda d: save_tiff(
+            d / "m.tif",
+            COLOURS.transpose(2, 0, 1).copy(),
+            photometric="rgb",
+            planarconfig="separate",
+            tile=(64, 64),
+        ),
+        "channels lie apart",
+    ),
+    "a pipe": (lambda d: save_pipe(d / "m.png"), "neither a file nor a folder"),
     "inks": (
         lambda d: save_tiff(d / "m.tif", np.zeros((9, 9, 4), np.uint8), photometric="separated"),
         "inks",
@@ -351,12 +380,13 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
 def test_what_is_no_mask_is_refused_in_one_line(
-    tmp_path: Path, make: Callable[[Path], Any], message: str
+    tmp_path: Path, make: Callable[[Path], Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = make(tmp_path)
     with pytest.raises(BadInput, match=message) as caught:
         open_mask(source)
     assert "\n" not in str(caught.value)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
