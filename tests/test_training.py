@@ -15,13 +15,13 @@ from safron.engine.model import load_model
 from safron.io.errors import BadInput
 from safron.training import cli, data
 from safron.training.config import PRESETS, TrainConfig, config_from_json, override, preset, read_overrides
-from training_cases import one_line
+from training_cases import one_line, pair
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train]'")
 
 from safron.training import export, networks, sheet, train  # noqa: E402  (these import torch)
-from safron.training.checkpoint import load_checkpoint  # noqa: E402
+from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from safron.training.data import Pairs, draw_batch, draw_noise  # noqa: E402
 
 SEAMLESS = PRESETS["safron-seamless"].model
@@ -267,6 +267,20 @@ def test_export_refuses_a_graph_that_disagrees(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_refuses_a_name_with_a_card_beside_it(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A card beside the file takes the place of the one inside, and the checkpoint's own JSON is no card at all.
+    saved = train.fit(folder, tmp_path, TINY, train.Schedule(1), cache=tmp_path)
+    outcome = run_program(capfd, cli.main, "export", saved, saved.with_suffix(".onnx"))
+    assert (outcome.code, "checkpoint.json, which lies beside it" in outcome.error) == (2, True)
+    assert not saved.with_suffix(".onnx").exists()
+    (tmp_path / "left.json").write_text("{}")
+    outcome = run_program(capfd, cli.main, "export-random", "--size", "tiny", tmp_path / "left.onnx")
+    assert (outcome.code, "choose another name, or remove" in outcome.error) == (2, True)
+    assert not (tmp_path / "left.onnx").exists()
+
+
 # What users get wrong
 
 
@@ -286,6 +300,27 @@ def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="9 x 8 but its image is 8 x 8") as problem:
         data.prepare(tmp_path)
     one_line(problem)
+    mask = tmp_path / "A-1-400-001.gland.png"
+    gland = np.zeros((8, 8), np.uint8)
+    gland[2, 3] = 1
+    cv2.imwrite(str(mask), gland)
+    with pytest.raises(
+        BadInput, match=r"gland\.png: value 1 at row 2, column 3; a gland mask is 255"
+    ) as problem:
+        data.prepare(tmp_path)
+    one_line(problem)
+    cv2.imwrite(str(mask), np.full((8, 8), 255, np.uint8))
+    cv2.imwrite(str(image), np.full((8, 8, 3), 255, np.uint8))
+    with pytest.raises(
+        BadInput, match=r"001\.png is as white as glass where .*gland\.png has glands"
+    ) as problem:
+        data.prepare(tmp_path)
+    one_line(problem)
+    cv2.imwrite(str(image.with_suffix(".webp")), gland)
+    with pytest.raises(BadInput, match=r"001\.png and .*001\.webp have one mask") as problem:
+        data.prepare(tmp_path)
+    one_line(problem)
+    image.with_suffix(".webp").unlink()
     image.write_bytes(b"no image")
     with pytest.raises(BadInput, match="cannot be read") as problem:
         data.prepare(tmp_path)
@@ -308,6 +343,29 @@ def test_bad_settings(folder: Path, tmp_path: Path) -> None:
         train.fit(folder, out, TINY, train.Schedule(2))
     with pytest.raises(BadInput, match="other settings"):
         train.fit(folder, out, replace(TINY, seed=1), train.Schedule(2), resume=True)
+
+
+def test_resume_refuses_other_data(folder: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("a_1", "b_1", "c_1")):
+        pair(tmp_path / "pairs", name, seed)
+    out = tmp_path / "run"
+    path = train.fit(tmp_path / "pairs", out, TINY, train.Schedule(1))
+    told = "images 2, slides 2, data pairs"
+    with pytest.raises(
+        BadInput, match=rf"other data \({told}\) than that given \(.* data EBHI-Seg\)"
+    ) as problem:
+        train.fit(folder, out, TINY, train.Schedule(2), resume=True)
+    one_line(problem)
+    for name in ("a_2", "b_2", "c_2"):
+        pair(tmp_path / "pairs", name)
+    with pytest.raises(BadInput, match=rf"\({told}\) than that given \(images 4, slides 2, data pairs\)"):
+        train.fit(tmp_path / "pairs", out, TINY, train.Schedule(2), resume=True)
+    assert load_checkpoint(path).step == 1
+    # A checkpoint that says nothing of its data goes on.
+    kept = load_checkpoint(path)
+    save_checkpoint(path, replace(kept, metadata={"torch": "1"}))
+    train.fit(tmp_path / "pairs", out, TINY, train.Schedule(2), resume=True)
+    assert load_checkpoint(path).step == 2
 
 
 def test_command_line_reports_in_one_line(

@@ -230,6 +230,68 @@ def unreadable(folder: Path) -> None:
     (folder / "a_1.png").write_bytes(b"no image")
 
 
+def cut_off(folder: Path) -> None:
+    (folder / "a_1.png").unlink()
+    write(folder / "a_1.jpg", image_of(labels_of(90, 100), grain=12))
+    whole = (folder / "a_1.jpg").read_bytes()
+    # Cameras put a small picture in front, which has an end of its own.
+    small = b"\xff\xe1\x00\x0b\xff\xd8\xff\xda\x00\x02\x00\xff\xd9"
+    (folder / "a_1.jpg").write_bytes(whole[:2] + small + whole[2:-200])
+
+
+def fractions(folder: Path) -> None:
+    apart(folder, labels_of(90, 100) * np.float32(0.9))
+
+
+def no_numbers(folder: Path) -> None:
+    apart(folder, np.where(labels_of(90, 100) == 1, np.float32(np.nan), np.float32(0)))
+
+
+def negative(folder: Path) -> None:
+    apart(folder, labels_of(90, 100).astype(np.int16) - 1)
+
+
+def wide_colours(folder: Path) -> None:
+    apart(folder, np.zeros((90, 100, 3), np.uint16))
+
+
+def apart(folder: Path, mask: npt.NDArray[Any]) -> None:
+    """Replace the pairs by one in images/ and masks/."""
+    nothing(folder)
+    write(folder / "images" / "a_1.png", image_of(labels_of(90, 100)))
+    (folder / "masks").mkdir()
+    tifffile.imwrite(folder / "masks" / "a_1.tif", mask)
+
+
+def outside_of_both(folder: Path) -> None:
+    for kind in ("images", "masks"):
+        write(folder / kind / "c_1.png", labels_of(90, 100))
+
+
+def two_images(folder: Path) -> None:
+    write(folder / "a_1.jpg", image_of(labels_of(90, 100)))
+
+
+def two_masks(folder: Path) -> None:
+    apart(folder, labels_of(90, 100))
+    write(folder / "masks" / "a_1.png", labels_of(90, 100))
+
+
+def slides_beside_pairs(folder: Path) -> None:
+    slide(folder, "case1")
+    pair(folder, "a_1")
+
+
+def slides_beside_folders(folder: Path) -> None:
+    apart(folder, labels_of(90, 100))
+    slide(folder, "case1")
+
+
+def slides_beside_frames(folder: Path) -> None:
+    slide(folder, "case1")
+    write(folder / "A-1-400-001.gland.png", labels_of(90, 100))
+
+
 def all_background(folder: Path) -> None:
     for path in folder.glob("*.mask.png"):
         write(path, np.zeros((90, 100), np.uint8))
@@ -310,6 +372,8 @@ ON_SLIDES = {
     slide_without_scale,
     broken_slide,
     small_slide,
+    slides_beside_pairs,
+    slides_beside_frames,
 }
 
 
@@ -320,10 +384,21 @@ ON_SLIDES = {
         (unpaired_mask, r"a_1\.mask\.png has no image of its name"),
         (other_size, r"is 100 x 91 but its image is 100 x 90"),
         (unreadable, r"a_1\.png cannot be read as an image"),
+        (cut_off, r"a_1\.jpg breaks off before its end"),
+        (fractions, r"a_1\.tif: value 0\.89.* at row .* is no label; labels are 0 to 2 in whole numbers"),
+        (no_numbers, r"a_1\.tif: value nan at row .* is no label"),
+        (negative, r"a_1\.tif: value -1 at row 0, column 0 is no label"),
+        (wide_colours, r"a_1\.tif has colours of uint16; a mask of colours has 8 bits"),
+        (outside_of_both, r"a_1\.mask\.png lies outside .*images and .*masks"),
+        (two_images, r"a_1\.jpg and .*a_1\.png have one name"),
+        (two_masks, r"a_1\.png and .*a_1\.tif have one name"),
+        (slides_beside_pairs, r"holds slides \(case1\.tif\) and pairs \(a_1\.mask\.png\)"),
+        (slides_beside_folders, r"holds slides \(case1\.tif\) and pairs \(a_1\.tif\)"),
+        (slides_beside_frames, r"holds slides \(case1\.tif\) and pairs \(A-1-400-001\.gland\.png\)"),
         (all_background, "every pixel of its masks is background"),
         (unknown_value, r"a_1\.mask\.png: value 9 at row 5, column 7 is no label; labels are 0 to 2"),
         (unknown_colour, r"a_1\.mask\.png: colour \(1, 2, 3\) at row 5, column 7 is not in the palette"),
-        (too_small, "at most 100 x 60 px at 1 um per pixel, and a training tile with its context is 72 px"),
+        (too_small, "at most 100 x 60 px at 1 um per pixel, and a training tile or .* is 72 px with its"),
         (nothing, "holds no training data"),
         (no_folder, "is not a folder"),
         (slide_without_mask, r"case2\.svs has no mask; put case2\.zarr or case2\.geojson beside it"),
@@ -346,6 +421,46 @@ def test_bad_data_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[Path],
     with pytest.raises(BadInput, match=words) as problem:
         sources.open_source(folder, TINY)
     one_line(problem)
+
+
+def test_a_whole_jpeg_is_read(tmp_path: Path) -> None:
+    pair(tmp_path, "a_1")
+    (tmp_path / "a_1.png").unlink()
+    write(tmp_path / "a_1.jpg", image_of(labels_of(90, 100)))
+    with (tmp_path / "a_1.jpg").open("ab") as file:
+        file.write(b"what some cameras append")
+    assert sources.read_pairs(tmp_path, LABELS).images[0].shape == (90, 100, 3)
+
+
+def test_images_that_hold_a_tile_but_no_sheet_are_refused(tmp_path: Path) -> None:
+    pair(tmp_path, "a_1", size=(56, 56))
+    with pytest.raises(BadInput, match="window of the sample sheets is 72 px with its context") as problem:
+        sources.open_source(tmp_path, override(TINY, {"patch": 16}, "test"))
+    one_line(problem)
+
+
+def test_a_share_held_out_leaves_something_to_train_on(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a_1", "b_1", "c_1")):
+        pair(tmp_path, name, seed)
+    source = sources.open_source(tmp_path, TINY)
+    assert [len(part) for part in split(source, 0.6)] == [1, 2]
+    with pytest.raises(BadInput, match=r"held_out is 0\.9, which of 3 slides leaves none") as problem:
+        split(source, 0.9)
+    one_line(problem)
+
+
+def test_frames_want_three_labels(tmp_path: Path) -> None:
+    write(tmp_path / "A-1-400-001.gland.png", labels_of(90, 100))
+    two = [{"value": value, "name": f"l{value}", "color": [value, 0, 0]} for value in range(2)]
+    with pytest.raises(BadInput, match=r"model\.labels must be three or more") as problem:
+        sources.open_source(tmp_path, override(TINY, {"model": {"labels": two}}, "test"))
+    one_line(problem)
+
+
+def test_the_folder_in_which_one_stands_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair(tmp_path / "colon", "a_1")
+    monkeypatch.chdir(tmp_path / "colon")
+    assert sources.read_pairs(Path(), LABELS).name == "colon"
 
 
 def test_settings_come_from_yaml_toml_and_json(tmp_path: Path) -> None:
@@ -417,6 +532,19 @@ def test_command_line_trains_without_the_word_fit(tmp_path: Path, capfd: pytest.
     # Resumed without settings it goes on as it was; with others it is refused.
     assert run_program(capfd, cli.main, data, out, "--resume", "--steps", "3").code == 0
     assert json.loads((out / "checkpoint.json").read_text())["config"]["judged"] == "patch"
+
+    # Given again, settings do not change how long it is, on which rates and weights depend; --steps does.
+    again = (*words, "--no-skips", "--overlap", "8", "--resume")
+    assert run_program(capfd, cli.main, *again).code == 0
+    kept = json.loads((out / "checkpoint.json").read_text())
+    assert (kept["step"], kept["config"]["steps"], kept["config"]["epochs"]) == (3, 3, 0)
+    settings.write_text('{"bfloat16": false, "seed": 3, "epochs": 5}')
+    outcome = run_program(capfd, cli.main, *again)
+    assert outcome.code == 2
+    assert "was made for steps 3, and" in outcome.error
+    assert "settings.json says epochs 5" in outcome.error
+    assert run_program(capfd, cli.main, *again, "--steps", "4").code == 0
+    assert json.loads((out / "checkpoint.json").read_text())["step"] == 4
     outcome = run_program(capfd, cli.main, data, out, "--resume", "--preset", "safron", "--size", "tiny")
     assert outcome.code == 2
     assert "other settings than those asked for" in outcome.error

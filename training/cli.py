@@ -197,12 +197,17 @@ def _choose_config(ctx: click.Context, checkpoint: Path, options: dict[str, Any]
     given = {
         name for name in names if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    if options["resume"] and not given:
+    kept: TrainConfig | None = None
+    if options["resume"]:
         from safron.training.checkpoint import load_checkpoint
 
-        config = load_checkpoint(checkpoint).config
+        kept = load_checkpoint(checkpoint).config
+    if kept is not None and not given:
+        config = kept
     else:
         config = preset(options["preset_name"], options["size"])
+        if kept is not None:
+            config = dataclasses.replace(config, steps=kept.steps, epochs=kept.epochs)
         if options["config_file"] is not None:
             config = override(config, read_overrides(options["config_file"]), str(options["config_file"]))
         if config.model.network == "seamless" and given & {"no_skips", "overlap"}:
@@ -219,8 +224,17 @@ def _choose_config(ctx: click.Context, checkpoint: Path, options: dict[str, Any]
         }
         config = override(config, _given(changes) | {"model": _given(model)}, "options")
     if options["steps"] is not None:
-        config = dataclasses.replace(config, steps=options["steps"], epochs=0)
+        return dataclasses.replace(config, steps=options["steps"], epochs=0)
+    if kept is not None and _length(config) != _length(kept):
+        raise BadInput(
+            f"{checkpoint} was made for {_length(kept)}, and {options['config_file']} says {_length(config)}; leave that out "
+            "to go on as it was, or give --steps"
+        )
     return config
+
+
+def _length(config: TrainConfig) -> str:
+    return f"epochs {config.epochs}" if config.epochs else f"steps {config.steps}"
 
 
 def _given(changes: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +266,7 @@ def export_random(out: Path, preset_name: str, size: str, seed: int, float16: bo
     _need_torch()
     from safron.training.export import export_fresh
 
-    config = dataclasses.replace(preset(preset_name, size), seed=seed)
+    config = override(preset(preset_name, size), {"seed": seed}, "options")
     _tell(out, export_fresh(config, out, float16=float16))
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,26 @@ class TrainConfig:
         """Side of what is generated to cut the tile from, in pixels."""
         return self.tile_side + (self.stride if self.grid_phase else 0)
 
+    @property
+    def sheet_tile(self) -> int:
+        """Side of the patches on a sample sheet: 3 x 3 of them make a training tile, or about one."""
+        model = self.model
+        if model.network == "paper":
+            return model.tile
+        side = (self.patch + 2 * model.overlap) // 3
+        return max(side, model.overlap + model.alignment) // model.alignment * model.alignment
+
+    @property
+    def least_side(self) -> int:
+        """Side of the least image that holds a training tile and a window of a sample sheet, with their context."""
+        sheet = 3 * self.sheet_tile - 2 * self.model.overlap
+        return max(self.canvas_side, sheet) + 2 * self.model.context
+
+    @property
+    def judged_side(self) -> int:
+        """Side of what the judge sees at once, in pixels."""
+        return self.model.tile if self.judged == "patch" else self.tile_side
+
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -279,27 +301,35 @@ def _like(old: Any, value: Any, place: str) -> Any:
     whole_as_float = isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool)
     if type(value) is not type(old) and not whole_as_float:
         raise BadInput(f"{place} is {value!r}; it must be of the kind of {json.dumps(old)}")
-    return float(value) if whole_as_float else value
+    # By way of its text a whole number that no float can hold becomes infinity, which the rules refuse.
+    return float(f"{value}") if whole_as_float else value
 
 
 def _labels(value: Any, source: str) -> tuple[Label, ...]:
-    try:
-        labels = tuple(
-            Label(
-                entry["value"],
-                entry["name"],
-                _rgb(entry["color"]),
-                _rgb(entry["fill"]) if entry.get("fill") else None,
-            )
-            for entry in value
-        )
-    except (KeyError, TypeError, ValueError) as error:
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, Mapping) for entry in value):
         raise BadInput(
             f"{source}: labels must look like [{{'value': 0, 'name': 'glass', 'color': [0, 0, 255]}}]"
-        ) from error
-    if [label.value for label in labels] != list(range(len(labels))):
-        raise BadInput(f"{source}: label values must be 0, 1, 2, ... in order; renumber the masks")
-    return labels
+        )
+    for index, entry in enumerate(value):
+        known = [name for name, _, _ in LABEL_RULES]
+        if unknown := [name for name in entry if name not in known]:
+            raise BadInput(
+                f"{source}: label {index} has {unknown[0]!r}, which says nothing; known are {', '.join(known)}"
+            )
+        for name, holds, text in LABEL_RULES:
+            if not holds(entry.get(name)):
+                raise BadInput(f"{source}: {name} of label {index} is {entry.get(name)!r}; give {text}")
+    if not 1 <= len(value) <= 256 or [entry["value"] for entry in value] != list(range(len(value))):
+        raise BadInput(f"{source}: label values must be 0, 1, 2, ... in order, up to 255; renumber the masks")
+    return tuple(
+        Label(
+            entry["value"],
+            entry["name"],
+            _rgb(entry["color"]),
+            None if entry.get("fill") is None else _rgb(entry["fill"]),
+        )
+        for entry in value
+    )
 
 
 def _rgb(values: list[int]) -> tuple[int, int, int]:
@@ -307,53 +337,174 @@ def _rgb(values: list[int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-CHOICES = {
-    "judge": ("scales", "pix2pix", "classes"),
-    "judged": ("tile", "patch"),
-    "adversarial": ("hinge", "log"),
-}
+def _is_rgb(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(type(channel) is int and 0 <= channel <= 255 for channel in value)
+    )
+
+
+LABEL_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("value", lambda value: type(value) is int, "a whole number"),
+    ("name", lambda value: isinstance(value, str), "a text"),
+    ("color", _is_rgb, "red, green and blue as whole numbers, 0 to 255"),
+    (
+        "fill",
+        lambda value: value is None or _is_rgb(value),
+        "red, green and blue as whole numbers, 0 to 255, or leave it out",
+    ),
+)
+"""What stands in a label: its name, whether a value will do, and what to give instead."""
+
 AUGMENTATIONS = ("color", "translation", "cutout")
+
+Check = Callable[[Any, TrainConfig], bool]
+Rule = tuple[str, Check, str]
+"""Settings, separated by blanks; whether the value of one will do beside the others; and what to give instead."""
+
+
+def _within(low: float, high: float = sys.float_info.max) -> Check:
+    """All numbers of a setting lie in a range with its ends; neither infinity nor NaN does."""
+    return lambda value, _: all(low <= number <= high for number in _each(value))
+
+
+def _above(low: float, high: float = sys.float_info.max) -> Check:
+    """As `_within`, without the lower end."""
+    return lambda value, _: all(low < number <= high for number in _each(value))
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _one_of(*choices: str) -> tuple[Check, str]:
+    return lambda value, _: value in choices, f"choose one of {', '.join(choices)}"
+
+
+def _below_one(value: Any, _: TrainConfig) -> bool:
+    return all(0 <= number < 1 for number in _each(value))
+
+
+def _judge_has_room(judge: Any, config: TrainConfig) -> bool:
+    """Whether something is left of what the judge sees when its layers have halved it."""
+    if judge == "scales":  # halved four times
+        return config.judged_side >= 16
+    # Two more convolutions follow in pix2pix, and a norm, which needs more than one pixel.
+    return config.judged_side >> config.judge_levels >= (3 if judge == "pix2pix" else 1)
+
+
+RULES: tuple[Rule, ...] = (
+    ("model.network", *_one_of("seamless", "paper")),
+    ("judge", *_one_of("scales", "pix2pix", "classes")),
+    ("judged", *_one_of("tile", "patch")),
+    ("adversarial", *_one_of("hinge", "log")),
+    (
+        "diffaugment",
+        lambda kinds, _: all(kind in AUGMENTATIONS for kind in kinds),
+        f"choose from {', '.join(AUGMENTATIONS)}",
+    ),
+    ("seed", _within(0, 2**63 - 1), "give a whole number from 0 to 2^63 - 1"),
+    (
+        "steps batch grid patch discriminator_widths judge_base model.widths model.base model.alignment",
+        _within(1),
+        "give 1 or more",
+    ),
+    ("judge_levels model.levels", _within(1, 12), "give 1 to 12"),
+    (
+        "epochs generator_rate discriminator_rate feature_weight anchor_weight pixel_weight model.context model.overlap",
+        _within(0),
+        "give 0 or more",
+    ),
+    ("betas ema held_out model.dropout", _below_one, "give 0 or more, and less than 1"),
+    ("cooldown freeze_norms", _within(0, 1), "give a share of the run, 0 to 1"),
+    ("settle", _above(0, 1), "give a share of the run, above 0 and at most 1"),
+    ("model.mpp image_mpp", _above(0), "give micrometres, above 0"),
+    ("model.noise_scales", _within(1, 65536), "give scales of 1 to 65536 px"),
+    ("model.tile", _within(1, 4096), "give 1 to 4096 px"),
+    (
+        "model.overlap",
+        lambda overlap, config: overlap < config.model.tile,
+        "give less than the tile, {config.model.tile} px",
+    ),
+    (
+        "grid_phase",
+        lambda moves, config: not moves or config.judged == "tile",
+        "a judge of single patches sees no seam, wherever it lies: leave it out, or judge the tile",
+    ),
+    (
+        "anchor_cell",
+        lambda cell, config: cell >= 1 and (cell <= config.tile_side or not any(config.anchor_weight)),
+        "give 1 to {config.tile_side}, the side of a training tile",
+    ),
+    (
+        "judge",
+        _judge_has_room,
+        "it sees {config.judged_side} px, which its layers halve to nothing: train on larger tiles, or lower judge_levels",
+    ),
+)
+"""What is asked of every run, in an order in which later rules can rely on earlier ones."""
+
+WHOLE = (
+    "safron-seamless has no patches to judge or shift in training, as a tile rendered whole equals its stitched patches: "
+    "leave it out, or choose --preset safron"
+)
+NETWORK_RULES: dict[str, tuple[Rule, ...]] = {
+    "seamless": (
+        ("judged", lambda judged, _: judged == "tile", WHOLE),
+        ("grid_phase", lambda moves, _: not moves, WHOLE),
+        ("model.context", _within(20, 20), "the seamless network reads 20 px: give 20"),
+        (
+            "model.alignment",
+            lambda pixels, _: pixels % 4 == 0,
+            "the seamless network's patches agree at multiples of 4 px: give one",
+        ),
+        (
+            "model.tile patch",
+            lambda pixels, config: pixels % config.model.alignment == 0,
+            "give a multiple of {config.model.alignment}, which is model.alignment",
+        ),
+        (
+            "model.noise_scales",
+            lambda scales, _: len(scales) > 0,
+            "the seamless network takes noise: give one scale or more",
+        ),
+    ),
+    "paper": (
+        (
+            "model.tile",
+            lambda pixels, config: pixels == 2**config.model.levels,
+            "the paper's network halves it to one pixel: give 2^levels; model.levels is {config.model.levels}",
+        ),
+        (
+            "model.noise_scales",
+            lambda scales, _: not scales,
+            "the paper's network takes no noise: give an empty list",
+        ),
+        (
+            "model.dynamic_tile",
+            lambda dynamic, config: not dynamic or config.model.alignment == config.model.tile,
+            "the paper's network takes tiles of {config.model.tile} px: give false, or that model.alignment",
+        ),
+    ),
+}
+"""What is asked of a network's runs beyond `RULES`, once these hold."""
 
 
 def check_config(config: TrainConfig) -> TrainConfig:
-    """Return `config` if its settings go together.
+    """Return `config` if its settings can be trained, exported and rendered.
 
     Raises
     ------
     BadInput
-        They do not.
+        They break a rule.
     """
-    model = config.model
-    for name, choices in CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise BadInput(f"{name} is {getattr(config, name)!r}; choose one of {', '.join(choices)}")
-    if model.network not in ("seamless", "paper"):
-        raise BadInput(f"network is {model.network!r}; choose seamless or paper")
-    unknown = set(config.diffaugment) - set(AUGMENTATIONS)
-    if unknown:
-        raise BadInput(f"diffaugment {sorted(unknown)[0]!r} is not one of {', '.join(AUGMENTATIONS)}")
-    if min(config.batch, config.steps, config.grid) < 1 or min(model.mpp, config.image_mpp) <= 0:
-        raise BadInput("batch, steps, grid, mpp and image_mpp must be above zero")
-    if config.judged == "patch" and config.grid_phase:
-        raise BadInput(
-            "a judge of single patches sees no seam, wherever it lies; leave out grid_phase or judge the tile"
-        )
-    if model.network == "seamless":
-        if config.judged == "patch" or config.grid_phase:
-            raise BadInput(
-                "safron-seamless has no patches to judge or shift in training: a tile rendered whole equals its stitched "
-                "patches; leave out the patch discriminator and grid_phase, or choose --preset safron"
-            )
-        if (config.patch % model.alignment, model.context) != (0, 20):
-            raise BadInput(
-                f"patch {config.patch} and context {model.context} do not fit safron-seamless; patch is a "
-                f"multiple of {model.alignment}, context 20"
-            )
-    elif model.tile != 2**model.levels or not 0 <= model.overlap < model.tile:
-        raise BadInput(
-            f"tile {model.tile}, levels {model.levels} and overlap {model.overlap} do not fit the paper's network; "
-            "tile is 2^levels, and the overlap less than the tile"
-        )
+    for rules in (RULES, NETWORK_RULES.get(config.model.network, ())):
+        for names, holds, text in rules:
+            for name, value in ((name, attrgetter(name)(config)) for name in names.split()):
+                if not holds(value, config):
+                    shown = json.dumps(value, default=str)
+                    raise BadInput(f"{name} is {shown}; {text.format(config=config)}")
     return config
 
 

@@ -216,7 +216,7 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     Raises
     ------
     BadInput
-        The folder is missing or holds no image, or an image has no mask.
+        The folder is missing or holds no image, or an image has no mask, or a mask two images.
     """
     if not folder.is_dir():
         raise BadInput(
@@ -229,10 +229,13 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     if not images:
         raise BadInput(f"{folder} holds no .webp or .png image; put pairs NAME.webp and NAME.gland.png there")
     pairs = [(image, image.with_name(image.stem + ".gland.png")) for image in images]
+    known: dict[Path, Path] = {}
     for image, mask in pairs:
         if not mask.exists():
             raise BadInput(f"{image} has no mask; put its gland mask at {mask.name} beside it")
-    known = {mask for _, mask in pairs}
+        if mask in known:
+            raise BadInput(f"{known[mask]} and {image} have one mask, {mask.name}; remove one of them")
+        known[mask] = image
     for mask in sorted(folder.rglob("*.gland.png")):
         if mask not in known:
             raise BadInput(
@@ -251,8 +254,20 @@ def slide_of(image: Path) -> str:
 
 
 def read_pair(image_path: Path, mask_path: Path) -> tuple[Bytes, npt.NDArray[np.bool_]]:
-    """Read one pair, unsqueezed: uint8 [y, x, 3] RGB and bool [y, x], true on glands."""
+    """Read one pair, unsqueezed: uint8 [y, x, 3] RGB and bool [y, x], true on glands.
+
+    Raises
+    ------
+    BadInput
+        See `read_same_size`; or the mask has values beside 0 and 255.
+    """
     image, mask = read_same_size(image_path, mask_path, cv2.IMREAD_GRAYSCALE)
+    if (wrong := ~np.isin(mask, (0, 255))).any():
+        row, column = np.unravel_index(int(wrong.argmax()), mask.shape)
+        raise BadInput(
+            f"{mask_path}: value {mask[row, column]} at row {row}, column {column}; a gland mask is 255 on glands and 0 "
+            "elsewhere: write it so"
+        )
     size = (SIZE[1], SIZE[0])
     large = cv2.resize(image, size, interpolation=cv2.INTER_LANCZOS4)
     # Smoothing before the threshold takes the saw teeth off the drawn edges.
@@ -266,8 +281,10 @@ def read_same_size(image_path: Path, mask_path: Path, mask_flags: int) -> tuple[
     Raises
     ------
     BadInput
-        One of them cannot be read, or their sizes differ.
+        One of them cannot be read or breaks off, or their sizes differ.
     """
+    for path in (image_path, mask_path):
+        _check_whole(path)
     image = cv2.imread(str(image_path), cv2.IMREAD_COLOR_RGB)
     mask = cv2.imread(str(mask_path), mask_flags)
     for path, read in ((image_path, image), (mask_path, mask)):
@@ -283,19 +300,35 @@ def read_same_size(image_path: Path, mask_path: Path, mask_flags: int) -> tuple[
     return np.asarray(image, np.uint8), np.asarray(mask)
 
 
+def _check_whole(path: Path) -> None:
+    """Refuse a JPEG that breaks off: OpenCV fills the rest with grey. What breaks off in other formats it does not read."""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"\xff\xd8":
+                return
+            kept = file.read()
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be read ({error.strerror}); restore the file or remove the pair"
+        ) from error
+    # In what follows the last start of a scan only its end looks like an end; a thumbnail's comes before.
+    if kept.rfind(b"\xff\xd9") < kept.rfind(b"\xff\xda"):
+        raise BadInput(f"{path} breaks off before its end; restore the file or remove the pair")
+
+
 def check_values(values: npt.NDArray[Any], path: Path, count: int) -> Bytes:
     """Return label values as uint8.
 
     Raises
     ------
     BadInput
-        One of them is not below `count`.
+        One of them is none of 0, 1, ... up to `count` - 1.
     """
-    if values.max(initial=0) >= count:
-        row, column = np.unravel_index(int(values.argmax()), values.shape)
+    if (wrong := ~np.isin(values, np.arange(count))).any():
+        row, column = np.unravel_index(int(wrong.argmax()), values.shape)
         raise BadInput(
-            f"{path}: value {values.max()} at row {row}, column {column} is no label; labels are 0 to {count - 1}, "
-            "and model.labels in a --config file names others"
+            f"{path}: value {values[row, column]} at row {row}, column {column} is no label; labels are 0 to {count - 1} "
+            "in whole numbers, and model.labels in a --config file names others"
         )
     return np.ascontiguousarray(values, np.uint8)
 
@@ -321,6 +354,11 @@ def label_pixels(rgb: Bytes, gland: npt.NDArray[np.bool_]) -> Bytes:
     return np.where(gland, 2, np.where(glass, 0, 1)).astype(np.uint8)
 
 
+def stained(rgb: Bytes, glass: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Find tissue that took up stain; bool [y, x]."""
+    return np.asarray((rgb.mean(axis=2) <= WHITE_MEAN) & ~glass)
+
+
 def normalize_stain(rgb: Bytes, glass: npt.NDArray[np.bool_]) -> Bytes:
     """Bring tissue to the reference stain and glass to one clean white; uint8 [y, x, 3].
 
@@ -328,7 +366,7 @@ def normalize_stain(rgb: Bytes, glass: npt.NDArray[np.bool_]) -> Bytes:
     much glass is not darkened for it.
     """
     lab = np.asarray(cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2LAB))
-    tissue = (rgb.mean(axis=2) <= WHITE_MEAN) & ~glass
+    tissue = stained(rgb, glass)
     mean, std = lab[tissue].mean(axis=0), lab[tissue].std(axis=0)
     lab = (lab - mean) / np.maximum(std, 1.0) * REFERENCE_STD + REFERENCE_MEAN
     lab[..., 0] = np.clip(lab[..., 0], 0, 97)
@@ -381,7 +419,7 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
     Raises
     ------
     BadInput
-        See `find_pairs` and `read_pair`; or no image has enough tissue.
+        See `find_pairs` and `read_pair`; or an image is blank, or none has enough tissue.
     """
     found = find_pairs(folder)
     kept_at = cache / f"pairs-{_cache_key(found)}.npz" if cache else None
@@ -394,6 +432,10 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
         label = label_pixels(balanced, gland)
         if (label != 0).mean() < LEAST_TISSUE:
             continue
+        if not stained(balanced, label == 0).any():
+            raise BadInput(
+                f"{image_path} is as white as glass where {mask_path.name} has glands; check both, or remove the pair"
+            )
         images.append(normalize_stain(balanced, label == 0))
         labels.append(label)
         slides.append(slide_of(image_path))
@@ -505,11 +547,21 @@ def _load_pairs(path: Path) -> Pairs:
 
 
 def split(source: S, held_out: float) -> tuple[S, S]:
-    """Split by slide into training and held-out items. One slide alone is both."""
+    """Split by slide into training and held-out items. One slide alone is both.
+
+    Raises
+    ------
+    BadInput
+        Nothing is left to train on.
+    """
     if held_out <= 0 or len(set(source.slides)) < 2:
         return source, source
     names = sorted(set(source.slides), key=lambda slide: hashlib.sha256(slide.encode()).hexdigest())
     aside = set(names[: max(1, round(held_out * len(names)))])
+    if len(aside) == len(names):
+        raise BadInput(
+            f"held_out is {held_out:g}, which of {len(names)} slides leaves none to train on; give less"
+        )
     inside = np.array([slide in aside for slide in source.slides])
     return source.take(np.flatnonzero(~inside).tolist()), source.take(np.flatnonzero(inside).tolist())
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from safron.io.errors import Failed
+from safron.io.errors import BadInput, Failed
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import EBHI, draw_noise
@@ -125,10 +125,17 @@ def export(
 
     Raises
     ------
+    BadInput
+        A card lies beside `out`: it would take the place of the one inside.
     Failed
         ONNX Runtime and PyTorch in float32 differ by more than `PARITY_LIMIT` (`FLOAT16_LIMIT`) of the range, or a
         layer is left that belongs in training.
     """
+    if (beside := out.with_suffix(".json")).exists():
+        raise BadInput(
+            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove "
+            f"{beside}"
+        )
     model = config.model
     network = network.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     kind = PaperContract if isinstance(network, PaperGenerator) else SeamlessContract

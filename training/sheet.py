@@ -85,20 +85,11 @@ def stitch(
     return np.rint(total / count).astype(np.uint8)
 
 
-def sheet_tile(config: TrainConfig) -> int:
-    """Return the side of the patches on a sheet: 3 x 3 of them make a training tile, or about one."""
-    model = config.model
-    if model.network == "paper":
-        return model.tile
-    side = (config.patch + 2 * model.overlap) // 3
-    return max(side, model.overlap + model.alignment) // model.alignment * model.alignment
-
-
 def draw_sheet(generator: nn.Module, held_out: Source, config: TrainConfig) -> npt.NDArray[np.uint8]:
     """Draw a sheet, RGB uint8 [y, x, 3]; the same windows and noise at every step of a run."""
     rng, context = np.random.default_rng([config.seed, 1]), config.model.context
     colors = np.array([label.color for label in config.model.labels], np.uint8)
-    tile = sheet_tile(config)
+    tile = config.sheet_tile
     stride = tile - config.model.overlap
     side = tile + 2 * stride
     chosen = rng.choice(len(held_out), size=min(COLUMNS, len(held_out)), replace=False)

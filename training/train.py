@@ -378,14 +378,14 @@ def fit(
     source = _open_in_turn(folder, config, cache or out, team)
     training, held_out = split(source, config.held_out)
     if config.epochs:
-        schedule = dataclasses.replace(schedule, steps=config.epochs * len(training) // config.batch)
+        schedule = dataclasses.replace(schedule, steps=max(1, config.epochs * len(training) // config.batch))
         config = dataclasses.replace(config, steps=schedule.steps)
     out.mkdir(parents=True, exist_ok=True)
     with own_folder(out) if team.leads else nullcontext():
         counts = torch.from_numpy(training.counts(len(config.model.labels)))
         trainer = Trainer(config, device, team=team, counts=counts, compiled=compiled)
         if resume:
-            trainer.restore(load_same(path, config))
+            trainer.restore(load_same(path, config, describe_data(training)))
         steps = range(trainer.done, schedule.steps)
         batches = _batches(training, config, steps, part, ahead=trainer.device.type != "cpu")
         journal = Journal(out, trainer.done) if team.leads else None
@@ -398,12 +398,14 @@ def fit(
     return path
 
 
+def describe_data(training: Source) -> dict[str, Any]:
+    """What a checkpoint says of the data."""
+    return {"images": len(training), "slides": len(set(training.slides)), "data": training.name}
+
+
 def _describe(training: Source, trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint says of its making, beside its settings."""
-    return {
-        "images": len(training),
-        "slides": len(set(training.slides)),
-        "data": training.name,
+    return describe_data(training) | {
         "torch": torch.__version__,
         "device": trainer.device.type,
         "precision": str(trainer.half or torch.float32).removeprefix("torch."),
@@ -453,15 +455,28 @@ def _open_in_turn(folder: Path, config: TrainConfig, cache: Path, team: Team) ->
     return source
 
 
-def load_same(path: Path, config: TrainConfig) -> Checkpoint:
-    """Load a run to go on with. Only its length may change: other settings would make it another run.
+def load_same(path: Path, config: TrainConfig, data: dict[str, Any]) -> Checkpoint:
+    """Load a run to go on with. Only its length may change: other settings or other data would make it another run.
+
+    Parameters
+    ----------
+    data
+        `describe_data` of what is trained on; held against what the checkpoint says, where it says it.
 
     Raises
     ------
     BadInput
-        There is no such run, or its settings differ.
+        There is no such run, or its settings or its data differ.
     """
     kept = load_checkpoint(path)
+    then, now = (
+        ", ".join(f"{name} {about[name]}" for name in data if kept.metadata.get(name))
+        for about in (kept.metadata, data)
+    )
+    if then != now:
+        raise BadInput(
+            f"{path} was trained on other data ({then}) than that given ({now}); give the same, or choose another folder"
+        )
     wanted = dataclasses.replace(config, steps=kept.config.steps, epochs=kept.config.epochs).to_json()
     had = kept.config.to_json()
     wanted |= {f"model.{name}": value for name, value in wanted.pop("model").items()}
