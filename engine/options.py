@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import cache
+from numbers import Real
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
     from .model import PatchModel
@@ -15,6 +24,8 @@ DEFAULT_MODEL = "safron-seamless"
 @dataclass(frozen=True)
 class RenderOptions:
     """Everything that a render can be told. The defaults live here and nowhere else.
+
+    A value of another type that means the same is taken (text for a path, NumPy's numbers); any other is refused.
 
     Attributes
     ----------
@@ -55,6 +66,11 @@ class RenderOptions:
     report : JSON file of the report.
     overwrite : replace an existing output, and start over where scratch belongs to other inputs.
     fresh : start over, whatever an unfinished render left.
+
+    Raises
+    ------
+    BadInput
+        When a value has a type, or is a word, that the option does not take.
     """
 
     model: str | Path | PatchModel = DEFAULT_MODEL
@@ -91,6 +107,8 @@ class RenderOptions:
     fresh: bool = False
 
     def __post_init__(self) -> None:
+        for name, kinds in _kinds().items():
+            object.__setattr__(self, name, _fitted(name, getattr(self, name), kinds))
         if str(self.scratch).startswith("file://"):  # a path of this machine
             object.__setattr__(self, "scratch", Path(str(self.scratch).removeprefix("file://")))
 
@@ -101,3 +119,73 @@ class RenderOptions:
             name: value if isinstance(value, int | float | None) else str(value)
             for name, value in plain.items()
         }
+
+
+@cache
+def _kinds() -> dict[str, tuple[Any, ...]]:
+    """What each option takes, as its annotation says."""
+    hints = get_type_hints(RenderOptions, localns={"PatchModel": _Generator})
+    return {
+        name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        for name, hint in hints.items()
+    }
+
+
+def _fitted(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    """Give a value as the first of `kinds` that it can be."""
+    for kind in kinds:
+        with suppress(TypeError, ValueError):
+            return _fit(value, kind)
+    *most, last = (word for kind in kinds for word in _words(kind))
+    words = f"{', '.join(most)} or {last}" if most else last
+    raise BadInput(f"--{name.replace('_', '-')} {' '.join(repr(value).split())[:80]}: must be {words}")
+
+
+def _fit(value: Any, kind: Any) -> Any:
+    """Give a value as one kind, or raise TypeError or ValueError."""
+    if get_origin(kind) is tuple:
+        return tuple(_fit(one, part) for one, part in zip(value, get_args(kind), strict=True))
+    if get_origin(kind) is Literal:
+        return get_args(kind)[get_args(kind).index(value)]
+    if kind is not bool and isinstance(value, bool):  # Python would take it for 0 or 1
+        raise TypeError
+    return _KINDS[kind][0](value)
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    if get_origin(kind) is tuple:
+        return (f"{len(get_args(kind))} whole numbers",)
+    return tuple(map(repr, get_args(kind))) if get_origin(kind) is Literal else (_KINDS[kind][1],)
+
+
+def _is(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    # NumPy has truth values of its own.
+    return bool(value if str(getattr(value, "dtype", "")) == "bool" else _is(value, bool))
+
+
+class _Generator:
+    """Stands for `PatchModel`, which takes long to import."""
+
+    @staticmethod
+    def check(value: Any) -> Any:
+        if not (callable(value) and hasattr(value, "card")):
+            raise TypeError
+        return value
+
+
+# What makes a value of a kind, or raises TypeError or ValueError, and how messages call the kind.
+_KINDS: dict[type, tuple[Callable[[Any], Any], str]] = {
+    int: (index, "a whole number"),
+    float: (lambda value: float(_is(value, Real)), "a number"),
+    bool: (_flag, "True or False"),
+    str: (lambda value: _is(value, str), "text"),
+    Path: (lambda value: Path(os.fspath(value)), "a path"),
+    NoneType: (lambda value: _is(value, NoneType), "None"),
+    _Generator: (_Generator.check, "a generator"),
+}

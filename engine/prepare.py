@@ -251,8 +251,6 @@ def check_placing(options: RenderOptions) -> None:
         raise BadInput(
             f"--executor {options.executor}: --{given[0]} says where the workers are; leave one of them out"
         )
-    if options.executor not in ("auto", "threads", "processes"):
-        raise BadInput(f"--executor {options.executor}: must be auto, threads or processes")
     for name in ("cluster", "security"):
         file = getattr(options, name)
         if file is not None and not Path(file).is_file():

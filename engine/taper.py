@@ -14,10 +14,11 @@ fixed-point pixels are exact in 32 bits and do not depend on the order of additi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from safron.io.errors import BadInput
 
 TaperName = Literal["flat", "linear", "cosine"]
 
@@ -41,6 +42,10 @@ class Taper:
     """
 
     name: TaperName = "flat"
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(TaperName):
+            raise BadInput(f"--taper {self.name}: must be one of {', '.join(get_args(TaperName))}")
 
     def weights(self, *, tile: int, overlap: int) -> npt.NDArray[np.int32]:
         """Return the int32 weights [tile] of one axis of a patch, all at least 1."""

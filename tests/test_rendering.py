@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -321,3 +322,64 @@ def test_only_the_slide_is_left(tmp_path: Path) -> None:
 def test_unknown_option_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="overlapp"):
         render(np.zeros((9, 9), np.uint8), tmp_path / "s.tiff", overlapp=3)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"taper": "zzz"}, "--taper 'zzz': must be 'flat', 'linear' or 'cosine'"),
+    ({"region": (0, 0, 100)}, "--region (0, 0, 100): must be 4 whole numbers or None"),
+    ({"region": "0,0,5,5"}, "--region '0,0,5,5': must be 4 whole numbers or None"),
+    ({"region": (0.0, 0.0, 5.0, 5.0)}, "--region (0.0, 0.0, 5.0, 5.0): must be 4 whole numbers or None"),
+    ({"memory": "4GiB"}, "--memory '4GiB': must be a whole number"),
+    ({"level_count": "3"}, "--level-count '3': must be a whole number or 'auto'"),
+    ({"level_count": None}, "--level-count None: must be a whole number or 'auto'"),
+    ({"model": None}, "--model None: must be text, a path or a generator"),
+    ({"model": 7}, "--model 7: must be text, a path or a generator"),
+    ({"tile": 256.0}, "--tile 256.0: must be a whole number or None"),
+    ({"quality": 90.5}, "--quality 90.5: must be a whole number"),
+    ({"seed": 1.5}, "--seed 1.5: must be a whole number"),
+    ({"seed": np.arange(3)}, "--seed array([0, 1, 2]): must be a whole number"),
+    ({"workers": True}, "--workers True: must be a whole number or None"),
+    ({"mpp": "0.5"}, "--mpp '0.5': must be a number or None"),
+    ({"overwrite": "yes"}, "--overwrite 'yes': must be True or False"),
+    ({"report": 3}, "--report 3: must be a path or None"),
+    ({"scratch": b"x"}, "--scratch b'x': must be text, a path or None"),
+    ({"executor": "fork"}, "--executor 'fork': must be 'auto', 'threads' or 'processes'"),
+    ({"chroma": 420}, "--chroma 420: must be '420' or '444'"),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), REFUSED, ids=lambda value: str(value)[:40])
+def test_a_value_of_another_type_is_refused_in_one_line(
+    tmp_path: Path, given: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadInput) as refused:
+        render(np.zeros((9, 9), np.uint8), tmp_path / "s.tiff", **{"model": "identity"} | given)
+    assert str(refused.value) == says
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_that_mean_the_same_are_taken(here: Path) -> None:
+    given: dict[str, Any] = {
+        "model": RampModel(),
+        "tile": np.int32(64),
+        "seed": np.int64(3),
+        "tiff_tile": np.uint16(64),
+        "region": np.array([5, 6, 70, 80]),
+        "mpp": np.float32(0.5),
+        "taper": np.str_("linear"),
+        "overwrite": np.True_,
+        "preview": "p.png",
+        "report": "r.json",
+        "scratch": ".",
+    }
+    plain = {"tile": 64, "seed": 3, "tiff_tile": 64, "region": (5, 6, 70, 80), "mpp": 0.5, "taper": "linear"}
+    mask = blobs(100, 110)
+    report = render(mask, "s.tiff", **given)
+    assert report.digest == render(mask, "t.tiff", model=RampModel(), **plain).digest
+    assert json.loads(Path("r.json").read_text())["options"]["seed"] == 3
+    assert cv2.imread("p.png").shape == (80, 70, 3)
+
+
+def test_a_taper_has_one_of_three_names() -> None:
+    with pytest.raises(BadInput, match="--taper zzz: must be one of flat, linear, cosine"):
+        Taper("zzz")  # type: ignore[arg-type]
