@@ -11,17 +11,18 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from safron.io.errors import Failed
-from safron.io.labels import LabelMask, one_line
+from safron.io.labels import one_line
 
 from .batches import DeviceQueue, shares_batches
 from .execute import TRIES, GivenUp, Runner, Task, local_runner
 from .finished import Finished, head_of
 from .gpus import kind_of
+from .guard import MaskGuard
 from .heap import reserve_heap
 from .levels import finish_levels, write_png
 from .lock import run_lock
@@ -146,11 +147,11 @@ def run(
         if finished is None:
             # Another render may have finished it since we looked.
             check_target(target, overwrite=prepared.options.overwrite)
-            with closing(RenderState.open(prepared, inputs)) as state:
+            with closing(RenderState.open(prepared, inputs, guard)) as state:
                 if progress is not None:
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)
-                _run_blocks(prepared, state, runner, guard, progress)
+                _run_blocks(prepared, state, runner, progress)
                 finished = _join(prepared, scan, state, inputs, start)
         # While scratch has the record, the same command does what is left of this, whatever happens.
         finished.name_preview()
@@ -227,57 +228,10 @@ def _write_report(prepared: Prepared, report: RenderReport) -> None:
         ) from error
 
 
-@dataclass
-class MaskGuard:
-    """Finds out whether the mask changes while it is rendered.
-
-    Files are stamped by names, sizes and times (on object stores ETags), which are compared and never
-    ordered, so that no clock matters.
-    """
-
-    mask: LabelMask
-    _stamp: str | None = field(init=False)
-    _next: float = field(init=False, default=0.0)
-
-    def __post_init__(self) -> None:
-        self._stamp = None if self.mask.in_memory else self._look()
-        if self._stamp == "gone":  # it was opened just now, so this storage does not list files
-            self._stamp = None
-        if self._stamp is None and not self.mask.in_memory:
-            log.warning(
-                "mask %s: its storage does not say when files change; leave it as it is until the slide is done",
-                self.mask.source,
-            )
-
-    def _look(self) -> str | None:
-        """Stamp the mask; None where its storage does not say, which is no change."""
-        begun = time.monotonic()
-        try:
-            return self.mask.stamp()
-        except FileNotFoundError:
-            return "gone"
-        except Exception:  # a store that cannot list its files: the labels themselves are compared on resume
-            return None
-        finally:
-            now = time.monotonic()
-            # A mask of a million chunks takes seconds to look at.
-            self._next = now + max(10.0, 30 * (now - begun))
-
-    def due(self) -> bool:
-        """Whether it is time to look again."""
-        return self._stamp is not None and time.monotonic() >= self._next
-
-    def changed(self) -> bool | None:
-        """Look again; None where nothing is learnt."""
-        seen = None if self._stamp is None else self._look()
-        return None if seen is None else seen != self._stamp
-
-
 def _run_blocks(
     prepared: Prepared,
     state: RenderState,
     runner: Runner,
-    guard: MaskGuard,
     progress: Callable[[int], None] | None,
 ) -> None:
     """Run the tasks that are left and accept their results."""
@@ -294,27 +248,9 @@ def _run_blocks(
                 given_up.append(result)
                 continue
             state.accept(result)
-            if guard.due():
-                _check_mask(state, guard)
-    _check_mask(state, guard)
+    state.keep()
     if given_up:
         raise _blocks_failed(prepared, given_up)
-
-
-def _check_mask(state: RenderState, guard: MaskGuard) -> None:
-    """Keep what is finished if the mask is what it was; else forget what was made since it last was."""
-    changed = guard.changed()
-    if not changed:
-        if changed is None:
-            state.sync()
-        else:
-            state.keep()
-        return
-    state.forget()
-    raise Failed(
-        f"mask {guard.mask.source}: its files changed while it was rendered; blocks made since then are dropped. "
-        "Put it back and run the same command again, or render the new one with --fresh"
-    )
 
 
 def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
@@ -345,11 +281,7 @@ def _tasks(job: Job, state: RenderState) -> Iterator[Task]:
     plan = job.plan
     for index in plan.blocks():
         needed = not all(state.done[consumer] for consumer in plan.consumers(index))
-        if (
-            needed
-            and plan.block_plan(index).seams
-            and not (state.seamed[index] and job.scratch.seams_whole(index))
-        ):
+        if needed and plan.block_plan(index).seams and not state.seamed[index]:
             yield Task(_key("seam", index), seam_task, job, index)
         if not state.done[index]:
             after = tuple(_key("seam", source) for source in plan.sources(index))

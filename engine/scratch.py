@@ -7,7 +7,7 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     seams/pixels               uint8 [R, C, n]: what block (R, C)'s seam patches write alone; one chunk a block
     seams/sums                 uint16 or int32 [R, C, n]: their weighted sums where they overlap; one chunk a block
     levels/K                   one level of the slide: uint8 [h, w, 3]; a chunk a block, above that a chunk a tile
-    journal.jsonl              one line for each finished seam and block, which the mask is known to have been whole for
+    journal.jsonl              one line for each seam and block that is finished, and made of the mask as it was
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
     finished.json              what the slide will be, once it has its name (owned by `safron.engine.finished`)
 
@@ -49,6 +49,7 @@ from .accumulate import Accumulator, Sums
 from .plan import SEAMS_KEPT, RenderPlan
 
 UInt8 = npt.NDArray[np.uint8]
+Layout = tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]]
 FORMAT = 3
 RECORD = "finished.json"
 _PARTS = {
@@ -147,10 +148,8 @@ class Scratch:
             for lo in range(start, stop, step):
                 hi = min(lo + step, stop)
                 array[lo - start : hi - start] = axis.total_weight(weights, lo, hi)
-        pixels, sums = plan.seam_capacity
-        self._create_seams(plan, "pixels", pixels, np.dtype(np.uint8))
-        self._create_seams(plan, "sums", sums, np.dtype(plan.blend.sum_dtype))
-        self.create_level(plan, plan.thumbnail_level, chunk=plan.block >> plan.thumbnail_level)
+        for name, layout in _layouts(plan).items():
+            self._create(name, *layout)
         self.journal.touch()
         about: dict[str, Any] = {"format": FORMAT, "inputs": dict(inputs)}
         if self.store is not None:
@@ -209,9 +208,16 @@ class Scratch:
             inputs = {**inputs, "--scratch": self.store}
         return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
 
-    def _create_seams(self, plan: RenderPlan, name: str, capacity: int, dtype: np.dtype[Any]) -> None:
-        """Make room for one kind of seam values of all blocks; nothing is stored before it is written."""
-        self._create(f"seams/{name}", (*plan.block_shape, capacity), (1, 1, capacity), dtype)
+    def check_arrays(self, plan: RenderPlan) -> None:
+        """Raise `BadInput` unless seams and the level that blocks leave here can be gone on with."""
+        for name, (shape, chunks, dtype) in _layouts(plan).items():
+            place = self.place(f"{name}/zarr.json")
+            try:
+                found = self._array(name)
+            except Exception as error:  # what JSON, Zarr and stores may raise
+                raise BadInput(f"{place}: missing or damaged ({one_line(error)})") from error
+            if (found.shape, found.chunks, found.dtype) != (shape, chunks, dtype):
+                raise BadInput(f"{place}: is not as it was written")
 
     def _create(
         self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
@@ -281,8 +287,7 @@ class Scratch:
 
     def create_level(self, plan: RenderPlan, level: int, *, chunk: int) -> None:
         """Make room for one level of the slide, replacing what a crashed try left."""
-        shape = (max(1, plan.slide.height >> level), max(1, plan.slide.width >> level), 3)
-        self._create(f"levels/{level}", shape, (chunk, chunk, 3), np.dtype(np.uint8))
+        self._create(f"levels/{level}", *_level_layout(plan, level, chunk))
 
     def level(self, level: int) -> zarr.Array[Any]:
         """Open one level of the slide, uint8 [h, w, 3]."""
@@ -321,6 +326,22 @@ class Scratch:
         except (OSError, ValueError, RuntimeError):
             return False
         return True
+
+
+def _layouts(plan: RenderPlan) -> dict[str, Layout]:
+    """Shape, chunks and type of the arrays that blocks write, by name; nothing is stored before it is written."""
+    pixels, sums = plan.seam_capacity
+    level = plan.thumbnail_level
+    return {
+        "seams/pixels": ((*plan.block_shape, pixels), (1, 1, pixels), np.dtype(np.uint8)),
+        "seams/sums": ((*plan.block_shape, sums), (1, 1, sums), np.dtype(plan.blend.sum_dtype)),
+        f"levels/{level}": _level_layout(plan, level, plan.block >> level),
+    }
+
+
+def _level_layout(plan: RenderPlan, level: int, chunk: int) -> Layout:
+    shape = (max(1, plan.slide.height >> level), max(1, plan.slide.width >> level), 3)
+    return shape, (chunk, chunk, 3), np.dtype(np.uint8)
 
 
 def _stored_as(dtype: np.dtype[Any]) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from safron.io.bigtiff import HEADER_BYTES, header
 from safron.io.codecs import EncodedTile
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, Failed, SafronError
 from safron.io.slides import SlideWriter
 
+from .guard import MaskGuard
 from .plan import RenderPlan
 from .prepare import SYNC_BYTES, Prepared
 from .scratch import Entry, Journal, Scratch, read_journal, require_same
@@ -24,10 +26,19 @@ SYNC_SECONDS = 1.0
 
 
 class RenderState:
-    """What is finished so far: the open slide, the journal, and counts over all runs of this render."""
+    """What is finished so far: the open slide, the journal, and counts over all runs of this render.
+
+    A task that is accepted waits for a flush of the disk, then for a look at the mask: only what was made of the
+    mask as it was comes into the journal. So whatever ends a run, the next one trusts no other block.
+    """
 
     def __init__(
-        self, plan: RenderPlan, scratch: Scratch, writer: SlideWriter, entries: Iterable[Entry]
+        self,
+        plan: RenderPlan,
+        scratch: Scratch,
+        writer: SlideWriter,
+        guard: MaskGuard,
+        entries: Iterable[Entry] = (),
     ) -> None:
         self.plan = plan
         self.scratch = scratch
@@ -36,18 +47,20 @@ class RenderState:
         self.seamed = np.zeros(plan.block_shape, bool)
         self.run = self.painted = 0
         self.stages: dict[str, float] = {}
-        for entry in entries:
-            self._count(entry)
+        whole = self._take(list(entries))
         self.resumed = int(self.done.sum())
-        self._journal = Journal(scratch.journal)
-        self._entries: list[Entry] = []
+        # What is not whole leaves the journal now: another run could take for it what this one makes and does not keep.
+        self._journal = Journal(scratch.journal, whole)
+        self._guard = guard
+        self._accepted: list[Entry] = []
         self._tiles: list[EncodedTile] = []
         self._waiting_bytes = 0
+        self._written: list[Entry] = []
+        self._read: list[tuple[int, int]] = []
         self._synced = time.monotonic()
-        self._kept = scratch.journal.stat().st_size
 
     @classmethod
-    def open(cls, prepared: Prepared, inputs: dict[str, str]) -> RenderState:
+    def open(cls, prepared: Prepared, inputs: dict[str, str], guard: MaskGuard) -> RenderState:
         """Continue the scratch of the same inputs, or start a new one."""
         plan, scratch = prepared.plan, prepared.job.scratch
         part, overwrite, fresh = prepared.target.part, prepared.options.overwrite, prepared.options.fresh
@@ -58,6 +71,7 @@ class RenderState:
             try:
                 if not scratch.journal.is_file():
                     raise BadInput(f"{scratch.journal}: the journal is missing; start again")
+                scratch.check_arrays(plan)
                 entries = list(read_journal(scratch.journal))
                 end = max((entry.end for entry in entries), default=0)
                 writer = SlideWriter(part, scratch.index, plan.slide, resume_at=end or None)
@@ -65,10 +79,7 @@ class RenderState:
                 if not overwrite:
                     raise BadInput(f"{error}: pass --fresh or --overwrite") from error
             else:
-                # The slide has these tiles; a block without its part of the levels above is made again.
-                level = plan.thumbnail_level
-                whole = [e for e in entries if e.kind != "block" or scratch.has_part(level, e.index)]
-                state = cls(plan, scratch, writer, whole)
+                state = cls(plan, scratch, writer, guard, entries)
                 # A crash may have come between a block's line in the journal and the end of its seams.
                 for source in scratch.stored_seams():
                     state._free_if_done(source)
@@ -81,7 +92,41 @@ class RenderState:
         if not (overwrite or _is_unfinished(part)):
             raise BadInput(f"{part}: exists and is no unfinished slide; move it away, or pass --overwrite")
         scratch.create(plan, inputs)
-        return cls(plan, scratch, SlideWriter(part, scratch.index, plan.slide), [])
+        return cls(plan, scratch, SlideWriter(part, scratch.index, plan.slide), guard)
+
+    def _take(self, entries: list[Entry]) -> list[Entry]:
+        """Count what earlier runs finished and the disk still has; give the lines of the journal that say so."""
+        if not entries:
+            return []
+        level, lacking = self.plan.thumbnail_level, self._lacking_tiles()
+        for entry in entries:
+            if (
+                entry.kind == "block"
+                and not lacking[entry.index]
+                and self.scratch.has_part(level, entry.index)
+            ):
+                self._count(entry)
+        whole = [entry for entry in entries if self._stands(entry)]
+        for entry in whole:
+            self._count(entry)
+        return whole
+
+    def _lacking_tiles(self) -> npt.NDArray[np.bool_]:
+        """Blocks of which the slide has not all tiles: bool [rows, columns]."""
+        plan = self.plan
+        lacking = np.zeros(plan.block_shape, bool)
+        for level in range(min(plan.block_levels + 1, plan.slide.level_count)):
+            step = (plan.block >> level) // plan.slide.tile
+            for rows, columns in self.writer.missing_at(level):
+                lacking[rows // step, columns // step] = True
+        return lacking
+
+    def _stands(self, entry: Entry) -> bool:
+        """Whether a line of the journal holds, once it is known which blocks do; who needs no seams asks for none."""
+        if entry.kind == "block":
+            return bool(self.done[entry.index])
+        needed = not all(self.done[consumer] for consumer in self.plan.consumers(entry.index))
+        return not needed or self.scratch.seams_whole(entry.index)
 
     def _count(self, entry: Entry) -> None:
         finished = self.done if entry.kind == "block" else self.seamed
@@ -91,58 +136,97 @@ class RenderState:
             self.painted += entry.painted
 
     def accept(self, result: TaskDone) -> None:
-        """Take a finished task: append its tiles, journal it, free the seams that nobody needs any more."""
+        """Take a finished task: append its tiles, journal it, free the seams that nobody needs any more.
+
+        Raises
+        ------
+        Failed
+            When the disk takes no more, or the mask was seen to be another one.
+        """
         for name, seconds in result.tally.seconds.items():
             self.stages[name] = self.stages.get(name, 0.0) + seconds
         entry = Entry(result.kind, result.index, result.tally.run, result.tally.painted)
         self._count(entry)
-        self._entries.append(entry)
         self._tiles += result.tiles
+        self._accepted.append(
+            entry
+        )  # last: an interrupt may come before it, and must not leave it without tiles
         self._waiting_bytes += sum(len(tile.data) for tile in result.tiles if not tile.uniform)
         if time.monotonic() - self._synced >= SYNC_SECONDS or self._waiting_bytes >= SYNC_BYTES:
-            self.sync()
+            self._write()
+            if self._guard.due():
+                self._vouch()
+            self._free_seams()
 
-    def sync(self) -> None:
-        """Make everything accepted so far survive a crash."""
+    def keep(self) -> None:
+        """Make everything accepted so far survive whatever comes.
+
+        Raises
+        ------
+        Failed
+            When the disk takes no more, or the mask is not what it was, as far as its storage says.
+        """
+        self._write()
+        if not self._vouch() and self._written:
+            raise Failed(
+                f"mask {self._guard.mask.source}: its storage does not say any more whether its files changed; "
+                "blocks made since it last did are dropped. Run the same command again"
+            )
+        self._free_seams()
+
+    def close(self) -> None:
+        """Keep what is finished for the next run, as far as disk and mask allow; who closes has worse to tell."""
+        try:
+            with suppress(SafronError, OSError):
+                self._write()
+            if self._written:
+                with suppress(SafronError, OSError):
+                    self._vouch()
+        finally:
+            self._journal.close()
+            self.writer.close()
+
+    def _write(self) -> None:
+        """Bring what was accepted to disk, where nobody counts it yet."""
         start = time.perf_counter()
         end = self.writer.append(self._tiles)
-        self._journal.append([replace(entry, end=end) for entry in self._entries])
-        self.stages["write"] = self.stages.get("write", 0.0) + time.perf_counter() - start
-        for entry in self._entries:
-            if entry.kind == "block":
-                self._free_seams(entry.index)
-        self._entries.clear()
+        self._written += [replace(entry, end=end) for entry in self._accepted]
+        self._read += [entry.index for entry in self._accepted if entry.kind == "block"]
+        self._accepted.clear()
         self._tiles.clear()
         self._waiting_bytes = 0
         self._synced = time.monotonic()
+        self.stages["write"] = self.stages.get("write", 0.0) + time.perf_counter() - start
 
-    def _free_seams(self, index: tuple[int, int]) -> None:
-        for source in self.plan.sources(index):
-            self._free_if_done(source)
+    def _vouch(self) -> bool:
+        """Look at the mask, and journal what was written if it is what it was; False where nothing is learnt."""
+        changed = self._guard.changed()
+        if changed is None:
+            return False
+        if changed:
+            self._accepted.clear()
+            self._tiles.clear()
+            self._written.clear()
+            raise Failed(
+                f"mask {self._guard.mask.source}: its files changed while it was rendered; blocks made since then are "
+                "dropped. Put it back and run the same command again, or render the new one with --fresh"
+            )
+        start = time.perf_counter()
+        self._journal.append(self._written)
+        self._written.clear()
+        self.stages["write"] = self.stages.get("write", 0.0) + time.perf_counter() - start
+        return True
+
+    def _free_seams(self) -> None:
+        """Free what the blocks on disk needed, journaled or not: room for the seams of two rows is all that is planned."""
+        for index in self._read:
+            for source in self.plan.sources(index):
+                self._free_if_done(source)
+        self._read.clear()
 
     def _free_if_done(self, source: tuple[int, int]) -> None:
         if all(self.done[consumer] for consumer in self.plan.consumers(source)):
             self.scratch.free_seams(source)
-
-    def keep(self) -> None:
-        """Make everything accepted so far survive `forget`."""
-        self.sync()
-        self._kept = self.scratch.journal.stat().st_size
-
-    def forget(self) -> None:
-        """Take back what was accepted since `keep`: the next run makes it again."""
-        self._entries.clear()
-        self._tiles.clear()
-        os.truncate(self.scratch.journal, self._kept)
-
-    def close(self) -> None:
-        """Keep what is finished for the next run."""
-        try:
-            if self._entries:
-                self.sync()
-        finally:
-            self._journal.close()
-            self.writer.close()
 
 
 def _holds_tiles(part: Path) -> bool:

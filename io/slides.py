@@ -39,7 +39,7 @@ from .codecs import EncodedTile, encode_jpeg, encode_region, encode_tile
 from .errors import BadInput, Failed
 from .pyramid import Level, Pixels, halve
 from .spec import Chroma, Compression, Flavor, SlideSpec
-from .tileindex import TileIndex, pack_record
+from .tileindex import Places, TileIndex, pack_record
 
 __all__ = [
     "Chroma",
@@ -141,6 +141,10 @@ class SlideWriter:
     def missing(self) -> tuple[int, int, int] | None:
         """Give level, row and column of the first tile not yet written; None when all are."""
         return self._index.first_missing()
+
+    def missing_at(self, level: int) -> Iterator[tuple[Places, Places]]:
+        """Give rows and columns of all tiles of a level that are not yet written, some at a time."""
+        return self._index.missing(level)
 
     def seal(self, thumbnail: Pixels) -> str:
         """Write the directories: from now on `part` is a whole slide that lacks its name.

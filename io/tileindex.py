@@ -25,6 +25,7 @@ from .spec import SlideSpec
 
 RECORD = np.dtype([("offset", "<u8"), ("length", "<u4"), ("digest", "V16"), ("check", "<u4")])
 Records = npt.NDArray[np.void]
+Places = npt.NDArray[np.int64]
 
 _HEADER = struct.Struct("<8sQ16s")
 _MAGIC, _VERSION = b"SAFRONIX", 1
@@ -101,16 +102,21 @@ class TileIndex:
         """Give a level's records in raster order, in slices of bounded size."""
         return self._slices(self._starts[level], self._starts[level + 1])
 
+    def missing(self, level: int) -> Iterator[tuple[Places, Places]]:
+        """Give rows and columns of a level's tiles that have no bytes yet, in raster order, a slice at a time."""
+        columns = self._pyramid.level(level).cols
+        seen = 0
+        for records in self.level_slices(level):
+            empty = seen + np.flatnonzero(records["length"] == 0)
+            if len(empty):
+                yield np.divmod(empty, columns)
+            seen += len(records)
+
     def first_missing(self) -> tuple[int, int, int] | None:
         """Give level, row and column of the first tile that has no bytes yet."""
         for level in self._pyramid.levels:
-            seen = 0
-            for records in self.level_slices(level.index):
-                empty = np.flatnonzero(records["length"] == 0)
-                if len(empty):
-                    row, col = divmod(seen + int(empty[0]), level.cols)
-                    return level.index, row, col
-                seen += len(records)
+            for rows, columns in self.missing(level.index):
+                return level.index, int(rows[0]), int(columns[0])
         return None
 
     def count(self) -> tuple[int, int]:

@@ -91,6 +91,7 @@ def test_what_was_made_before_the_last_look_is_kept(
             os.utime(chunk)
 
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(state, "SYNC_SECONDS", 0.0)
         patched.setattr(rendering.MaskGuard, "due", lambda self: True)
         on_patch(patched, change)
         assert run_cli(capfd, ARGS).code == 1
