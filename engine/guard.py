@@ -25,7 +25,8 @@ class MaskGuard:
 
     def __post_init__(self) -> None:
         self._stamp = None if self.mask.in_memory else self._look()
-        self._next = 0.0  # the first look loads what looking needs, and says little of how long the next one takes
+        # The first look loads what looking needs, and says little of how long the next one takes.
+        self._next = 0.0
         if self._stamp == "gone":  # it was opened just now, so this storage does not list files
             self._stamp = None
         if self._stamp is None and not self.mask.in_memory:

@@ -1,0 +1,165 @@
+"""Another mask takes the mask's place for a while, and the render breaks off: no pixel of it comes into the slide."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zarr
+from cases import render_cli, run_cli, write_mask
+from safron.engine import render, state
+from safron.engine.guard import MaskGuard
+from safron.io import slides
+from safron.io.errors import Failed
+from safron.io.labels import LabelMask
+from small_renders import ARGS, PATCHES, interrupt, left_over, on_patch
+
+
+@pytest.fixture
+def here(here: Path) -> Path:
+    """A folder with two masks, of chunks so small that few are kept in memory."""
+    for seed, name in enumerate(("mask", "other")):
+        write_mask(f"{name}.zarr", 200, 300, seed=seed, chunk=32)
+    return here
+
+
+@pytest.fixture
+def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The digest of the slide where nothing goes wrong."""
+    found: str = render_cli(capfd, ARGS.replace("out.tiff", "whole.tiff"))["digest"]
+    Path("whole.tiff").unlink()
+    return found
+
+
+def exchange() -> None:
+    """Let the two masks change places."""
+    Path("mask.zarr").rename("third.zarr")
+    Path("other.zarr").rename("mask.zarr")
+    Path("third.zarr").rename("other.zarr")
+
+
+def by_ctrl_c(patched: pytest.MonkeyPatch) -> Callable[[], None]:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    return stop
+
+
+def by_kill(patched: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Nothing is done on the way out."""
+    patched.setattr(state.RenderState, "close", lambda self: None)
+    return by_ctrl_c(patched)
+
+
+def by_failed_blocks(patched: pytest.MonkeyPatch) -> Callable[[], None]:
+    def fail() -> None:
+        raise RuntimeError("CUDA failure 700")
+
+    return fail
+
+
+def by_full_disk(patched: pytest.MonkeyPatch) -> Callable[[], None]:
+    def fill() -> None:
+        def full(file: int, data: bytes, offset: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched.setattr(slides.files, "write_at", full)
+
+    return fill
+
+
+@pytest.mark.parametrize("often", [True, False], ids=["looked at often", "hardly looked at"])
+@pytest.mark.parametrize("swap", [4, 15])
+@pytest.mark.parametrize("how", [by_ctrl_c, by_kill, by_failed_blocks, by_full_disk])
+def test_no_pixel_of_another_mask_is_kept(
+    how: Callable[[pytest.MonkeyPatch], Callable[[], None]],
+    swap: int,
+    often: bool,
+    here: Path,
+    digest: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(state, "SYNC_SECONDS", 0.0)
+        # With a look after each block the other mask is seen at once; it must not be seen to be found out.
+        looks = iter([True] * (swap // 4) + [False] * 99)
+        patched.setattr(MaskGuard, "due", lambda self: next(looks) if often else False)
+        end = how(patched)
+
+        def act(number: int) -> None:
+            if number == swap:
+                exchange()
+            if number >= 28:
+                end()
+
+        on_patch(patched, act)
+        assert run_cli(capfd, ARGS).code in (1, 130)
+    exchange()
+    assert not Path("out.tiff").exists()
+    report = render_cli(capfd, ARGS)
+    assert report["digest"] == digest
+    assert report["run"] == PATCHES
+    assert left_over() == ["other.zarr", "out.tiff"]
+    assert (report["resumed"] > 0) == (often and swap == 15), "what was made before the last look is kept"
+
+
+def test_what_is_made_again_of_another_mask_is_not_taken_for_what_was_lost(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(capfd, patch=28)
+    for part in (Path("out.tiff.safron") / "levels").rglob("c.0.*"):
+        part.unlink()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(state, "SYNC_SECONDS", 0.0)
+        patched.setattr(MaskGuard, "due", lambda self: False)
+        end = by_kill(patched)
+
+        def act(number: int) -> None:
+            if number == 1:
+                exchange()
+            if number == 12:
+                end()
+
+        on_patch(patched, act)
+        assert run_cli(capfd, ARGS).code == 130
+    assert list((Path("out.tiff.safron") / "levels").rglob("c.0.*")), "a block was made again"
+    exchange()
+    report = render_cli(capfd, ARGS)
+    assert (report["run"], report["digest"]) == (PATCHES, digest)
+
+
+@pytest.mark.parametrize("mask", ["in memory", "does not answer"])
+def test_masks_that_nobody_can_look_at(
+    mask: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An array of this process needs no looks; a storage that answers no more is asked again by the next run."""
+    options = {"model": "identity", "tile": 64, "block": 128, "tiff_tile": 64, "workers": 1, "batch": 1}
+    source = "mask.zarr" if mask == "does not answer" else zarr.open_array("mask.zarr", mode="r")[:]
+
+    def stop(number: int) -> None:
+        if number == 28:
+            raise KeyboardInterrupt
+        if number == 4 and mask == "does not answer":
+            patched.setattr(LabelMask, "stamp", fails)
+
+    def fails(self: LabelMask) -> str:
+        raise PermissionError(errno.EACCES, "not now")
+
+    with pytest.MonkeyPatch.context() as patched:
+        on_patch(patched, stop)
+        with pytest.raises(KeyboardInterrupt):
+            render(source, "out.tiff", **options)
+    if mask == "does not answer":
+        with pytest.MonkeyPatch.context() as patched:
+            on_patch(patched, lambda number: stop(min(number, 4)))
+            with pytest.raises(
+                Failed,
+                match=r"does not say any more whether its files changed; .* Run the same command again",
+            ):
+                render(source, "out.tiff", **options)
+    made = render(source, "out.tiff", **options)
+    assert (made.resumed > 0) == (mask == "in memory")
+    assert made.run == PATCHES
