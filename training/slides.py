@@ -297,5 +297,5 @@ def _open(path: Path, notes: Path, config: TrainConfig) -> Slide:
 def _misfit(mask: LabelMask, area: tuple[int, int, int, int], mpp: float | None) -> float:
     """By how much the proportions of a mask differ from those of an area, and its size where both scales are known."""
     rows, columns = mask.shape[0] / area[2], mask.shape[1] / area[3]
-    known = mpp is not None and mask.mpp is not None
-    return abs(rows - columns) / rows + (abs(rows - mpp / mask.mpp) if known else 0)
+    misfit = abs(rows - columns) / rows
+    return misfit if mpp is None or mask.mpp is None else misfit + abs(rows - mpp / mask.mpp)
