@@ -330,7 +330,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
     """Render the slides of a list, with a line for each."""
     from .batch import read_list, render_list, write_results
-    from .prepare import check_output_path
+    from .prepare import check_apart, check_output_path
 
     if options.report is not None:
         check_output_path(options.report, overwrite=True, name="--report ")
@@ -350,6 +350,9 @@ def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
         return value
 
     rows = read_list(file)
+    for row in rows:
+        if row.mask:
+            check_apart(row.mask, ("--report ", options.report))
     results: list[SlideResult] = []
     try:
         for result in render_list(

@@ -31,7 +31,7 @@ def run_lock(out: Path) -> Iterator[None]:
     BadInput
         While another process, or another thread of this one, renders it.
     """
-    path = _lock_path(out)
+    path = lock_path(out)
     file = _acquire(path, out)
     try:
         yield
@@ -44,7 +44,7 @@ def run_lock(out: Path) -> Iterator[None]:
 def holder(out: Path) -> str | None:
     """Say who renders `out` now, as "process 7 on HOST"; None where nobody does."""
     try:
-        file = os.open(_lock_path(out), os.O_RDWR)
+        file = os.open(lock_path(out), os.O_RDWR)
     except OSError:
         return None
     try:
@@ -56,7 +56,8 @@ def holder(out: Path) -> str | None:
     return None
 
 
-def _lock_path(out: Path) -> Path:
+def lock_path(out: Path) -> Path:
+    """Name the file that is locked while `out` is rendered."""
     return out.absolute().with_name(f"{out.name}.safron.lock")
 
 

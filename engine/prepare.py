@@ -19,16 +19,19 @@ from safron.io.labels import LabelMask, open_mask
 from safron.io.pyramid import Pyramid
 from safron.io.remote import Target, check_address, check_folder, is_url
 from safron.io.slides import SlideSpec
+from safron.io.spec import MAX_TILE
 
 from .batches import BUFFERS, RUNNERS, shares_batches
 from .finished import Finished
 from .gpus import GPU_BLOCKS, process_blocks, visible_gpus
 from .heap import LARGEST
+from .lock import lock_path
 from .memory import resident_bytes, usable_cores
 from .model import PatchModel, load_model, runs_apart
 from .oom import Halving, is_out_of_memory
 from .options import RenderOptions
 from .plan import SEAMS_KEPT, RenderPlan, choose_bits, choose_block, make_grid
+from .report import waiting_name
 from .scratch import Scratch
 from .taper import Taper
 from .tasks import Job
@@ -101,12 +104,19 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     """
     target = Target.of(out, folder=options.scratch)
     flavor = options.flavor or choose_flavor(target)
-    check_outputs(source, target, options)
+    try:
+        check_outputs(source, target, options)
+    except OSError as error:  # too long a path, a folder that may not be looked into
+        raise BadInput(f"{error.filename}: {error.strerror}; choose another path") from error
     if options.scratch is not None and is_url(options.scratch):
         check_folder(str(options.scratch))
     if (options.workers is not None and options.workers < 1) or options.threads < 0:
         raise BadInput(
             f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
+        )
+    if options.tiff_tile % 16 or not 16 <= options.tiff_tile <= MAX_TILE:
+        raise BadInput(
+            f"--tiff-tile {options.tiff_tile}: must be a multiple of 16, 16 to {MAX_TILE}; try 512"
         )
     check_placing(options)
     elsewhere = (
@@ -382,7 +392,25 @@ def choose_flavor(target: Target) -> Literal["svs", "ome", "generic"]:
 
 def check_outputs(source: Any, target: Target, options: RenderOptions) -> None:
     """Raise `BadInput` unless the slide, its preview and its report can be put where they should."""
-    finished = Finished.of(target, scratch_path(target, options.scratch))
+    scratch = open_scratch(target, options.scratch)
+    _check_length(target.name, target.part, scratch.path, lock_path(target.local))
+    for name, path in (("--preview ", options.preview), ("--report ", options.report)):
+        if path is not None:
+            _check_length(f"{name}{path}", waiting_name(path))
+    if isinstance(source, str | Path) and str(source):
+        check_apart(
+            source,
+            ("", target.url or target.local),
+            ("", target.part),
+            ("--preview ", options.preview),
+            ("--report ", options.report),
+            ("--scratch " if options.scratch else "", scratch.store or scratch.path),
+        )
+        if _place(scratch.path) in _place(source).parents:
+            raise BadInput(
+                f"mask {source}: lies in {scratch.path}, the scratch of {target.name}; move it away"
+            )
+    finished = Finished.of(target, scratch.path)
     overwrite = options.overwrite or (finished is not None and not options.fresh)
     check_target(target, overwrite=overwrite)
     given = (
@@ -399,13 +427,39 @@ def check_outputs(source: Any, target: Target, options: RenderOptions) -> None:
         if path.absolute() in names:
             raise BadInput(f"{name}{path}: is {names[path.absolute()] or 'OUT'}, too; give another name")
         names[path.absolute()] = name.strip()
-        if (
-            isinstance(source, str | Path)
-            and path.is_file()
-            and Path(source).is_file()
-            and path.samefile(source)
-        ):
+
+
+def check_apart(source: str | Path, *given: tuple[str, str | Path | None]) -> None:
+    """Refuse to write over a mask, or into the folder that it is; what is written goes by an option's name and a path."""
+    mask = _place(source)
+    for name, path in given:
+        if path is None:
+            continue
+        place = _place(path)
+        if place == mask or (place.is_file() and mask.is_file() and place.samefile(mask)):
             raise BadInput(f"{name}{path}: is the mask itself; give another name")
+        if mask in place.parents:
+            raise BadInput(f"{name}{path}: lies in the mask {source}; choose another folder")
+
+
+def _place(name: str | Path) -> Path:
+    """Tell where a path leads to; addresses are compared as they are."""
+    text = str(name).removeprefix("file://")
+    return Path(text if is_url(text) else os.path.realpath(text))
+
+
+def _check_length(given: str, *paths: Path) -> None:
+    """Refuse a name that leaves no room for what we add to it while the file is unfinished."""
+    over = max(len(os.fsencode(path.name)) - _longest_name(path.parent) for path in paths)
+    if over > 0:
+        raise BadInput(f"{given}: its name is too long for the unfinished file's; shorten it by {over} bytes")
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows; a folder that is not there
+        return 255
 
 
 def check_target(target: Target, *, overwrite: bool) -> None:
@@ -430,6 +484,8 @@ def check_output_path(out: Path, *, overwrite: bool, name: str = "") -> None:
         raise BadInput(
             f"{name}{out}: folder {folder} cannot be written to; choose another or change its permissions"
         )
+    if out.exists() and not os.access(out, os.W_OK):
+        raise BadInput(f"{name}{out}: cannot be written to; give another name or change its permissions")
 
 
 def _region(region: tuple[int, int, int, int] | None, canvas: Window) -> Window:

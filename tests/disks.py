@@ -47,3 +47,20 @@ def read_only_folder(path: Path) -> Iterator[Path]:
         yield path
     finally:
         path.chmod(0o755)
+
+
+@contextmanager
+def protected(path: Path) -> Iterator[None]:
+    """Make a file that nobody can write to; root neither."""
+    path.write_text("old")
+    path.chmod(0o444)
+    if os.access(path, os.W_OK) and shutil.which("chattr"):
+        subprocess.run(["chattr", "+i", path], capture_output=True)
+    try:
+        if os.access(path, os.W_OK):
+            pytest.skip("files cannot be protected here")
+        yield
+    finally:
+        if shutil.which("chattr"):
+            subprocess.run(["chattr", "-i", path], capture_output=True)
+        path.chmod(0o644)

@@ -18,7 +18,7 @@ import pytest
 import tifffile
 import zarr
 from cases import Expect, ExpectFail, check_fail, contents, render_cli, run_cli
-from disks import read_only_folder, small_disk
+from disks import protected, read_only_folder, small_disk
 from onnx_models import CARD, write_onnx
 from safron.engine import cli, progress
 from safron.engine.model import OnnxModel
@@ -69,6 +69,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "dangling.tiff").symlink_to("elsewhere.tiff")
     (root / "exists.tiff").write_text("a slide that took a week")
     (root / "exists.png").write_text("a picture")
+    (root / "list.csv").write_text("mask,out\nmask.tif,a.tiff\nmask.zarr,b.tiff\n")
+    (root / "link").symlink_to("mask.zarr")
+    shutil.copyfile(root / "mask.tif", root / "other.tif.part")
+    shutil.copytree(root / "mask.zarr", root / "a.tiff.safron" / "mask.zarr")
     (root / "foreign.tiff.safron").mkdir()
     (root / "foreign.tiff.safron" / "thesis.txt").write_text("mine")
     (root / "download.tiff.part").write_text("half a download of something else")
@@ -157,7 +161,14 @@ REFUSED = [
     ),
     ExpectFail("block", "mask.zarr out.tiff --block 100", ("--block 100: ", "--tiff-tile 64", "try 64")),
     ExpectFail("small block", "mask.zarr out.tiff --tile 256 --block 64", ("--block 64: ", "try 256")),
-    ExpectFail("TIFF tile", "mask.zarr out.tiff --tiff-tile 100", ("tile 100: ", "multiple of 16")),
+    *(
+        ExpectFail(
+            f"TIFF tile of {side}",
+            f"mask.zarr out.tiff --tiff-tile {side}",
+            (f"error: --tiff-tile {side}: must be a multiple of 16, 16 to 8192",),
+        )
+        for side in (0, 17, 100, -16, 16384)
+    ),
     ExpectFail("region", "mask.zarr out.tiff --region 0,0,131,1", ("--region 0,0,131,1: ", "130 x 150 px")),
     ExpectFail("no region", "mask.zarr out.tiff --region 5,5,0,9", ("--region 5,5,0,9: must be",)),
     ExpectFail("levels", "mask.zarr out.tiff --level-count 0", ("0",)),
@@ -190,6 +201,46 @@ REFUSED = [
     ExpectFail("extension", "mask.zarr out.jpg", ("out.jpg: ", ".svs, .tif, .tiff, .ome.tif or .ome.tiff")),
     ExpectFail("no extension", "mask.zarr out", ("out: a slide's name must end in",)),
     ExpectFail("OUT is MASK", "mask.tif mask.tif --overwrite", ("mask.tif: is the mask itself",)),
+    *(
+        ExpectFail(
+            f"{name} in MASK",
+            f"mask.zarr {args} --overwrite",
+            ("mask.zarr", "lies in the mask mask.zarr; choose another folder"),
+        )
+        for name, args in (
+            ("OUT", "mask.zarr/c/out.tiff"),
+            ("preview", "out.tiff --preview mask.zarr/p.png"),
+            ("report", "out.tiff --report mask.zarr/zarr.json"),
+            ("report by a link", "out.tiff --report link/zarr.json"),
+            ("scratch", "out.tiff --scratch mask.zarr"),
+        )
+    ),
+    ExpectFail(
+        "a list's report in MASK",
+        "--slides list.csv --report mask.zarr/zarr.json",
+        ("--report mask.zarr/zarr.json: lies in the mask mask.zarr; choose another folder",),
+    ),
+    ExpectFail(
+        "part is MASK", "other.tif.part other.tif --overwrite", ("other.tif.part: is the mask itself",)
+    ),
+    ExpectFail("report is MASK", "mask.tif out.tiff --report mask.tif --overwrite", ("is the mask itself",)),
+    ExpectFail(
+        "MASK in scratch",
+        "a.tiff.safron/mask.zarr a.tiff",
+        ("a.tiff.safron/mask.zarr: lies in ", "the scratch of a.tiff; move it away"),
+    ),
+    *(
+        ExpectFail(f"{over} bytes too long", f"mask.zarr {name} {more}", (f"shorten it by {over} bytes",))
+        for name, more, over in (
+            (f"{'n' * 239}.tiff", "", 1),
+            (f"{'n' * 249}.tiff", "", 11),
+            (f"{'n' * 300}.tiff", "", 62),
+            (f"{'n' * 236}.tiff", "--scratch .", 2),
+            ("out.tiff", f"--preview {'n' * 245}", 3),
+            ("out.tiff", f"--report {'n' * 300}", 58),
+        )
+    ),
+    ExpectFail("long path", f"mask.zarr {'x/' * 2200}out.tiff", ("File name too long; choose another path",)),
     ExpectFail(
         "preview exists", "mask.zarr out.tiff --preview exists.png", ("--preview exists.png: exists already",)
     ),
@@ -288,6 +339,15 @@ def test_a_read_only_folder_is_refused(here: Path, capfd: pytest.CaptureFixture[
             "", "out.tiff --scratch locked", ("locked: cannot be written to; choose another",)
         )
         check_fail(run_cli(capfd, f"{USUAL} mask.zarr {scratch.args}"), scratch)
+
+
+def test_a_file_that_may_not_be_written_to_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("r.json", "out.tiff"):
+        with protected(here / name):
+            args = f"{USUAL} mask.zarr out.tiff --report r.json --overwrite --dry-run"
+            check_fail(
+                run_cli(capfd, args), ExpectFail("", "", (f"{name}: cannot be written to; give another",))
+            )
 
 
 def test_a_plan_larger_than_the_free_disk_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
-from safron.engine import RenderReport, rendering, state
+from safron.engine import RenderOptions, RenderReport, rendering, state
 from safron.engine.plan import RenderPlan
+from safron.engine.prepare import check_outputs
 from safron.engine.scratch import Scratch
 from safron.io import slides
+from safron.io.errors import BadInput
 from safron.io.labels import LabelMask, open_mask
 from safron.io.remote import Target
 from small_renders import (
@@ -464,6 +466,15 @@ def test_targets() -> None:
     assert first.file_name == second.file_name == "b.tiff"
     assert first.local.parent == Path("/fast")
     assert first.local != second.local, "slides of one name share nothing"
+
+
+@pytest.mark.parametrize(
+    ("out", "scratch"),
+    [("s3://a/m.zarr/x.tiff", None), ("s3://a/x.tiff", "s3://a/m.zarr"), ("x.tiff", "s3://a/m.zarr/y")],
+)
+def test_nothing_is_put_into_a_mask_at_an_address(here: Path, out: str, scratch: str | None) -> None:
+    with pytest.raises(BadInput, match=r"lies in the mask s3://a/m.zarr/?; choose another folder"):
+        check_outputs("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
 
 
 def test_a_preview_leaves_alone_what_lies_beside_it(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -151,7 +151,7 @@ def test_a_killed_render_holds_no_lock_and_loses_no_block(
     with SlowRender(ARGS) as render:
         render.wait_for(lambda: journaled()[1] >= 2)
         second = ExpectFail("", "", ("another render of it is running", f"(process {render.process.pid} on "))
-        for more in ("", "--overwrite", "--seed 1", "--overwrite --seed 1", "--scratch mask.zarr"):
+        for more in ("", "--overwrite", "--seed 1", "--overwrite --seed 1", "--scratch ."):
             check_fail(run_cli(capfd, f"{ARGS} {more}"), second)
         assert render.stop(signal.SIGKILL) == (-signal.SIGKILL, "", "")
     assert left_over() == ["out.tiff.part", "out.tiff.safron", "out.tiff.safron.lock"]
