@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from safron.io.labels import one_line
 from .batches import Stopped
 from .execute import DASK_SETTINGS, DaskPool, Lost, Task, quiet_asyncio, run_tasks
 from .gpus import process_blocks, worker_gpus
+from .interrupts import children_deaf_to_ctrl_c, interrupts_later
 from .memory import peak_bytes
 from .options import RenderOptions
 from .plan import RenderPlan
@@ -220,14 +221,28 @@ def open_cluster(options: RenderOptions) -> Iterator[Cluster]:
     quiet_asyncio()
     _quiet_dask()
     security = load_security(options.security)
+    stack = ExitStack()
     with dask.config.set(DASK_SETTINGS):
-        if options.scheduler is not None:
-            with _join(options.scheduler, security) as client:
-                yield Cluster(client, f"--scheduler {options.scheduler}")
-            return
-        with _start(options, security) as cluster, _connect(cluster, security) as client:
-            where = f"--cluster {options.cluster}" if options.cluster else "the workers of this machine"
-            yield Cluster(client, where)
+        try:
+            # Dask can neither use nor close half a cluster.
+            with interrupts_later():
+                cluster = _open(options, security, stack)
+            yield cluster
+        finally:
+            with interrupts_later():
+                stack.close()
+
+
+def _open(options: RenderOptions, security: Any, stack: ExitStack) -> Cluster:
+    """Start or join workers, which `stack` then closes."""
+    if options.scheduler is not None:
+        client = stack.enter_context(_join(options.scheduler, security))
+        return Cluster(client, f"--scheduler {options.scheduler}")
+    workers = stack.enter_context(_start(options, security))
+    client = stack.enter_context(_connect(workers, security))
+    return Cluster(
+        client, f"--cluster {options.cluster}" if options.cluster else "the workers of this machine"
+    )
 
 
 def _quiet_dask() -> None:
@@ -329,7 +344,10 @@ def start_processes(
             "env": env | {"MALLOC_ARENA_MAX": "1"},
         }
         specs[number] = {"cls": Nanny, "options": options}
-    return SpecCluster(scheduler=scheduler, workers=specs, security=security, silence_logs=logging.CRITICAL)
+    with children_deaf_to_ctrl_c():
+        return SpecCluster(
+            scheduler=scheduler, workers=specs, security=security, silence_logs=logging.CRITICAL
+        )
 
 
 def _quiet_tracker() -> None:

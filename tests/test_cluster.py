@@ -23,6 +23,7 @@ from models import RampModel
 from safron.engine import cluster, render, worker
 from safron.engine.cluster import open_cluster, start_processes
 from safron.engine.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
+from safron.engine.interrupts import interrupts_later
 from safron.engine.jobs import job_arguments
 from safron.engine.model import IdentityModel
 from safron.engine.options import RenderOptions
@@ -129,6 +130,41 @@ def test_no_worker_outlives_its_driver(
     report = render_cli(capfd, ARGS + "--workers 1")
     assert report["resumed"] > 0
     assert report["digest"] == digest
+
+
+@pytest.mark.parametrize("how", ["INT to all", "INT", "TERM to all"])
+def test_an_interrupt_while_workers_start_is_one_line(how: str, here: Path) -> None:
+    with Slow(PROCESSES) as slow:
+        workers: list[psutil.Process] = []
+        while not workers:
+            assert slow.process.poll() is None, slow.process.communicate()
+            workers = slow.workers()
+            time.sleep(0.01)
+        send = os.killpg if how.endswith("to all") else os.kill
+        send(slow.process.pid, signal.Signals[f"SIG{how.split()[0]}"])
+        out, err = slow.end()
+        assert gone(workers)
+    assert (slow.process.returncode, out) == (130, "")
+    assert err == "safron-render: interrupted; finished blocks are kept, the same command continues\n"
+
+
+def test_the_first_interrupt_waits_and_the_second_does_not() -> None:
+    steps = []
+
+    def work(signals: int, *, then: Exception | None = None) -> None:
+        with interrupts_later():
+            for _ in range(signals):
+                signal.raise_signal(signal.SIGINT)
+            steps.append(signals)
+            if then is not None:
+                raise then
+
+    work(0)
+    for signals, then in ((1, None), (1, ValueError("came of the signal, too")), (2, None)):
+        with pytest.raises(KeyboardInterrupt):
+            work(signals, then=then)
+    assert steps == [0, 1, 1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Path) -> None:
