@@ -21,8 +21,9 @@ from safron.io.labels import one_line
 from safron.io.remote import Target
 
 from .execute import Lost
+from .finished import Finished
 from .options import RenderOptions
-from .prepare import Prepared, prepare, scratch_path
+from .prepare import Prepared, prepare, recorded, scratch_path
 from .rendering import open_runner, run
 from .report import RenderReport
 
@@ -160,11 +161,7 @@ def _render_row(
     own = {name.replace("-", "_"): convert(name, text) for name, text in row.options.items()}
     mine = replace(replace(options, report=None), **own)
     target = Target.of(row.out, folder=mine.scratch)
-    if (
-        not (mine.overwrite or mine.fresh)
-        and target.exists()
-        and not scratch_path(target, mine.scratch).exists()
-    ):
+    if not (mine.overwrite or mine.fresh) and target.exists() and not _is_begun(target, mine):
         return SlideResult(row.line, row.mask, row.out, "exists")
     prepared = prepare(row.mask, row.out, mine)
     if prepared.where != "threads" and not clusters:
@@ -175,6 +172,12 @@ def _render_row(
     with open_runner(prepared, cluster) as (settled, runner), watch(settled) as advance:
         report = run(settled, runner, progress=advance)
     return SlideResult(row.line, row.mask, row.out, "done", report=report)
+
+
+def _is_begun(target: Target, options: RenderOptions) -> bool:
+    """Whether a run was begun that is not done, be it that it has only to clean up; leavings of a removal are none."""
+    folder = scratch_path(target, options.scratch)
+    return bool(recorded(folder)) or Finished.of(target, folder) is not None
 
 
 def write_results(path: Path, results: Iterable[SlideResult]) -> None:

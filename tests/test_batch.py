@@ -10,6 +10,7 @@ import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli, write_mask
 from safron.engine import cluster
 from safron.engine.model import IdentityModel
+from safron.engine.scratch import Scratch
 
 OPTIONS = (
     "--model identity --tile 64 --block 128 --tiff-tile 64 --level-count 2 --mpp 0.5 --device cpu --threads 1 "
@@ -95,6 +96,36 @@ def test_the_same_command_goes_on_with_a_list(here: Path, capfd: pytest.CaptureF
     report = json.loads(Path("s.json").read_text())["slides"][1]["report"]
     assert report["resumed"] > 0
     assert report["digest"] == render_cli(capfd, f"b.zarr alone.svs {OPTIONS}")["digest"]
+
+
+@pytest.mark.parametrize("left", ["a.svs.safron", "a.svs.safron/seams/pixels", "a.svs.safron.lock"])
+def test_what_a_finished_slide_left_behind_does_not_make_it_unfinished(
+    left: str, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args = write_list("mask,out\na.zarr,a.svs\n")
+    assert run_cli(capfd, args).code == 0
+    Path(left).mkdir(parents=True)
+    outcome = run_cli(capfd, args)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "1/1 a.svs: exists already, passed over\n", "")
+
+
+def test_a_slide_whose_run_was_killed_while_it_cleaned_up_is_cleaned_up(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args = write_list("mask,out\na.zarr,a.svs\n")
+
+    def killed(self: Scratch) -> None:
+        if Path("a.svs").exists():
+            (self.path / "zarr.json").unlink()
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Scratch, "remove", killed)
+        assert run_cli(capfd, args).code == 130
+    assert Path("a.svs.safron/finished.json").exists()
+    outcome = run_cli(capfd, args)
+    assert (outcome.code, outcome.out.split(",")[0]) == (0, "1/1 a.svs: done")
+    assert not Path("a.svs.safron").exists()
 
 
 def test_all_slides_share_one_set_of_workers(
