@@ -411,8 +411,9 @@ def check_outputs(source: Any, target: Target, options: RenderOptions) -> None:
                 f"mask {source}: lies in {scratch.path}, the scratch of {target.name}; move it away"
             )
     finished = Finished.of(target, scratch.path)
-    overwrite = options.overwrite or (finished is not None and not options.fresh)
-    check_target(target, overwrite=overwrite)
+    # What the run that finished the slide was told to write may stand there already.
+    known = {} if finished is None or options.fresh else finished.report["options"]
+    check_target(target, overwrite=options.overwrite or bool(known))
     given = (
         ("", None if target.url else target.local),
         ("--preview ", options.preview),
@@ -423,7 +424,8 @@ def check_outputs(source: Any, target: Target, options: RenderOptions) -> None:
         if path is None:
             continue
         if name:
-            check_output_path(path, overwrite=overwrite, name=name)
+            ours = str(path) == known.get(name.strip("- "))
+            check_output_path(path, overwrite=options.overwrite or ours, name=name)
         if path.absolute() in names:
             raise BadInput(f"{name}{path}: is {names[path.absolute()] or 'OUT'}, too; give another name")
         names[path.absolute()] = name.strip()

@@ -72,8 +72,9 @@ class RenderReport:
         """The whole record as JSON."""
         return json.dumps(self.values() | {"megapixels_per_second": self.megapixels_per_second}, indent=2)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write `json` to a file, which is there whole or not at all."""
+        path = Path(path)
         text = self.json() + "\n"
         # /dev/stdout, a pipe: a rename would take their place.
         if path.is_symlink() or (path.exists() and not path.is_file()):

@@ -332,6 +332,24 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
     assert run_cli(capfd, "--validate out.tiff").code == 0
 
 
+def test_a_run_that_only_cleans_up_overwrites_no_other_file(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RenderReport, "write", killed)
+        assert run_cli(capfd, ARGS + "--report r.json").code == 130
+    for name in ("r.json", "other.json", "p.png"):
+        Path(name).write_text("mine")
+    for more, says in (("--report other.json", "other.json: exists"), ("--preview p.png", "p.png: exists")):
+        check_fail(run_cli(capfd, ARGS + more), ExpectFail("", "", (says,)))
+        assert Path(more.split()[1]).read_text() == "mine"
+    assert run_cli(capfd, ARGS + "--report r.json").code == 0
+    assert Path("r.json").read_text() != "mine"
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
     linked: bool, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
