@@ -46,8 +46,8 @@ class MaskGuard:
             return None
         finally:
             now = time.monotonic()
-            # A few per cent of the time: a small mask is looked at all the time, one of a million chunks takes seconds.
-            self._next = now + 30 * (now - begun)
+            # A hundredth of the time, or what it takes for one look in ten seconds: a mask of a million chunks takes seconds.
+            self._next = now + max(30 * (now - begun), min(100 * (now - begun), 10.0))
 
     def due(self) -> bool:
         """Whether it is time to look again, or looking costs nothing."""

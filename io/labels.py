@@ -524,9 +524,18 @@ def _file_facts(where: str) -> Iterator[str]:
 
 def _local_facts(path: Path, name: str) -> Iterator[str]:
     """The same for a file or folder of this machine, with no more than one folder's names in memory."""
-    if path.is_dir():
-        for entry in sorted(item.name for item in path.iterdir()):
-            yield from _local_facts(path / entry, f"{name}/{entry}")
-    else:
-        facts = path.stat()
-        yield f"{name} {facts.st_size} {facts.st_mtime_ns}\n"
+    if not path.is_dir():
+        yield _fact(name, path.stat())
+        return
+    with os.scandir(path) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        inside = f"{name}/{entry.name}"
+        if entry.is_dir():
+            yield from _local_facts(Path(entry.path), inside)
+        else:
+            yield _fact(inside, entry.stat())
+
+
+def _fact(name: str, facts: os.stat_result) -> str:
+    return f"{name} {facts.st_size} {facts.st_mtime_ns}\n"

@@ -87,7 +87,7 @@ class SlideSpec:
             raise BadInput(f"tile {self.tile}: TIFF tiles are a multiple of 16, 16 to {MAX_TILE}; try 512")
         if self.compression == "none" and self.tile % 32:  # seen with OpenSlide 4.0.1, whoever wrote the file
             raise BadInput(
-                f"tile {self.tile}: OpenSlide does not read tiles without compression unless they are a multiple of 32; "
+                f"tile {self.tile}: OpenSlide reads tiles without compression only where they are a multiple of 32; "
                 f"take {self.tile + 16}, or compression deflate"
             )
         if not 1 <= self.quality <= 100:
