@@ -10,6 +10,9 @@ from safron.io.labels import LabelMask
 
 log = logging.getLogger("safron")
 
+# After a look none comes for so many times as long: 3 % of the time. A mask of a million chunks takes 10 s to look at.
+REST = 30.0
+
 
 @dataclass
 class MaskGuard:

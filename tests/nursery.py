@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from safron.engine import batch, cli, cluster, jobs, rendering, state
+from safron.engine import batch, cli, cluster, guard, jobs, rendering, state
 from safron.engine.model import IdentityModel
 
 LOADED = (batch, cluster, jobs, rendering)
@@ -32,6 +32,7 @@ def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
 
 IdentityModel.__call__ = slow  # type: ignore[method-assign]
 state.SYNC_SECONDS = 0.0
+guard.REST = 0.0
 # Workers fork, too, from a server that has loaded Dask.
 dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from safron.engine import cli, state
+from safron.engine import cli, guard, state
 from safron.engine.model import IdentityModel
 
 count, seconds = Path(sys.argv[1]).absolute(), float(sys.argv[2])
@@ -30,6 +30,7 @@ def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
 
 IdentityModel.__call__ = slow  # type: ignore[method-assign]
 state.SYNC_SECONDS = 0.0
+guard.REST = 0.0
 
 if __name__ == "__main__":
     # Where tests run in the background, the shell may have told children to ignore Ctrl-C.
