@@ -148,9 +148,8 @@ class RenderState:
         entry = Entry(result.kind, result.index, result.tally.run, result.tally.painted)
         self._count(entry)
         self._tiles += result.tiles
-        self._accepted.append(
-            entry
-        )  # last: an interrupt may come before it, and must not leave it without tiles
+        # Last: an interrupt may come before it, and must not leave it without tiles.
+        self._accepted.append(entry)
         self._waiting_bytes += sum(len(tile.data) for tile in result.tiles if not tile.uniform)
         if time.monotonic() - self._synced >= SYNC_SECONDS or self._waiting_bytes >= SYNC_BYTES:
             self._write()
