@@ -10,8 +10,14 @@ from safron.io.labels import LabelMask
 
 log = logging.getLogger("safron")
 
-# After a look none comes for so many times as long: 3 % of the time. A mask of a million chunks takes 10 s to look at.
-REST = 30.0
+
+def pause(seconds: float) -> float:
+    """Seconds without a look after one that took `seconds`.
+
+    Looks take a hundredth of the time; a mask of so many files that this would leave more than ten seconds between them
+    is looked at every ten seconds, at most for 3 % of the time.
+    """
+    return max(30 * seconds, min(100 * seconds, 10.0))
 
 
 @dataclass
@@ -49,8 +55,7 @@ class MaskGuard:
             return None
         finally:
             now = time.monotonic()
-            # A hundredth of the time, or what it takes for one look in ten seconds: a mask of a million chunks takes seconds.
-            self._next = now + max(30 * (now - begun), min(100 * (now - begun), 10.0))
+            self._next = now + pause(now - begun)
 
     def due(self) -> bool:
         """Whether it is time to look again, or looking costs nothing."""

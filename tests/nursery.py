@@ -32,7 +32,7 @@ def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
 
 IdentityModel.__call__ = slow  # type: ignore[method-assign]
 state.SYNC_SECONDS = 0.0
-guard.REST = 0.0
+guard.pause = lambda seconds: 0.0
 # Workers fork, too, from a server that has loaded Dask.
 dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
 
