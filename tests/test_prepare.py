@@ -20,7 +20,7 @@ def mask(tmp_path: Path) -> Path:
 
 
 def test_a_dry_run_counts_the_memory_of_all_processes(mask: Path, tmp_path: Path) -> None:
-    options = RenderOptions(model="identity", block=512, executor="processes", workers=2)
+    options = RenderOptions(model="identity", block=512, executor="processes", workers=2, memory=1 << 40)
     two = prepare(mask, tmp_path / "o.tiff", options, dry_run=True).projected_bytes
     three = prepare(mask, tmp_path / "o.tiff", replace(options, workers=3), dry_run=True).projected_bytes
     assert three - two > 60 << 20, "one process takes that much before its first block"
