@@ -19,7 +19,7 @@ from safron.io.labels import LabelMask, open_mask
 from safron.io.pyramid import Pyramid
 from safron.io.remote import Target, check_address, check_folder, is_url
 from safron.io.slides import SlideSpec
-from safron.io.spec import MAX_TILE
+from safron.io.spec import check_tile
 
 from .batches import BUFFERS, RUNNERS, shares_batches
 from .finished import Finished
@@ -114,10 +114,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         raise BadInput(
             f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
         )
-    if options.tiff_tile % 16 or not 16 <= options.tiff_tile <= MAX_TILE:
-        raise BadInput(
-            f"--tiff-tile {options.tiff_tile}: must be a multiple of 16, 16 to {MAX_TILE}; try 512"
-        )
+    check_tile(options.tiff_tile, "--tiff-tile")
     check_placing(options)
     elsewhere = (
         options.executor == "processes" or options.scheduler is not None or options.cluster is not None

@@ -83,8 +83,7 @@ class SlideSpec:
         ):
             if value not in get_args(kind):
                 raise BadInput(f"{name} {value!r}: choose one of {', '.join(get_args(kind))}")
-        if self.tile % 16 or not 16 <= self.tile <= MAX_TILE:
-            raise BadInput(f"tile {self.tile}: TIFF tiles are a multiple of 16, 16 to {MAX_TILE}; try 512")
+        check_tile(self.tile)
         if self.compression == "none" and self.tile % 32:  # seen with OpenSlide 4.0.1, whoever wrote the file
             raise BadInput(
                 f"tile {self.tile}: OpenSlide reads tiles without compression only where they are a multiple of 32; "
@@ -116,3 +115,9 @@ class SlideSpec:
             return self.objective
         wanted = math.log(10 / self.mpp)
         return min(COMMON_POWERS, key=lambda power: abs(math.log(power) - wanted))
+
+
+def check_tile(tile: int, name: str = "tile") -> None:
+    """Raise `BadInput`, with the option's name, unless this can be the side of a TIFF's tiles in pixels."""
+    if tile % 16 or not 16 <= tile <= MAX_TILE:
+        raise BadInput(f"{name} {tile}: must be a multiple of 16, 16 to {MAX_TILE}; try 512")

@@ -115,7 +115,7 @@ def _check(tiff: TiffReader, path: Path) -> Iterator[str]:
         yield from _check_aperio(tiff, chain, levels)
     elif "<OME" in tiff.text(chain[0], 270):
         yield from _check_ome(tiff, levels[0])
-        yield from _check_children(tiff, chain, levels, ours=ours)
+        yield from _check_children(tiff, chain, ours=ours)
     yield from _check_openslide(path, levels if in_chain else levels[:1], _mpp(tiff, levels[0]))
 
 
@@ -125,14 +125,17 @@ def _is_aperio(tiff: TiffReader, first: Directory) -> bool:
 
 def _level_directories(tiff: TiffReader, chain: list[Directory]) -> tuple[list[Directory], bool]:
     """Find the levels, and say whether the main chain, which OpenSlide follows, has them all."""
-    tiled = [directory for directory in chain if 322 in directory]
     if _is_aperio(tiff, chain[0]):
-        return tiled, True
-    reduced = [directory for directory in tiled[1:] if tiff.number(directory, 254, 0) & 1]
-    children = tiff.children(chain[0])
+        return [directory for directory in chain if 322 in directory], True
+    reduced, children = _reduced(tiff, chain), tiff.children(chain[0])
     if len(children) > len(reduced):
         return [chain[0], *children], False
     return [chain[0], *reduced], True
+
+
+def _reduced(tiff: TiffReader, chain: list[Directory]) -> list[Directory]:
+    """Find the levels below the first that the chain has; of Aperio's flavor no level says that it is one."""
+    return [item for item in chain[1:] if 322 in item and tiff.number(item, 254, 0) & 1]
 
 
 def _read_level(tiff: TiffReader, index: int, directory: Directory) -> _Level:
@@ -331,12 +334,9 @@ def _check_ome(tiff: TiffReader, level: _Level) -> Iterator[str]:
         yield "the OME-XML says that pixels are not square"
 
 
-def _check_children(
-    tiff: TiffReader, chain: list[Directory], levels: list[_Level], *, ours: bool
-) -> Iterator[str]:
+def _check_children(tiff: TiffReader, chain: list[Directory], *, ours: bool) -> Iterator[str]:
     """Check that Bio-Formats and tifffile, which follow SubIFDs, see the levels that OpenSlide finds in the chain."""
-    children = tiff.children(chain[0])
-    reduced = [item for item in chain[1:] if 322 in item and tiff.number(item, 254, 0) & 1]
+    children, reduced = tiff.children(chain[0]), _reduced(tiff, chain)
     if len(children) != len(reduced):
         if ours or (children and reduced):
             yield f"SubIFDs have {len(children)} levels, the chain {len(reduced)}: some readers see fewer"
