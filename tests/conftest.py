@@ -12,6 +12,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+def pytest_configure() -> None:
+    """Hear Ctrl-C: where tests run in the background, the shell may have told them to ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """Give signals back to pytest; our programs take them."""
