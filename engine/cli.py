@@ -450,7 +450,7 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         f"slide    {slide.flavor}, {slide.compression}, {slide.level_count} levels, tiles of {slide.tile} px, "
         f"about {plan.output_bytes() / 1e6:.1f} MB",
         f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed",
-        f"scratch  at most {plan.scratch_bytes() / 1e6:.1f} MB in {prepared.job.scratch.path}",
+        f"scratch  at most {prepared.scratch_bytes / 1e6:.1f} MB in {prepared.job.scratch.path}",
         f"model    {prepared.job.model.card.name} on {prepared.job.model.device}, {plan.batch} patches a call",
     ]
 

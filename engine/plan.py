@@ -49,8 +49,11 @@ _OPTIONS = {
     "chroma": "--chroma",
 }
 DEFAULT_BLOCK = 2048
-# Seams that a process keeps in memory, since the blocks that need them mostly come next: those written last, and one read.
-SEAMS_KEPT = 4
+# Columns of blocks that are made together, row by row.
+BAND = 4
+# Seams that a process has room for in memory, if all are as large as they can be, and one that is read. They are mostly half of
+# that: so it is what is needed of the band's row above, and of the row in work.
+SEAMS_KEPT = 5
 
 
 @dataclass(frozen=True)
@@ -231,9 +234,17 @@ class RenderPlan:
         return len(rows), len(columns)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Block indices in raster order, one at a time."""
+        """Block indices, one at a time: band after band of a few columns, and each row by row.
+
+        What seams leave is needed by the blocks below them. So these come soon, however wide the canvas is.
+        """
         rows, columns = self.block_shape
-        return ((row, column) for row in range(rows) for column in range(columns))
+        return (
+            (row, column)
+            for first in range(0, columns, BAND)
+            for row in range(rows)
+            for column in range(first, min(first + BAND, columns))
+        )
 
     def block_plan(self, index: tuple[int, int], *, block: int | None = None) -> BlockPlan:
         """Plan one block (of the plan's block size, or another)."""
@@ -329,23 +340,44 @@ class RenderPlan:
         sums = 2 * (shared[0] * breadth + long * shared[1])
         return 3 * (2 * long * breadth + sums * np.dtype(self.blend.sum_dtype).itemsize)
 
-    def scratch_bytes(self) -> int:
-        """Upper bound on scratch in use at one time: the seams of two rows of blocks, and thumbnails.
+    @property
+    def seam_room(self) -> int:
+        """Memory in which a process keeps the seams that it made."""
+        return (SEAMS_KEPT - 1) * self.seam_bytes
 
-        Seams of a row are freed while the next row is made.
+    def scratch_bytes(self, *, at_a_time: int) -> int:
+        """Upper bound on scratch in use at one time: seams, and thumbnails.
+
+        Seams are freed while the next row of their band is made, those at its edge while the next band is: so there are
+        those of two rows of a band, and of one edge, in part the last band's and in part this one's.
+
+        Parameters
+        ----------
+        at_a_time : blocks in work, whose seams may be there before they are.
         """
         rows, columns = self._seam_sizes
-        pair = np.array([3, 3 * np.dtype(self.blend.sum_dtype).itemsize])
-        across, beside = columns.crossing.sum(axis=0), columns.beside.sum(axis=0)
+        item = np.dtype(self.blend.sum_dtype).itemsize
 
-        def row_bytes(owned: Int64, crossing: Int64) -> int:
-            pixels = owned[0] * across[0] + crossing[0] * beside[0]
-            sums = owned[1] * across[0] + owned[0] * across[1]
-            sums += crossing[1] * beside[0] + crossing[0] * beside[1]
-            return int((pair * [pixels, sums]).sum())
+        def each_row(across: Int64, beside: Int64) -> Int64:
+            """Bytes of the seams of some columns, in each row."""
+            pixels = rows.owned[:, 0] * across[0] + rows.crossing[:, 0] * beside[0]
+            sums = rows.owned[:, 1] * across[0] + rows.owned[:, 0] * across[1]
+            sums += rows.crossing[:, 1] * beside[0] + rows.crossing[:, 0] * beside[1]
+            return np.asarray(3 * (pixels + item * sums))
 
-        each = [row_bytes(owned, low) for owned, low in zip(rows.owned, rows.crossing, strict=True)]
-        most = max(upper + lower for upper, lower in zip(each, [*each[1:], 0], strict=True))
+        most, all_seams, last_edge = 0, 0, np.zeros(len(rows.owned), np.int64)
+        for first in range(0, len(columns.owned), BAND):
+            band = slice(first, first + BAND)
+            made = each_row(columns.crossing[band].sum(axis=0), columns.beside[band].sum(axis=0))
+            edge = each_row(columns.crossing[band][-1], columns.beside[band][-1])
+            if first + BAND >= len(columns.owned):
+                edge = np.zeros_like(edge)  # nobody needs it after the band
+            two_rows = int((made + np.append(made[1:], 0)).max())
+            most = max(most, two_rows + int(np.maximum(edge, last_edge).sum()))
+            all_seams += int(made.sum())
+            last_edge = edge
+        pixels, sums = self.seam_capacity
+        most = min(all_seams, most + (at_a_time + 1) * (pixels + item * sums))
         thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
         return most + thumbnails
 
@@ -360,13 +392,13 @@ class RenderPlan:
         """Upper bound on what one block in work holds, without batches and the generator's own buffers."""
         side, read = self.block, self.grid.tile + 2 * self.grid.context
         pixels = side * side
-        image = pixels * 3 * 2  # the image and its levels and tiles
+        image = pixels * 3
         labels = (side + 2 * read) ** 2
         shared = min(1.0, self.grid.overlap / self.grid.rows.stride)
         bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
-        seams = 2 * self.seam_bytes
         noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
-        return image + labels + bands + seams + noise
+        # One after the other: patches, seams (as stored and as read), levels and tiles. A seam task holds less than a block's.
+        return image + max(bands + labels + noise, bands + 2 * self.seam_bytes, image)
 
     def batch_bytes(self, *, integral: bool) -> int:
         """Upper bound on a batch of patches, before and after the generator."""

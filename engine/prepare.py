@@ -83,6 +83,11 @@ class Prepared:
         return self.job.plan
 
     @property
+    def scratch_bytes(self) -> int:
+        """Upper bound on the disk that scratch takes at one time."""
+        return self.plan.scratch_bytes(at_a_time=blocks_at_work(self.options, self.where))
+
+    @property
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant."""
         notes = [f"mask {self.job.mask.source}: {note}" for note in self.job.mask.notes]
@@ -596,11 +601,12 @@ def check_budget(prepared: Prepared) -> None:
     written = part.stat().st_size if part.is_file() else 0
     # The cache folder is made when it is needed; until then what stands above it tells of the disk.
     ours = target.url is not None and (options.scratch is None or is_url(options.scratch))
+    scratch = 0 if prepared.job.scratch.store else prepared.scratch_bytes
     needs: dict[int, int] = {}
     folders: dict[int, Path] = {}
     for folder, need in (
         (part.absolute().parent, max(0, plan.output_bytes() - written)),
-        (prepared.job.scratch.path.parent, 0 if prepared.job.scratch.store else plan.scratch_bytes()),
+        (prepared.job.scratch.path.parent, scratch),
     ):
         while ours and not folder.is_dir():
             folder = folder.parent

@@ -151,6 +151,8 @@ def run(
                 if progress is not None:
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)
+                if prepared.where == "threads":
+                    scratch.keep_seams(prepared.plan.seam_room, behind=True)
                 _run_blocks(prepared, state, runner, progress)
                 finished = _join(prepared, scan, state, inputs, start)
         # While scratch has the record, the same command does what is left of this, whatever happens.
@@ -277,7 +279,7 @@ def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
 
 
 def _tasks(job: Job, state: RenderState) -> Iterator[Task]:
-    """The seams and blocks that are not finished, in raster order, each with what it must wait for."""
+    """The seams and blocks that are not finished, in the order of `RenderPlan.blocks`, each with what it must wait for."""
     plan = job.plan
     for index in plan.blocks():
         needed = not all(state.done[consumer] for consumer in plan.consumers(index))

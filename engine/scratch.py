@@ -12,7 +12,8 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     finished.json              what the slide will be, once it has its name (owned by `safron.engine.finished`)
 
 Every chunk is written by one task only, whole, so nothing is locked and a retried task overwrites its
-own work with the same bytes. Seams are deleted as soon as the last block that needs them is journaled.
+own work with the same bytes. Seams are deleted as soon as the last block that needs them is on disk. Where all tasks
+run in one process, most are never written: they stay in its memory for the second in which they are needed.
 A seam's chunks hold its parts (right, below) one after the other, each as `Accumulator` lays it out, and zeros.
 
 Where ``--scratch`` is an address, seams and levels lie there, and the rest, which the driver alone reads and writes, here.
@@ -25,7 +26,7 @@ import json
 import os
 import shutil
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -46,12 +47,16 @@ from safron.io.labels import one_line
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from .accumulate import Accumulator, Sums
-from .plan import SEAMS_KEPT, RenderPlan
+from .plan import RenderPlan
 
 UInt8 = npt.NDArray[np.uint8]
 Layout = tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]]
+Index = tuple[int, int]
+Seams = tuple[UInt8, Sums]
 FORMAT = 3
 RECORD = "finished.json"
+# Seams that took longer to make are written at once: it takes a hundredth of a second.
+DEAR_SECONDS = 0.5
 _PARTS = {
     "zarr.json",
     "weights",
@@ -68,7 +73,7 @@ _PARTS = {
 class Scratch:
     """The scratch group of one render; a picklable path with the few things one does there.
 
-    Each process opens an array once, and keeps the last few seams that it wrote or read.
+    Each process opens an array once, and keeps seams in memory as `keep_seams` says.
 
     Parameters
     ----------
@@ -80,8 +85,12 @@ class Scratch:
         self.path = path
         self.store = store
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._written: OrderedDict[tuple[int, int], tuple[UInt8, Sums]] = OrderedDict()
-        self._loaded: dict[tuple[int, int], tuple[UInt8, Sums]] = {}
+        # Seams by block: those made here, in this order; since when some of them are nowhere else; the last one read.
+        self._kept: dict[Index, Seams] = {}
+        self._unstored: dict[Index, float] = {}
+        self._storing: set[Index] = set()
+        self._loaded: dict[Index, Seams] = {}
+        self._room, self._behind = 0, False
         self._guard = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -174,8 +183,9 @@ class Scratch:
         goes last, so that the same command cleans up until nothing is left.
         """
         self._arrays.clear()
-        self._written.clear()
-        self._loaded.clear()
+        with self._guard:
+            for seams in (self._kept, self._unstored, self._loaded):
+                seams.clear()
         with suppress(OSError):
             (self.path / "zarr.json").unlink()
         if self.store is not None:
@@ -235,34 +245,113 @@ class Scratch:
             found = self._arrays[name] = zarr.open_array(self.place(name), mode="r")
         return found
 
-    def write_seams(self, block: tuple[int, int], pixels: UInt8, sums: Sums) -> None:
-        """Store what the seam patches of a block leave (see `seam_parts`), replacing what a crashed try left."""
-        for path, values in zip(self._seam_files(block), (pixels, sums), strict=True):
-            self._write(path, encode_chunk(values))
-        with self._guard:
-            self._written[block] = pixels, sums
-            while len(self._written) >= SEAMS_KEPT:  # one place is for what is read
-                self._written.popitem(last=False)
+    def keep_seams(self, nbytes: int, *, behind: bool) -> None:
+        """From now on keep so many bytes of the seams that are made here.
 
-    def read_seams(self, block: tuple[int, int]) -> tuple[UInt8, Sums]:
+        Parameters
+        ----------
+        nbytes : room in memory.
+        behind : write them only where there is no room, with `store_seams`, or where they were dear; for a render
+            whose tasks all run here.
+        """
+        self._room, self._behind = nbytes, behind
+
+    def write_seams(self, block: Index, pixels: UInt8, sums: Sums, *, seconds: float = 0.0) -> None:
+        """Store what the seam patches of a block leave (see `seam_parts`), replacing what a crashed try left.
+
+        Parameters
+        ----------
+        block : the block.
+        pixels, sums : of `empty_seams`.
+        seconds : that it took to make them.
+        """
+        behind = self._behind and seconds < DEAR_SECONDS
+        if not behind:
+            self._store(block, pixels, sums)
+        with self._guard:
+            self._kept[block] = pixels, sums
+            if behind:
+                self._unstored[block] = time.monotonic()
+        while (oldest := self._superfluous()) is not None:
+            self._bring_to_disk(oldest)
+
+    def _superfluous(self) -> Index | None:
+        """Let go of the oldest seams until there is room; stop at one that is on no disk yet, and give it."""
+        with self._guard:
+            blocks = [block for block in self._kept if block not in self._storing]
+            size = sum(part.nbytes for block in blocks for part in self._kept[block])
+            for block in blocks:
+                if size <= self._room:
+                    break
+                if block in self._unstored:
+                    self._storing.add(block)
+                    return block
+                size -= sum(part.nbytes for part in self._kept.pop(block))
+        return None
+
+    def store_seams(self, *, seconds: float = 0.0) -> None:
+        """Bring to disk what has been in memory alone for so long."""
+        start = time.monotonic()
+        for block, since in list(self._unstored.items()):
+            with self._guard:
+                if start - since < seconds or block in self._storing or block not in self._unstored:
+                    continue
+                self._storing.add(block)
+            self._bring_to_disk(block)
+
+    def _bring_to_disk(self, block: Index) -> None:
+        try:
+            seams = self._kept.get(block)
+            if seams is not None:
+                self._store(block, *seams)
+        finally:
+            with self._guard:
+                self._storing.discard(block)
+        with self._guard:
+            self._unstored.pop(block, None)
+            forgotten = block not in self._kept
+        if forgotten:  # meanwhile, by who thought that it lay nowhere else
+            self.free_seams(block)
+
+    def in_memory_alone(self) -> set[Index]:
+        """Blocks whose seams a crash would lose."""
+        with self._guard:
+            return set(self._unstored)
+
+    def forget_seams(self, block: Index) -> bool:
+        """Let go of seams that nobody needs any more; whether they lay in memory alone."""
+        with self._guard:
+            self._kept.pop(block, None)
+            return self._unstored.pop(block, None) is not None
+
+    def _store(self, block: Index, pixels: UInt8, sums: Sums) -> None:
+        for name, path, values in zip(
+            ("pixels", "sums"), self._seam_files(block), (pixels, sums), strict=True
+        ):
+            array = self._array(f"seams/{name}")
+            whole = np.zeros(array.chunks[-1], array.dtype)
+            whole[: values.size] = values
+            self._write(path, encode_chunk(whole))
+
+    def read_seams(self, block: Index) -> Seams:
         """Load what `write_seams` stored; not to be changed."""
         with self._guard:
-            kept = self._written.get(block) or self._loaded.get(block)
+            kept = self._kept.get(block) or self._loaded.get(block)
         if kept is None:
             kept = self._load_seams(block)
-            # The next block in the row needs it once more. Those just written are worth more: they stay.
+            # The next block in the row needs it once more. Those made here are worth more: they stay.
             with self._guard:
                 self._loaded = {block: kept}
         return kept
 
-    def _load_seams(self, block: tuple[int, int]) -> tuple[UInt8, Sums]:
+    def _load_seams(self, block: Index) -> Seams:
         pixels, sums = (
             decode_chunk(self._read(path), self._array(f"seams/{name}").dtype)
             for path, name in zip(self._seam_files(block), ("pixels", "sums"), strict=True)
         )
         return pixels, sums
 
-    def seams_whole(self, block: tuple[int, int]) -> bool:
+    def seams_whole(self, block: Index) -> bool:
         """Whether the stored seams of a block can be read; a power cut may have torn them."""
         try:
             self._load_seams(block)
@@ -270,19 +359,19 @@ class Scratch:
             return False
         return True
 
-    def free_seams(self, block: tuple[int, int]) -> None:
-        """Delete the seams of a block; nothing happens where they are gone already."""
+    def free_seams(self, block: Index) -> None:
+        """Delete the seams of a block on disk; nothing happens where they are gone already."""
         for path in self._seam_files(block):
             self._delete(path)
 
-    def stored_seams(self) -> set[tuple[int, int]]:
+    def stored_seams(self) -> set[Index]:
         """Blocks whose seams lie here, whole or torn."""
         fs, path = fsspec.url_to_fs(self.place("seams"))
         fs.invalidate_cache()
         names = (name.rpartition("/")[2].split(".") for name in fs.find(path))
         return {(int(name[1]), int(name[2])) for name in names if name[0] == "c" and len(name) == 4}
 
-    def _seam_files(self, block: tuple[int, int]) -> list[str]:
+    def _seam_files(self, block: Index) -> list[str]:
         return [f"seams/{name}/c.{block[0]}.{block[1]}.0" for name in ("pixels", "sums")]
 
     def create_level(self, plan: RenderPlan, level: int, *, chunk: int) -> None:
@@ -293,7 +382,7 @@ class Scratch:
         """Open one level of the slide, uint8 [h, w, 3]."""
         return self._array(f"levels/{level}")
 
-    def write_part(self, level: int, block: tuple[int, int], part: UInt8) -> None:
+    def write_part(self, level: int, block: Index, part: UInt8) -> None:
         """Store what a block leaves of a level, uint8 [h, w, 3]: a whole chunk, or less at the far edges."""
         chunk = self._array(f"levels/{level}").chunks
         if part.shape != chunk:
@@ -302,10 +391,10 @@ class Scratch:
             part = whole
         self._write(self._part_file(level, block), encode_chunk(part))
 
-    def _part_file(self, level: int, block: tuple[int, int]) -> str:
+    def _part_file(self, level: int, block: Index) -> str:
         return f"levels/{level}/c.{block[0]}.{block[1]}.0"
 
-    def read_part(self, level: int, block: tuple[int, int]) -> UInt8:
+    def read_part(self, level: int, block: Index) -> UInt8:
         """Load what `write_part` stored: a whole chunk, zeros beyond the far edges of the level.
 
         Raises
@@ -316,7 +405,7 @@ class Scratch:
         array = self.level(level)
         return decode_chunk(self._read(self._part_file(level, block)), array.dtype).reshape(array.chunks)
 
-    def has_part(self, level: int, block: tuple[int, int]) -> bool:
+    def has_part(self, level: int, block: Index) -> bool:
         """Whether what a block left of a level can be read; a power cut may have torn or lost it."""
         array = self.level(level)
         if block[0] * array.chunks[0] >= array.shape[0] or block[1] * array.chunks[1] >= array.shape[1]:
@@ -375,12 +464,20 @@ def decode_chunk(chunk: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.frombuffer(numcodecs.Blosc("lz4").decode(checked(chunk)), dtype)
 
 
-def seam_parts(plan: RenderPlan, index: tuple[int, int], pixels: UInt8, sums: Sums) -> dict[str, Accumulator]:
+def empty_seams(plan: RenderPlan, index: Index) -> Seams:
+    """Room for what the seam patches of a block leave: pixel values, and sums; zeros."""
+    windows = plan.seam_windows(index).values()
+    pixels = sum(3 * window.height * window.width for window in windows)
+    sums = sum(Accumulator.size(window, plan.blend) for window in windows)
+    return np.zeros(pixels, np.uint8), np.zeros(sums, plan.blend.sum_dtype)
+
+
+def seam_parts(plan: RenderPlan, index: Index, pixels: UInt8, sums: Sums) -> dict[str, Accumulator]:
     """Lay out the seams of a block, by name, in the chunks that hold them.
 
     Parameters
     ----------
-    pixels, sums : at least `RenderPlan.seam_capacity` values, which the accumulators share.
+    pixels, sums : of `empty_seams`, or as read; the accumulators share them.
     """
     parts: dict[str, Accumulator] = {}
     start = first = 0
@@ -405,7 +502,7 @@ class Entry:
     """
 
     kind: str
-    index: tuple[int, int]
+    index: Index
     run: int
     painted: int
     end: int = 0

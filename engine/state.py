@@ -56,7 +56,9 @@ class RenderState:
         self._tiles: list[EncodedTile] = []
         self._waiting_bytes = 0
         self._written: list[Entry] = []
-        self._read: list[tuple[int, int]] = []
+        # Seams that lie in memory alone, and those on disk that nobody needs any more.
+        self._in_memory: list[Entry] = []
+        self._spent: list[tuple[int, int]] = []
         self._synced = time.monotonic()
 
     @classmethod
@@ -81,8 +83,8 @@ class RenderState:
             else:
                 state = cls(plan, scratch, writer, guard, entries)
                 # A crash may have come between a block's line in the journal and the end of its seams.
-                for source in scratch.stored_seams():
-                    state._free_if_done(source)
+                state._spent += [source for source in scratch.stored_seams() if state._is_spent(source)]
+                state._free_seams()
                 return state
         if not (overwrite or fresh or scratch.path.exists()) and _holds_tiles(part):
             raise BadInput(
@@ -150,9 +152,11 @@ class RenderState:
         self._tiles += result.tiles
         # Last: an interrupt may come before it, and must not leave it without tiles.
         self._accepted.append(entry)
+        if entry.kind == "block":
+            self._let_go_of_seams(entry.index)
         self._waiting_bytes += sum(len(tile.data) for tile in result.tiles if not tile.uniform)
         if time.monotonic() - self._synced >= SYNC_SECONDS or self._waiting_bytes >= SYNC_BYTES:
-            self._write()
+            self._write(seconds=SYNC_SECONDS)
             if self._guard.due():
                 self._vouch()
             self._free_seams()
@@ -185,17 +189,30 @@ class RenderState:
             self._journal.close()
             self.writer.close()
 
-    def _write(self) -> None:
-        """Bring what was accepted to disk, where nobody counts it yet."""
+    def _write(self, *, seconds: float = 0.0) -> None:
+        """Bring what was accepted to disk, where nobody counts it yet; seams that have been waiting for so long.
+
+        A seam that went from memory without it counts with the last block that needed it, so its line comes before that
+        block's: a journal that is torn between them has it made again.
+        """
         start = time.perf_counter()
         end = self.writer.append(self._tiles)
-        self._written += [replace(entry, end=end) for entry in self._accepted]
-        self._read += [entry.index for entry in self._accepted if entry.kind == "block"]
+        self._in_memory += [entry for entry in self._accepted if entry.kind == "seam"]
+        self._take_seams(end)
+        self._written += [replace(entry, end=end) for entry in self._accepted if entry.kind == "block"]
         self._accepted.clear()
         self._tiles.clear()
         self._waiting_bytes = 0
         self._synced = time.monotonic()
+        self.scratch.store_seams(seconds=seconds)
+        self._take_seams(end)
         self.stages["write"] = self.stages.get("write", 0.0) + time.perf_counter() - start
+
+    def _take_seams(self, end: int) -> None:
+        """Take the seams that lie in memory alone no longer for written."""
+        alone = self.scratch.in_memory_alone()
+        self._written += [replace(entry, end=end) for entry in self._in_memory if entry.index not in alone]
+        self._in_memory = [entry for entry in self._in_memory if entry.index in alone]
 
     def _vouch(self) -> bool:
         """Look at the mask, and journal what was written if it is what it was; False where nothing is learnt."""
@@ -206,6 +223,7 @@ class RenderState:
             self._accepted.clear()
             self._tiles.clear()
             self._written.clear()
+            self._in_memory.clear()
             raise Failed(
                 f"mask {self._guard.mask.source}: its files changed while it was rendered; blocks made since then are "
                 "dropped. Put it back and run the same command again, or render the new one with --fresh"
@@ -216,16 +234,20 @@ class RenderState:
         self.stages["write"] = self.stages.get("write", 0.0) + time.perf_counter() - start
         return True
 
-    def _free_seams(self) -> None:
-        """Free what the blocks on disk needed, journaled or not: room for the seams of two rows is all that is planned."""
-        for index in self._read:
-            for source in self.plan.sources(index):
-                self._free_if_done(source)
-        self._read.clear()
+    def _let_go_of_seams(self, block: tuple[int, int]) -> None:
+        """Free the memory of seams that a finished block was the last to need."""
+        for source in self.plan.sources(block):
+            if self._is_spent(source) and not self.scratch.forget_seams(source):
+                self._spent.append(source)
 
-    def _free_if_done(self, source: tuple[int, int]) -> None:
-        if all(self.done[consumer] for consumer in self.plan.consumers(source)):
+    def _free_seams(self) -> None:
+        """Delete what blocks on disk needed, journaled or not: room for a few seams is all that is planned."""
+        for source in self._spent:
             self.scratch.free_seams(source)
+        self._spent.clear()
+
+    def _is_spent(self, source: tuple[int, int]) -> bool:
+        return all(self.done[consumer] for consumer in self.plan.consumers(source))
 
 
 def _holds_tiles(part: Path) -> bool:

@@ -8,6 +8,7 @@ that reach into the next block, `block_task` runs the others and makes the block
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, S
 from .model import PatchModel, paint_labels
 from .noise import normal_noise
 from .plan import BlockPlan, PatchRect, RenderPlan
-from .scratch import Scratch, seam_parts
+from .scratch import Scratch, empty_seams, seam_parts
 from .tally import Tally
 from .window import Window
 
@@ -206,16 +207,15 @@ def _noise_windows(plan: RenderPlan, first: Window, count: int, tally: Tally) ->
 
 def seam_task(job: Job, index: tuple[int, int]) -> TaskDone:
     """Run the patches of a block that reach into other blocks, and store what they leave."""
-    plan = job.plan
+    plan, start = job.plan, time.perf_counter()
     tally = Tally()
-    capacity = plan.seam_capacity
-    pixels, sums = np.zeros(capacity[0], np.uint8), np.zeros(capacity[1], plan.blend.sum_dtype)
+    pixels, sums = empty_seams(plan, index)
     parts = seam_parts(plan, index, pixels, sums)
     with _batches(job, tally) as batches:
         for name, rect in plan.block_plan(index).seams.items():
             run_patches(job, rect, batches, tally, parts[name].add)
     with tally.stage("scratch"):
-        job.scratch.write_seams(index, pixels, sums)
+        job.scratch.write_seams(index, pixels, sums, seconds=time.perf_counter() - start)
     return TaskDone("seam", index, tally)
 
 

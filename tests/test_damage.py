@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +128,28 @@ def test_a_damaged_journal_costs_work_and_nothing_else(
     JOURNAL.write_bytes(damage(JOURNAL.read_bytes()))
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, unfinished)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_a_journal_that_ends_anywhere_is_gone_on_with(
+    seconds: float, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seams that were never written count with the last block that needed them, wherever the journal is torn."""
+    digest = undisturbed_digest(capfd)
+    monkeypatch.setattr(state, "SYNC_SECONDS", seconds)
+    interrupt(capfd, patch=34)  # in the last block
+    whole = here.with_name(f"{here.name}-whole")
+    shutil.copytree(here, whole)
+    lines = (here / JOURNAL).read_bytes().splitlines(keepends=True)
+    assert len(lines) > 8
+    for kept in range(len(lines) + 1):
+        shutil.rmtree(here / SCRATCH, ignore_errors=True)
+        shutil.copytree(whole / SCRATCH, SCRATCH)
+        shutil.copy(whole / "out.tiff.part", "out.tiff.part")
+        JOURNAL.write_bytes(b"".join(lines[:kept]))
+        report = render_cli(capfd, ARGS)
+        assert (report["run"], report["digest"]) == (PATCHES, digest)
+        Path("out.tiff").unlink()
 
 
 def test_a_journal_of_an_older_version_is_refused(unfinished: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -243,6 +243,7 @@ def test_rights_that_are_lost_half_way(
     try:
         with pytest.MonkeyPatch.context() as patched:
             on_patch(patched, lock)
+            patched.setattr(RenderPlan, "seam_room", 0)
             outcome = run_cli(capfd, args)
     finally:
         subprocess.run(["chattr", "-i", folder], check=False)

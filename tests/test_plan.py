@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safron.engine.accumulate import Accumulator
 from safron.engine.grid import AxisGrid, PatchGrid
-from safron.engine.plan import RenderPlan, choose_bits, choose_block, make_grid
+from safron.engine.plan import BAND, RenderPlan, choose_bits, choose_block, make_grid
 from safron.engine.taper import Taper
 from safron.engine.window import Window
 from safron.io.errors import BadInput
@@ -144,20 +144,49 @@ def test_a_chosen_block_holds_a_patch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(4096, 5120), (20_000, 30_000), (300_000, 200_000), (2000, 90_000)]
+    ("height", "width"), [(4096, 5120), (20_000, 30_000), (300_000, 200_000), (2000, 90_000), (90_000, 2000)]
 )
-def test_scratch_is_bounded_by_two_rows_of_blocks(height: int, width: int) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 6])
+def test_scratch_is_bounded(height: int, width: int, at_a_time: int) -> None:
+    """Play a render: seams come `at_a_time` blocks before their own, and go with the last block that needs them."""
     plan = plan_for(height, width)
     item = np.dtype(plan.blend.sum_dtype).itemsize
-    seams = 0
-    for row in range(min(2, plan.block_shape[0])):
-        for column in range(plan.block_shape[1]):
-            windows = plan.seam_windows((row, column)).values()
+    sizes, done, alive = {}, set(), {}
+    most = 0
+    for number, index in enumerate([*plan.blocks(), *[None] * at_a_time]):
+        if index is not None:
+            windows = plan.seam_windows(index).values()
             pixels = sum(3 * window.height * window.width for window in windows)
             sums = sum(Accumulator.size(window, plan.blend) for window in windows)
             assert pixels <= plan.seam_capacity[0]
             assert sums <= plan.seam_capacity[1]
             assert pixels + item * sums <= plan.seam_bytes, "memory is planned too small"
-            seams += pixels + item * sums
-    assert seams <= plan.scratch_bytes(), "the bound is below what two rows of blocks hold"
-    assert plan.scratch_bytes() < (1.2 if min(height, width) > 5000 else 1.5) * height * width
+            sizes[number] = index
+            alive[index] = pixels + item * sums
+            most = max(most, sum(alive.values()))
+        if number >= at_a_time:
+            finished = sizes.pop(number - at_a_time)
+            done.add(finished)
+            for source in plan.sources(finished):
+                if done.issuperset(plan.consumers(source)):
+                    del alive[source]
+    assert not alive
+    bound = plan.scratch_bytes(at_a_time=at_a_time)
+    assert most <= bound, "less is planned than there is"
+    assert bound < (1.2 if min(height, width) > 5000 else 1.5) * height * width
+
+
+def test_seams_of_a_band_fit_into_memory() -> None:
+    """What two rows of a band and a block more leave is kept, for the usual grid; so hardly any of it is written."""
+    plan = plan_for(60_000, 60_000)
+    item = np.dtype(plan.blend.sum_dtype).itemsize
+    order = list(plan.blocks())
+    sizes = []
+    for index in order:
+        windows = plan.seam_windows(index).values()
+        sizes.append(
+            sum(3 * window.height * window.width for window in windows)
+            + item * sum(Accumulator.size(window, plan.blend) for window in windows)
+        )
+    spans = [sum(sizes[first : first + BAND + 4]) for first in range(len(sizes) - BAND - 3)]
+    assert np.median(spans) <= plan.seam_room
