@@ -167,15 +167,17 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     if on_device:
         model = Halving(model)
     batches = BUFFERS if on_device else workers
-    check_memory(before + kept + batches * batch, plan, options)  # before the trial takes some
+    check_memory(before + with_gaps(kept + batches * batch), plan, options)  # before the trial takes some
     trial = try_model(model, plan)
     batches, calls = (BUFFERS, RUNNERS) if shares_batches(model) else (workers, workers)
-    working = kept + batches * batch
+    working = with_gaps(kept + batches * batch)
     projected = before + working + calls * trial.added_bytes
     job = Job(with_batch(plan, trial.batch, model.device), mask, model, scratch)
     # The C library maps what is very large by itself.
     own = chunks if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST else 0
-    return Prepared(target, options, job, projected, where, _heap_bytes(working - own, plan, workers))
+    return Prepared(
+        target, options, job, projected, where, _heap_bytes(working - with_gaps(own), plan, workers)
+    )
 
 
 def _foreseen(prepared: Prepared) -> Prepared:
@@ -193,7 +195,12 @@ def _process_bytes(job: Job, model: PatchModel, *, resident: int, blocks: int) -
     batches = BUFFERS if shares_batches(model) else blocks
     working = blocks * plan.worker_bytes() + batches * plan.batch_bytes(integral=model.integral)
     kept = SEAMS_KEPT * plan.seam_bytes + job.mask.keep_chunks(block=plan.block, workers=blocks)
-    return resident + LATE_BYTES // 2 + working + kept
+    return resident + LATE_BYTES // 2 + with_gaps(working + kept)
+
+
+def with_gaps(nbytes: int) -> int:
+    """Add what arrays of different sizes leave between them in the heap: 6 % after 2,400 blocks, as measured."""
+    return nbytes * 9 // 8
 
 
 def _with_processes(prepared: Prepared, each: int) -> Prepared:
