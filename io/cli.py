@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from .console import SETTINGS, ProgramGroup, debug_option, run_program, version_option, warn
+from .console import POSITIVE, SETTINGS, ProgramGroup, debug_option, run_program, version_option, warn
 
 if TYPE_CHECKING:
     from .label_store import Paint
@@ -24,22 +24,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 # Options
-
-
-class _Positive(click.FloatRange):
-    """A number above 0, and finite: NaN lies on neither side of a bound."""
-
-    def __init__(self) -> None:
-        super().__init__(0, min_open=True)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
-POSITIVE = _Positive()
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import traceback
@@ -26,6 +27,22 @@ debug_option = click.option(
     expose_value=False,  # `run_program` looks for it, because errors arise before options are read
     help="Show the traceback of an error.",
 )
+
+
+class _Positive(click.FloatRange):
+    """A number above 0, and finite: NaN lies on neither side of a bound."""
+
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+POSITIVE = _Positive()
 
 
 @dataclass

@@ -382,6 +382,14 @@ def test_command_line_reports_in_one_line(
     assert (outcome.code, "pip install 'safron[train]'" in outcome.error) == (2, True)
 
 
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-3"])
+def test_a_training_of_no_length_is_refused(
+    minutes: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_program(capfd, cli.main, tmp_path, tmp_path / "out", "--minutes", minutes)
+    assert (outcome.code, "--minutes" in outcome.error) == (2, True)
+
+
 def test_command_line_says_its_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_program(capfd, cli.main, "--version").out.startswith("safron ")
 

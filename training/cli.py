@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from safron.io.console import SETTINGS, ProgramGroup, debug_option, run_program, version_option
+from safron.io.console import POSITIVE, SETTINGS, ProgramGroup, debug_option, run_program, version_option
 from safron.io.errors import BadInput
 from safron.training.config import PRESETS, TrainConfig, override, preset, read_overrides
 
@@ -96,9 +96,7 @@ def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--no-skips", is_flag=True, help="Leave out the skip connections of safron's U-Net."),
         click.option("--overlap", type=click.IntRange(min=0), help="Pixels that patches of safron share."),
-        click.option(
-            "--mpp", type=click.FloatRange(min=0, min_open=True), help="Pixel size to train at, in um."
-        ),
+        click.option("--mpp", type=POSITIVE, help="Pixel size to train at, in um."),
         click.option(
             "--batch", type=click.IntRange(min=1), help="Training tiles in a step, of all GPUs together."
         ),
@@ -109,7 +107,7 @@ def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--minutes",
-            type=click.FloatRange(min=0),
+            type=POSITIVE,
             help="Stop after this many minutes, whatever --steps says.",
         ),
         click.option("--resume", is_flag=True, help="Go on from OUT/checkpoint.pt, with its settings."),
