@@ -432,10 +432,16 @@ def test_a_whole_jpeg_is_read(tmp_path: Path) -> None:
     assert sources.read_pairs(tmp_path, LABELS).images[0].shape == (90, 100, 3)
 
 
-def test_images_that_hold_a_tile_but_no_sheet_are_refused(tmp_path: Path) -> None:
-    pair(tmp_path, "a_1", size=(56, 56))
+@pytest.mark.parametrize("slides_too", [False, True])
+def test_images_that_hold_a_tile_but_no_sheet_are_refused(slides_too: bool, tmp_path: Path) -> None:
+    config = override(TINY, {"patch": 16}, "test")
+    if slides_too:
+        slide(tmp_path, "case1")
+        config = override(config, {"model": {"mpp": 3.3}}, "test")  # 60 x 90 px
+    else:
+        pair(tmp_path, "a_1", size=(56, 56))
     with pytest.raises(BadInput, match="window of the sample sheets is 72 px with its context") as problem:
-        sources.open_source(tmp_path, override(TINY, {"patch": 16}, "test"))
+        sources.open_source(tmp_path, config)
     one_line(problem)
 
 

@@ -218,14 +218,14 @@ def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: s
         A slide cannot be read, has no pixel size, or is smaller than a training tile; its mask has other
         proportions or unknown labels; or nothing but background was found.
     """
-    model = config.model
+    model, need = config.model, config.least_side
     side = config.canvas_side + 2 * model.context
     sheets = tuple(_open(path, notes, config) for path, notes in found)
     for sheet in sheets:
-        if min(sheet.height, sheet.width) < side:
+        if min(sheet.height, sheet.width) < need:
             raise BadInput(
-                f"{sheet.path} is {sheet.width} x {sheet.height} px at {model.mpp:g} um per pixel, and a training tile with its "
-                f"context is {side} px; choose a finer --mpp or a smaller --size"
+                f"{sheet.path} is {sheet.width} x {sheet.height} px at {model.mpp:g} um per pixel, and a training tile or a window "
+                f"of the sample sheets is {need} px with its context; choose a finer --mpp or a smaller --size"
             )
     items = [
         number
