@@ -257,7 +257,7 @@ def command(
 ) -> None:
     """Render the tissue mask MASK into the pyramidal slide OUT.
 
-    MASK is a Zarr array, an OME-Zarr or any image that libvips or OpenSlide opens: one label a pixel, or
+    MASK is a Zarr array, an OME-Zarr or any image that tifffile, libvips or OpenSlide opens: one label a pixel, or
     colours of the generator's palette. OUT ends in .svs, .tif, .tiff, .ome.tif or .ome.tiff. Both may be
     addresses, as s3://BUCKET/NAME.
     """
@@ -435,22 +435,23 @@ def _warnings(*, quiet: bool) -> Iterator[None]:
 
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     """Say what a render will do."""
-    from .prepare import blocks_at_work
-
     plan, slide = prepared.plan, prepared.plan.slide
     rows, columns = plan.block_shape
     grid = plan.grid
     scale = f"{slide.mpp:g} um/px" if slide.mpp else "no mpp"
-    at_a_time = blocks_at_work(prepared.options, prepared.where)
+    at_a_time, more = f"{prepared.at_a_time} at a time", ""
+    if prepared.at_a_time is None:
+        at_a_time = "as many at a time as the workers have threads"
+        more = f", {plan.largest_seam / 1e6:.1f} MB more for each block in work after the first"
     return [
         f"canvas   {slide.width} x {slide.height} px of a mask of {grid.width} x {grid.height} px, {scale}",
         f"patches  {plan.patches} of {grid.tile} px, overlap {grid.overlap} {plan.taper.name}, context {grid.context}: "
         f"{plan.patches - scan.painted} to run, {scan.painted} painted as glass",
-        f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time} at a time",
+        f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",
         f"slide    {slide.flavor}, {slide.compression}, {slide.level_count} levels, tiles of {slide.tile} px, "
         f"about {plan.output_bytes() / 1e6:.1f} MB",
         f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed",
-        f"scratch  at most {prepared.scratch_bytes / 1e6:.1f} MB in {prepared.job.scratch.path}",
+        f"scratch  at most {prepared.scratch_bytes / 1e6:.1f} MB in {prepared.job.scratch.path}{more}",
         f"model    {prepared.job.model.card.name} on {prepared.job.model.device}, {plan.batch} patches a call",
     ]
 

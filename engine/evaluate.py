@@ -92,7 +92,7 @@ def evaluate_seams(
 
     Parameters
     ----------
-    slide : any slide or image; read in strips.
+    slide : any slide or image; read in windows.
     mask : what it was rendered from, for alignment and mismatch.
     model : the generator, for the mismatch.
     real : a real slide whose boundary ratio is divided by.

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from safron.io.errors import BadInput, Failed
 
 TRIES = 3
-# Failures without a success between them after which it is not the blocks that are at fault.
+# Tasks given up without a success between them after which it is not the blocks that are at fault.
 HOPELESS = 32
 # Results brought to this process at one time.
 FETCHED = 8

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .taper import Taper
 from .window import Window
 
 
@@ -152,13 +151,3 @@ class PatchGrid:
     def __iter__(self) -> Iterator[PatchJob]:
         rows, columns = self.shape
         return (self[row, column] for row in range(rows) for column in range(columns))
-
-    def total_weights(
-        self, taper: Taper, window: Window
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Total blend weight in `window`, as int32 vectors ([height], [width]) whose outer product it is."""
-        weights = taper.weights(tile=self.tile, overlap=self.overlap)
-        return (
-            self.rows.total_weight(weights, window.y, window.y_stop),
-            self.columns.total_weight(weights, window.x, window.x_stop),
-        )

@@ -4,7 +4,7 @@
 scripts and submits them. Each job is one worker::
 
     kind: slurm            # or pbs, lsf, sge
-    workers: 16            # jobs, and blocks in work at a time
+    workers: 16            # jobs; one block in work each, four where it has a GPU
     cores: 8               # of a job
     memory: 32GB           # of a job
     gpus: 1                # of a job; 0 without
@@ -97,6 +97,13 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
         raise Failed(f"--cluster {file}: {kind} takes no jobs ({one_line(error)})") from error
     _keep_full(cluster, settings["workers"])
     return cluster
+
+
+def job_blocks(file: Path) -> int:
+    """Blocks in work at a time when all jobs of a file are there."""
+    settings = read_settings(file, "--cluster", known=_KNOWN, needed=_NEEDED)
+    job_arguments(settings, str(file))
+    return int(settings["workers"]) * (GPU_BLOCKS if settings.get("gpus") else 1)
 
 
 def job_arguments(settings: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:

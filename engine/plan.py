@@ -332,6 +332,12 @@ class RenderPlan:
         return max(1, pixels), max(1, sums)
 
     @property
+    def largest_seam(self) -> int:
+        """Bytes that the seams of one block may take in scratch."""
+        pixels, sums = self.seam_capacity
+        return pixels + sums * np.dtype(self.blend.sum_dtype).itemsize
+
+    @property
     def seam_bytes(self) -> int:
         """Upper bound on what one block leaves in scratch for its neighbours, for any canvas."""
         tile, overlap, stride = self.grid.tile, self.grid.overlap, self.grid.rows.stride
@@ -376,8 +382,7 @@ class RenderPlan:
             most = max(most, two_rows + int(np.maximum(edge, last_edge).sum()))
             all_seams += int(made.sum())
             last_edge = edge
-        pixels, sums = self.seam_capacity
-        most = min(all_seams, most + (at_a_time + 1) * (pixels + item * sums))
+        most = min(all_seams, most + (at_a_time + 1) * self.largest_seam)
         thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
         return most + thumbnails
 

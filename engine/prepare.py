@@ -68,6 +68,7 @@ class Prepared:
     projected_bytes : upper bound on resident memory, of this process and of workers on this machine.
     where : who runs the tasks: threads of this process, processes of this machine, or a cluster.
     heap_bytes : memory that this process takes before the first block; 0 where others do the work.
+    at_a_time : blocks in work at a time, in all processes; None where a scheduler has not said how many workers it has.
     """
 
     target: Target
@@ -76,6 +77,7 @@ class Prepared:
     projected_bytes: int
     where: Where
     heap_bytes: int = 0
+    at_a_time: int | None = None
 
     @property
     def plan(self) -> RenderPlan:
@@ -84,8 +86,8 @@ class Prepared:
 
     @property
     def scratch_bytes(self) -> int:
-        """Upper bound on the disk that scratch takes at one time."""
-        return self.plan.scratch_bytes(at_a_time=blocks_at_work(self.options, self.where))
+        """Upper bound on the disk that scratch takes at one time; for one block in work where it is not known how many."""
+        return self.plan.scratch_bytes(at_a_time=self.at_a_time or 1)
 
     @property
     def warnings(self) -> list[str]:
@@ -134,7 +136,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     mask = open_mask(source, palette=card.palette, palette_tolerance=options.palette_tolerance)
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
-    workers = blocks_at_work(options, where)
+    workers = workers_of(options)
     tile = card.tile if options.tile is None else options.tile
     grid = make_grid(
         height=mask.shape[0], width=mask.shape[1], tile=tile, overlap=options.overlap, context=card.context
@@ -158,7 +160,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     scratch = open_scratch(target, options.scratch)
     job = Job(plan, mask, model, scratch)
     if where != "threads":
-        prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where)
+        at_a_time = _blocks_elsewhere(options, where)
+        prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time)
         return _foreseen(prepared) if dry_run else prepared
     chunks = mask.keep_chunks(block=plan.block, workers=workers)
     kept = SEAMS_KEPT * plan.seam_bytes + chunks + workers * plan.worker_bytes()
@@ -176,7 +179,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     # The C library maps what is very large by itself.
     own = chunks if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST else 0
     return Prepared(
-        target, options, job, projected, where, _heap_bytes(working - with_gaps(own), plan, workers)
+        target, options, job, projected, where, _heap_bytes(working - with_gaps(own), plan, workers), workers
     )
 
 
@@ -199,7 +202,7 @@ def _process_bytes(job: Job, model: PatchModel, *, resident: int, blocks: int) -
 
 
 def with_gaps(nbytes: int) -> int:
-    """Add what arrays of different sizes leave between them in the heap: 6 % after 2,400 blocks, as measured."""
+    """Add an eighth for what arrays of different sizes leave between them in the heap: 6 % after 2,400 blocks."""
     return nbytes * 9 // 8
 
 
@@ -336,9 +339,15 @@ def workers_of(options: RenderOptions) -> int:
     return WORKERS if options.workers is None else options.workers
 
 
-def blocks_at_work(options: RenderOptions, where: Where) -> int:
-    """Blocks in work at a time, in all processes of this machine."""
-    return workers_of(options) * (process_blocks(options.device) if where == "processes" else 1)
+def _blocks_elsewhere(options: RenderOptions, where: Where) -> int | None:
+    """Blocks in work at a time in other processes; None where only a scheduler can say."""
+    if where == "processes":
+        return workers_of(options) * process_blocks(options.device)
+    if options.cluster is None:
+        return None
+    from .jobs import job_blocks
+
+    return job_blocks(Path(options.cluster))
 
 
 def model_source(prepared: Prepared) -> ModelSource:

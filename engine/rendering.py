@@ -119,6 +119,8 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
         return
     source = model_source(prepared)
     prepared = settle(prepared, cluster.rehearse(source, prepared.plan, options.batch))
+    if prepared.at_a_time is None:
+        prepared = replace(prepared, at_a_time=cluster.width)
     yield prepared, ClusterRunner(cluster, source)
 
 

@@ -35,7 +35,7 @@ class Scan:
 
 
 def scan_mask(job: Job, runner: Runner) -> Scan:
-    """Look at every label once: refuse those the card does not know, count glass, fingerprint the mask.
+    """Look at every label at most once: refuse those the card does not know, count glass, fingerprint the mask.
 
     Raises
     ------

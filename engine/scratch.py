@@ -11,7 +11,7 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
     finished.json              what the slide will be, once it has its name (owned by `safron.engine.finished`)
 
-Every chunk is written by one task only, whole, so nothing is locked and a retried task overwrites its
+Every chunk has one writer at a time, and is written whole, so nothing is locked and a retried task overwrites its
 own work with the same bytes. Seams are deleted as soon as the last block that needs them is on disk. Where all tasks
 run in one process, most are never written: they stay in its memory for the second in which they are needed.
 A seam's chunks hold its parts (right, below) one after the other, each as `Accumulator` lays it out, and zeros.
@@ -334,7 +334,7 @@ class Scratch:
             self._write(path, encode_chunk(whole))
 
     def read_seams(self, block: Index) -> Seams:
-        """Load what `write_seams` stored; not to be changed."""
+        """Give what `write_seams` took, from memory or disk; not to be changed."""
         with self._guard:
             kept = self._kept.get(block) or self._loaded.get(block)
         if kept is None:

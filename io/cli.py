@@ -377,7 +377,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     ----------
     args : what follows ``safron-mask`` on the command line; None takes it from there.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that unfinished files are removed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so that unfinished files are removed
     run_program(commands, NAME, args)
 
 

@@ -1,4 +1,6 @@
-"""Forks renders, so that none of them waits for imports: a line of JSON [FOLDER, ARGUMENTS] each, on stdin.
+"""Forks renders, so that none of them waits for imports: a line of JSON [FOLDER, ARGUMENTS, SECONDS] each, on stdin.
+
+SECONDS pass before what is finished is brought to disk.
 
 Prints the process id, and after the render's end its exit status. The identity generator sleeps a little for each
 patch, and adds a byte to the file ``count``; worker processes import this file, too, and so have the same one.
@@ -31,7 +33,6 @@ def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
 
 
 IdentityModel.__call__ = slow  # type: ignore[method-assign]
-state.SYNC_SECONDS = 0.0
 guard.pause = lambda seconds: 0.0
 # Workers fork, too, from a server that has loaded Dask.
 dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
@@ -40,9 +41,10 @@ dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
 def main() -> None:
     """Serve until stdin ends."""
     for line in sys.stdin:
-        folder, args = json.loads(line)
+        folder, args, seconds = json.loads(line)
         pid = os.fork()
         if not pid:
+            state.SYNC_SECONDS = seconds
             os.chdir(folder)
             sys.stdin.close()
             os.dup2(2, 1)  # only we talk to the test

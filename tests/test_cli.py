@@ -444,6 +444,26 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
     assert contents(here) == before
 
 
+@pytest.mark.parametrize(
+    ("more", "blocks", "scratch"),
+    [
+        ("--executor processes --workers 3", ", 3 at a time", ""),
+        ("--cluster jobs.yaml", ", 20 at a time", ""),
+        ("--scheduler tcp://127.0.0.1:9", ", as many at a time as", " MB more for each block in work"),
+    ],
+)
+def test_a_dry_run_says_how_many_blocks_others_work_on(
+    more: str, blocks: str, scratch: str, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("jobs.yaml").write_text("{kind: slurm, workers: 5, cores: 2, memory: 4GB, gpus: 1}")
+    usual = USUAL.replace("--workers 1", "")
+    outcome = run_cli(capfd, f"{usual} mask.zarr out.tiff {more} --dry-run")
+    assert outcome.code == 0, outcome.err
+    lines = {line.split()[0]: line for line in outcome.out.splitlines()}
+    assert blocks in lines["blocks"]
+    assert scratch in lines["scratch"]
+
+
 def test_a_dry_run_over_the_budget_shows_the_plan_and_fails(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

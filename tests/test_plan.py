@@ -177,7 +177,7 @@ def test_scratch_is_bounded(height: int, width: int, at_a_time: int) -> None:
 
 
 def test_seams_of_a_band_fit_into_memory() -> None:
-    """What two rows of a band and a block more leave is kept, for the usual grid; so hardly any of it is written."""
+    """What two rows of a band and a block leave is kept, for the usual grid; so hardly any of it is written."""
     plan = plan_for(60_000, 60_000)
     item = np.dtype(plan.blend.sum_dtype).itemsize
     order = list(plan.blocks())
@@ -188,5 +188,6 @@ def test_seams_of_a_band_fit_into_memory() -> None:
             sum(3 * window.height * window.width for window in windows)
             + item * sum(Accumulator.size(window, plan.blend) for window in windows)
         )
-    spans = [sum(sizes[first : first + BAND + 4]) for first in range(len(sizes) - BAND - 3)]
+    most = 2 * BAND + 1
+    spans = [sum(sizes[first : first + most]) for first in range(len(sizes) - most + 1)]
     assert np.median(spans) <= plan.seam_room
