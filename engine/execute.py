@@ -130,7 +130,7 @@ def run_tasks(tasks: Iterable[Task], pool: Pool) -> Iterator[tuple[str, Any]]:
                 stream.finished(task)
                 yield task.key, result
                 continue
-            if not _is_worth_another_try(error):
+            if not is_worth_another_try(error):
                 raise error
             # Whose death it was that so many workers died is not known, so there is one more round.
             if stream.failed(task, times=TRIES - 1 if isinstance(error, WorkersDied) else 1):
@@ -151,7 +151,7 @@ def _forget_frames(error: BaseException) -> None:
         link = link.__cause__ or link.__context__
 
 
-def _is_worth_another_try(error: BaseException) -> bool:
+def is_worth_another_try(error: BaseException) -> bool:
     """Whether the same task may succeed, or at least other tasks will."""
     if isinstance(error, BadInput | Final) or not isinstance(error, Exception):
         return False

@@ -393,6 +393,14 @@ class RenderPlan:
         )
         return int(self.slide.height * self.slide.width * per_pixel * 4 / 3)
 
+    @property
+    def _most_tile_bytes(self) -> float:
+        """Bytes of the tiles of all levels, for each pixel, where the picture is noise and nothing can be packed."""
+        slide = self.slide
+        fine = slide.chroma == "444" and slide.quality > 90
+        each = {"jpeg": 4.2 if fine else 2.0, "lzw": 4.2}.get(slide.compression, 3.1)
+        return each * 4 / 3
+
     def worker_bytes(self) -> int:
         """Upper bound on what one block in work holds, without batches and the generator's own buffers."""
         side, read = self.block, self.grid.tile + 2 * self.grid.context
@@ -402,8 +410,11 @@ class RenderPlan:
         shared = min(1.0, self.grid.overlap / self.grid.rows.stride)
         bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
         noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
+        tiles = int(pixels * self._most_tile_bytes)
+        # A block that is finished may wait to be written; as JPEG it is small.
+        waiting = 0 if self.slide.compression == "jpeg" else tiles
         # One after the other: patches, seams (as stored and as read), levels and tiles. A seam task holds less than a block's.
-        return image + max(bands + labels + noise, bands + 2 * self.seam_bytes, image)
+        return image + waiting + max(bands + labels + noise, bands + 2 * self.seam_bytes, tiles + image // 3)
 
     def batch_bytes(self, *, integral: bool) -> int:
         """Upper bound on a batch of patches, before and after the generator."""

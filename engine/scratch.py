@@ -304,6 +304,9 @@ class Scratch:
             seams = self._kept.get(block)
             if seams is not None:
                 self._store(block, *seams)
+        except BaseException:
+            self.free_seams(block)  # a half of it
+            raise
         finally:
             with self._guard:
                 self._storing.discard(block)

@@ -15,6 +15,7 @@ from safron.io.codecs import EncodedTile
 from safron.io.errors import BadInput, Failed, SafronError
 from safron.io.slides import SlideWriter
 
+from .execute import is_worth_another_try
 from .guard import MaskGuard
 from .plan import RenderPlan
 from .prepare import SYNC_BYTES, Prepared
@@ -82,8 +83,13 @@ class RenderState:
                     raise BadInput(f"{error}: pass --fresh or --overwrite") from error
             else:
                 state = cls(plan, scratch, writer, guard, entries)
-                # A crash may have come between a block's line in the journal and the end of its seams.
-                state._spent += [source for source in scratch.stored_seams() if state._is_spent(source)]
+                # A crash may have come between a block's line in the journal and the end of its seams. And seams without a
+                # line may be of another mask: one that is not written again would stand there with a good checksum.
+                state._spent += [
+                    source
+                    for source in scratch.stored_seams()
+                    if state._is_spent(source) or not state.seamed[source]
+                ]
                 state._free_seams()
                 return state
         if not (overwrite or fresh or scratch.path.exists()) and _holds_tiles(part):
@@ -102,16 +108,21 @@ class RenderState:
             return []
         level, lacking = self.plan.thumbnail_level, self._lacking_tiles()
         for entry in entries:
-            if (
-                entry.kind == "block"
-                and not lacking[entry.index]
-                and self.scratch.has_part(level, entry.index)
-            ):
-                self._count(entry)
+            if entry.kind == "block" and not lacking[entry.index]:
+                self.done[entry.index] = self.scratch.has_part(level, entry.index)
+        self._take_back({entry.index for entry in entries if entry.kind == "seam"})
         whole = [entry for entry in entries if self._stands(entry)]
+        self.done[:] = False
         for entry in whole:
             self._count(entry)
         return whole
+
+    def _take_back(self, seams: set[tuple[int, int]]) -> None:
+        """Take blocks for unfinished that needed seams of which there is no line: their patches would not be counted."""
+        for block in np.argwhere(self.done).tolist():
+            for source in self.plan.sources((block[0], block[1])):
+                if source not in seams and self.plan.block_plan(source).seams and self._is_spent(source):
+                    self.done[block[0], block[1]] = False
 
     def _lacking_tiles(self) -> npt.NDArray[np.bool_]:
         """Blocks of which the slide has not all tiles: bool [rows, columns]."""
@@ -150,13 +161,14 @@ class RenderState:
         entry = Entry(result.kind, result.index, result.tally.run, result.tally.painted)
         self._count(entry)
         self._tiles += result.tiles
-        # Last: an interrupt may come before it, and must not leave it without tiles.
-        self._accepted.append(entry)
         if entry.kind == "block":
             self._let_go_of_seams(entry.index)
+        # Last: an interrupt may come before it, and must not leave it without tiles, or before its seams.
+        self._accepted.append(entry)
         self._waiting_bytes += sum(len(tile.data) for tile in result.tiles if not tile.uniform)
+        result.tiles.clear()  # whoever holds the result holds no memory
         if time.monotonic() - self._synced >= SYNC_SECONDS or self._waiting_bytes >= SYNC_BYTES:
-            self._write(seconds=SYNC_SECONDS)
+            self._write(last=False)
             if self._guard.due():
                 self._vouch()
             self._free_seams()
@@ -189,8 +201,8 @@ class RenderState:
             self._journal.close()
             self.writer.close()
 
-    def _write(self, *, seconds: float = 0.0) -> None:
-        """Bring what was accepted to disk, where nobody counts it yet; seams that have been waiting for so long.
+    def _write(self, *, last: bool = True) -> None:
+        """Bring what was accepted to disk, where nobody counts it yet: seams, too, if it is the last time, or they have been waiting.
 
         A seam that went from memory without it counts with the last block that needed it, so its line comes before that
         block's: a journal that is torn between them has it made again.
@@ -204,7 +216,11 @@ class RenderState:
         self._tiles.clear()
         self._waiting_bytes = 0
         self._synced = time.monotonic()
-        self.scratch.store_seams(seconds=seconds)
+        try:
+            self.scratch.store_seams(seconds=0.0 if last else SYNC_SECONDS)
+        except Exception as error:
+            if last or not is_worth_another_try(error):
+                raise
         self._take_seams(end)
         self.stages["write"] = self.stages.get("write", 0.0) + time.perf_counter() - start
 

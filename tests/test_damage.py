@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cases import ExpectFail, check_fail, render_cli, run_cli
 from safron.engine import state
-from safron.engine.scratch import Entry, Journal, read_journal
+from safron.engine.scratch import Entry, Journal, decode_chunk, encode_chunk, read_journal
 from small_renders import ARGS, PATCHES, interrupt, undisturbed_digest, write_small_mask
 
 SCRATCH = Path("out.tiff.safron")
@@ -130,13 +131,30 @@ def test_a_damaged_journal_costs_work_and_nothing_else(
     assert (report["run"], report["digest"]) == (PATCHES, unfinished)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def leave_seams_of_another_mask(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a run does that is ended after its mask was exchanged: they are whole, and the journal does not name them."""
+    interrupt(capfd, patch=12)
+    written = list((SCRATCH / "seams").glob("*/c.*"))
+    assert written
+    for path in written:
+        dtype = np.dtype(np.uint8 if path.parent.name == "pixels" else np.uint16)
+        path.write_bytes(encode_chunk(decode_chunk(path.read_bytes(), dtype)[::-1].copy()))
+    JOURNAL.write_bytes(b"")
+
+
+@pytest.mark.parametrize(("seconds", "foreign"), [(0.0, False), (60.0, False), (60.0, True)])
 def test_a_journal_that_ends_anywhere_is_gone_on_with(
-    seconds: float, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    seconds: float,
+    foreign: bool,
+    here: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Seams that were never written count with the last block that needed them, wherever the journal is torn."""
     digest = undisturbed_digest(capfd)
     monkeypatch.setattr(state, "SYNC_SECONDS", seconds)
+    if foreign:
+        leave_seams_of_another_mask(capfd)
     interrupt(capfd, patch=34)  # in the last block
     whole = here.with_name(f"{here.name}-whole")
     shutil.copytree(here, whole)
@@ -150,6 +168,20 @@ def test_a_journal_that_ends_anywhere_is_gone_on_with(
         report = render_cli(capfd, ARGS)
         assert (report["run"], report["digest"]) == (PATCHES, digest)
         Path("out.tiff").unlink()
+
+
+def test_blocks_whose_seams_have_no_line_are_made_again(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else their patches would be missing from the counts, in every run that follows."""
+    digest = undisturbed_digest(capfd)
+    interrupt(capfd, patch=34)  # in the last block
+    entries = list(read_journal(JOURNAL))
+    seams = [entry for entry in entries if entry.kind == "seam"]
+    Journal(JOURNAL, [entry for entry in entries if entry.kind == "block"]).close()
+    assert seams
+    report = render_cli(capfd, ARGS)
+    assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
 def test_a_journal_of_an_older_version_is_refused(unfinished: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import RenderOptions, RenderReport, rendering, state
 from safron.engine.plan import RenderPlan
 from safron.engine.prepare import check_outputs
-from safron.engine.scratch import Scratch
+from safron.engine.scratch import Scratch, read_journal
 from safron.io import slides
 from safron.io.errors import BadInput
 from safron.io.labels import LabelMask, open_mask
@@ -226,6 +226,52 @@ def test_a_disk_that_takes_no_more_ends_it_at_once(
     report = render_cli(capfd, args)
     assert report["resumed"] > 0
     assert report["digest"] == digest
+
+
+@both
+def test_a_seam_that_the_disk_did_not_take_once_is_written_later(
+    workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, calls = Scratch.store_seams, []
+
+    def broken(self: Scratch, *, seconds: float = 0.0) -> None:
+        calls.append(seconds)
+        if len(calls) == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        store(self, seconds=seconds)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(state, "SYNC_SECONDS", 0.0)
+        patched.setattr(Scratch, "store_seams", broken)
+        report = render_cli(capfd, f"{ARGS} --workers {workers}")
+    assert len(calls) > 3
+    assert (report["run"], report["digest"]) == (PATCHES, digest)
+
+
+def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The journal must not name the last block that needed a seam without naming the seam."""
+    let_go = state.RenderState._let_go_of_seams
+
+    def interrupted(self: state.RenderState, block: tuple[int, int]) -> None:
+        if block == (1, 1):
+            raise KeyboardInterrupt
+        let_go(self, block)
+
+    def full(self: Scratch, *, seconds: float = 0.0) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(state, "SYNC_SECONDS", 60.0)
+        patched.setattr(state.RenderState, "_let_go_of_seams", interrupted)
+        patched.setattr(Scratch, "store_seams", full)
+        assert run_cli(capfd, ARGS).code == 130
+    lines = {(entry.kind, entry.index) for entry in read_journal(Path("out.tiff.safron/journal.jsonl"))}
+    assert ("block", (0, 0)) in lines, "what needs no spent seam is kept"
+    assert ("block", (1, 1)) not in lines or ("seam", (0, 0)) in lines
+    report = render_cli(capfd, ARGS)
+    assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
 @both

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +29,21 @@ def test_a_dry_run_counts_the_memory_of_all_processes(mask: Path, tmp_path: Path
     assert three - two > 60 << 20, "one process takes that much before its first block"
     with pytest.raises(BadInput, match="projected peak memory is"):
         prepare(mask, tmp_path / "o.tiff", replace(options, memory=two // 2), dry_run=True)
+
+
+@pytest.mark.parametrize("compression", ["none", "jpeg"])
+@pytest.mark.parametrize("overlap", [0, 20])
+def test_large_blocks_take_no_more_than_planned(overlap: int, compression: str, tmp_path: Path) -> None:
+    """Uncompressed tiles of all levels are larger than the image."""
+    mask = zarr.create_array(tmp_path / "mask.zarr", shape=(8192, 8192), chunks=(1024, 1024), dtype="uint8")
+    mask[:] = np.random.default_rng(0).integers(0, 3, (64, 64), np.uint8).repeat(128, 0).repeat(128, 1)
+    report = tmp_path / "report.json"
+    program = [sys.executable, "-c", "from safron.engine.cli import main; main()", tmp_path / "mask.zarr"]
+    options = ["--model", "identity", "--block", "4096", "--workers", "2", "--overlap", str(overlap)]
+    options += ["--compression", compression, "--quiet", "--report", str(report)]
+    subprocess.run([*program, tmp_path / "out.tiff", *options], check=True)
+    found = json.loads(report.read_text())
+    assert found["peak_bytes"] <= found["projected_bytes"]
 
 
 def test_huge_chunks_are_in_the_plan_and_not_in_the_heap(tmp_path: Path) -> None:
