@@ -215,8 +215,8 @@ def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: s
     Raises
     ------
     BadInput
-        A slide cannot be read, has no pixel size, or is smaller than a training tile or a window of the sample sheets; its mask has other
-        proportions or unknown labels; or nothing but background was found.
+        A slide cannot be read, has no pixel size, or is smaller than a training tile or a window of the sample
+        sheets; its mask has other proportions or unknown labels; or nothing but background was found.
     """
     model, need = config.model, config.least_side
     side = config.canvas_side + 2 * model.context
