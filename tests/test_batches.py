@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from models import RampModel
+from plans import plan_for
 from safron.engine import RenderOptions, render, rendering
 from safron.engine.batches import DeviceQueue, SharedBatches, Stopped
 from safron.engine.oom import Halving
@@ -20,7 +21,6 @@ from safron.engine.prepare import choose_workers, prepare
 from safron.engine.tally import Tally
 from safron.engine.window import Window
 from safron.io.errors import Failed
-from test_plan import plan_for
 
 HEIGHT, WIDTH = 900, 1100
 SIDE = 56  # of the small windows below: 16 and a context of 20

@@ -10,26 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import plan_for
 from safron.engine.accumulate import Accumulator
 from safron.engine.grid import AxisGrid, PatchGrid
-from safron.engine.plan import BAND, RenderPlan, choose_bits, choose_block, make_grid
+from safron.engine.plan import BAND, choose_bits, choose_block, make_grid
 from safron.engine.taper import Taper
 from safron.engine.window import Window
 from safron.io.errors import BadInput
-from safron.io.pyramid import Pyramid
-from safron.io.slides import SlideSpec
-
-
-def plan_for(height: int, width: int, **changes: Any) -> RenderPlan:
-    tile, overlap = changes.pop("tile", 256), changes.pop("overlap", 20)
-    region = changes.pop("region", Window(0, 0, height, width))
-    slide_tile = changes.pop("slide_tile", 512)
-    levels = Pyramid.auto(region.height, region.width, slide_tile).level_count
-    slide = SlideSpec(height=region.height, width=region.width, mpp=0.5, level_count=levels, tile=slide_tile)
-    options: dict[str, Any] = {"block": 2048, "batch": 1, "bits": 12, "seed": 0, "noise_scales": (1,)}
-    grid = make_grid(height=height, width=width, tile=tile, overlap=overlap, context=20)
-    return RenderPlan(grid=grid, taper=Taper(), region=region, slide=slide, **(options | changes))
-
 
 axes = st.builds(
     lambda length, tile, share: AxisGrid(length, tile, int(share * tile)),
