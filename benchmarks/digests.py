@@ -49,7 +49,9 @@ def digest(args: str, folder: Path) -> str:
 
 def main() -> None:
     """Print a table of digests, and the same as JSON in the last line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--expect", type=Path, help="what an earlier run printed")
     expected = parser.parse_args().expect
     before = json.loads(expected.read_text(encoding="utf-8").splitlines()[-1]) if expected else {}

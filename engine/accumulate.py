@@ -32,8 +32,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
+from safron.engine.system.native import compiled
 
-from .compiled import compiled
 from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from safron.engine.system.failures import Lost
 from safron.io.errors import BadInput, SafronError
 from safron.io.labels import one_line
 from safron.io.remote import Target
 
-from .execute import Lost
 from .finished import Finished
 from .options import RenderOptions
 from .prepare import Prepared, prepare, recorded, scratch_path

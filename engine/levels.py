@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.system.memory import usable_cores
 from safron.io.chunks import assemble
 from safron.io.codecs import EncodedTile, encode_region
 from safron.io.errors import Failed
@@ -16,7 +17,6 @@ from safron.io.labels import one_line
 from safron.io.pyramid import halve
 from safron.io.slides import SlideSpec, SlideWriter
 
-from .memory import usable_cores
 from .plan import RenderPlan
 from .report import waiting_name
 from .scratch import Scratch

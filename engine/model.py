@@ -19,6 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 import cv2
 import numpy as np
 import numpy.typing as npt
+from safron.engine.system.memory import usable_cores
+from safron.engine.system.native import compiled
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
@@ -26,8 +28,6 @@ from .accumulate import VALUE_LIMIT
 from .adapter import check_adapter, run_adapted
 from .calls import SharedCalls
 from .card import RGB, Card, Label, parse_card
-from .compiled import compiled
-from .memory import usable_cores
 
 MODELS = Path(__file__).parent / "models"
 # Bytes, of every tensor that ONNX Runtime makes itself.

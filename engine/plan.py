@@ -25,12 +25,12 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.system.native import compiled
 from safron.io.errors import BadInput
 from safron.io.pyramid import Pyramid
 from safron.io.slides import SlideSpec
 
 from .accumulate import Blend, fraction_bits
-from .compiled import compiled
 from .grid import AxisGrid, PatchGrid
 from .taper import Taper
 from .window import Window

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from safron.engine.system.gpus import GPU_BLOCKS, process_blocks, visible_gpus
+from safron.engine.system.memory import LARGEST, resident_bytes, usable_cores
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import LabelMask, open_mask
 from safron.io.pyramid import Pyramid
@@ -23,10 +25,7 @@ from safron.io.spec import check_tile
 
 from .batches import BUFFERS, RUNNERS, shares_batches
 from .finished import Finished
-from .gpus import GPU_BLOCKS, process_blocks, visible_gpus
-from .heap import LARGEST
 from .lock import lock_path
-from .memory import resident_bytes, usable_cores
 from .model import PatchModel, load_model, runs_apart
 from .oom import Halving, is_out_of_memory
 from .options import RenderOptions

@@ -15,18 +15,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from safron.engine.system.gpus import kind_of
+from safron.engine.system.memory import peak_bytes, reserve_heap
+from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed
 from safron.io.labels import one_line
 
 from .batches import DeviceQueue, shares_batches
 from .execute import TRIES, GivenUp, Runner, Task, local_runner
 from .finished import Finished, head_of
-from .gpus import kind_of
 from .guard import MaskGuard
-from .heap import reserve_heap
 from .levels import finish_levels, write_png
 from .lock import run_lock
-from .memory import peak_bytes
 from .options import RenderOptions
 from .prepare import (
     Prepared,
@@ -43,7 +43,6 @@ from .scan import Scan, scan_mask
 from .scratch import disk_errors
 from .state import RenderState
 from .tasks import Job, block_task, listening, seam_task
-from .versions import deciding_versions
 
 log = logging.getLogger("safron")
 

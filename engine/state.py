@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.system.failures import is_worth_another_try
 from safron.io.bigtiff import HEADER_BYTES, header
 from safron.io.codecs import EncodedTile
 from safron.io.errors import BadInput, Failed, SafronError
 from safron.io.slides import SlideWriter
 
-from .execute import is_worth_another_try
 from .guard import MaskGuard
 from .plan import RenderPlan
 from .prepare import SYNC_BYTES, Prepared

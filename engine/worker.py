@@ -21,18 +21,17 @@ import numpy as np
 import numpy.typing as npt
 from distributed import WorkerPlugin
 from distributed.protocol import pickle
+from safron.engine.system.gpus import kind_of
+from safron.engine.system.memory import resident_bytes, trim_heap
+from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError
 
 from .batches import DeviceQueue, Stopped, shares_batches
 from .card import Card
-from .gpus import kind_of
-from .heap import trim_heap
-from .memory import resident_bytes
 from .model import PatchModel, load_model
 from .oom import Halving, Rehearsed
 from .plan import RenderPlan
 from .tasks import Job, listening
-from .versions import deciding_versions
 
 INTERVAL_SECONDS = 0.5
 # Network drives keep what they know of a file for up to a minute.

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safron.engine import accumulate, model
 from safron.engine.accumulate import Accumulator, Blend
-from safron.engine.compiled import compiled
 from safron.engine.grid import PatchGrid
 from safron.engine.plan import choose_bits
+from safron.engine.system.native import compiled
 from safron.engine.taper import Taper
 from safron.engine.window import Window
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safron.engine import accumulate, model, noise
 from safron.engine.accumulate import Accumulator, Blend
-from safron.engine.compiled import compiled
 from safron.engine.grid import PatchGrid
 from safron.engine.plan import choose_bits
+from safron.engine.system.native import compiled
 from safron.engine.taper import Taper
 from safron.engine.window import Window
 
@@ -27,7 +27,7 @@ def test_where_there_is_a_compiler_it_was_used() -> None:
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (shutil.which("cc") and headers.is_file()):
         pytest.skip("no C compiler, or no headers of Python")
-    assert importlib.util.find_spec("safron.engine._native") is not None
+    assert importlib.util.find_spec("safron.engine.system._native") is not None
 
 
 @needs_compiled
