@@ -19,12 +19,12 @@ from typing import Any, Protocol, runtime_checkable
 import cv2
 import numpy as np
 import numpy.typing as npt
+from safron.engine.plan.fixed_point import VALUE_LIMIT
 from safron.engine.system.memory import usable_cores
 from safron.engine.system.native import compiled
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
-from .accumulate import VALUE_LIMIT
 from .adapter import check_adapter, run_adapted
 from .calls import SharedCalls
 from .card import RGB, Card, Label, parse_card

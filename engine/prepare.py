@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from safron.engine.plan.blocks import choose_block
+from safron.engine.plan.render_plan import SEAMS_KEPT, RenderPlan, choose_bits, make_grid
+from safron.engine.plan.taper import Taper
+from safron.engine.plan.window import Window
 from safron.engine.system.gpus import GPU_BLOCKS, process_blocks, visible_gpus
 from safron.engine.system.memory import LARGEST, resident_bytes, usable_cores
 from safron.io.errors import BadInput, Failed
@@ -29,12 +33,9 @@ from .lock import lock_path
 from .model import PatchModel, load_model, runs_apart
 from .oom import Halving, is_out_of_memory
 from .options import RenderOptions
-from .plan import SEAMS_KEPT, RenderPlan, choose_bits, choose_block, make_grid
 from .report import waiting_name
 from .scratch import Scratch
-from .taper import Taper
 from .tasks import Job
-from .window import Window
 
 if TYPE_CHECKING:
     from .worker import ModelSource, WorkerFacts

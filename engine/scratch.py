@@ -40,14 +40,15 @@ import numcodecs
 import numpy as np
 import numpy.typing as npt
 import zarr
+from safron.engine.plan.fixed_point import Sums
+from safron.engine.plan.render_plan import RenderPlan
 from safron.io.chunks import checked
 from safron.io.errors import BadInput, Failed
 from safron.io.files import sync_directory, write_at
 from safron.io.labels import one_line
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from .accumulate import Accumulator, Sums
-from .plan import RenderPlan
+from .accumulate import Accumulator
 
 UInt8 = npt.NDArray[np.uint8]
 Layout = tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]]

@@ -26,12 +26,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from safron.engine.plan.grid import PatchGrid, PatchJob
 from safron.io.errors import BadInput
 from safron.io.labels import LabelMask
 from safron.io.pixels import Pixels, windows
 
 from .card import Card
-from .grid import PatchGrid, PatchJob
 from .model import PatchModel
 from .noise import normal_noise
 from .tasks import read_labels

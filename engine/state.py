@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.failures import is_worth_another_try
 from safron.io.bigtiff import HEADER_BYTES, header
 from safron.io.codecs import EncodedTile
@@ -17,7 +18,6 @@ from safron.io.errors import BadInput, Failed, SafronError
 from safron.io.slides import SlideWriter
 
 from .guard import MaskGuard
-from .plan import RenderPlan
 from .prepare import SYNC_BYTES, Prepared
 from .scratch import Entry, Journal, Scratch, read_journal, require_same
 from .tasks import TaskDone

@@ -19,6 +19,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
+from safron.engine.plan.blocks import BlockPlan, PatchRect
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.plan.window import Window
 from safron.io.labels import LabelMask
 from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
@@ -27,10 +30,8 @@ from .accumulate import Accumulator
 from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, Stopped
 from .model import PatchModel, paint_labels
 from .noise import normal_noise
-from .plan import BlockPlan, PatchRect, RenderPlan
 from .scratch import Scratch, empty_seams, seam_parts
 from .tally import Tally
-from .window import Window
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from distributed import WorkerPlugin
 from distributed.protocol import pickle
+from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import resident_bytes, trim_heap
 from safron.engine.system.versions import deciding_versions
@@ -30,7 +31,6 @@ from .batches import DeviceQueue, Stopped, shares_batches
 from .card import Card
 from .model import PatchModel, load_model
 from .oom import Halving, Rehearsed
-from .plan import RenderPlan
 from .tasks import Job, listening
 
 INTERVAL_SECONDS = 0.5

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safron.engine import accumulate, model, noise
-from safron.engine.accumulate import Accumulator, Blend
-from safron.engine.grid import PatchGrid
-from safron.engine.plan import choose_bits
+from safron.engine.accumulate import Accumulator
+from safron.engine.plan.fixed_point import Blend
+from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.render_plan import choose_bits
+from safron.engine.plan.taper import Taper
+from safron.engine.plan.window import Window
 from safron.engine.system.native import compiled
-from safron.engine.taper import Taper
-from safron.engine.window import Window
 
 needs_compiled = pytest.mark.skipif(compiled is None, reason="no C compiler was at hand on installation")
 

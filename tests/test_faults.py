@@ -18,7 +18,7 @@ import pytest
 import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import RenderOptions, RenderReport, rendering, state
-from safron.engine.plan import RenderPlan
+from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.prepare import check_outputs
 from safron.engine.scratch import Scratch, read_journal
 from safron.io import slides

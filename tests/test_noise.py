@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safron.engine.noise import normal_noise
-from safron.engine.window import Window
+from safron.engine.plan.window import Window
 
 SCALES = (1, 1, 8, 32)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from safron.engine.plan import RenderPlan
+from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.scratch import RECORD, Index, Scratch, Seams, decode_chunk, empty_seams, encode_chunk
 from test_plan import plan_for
 
