@@ -22,10 +22,10 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.generator.model import PatchModel, runs_apart
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 
-from .model import PatchModel, runs_apart
 from .tally import Tally
 
 UInt8 = npt.NDArray[np.uint8]

@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
+from safron.engine.generator.inputs import read_labels, where_fill
+from safron.engine.generator.label_colors import paint_labels
+from safron.engine.generator.model import PatchModel
+from safron.engine.generator.noise import normal_noise
 from safron.engine.plan.blocks import BlockPlan, PatchRect
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
@@ -28,8 +31,6 @@ from safron.io.slides import EncodedTile, encode_region
 
 from .accumulate import Accumulator
 from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, Stopped
-from .model import PatchModel, paint_labels
-from .noise import normal_noise
 from .scratch import Scratch, empty_seams, seam_parts
 from .tally import Tally
 
@@ -96,32 +97,6 @@ class TaskDone:
     tiles: list[EncodedTile] = field(default_factory=list)
 
 
-def read_labels(mask: LabelMask, window: Window, *, outside: int | None) -> UInt8:
-    """Read labels where `window` may reach beyond the canvas.
-
-    Parameters
-    ----------
-    mask : the canvas.
-    window : canvas pixels; at least one lies inside.
-    outside : label beyond the canvas, or None for the nearest canvas label.
-
-    Returns
-    -------
-    uint8 [window.height, window.width].
-    """
-    inside = window.clip(Window(0, 0, *mask.shape))
-    labels = mask[inside.slices()]
-    if inside == window:
-        return labels
-    margins = (
-        (inside.y - window.y, window.y_stop - inside.y_stop),
-        (inside.x - window.x, window.x_stop - inside.x_stop),
-    )
-    if outside is None:
-        return np.pad(labels, margins, mode="edge")
-    return np.pad(labels, margins, constant_values=outside)
-
-
 def notify(scratch: Scratch, count: int) -> None:
     """Tell the listener of this process, if there is one."""
     listener = _listeners.get(scratch.path)
@@ -176,15 +151,6 @@ def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> l
     columns = np.logical_and.reduce(where_fill(strip, is_fill), axis=0)
     step = (len(columns) - side) // max(1, count - 1)
     return [bool(columns[index * step : index * step + side].all()) for index in range(count)]
-
-
-def where_fill(labels: UInt8, is_fill: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which labels [h, w] are glass: bool of the same shape."""
-    values = np.flatnonzero(is_fill)
-    if len(values) == 1:
-        return np.equal(labels, np.uint8(values[0]))
-    # OpenCV takes a seventh of the time that `is_fill[labels]` would.
-    return np.asarray(cv2.LUT(labels, is_fill.view(np.uint8))).view(np.bool_)
 
 
 def _paint_fill(job: Job, windows: UInt8) -> UInt8:

@@ -21,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from distributed import WorkerPlugin
 from distributed.protocol import pickle
+from safron.engine.generator.card import Card
+from safron.engine.generator.halving import Halving, Rehearsed
+from safron.engine.generator.model import PatchModel, load_model
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import resident_bytes, trim_heap
@@ -28,9 +31,6 @@ from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError
 
 from .batches import DeviceQueue, Stopped, shares_batches
-from .card import Card
-from .model import PatchModel, load_model
-from .oom import Halving, Rehearsed
 from .tasks import Job, listening
 
 INTERVAL_SECONDS = 0.5
@@ -314,8 +314,7 @@ class WorkerFacts:
 def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
     """Run the generator once in a worker, as `try_model` does in a process that renders by itself."""
     from distributed import get_worker
-
-    from .prepare import choose_batch, try_model
+    from safron.engine.generator.trial import choose_batch, try_model
 
     try:
         model = wrap_model(source.load())

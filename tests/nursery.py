@@ -17,7 +17,7 @@ from typing import Any
 
 import dask
 from safron.engine import batch, cli, cluster, guard, jobs, rendering, state
-from safron.engine.model import IdentityModel
+from safron.engine.generator.model import IdentityModel
 
 LOADED = (batch, cluster, jobs, rendering)
 SECONDS = 0.012

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.engine.noise import normal_noise
+from safron.engine.generator.noise import normal_noise
 from safron.engine.plan.window import Window
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safron.engine import cli, guard, state
-from safron.engine.model import IdentityModel
+from safron.engine.generator.model import IdentityModel
 
 count, seconds = Path(sys.argv[1]).absolute(), float(sys.argv[2])
 paint = IdentityModel.__call__

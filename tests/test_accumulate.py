@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safron.engine import accumulate, model
+from safron.engine import accumulate
 from safron.engine.accumulate import Accumulator
+from safron.engine.generator import label_colors
 from safron.engine.plan.fixed_point import Blend
 from safron.engine.plan.grid import PatchGrid
 from safron.engine.plan.render_plan import choose_bits
@@ -27,7 +28,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "NumPy":
             patch.setattr(accumulate, "compiled", None)
-            patch.setattr(model, "compiled", None)
+            patch.setattr(label_colors, "compiled", None)
         yield
 
 

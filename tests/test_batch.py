@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli, write_mask
 from safron.engine import cluster
-from safron.engine.model import IdentityModel
+from safron.engine.generator.model import IdentityModel
 from safron.engine.scratch import Scratch
 
 OPTIONS = (

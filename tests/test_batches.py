@@ -14,7 +14,7 @@ import pytest
 from models import RampModel
 from safron.engine import RenderOptions, render, rendering
 from safron.engine.batches import DeviceQueue, SharedBatches, Stopped
-from safron.engine.oom import Halving
+from safron.engine.generator.halving import Halving
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.prepare import choose_workers, prepare

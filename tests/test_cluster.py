@@ -22,8 +22,8 @@ from generators import NamedGpu, Poison
 from models import RampModel
 from safron.engine import cluster, render, worker
 from safron.engine.cluster import open_cluster, start_processes
+from safron.engine.generator.model import IdentityModel
 from safron.engine.jobs import job_arguments
-from safron.engine.model import IdentityModel
 from safron.engine.options import RenderOptions
 from safron.engine.system.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
 from safron.engine.system.signals import interrupts_later

@@ -20,8 +20,8 @@ import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import remount, small_disk
 from safron.engine import lock, state
+from safron.engine.generator.model import IdentityModel
 from safron.engine.lock import run_lock
-from safron.engine.model import IdentityModel
 from safron.engine.scratch import Scratch, read_journal
 from safron.io.errors import BadInput
 from safron.io.slides import SlideWriter

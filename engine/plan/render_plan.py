@@ -92,7 +92,7 @@ class RenderPlan:
     batch : patches a call.
     bits : fixed-point bits of patch values.
     seed : of the noise.
-    noise_scales : see `safron.engine.noise`.
+    noise_scales : see `safron.engine.generator.noise`.
     """
 
     grid: PatchGrid
