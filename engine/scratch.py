@@ -40,6 +40,7 @@ import numcodecs
 import numpy as np
 import numpy.typing as npt
 import zarr
+from safron.engine.blending.accumulator import Accumulator
 from safron.engine.plan.fixed_point import Sums
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.chunks import checked
@@ -47,8 +48,6 @@ from safron.io.errors import BadInput, Failed
 from safron.io.files import sync_directory, write_at
 from safron.io.labels import one_line
 from zarr.codecs import BloscCodec, Crc32cCodec
-
-from .accumulate import Accumulator
 
 UInt8 = npt.NDArray[np.uint8]
 Layout = tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]]

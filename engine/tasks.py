@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
+from safron.engine.blending.accumulator import Accumulator
 from safron.engine.generator.inputs import read_labels, where_fill
 from safron.engine.generator.label_colors import paint_labels
 from safron.engine.generator.model import PatchModel
@@ -29,7 +30,6 @@ from safron.io.labels import LabelMask
 from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
 
-from .accumulate import Accumulator
 from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, Stopped
 from .scratch import Scratch, empty_seams, seam_parts
 from .tally import Tally

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safron.engine import accumulate
-from safron.engine.accumulate import Accumulator
+from safron.engine.blending import accumulator as accumulate
+from safron.engine.blending.accumulator import Accumulator
 from safron.engine.generator import label_colors
 from safron.engine.plan.fixed_point import Blend
 from safron.engine.plan.grid import PatchGrid

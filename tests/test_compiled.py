@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safron.engine import accumulate
-from safron.engine.accumulate import Accumulator
+from safron.engine.blending import accumulator as accumulate
+from safron.engine.blending.accumulator import Accumulator
 from safron.engine.generator import label_colors, noise
 from safron.engine.plan.fixed_point import Blend
 from safron.engine.plan.grid import PatchGrid

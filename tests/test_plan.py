@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safron.engine.accumulate import Accumulator
+from safron.engine.blending.accumulator import Accumulator
 from safron.engine.plan.blocks import BAND, choose_block
 from safron.engine.plan.grid import AxisGrid, PatchGrid
 from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
