@@ -25,8 +25,7 @@ import numpy.typing as npt
 from safron.engine.generator.model import PatchModel, runs_apart
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
-
-from .tally import Tally
+from safron.engine.scratch.task_result import Tally
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -20,9 +19,13 @@ from safron.engine.plan.blocks import choose_block
 from safron.engine.plan.render_plan import SEAMS_KEPT, RenderPlan, choose_bits, make_grid
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
+from safron.engine.scratch.arrays import SYNC_BYTES, Scratch, recorded
+from safron.engine.scratch.completion import Finished
+from safron.engine.scratch.lock import lock_path
 from safron.engine.system.gpus import GPU_BLOCKS, process_blocks, visible_gpus
 from safron.engine.system.memory import LARGEST, resident_bytes, usable_cores
 from safron.io.errors import BadInput
+from safron.io.files import waiting_name
 from safron.io.labels import LabelMask, open_mask
 from safron.io.pyramid import Pyramid
 from safron.io.remote import Target, check_address, check_folder, is_url
@@ -30,11 +33,7 @@ from safron.io.slides import SlideSpec
 from safron.io.spec import check_tile
 
 from .batches import BUFFERS, RUNNERS, shares_batches
-from .finished import Finished
-from .lock import lock_path
 from .options import RenderOptions
-from .report import waiting_name
-from .scratch import Scratch
 from .tasks import Job
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ log = logging.getLogger("safron")
 
 # Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
 LATE_BYTES = 96 << 20
-# Tiles that wait to be written and made durable together.
-SYNC_BYTES = 8 << 20
 WORKERS = 2
 # What a process with a GPU takes, roughly: CUDA's libraries, a generator, its blocks.
 GPU_PROCESS_BYTES = 2 << 30
@@ -241,15 +238,6 @@ def keep_batch(prepared: Prepared) -> Prepared:
         model = Halving(model.model, replace(seen, same_places=seen.same_places and seen.same_halves))
     job = replace(prepared.job, plan=replace(prepared.plan, batch=half), model=model)
     return replace(prepared, job=job)
-
-
-def recorded(scratch: Path) -> dict[str, Any]:
-    """What a scratch folder says of the render that it belongs to; nothing where it is none."""
-    try:
-        found = json.loads((scratch / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def check_placing(options: RenderOptions) -> None:

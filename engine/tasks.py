@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -26,13 +26,14 @@ from safron.engine.generator.noise import normal_noise
 from safron.engine.plan.blocks import BlockPlan, PatchRect
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
+from safron.engine.scratch.arrays import Scratch
+from safron.engine.scratch.seam_store import empty_seams, seam_parts
+from safron.engine.scratch.task_result import Tally, TaskDone
 from safron.io.labels import LabelMask
 from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
 
 from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, Stopped
-from .scratch import Scratch, empty_seams, seam_parts
-from .tally import Tally
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -77,24 +78,6 @@ def listening(scratch: Scratch, listener: Callable[[int], None]) -> Iterator[Non
 
 def _stop(count: int) -> None:
     raise Stopped
-
-
-@dataclass(frozen=True)
-class TaskDone:
-    """What a seam or block task hands back.
-
-    Attributes
-    ----------
-    kind : "seam" or "block".
-    index : the block.
-    tally : counts and times.
-    tiles : the block's encoded TIFF tiles of every level that it completes; none for a seam.
-    """
-
-    kind: str
-    index: tuple[int, int]
-    tally: Tally
-    tiles: list[EncodedTile] = field(default_factory=list)
 
 
 def notify(scratch: Scratch, count: int) -> None:
