@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from safron.engine.plan import RenderPlan, make_grid
-from safron.engine.taper import Taper
-from safron.engine.window import Window
-from safron.io.pyramid import Pyramid
-from safron.io.slides import SlideSpec
+from safron.engine.plan.render_plan import RenderPlan, make_grid
+from safron.engine.plan.taper import Taper
+from safron.engine.plan.window import Window
+from safron.io.slides.pyramid import Pyramid
+from safron.io.slides.writer import SlideSpec
 
 
 def plan_for(height: int, width: int, **changes: Any) -> RenderPlan:

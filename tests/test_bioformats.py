@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from bioformats_jar import DUMP, find_jar
-from safron.io.pyramid import Pixels
-from safron.io.slides import SlideSpec
+from safron.io.slides.pyramid import Pixels
+from safron.io.slides.writer import SlideSpec
 from slide_cases import CODINGS, agree, canvas_for, levels_for, slide_at
 
 FLAVORS = ("svs", "ome", "generic")

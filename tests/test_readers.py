@@ -17,8 +17,8 @@ from bioformats_jar import DUMP, find_jar
 from masks import blobs
 from models import StainModel
 from safron.engine import render
-from safron.io.pyramid import Pyramid
-from safron.io.validate import validate_slide
+from safron.io.slides.pyramid import Pyramid
+from safron.io.slides.validate import validate_slide
 
 SIZE = (1536, 2048)
 NAMES = {"svs": "slide.tiff", "ome": "slide.ome.tiff"}

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import zarr
 from plans import plan_for
-from safron.engine.plan import RenderPlan
-from safron.engine.scratch import RECORD, Index, Scratch, Seams, decode_chunk, empty_seams, encode_chunk
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.scratch.arrays import RECORD, Scratch
+from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
+from safron.engine.scratch.seam_store import Index, Seams, empty_seams
 
 
 def some_seams(plan: RenderPlan, index: Index) -> Seams:

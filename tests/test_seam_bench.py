@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from safron.engine.seams import SlideGrid
+from safron.engine.evaluation.gradients import SlideGrid
 
 GRID = SlideGrid(64, 20)
 
