@@ -48,7 +48,7 @@ def test_limit_of_the_engine_alone(run: Run) -> None:
 
 
 def test_limit_of_a_generator(run: Run, tiny: Path) -> None:
-    (row,) = run(f"limit --model {tiny} --side 300 --batches 1 --bare 2")["rows"]
+    (row,) = run(f"limit --model {tiny} --side 600 --batches 1 --bare 2")["rows"]
     assert min(row["run"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
     assert row["chain_s"] is None
 
@@ -67,7 +67,7 @@ def test_scale_of_the_schedule(run: Run) -> None:
 
 
 def test_scale_with_worker_processes(run: Run, tiny: Path) -> None:
-    made = run(f"scale workers --model {tiny} --side 300 --block 256")
+    made = run(f"scale workers --model {tiny} --side 600 --block 512")
     assert [len(made["seconds"][workers]) for workers in ("1", "2")] == [1, 1]
     assert min(made["speed_up"], made["bare_speed_up"]) > 0
 
