@@ -1,7 +1,7 @@
 """Prints pip constraints that hold every requirement of setup.cfg at its lower bound.
 
     python .ci/lowest.py > lowest.txt
-    python .ci/lowest.py torch > lowest.txt     all but torch
+    python .ci/lowest.py torch=2.13.0 > lowest.txt    another version of PyTorch
 
 What those packages require in turn is not held.
 """
@@ -25,9 +25,9 @@ def main() -> None:
             bounds.setdefault((name, marker), []).append(version)
         elif line.strip() and not line.startswith("#"):
             sys.exit(f"setup.cfg: {line.strip()!r} has no lower bound; write name>=version")
+    others = dict(word.split("=", 1) for word in sys.argv[1:])
     for (name, marker), versions in sorted(bounds.items()):
-        if name not in sys.argv[1:]:
-            print(f"{name}=={min(versions, key=key)}{marker}")
+        print(f"{name}=={others.get(name) or min(versions, key=key)}{marker}")
 
 
 def key(version: str) -> list[int]:
