@@ -17,7 +17,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-ELSEWHERE = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "log.md": "benchmarks/LOG.md"}
+ELSEWHERE = {
+    "index.md": "README.md",
+    "changelog.md": "CHANGELOG.md",
+    "log.md": "benchmarks/LOG.md",
+    "license.txt": "LICENSE",
+    "notice.txt": "NOTICE",
+}
 PACKAGES = ("engine", "io", "training")
 
 
@@ -25,7 +31,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie elsewhere and the pages of the API reference."""
     for page, source in ELSEWHERE.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=_relinked(text, Path(source).parent)))
+        content = _relinked(text, Path(source).parent) if page.endswith(".md") else text
+        files.append(File.generated(config, page, content=content))
     for package in PACKAGES:
         files.append(File.generated(config, f"api/{package}.md", content=reference(f"safron.{package}")))
     return files
@@ -49,8 +56,6 @@ def _relinked(text: str, folder: Path) -> str:
                 target = pages[name]
             elif name.startswith("docs/"):
                 target = name.removeprefix("docs/")
-            else:  # a file that the site does not have
-                return f"](https://spdx.org/licenses/Apache-2.0.html)" if name == "LICENSE" else "](index.md)"
         return f"]({target}{'#' + anchor if anchor else ''})"
 
     return re.sub(r"\]\(([^)\s]+)\)", lead, text)
