@@ -27,10 +27,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from safron.engine.system.gpus import GPU_BLOCKS
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
-from .gpus import GPU_BLOCKS
 from .security import read_settings
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
-    from .model import PatchModel
+    from safron.engine.generator.model import PatchModel
 
 DEFAULT_MODEL = "safron-seamless"
 

@@ -105,7 +105,33 @@ RETIRED = tuple(
     )
 )
 
-EXEMPT: frozenset[str] = frozenset()
+EXEMPT: frozenset[str] = frozenset(
+    {
+        "engine/batch.py",
+        "engine/cli.py",
+        "engine/cluster.py",
+        "engine/generator/adapter.py",
+        "engine/generator/halving.py",
+        "engine/generator/onnx_model.py",
+        "engine/optimize.py",
+        "engine/prepare.py",
+        "engine/rendering.py",
+        "engine/report.py",
+        "engine/scratch/arrays.py",
+        "engine/scratch/render_state.py",
+        "engine/security.py",
+        "io/cli.py",
+        "io/label_store.py",
+        "io/labels.py",
+        "io/remote.py",
+        "training/checkpoint.py",
+        "training/cli.py",
+        "training/config.py",
+        "training/data.py",
+        "training/fid.py",
+        "training/train.py",
+    }
+)
 """Modules, as paths in the repository, whose messages are not rewritten yet. To be empty."""
 
 

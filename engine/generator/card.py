@@ -51,7 +51,7 @@ class Card:
     alignment : patches agree in their overlap when the stride is a multiple of this.
     labels : the mask values it was trained on.
     outside : label read beyond the canvas; None repeats the nearest canvas label.
-    noise_scales : one entry per noise channel, see `safron.engine.noise`.
+    noise_scales : one entry per noise channel, see `safron.engine.generator.noise`.
     mpp : micrometres per pixel of what it draws, or None.
     adapter : how to call a network that does not follow the contract itself, or None.
     extra : every other field of the card.

@@ -70,7 +70,7 @@ def parse_adapter(raw: Any) -> Adapter:
     Raises
     ------
     KeyError, TypeError, ValueError
-        A field is missing or breaks its rule; `safron.engine.card.parse_card` names the file.
+        A field is missing or breaks its rule; `safron.engine.generator.card.parse_card` names the file.
     """
     given = _fields(raw, "adapter", {"input", "output", "noise"})
     into = _fields(given.get("input", {}), "adapter input", {"name", "kind", "layout", "range"})
@@ -175,7 +175,7 @@ def _check_shapes(
 def run_adapted(
     session: Any, card: Card, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
 ) -> npt.NDArray[np.float32]:
-    """Run a foreign network on a batch; see `safron.engine.model.PatchModel`.
+    """Run a foreign network on a batch; see `safron.engine.generator.model.PatchModel`.
 
     A network of a fixed batch size is called as often as needed, the last call filled up with copies.
     """
