@@ -95,6 +95,25 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+@each_page
+def test_files_and_tests_that_are_named_exist(page: Path) -> None:
+    """`engine/x.py`, and `test_x.py::test_name...`, `test_name`, where the dots stand for the rest of a name."""
+    words = re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    for name in words:
+        if re.fullmatch(r"(?:engine|io|training|tests|benchmarks|examples|docs)/[\w/.-]+\.\w+", name):
+            assert (ROOT / name).exists(), name
+    module = ""
+    for name in words:
+        if not (named := re.fullmatch(r"(?:(test_\w+\.py)(?:::)?)?(test_\w+)?(?:\.\.\.|\[\w+\])?", name)):
+            continue
+        module = named[1] or module
+        if module and named[2]:
+            source = (ROOT / "tests" / module).read_text(encoding="utf-8")
+            assert re.search(rf"^def {named[2]}{'' if name.endswith('...') else '[(]'}", source, re.M), name
+        elif named[1]:
+            assert (ROOT / "tests" / module).exists(), name
+
+
 def subcommands() -> Iterator[tuple[str, ...]]:
     for program in PROGRAMS:
         _, group, listed = help_of(program).partition("\nCommands:\n")
