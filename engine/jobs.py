@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from safron.engine.system.gpus import GPU_BLOCKS
-from safron.io.errors import BadInput, Failed
-from safron.io.labels import one_line
+from safron.io.errors import BadInput, Failed, one_line
 
 from .security import read_settings
 

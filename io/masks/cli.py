@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-
-from .console import POSITIVE, SETTINGS, ProgramGroup, debug_option, run_program, version_option, warn
+from safron.io.console import (
+    POSITIVE,
+    SETTINGS,
+    ProgramGroup,
+    debug_option,
+    run_program,
+    version_option,
+    warn,
+)
 
 if TYPE_CHECKING:
-    from .label_store import Paint
-    from .labels import LabelMask
+    from .mask import LabelMask
+    from .write import Paint
 
 NAME = "safron-mask"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -128,8 +135,8 @@ def import_(
 
     IMAGE is a Zarr, OME-Zarr, slide, TIFF, PNG or other image; it is read piece by piece.
     """
-    from .label_store import check_target
     from .palette import DEFAULT_LABELS
+    from .write import check_target
 
     check_target(out, overwrite=overwrite)
     mask = _open(image, palette, palette_tolerance)
@@ -206,8 +213,8 @@ def from_geojson(
     Later polygons cover earlier ones; a pixel belongs to a polygon if its centre does. Points and lines are counted and left out.
     """
     from .annotations import read_geojson
-    from .label_store import check_target
     from .palette import DEFAULT_LABELS
+    from .write import check_target
 
     check_target(out, overwrite=overwrite)
     height, width, slide_mpp = _canvas(size, like, downsample)
@@ -295,7 +302,7 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     """
     import numpy as np
 
-    from .label_store import blocks
+    from .write import blocks
 
     opened = _open(mask, palette, palette_tolerance)
     height, width = opened.shape
@@ -319,7 +326,7 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
 
 
 def _open(source: str, palette: str | None, tolerance: int) -> LabelMask:
-    from .labels import open_mask
+    from .open import open_mask
     from .palette import read_palette
 
     mask = open_mask(source, palette=read_palette(palette) if palette else None, palette_tolerance=tolerance)
@@ -337,7 +344,7 @@ def _canvas(
     if size is not None:
         return *size, None
     assert like is not None
-    from .label_images import image_size
+    from .canvas_size import image_size
 
     height, width, mpp = image_size(like)
     height, width = (math.ceil(side / downsample) for side in (height, width))
@@ -348,7 +355,7 @@ def _write(
     out: Path, paint: Paint, size: tuple[int, int], *, doing: str, mpp: float | None, **options: Any
 ) -> None:
     """Write a mask of `size` (height, width) piece by piece, and say what was written."""
-    from .label_store import write_labels
+    from .write import write_labels
 
     height, width = size
     with _progress(doing, height * width) as progress:

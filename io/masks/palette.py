@@ -11,8 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from .errors import BadInput
+from safron.io.errors import BadInput
 
 RGB = tuple[int, int, int]
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safron.io.errors import BadInput
 
-from .errors import BadInput
 from .palette import DEFAULT_LABELS
 
 UNCLASSIFIED = "unclassified"
