@@ -16,14 +16,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.output_paths import scratch_path
+from safron.engine.preparation.placement import placement_of
+from safron.engine.preparation.prepare import prepare
+from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.system.failures import Lost
 from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.remote import Target
 
-from .options import RenderOptions
-from .prepare import Prepared, prepare, scratch_path
 from .rendering import open_runner, run
 from .report import RenderReport
 
@@ -165,9 +168,9 @@ def _render_row(
         return SlideResult(row.line, row.mask, row.out, "exists")
     prepared = prepare(row.mask, row.out, mine)
     if prepared.where != "threads" and not clusters:
-        from .cluster import open_cluster
+        from safron.engine.execution.dask_cluster import open_cluster
 
-        clusters.append(stack.enter_context(open_cluster(prepared.options)))
+        clusters.append(stack.enter_context(open_cluster(placement_of(prepared.options))))
     cluster = clusters[0] if clusters else None
     with open_runner(prepared, cluster) as (settled, runner), watch(settled) as advance:
         report = run(settled, runner, progress=advance)

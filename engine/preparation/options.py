@@ -189,3 +189,11 @@ _KINDS: dict[type, tuple[Callable[[Any], Any], str]] = {
     NoneType: (lambda value: _is(value, NoneType), "None"),
     _Generator: (_Generator.check, "a generator"),
 }
+
+
+WORKERS = 2
+
+
+def workers_of(options: RenderOptions) -> int:
+    """`RenderOptions.workers` of a prepared render, or of commands that have prepared none."""
+    return WORKERS if options.workers is None else options.workers
