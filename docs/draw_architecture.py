@@ -2,12 +2,13 @@
 
     python docs/draw_architecture.py
 
-writes docs/images/architecture.svg (the rooms of the engine, from the table in tests/rooms.py) and
+writes docs/images/architecture.svg (the rooms, from the table in tests/architecture.py and their docstrings) and
 docs/images/data-flow.svg (a mask window's way to a patch, a block's way to tiles on disk).
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from html import escape
 from pathlib import Path
@@ -16,7 +17,7 @@ from textwrap import wrap
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from rooms import BESIDE, FLOORS, QUESTIONS  # noqa: E402
+from architecture import FLOORS, NOT_FOR, floor_of  # noqa: E402
 
 WIDTH = 800
 INK, LINE = "#1b2733", "#51677d"
@@ -53,14 +54,23 @@ def text(x: float, y: float, words: str, *, size: int = 14, bold: bool = False, 
     )
 
 
+def lines_of(words: str, width: float) -> list[str]:
+    """Text cut up for a box."""
+    return wrap(words, int((width - 24) / (14 * LETTER)))
+
+
+def height_of(words: str, width: float) -> float:
+    """Height of a box that holds a title and a text."""
+    return 60.0 + 18 * (len(lines_of(words, width)) - 1)
+
+
 def box(x: float, y: float, width: float, height: float, title: str, words: str, kind: str) -> list[str]:
     """A rectangle with a title and lines of text below it, which must fit."""
-    lines = wrap(words, int((width - 24) / (14 * LETTER)))
-    assert 46 + 18 * (len(lines) - 1) <= height - 4, f"{title}: the text does not fit"
+    assert height_of(words, width) <= height + 10, f"{title}: the text does not fit"
     return [
         f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6" fill="{FILLS[kind]}" stroke="{LINE}"/>',
         text(x + 12, y + 24, title, size=16, bold=True),
-        *(text(x + 12, y + 46 + 18 * number, line) for number, line in enumerate(lines)),
+        *(text(x + 12, y + 46 + 18 * number, line) for number, line in enumerate(lines_of(words, width))),
     ]
 
 
@@ -87,45 +97,62 @@ def svg(height: float, title: str, parts: list[str]) -> str:
     return "\n".join([head, f"<title>{escape(title)}</title>", marker, ground, *parts, "</svg>"]) + "\n"
 
 
+def question(room: str) -> str:
+    """First line of a room's docstring."""
+    file = ROOT / room.replace(".", "/") / "__init__.py"
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").splitlines()[0]
+
+
+def uses(room: str) -> str:
+    """Rooms of the engine, and io, that a room may import."""
+    lower = [name for floor in FLOORS[floor_of(room) + 1 :] for name in floor]
+    names = [
+        name for name in lower if name.startswith(("engine", "io")) and name not in NOT_FOR.get(room, ())
+    ]
+    short = dict.fromkeys("io" if name.startswith("io") else name.partition(".")[2] for name in names)
+    return f"Uses {', '.join(short)}."
+
+
 def rooms() -> str:
-    """The rooms of the engine by floor, and beside them those that nothing imports."""
-    left, wide, high, gap, top = 16.0, 500.0, 76.0, 24.0, 44.0
+    """The rooms of the engine by floor, and beside them those that no other room imports."""
+    left, wide, gap, top = 16.0, 450.0, 22.0, 44.0
+    beside = [room for room in NOT_FOR["engine"] if room.startswith("engine")]
     parts = [text(left, 26, "Imports go downwards only", size=17, bold=True)]
     y = top
-    below = {}
     for floor in FLOORS:
-        full = WIDTH - 2 * left if floor == ("io",) else wide
-        each = (full - 16 * (len(floor) - 1)) / len(floor)
-        for number, room in enumerate(floor):
-            kind = "other" if room == "io" else "floor"
-            name = {"face": "face: engine/*.py", "io": "io"}.get(room, f"engine/{room}")
-            parts += box(left + number * (each + 16), y, each, high, name, QUESTIONS[room], kind)
-            below[room] = y
-        if floor != FLOORS[-1]:
-            parts.append(arrow(left + wide / 2, y + high + 2, left + wide / 2, y + high + gap - 3))
+        here = [room for room in floor if room not in beside and not room.startswith("training")]
+        if not here:
+            continue
+        low = here[0].startswith("io")
+        full = WIDTH - 2 * left if low else wide
+        each = (full - 16 * (len(here) - 1)) / len(here)
+        high = max(height_of(question(room), each) for room in here)
+        for number, room in enumerate(here):
+            name = {"engine": "engine (command line, render)", "io": "io (errors, console, files)"}.get(
+                room, room
+            )
+            kind = "other" if low else "floor"
+            parts += box(
+                left + number * (each + 16), y, each, high, name.replace(".", "/"), question(room), kind
+            )
         y += high + gap
-    x, aside = left + wide + 30, WIDTH - 2 * left - wide - 30
-    place = top
-    for room in BESIDE:
-        parts += box(x, place, aside, high, f"engine/{room}", QUESTIONS[room], "beside")
+        if floor != FLOORS[-1]:
+            parts.append(arrow(left + wide / 2, y - gap + 2, left + wide / 2, y - 3))
+        if not low:
+            end = y
+    x, aside, place = left + wide + 30, WIDTH - 2 * left - wide - 30, top
+    for room in beside:
+        words = f"{question(room)} {uses(room)} No other room uses it."
+        high = height_of(words, aside)
+        parts += box(x, place, aside, high, room.replace(".", "/"), words, "beside")
         place += high + gap
-    words = f"may use {', '.join(next(iter(BESIDE.values())))}; nothing imports them"
-    assert len({*BESIDE.values()}) == 1, "the picture says the same of all of them"
-    parts += [
-        text(x + 12, place + 12 + 18 * number, line)
-        for number, line in enumerate(wrap(words, int((aside - 24) / (14 * LETTER))))
-    ]
-    rail = x + aside - 20
-    parts.append(arrow(rail, place + 66, rail, below["io"] - 4))
-    parts += box(
-        x,
-        below["generator"] + 70,
-        aside - 44,
-        110,
-        "training",
-        "uses io; meets the engine only through an .onnx file and its card",
-        "other",
-    )
+    assert set(NOT_FOR["training"]) >= {
+        name for floor in FLOORS for name in floor if name.startswith("engine")
+    }
+    words = "How is a generator trained and exported? Uses io; meets the engine only through an .onnx file and its card."
+    high = height_of(words, aside)
+    parts += box(x, place, aside, high, "training", words, "other")
+    parts.append(arrow(x + aside / 2, place + high + 2, x + aside / 2, end - 3))
     return svg(y - gap + 16, "The rooms of SAFRON and the direction of imports", parts)
 
 
