@@ -1,6 +1,7 @@
 # make demo    render the shipped mask with the shipped generator into demo/
 # make test    run the tests; test-lowest, test-newest: some of them with other versions of the libraries
 # make lint    check style and types
+# make docs    build the documentation into site/, warnings as errors
 #
 # Each target makes a virtual environment in VENV, installs the package into it and changes nothing else.
 # The package is installed as a user gets it, not as a link to this folder: what is tested is what is shipped.
@@ -24,7 +25,7 @@ PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
 SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \
 	mask_cli model readers rendering resume rewrite s3 slides training training_data validate))
 
-.PHONY: demo test test-lowest test-newest lint clean
+.PHONY: demo test test-lowest test-newest lint docs clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -65,8 +66,14 @@ lint: $(VENV)/bin/pip
 	$(BIN)/ruff format --check .
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p safron.engine -p safron.io -p safron.training
 
+# The API reference is read from the installed package.
+docs: $(VENV)/bin/pip
+	rm -rf build
+	$(PIP) install --quiet -c constraints.txt '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv build demo safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build demo site safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
