@@ -20,8 +20,8 @@ def test_version_is_that_of_the_distribution() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(AttributeError, match="module 'safron' has no attribute 'verison'"):
-        safron.verison  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'safron' has no attribute 'nothing'"):
+        safron.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("package", [safron, safron.engine, safron.io, safron.training])
