@@ -1,6 +1,7 @@
 # make demo    render the shipped mask with the shipped generator into demo/
 # make test    run the tests
 # make lint    check style and types
+# make docs    build the documentation into site/, warnings as errors
 #
 # Each target makes a virtual environment in VENV, installs the package into it and changes nothing else.
 # The package is installed as a user gets it, not as a link to this folder: what is tested is what is shipped.
@@ -14,7 +15,7 @@ ARGS ?=
 BIN = $(abspath $(VENV))/bin
 PIP = $(BIN)/pip --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -42,8 +43,14 @@ lint: $(VENV)/bin/pip
 	$(BIN)/ruff format --check .
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p safron.engine -p safron.io -p safron.training
 
+# The API reference is read from the installed package.
+docs: $(VENV)/bin/pip
+	rm -rf build
+	$(PIP) install --quiet -c constraints.txt '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv build demo safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build demo site safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

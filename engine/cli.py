@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.system.memory import keep_one_heap
 from safron.io.console import (
     SETTINGS,
     Program,
@@ -27,13 +29,11 @@ from safron.io.console import (
 )
 from safron.io.errors import BadInput, Failed
 
-from .heap import keep_one_heap
-from .options import RenderOptions
-
 if TYPE_CHECKING:
-    from .batch import SlideResult
-    from .prepare import Prepared
-    from .scan import Scan
+    from safron.engine.preparation.mask_scan import Scan
+    from safron.engine.preparation.prepared import Prepared
+
+    from .slide_list import SlideResult
 
 NAME = "safron-render"
 DEFAULTS = RenderOptions()
@@ -91,7 +91,7 @@ def _batch(ctx: click.Context, param: click.Parameter, value: str | None) -> int
 def _validate(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is None:
         return
-    from safron.io.validate import validate_slide
+    from safron.io.slides.validate import validate_slide
 
     problems = validate_slide(Path(value))
     for problem in problems:
@@ -329,8 +329,10 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 
 def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
     """Render the slides of a list, with a line for each."""
-    from .batch import read_list, render_list, write_results
-    from .prepare import check_apart, check_output_path
+    from safron.engine.preparation.output_paths import check_apart
+    from safron.io.files import check_output_path
+
+    from .slide_list import read_list, render_list, write_results
 
     if options.report is not None:
         check_output_path(options.report, overwrite=True, name="--report ")
@@ -387,10 +389,13 @@ def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -
 
 
 def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
-    from .execute import local_runner
-    from .prepare import check_budget, prepare, workers_of
+    from safron.engine.execution.local import local_runner
+    from safron.engine.preparation.budget import check_budget
+    from safron.engine.preparation.mask_scan import scan_mask
+    from safron.engine.preparation.options import workers_of
+    from safron.engine.preparation.prepare import prepare
+
     from .rendering import open_runner, run
-    from .scan import scan_mask
 
     prepared = prepare(mask, out, options, dry_run=dry_run)
     if not quiet:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx_models import CARD
-from safron.engine.card import Card, Label, parse_card
-from safron.engine.model import MODELS, IdentityModel, load_model
+from safron.engine.generator.card import Card, Label, parse_card
+from safron.engine.generator.model import IdentityModel, load_model
+from safron.engine.generator.shipped import MODELS
 from safron.io.errors import BadInput
 
 SOURCE = "models/tiny.onnx"

@@ -21,7 +21,7 @@ from cases import Expect, ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import protected, read_only_folder, small_disk
 from onnx_models import CARD, write_onnx
 from safron.engine import cli, progress
-from safron.engine.model import OnnxModel
+from safron.engine.generator.onnx_model import OnnxModel
 
 pytest.importorskip("onnx")
 
@@ -382,7 +382,7 @@ def test_faults_of_ours_are_one_line_too(
     def broken(*args: Any, **options: Any) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("safron.engine.prepare.prepare", broken)
+    monkeypatch.setattr("safron.engine.preparation.prepare.prepare", broken)
     case = ExpectFail("", "", ("ZeroDivisionError: first line (--debug shows where)",), code=1)
     check_fail(run_cli(capfd, USUAL + "mask.zarr out.tiff"), case)
 
@@ -397,7 +397,7 @@ def test_interrupted_while_an_extension_is_imported(
         except KeyboardInterrupt:
             raise ImportError("initialization failed") from None
 
-    monkeypatch.setattr("safron.engine.prepare.open_mask", broken_off)
+    monkeypatch.setattr("safron.engine.preparation.prepare.open_mask", broken_off)
     outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff")
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.error.startswith("safron-render: interrupted")
@@ -409,7 +409,8 @@ def test_interrupted_while_planning(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "safron.engine.prepare.open_mask", lambda *args, **options: signal.raise_signal(signal.SIGTERM)
+        "safron.engine.preparation.prepare.open_mask",
+        lambda *args, **options: signal.raise_signal(signal.SIGTERM),
     )
     outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff")
     assert (outcome.code, outcome.out) == (130, "")
