@@ -37,8 +37,7 @@ def test_scheduler_script(here: Path, dask: str, sleep: str, code: int, lines: l
     done = subprocess.run(
         ["bash", SCRIPTS / "scheduler.sbatch", "mask.zarr", "slide.svs"],
         env=os.environ | {"PATH": f"{here / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=60,
     )
