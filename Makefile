@@ -1,6 +1,6 @@
 # make demo    render the shipped mask with the shipped generator into demo/
 # make test    run the tests; test-lowest, test-newest: some of them with other versions of the libraries
-# make lint    check style and types
+# make lint    check style, docstrings, spelling and types
 # make docs    build the documentation into site/, warnings as errors
 #
 # Each target makes a virtual environment in VENV, installs the package into it and changes nothing else.
@@ -61,10 +61,12 @@ test-newest: $(VENV)/bin/pip
 # mypy runs outside this folder, whose io/ would hide the standard library's; it sees the installed package.
 lint: $(VENV)/bin/pip
 	rm -rf build
-	$(PIP) install --quiet -c constraints.txt '.[train,dev]'
+	$(PIP) install --quiet -c constraints.txt '.[train,dev,lint]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p safron.engine -p safron.io -p safron.training
+	$(BIN)/codespell
+	$(BIN)/numpydoc lint $$(find engine io training -name '*.py')
+	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p safron
 
 # The API reference is read from the installed package.
 docs: $(VENV)/bin/pip
