@@ -1,0 +1,272 @@
+"""How does a plain value, of a file or a caller, become a checked one, and which line says that it cannot?
+
+msgspec checks; the words are ours. A type says all: its annotations hold the bounds (``Annotated[int, Meta(ge=1)]``),
+its ``__post_init__`` the rules that concern several fields, by raising ValueError.
+
+>>> from dataclasses import dataclass
+>>> from typing import Annotated
+>>> from msgspec import Meta
+>>> @dataclass(frozen=True)
+... class Dot:
+...     color: tuple[Annotated[int, Meta(ge=0, le=255)], ...]
+>>> convert({"color": [1, 2]}, Dot, "dot.json")
+Dot(color=(1, 2))
+>>> convert({"color": [1, 256]}, Dot, "dot.json")
+Traceback (most recent call last):
+safron.io.errors.BadInput: dot.json: color[1] 256 must be a whole number, 0 to 255
+>>> convert({"colour": [1, 2]}, Dot, "dot.json")
+Traceback (most recent call last):
+safron.io.errors.BadInput: dot.json: unknown name 'colour'; did you mean 'color'?
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import is_dataclass
+from functools import cache
+from numbers import Real
+from operator import index
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from msgspec import Meta, Struct, ValidationError
+from msgspec import convert as _convert
+
+from .errors import BadInput
+
+T = TypeVar("T")
+
+HUGE = 1.7976931348623157e308
+Byte = Annotated[int, Meta(ge=0, le=255)]
+Count = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0, le=HUGE)]
+"""Above 0 and finite."""
+
+RGB = tuple[Byte, Byte, Byte]
+
+_WORDS: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    bool: ("True or False", "True or False"),
+    Path: ("a path", "paths"),
+    NoneType: ("None", "None"),
+    Any: ("anything", "things"),
+}
+
+
+def convert(
+    plain: Any, kind: type[T] | Any, source: str, *, place: str = "", then: str = "", loose: bool = False
+) -> T:
+    """Check a plain value against a type, and give it as that type.
+
+    Parameters
+    ----------
+    plain : dictionaries, lists, texts and numbers, as JSON and YAML have them; NumPy's numbers are taken, too.
+    kind : a dataclass, a `msgspec.Struct`, or any annotation of plain types, `Path` among them.
+    source : where the value comes from, such as the name of a file; messages begin with it.
+    place : where in the source the value is, such as ``model.mpp``.
+    then : what to do where the value is wrong; messages end with it.
+    loose : let dataclasses have names that they do not know. A Struct decides that for itself.
+
+    Raises
+    ------
+    BadInput
+        A value breaks a rule: one line with the source, the place, the value, the rule and what to give instead.
+    """
+    end = f"; {then}" if then else ""
+    plain = to_plain(plain)
+    try:
+        if not loose:
+            _refuse_unknown(plain, kind, "$")
+        return cast(T, _convert(plain, kind, dec_hook=_from_plain))
+    except ValidationError as error:
+        raise BadInput(f"{source}: {_explain(error, plain, kind, place)}{end}") from None
+
+
+def fit(value: Any, kind: Any, name: str) -> Any:
+    """Give a Python caller's value as the first of a union's types that it can be.
+
+    Parameters
+    ----------
+    value : anything; a value of another type that means the same is taken, such as NumPy's numbers or any path-like.
+    kind : an annotation. A class with a static method ``fits`` decides for itself, and its ``words`` are its name.
+    name : how messages call it, such as ``--tile``.
+
+    Raises
+    ------
+    BadInput
+        It is none of them.
+    """
+    plain = to_plain(value)
+    for one in _members(kind):
+        if hasattr(one, "fits"):
+            if one.fits(value):
+                return value
+            continue
+        with suppress(ValidationError):
+            return _convert(plain, one, dec_hook=_from_plain)
+    raise BadInput(f"{name} {shown(value)}: must be {words(kind)}{_instead(kind)}")
+
+
+def words(kind: Any, *, many: bool = False) -> str:
+    """Say what an annotation asks for.
+
+    Examples
+    --------
+    >>> words(Byte | Literal["edge"])
+    "a whole number, 0 to 255, or 'edge'"
+    >>> words(RGB)
+    '3 whole numbers, 0 to 255'
+    """
+    if get_origin(kind) is Annotated:
+        inner, *notes = get_args(kind)
+        notes = [note for note in notes if isinstance(note, Meta)]
+        said = next((note.description for note in notes if note.description), None)
+        return said or ", ".join([words(inner, many=many), *(_bounds(note, inner) for note in notes)]).rstrip(
+            ", "
+        )
+    if get_origin(kind) in (Union, UnionType, Literal):
+        each = [
+            text
+            for one in (_members(kind) if get_origin(kind) is not Literal else (kind,))
+            for text in (map(repr, get_args(one)) if get_origin(one) is Literal else (words(one, many=many),))
+        ]
+        *most, last = each
+        comma = "," if any("," in text for text in most) else ""
+        return f"{', '.join(most)}{comma} or {last}" if most else last
+    if get_origin(kind) is tuple and get_args(kind)[-1] is not Ellipsis:
+        return f"{len(get_args(kind))} {words(get_args(kind)[0], many=True)}"
+    if get_origin(kind) in (tuple, list):
+        return f"{'lists' if many else 'a list'} of {words(get_args(kind)[0], many=True)}"
+    if _is_record(kind):
+        return f"{'objects' if many else 'an object'} with {', '.join(hints(kind))}"
+    if get_origin(kind) is dict:
+        return f"{'objects' if many else 'an object'} of {words(get_args(kind)[1], many=True)}"
+    return _WORDS[kind][many] if kind in _WORDS else str(kind.words)
+
+
+def shown(value: Any) -> str:
+    """Show a value in a message: in one line, and not the whole of a long one."""
+    return " ".join(repr(value).split())[:80]
+
+
+@cache
+def hints(kind: Any) -> dict[str, Any]:
+    """Annotations of a dataclass or Struct, by field."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def to_plain(value: Any) -> Any:
+    """Give NumPy's and other libraries' numbers as Python's, and arrays as lists."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {name: to_plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(one) for one in value]
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, str):
+        return str(value)
+    with suppress(TypeError):
+        return index(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _from_plain(kind: type, value: Any) -> Any:
+    """Make what msgspec has no notion of."""
+    if kind is Path and isinstance(value, str | os.PathLike):
+        return Path(os.fspath(value))
+    raise TypeError
+
+
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, Struct))
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _bounds(meta: Meta, kind: Any) -> str:
+    """Say the bounds of a number."""
+    low, high = meta.ge, meta.le if meta.le != HUGE else None
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    each = (
+        ("at least", low),
+        ("above", meta.gt),
+        ("at most", high),
+        ("less than", meta.lt),
+        ("at least one" if kind is str else "at least", meta.min_length),
+    )
+    return " and ".join(f"{text} {bound}" for text, bound in each if bound is not None)
+
+
+def _instead(kind: Any) -> str:
+    """What to give instead, where the annotation says it: ``Meta(extra={"instead": "..."})``."""
+    for one in _members(kind):
+        for note in get_args(one)[1:] if get_origin(one) is Annotated else ():
+            if isinstance(note, Meta) and note.extra and "instead" in note.extra:
+                return f"; {note.extra['instead']}"
+    return ""
+
+
+def _inner(kind: Any, step: str | int) -> Any:
+    """Annotation of a field or an item; of a union the member that has such."""
+    for one in _members(kind):
+        one = get_args(one)[0] if get_origin(one) is Annotated else one
+        if isinstance(step, str) and _is_record(one):
+            return hints(one).get(step, Any)
+        if isinstance(step, int) and get_origin(one) in (tuple, list):
+            args = get_args(one)
+            return args[0] if len(args) == 1 or args[-1] is Ellipsis else args[min(step, len(args) - 1)]
+    return Any
+
+
+def _refuse_unknown(plain: Any, kind: Any, path: str) -> None:
+    """Raise ValidationError at a name that a dataclass does not have; msgspec does that for Structs only."""
+    if isinstance(plain, Mapping):
+        for record in (one for one in _members(kind) if _is_record(one)):
+            for name in plain:
+                if name not in hints(record):
+                    raise ValidationError(f"Object contains unknown field `{name}` - at `{path}`")
+        for name, value in plain.items():
+            _refuse_unknown(value, _inner(kind, str(name)), f"{path}.{name}")
+    elif isinstance(plain, Sequence) and not isinstance(plain, str | bytes):
+        for number, value in enumerate(plain):
+            _refuse_unknown(value, _inner(kind, number), f"{path}[{number}]")
+
+
+def _explain(error: ValidationError, plain: Any, kind: Any, prefix: str) -> str:
+    """Say in our words what msgspec found; its message has the place, and not the value."""
+    message = str(error)
+    path = found[1] if (found := re.search(r" - at `\$(.*)`$", message)) else ""
+    value = plain
+    for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+        step = name or int(number)
+        value, kind = value[step], _inner(kind, step)
+    place = f"{prefix}{path}" if prefix else path.removeprefix(".")
+    inside = f"{place}." if place else ""
+    if missing := re.match("Object missing required field `(.*?)`", message):
+        return f"{inside}{missing[1]} is missing; it must be {words(_inner(kind, missing[1]))}"
+    if unknown := re.match("Object contains unknown field `(.*?)`", message):
+        return f"unknown name {f'{inside}{unknown[1]}'!r}; {_known(unknown[1], kind, inside)}"
+    if isinstance(error.__cause__, ValueError):
+        return f"{place}: {error.__cause__}" if place else str(error.__cause__)
+    return f"{place} {shown(value)} must be {words(kind)}{_instead(kind)}".lstrip()
+
+
+def _known(name: str, kind: Any, inside: str) -> str:
+    """What a wrong name may have meant."""
+    from difflib import get_close_matches
+
+    names = next((list(hints(one)) for one in _members(kind) if _is_record(one)), [])
+    near = get_close_matches(name, names, 1)
+    return f"did you mean {inside + near[0]!r}?" if near else f"known are {', '.join(names)}"
