@@ -129,7 +129,7 @@ def import_(
     IMAGE is a Zarr, OME-Zarr, slide, TIFF, PNG or other image; it is read piece by piece.
     """
     from .label_store import check_target
-    from .palette import DEFAULT_LABELS
+    from .legend import DEFAULT_LABELS
 
     check_target(out, overwrite=overwrite)
     mask = _open(image, palette, palette_tolerance)
@@ -207,7 +207,7 @@ def from_geojson(
     """
     from .annotations import read_geojson
     from .label_store import check_target
-    from .palette import DEFAULT_LABELS
+    from .legend import DEFAULT_LABELS
 
     check_target(out, overwrite=overwrite)
     height, width, slide_mpp = _canvas(size, like, downsample)

@@ -44,8 +44,9 @@ HUGE = 1.7976931348623157e308
 Byte = Annotated[int, Meta(ge=0, le=255)]
 Count = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0, le=HUGE)]
-"""Above 0 and finite."""
+Finite = Annotated[float, Meta(ge=-HUGE, le=HUGE, description="a finite number")]
+Positive = Annotated[float, Meta(gt=0, le=HUGE, description="a finite number above 0")]
+Mpp = Annotated[float, Meta(gt=0, le=HUGE, description="micrometres per pixel, above 0")]
 
 RGB = tuple[Byte, Byte, Byte]
 
@@ -61,7 +62,14 @@ _WORDS: dict[Any, tuple[str, str]] = {
 
 
 def convert(
-    plain: Any, kind: type[T] | Any, source: str, *, place: str = "", then: str = "", loose: bool = False
+    plain: Any,
+    kind: type[T] | Any,
+    source: str,
+    *,
+    place: str = "",
+    then: str = "",
+    loose: bool = False,
+    **more: bool,
 ) -> T:
     """Check a plain value against a type, and give it as that type.
 
@@ -72,7 +80,8 @@ def convert(
     source : where the value comes from, such as the name of a file; messages begin with it.
     place : where in the source the value is, such as ``model.mpp``.
     then : what to do where the value is wrong; messages end with it.
-    loose : let dataclasses have names that they do not know. A Struct decides that for itself.
+    loose : pass over names that a class does not have, where it is no Struct that forbids them.
+    **more : of `msgspec.convert`, such as ``strict=False``.
 
     Raises
     ------
@@ -80,11 +89,13 @@ def convert(
         A value breaks a rule: one line with the source, the place, the value, the rule and what to give instead.
     """
     end = f"; {then}" if then else ""
-    plain = to_plain(plain)
     try:
+        plain = to_plain(plain)
         if not loose:
             _refuse_unknown(plain, kind, "$")
-        return cast(T, _convert(plain, kind, dec_hook=_from_plain))
+        return cast(T, _convert(plain, kind, dec_hook=_from_plain, **more))
+    except RecursionError:
+        raise BadInput(f"{source}: holds lists in lists without end{end}") from None
     except ValidationError as error:
         raise BadInput(f"{source}: {_explain(error, plain, kind, place)}{end}") from None
 
@@ -128,9 +139,7 @@ def words(kind: Any, *, many: bool = False) -> str:
         inner, *notes = get_args(kind)
         notes = [note for note in notes if isinstance(note, Meta)]
         said = next((note.description for note in notes if note.description), None)
-        return said or ", ".join([words(inner, many=many), *(_bounds(note, inner) for note in notes)]).rstrip(
-            ", "
-        )
+        return said or ", ".join([words(inner, many=many), *(_bounds(note) for note in notes)]).rstrip(", ")
     if get_origin(kind) in (Union, UnionType, Literal):
         each = [
             text
@@ -194,18 +203,18 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def _bounds(meta: Meta, kind: Any) -> str:
-    """Say the bounds of a number."""
-    low, high = meta.ge, meta.le if meta.le != HUGE else None
-    if low is not None and high is not None:
-        return f"{low} to {high}"
+def _bounds(meta: Meta) -> str:
+    """Say the bounds of a number, or of a list."""
+    if meta.ge is not None and meta.le is not None:
+        return f"{meta.ge} to {meta.le}"
     each = (
-        ("at least", low),
+        ("at least", meta.ge),
         ("above", meta.gt),
-        ("at most", high),
+        ("at most", meta.le),
         ("less than", meta.lt),
-        ("at least one" if kind is str else "at least", meta.min_length),
     )
+    if meta.min_length is not None:
+        return f"at least {meta.min_length} of them"
     return " and ".join(f"{text} {bound}" for text, bound in each if bound is not None)
 
 
@@ -255,12 +264,18 @@ def _explain(error: ValidationError, plain: Any, kind: Any, prefix: str) -> str:
     place = f"{prefix}{path}" if prefix else path.removeprefix(".")
     inside = f"{place}." if place else ""
     if missing := re.match("Object missing required field `(.*?)`", message):
-        return f"{inside}{missing[1]} is missing; it must be {words(_inner(kind, missing[1]))}"
+        return f"{inside}{missing[1]} is missing; it must be {_asked(_inner(kind, missing[1]))}"
     if unknown := re.match("Object contains unknown field `(.*?)`", message):
         return f"unknown name {f'{inside}{unknown[1]}'!r}; {_known(unknown[1], kind, inside)}"
     if isinstance(error.__cause__, ValueError):
         return f"{place}: {error.__cause__}" if place else str(error.__cause__)
-    return f"{place} {shown(value)} must be {words(kind)}{_instead(kind)}".lstrip()
+    return f"{place} {shown(value)} must be {_asked(kind)}".lstrip()
+
+
+def _asked(kind: Any) -> str:
+    """Say what a file should have; it leaves out what may be None."""
+    given = tuple(one for one in _members(kind) if one is not NoneType)
+    return words(Union[given]) + _instead(kind)  # noqa: UP007 of members that are known only now
 
 
 def _known(name: str, kind: Any, inside: str) -> str:
