@@ -1,7 +1,7 @@
 """How is a generator trained and exported from the shell?
 
-Thin: options to dataclasses, errors to one line and an exit code. PyTorch is imported by the commands, so
-that ``--help`` works without it.
+Options become dataclasses, errors one line and an exit code. PyTorch is imported inside the commands, so that ``--help``
+works without it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,26 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from safron.io.console import POSITIVE, SETTINGS, ProgramGroup, debug_option, run_program, version_option
 from safron.io.errors import BadInput
-from safron.training.config import PRESETS, TrainConfig, override, preset, read_overrides
+from safron.training.config import (
+    PRESETS,
+    SIZES,
+    TrainConfig,
+    override,
+    preset,
+    read_overrides,
+)
 
-SIZE_NAMES = ("full", "small", "tiny")
+DEFAULT = "safron-seamless"
+COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
+PATH = click.Path(path_type=Path)
+NAMES, SIZE_NAMES = click.Choice(sorted(PRESETS)), click.Choice(list(SIZES[DEFAULT]))
 
 
 def _need_torch() -> None:
@@ -31,10 +42,10 @@ def _need_torch() -> None:
 
 
 class DefaultFit(ProgramGroup):
-    """A group whose command `fit` may go without its name: what is no command is DATA or an option of fit."""
+    """A group whose command `fit` may be left out: the first word is DATA or an option of fit if it names no command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put "fit" in front where no command is named."""
+        """Put "fit" in front if no command is named."""
         own = {name for option in self.get_params(ctx) for name in option.opts}
         if args and args[0] not in self.commands and args[0] not in own:
             args = ["fit", *args]
@@ -54,181 +65,143 @@ def cli() -> None:
     """
 
 
-_PRESET = click.option(
-    "--preset",
-    "preset_name",
-    type=click.Choice(sorted(PRESETS)),
-    default="safron-seamless",
-    show_default=True,
-    help="Named settings of network and training.",
+def _option(flags: str, kind: Any, text: str, **more: Any) -> Callable[[Any], Any]:
+    return click.option(*flags.split(), type=kind, help=text, **more)
+
+
+PRESET = _option("--preset", NAMES, "Named settings of network and training.", show_default=DEFAULT)
+SIZE = _option(
+    "--size", SIZE_NAMES, "Of networks and training tile: small fits a CPU, tiny a test.", show_default="full"
 )
-_SIZE = click.option(
-    "--size",
-    type=click.Choice(SIZE_NAMES),
-    default="full",
-    show_default=True,
-    help="How large the networks and the training tile are: small fits a CPU, tiny a test.",
+SEED = _option("--seed", WHOLE, "Seed of all randomness.", show_default="0")
+FLOAT16 = _option(
+    "--float16", None, "Half precision: half the file, and faster where a GPU has it.", is_flag=True
 )
-_FLOAT16 = click.option(
-    "--float16", is_flag=True, help="Half precision inside: half the file, and faster where a GPU has it."
+SETTINGS_OF_RUN = (
+    PRESET,
+    SIZE,
+    _option("--config", PATH, 'File of settings (YAML, TOML, JSON), as {"batch": 4, "model": {"mpp": 0.5}}.'),
+    _option(
+        "--discriminator",
+        click.Choice(["tile", "patch"]),
+        "What safron's sees: stitched tiles, or single patches.",
+    ),
+    _option("--no-skips", None, "Leave out the skip connections of safron's U-Net.", is_flag=True),
+    _option("--overlap", WHOLE, "Pixels that neighbouring patches of safron share."),
+    _option("--mpp", POSITIVE, "Pixel size to train at, in um."),
+    _option("--batch", COUNT, "Training tiles per step, of all GPUs together."),
+    SEED,
 )
-_SEED = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness."
-)
-_CONFIG = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help='YAML, TOML or JSON file of settings that the preset is changed by, as {"batch": 4, "model": {"mpp": 0.5}}.',
+"""Options that change settings. Without any of them, --resume takes all settings from the checkpoint."""
+
+SETTING_NAMES = ("preset", "size", "config", "discriminator", "no_skips", "overlap", "mpp", "batch", "seed")
+
+FIT_OPTIONS = (
+    *SETTINGS_OF_RUN,
+    _option("--steps", COUNT, "Steps to train; the learning rate falls towards the last."),
+    _option("--minutes", POSITIVE, "Stop after this many minutes, before --steps."),
+    _option("--resume", None, "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
+    _option("--device", str, "auto (a GPU if there is one), cpu or cuda.", default="auto", show_default=True),
+    _option(
+        "--compile/--no-compile compiled", None, "Compile the networks; the default on a GPU.", default=None
+    ),
+    _option("--threads", COUNT, "CPU threads; PyTorch's own choice by default."),
+    _option("--save-every", COUNT, "Steps from checkpoint to checkpoint.", default=500, show_default=True),
 )
 
 
-def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `fit`, in the order in which help shows them."""
-    options = (
-        _PRESET,
-        _SIZE,
-        _CONFIG,
-        click.option(
-            "--discriminator",
-            type=click.Choice(["tile", "patch"]),
-            help="What the judge of safron sees: the stitched tile, as in the paper, or single patches.",
-        ),
-        click.option("--no-skips", is_flag=True, help="Leave out the skip connections of safron's U-Net."),
-        click.option("--overlap", type=click.IntRange(min=0), help="Pixels that patches of safron share."),
-        click.option("--mpp", type=POSITIVE, help="Pixel size to train at, in um."),
-        click.option(
-            "--batch", type=click.IntRange(min=1), help="Training tiles in a step, of all GPUs together."
-        ),
-        click.option(
-            "--steps",
-            type=click.IntRange(min=1),
-            help="Steps to train; the learning rate falls towards the last.",
-        ),
-        click.option(
-            "--minutes",
-            type=POSITIVE,
-            help="Stop after this many minutes, whatever --steps says.",
-        ),
-        click.option("--resume", is_flag=True, help="Go on from OUT/checkpoint.pt, with its settings."),
-        _SEED,
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            help="auto, cpu or cuda; auto takes a GPU if there is one.",
-        ),
-        click.option(
-            "--compile/--no-compile",
-            "compiled",
-            default=None,
-            help="Let PyTorch compile the generator and the paper's judge; it does on a GPU unless told not to.",
-        ),
-        click.option(
-            "--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's own choice unless given."
-        ),
-        click.option(
-            "--save-every",
-            type=click.IntRange(min=1),
-            default=500,
-            show_default=True,
-            help="Steps to a checkpoint and a sample sheet.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _add_options(command: Any) -> Any:
+    """Add the options of `fit`, in the order of its help."""
+    return reduce(lambda so_far, option: option(so_far), reversed(FIT_OPTIONS), command)
 
 
 @cli.command(epilog="Example: safron-train pairs/ runs/first --minutes 90")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@_fit_options
+@click.argument("data", type=PATH)
+@click.argument("out", type=PATH)
+@_add_options
 @debug_option
 def fit(data: Path, out: Path, **options: Any) -> None:
-    """Train on the images and masks in DATA; write checkpoints, log and sheets to OUT."""
+    """Train on the images and masks in DATA; write checkpoints, log and sample sheets to OUT."""
     _need_torch()
-    # Read when PyTorch's thread library loads. Threads that spin while they wait made a step six times slower
-    # on a machine that had other work.
+    # Read when PyTorch's thread library loads. Threads that spin while they wait made a step six times slower on a machine
+    # with other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
-    from safron.training.distributed import join_team
-    from safron.training.progress import watch
-    from safron.training.train import Schedule, name_device
+    from safron.training.distributed import join_team, name_device
+    from safron.training.run_log import watch
+    from safron.training.train import Schedule
     from safron.training.train import fit as run
 
-    config = _choose_config(click.get_current_context(), out / "checkpoint.pt", options)
+    config = _choose_config(out / "checkpoint.pt", options)
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
-    schedule = Schedule(config.steps, options["minutes"], save_every=options["save_every"])
-    with join_team(name_device(options["device"])) as (team, place):
-        shown = watch(None if config.epochs else config.steps) if team.leads else nullcontext()
-        with shown as report:
-            path = run(
-                data,
-                out,
-                config,
-                schedule,
-                resume=options["resume"],
-                device=place,
-                team=team,
-                compiled=place.startswith("cuda") if options["compiled"] is None else options["compiled"],
-                report=report,
-            )
+    compiled = options["compiled"]
+    with (
+        join_team(name_device(options["device"])) as (team, device),
+        watch() if team.leads else nullcontext() as report,
+    ):
+        path = run(
+            data,
+            out,
+            config,
+            Schedule(config.steps, options["minutes"], save_every=options["save_every"]),
+            resume=options["resume"],
+            device=device,
+            team=team,
+            compiled=device.startswith("cuda") if compiled is None else compiled,
+            report=report,
+            tell=partial(click.echo, err=True),
+        )
     if team.leads:
         click.echo(f"wrote {path}; export it with: safron-train export {path} OUT.onnx")
 
 
-def _choose_config(ctx: click.Context, checkpoint: Path, options: dict[str, Any]) -> TrainConfig:
-    """Settings of the preset, changed by the file and then by options; those of the run that is resumed, if none is given."""
-    names = (
-        "preset_name",
-        "size",
-        "config_file",
-        "discriminator",
-        "no_skips",
-        "overlap",
-        "mpp",
-        "batch",
-        "seed",
-    )
-    given = {
-        name for name in names if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }
+def _choose_config(checkpoint: Path, options: dict[str, Any]) -> TrainConfig:
+    """Choose settings: the preset's, changed by the file and then by options; or those of the run that is resumed."""
     kept: TrainConfig | None = None
     if options["resume"]:
         from safron.training.checkpoint import load_checkpoint
 
         kept = load_checkpoint(checkpoint).config
-    if kept is not None and not given:
+    if kept is not None and not any(options[name] not in (None, False) for name in SETTING_NAMES):
         config = kept
     else:
-        config = preset(options["preset_name"], options["size"])
-        if kept is not None:
-            config = dataclasses.replace(config, steps=kept.steps, epochs=kept.epochs)
-        if options["config_file"] is not None:
-            config = override(config, read_overrides(options["config_file"]), str(options["config_file"]))
-        if config.model.network == "seamless" and given & {"no_skips", "overlap"}:
-            raise BadInput(
-                "--no-skips and --overlap change safron's network; choose --preset safron, or leave them out"
-            )
-        if "seed" in given or options["config_file"] is None:
-            config = dataclasses.replace(config, seed=options["seed"])
-        changes: dict[str, Any] = {"judged": options["discriminator"], "batch": options["batch"]}
-        model = {
-            "overlap": options["overlap"],
-            "mpp": options["mpp"],
-            "skips": False if options["no_skips"] else None,
-        }
-        config = override(config, _given(changes) | {"model": _given(model)}, "options")
+        config = _given_config(options, kept)
     if options["steps"] is not None:
         return dataclasses.replace(config, steps=options["steps"], epochs=0)
     if kept is not None and _length(config) != _length(kept):
         raise BadInput(
-            f"{checkpoint} was made for {_length(kept)}, and {options['config_file']} says {_length(config)}; leave that out "
-            "to go on as it was, or give --steps"
+            f"{checkpoint} was made for {_length(kept)}, and {options['config']} says {_length(config)}; leave that out to "
+            "continue as it was, or give --steps"
         )
     return config
+
+
+def _given_config(options: dict[str, Any], kept: TrainConfig | None) -> TrainConfig:
+    """Put together the settings that options and file ask for; the length of a resumed run is `kept`."""
+    config = preset(options["preset"] or DEFAULT, options["size"] or "full")
+    if kept is not None:
+        config = dataclasses.replace(config, steps=kept.steps, epochs=kept.epochs)
+    file = read_overrides(options["config"]) if options["config"] is not None else {}
+    config = override(config, file, str(options["config"]))
+    if config.model.network == "seamless" and (options["no_skips"] or options["overlap"] is not None):
+        raise BadInput(
+            "--no-skips and --overlap change safron's network; choose --preset safron, or leave them out"
+        )
+    changes = {
+        "discriminator_input": options["discriminator"],
+        "batch": options["batch"],
+        "seed": options["seed"],
+    }
+    if options["discriminator"] == "patch" and not {"discriminator_levels", "judge_levels"} & file.keys():
+        # A quarter of the tile's view: at full size pix2pix's 70 pixels, which fit into a patch of 256.
+        changes["discriminator_levels"] = max(1, config.discriminator_levels - 2)
+    model = {
+        "overlap": options["overlap"],
+        "mpp": options["mpp"],
+        "skips": False if options["no_skips"] else None,
+    }
+    return override(config, _given(changes) | {"model": _given(model)}, "options")
 
 
 def _length(config: TrainConfig) -> str:
@@ -240,12 +213,12 @@ def _given(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @cli.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@_FLOAT16
+@click.argument("checkpoint", type=PATH)
+@click.argument("out", type=PATH)
+@FLOAT16
 @debug_option
 def export(checkpoint: Path, out: Path, float16: bool) -> None:
-    """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and check it against PyTorch."""
+    """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and compare it with PyTorch."""
     _need_torch()
     from safron.training.export import export_checkpoint
 
@@ -253,19 +226,19 @@ def export(checkpoint: Path, out: Path, float16: bool) -> None:
 
 
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
-@click.argument("out", type=click.Path(path_type=Path))
-@_PRESET
-@_SIZE
-@_SEED
-@_FLOAT16
+@click.argument("out", type=PATH)
+@PRESET
+@SIZE
+@SEED
+@FLOAT16
 @debug_option
-def export_random(out: Path, preset_name: str, size: str, seed: int, float16: bool) -> None:
+def export_random(out: Path, preset: str | None, size: str | None, seed: int | None, float16: bool) -> None:
     """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
     _need_torch()
     from safron.training.export import export_fresh
 
-    config = override(preset(preset_name, size), {"seed": seed}, "options")
-    _tell(out, export_fresh(config, out, float16=float16))
+    options = dict.fromkeys((*SETTING_NAMES, "steps")) | {"preset": preset, "size": size, "seed": seed}
+    _tell(out, export_fresh(_given_config(options, None), out, float16=float16))
 
 
 def _tell(out: Path, card: dict[str, Any]) -> None:
@@ -279,9 +252,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : what follows ``safron-train`` on the command line; None takes it from there.
+    args : the command line after ``safron-train``; by default that of this process.
     """
-    run_program(cli, "safron-train", args, interrupted="checkpoints are kept, --resume goes on from the last")
+    run_program(
+        cli, "safron-train", args, interrupted="checkpoints are kept, --resume continues from the last"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What is done to an ONNX graph between PyTorch and the file?
+"""How is an ONNX graph changed between PyTorch and the file?
 
-`fold_norms` multiplies frozen norms into the convolutions before them, transposed ones too, which PyTorch's
-exporter leaves. `halve_network` turns weights and arithmetic of the network into float16, and leaves in float32
-what would suffer: the graph's ends, and means of squares.
+`fold_norms` multiplies frozen norms into the convolutions before them, transposed ones too, which PyTorch's exporter leaves
+alone. `halve_network` makes the network's weights and arithmetic float16, and keeps in float32 what would suffer: the graph's
+ends, and means of squares.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _WIDE = {"Add", "Sqrt", "Div", "Reciprocal", "Pow"}
 
 
 def training_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of nodes that a finished generator must not have: norms, dropout, random numbers."""
+    """Names of the nodes that a finished generator must not have: norms, dropout, random numbers."""
     found = [node for node in model.graph.node if node.op_type.startswith(TRAINING_NODES)]
     return [node.name or node.op_type for node in found]
 
 
 def fold_norms(model: onnx.ModelProto) -> None:
-    """Fold each batch norm with frozen statistics into the convolution that feeds it and nothing else."""
+    """Fold each batch norm with frozen statistics into the convolution before it, if that feeds nothing else."""
     graph = model.graph
     arrays = _constants_to_arrays(graph)
     makers = {name: node for node in graph.node for name in node.output}
@@ -53,9 +53,9 @@ def fold_norms(model: onnx.ModelProto) -> None:
 
 
 def halve_network(model: onnx.ModelProto, *, prefix: str = "/network/") -> onnx.ModelProto:
-    """Return the model with all nodes below `prefix` in float16, and casts where they meet the others.
+    """Return the model with all nodes below `prefix` in float16, and casts where they meet others.
 
-    Means of squares stay in float32: a square overflows float16 from 256 on.
+    Means of squares stay in float32: squares of 256 and more overflow float16.
     """
     typed = shape_inference.infer_shapes(model, data_prop=True).graph
     kinds = {item.name: item.type.tensor_type.elem_type for item in [*typed.value_info, *typed.input]}
@@ -103,7 +103,7 @@ def halve_network(model: onnx.ModelProto, *, prefix: str = "/network/") -> onnx.
 
 
 def _wide_outputs(graph: onnx.GraphProto) -> set[str]:
-    """Outputs of squares, of their means, and of what is reckoned from those up to the factor itself."""
+    """Outputs of squares, of their means, and of all that is computed from those up to the factor itself."""
     wide: set[str] = set()
     for node in graph.node:
         square = node.op_type == "Mul" and node.input[0] == node.input[1]
@@ -116,7 +116,7 @@ def _wide_outputs(graph: onnx.GraphProto) -> set[str]:
 def _constants_to_arrays(graph: onnx.GraphProto) -> dict[str, npt.NDArray[np.generic]]:
     """Take initializers and Constant nodes out of the graph, as arrays by name.
 
-    The exporter stores equal arrays once and lets Identity nodes stand for the others.
+    The exporter stores equal arrays once, and Identity nodes for the others.
     """
     arrays = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     for node in list(graph.node):
@@ -132,7 +132,7 @@ def _constants_to_arrays(graph: onnx.GraphProto) -> dict[str, npt.NDArray[np.gen
 
 
 def _arrays_to_initializers(graph: onnx.GraphProto, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
-    """Put back the arrays that are used."""
+    """Put the arrays that are used back into the graph."""
     used = {name for node in graph.node for name in node.input}
     graph.initializer.extend(
         numpy_helper.from_array(np.ascontiguousarray(array), name)

@@ -1,11 +1,11 @@
-"""How does a training tile come out of patches, so that the judge sees the seams and the generator feels them?
+"""How does a training tile come out of patches, so that the discriminator sees the seams and the generator feels them?
 
     tile   |----------------- 728 -----------------|
     patch  |---- 256 ----|            |---- 256 ----|
-                     |---- 256 ----|                       stride 236: 20 pixels are shared, and averaged
+                     |---- 256 ----|                       stride 236: 20 pixels are shared and averaged
 
-`cut` takes the windows, `join` averages what they became; both are linear, and gradients pass through. The engine does
-the same to a whole slide (flat weights), with patch origins on the same grid.
+`cut` takes the windows, `join` averages the patches; both are linear, and gradients pass through. The engine does the same
+to a whole slide (flat blend weights), with patch origins on the same grid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from safron.training.config import TrainConfig
-from safron.training.networks import PaperGenerator
 from torch import Tensor, nn
 
 
@@ -66,27 +65,35 @@ def join(patches: Tensor, stride: int, count: int) -> Tensor:
 class TileGenerator(nn.Module):
     """Any generator as one that makes whole training tiles.
 
-    The seamless network renders a tile at once: as its patches agree exactly, that is what stitching them would
-    give. The paper's network makes the patches of one tile as one batch, over which its norms take their statistics,
-    tile after tile, so that a tile does not depend on the others of its batch.
+    The seamless network renders a tile at once: its patches agree exactly, so stitching them would give the same. The paper's
+    network makes the patches of one tile as one batch, over which its norms take their statistics, tile after tile, so that
+    a tile does not depend on the others of its batch.
     """
 
     def __init__(self, network: nn.Module, config: TrainConfig) -> None:
         super().__init__()
         self.network = network
-        self.context, self.stride = config.model.context, config.stride
-        self.side = config.model.tile
-        self.count = config.grid + config.grid_phase
+        self.whole = config.model.network == "seamless"
+        self.side, self.stride, self.count = config.model.tile, config.stride, config.grid
+        self.read_side = config.model.tile + 2 * config.model.context
 
     def forward(self, one_hot: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Render [n, labels, y, x] and [n, k, y, x] to tiles [n, 3, y-2c, x-2c] and the patches that they are made of."""
-        if not isinstance(self.network, PaperGenerator):
+        """Render tiles.
+
+        Parameters
+        ----------
+        one_hot, noise
+            [n, labels, y + 2c, x + 2c], 0 or 1, and [n, k, y + 2c, x + 2c], standard normal.
+
+        Returns
+        -------
+        tuple of Tensor
+            Tiles [n, 3, y, x] in [-1, 1], and the patches that they are made of, [n * grid * grid, 3, tile, tile].
+        """
+        if self.whole:
             tile: Tensor = self.network(one_hot, noise)
             return tile, tile
         patches = torch.cat(
-            [
-                self.network.paint(cut(labels[None], self.side + 2 * self.context, self.stride))
-                for labels in one_hot
-            ]
+            [self.network(cut(labels[None], self.read_side, self.stride)) for labels in one_hot]
         )
         return join(patches, self.stride, self.count), patches

@@ -1,0 +1,165 @@
+"""Where does a training run report its progress?
+
+`RunLog` writes files: `log.jsonl` gets a line of losses every so many steps, and TensorBoard the same numbers and the sample
+sheets if its writer is installed. On resuming, lines of steps after the checkpoint are dropped: those steps come again.
+`watch` shows a bar on a terminal, and plain lines elsewhere, both on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from safron.io.errors import BadInput
+from safron.io.files import replacing
+
+INTERVAL_SECONDS = 10.0
+"""Time between lines on stderr."""
+
+
+class RunLog:
+    """Appends to `out/log.jsonl` and `out/tensorboard/`.
+
+    Parameters
+    ----------
+    out : folder of the run; it exists.
+    step : steps done; 0 for a new run.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
+        self.path = out / "log.jsonl"
+        kept = []
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            with replacing(self.path) as file:
+                file.write("".join(f"{line}\n" for line in kept).encode())
+        self.board: Any = None
+        if importlib.util.find_spec("tensorboardX") is not None:
+            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def losses(self, step: int, minutes: float, losses: dict[str, float]) -> None:
+        """Write one line of losses; `minutes` counts from the start of this process's run."""
+        entry = {"step": step, "minutes": round(minutes, 3)}
+        entry |= {name: round(value, 5) for name, value in losses.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        if self.board is not None:
+            for name, value in losses.items():
+                self.board.add_scalar(f"loss/{name}", value, step)
+
+    def sheet(self, step: int, sheet: npt.NDArray[np.uint8]) -> None:
+        """Write a sample sheet, RGB uint8 [y, x, 3], to ``sheet-NNNNNN.png``."""
+        encoded = cv2.imencode(".png", sheet[..., ::-1])[1]
+        with replacing(self.path.with_name(f"sheet-{step:06d}.png")) as file:
+            file.write(encoded.tobytes())
+        if self.board is not None:
+            self.board.add_image("sheet", sheet, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        if self.board is not None:
+            self.board.close()
+
+
+def _step(line: str) -> float:
+    """Step of a line; infinity for a line that a crash left incomplete."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+@contextmanager
+def own_folder(out: Path) -> Iterator[None]:
+    """Lock the folder of a run until the block, or the process, ends: two runs would overwrite each other's checkpoints.
+
+    Raises
+    ------
+    BadInput
+        Another process has locked it.
+    """
+    if sys.platform == "win32":  # folders cannot be locked there
+        yield
+        return
+    import fcntl
+
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network drives have no locks; there the user must take care
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(
+                    f"{out}: another process trains into this folder; wait for it, or choose another"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _line(losses: dict[str, float]) -> str:
+    """Losses on one line.
+
+    >>> _line({"discriminator": 0.51234, "pixel": 0.1})
+    'discriminator 0.512, pixel 0.1'
+    """
+    return ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+
+
+@contextmanager
+def watch() -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    """Show the steps done and the losses; yield the function to call after each step, a `train.Report`."""
+    if sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+        return
+    told = 0.0
+    began: tuple[float, int] | None = None  # when the first step was done, and its number
+
+    def line(done: int, steps: int, losses: dict[str, float]) -> None:
+        nonlocal told, began
+        now = time.monotonic()
+        began = began or (now, done)
+        if now - told >= INTERVAL_SECONDS or done == steps:
+            told = now
+            seconds, count = now - began[0], done - began[1]
+            rate = f", {count / seconds:.2f} steps/s" if count else ""
+            print(f"step {done}/{steps}{rate}: {_line(losses)}", file=sys.stderr, flush=True)
+
+    yield line
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (
+        "step {task.completed:.0f}",
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: list[TaskID] = []
+
+        def advance(done: int, steps: int, losses: dict[str, float]) -> None:
+            shown = _line(dict(list(losses.items())[:2]))  # all would leave no room for the bar
+            if not tasks:  # earlier steps of a resumed run do not count for the speed
+                tasks.append(progress.add_task("train", total=steps, completed=done, losses=shown))
+            progress.update(tasks[0], completed=done, losses=shown)
+
+        yield advance
