@@ -151,12 +151,17 @@ def test_slides_are_never_split(pairs: Pairs) -> None:
     assert len(training) + len(held_out) == len(pairs)
 
 
-def test_cache_gives_equal_pairs(folder: Path, pairs: Pairs, tmp_path: Path) -> None:
+def test_cache_gives_equal_pairs(
+    folder: Path, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ebhi.prepare(folder, tmp_path)
     assert len(list(tmp_path.glob("pairs-*.npz"))) == 1
     again = ebhi.prepare(folder, tmp_path)
     assert np.array_equal(np.stack(again.cues), np.stack(pairs.cues))
     assert again.slides == pairs.slides
+    monkeypatch.setattr(ebhi, "PREPARATION", ebhi.PREPARATION + 1)
+    ebhi.prepare(folder, tmp_path)
+    assert len(list(tmp_path.glob("pairs-*.npz"))) == 2
 
 
 def test_batches_depend_on_seed_and_step_alone(pairs: Pairs) -> None:

@@ -532,6 +532,7 @@ def test_command_line_trains_without_the_word_fit(tmp_path: Path, capfd: pytest.
     assert "step 2/2" in outcome.err
     kept = json.loads((out / "checkpoint.json").read_text())
     assert (kept["step"], kept["config"]["seed"], kept["config"]["discriminator_input"]) == (2, 3, "patch")
+    assert kept["config"]["discriminator_levels"] == 1  # two fewer than a tile's, or one
     assert (kept["config"]["model"]["skips"], kept["config"]["model"]["overlap"]) == (False, 8)
     assert len((out / "log.jsonl").read_text().splitlines()) == 1
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from disks import small_disk
 from safron.io.errors import BadInput, Failed
-from safron.training.config import PRESETS, override, preset
+from safron.training.config import PRESETS, RENAMED, override, preset
 from safron.training.data import Pairs, draw_batch, open_source
 from safron.training.data.cues import measure_cues
 from training_cases import count_macs, image_of, labels_of, one_line, pair
@@ -262,6 +262,40 @@ def test_resume_is_exact(folder: Path, tmp_path: Path, name: str) -> None:
     for part in ("generator", "discriminator"):
         for key, value in one.state[part].items():
             assert torch.equal(value, two.state[part][key]), (part, key)
+
+
+def as_version_01(path: Path, **settings: Any) -> None:
+    """Rewrite a checkpoint as version 0.1 wrote it, with its names and without what it did not have."""
+    kept = torch.load(path, weights_only=True)
+    about = json.loads(kept["about"])
+    old = {new: name for name, new in RENAMED.items()}
+    plain = {old.get(name, name): value for name, value in about["config"].items()}
+    for name in ("freeze_dropout", "epoch_stride"):
+        del plain[name]
+    about |= {"format": 1, "config": plain | {"grid_phase": False, "diffaugment": []} | settings}
+    state = {name.replace("discriminator", "judges"): part for name, part in kept["state"].items()}
+    torch.save({"about": json.dumps(about), "state": state}, path)
+
+
+def test_runs_of_version_01_go_on(folder: Path, tmp_path: Path) -> None:
+    config = replace(TINY, steps=4, freeze_norms=0.25, freeze_dropout=False, epoch_stride=200)
+    straight = train.fit(folder, tmp_path / "straight", config, train.Schedule(4))
+    path = train.fit(folder, tmp_path / "old", config, train.Schedule(2))
+    as_version_01(path)
+    assert load_checkpoint(path).config == config
+    # What that version did not have is not asked for: it had neither of the two.
+    asked = replace(config, freeze_dropout=True, epoch_stride=11)
+    train.fit(folder, tmp_path / "old", asked, train.Schedule(4), resume=True)
+    one, two = load_checkpoint(straight), load_checkpoint(path)
+    assert (one.config, one.step) == (two.config, two.step)
+    for part in ("generator", "discriminator"):
+        for key, value in one.state[part].items():
+            assert torch.equal(value, two.state[part][key]), (part, key)
+    for name, value in (("grid_phase", True), ("diffaugment", ["color"]), ("judge", "classes")):
+        as_version_01(train.fit(folder, tmp_path / name, config, train.Schedule(1)), **{name: value})
+        with pytest.raises(BadInput, match=f"{RENAMED.get(name, name)} is .* removed in 0.2") as problem:
+            train.fit(folder, tmp_path / name, config, train.Schedule(4), resume=True)
+        one_line(problem)
 
 
 def test_float16_scales_its_loss(folder: Path) -> None:

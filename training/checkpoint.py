@@ -81,13 +81,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         about = json.loads(kept["about"])
         state = kept["state"]
     except Exception as error:  # what a foreign file raises depends on its first bytes
-        raise BadInput(
-            f"{path} is not a safron checkpoint; give a .pt file that safron-train has written"
-        ) from error
+        raise BadInput(f"{path} is not a safron checkpoint; give a .pt file of safron-train") from error
     if about["format"] not in (1, FORMAT):
-        raise BadInput(
-            f"{path} has checkpoint format {about['format']}; this version reads formats 1 and {FORMAT}"
-        )
+        raise BadInput(f"{path} has format {about['format']}; this version reads formats 1 and {FORMAT}")
     if about["format"] == 1:
         state = {name.replace("judges", "discriminator"): part for name, part in state.items()}
     state.setdefault("scaler", {})

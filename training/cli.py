@@ -18,27 +18,22 @@ from typing import Any, NoReturn
 import click
 from safron.io.console import POSITIVE, SETTINGS, ProgramGroup, debug_option, run_program, version_option
 from safron.io.errors import BadInput
-from safron.training.config import (
-    PRESETS,
-    SIZES,
-    TrainConfig,
-    override,
-    preset,
-    read_overrides,
-)
+from safron.training.config import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
 PATH = click.Path(path_type=Path)
-NAMES, SIZE_NAMES = click.Choice(sorted(PRESETS)), click.Choice(list(SIZES[DEFAULT]))
+INPUTS, NAMES, SIZE_NAMES = (
+    click.Choice(["tile", "patch"]),
+    click.Choice(sorted(PRESETS)),
+    click.Choice(list(SIZES[DEFAULT])),
+)
 
 
 def _need_torch() -> None:
     for module in ("torch", "onnx", "scipy"):
         if importlib.util.find_spec(module) is None:
-            raise BadInput(
-                f"training needs {module}, which is not installed; run: pip install 'safron[train]'"
-            )
+            raise BadInput(f"training needs {module}, which is missing; run: pip install 'safron[train]'")
 
 
 class DefaultFit(ProgramGroup):
@@ -71,39 +66,29 @@ def _option(flags: str, kind: Any, text: str, **more: Any) -> Callable[[Any], An
 
 PRESET = _option("--preset", NAMES, "Named settings of network and training.", show_default=DEFAULT)
 SIZE = _option(
-    "--size", SIZE_NAMES, "Of networks and training tile: small fits a CPU, tiny a test.", show_default="full"
+    "--size", SIZE_NAMES, "Of networks and tiles: small fits a CPU, tiny a test.", show_default="full"
 )
 SEED = _option("--seed", WHOLE, "Seed of all randomness.", show_default="0")
-FLOAT16 = _option(
-    "--float16", None, "Half precision: half the file, and faster where a GPU has it.", is_flag=True
-)
-SETTINGS_OF_RUN = (
+FLOAT16 = _option("--float16", None, "Half precision: half the file, faster on some GPUs.", is_flag=True)
+SETTING_NAMES = ("preset", "size", "config", "discriminator", "no_skips", "overlap", "mpp", "batch", "seed")
+"""Options that change settings. Without any of them, --resume takes all settings from the checkpoint."""
+
+FIT_OPTIONS = (
     PRESET,
     SIZE,
     _option("--config", PATH, 'File of settings (YAML, TOML, JSON), as {"batch": 4, "model": {"mpp": 0.5}}.'),
-    _option(
-        "--discriminator",
-        click.Choice(["tile", "patch"]),
-        "What safron's sees: stitched tiles, or single patches.",
-    ),
+    _option("--discriminator", INPUTS, "What safron's sees: stitched tiles, or single patches."),
     _option("--no-skips", None, "Leave out the skip connections of safron's U-Net.", is_flag=True),
     _option("--overlap", WHOLE, "Pixels that neighbouring patches of safron share."),
     _option("--mpp", POSITIVE, "Pixel size to train at, in um."),
     _option("--batch", COUNT, "Training tiles per step, of all GPUs together."),
     SEED,
-)
-"""Options that change settings. Without any of them, --resume takes all settings from the checkpoint."""
-
-SETTING_NAMES = ("preset", "size", "config", "discriminator", "no_skips", "overlap", "mpp", "batch", "seed")
-
-FIT_OPTIONS = (
-    *SETTINGS_OF_RUN,
     _option("--steps", COUNT, "Steps to train; the learning rate falls towards the last."),
     _option("--minutes", POSITIVE, "Stop after this many minutes, before --steps."),
     _option("--resume", None, "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
     _option("--device", str, "auto (a GPU if there is one), cpu or cuda.", default="auto", show_default=True),
     _option(
-        "--compile/--no-compile compiled", None, "Compile the networks; the default on a GPU.", default=None
+        "--compile/--no-compile compiled", None, "Compile the networks (default on a GPU).", default=None
     ),
     _option("--threads", COUNT, "CPU threads; PyTorch's own choice by default."),
     _option("--save-every", COUNT, "Steps from checkpoint to checkpoint.", default=500, show_default=True),
@@ -163,10 +148,12 @@ def _choose_config(checkpoint: Path, options: dict[str, Any]) -> TrainConfig:
         from safron.training.checkpoint import load_checkpoint
 
         kept = load_checkpoint(checkpoint).config
-    if kept is not None and not any(options[name] not in (None, False) for name in SETTING_NAMES):
-        config = kept
-    else:
-        config = _given_config(options, kept)
+    given = {
+        name: options[name]
+        for name in SETTING_NAMES
+        if options[name] is not None and options[name] is not False
+    }
+    config = kept if kept is not None and not given else _given_config(given, kept)
     if options["steps"] is not None:
         return dataclasses.replace(config, steps=options["steps"], epochs=0)
     if kept is not None and _length(config) != _length(kept):
@@ -177,39 +164,30 @@ def _choose_config(checkpoint: Path, options: dict[str, Any]) -> TrainConfig:
     return config
 
 
-def _given_config(options: dict[str, Any], kept: TrainConfig | None) -> TrainConfig:
-    """Put together the settings that options and file ask for; the length of a resumed run is `kept`."""
-    config = preset(options["preset"] or DEFAULT, options["size"] or "full")
+def _given_config(given: dict[str, Any], kept: TrainConfig | None = None) -> TrainConfig:
+    """Put together the settings that the given options and their file ask for; a resumed run's length is `kept`."""
+    config = preset(given.get("preset", DEFAULT), given.get("size", "full"))
     if kept is not None:
         config = dataclasses.replace(config, steps=kept.steps, epochs=kept.epochs)
-    file = read_overrides(options["config"]) if options["config"] is not None else {}
-    config = override(config, file, str(options["config"]))
-    if config.model.network == "seamless" and (options["no_skips"] or options["overlap"] is not None):
-        raise BadInput(
-            "--no-skips and --overlap change safron's network; choose --preset safron, or leave them out"
-        )
-    changes = {
-        "discriminator_input": options["discriminator"],
-        "batch": options["batch"],
-        "seed": options["seed"],
-    }
-    if options["discriminator"] == "patch" and not {"discriminator_levels", "judge_levels"} & file.keys():
+    file = read_overrides(given["config"]) if "config" in given else {}
+    config = override(config, file, str(given.get("config")))
+    if config.model.network == "seamless" and given.keys() & {"no_skips", "overlap"}:
+        raise BadInput("--no-skips and --overlap are for safron; choose --preset safron, or leave them out")
+    changes: dict[str, Any] = {name: given[name] for name in ("batch", "seed") if name in given}
+    changes["model"] = {name: given[name] for name in ("overlap", "mpp") if name in given}
+    if "no_skips" in given:
+        changes["model"]["skips"] = False
+    if "discriminator" in given:
+        changes["discriminator_input"] = given["discriminator"]
+    if given.get("discriminator") == "patch" and not {"discriminator_levels", "judge_levels"} & file.keys():
         # A quarter of the tile's view: at full size pix2pix's 70 pixels, which fit into a patch of 256.
-        changes["discriminator_levels"] = max(1, config.discriminator_levels - 2)
-    model = {
-        "overlap": options["overlap"],
-        "mpp": options["mpp"],
-        "skips": False if options["no_skips"] else None,
-    }
-    return override(config, _given(changes) | {"model": _given(model)}, "options")
+        fewer = max(1, config.discriminator_levels - 2)
+        changes["discriminator_levels"] = fewer if kept is None else kept.discriminator_levels
+    return override(config, changes, "options")
 
 
 def _length(config: TrainConfig) -> str:
     return f"epochs {config.epochs}" if config.epochs else f"steps {config.steps}"
-
-
-def _given(changes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in changes.items() if value is not None}
 
 
 @cli.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
@@ -232,19 +210,18 @@ def export(checkpoint: Path, out: Path, float16: bool) -> None:
 @SEED
 @FLOAT16
 @debug_option
-def export_random(out: Path, preset: str | None, size: str | None, seed: int | None, float16: bool) -> None:
+def export_random(out: Path, float16: bool, **options: Any) -> None:
     """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
     _need_torch()
     from safron.training.export import export_fresh
 
-    options = dict.fromkeys((*SETTING_NAMES, "steps")) | {"preset": preset, "size": size, "seed": seed}
-    _tell(out, export_fresh(_given_config(options, None), out, float16=float16))
+    given = {name: value for name, value in options.items() if value is not None}
+    _tell(out, export_fresh(_given_config(given), out, float16=float16))
 
 
 def _tell(out: Path, card: dict[str, Any]) -> None:
-    click.echo(
-        f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
-    )
+    parity, overlap = card["parity_max_abs"], card["overlap_mismatch"]
+    click.echo(f"wrote {out}: parity {parity:.2g} of 255, overlap {overlap:.2g}")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -254,9 +231,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     ----------
     args : the command line after ``safron-train``; by default that of this process.
     """
-    run_program(
-        cli, "safron-train", args, interrupted="checkpoints are kept, --resume continues from the last"
-    )
+    interrupted = "checkpoints are kept, --resume continues from the last"
+    run_program(cli, "safron-train", args, interrupted=interrupted)
 
 
 if __name__ == "__main__":

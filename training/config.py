@@ -224,10 +224,8 @@ def override(config: TrainConfig, changes: Mapping[str, Any], source: str) -> Tr
 
     Parameters
     ----------
-    config
-        The settings to start from.
-    changes
-        Names and JSON values as in `TrainConfig.to_json`, only of what changes.
+    config, changes
+        Settings to start from, and what changes: names and JSON values as in `TrainConfig.to_json`.
     source
         Name of the changes in messages, such as a file name.
 
@@ -329,9 +327,9 @@ def read_overrides(path: Path) -> dict[str, Any]:
         It is missing, or its content is not what its name says.
     """
     kind = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML"}.get(path.suffix.lower(), "JSON")
+    read: dict[str, Callable[[str], Any]] = {"YAML": _read_yaml, "TOML": tomllib.loads, "JSON": json.loads}
     try:
-        text = path.read_text(encoding="utf-8")
-        plain = READERS[kind](text)
+        plain = read[kind](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; pass a YAML, TOML or JSON file of settings") from error
     except ValueError as error:
@@ -356,7 +354,3 @@ def _read_yaml(text: str) -> Any:
         return yaml.load(text, loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-
-
-READERS: dict[str, Callable[[str], Any]] = {"YAML": _read_yaml, "TOML": tomllib.loads, "JSON": json.loads}
-"""How to read a file of settings; each raises ValueError where it cannot."""

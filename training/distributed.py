@@ -40,9 +40,8 @@ class Team:
             The batch cannot be shared evenly.
         """
         if batch % self.size:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {self.size} processes; give a multiple, as --batch {self.size}"
-            )
+            text = f"cannot be shared by {self.size} processes; give a multiple, as --batch {self.size}"
+            raise BadInput(f"a batch of {batch} {text}")
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
@@ -105,9 +104,7 @@ def join_team(device: str) -> Iterator[tuple[Team, str]]:
 
 def name_device(name: str) -> str:
     """Return the device that "auto" stands for, a GPU if there is one, and other names unchanged."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def choose_device(name: str) -> torch.device:

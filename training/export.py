@@ -6,6 +6,7 @@ file: the output must match PyTorch in float32, and two patches are compared whe
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import warnings
@@ -23,11 +24,13 @@ from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
 from safron.training.data.ebhi import EBHI
-from safron.training.graph import fold_norms, halve_network, training_nodes
-from safron.training.networks import crop, make_generator, to_rgb
+from safron.training.networks import PaperGenerator, crop, make_generator, to_rgb
 from torch import Tensor, nn
 
 OPSET = 17
+TRAINING_NODES = ("BatchNormalization", "InstanceNormalization", "Dropout", "RandomNormal", "RandomUniform")
+"""Nodes that a finished generator must not have."""
+
 CARD_VERSION = "1"
 PARITY_LIMIT = 1e-3
 """Largest difference between ONNX Runtime and PyTorch that is accepted, as a share of the range 0..255."""
@@ -56,6 +59,7 @@ class Contract(nn.Module):
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
         self.network, self.context = network, config.context
+        self.precision = next(network.parameters()).dtype
         self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
         seamless = config.network == "seamless"
         self.background = [index for index, label in enumerate(config.labels) if label.fill and seamless]
@@ -65,7 +69,8 @@ class Contract(nn.Module):
     def forward(self, labels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Uint8 [n, T+2c, T+2c] and float32 [n, k, T+2c, T+2c] -> float32 [n, T, T, 3]."""
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
-        image = to_rgb(self.network(one_hot, noise))
+        noise = None if noise is None else noise.to(self.precision)
+        image = to_rgb(self.network(one_hot.to(self.precision), noise).float())
         for place, index in enumerate(self.background):
             share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], FADE_WINDOW, stride=1)
             depth = crop(share, self.context - FADE_WINDOW // 2).movedim(1, -1)
@@ -117,12 +122,11 @@ def export(
     model = config.model
     network = network.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     wrapped = Contract(network, model).eval()
-    graph = onnx.load_model_from_string(_trace(wrapped, _example(model, model.tile), model))
-    fold_norms(graph)
-    if left := training_nodes(graph):
+    exported = network.folded() if isinstance(network, PaperGenerator) else network
+    exported = copy.deepcopy(exported).half() if float16 else exported
+    graph = _trace(Contract(exported, model).eval(), model)
+    if left := [node.op_type for node in graph.graph.node if node.op_type.startswith(TRAINING_NODES)]:
         raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
-    if float16:
-        graph = halve_network(graph)
     onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     card = make_card(config, steps=steps, trained_on=trained_on) | {
@@ -185,8 +189,9 @@ def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
     return window
 
 
-def _trace(wrapped: nn.Module, window: Window, model: ModelConfig) -> bytes:
-    """Write an untouched ONNX graph of the network, whose batch size and, if the card says so, tile are free."""
+def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
+    """Turn a network into an ONNX graph for any batch size and, if the model has a dynamic tile, any tile."""
+    window = _example(model, model.tile)
     axes = {name: {0: "n"} for name in [*window, "image"]}
     if model.dynamic_tile:
         sides = {"labels": {1: "height", 2: "width"}, "noise": {2: "height", 3: "width"}}
@@ -206,7 +211,7 @@ def _trace(wrapped: nn.Module, window: Window, model: ModelConfig) -> bytes:
             opset_version=OPSET,
             dynamo=False,
         )
-    return buffer.getvalue()
+    return onnx.load_model_from_string(buffer.getvalue())
 
 
 def _run(session: onnxruntime.InferenceSession, window: Window) -> npt.NDArray[np.float32]:
@@ -227,11 +232,8 @@ def _overlap_mismatch(session: onnxruntime.InferenceSession, model: ModelConfig)
     shared = model.overlap or min(20, model.tile // 2)
     step, side = model.tile - shared, model.tile + 2 * model.context
     wide = _example(model, model.tile + step, seed=2)
-    left, right = (
-        _run(
-            session,
-            {name: np.ascontiguousarray(array[..., :side, x : x + side]) for name, array in wide.items()},
-        )
-        for x in (0, step)
+    windows = (
+        {name: array[..., :side, x : x + side].copy() for name, array in wide.items()} for x in (0, step)
     )
+    left, right = (_run(session, window) for window in windows)
     return float(np.abs(left[:, step:] - right[:, :shared]).mean() / left.std())

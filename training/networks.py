@@ -17,10 +17,13 @@ multiples of 4 agree exactly where they overlap. `ScalesDiscriminator` is its op
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from safron.training.config import ModelConfig, TrainConfig
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 SLOPE = 0.2
 """Slope of the leaky rectifiers below zero."""
@@ -41,7 +44,8 @@ def act(x: Tensor) -> Tensor:
 
 def pixel_norm(x: Tensor) -> Tensor:
     """Divide each pixel by the root mean square of its channels; no statistics over space."""
-    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-4)
+    wide = x.float() if x.dtype == torch.float16 else x  # squares of 256 and more overflow float16
+    return x * torch.rsqrt(wide.square().mean(dim=1, keepdim=True) + 1e-4).to(x.dtype)
 
 
 def one_hot_labels(labels: Tensor, count: int) -> Tensor:
@@ -72,7 +76,7 @@ class PaperGenerator(nn.Module):
       pass, and the bottleneck would be dead.
     - In training norms take their statistics from all patches of a tile; in that code from each patch alone, so that
       patches differ where they overlap. Rendering uses the running statistics, folded into the convolutions.
-    - Dropout ends with training; that code leaves it on in rendering, where a slide must come out the same twice.
+    - Dropout ends before rendering; that code leaves it on, so that a slide never comes out the same twice.
     - The context is the mask around the tile, and beyond a slide's edge the nearest label; that code pads each tile with
       zeros, a colour that no label has.
     """
@@ -118,6 +122,18 @@ class PaperGenerator(nn.Module):
                 if self.skips:
                     x = torch.cat([x, skips.pop()], dim=1)
         return torch.tanh(x)
+
+    def folded(self) -> PaperGenerator:
+        """Return a copy for rendering, whose norms are folded into the convolutions before them."""
+        copied = copy.deepcopy(self).eval()
+        for layers, norms, first in ((copied.down, copied.down_norm, 1), (copied.up, copied.up_norm, 0)):
+            for index, norm in enumerate(norms):
+                layer = layers[index + first]
+                assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+                assert isinstance(norm, nn.BatchNorm2d)
+                folded = fuse_conv_bn_eval(layer, norm, transpose=layers is copied.up)
+                layers[index + first], norms[index] = folded, nn.Identity()
+        return copied
 
 
 class TileDiscriminator(nn.Module):

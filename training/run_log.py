@@ -27,6 +27,9 @@ from safron.io.files import replacing
 INTERVAL_SECONDS = 10.0
 """Time between lines on stderr."""
 
+Report = Callable[[int, int, dict[str, float]], None]
+"""Called after each step with the steps done, the steps in all, and the losses."""
+
 
 class RunLog:
     """Appends to `out/log.jsonl` and `out/tensorboard/`.
@@ -102,9 +105,8 @@ def own_folder(out: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BadInput(
-                    f"{out}: another process trains into this folder; wait for it, or choose another"
-                ) from None
+                text = "another process trains into this folder; wait for it, or choose another"
+                raise BadInput(f"{out}: {text}") from None
         yield
     finally:
         os.close(handle)
@@ -120,8 +122,8 @@ def _line(losses: dict[str, float]) -> str:
 
 
 @contextmanager
-def watch() -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-    """Show the steps done and the losses; yield the function to call after each step, a `train.Report`."""
+def watch() -> Iterator[Report]:
+    """Show the steps done and the losses; yield the function to call after each step."""
     if sys.stderr.isatty():
         with _bar() as report:
             yield report
@@ -143,16 +145,11 @@ def watch() -> Iterator[Callable[[int, int, dict[str, float]], None]]:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+def _bar() -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
 
-    columns = (
-        "step {task.completed:.0f}",
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-    )
+    columns = ("step {task.completed:.0f}", BarColumn(), TimeRemainingColumn(), "{task.fields[losses]}")
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: list[TaskID] = []
 

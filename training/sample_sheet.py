@@ -47,10 +47,9 @@ def stitch(
     with torch.no_grad():
         one_hot = one_hot_labels(torch.from_numpy(labels)[None].to(device), len(config.model.labels))
         both = torch.cat([one_hot, torch.from_numpy(noise)[None].to(device)], dim=1)
-        windows = (
-            window.tensor_split([one_hot.shape[1]], dim=1) for window in cut(both, read, stride).split(1)
-        )
-        patches = torch.cat([generator(*window) for window in windows])
+        count_labels = one_hot.shape[1]
+        windows = cut(both, read, stride)[:, None]
+        patches = torch.cat([generator(w[:, :count_labels], w[:, count_labels:]) for w in windows])
         return np.asarray(to_rgb(join(patches, stride, count))[0].clamp(0, 255).cpu().numpy())
 
 

@@ -26,18 +26,6 @@ def cut(canvas: Tensor, side: int, stride: int) -> Tensor:
     return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, canvas.shape[1], side, side)
 
 
-def coverage(patch: int, stride: int, count: int, device: torch.device | None = None) -> Tensor:
-    """Count how many of `count` patches in a row cover each pixel: float32 [patch + (count - 1) * stride].
-
-    >>> coverage(3, 2, 2)
-    tensor([1., 1., 2., 1., 1.])
-    """
-    covered = torch.zeros(patch + (count - 1) * stride, device=device)
-    for index in range(count):
-        covered[index * stride : index * stride + patch] += 1
-    return covered
-
-
 def join(patches: Tensor, stride: int, count: int) -> Tensor:
     """Average square patches where they overlap.
 
@@ -45,10 +33,8 @@ def join(patches: Tensor, stride: int, count: int) -> Tensor:
     ----------
     patches
         [n * count * count, c, p, p], row by row as `cut` gives them.
-    stride
-        Pixels from patch to patch.
-    count
-        Patches along each side.
+    stride, count
+        Pixels from patch to patch, and patches along each side.
 
     Returns
     -------
@@ -58,8 +44,9 @@ def join(patches: Tensor, stride: int, count: int) -> Tensor:
     channels, side = patches.shape[1], patches.shape[-1]
     columns = patches.reshape(-1, count * count, channels * side * side).transpose(1, 2)
     whole = side + (count - 1) * stride
-    covered = coverage(side, stride, count, patches.device)
-    return F.fold(columns, whole, side, stride=stride) / (covered[:, None] * covered).to(patches.dtype)
+    # The same sum over ones counts the patches over each pixel.
+    ones = columns.new_ones(1, side * side, count * count)
+    return F.fold(columns, whole, side, stride=stride) / F.fold(ones, whole, side, stride=stride)
 
 
 class TileGenerator(nn.Module):
@@ -74,7 +61,7 @@ class TileGenerator(nn.Module):
         super().__init__()
         self.network = network
         self.whole = config.model.network == "seamless"
-        self.side, self.stride, self.count = config.model.tile, config.stride, config.grid
+        self.stride, self.count = config.stride, config.grid
         self.read_side = config.model.tile + 2 * config.model.context
 
     def forward(self, one_hot: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +80,6 @@ class TileGenerator(nn.Module):
         if self.whole:
             tile: Tensor = self.network(one_hot, noise)
             return tile, tile
-        patches = torch.cat(
-            [self.network(cut(labels[None], self.read_side, self.stride)) for labels in one_hot]
-        )
+        windows = (cut(labels[None], self.read_side, self.stride) for labels in one_hot)
+        patches = torch.cat([self.network(window) for window in windows])
         return join(patches, self.stride, self.count), patches

@@ -26,8 +26,8 @@ from safron.training.config import TrainConfig
 from safron.training.data import Batch, Source, draw_batches, open_source, split
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
-from safron.training.networks import SpectralConv, make_discriminator, make_generator, one_hot_labels
-from safron.training.run_log import RunLog, own_folder
+from safron.training.networks import SpectralConv, crop, make_discriminator, make_generator, one_hot_labels
+from safron.training.run_log import Report, RunLog, own_folder
 from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
@@ -99,19 +99,14 @@ class Trainer:
         """
         config, share = self.config, self.done / self.config.steps
         self._prepare_step(share)
-        context = config.model.context
-        one_hot, noise, real = self._tensors(
-            batch
-        )  # [n, labels, y+2c, x+2c], [n, k, y+2c, x+2c], [n, 3, y, x]
-        labels, shown_real = (
-            one_hot[..., context : real.shape[-2] + context, context : real.shape[-1] + context],
-            real,
-        )
+        # [n, labels, y+2c, x+2c], [n, k, y+2c, x+2c] and [n, 3, y, x]
+        one_hot, noise, real = self._tensors(batch)
 
         # The generator makes patches, and stitches them to a tile.
         with self._autocast():
             tile, patches = self.tiles(one_hot, noise)
-        fake = shown_fake = tile.float()
+        fake = tile.float()
+        labels, shown_real, shown_fake = crop(one_hot, config.model.context), real, fake
         if config.discriminator_input == "patch":
             labels, shown_real = (cut(part, config.model.tile, config.stride) for part in (labels, real))
             shown_fake = patches.float()
@@ -242,10 +237,6 @@ class Schedule:
     save_every: int = 500
 
 
-Report = Callable[[int, int, dict[str, float]], None]
-"""Called after each step with the steps done, the steps in all, and the losses."""
-
-
 def fit(
     folder: Path,
     out: Path,
@@ -312,10 +303,8 @@ def fit(
         steps = max(1, config.epochs * tiles // config.batch)
         if kept is not None and kept.config.epochs == config.epochs:
             steps = kept.config.steps
-        config, schedule = (
-            dataclasses.replace(config, steps=steps),
-            dataclasses.replace(schedule, steps=steps),
-        )
+        config = dataclasses.replace(config, steps=steps)
+        schedule = dataclasses.replace(schedule, steps=steps)
 
     out.mkdir(parents=True, exist_ok=True)
     with own_folder(out) if team.leads else nullcontext(), _stop_requests() as asked:
@@ -327,9 +316,8 @@ def fit(
         about |= {"processes": team.size}
         if tell is not None and team.leads:
             tell(_describe(config, about, held_out, tiles))
-        batches = draw_batches(
-            training, config, range(trainer.done, schedule.steps), part, ahead=trainer.device.type != "cpu"
-        )
+        numbers, ahead = range(trainer.done, schedule.steps), trainer.device.type != "cpu"
+        batches = draw_batches(training, config, numbers, part, ahead=ahead)
         log = RunLog(out, trainer.done) if team.leads else None
         began = time.monotonic()
         try:

@@ -6,16 +6,6 @@ one step. Nothing here needs PyTorch.
 
 from safron.training.data.batches import Batch, draw_batch, draw_batches, draw_noise
 from safron.training.data.folders import open_source
-from safron.training.data.source import Pairs, Sample, Source, split
+from safron.training.data.source import Pairs, Source, split
 
-__all__ = [
-    "Batch",
-    "Pairs",
-    "Sample",
-    "Source",
-    "draw_batch",
-    "draw_batches",
-    "draw_noise",
-    "open_source",
-    "split",
-]
+__all__ = ["Batch", "Pairs", "Source", "draw_batch", "draw_batches", "draw_noise", "open_source", "split"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,16 +54,12 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
         The folder is missing or holds no image, or a file has no counterpart, or two.
     """
     if not folder.is_dir():
-        raise BadInput(
-            f"{folder} is not a folder; give the folder that holds the images and their *.gland.png masks"
-        )
+        raise BadInput(f"{folder} is not a folder; give the folder of the images and their *.gland.png masks")
     files = sorted(path for path in folder.rglob("*") if path.suffix in {".webp", ".png"})
     masks = [path for path in files if path.name.endswith(MASK_SUFFIX)]
     images = [path for path in files if not path.name.endswith(MASK_SUFFIX)]
     if not images:
-        raise BadInput(
-            f"{folder} holds no .webp or .png image; put pairs NAME.webp and NAME{MASK_SUFFIX} there"
-        )
+        raise BadInput(f"{folder} holds no .webp or .png image; put NAME.webp and NAME{MASK_SUFFIX} there")
     return sorted(match_pairs(images, masks, (folder, folder), MASK_SUFFIX), key=lambda pair: pair[0].name)
 
 
@@ -136,9 +133,8 @@ def normalize_stain(rgb: Bytes, background: npt.NDArray[np.bool_]) -> Bytes:
     out = np.clip(np.asarray(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB)), 0, 1) * 255.0
     # The shift would tint white pixels too, and those inside glands keep the label of the gland.
     bright = np.clip((rgb.mean(axis=2) - (WHITE_MEAN - 15)) / 20.0, 0, 1)
-    veil = np.asarray(cv2.GaussianBlur(np.maximum(bright, background).astype(np.float32), (0, 0), 0.7))[
-        ..., None
-    ]
+    white = np.maximum(bright, background).astype(np.float32)
+    veil = np.asarray(cv2.GaussianBlur(white, (0, 0), 0.7))[..., None]
     return np.asarray(np.rint(out * (1 - veil) + np.array(GLASS, np.float32) * veil), np.uint8)
 
 
@@ -154,8 +150,8 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
     kept_at = cache / f"pairs-{_cache_key(found)}.npz" if cache else None
     if kept_at and kept_at.exists():
         with np.load(kept_at) as kept:
-            arrays = [tuple(kept[name]) for name in ARRAYS]
-            return Pairs(*arrays, tuple(str(slide) for slide in kept["slides"]), name=EBHI)
+            arrays: dict[str, Any] = {name: tuple(kept[name]) for name in ARRAYS}
+            return Pairs(**arrays, slides=tuple(map(str, kept["slides"])), name=EBHI)
     images, labels, slides = [], [], []
     for image_path, mask_path in found:
         rgb, gland = read_pair(image_path, mask_path)
@@ -165,15 +161,13 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
             continue
         if not stained(balanced, label == 0).any():
             raise BadInput(
-                f"{image_path} is as white as background where {mask_path.name} has glands; check both, or remove the pair"
+                f"{image_path} is as white as background where {mask_path.name} has glands; check both, or remove them"
             )
         images.append(normalize_stain(balanced, label == 0))
         labels.append(label)
         slides.append(slide_of(image_path))
     if not images:
-        raise BadInput(
-            f"{folder} holds no image with at least {LEAST_TISSUE_IN_FRAME:.0%} tissue; nothing to train on"
-        )
+        raise BadInput(f"{folder} holds no image with {LEAST_TISSUE_IN_FRAME:.0%} tissue or more to train on")
     cues, trust = measure_cues(images, labels)
     pairs = Pairs(tuple(images), tuple(labels), cues, trust, tuple(slides), name=EBHI)
     if kept_at:
@@ -186,7 +180,6 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
 
 def _cache_key(found: list[tuple[Path, Path]]) -> str:
     digest = hashlib.sha256(f"{PREPARATION}\n".encode())
-    for pair in found:
-        for path in pair:
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+    for path in (path for pair in found for path in pair):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]

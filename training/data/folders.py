@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.io.legend import Label
 from safron.io.palette import Palette
-from safron.training.config import Label, TrainConfig
+from safron.training.config import TrainConfig
 from safron.training.data.cues import CUED, measure_cues
 from safron.training.data.ebhi import EBHI, prepare
 from safron.training.data.images import check_values, match_pairs, read_same_size
@@ -188,9 +189,7 @@ def _name(folder: Path) -> str:
 def _as_labels(raw: npt.NDArray[Any], path: Path, labels: Sequence[Label], palette: Palette) -> Bytes:
     if raw.ndim == 3 and raw.shape[2] >= 3:
         if raw.dtype != np.uint8:
-            raise BadInput(
-                f"{path} has colours of {raw.dtype}; a mask of colours has 8 bits a channel: save it so"
-            )
+            raise BadInput(f"{path} has colours of {raw.dtype}; a mask of colours has 8 bits a channel")
         try:
             return palette.labels(np.ascontiguousarray(raw[..., 2::-1]), 0, 0)
         except BadInput as error:
