@@ -21,6 +21,8 @@ from safron.io.legend import Label
 
 from .adapter import Adapter
 
+__all__ = ["RGB", "Card", "Label", "parse_card"]
+
 PAGE = "see docs/generator-contract.md"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import LabelMask, open_mask
-from safron.io.palette import DEFAULT_LABELS
+from safron.io.legend import DEFAULT_LABELS
 from safron.io.pixels import Pixels
 
 from .model import PatchModel, load_model

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
-from safron.io.console import SETTINGS, Program, debug_option, run_program, version_option
+from safron.io.console import SETTINGS, Program, debug_option, option, run_program, version_option
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
@@ -193,7 +193,7 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists, and the card beside it.")
+@option("--overwrite", "Replace OUT, and the card beside it.", is_flag=True)
 @debug_option
 @version_option
 def command(source: Path, out: Path, *, overwrite: bool) -> None:

@@ -117,10 +117,6 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         raise BadInput(f"{error.filename}: {error.strerror}; choose another path") from error
     if options.scratch is not None and is_url(options.scratch):
         check_folder(str(options.scratch))
-    if (options.workers is not None and options.workers < 1) or options.threads < 0:
-        raise BadInput(
-            f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
-        )
     check_tile(options.tiff_tile, "--tiff-tile")
     check_placing(options)
     elsewhere = (
@@ -228,10 +224,7 @@ def _heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
 def choose_batch(batch: int | None, model: PatchModel) -> int:
     """Patches a call: as given, else what suits the device."""
     usual = GPU_BATCH if model.device.startswith("cuda") else CPU_BATCH if runs_apart(model) else 1
-    chosen = usual if batch is None else batch
-    if chosen < 1:
-        raise BadInput(f"--batch {batch}: must be at least 1")
-    return chosen
+    return usual if batch is None else batch
 
 
 def with_batch(plan: RenderPlan, batch: int, device: str) -> RenderPlan:

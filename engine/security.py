@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from msgspec import Struct
 from safron.io.errors import BadInput
@@ -73,5 +73,7 @@ def read_settings(file: Path, option: str, kind: type[T]) -> T:
     except yaml.YAMLError as error:
         raise BadInput(f"{option} {file}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
-        raise BadInput(f"{option} {file}: must be lines of NAME: VALUE, with {', '.join(hints(kind))}")
+        raise BadInput(
+            f"{option} {file}: must be lines of NAME: VALUE, with {', '.join(hints(cast(Any, kind)))}"
+        )
     return convert(found, kind, f"{option} {file}")

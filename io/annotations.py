@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import BadInput
-from .palette import DEFAULT_LABELS
+from .legend import DEFAULT_LABELS
 
 UNCLASSIFIED = "unclassified"
 """How QuPath's users know an object that has neither a class nor a name."""

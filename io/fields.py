@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from numbers import Real
 from operator import index
@@ -69,7 +69,8 @@ def convert(
     place: str = "",
     then: str = "",
     loose: bool = False,
-    **more: bool,
+    strict: bool = True,
+    str_keys: bool = False,
 ) -> T:
     """Check a plain value against a type, and give it as that type.
 
@@ -81,7 +82,7 @@ def convert(
     place : where in the source the value is, such as ``model.mpp``.
     then : what to do where the value is wrong; messages end with it.
     loose : pass over names that a class does not have, where it is no Struct that forbids them.
-    **more : of `msgspec.convert`, such as ``strict=False``.
+    strict, str_keys : of `msgspec.convert`: whether numbers in quotes are refused, and whether names are numbers.
 
     Raises
     ------
@@ -93,7 +94,7 @@ def convert(
         plain = to_plain(plain)
         if not loose:
             _refuse_unknown(plain, kind, "$")
-        return cast(T, _convert(plain, kind, dec_hook=_from_plain, **more))
+        return cast(T, _convert(plain, kind, dec_hook=_from_plain, strict=strict, str_keys=str_keys))
     except RecursionError:
         raise BadInput(f"{source}: holds lists in lists without end{end}") from None
     except ValidationError as error:
@@ -115,14 +116,65 @@ def fit(value: Any, kind: Any, name: str) -> Any:
         It is none of them.
     """
     plain = to_plain(value)
-    for one in _members(kind):
+    for one in members(kind):
         if hasattr(one, "fits"):
             if one.fits(value):
                 return value
             continue
         with suppress(ValidationError):
             return _convert(plain, one, dec_hook=_from_plain)
-    raise BadInput(f"{name} {shown(value)}: must be {words(kind)}{_instead(kind)}")
+    asked = next((one for one in members(kind) if _is_of(plain, one)), kind)  # only out of its bounds
+    raise BadInput(f"{name} {shown(value)}: must be {words(asked)}{_instead(kind)}")
+
+
+def _is_of(plain: Any, kind: Any) -> bool:
+    """Whether a value would fit an annotation without its bounds."""
+    try:
+        return get_origin(kind) is Annotated and bool([_convert(plain, get_args(kind)[0])])
+    except ValidationError:
+        return False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is said of a field that is also an option of a program.
+
+    Attributes
+    ----------
+    text : what it does, with its unit: a sentence or more.
+    metavar : stands for the value in help.
+    shown : the default in words; None shows the value itself.
+    parse : turns the command line's text into the value, or raises ValueError; None goes by the annotation.
+    cli, python : sentences for users of the program alone, and of Python alone.
+    """
+
+    text: str
+    metavar: str | None = None
+    shown: str | None = None
+    parse: Callable[[str], Any] | None = None
+    cli: str = ""
+    python: str = ""
+
+
+def setting(default: Any, text: str, metavar: str | None = None, **more: Any) -> Any:
+    """Declare a field that is also an option, once: see `Setting`."""
+    return field(default=default, metadata={"setting": Setting(text, metavar, **more)})
+
+
+def settings(kind: Any) -> Iterator[tuple[str, Any, Any, Setting]]:
+    """Yield name, annotation, default and `Setting` of every field made by `setting`."""
+    for item in fields(kind):
+        if "setting" in item.metadata:
+            yield item.name, hints(kind)[item.name], item.default, item.metadata["setting"]
+
+
+def attributes(kind: Any) -> str:
+    """Make the section of a docstring that lists the settings of a class."""
+    lines = ["", "", "Attributes", "----------"]
+    for name, _, default, said in settings(kind):
+        shown_default = f"None: {said.shown}." if default is None and said.shown else f"Default {default}."
+        lines += [f"{name}", f"    {' '.join(filter(None, (said.text, said.python, shown_default)))}"]
+    return "\n".join(lines) + "\n"
 
 
 def words(kind: Any, *, many: bool = False) -> str:
@@ -143,7 +195,7 @@ def words(kind: Any, *, many: bool = False) -> str:
     if get_origin(kind) in (Union, UnionType, Literal):
         each = [
             text
-            for one in (_members(kind) if get_origin(kind) is not Literal else (kind,))
+            for one in (members(kind) if get_origin(kind) is not Literal else (kind,))
             for text in (map(repr, get_args(one)) if get_origin(one) is Literal else (words(one, many=many),))
         ]
         *most, last = each
@@ -199,7 +251,8 @@ def _is_record(kind: Any) -> bool:
     return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, Struct))
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def members(kind: Any) -> tuple[Any, ...]:
+    """Annotations of which one is enough."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
@@ -220,7 +273,7 @@ def _bounds(meta: Meta) -> str:
 
 def _instead(kind: Any) -> str:
     """What to give instead, where the annotation says it: ``Meta(extra={"instead": "..."})``."""
-    for one in _members(kind):
+    for one in members(kind):
         for note in get_args(one)[1:] if get_origin(one) is Annotated else ():
             if isinstance(note, Meta) and note.extra and "instead" in note.extra:
                 return f"; {note.extra['instead']}"
@@ -229,7 +282,7 @@ def _instead(kind: Any) -> str:
 
 def _inner(kind: Any, step: str | int) -> Any:
     """Annotation of a field or an item; of a union the member that has such."""
-    for one in _members(kind):
+    for one in members(kind):
         one = get_args(one)[0] if get_origin(one) is Annotated else one
         if isinstance(step, str) and _is_record(one):
             return hints(one).get(step, Any)
@@ -242,7 +295,7 @@ def _inner(kind: Any, step: str | int) -> Any:
 def _refuse_unknown(plain: Any, kind: Any, path: str) -> None:
     """Raise ValidationError at a name that a dataclass does not have; msgspec does that for Structs only."""
     if isinstance(plain, Mapping):
-        for record in (one for one in _members(kind) if _is_record(one)):
+        for record in (one for one in members(kind) if _is_record(one)):
             for name in plain:
                 if name not in hints(record):
                     raise ValidationError(f"Object contains unknown field `{name}` - at `{path}`")
@@ -274,7 +327,7 @@ def _explain(error: ValidationError, plain: Any, kind: Any, prefix: str) -> str:
 
 def _asked(kind: Any) -> str:
     """Say what a file should have; it leaves out what may be None."""
-    given = tuple(one for one in _members(kind) if one is not NoneType)
+    given = tuple(one for one in members(kind) if one is not NoneType)
     return words(Union[given]) + _instead(kind)  # noqa: UP007 of members that are known only now
 
 
@@ -282,6 +335,6 @@ def _known(name: str, kind: Any, inside: str) -> str:
     """What a wrong name may have meant."""
     from difflib import get_close_matches
 
-    names = next((list(hints(one)) for one in _members(kind) if _is_record(one)), [])
+    names = next((list(hints(one)) for one in members(kind) if _is_record(one)), [])
     near = get_close_matches(name, names, 1)
     return f"did you mean {inside + near[0]!r}?" if near else f"known are {', '.join(names)}"

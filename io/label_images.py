@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from .chunk_cache import ReadChunk
 from .errors import BadInput
+from .fields import RGB
 from .labels import ACCEPTED, UM_PER_UNIT, Plane, one_line, open_mask
-from .palette import RGB, Palette
+from .palette import Palette
 
 MAX_SEGMENT = 1 << 26
 """Decoded bytes of one TIFF tile or strip; larger ones (whole images in a strip) are left to libvips."""

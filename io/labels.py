@@ -32,7 +32,7 @@ from fsspec.implementations.local import LocalFileSystem
 from .chunk_cache import ChunkCache, ReadChunk
 from .chunks import ChunkFiles
 from .errors import BadInput, Failed, SafronError
-from .palette import RGB
+from .fields import RGB
 from .zarr_here import read_here
 
 Labels = npt.NDArray[np.uint8]
