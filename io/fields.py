@@ -202,7 +202,7 @@ def words(kind: Any, *, many: bool = False) -> str:
         comma = "," if any("," in text for text in most) else ""
         return f"{', '.join(most)}{comma} or {last}" if most else last
     if get_origin(kind) is tuple and get_args(kind)[-1] is not Ellipsis:
-        return f"{len(get_args(kind))} {words(get_args(kind)[0], many=True)}"
+        return f"{'lists of ' if many else ''}{len(get_args(kind))} {words(get_args(kind)[0], many=True)}"
     if get_origin(kind) in (tuple, list):
         return f"{'lists' if many else 'a list'} of {words(get_args(kind)[0], many=True)}"
     if _is_record(kind):

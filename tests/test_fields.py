@@ -135,4 +135,4 @@ def test_any_other_is_refused(value: Any, kind: Any, says: str) -> None:
 
 
 def test_words_of_many() -> None:
-    assert words(list[RGB]) == "a list of 3 whole numbers, 0 to 255"
+    assert words(list[RGB]) == "a list of lists of 3 whole numbers, 0 to 255"
