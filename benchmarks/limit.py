@@ -68,7 +68,7 @@ class Bare:
 def bare_session(path: Path, card: Any, *, calls: int, threads: int, batch: int, device: str) -> Bare:
     """ONNX Runtime with nothing around it, on windows of the gland mask."""
     import onnxruntime
-    from safron.engine.model import providers
+    from safron.engine.generator.devices import providers
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
@@ -145,7 +145,7 @@ def read_seconds(mask: Path, workers: int) -> float:
 
 def chain_seconds(mask: Path, out: Path, workers: int, block: int = 2048) -> float:
     """Wall time of a mask's colours as tiles of the first three levels, in a file without directories."""
-    from safron.engine.model import IdentityModel
+    from safron.engine.generator.model import IdentityModel
     from safron.io.codecs import encode_region
     from safron.io.labels import open_mask
     from safron.io.pyramid import reduce_region

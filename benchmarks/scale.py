@@ -25,8 +25,8 @@ from typing import Any
 import psutil
 from common import render_apart, write_mask
 from safron.engine.execute import DaskThreads, Task, run_tasks
-from safron.engine.grid import AxisGrid
-from safron.engine.plan import AxisBlocks
+from safron.engine.plan.blocks import AxisBlocks
+from safron.engine.plan.grid import AxisGrid
 
 TILE, OVERLAP = 256, 20
 # A generator of some GFLOP a patch in large batches on a data-centre GPU of 2024.

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine import render
 from safron.engine.evaluate import SeamReport, evaluate_seams, format_table, seam_table
-from safron.engine.model import load_model
+from safron.engine.generator.model import load_model
 from safron.engine.seams import SlideGrid, find_tissue
 from safron.engine.texture import frechet_distance, kernel_distance, standardize, texture_features
 from safron.io.pixels import Pixels

@@ -9,21 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .card import Card, Label
-    from .model import IdentityModel, OnnxModel, PatchModel, load_model
+    from safron.engine.generator.card import Card, Label
+    from safron.engine.generator.model import IdentityModel, PatchModel, load_model
+    from safron.engine.generator.onnx_model import OnnxModel
+
     from .options import RenderOptions
     from .rendering import render
     from .report import RenderReport
 
 _HOMES = {
-    "Card": "card",
-    "IdentityModel": "model",
-    "Label": "card",
-    "OnnxModel": "model",
-    "PatchModel": "model",
+    "Card": "generator.card",
+    "IdentityModel": "generator.model",
+    "Label": "generator.card",
+    "OnnxModel": "generator.onnx_model",
+    "PatchModel": "generator.model",
     "RenderOptions": "options",
     "RenderReport": "report",
-    "load_model": "model",
+    "load_model": "generator.model",
     "render": "rendering",
 }
 

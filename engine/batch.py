@@ -16,14 +16,15 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from safron.engine.scratch.arrays import recorded
+from safron.engine.scratch.completion import Finished
+from safron.engine.system.failures import Lost
 from safron.io.errors import BadInput, SafronError
 from safron.io.labels import one_line
 from safron.io.remote import Target
 
-from .execute import Lost
-from .finished import Finished
 from .options import RenderOptions
-from .prepare import Prepared, prepare, recorded, scratch_path
+from .prepare import Prepared, prepare, scratch_path
 from .rendering import open_runner, run
 from .report import RenderReport
 

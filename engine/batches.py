@@ -22,11 +22,10 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-
-from .model import PatchModel, runs_apart
-from .plan import RenderPlan
-from .tally import Tally
-from .window import Window
+from safron.engine.generator.model import PatchModel, runs_apart
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.plan.window import Window
+from safron.engine.scratch.task_result import Tally
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]

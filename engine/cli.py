@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from safron.engine.system.memory import keep_one_heap
 from safron.io.console import (
     SETTINGS,
     Program,
@@ -28,7 +29,6 @@ from safron.io.console import (
 )
 from safron.io.errors import BadInput, Failed
 
-from .heap import keep_one_heap
 from .options import RenderOptions
 
 if TYPE_CHECKING:

@@ -22,16 +22,17 @@ from uuid import uuid4
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.system.failures import Lost
+from safron.engine.system.gpus import process_blocks, worker_gpus
+from safron.engine.system.memory import peak_bytes
+from safron.engine.system.signals import children_deaf_to_ctrl_c, interrupts_later
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
 from .batches import Stopped
-from .execute import DASK_SETTINGS, DaskPool, Lost, Task, quiet_asyncio, run_tasks
-from .gpus import process_blocks, worker_gpus
-from .interrupts import children_deaf_to_ctrl_c, interrupts_later
-from .memory import peak_bytes
+from .execute import DASK_SETTINGS, DaskPool, Task, quiet_asyncio, run_tasks
 from .options import RenderOptions
-from .plan import RenderPlan
 from .prepare import workers_of
 from .security import load_security
 from .tasks import Job, notify

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safron.engine.generator.model import PatchModel, load_model
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import LabelMask, open_mask
 from safron.io.legend import DEFAULT_LABELS
 from safron.io.pixels import Pixels
 
-from .model import PatchModel, load_model
 from .seams import (
     SEAM_Z,
     Alignment,

@@ -12,7 +12,6 @@ too, where somebody wants to watch on Dask's pages; `safron.engine.cluster` on o
 
 from __future__ import annotations
 
-import errno
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
@@ -25,15 +24,13 @@ from queue import SimpleQueue
 from traceback import clear_frames
 from typing import Any, Protocol
 
-from safron.io.errors import BadInput, Failed
+from safron.engine.system.failures import Lost, WorkersDied, is_worth_another_try
 
 TRIES = 3
 # Tasks given up without a success between them after which it is not the blocks that are at fault.
 HOPELESS = 32
 # Results brought to this process at one time.
 FETCHED = 8
-# The disk, or a right to write, is gone for all tasks alike.
-_FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -68,18 +65,6 @@ class GivenUp:
 
     task: Task
     error: BaseException | None
-
-
-class Final(Failed):
-    """A failure that other tasks, or another try, would meet as well."""
-
-
-class Lost(Final):
-    """What ran the tasks is gone, and with it all that were unfinished."""
-
-
-class WorkersDied(Failed):
-    """Each worker that had a task died, and may have died of it or of a task beside it."""
 
 
 class Pool(Protocol):
@@ -149,13 +134,6 @@ def _forget_frames(error: BaseException) -> None:
     while link is not None:
         clear_frames(link.__traceback__)
         link = link.__cause__ or link.__context__
-
-
-def is_worth_another_try(error: BaseException) -> bool:
-    """Whether the same task may succeed, or at least other tasks will."""
-    if isinstance(error, BadInput | Final) or not isinstance(error, Exception):
-        return False
-    return not (isinstance(error, OSError) and error.errno in _FOR_ALL)
 
 
 @dataclass

@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+from safron.engine.system.gpus import GPU_BLOCKS
 from safron.io.errors import BadInput, Failed
 from safron.io.fields import Count, NotNegative
 from safron.io.labels import one_line
 
-from .gpus import GPU_BLOCKS
 from .security import read_settings
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.plan.window import Window
+from safron.engine.scratch.arrays import Scratch
+from safron.engine.system.memory import usable_cores
 from safron.io.chunks import assemble
 from safron.io.codecs import EncodedTile, encode_region
 from safron.io.errors import Failed
+from safron.io.files import waiting_name
 from safron.io.labels import one_line
 from safron.io.pyramid import halve
 from safron.io.slides import SlideSpec, SlideWriter
-
-from .memory import usable_cores
-from .plan import RenderPlan
-from .report import waiting_name
-from .scratch import Scratch
-from .window import Window
 
 # What they work on must fit into what the blocks leave free, whatever the number of cores.
 MOST_THREADS = 8

@@ -23,8 +23,8 @@ from safron.io.labels import one_line
 
 if TYPE_CHECKING:
     import onnx
+    from safron.engine.generator.onnx_model import OnnxModel
 
-    from .model import OnnxModel
     from .rewrite import Rewritten
 
 Windows = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]
@@ -68,7 +68,7 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
     Failed
         The new graph paints another picture, or none; nothing is written.
     """
-    from .model import OnnxModel
+    from safron.engine.generator.onnx_model import OnnxModel
 
     if not source.is_file():
         raise BadInput(f"IN {source}: no such file; give an ONNX file")

@@ -11,7 +11,7 @@ from msgspec import Meta
 from safron.io.fields import Count, NotNegative, attributes, fit, hints, setting
 
 if TYPE_CHECKING:
-    from .model import PatchModel
+    from safron.engine.generator.model import PatchModel
 else:
 
     class PatchModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -13,8 +12,20 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from safron.io.errors import BadInput, Failed
+from safron.engine.generator.halving import Halving
+from safron.engine.generator.model import PatchModel, load_model
+from safron.engine.generator.trial import choose_batch, try_model
+from safron.engine.plan.blocks import choose_block
+from safron.engine.plan.render_plan import SEAMS_KEPT, RenderPlan, choose_bits, make_grid
+from safron.engine.plan.taper import Taper
+from safron.engine.plan.window import Window
+from safron.engine.scratch.arrays import SYNC_BYTES, Scratch, recorded
+from safron.engine.scratch.completion import Finished
+from safron.engine.scratch.lock import lock_path
+from safron.engine.system.gpus import GPU_BLOCKS, process_blocks, visible_gpus
+from safron.engine.system.memory import LARGEST, resident_bytes, usable_cores
+from safron.io.errors import BadInput
+from safron.io.files import waiting_name
 from safron.io.labels import LabelMask, open_mask
 from safron.io.pyramid import Pyramid
 from safron.io.remote import Target, check_address, check_folder, is_url
@@ -22,20 +33,8 @@ from safron.io.slides import SlideSpec
 from safron.io.spec import check_tile
 
 from .batches import BUFFERS, RUNNERS, shares_batches
-from .finished import Finished
-from .gpus import GPU_BLOCKS, process_blocks, visible_gpus
-from .heap import LARGEST
-from .lock import lock_path
-from .memory import resident_bytes, usable_cores
-from .model import PatchModel, load_model, runs_apart
-from .oom import Halving, is_out_of_memory
 from .options import RenderOptions
-from .plan import SEAMS_KEPT, RenderPlan, choose_bits, choose_block, make_grid
-from .report import waiting_name
-from .scratch import Scratch
-from .taper import Taper
 from .tasks import Job
-from .window import Window
 
 if TYPE_CHECKING:
     from .worker import ModelSource, WorkerFacts
@@ -44,11 +43,6 @@ log = logging.getLogger("safron")
 
 # Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
 LATE_BYTES = 96 << 20
-# Tiles that wait to be written and made durable together.
-SYNC_BYTES = 8 << 20
-GPU_BATCH = 32
-# Enough for one worker to keep many cores busy; a CPU runs patches apart, and gains nothing else by it.
-CPU_BATCH = 8
 WORKERS = 2
 # What a process with a GPU takes, roughly: CUDA's libraries, a generator, its blocks.
 GPU_PROCESS_BYTES = 2 << 30
@@ -221,12 +215,6 @@ def _heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
     return int(busy * (working - apart)) + SYNC_BYTES
 
 
-def choose_batch(batch: int | None, model: PatchModel) -> int:
-    """Patches a call: as given, else what suits the device."""
-    usual = GPU_BATCH if model.device.startswith("cuda") else CPU_BATCH if runs_apart(model) else 1
-    return usual if batch is None else batch
-
-
 def with_batch(plan: RenderPlan, batch: int, device: str) -> RenderPlan:
     """Take over the batch that the generator was found to run with."""
     if batch != plan.batch:
@@ -246,15 +234,6 @@ def keep_batch(prepared: Prepared) -> Prepared:
         model = Halving(model.model, replace(seen, same_places=seen.same_places and seen.same_halves))
     job = replace(prepared.job, plan=replace(prepared.plan, batch=half), model=model)
     return replace(prepared, job=job)
-
-
-def recorded(scratch: Path) -> dict[str, Any]:
-    """What a scratch folder says of the render that it belongs to; nothing where it is none."""
-    try:
-        found = json.loads((scratch / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def check_placing(options: RenderOptions) -> None:
@@ -548,58 +527,6 @@ def _slide_spec(
         software=f"safron {version('safron')}",
         metadata=tuple((key, str(value)) for key, value in metadata.items()),
     )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What one call of the generator showed: patches a call that it takes, and memory that it keeps."""
-
-    batch: int
-    added_bytes: int
-
-
-def try_model(model: PatchModel, plan: RenderPlan) -> Trial:
-    """Run the generator once on an arbitrary label.
-
-    A generator that cannot run, or returns the wrong shape or NaN, is found here and not hours later; a batch
-    that a GPU has no memory for is halved, once.
-
-    Raises
-    ------
-    BadInput
-        What the generator says where it fails.
-    """
-    before = resident_bytes()
-    try:
-        try:
-            if runs_apart(model):  # as many as run at a time show all that there is to see
-                _try_batch(model, plan, min(plan.batch, usable_cores()))
-                batch = plan.batch
-            else:
-                batch = _try_batch(model, plan, plan.batch)
-        except Exception as error:
-            if not (isinstance(model, Halving) and is_out_of_memory(error) and plan.batch > 1):
-                raise
-            batch = _try_batch(model, plan, -(-plan.batch // 2))
-    except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
-        raise BadInput(str(error)) from error
-    return Trial(batch, max(0, resident_bytes() - before))
-
-
-def _try_batch(model: PatchModel, plan: RenderPlan, batch: int) -> int:
-    side, channels = plan.grid.tile + 2 * plan.grid.context, len(plan.noise_scales)
-    values, shape = [label.value for label in model.card.labels], (batch, channels, side, side)
-    if isinstance(model, Halving):
-        # Batches are compared: patches that are alike would be equal whatever the kernels do, and patches of one label beside
-        # those of all show a generator that scales by its batch.
-        random = np.random.default_rng(0)
-        labels = random.choice(np.array(values, np.uint8), (batch, side, side))
-        labels[1::2] = min(values)
-        model.rehearse(labels, random.standard_normal(shape, np.float32) if channels else None)
-    else:
-        labels = np.full((batch, side, side), values[0], np.uint8)
-        model(labels, np.zeros(shape, np.float32) if channels else None)
-    return batch
 
 
 def check_budget(prepared: Prepared) -> None:

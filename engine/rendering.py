@@ -15,18 +15,20 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from safron.engine.scratch.arrays import disk_errors
+from safron.engine.scratch.completion import Finished, head_of
+from safron.engine.scratch.lock import run_lock
+from safron.engine.scratch.mask_watch import MaskGuard
+from safron.engine.scratch.render_state import RenderState
+from safron.engine.system.gpus import kind_of
+from safron.engine.system.memory import peak_bytes, reserve_heap
+from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed
 from safron.io.labels import one_line
 
 from .batches import DeviceQueue, shares_batches
 from .execute import TRIES, GivenUp, Runner, Task, local_runner
-from .finished import Finished, head_of
-from .gpus import kind_of
-from .guard import MaskGuard
-from .heap import reserve_heap
 from .levels import finish_levels, write_png
-from .lock import run_lock
-from .memory import peak_bytes
 from .options import RenderOptions
 from .prepare import (
     Prepared,
@@ -40,10 +42,7 @@ from .prepare import (
 )
 from .report import RenderReport
 from .scan import Scan, scan_mask
-from .scratch import disk_errors
-from .state import RenderState
 from .tasks import Job, block_task, listening, seam_task
-from .versions import deciding_versions
 
 log = logging.getLogger("safron")
 
@@ -149,7 +148,17 @@ def run(
         if finished is None:
             # Another render may have finished it since we looked.
             check_target(target, overwrite=prepared.options.overwrite)
-            with closing(RenderState.open(prepared, inputs, guard)) as state:
+            options = prepared.options
+            opened = RenderState.open(
+                prepared.plan,
+                scratch,
+                target.part,
+                inputs,
+                guard,
+                overwrite=options.overwrite,
+                fresh=options.fresh,
+            )
+            with closing(opened) as state:
                 if progress is not None:
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)

@@ -26,15 +26,14 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from safron.engine.generator.card import Card
+from safron.engine.generator.inputs import read_labels
+from safron.engine.generator.model import PatchModel
+from safron.engine.generator.noise import normal_noise
+from safron.engine.plan.grid import PatchGrid, PatchJob
 from safron.io.errors import BadInput
 from safron.io.labels import LabelMask
 from safron.io.pixels import Pixels, windows
-
-from .card import Card
-from .grid import PatchGrid, PatchJob
-from .model import PatchModel
-from .noise import normal_noise
-from .tasks import read_labels
 
 Floats = npt.NDArray[np.float64]
 

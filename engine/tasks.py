@@ -11,26 +11,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
+from safron.engine.blending.accumulator import Accumulator
+from safron.engine.generator.inputs import read_labels, where_fill
+from safron.engine.generator.label_colors import paint_labels
+from safron.engine.generator.model import PatchModel
+from safron.engine.generator.noise import normal_noise
+from safron.engine.plan.blocks import BlockPlan, PatchRect
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.plan.window import Window
+from safron.engine.scratch.arrays import Scratch
+from safron.engine.scratch.seam_store import empty_seams, seam_parts
+from safron.engine.scratch.task_result import Tally, TaskDone
 from safron.io.labels import LabelMask
 from safron.io.pyramid import reduce_region
 from safron.io.slides import EncodedTile, encode_region
 
-from .accumulate import Accumulator
 from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, Stopped
-from .model import PatchModel, paint_labels
-from .noise import normal_noise
-from .plan import BlockPlan, PatchRect, RenderPlan
-from .scratch import Scratch, empty_seams, seam_parts
-from .tally import Tally
-from .window import Window
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -75,50 +78,6 @@ def listening(scratch: Scratch, listener: Callable[[int], None]) -> Iterator[Non
 
 def _stop(count: int) -> None:
     raise Stopped
-
-
-@dataclass(frozen=True)
-class TaskDone:
-    """What a seam or block task hands back.
-
-    Attributes
-    ----------
-    kind : "seam" or "block".
-    index : the block.
-    tally : counts and times.
-    tiles : the block's encoded TIFF tiles of every level that it completes; none for a seam.
-    """
-
-    kind: str
-    index: tuple[int, int]
-    tally: Tally
-    tiles: list[EncodedTile] = field(default_factory=list)
-
-
-def read_labels(mask: LabelMask, window: Window, *, outside: int | None) -> UInt8:
-    """Read labels where `window` may reach beyond the canvas.
-
-    Parameters
-    ----------
-    mask : the canvas.
-    window : canvas pixels; at least one lies inside.
-    outside : label beyond the canvas, or None for the nearest canvas label.
-
-    Returns
-    -------
-    uint8 [window.height, window.width].
-    """
-    inside = window.clip(Window(0, 0, *mask.shape))
-    labels = mask[inside.slices()]
-    if inside == window:
-        return labels
-    margins = (
-        (inside.y - window.y, window.y_stop - inside.y_stop),
-        (inside.x - window.x, window.x_stop - inside.x_stop),
-    )
-    if outside is None:
-        return np.pad(labels, margins, mode="edge")
-    return np.pad(labels, margins, constant_values=outside)
 
 
 def notify(scratch: Scratch, count: int) -> None:
@@ -175,15 +134,6 @@ def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> l
     columns = np.logical_and.reduce(where_fill(strip, is_fill), axis=0)
     step = (len(columns) - side) // max(1, count - 1)
     return [bool(columns[index * step : index * step + side].all()) for index in range(count)]
-
-
-def where_fill(labels: UInt8, is_fill: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which labels [h, w] are glass: bool of the same shape."""
-    values = np.flatnonzero(is_fill)
-    if len(values) == 1:
-        return np.equal(labels, np.uint8(values[0]))
-    # OpenCV takes a seventh of the time that `is_fill[labels]` would.
-    return np.asarray(cv2.LUT(labels, is_fill.view(np.uint8))).view(np.bool_)
 
 
 def _paint_fill(job: Job, windows: UInt8) -> UInt8:

@@ -21,18 +21,17 @@ import numpy as np
 import numpy.typing as npt
 from distributed import WorkerPlugin
 from distributed.protocol import pickle
+from safron.engine.generator.card import Card
+from safron.engine.generator.halving import Halving, Rehearsed
+from safron.engine.generator.model import PatchModel, load_model
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.system.gpus import kind_of
+from safron.engine.system.memory import resident_bytes, trim_heap
+from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError
 
 from .batches import DeviceQueue, Stopped, shares_batches
-from .card import Card
-from .gpus import kind_of
-from .heap import trim_heap
-from .memory import resident_bytes
-from .model import PatchModel, load_model
-from .oom import Halving, Rehearsed
-from .plan import RenderPlan
 from .tasks import Job, listening
-from .versions import deciding_versions
 
 INTERVAL_SECONDS = 0.5
 # Network drives keep what they know of a file for up to a minute.
@@ -315,8 +314,7 @@ class WorkerFacts:
 def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
     """Run the generator once in a worker, as `try_model` does in a process that renders by itself."""
     from distributed import get_worker
-
-    from .prepare import choose_batch, try_model
+    from safron.engine.generator.trial import choose_batch, try_model
 
     try:
         model = wrap_model(source.load())

@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from numbers import Real
 from operator import index
@@ -70,7 +71,6 @@ def convert(
     then: str = "",
     loose: bool = False,
     strict: bool = True,
-    str_keys: bool = False,
 ) -> T:
     """Check a plain value against a type, and give it as that type.
 
@@ -82,19 +82,20 @@ def convert(
     place : where in the source the value is, such as ``model.mpp``.
     then : what to do where the value is wrong; messages end with it.
     loose : pass over names that a class does not have, where it is no Struct that forbids them.
-    strict, str_keys : of `msgspec.convert`: whether numbers in quotes are refused, and whether names are numbers.
+    strict : refuse numbers in quotes.
 
     Raises
     ------
     BadInput
-        A value breaks a rule: one line with the source, the place, the value, the rule and what to give instead.
+        A value breaks a rule: one line with the source, the place, the value, and the rule or what to give instead,
+        in the words of the annotation's ``Meta(description=...)`` where it has them.
     """
     end = f"; {then}" if then else ""
     try:
         plain = to_plain(plain)
         if not loose:
             _refuse_unknown(plain, kind, "$")
-        return cast(T, _convert(plain, kind, dec_hook=_from_plain, strict=strict, str_keys=str_keys))
+        return cast(T, _convert(plain, kind, dec_hook=_from_plain, strict=strict, str_keys=True))
     except RecursionError:
         raise BadInput(f"{source}: holds lists in lists without end{end}") from None
     except ValidationError as error:
@@ -117,22 +118,12 @@ def fit(value: Any, kind: Any, name: str) -> Any:
     """
     plain = to_plain(value)
     for one in members(kind):
-        if hasattr(one, "fits"):
+        with suppress(ValidationError):
+            if not hasattr(one, "fits"):
+                return _convert(plain, one, dec_hook=_from_plain)
             if one.fits(value):
                 return value
-            continue
-        with suppress(ValidationError):
-            return _convert(plain, one, dec_hook=_from_plain)
-    asked = next((one for one in members(kind) if _is_of(plain, one)), kind)  # only out of its bounds
-    raise BadInput(f"{name} {shown(value)}: must be {words(asked)}{_instead(kind)}")
-
-
-def _is_of(plain: Any, kind: Any) -> bool:
-    """Whether a value would fit an annotation without its bounds."""
-    try:
-        return get_origin(kind) is Annotated and bool([_convert(plain, get_args(kind)[0])])
-    except ValidationError:
-        return False
+    raise BadInput(f"{name} {shown(value)}: must be {words(kind)}")
 
 
 @dataclass(frozen=True)
@@ -187,29 +178,32 @@ def words(kind: Any, *, many: bool = False) -> str:
     >>> words(RGB)
     '3 whole numbers, 0 to 255'
     """
-    if get_origin(kind) is Annotated:
-        inner, *notes = get_args(kind)
-        notes = [note for note in notes if isinstance(note, Meta)]
-        said = next((note.description for note in notes if note.description), None)
-        return said or ", ".join([words(inner, many=many), *(_bounds(note) for note in notes)]).rstrip(", ")
-    if get_origin(kind) in (Union, UnionType, Literal):
-        each = [
-            text
-            for one in (members(kind) if get_origin(kind) is not Literal else (kind,))
-            for text in (map(repr, get_args(one)) if get_origin(one) is Literal else (words(one, many=many),))
-        ]
-        *most, last = each
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        bounds = [note for note in args[1:] if isinstance(note, Meta)]
+        described = next((note.description for note in bounds if note.description), None)
+        return described or ", ".join([words(args[0], many=many), *map(_bounds, bounds)])
+    if origin in (Union, UnionType, Literal):
+        *most, last = (repr(one) if origin is Literal else words(one, many=many) for one in args)
         comma = "," if any("," in text for text in most) else ""
         return f"{', '.join(most)}{comma} or {last}" if most else last
-    if get_origin(kind) is tuple and get_args(kind)[-1] is not Ellipsis:
-        return f"{'lists of ' if many else ''}{len(get_args(kind))} {words(get_args(kind)[0], many=True)}"
-    if get_origin(kind) in (tuple, list):
-        return f"{'lists' if many else 'a list'} of {words(get_args(kind)[0], many=True)}"
+    if origin is tuple and args[-1] is not Ellipsis:
+        return f"{'lists of ' if many else ''}{len(args)} {words(args[0], many=True)}"
+    if origin in (tuple, list):
+        return f"{'lists' if many else 'a list'} of {words(args[0], many=True)}"
+    if origin is dict:
+        return f"{'objects' if many else 'an object'} of {words(args[1], many=True)}"
     if _is_record(kind):
         return f"{'objects' if many else 'an object'} with {', '.join(hints(kind))}"
-    if get_origin(kind) is dict:
-        return f"{'objects' if many else 'an object'} of {words(get_args(kind)[1], many=True)}"
     return _WORDS[kind][many] if kind in _WORDS else str(kind.words)
+
+
+def _bounds(meta: Meta) -> str:
+    """Say the bounds of a number."""
+    if meta.ge is not None and meta.le is not None:
+        return f"{meta.ge} to {meta.le}"
+    each = (("at least", meta.ge), ("above", meta.gt), ("at most", meta.le), ("less than", meta.lt))
+    return " and ".join(f"{text} {bound}" for text, bound in each if bound is not None)
 
 
 def shown(value: Any) -> str:
@@ -233,8 +227,6 @@ def to_plain(value: Any) -> Any:
         return [to_plain(one) for one in value]
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, str):
-        return str(value)
     with suppress(TypeError):
         return index(value)
     return float(value) if isinstance(value, Real) else value
@@ -254,30 +246,6 @@ def _is_record(kind: Any) -> bool:
 def members(kind: Any) -> tuple[Any, ...]:
     """Annotations of which one is enough."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-
-
-def _bounds(meta: Meta) -> str:
-    """Say the bounds of a number, or of a list."""
-    if meta.ge is not None and meta.le is not None:
-        return f"{meta.ge} to {meta.le}"
-    each = (
-        ("at least", meta.ge),
-        ("above", meta.gt),
-        ("at most", meta.le),
-        ("less than", meta.lt),
-    )
-    if meta.min_length is not None:
-        return f"at least {meta.min_length} of them"
-    return " and ".join(f"{text} {bound}" for text, bound in each if bound is not None)
-
-
-def _instead(kind: Any) -> str:
-    """What to give instead, where the annotation says it: ``Meta(extra={"instead": "..."})``."""
-    for one in members(kind):
-        for note in get_args(one)[1:] if get_origin(one) is Annotated else ():
-            if isinstance(note, Meta) and note.extra and "instead" in note.extra:
-                return f"; {note.extra['instead']}"
-    return ""
 
 
 def _inner(kind: Any, step: str | int) -> Any:
@@ -319,22 +287,15 @@ def _explain(error: ValidationError, plain: Any, kind: Any, prefix: str) -> str:
     if missing := re.match("Object missing required field `(.*?)`", message):
         return f"{inside}{missing[1]} is missing; it must be {_asked(_inner(kind, missing[1]))}"
     if unknown := re.match("Object contains unknown field `(.*?)`", message):
-        return f"unknown name {f'{inside}{unknown[1]}'!r}; {_known(unknown[1], kind, inside)}"
+        names = next(list(hints(one)) for one in members(kind) if _is_record(one))
+        near = get_close_matches(unknown[1], names, 1)
+        known = f"did you mean {inside + near[0]!r}?" if near else f"known are {', '.join(names)}"
+        return f"unknown name {inside + unknown[1]!r}; {known}"
     if isinstance(error.__cause__, ValueError):
-        return f"{place}: {error.__cause__}" if place else str(error.__cause__)
+        return f"{place}: {error.__cause__}".removeprefix(": ")
     return f"{place} {shown(value)} must be {_asked(kind)}".lstrip()
 
 
 def _asked(kind: Any) -> str:
     """Say what a file should have; it leaves out what may be None."""
-    given = tuple(one for one in members(kind) if one is not NoneType)
-    return words(Union[given]) + _instead(kind)  # noqa: UP007 of members that are known only now
-
-
-def _known(name: str, kind: Any, inside: str) -> str:
-    """What a wrong name may have meant."""
-    from difflib import get_close_matches
-
-    names = next((list(hints(one)) for one in members(kind) if _is_record(one)), [])
-    near = get_close_matches(name, names, 1)
-    return f"did you mean {inside + near[0]!r}?" if near else f"known are {', '.join(names)}"
+    return words(Union[tuple(one for one in members(kind) if one is not NoneType)])  # noqa: UP007 known only now

@@ -91,3 +91,8 @@ def _rename_to_new(part: Path, out: Path) -> None:
     except OSError:
         out.unlink()
         raise
+
+
+def waiting_name(path: Path) -> Path:
+    """Name that a file has beside `path` until it is whole; only we use it, so that what the user has there stays."""
+    return path.with_name(f".{path.name}.safron.part")

@@ -123,9 +123,7 @@ def read_palette(source: str) -> dict[int, RGB]:
         document = document["labels"]
     if isinstance(document, list):
         kind = list[_Entry]
-    found: Any = convert(
-        document, kind, f"palette {source}", then=_FORM, loose=True, strict=False, str_keys=True
-    )
+    found: Any = convert(document, kind, f"palette {source}", then=_FORM, loose=True, strict=False)
     pairs = found.items() if isinstance(found, dict) else ((entry.value, entry.color) for entry in found)
     return {value: _rgb(color) for value, color in pairs}
 

@@ -20,7 +20,7 @@ from cases import Expect, ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import protected, read_only_folder, small_disk
 from onnx_models import CARD, write_onnx
 from safron.engine import cli
-from safron.engine.model import OnnxModel
+from safron.engine.generator.onnx_model import OnnxModel
 from safron.io import console
 
 pytest.importorskip("onnx")

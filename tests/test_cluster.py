@@ -22,11 +22,11 @@ from generators import NamedGpu, Poison
 from models import RampModel
 from safron.engine import cluster, render, worker
 from safron.engine.cluster import open_cluster, start_processes
-from safron.engine.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
-from safron.engine.interrupts import interrupts_later
+from safron.engine.generator.model import IdentityModel
 from safron.engine.jobs import JobSettings, job_arguments
-from safron.engine.model import IdentityModel
 from safron.engine.options import RenderOptions
+from safron.engine.system.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
+from safron.engine.system.signals import interrupts_later
 from safron.engine.worker import ModelSource, Parcel
 from safron.io.errors import BadInput, Failed
 from safron.io.fields import convert

@@ -22,7 +22,7 @@ OPTIONAL = {"torch", "onnx", "scipy"}  # the extra "train"
 def module_names() -> Iterator[str]:
     for package in (safron.engine, safron.io, safron.training):
         yield package.__name__
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             yield module.name
 
 

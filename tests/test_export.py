@@ -18,7 +18,7 @@ pytest.importorskip("scipy")
 
 import onnxruntime  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from safron.engine.model import OnnxModel  # noqa: E402
+from safron.engine.generator.onnx_model import OnnxModel  # noqa: E402
 from safron.io.errors import Failed  # noqa: E402
 from safron.training import export  # noqa: E402
 from safron.training.config import PRESETS, TrainConfig, preset  # noqa: E402

@@ -27,7 +27,7 @@ class Thing:
     steps: int | Literal["auto"] = "auto"
     file: Path | None = None
     each: dict[str, Count] = field(default_factory=dict)
-    mode: Annotated[str, Meta(pattern="^x+$", description="text of x", extra={"instead": "give xx"})] = "x"
+    mode: Annotated[str, Meta(pattern="^x+$", description="text of x; give xx")] = "x"
 
     def __post_init__(self) -> None:
         if self.kind == "b" and not self.parts:
@@ -122,7 +122,7 @@ def test_a_callers_value_is_fitted(value: Any, kind: Any, becomes: Any) -> None:
     ("value", "kind", "says"),
     [
         (True, int | None, "--x True: must be a whole number or None"),
-        (300, Byte | None, "--x 300: must be a whole number, 0 to 255"),
+        (300, Byte | None, "--x 300: must be a whole number, 0 to 255, or None"),
         ("300", Byte | None, "--x '300': must be a whole number, 0 to 255, or None"),
         (4, str | Odd, "--x 4: must be text or an odd number"),
         (1.0, int | Literal["auto"], "--x 1.0: must be a whole number or 'auto'"),

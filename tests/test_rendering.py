@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from models import RampModel
 from oracle import render_whole
 from safron.engine import IdentityModel, RenderReport, load_model, render
-from safron.engine.card import Label
-from safron.engine.grid import PatchGrid
-from safron.engine.plan import choose_bits
-from safron.engine.taper import Taper, TaperName
+from safron.engine.generator.card import Label
+from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.render_plan import choose_bits
+from safron.engine.plan.taper import Taper, TaperName
 from safron.io.errors import BadInput
 
 

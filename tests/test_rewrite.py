@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
-from safron.engine.model import OnnxModel
+from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.optimize import optimize, trial_windows
 from safron.engine.rewrite import Rewritten, rewrite
 from safron.io.errors import BadInput, Failed

@@ -15,9 +15,9 @@ from cases import contents, run_program
 from models import LABELS, RampModel, StainModel
 from safron.engine import render
 from safron.engine import seams as seams_module
-from safron.engine.card import Card
 from safron.engine.evaluate import evaluate_seams, seam_table
 from safron.engine.evaluate_cli import commands, main
+from safron.engine.generator.card import Card
 from safron.engine.seams import (
     SEAM_Z,
     GradientScores,

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.system.failures import Final
 
-from .execute import Final
 from .model import PatchModel
 
 log = logging.getLogger("safron")

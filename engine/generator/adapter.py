@@ -183,7 +183,7 @@ def _check_shapes(
 def run_adapted(
     session: Any, card: Card, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
 ) -> npt.NDArray[np.float32]:
-    """Run a foreign network on a batch; see `safron.engine.model.PatchModel`.
+    """Run a foreign network on a batch; see `safron.engine.generator.model.PatchModel`.
 
     A network of a fixed batch size is called as often as needed, the last call filled up with copies.
     """

@@ -18,9 +18,8 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-
-from .compiled import compiled
-from .window import Window
+from safron.engine.plan.window import Window
+from safron.engine.system.native import compiled
 
 _TABLE_BITS = 16
 

@@ -1,144 +1,29 @@
-"""How does a window of labels become a patch of tissue?
-
-`PatchModel` is all that the engine knows of a generator. `OnnxModel` runs a file under the generator
-contract through ONNX Runtime; `IdentityModel` paints each label in its colour and costs nothing, so
-that the engine can be looked at and measured without a generator.
-"""
+"""How does ONNX Runtime turn label windows into patches?"""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from contextlib import suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+from safron.engine.plan.fixed_point import VALUE_LIMIT
+from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed
 from safron.io.labels import one_line
 
-from .accumulate import VALUE_LIMIT
 from .adapter import check_adapter, run_adapted
-from .calls import SharedCalls
-from .card import RGB, Card, Label, parse_card
-from .compiled import compiled
-from .memory import usable_cores
+from .card import Card, parse_card
+from .devices import check_precision, check_providers, choose_device, providers
+from .patch_threads import SharedCalls
+from .shipped import model_names
 
-MODELS = Path(__file__).parent / "models"
 # Bytes, of every tensor that ONNX Runtime makes itself.
 ALIGNMENT = 64
-
-
-@runtime_checkable
-class PatchModel(Protocol):
-    """A patch generator.
-
-    Attributes
-    ----------
-    card : what it needs and promises.
-    sha256 : hex digest that changes whenever its pixels may change.
-    device : where it runs, for the report.
-    integral : whether it returns uint8; floats are put on a fixed-point grid before blending.
-    apart : whether each patch is computed by itself, so that a batch may have any size; taken as False where missing.
-    """
-
-    card: Card
-    sha256: str
-    device: str
-    integral: bool
-
-    def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[Any]:
-        """Generate a batch.
-
-        Parameters
-        ----------
-        labels : uint8 [N, T + 2c, T + 2c].
-        noise : float32 [N, K, T + 2c, T + 2c], or None where K is 0.
-
-        Returns
-        -------
-        RGB [N, T, T, 3], 0..255; uint8 if `integral`, else float16 or float32.
-        """
-        ...
-
-
-def runs_apart(model: PatchModel) -> bool:
-    """Whether each patch is computed by itself, so that a batch may have any size."""
-    return bool(getattr(model, "apart", False))
-
-
-def _identity_palette() -> dict[int, RGB]:
-    """Colours of labels 0..255: the paper's three first, then well-spread ones."""
-    spread = {
-        value: ((value * 97) % 256, (value * 57 + 85) % 256, (value * 151 + 170) % 256)
-        for value in range(256)
-    }
-    return spread | {0: (0, 0, 255), 1: (255, 0, 0), 2: (0, 255, 0)}
-
-
-class IdentityModel:
-    """Paint each label in its colour; any tile, no context.
-
-    Parameters
-    ----------
-    palette : RGB by label; by default all 256 values have one.
-    tile, context : the window sizes to ask for.
-    """
-
-    integral = True
-    apart = True
-    device = "cpu"
-
-    def __init__(
-        self,
-        palette: dict[int, RGB] | None = None,
-        *,
-        tile: int = 256,
-        context: int = 20,
-        outside: int | None = None,
-    ) -> None:
-        palette = _identity_palette() if palette is None else palette
-        labels = tuple(Label(value, f"label {value}", color) for value, color in sorted(palette.items()))
-        self.card = Card("identity", tile, context, labels, tile_multiple=1, outside=outside)
-        self._colors = np.zeros((256, 3), np.uint8)
-        for value, color in palette.items():
-            self._colors[value] = color
-        self.sha256 = hashlib.sha256(self._colors.tobytes()).hexdigest()
-
-    def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Return the colours of the labels inside the context: uint8 [N, T, T, 3]."""
-        halo = self.card.context
-        inner = labels[:, halo : labels.shape[1] - halo, halo : labels.shape[2] - halo]
-        return paint_labels(inner, self._colors)
-
-
-def paint_labels(labels: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Give each label its colour.
-
-    Parameters
-    ----------
-    labels : uint8 [n, h, w].
-    colors : RGB by label, uint8 [256, 3].
-
-    Returns
-    -------
-    uint8 [n, h, w, 3].
-    """
-    if compiled is not None:
-        out = np.empty((*labels.shape, 3), np.uint8)
-        compiled.paint(out, labels, colors)
-        return out
-    flat = np.ascontiguousarray(labels).reshape(-1, labels.shape[2])
-    return np.asarray(cv2.applyColorMap(flat, colors[:, None]), np.uint8).reshape(*labels.shape, 3)
 
 
 def _digest(path: Path) -> hashlib._Hash:
@@ -147,7 +32,7 @@ def _digest(path: Path) -> hashlib._Hash:
     digest = hashlib.sha256(content)
     if b"location" not in content:  # the key of every such name
         return digest
-    from .external import external_locations
+    from .external_weights import external_locations
 
     try:
         locations = external_locations(content)
@@ -348,57 +233,6 @@ def _aligned(count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return slots.view(np.float32).reshape(count, *shape)
 
 
-PRECISIONS = ("float32", "tf32", "float16")
-
-
-def check_precision(precision: str, device: str) -> None:
-    """Raise `BadInput` unless the device computes in this precision."""
-    if precision not in PRECISIONS:
-        raise BadInput(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
-    if precision != "float32" and not device.startswith("cuda"):
-        raise BadInput(f"--precision {precision}: only CUDA computes in it; leave it out, or --device cuda")
-
-
-def providers(device: str, precision: str, sha256: str) -> list[Any]:
-    """ONNX Runtime's providers, with their settings, in the order to be asked.
-
-    TensorRT keeps the engine that it builds, which takes minutes, in the user's cache folder, by generator.
-    """
-    if not device.startswith("cuda"):
-        return ["CPUExecutionProvider"]
-    number = int(device.partition(":")[2] or 0)
-    # ONNX Runtime's own default is TF32.
-    cuda = ("CUDAExecutionProvider", {"device_id": number, "use_tf32": int(precision == "tf32")})
-    if precision != "float16":
-        return [cuda, "CPUExecutionProvider"]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "safron" / "tensorrt" / sha256[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "device_id": number,
-        "trt_fp16_enable": True,
-        "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": True,
-        "trt_timing_cache_path": str(folder),
-    }
-    return [("TensorrtExecutionProvider", settings), cuda, "CPUExecutionProvider"]
-
-
-def check_providers(loaded: list[str], device: str, precision: str) -> None:
-    """Raise `BadInput` where ONNX Runtime fell back: it does so in silence."""
-    if "CUDAExecutionProvider" not in loaded:
-        raise BadInput(
-            f"--device {device}: ONNX Runtime could not start CUDA; "
-            "pip install 'safron[cuda]' and check nvidia-smi, or use --device cpu"
-        )
-    if precision == "float16" and loaded[0] != "TensorrtExecutionProvider":
-        raise BadInput(
-            "--precision float16: ONNX Runtime could not start TensorRT; install the version that it was built with, or "
-            "render a generator from safron-train export --float16, which needs no --precision"
-        )
-
-
 def check_output(image: npt.NDArray[Any], labels: npt.NDArray[np.uint8], card: Card) -> npt.NDArray[Any]:
     """Return `image` if it has the shape and range of the contract, else raise `Failed`."""
     side = labels.shape[1] - 2 * card.context
@@ -453,59 +287,3 @@ def inputs_side(session: Any) -> int | str | None:
     shape = next(entry.shape for entry in session.get_inputs() if entry.name == "labels")
     side: int | str | None = shape[-1] if shape else None
     return side
-
-
-def choose_device(device: str) -> str:
-    """Resolve "auto" to "cuda:0" where CUDA loads, else "cpu"; check what was asked for."""
-    check_device(device)
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return "cpu"
-    if _cuda_loads():
-        return f"cuda:{number or 0}"
-    if kind == "auto":
-        return "cpu"
-    raise BadInput(f"--device {device}: no CUDA device or driver found; use --device cpu")
-
-
-def check_device(device: str) -> None:
-    """Raise `BadInput` unless this names a device; whether there is one is another question."""
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
-        raise BadInput(f"--device {device}: must be auto, cpu, cuda or cuda:N")
-
-
-def _cuda_loads() -> bool:
-    """Whether ONNX Runtime has CUDA and a driver is there; asking it blindly prints errors on stderr."""
-    import ctypes
-
-    import onnxruntime as ort
-
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return False
-    try:
-        ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
-    except OSError:
-        return False
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    return True
-
-
-def model_names() -> list[str]:
-    """Names that `load_model` knows besides files."""
-    return ["identity", *sorted(path.stem for path in MODELS.glob("*.onnx"))]
-
-
-def load_model(
-    model: str | Path | PatchModel, *, device: str = "auto", threads: int = 0, precision: str = "float32"
-) -> PatchModel:
-    """Return the generator for a shipped name or an ONNX file; pass any other `PatchModel` through."""
-    if not isinstance(model, str | Path):
-        return model
-    check_device(device)
-    if str(model) == "identity":
-        return IdentityModel()
-    shipped = MODELS / f"{model}.onnx"
-    return OnnxModel(
-        shipped if shipped.is_file() else model, device=device, threads=threads, precision=precision
-    )

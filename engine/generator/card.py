@@ -39,7 +39,7 @@ class Card:
     alignment : patches agree in their overlap when the stride is a multiple of this.
     labels : the mask values it was trained on.
     outside : label read beyond the canvas; None repeats the nearest canvas label.
-    noise_scales : one entry per noise channel, see `safron.engine.noise`.
+    noise_scales : one entry per noise channel, see `safron.engine.generator.noise`.
     mpp : micrometres per pixel of what it draws, or None.
     adapter : how to call a network that does not follow the contract itself, or None.
     extra : every other field of the card.
@@ -151,17 +151,15 @@ class _File(Struct, frozen=True):
     """Fields that a card's file has in another form than `Card`."""
 
     tile: Count | _Tiles
-    labels: Annotated[tuple[Label, ...], Meta(min_length=1)]
+    labels: tuple[Label, ...]
     outside: Annotated[Byte, Meta(description="one of its labels")] | Literal["edge"] = "edge"
     noise_channels: NotNegative = 0
     noise_scales: tuple[Count, ...] | None = None
 
     def __post_init__(self) -> None:
-        values = {label.value for label in self.labels}
-        if len(values) != len(self.labels):
-            raise ValueError(
-                f"labels must have distinct values, not {[label.value for label in self.labels]}"
-            )
+        values = [label.value for label in self.labels]
+        if not values or len({*values}) < len(values):
+            raise ValueError(f"labels must be one or more, of distinct values, not {values}")
         if self.outside != "edge" and self.outside not in values:
             raise ValueError(f"outside {self.outside!r} must be one of its labels or 'edge'")
         scales = self.noise_scales

@@ -9,7 +9,7 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     levels/K                   one level of the slide: uint8 [h, w, 3]; a chunk a block, above that a chunk a tile
     journal.jsonl              one line for each seam and block that is finished, and made of the mask as it was
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
-    finished.json              what the slide will be, once it has its name (owned by `safron.engine.finished`)
+    finished.json              what the slide will be, once it has its name (owned by `safron.engine.scratch.completion`)
 
 Every chunk has one writer at a time, and is written whole, so nothing is locked and a retried task overwrites its
 own work with the same bytes. Seams are deleted as soon as the last block that needs them is on disk. Where all tasks
@@ -27,32 +27,28 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import fsspec
-import google_crc32c
-import numcodecs
 import numpy as np
 import numpy.typing as npt
 import zarr
-from safron.io.chunks import checked
+from safron.engine.plan.fixed_point import Sums
+from safron.engine.plan.render_plan import RenderPlan
 from safron.io.errors import BadInput, Failed
-from safron.io.files import sync_directory, write_at
 from safron.io.labels import one_line
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from .accumulate import Accumulator, Sums
-from .plan import RenderPlan
+from .chunk_codec import decode_chunk, encode_chunk
+from .seam_store import Index, Seams
 
 UInt8 = npt.NDArray[np.uint8]
+
 Layout = tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]]
-Index = tuple[int, int]
-Seams = tuple[UInt8, Sums]
 FORMAT = 3
 RECORD = "finished.json"
 # Seams that took longer to make are written at once: it takes a hundredth of a second.
@@ -446,151 +442,6 @@ def _stored_as(dtype: np.dtype[Any]) -> dict[str, Any]:
     }
 
 
-def encode_chunk(values: npt.NDArray[Any]) -> bytes:
-    """Make the bytes of a chunk as Zarr does with the codecs Blosc (LZ4) and CRC32C.
-
-    Zarr's own calls take a millisecond or two each, on an event loop that all threads share.
-    """
-    # Sums of flat weights leave their top byte empty, and cheap generators' sums are smooth.
-    packed = numcodecs.Blosc("lz4", clevel=1, typesize=values.itemsize).encode(values)
-    return packed + google_crc32c.value(packed).to_bytes(4, "little")  # type: ignore[no-any-return]
-
-
-def decode_chunk(chunk: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Undo `encode_chunk`: values [n].
-
-    Raises
-    ------
-    ValueError
-        When the chunk is damaged.
-    """
-    return np.frombuffer(numcodecs.Blosc("lz4").decode(checked(chunk)), dtype)
-
-
-def empty_seams(plan: RenderPlan, index: Index) -> Seams:
-    """Room for what the seam patches of a block leave: pixel values, and sums; zeros."""
-    windows = plan.seam_windows(index).values()
-    pixels = sum(3 * window.height * window.width for window in windows)
-    sums = sum(Accumulator.size(window, plan.blend) for window in windows)
-    return np.zeros(pixels, np.uint8), np.zeros(sums, plan.blend.sum_dtype)
-
-
-def seam_parts(plan: RenderPlan, index: Index, pixels: UInt8, sums: Sums) -> dict[str, Accumulator]:
-    """Lay out the seams of a block, by name, in the chunks that hold them.
-
-    Parameters
-    ----------
-    pixels, sums : of `empty_seams`, or as read; the accumulators share them.
-    """
-    parts: dict[str, Accumulator] = {}
-    start = first = 0
-    for name, window in plan.seam_windows(index).items():
-        shape = (window.height, window.width, 3)
-        stop, last = start + prod(shape), first + Accumulator.size(window, plan.blend)
-        parts[name] = Accumulator(window, plan.blend, pixels[start:stop].reshape(shape), sums[first:last])
-        start, first = stop, last
-    return parts
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the journal: a seam or a block that is finished.
-
-    Attributes
-    ----------
-    kind : "seam" or "block".
-    index : (row, column) of the block.
-    run, painted : patches sent to the generator, and patches painted as glass.
-    end : bytes of OUT.part that are valid after it.
-    """
-
-    kind: str
-    index: Index
-    run: int
-    painted: int
-    end: int = 0
-
-
-class Journal:
-    """Appends entries durably; one writer, the process that drives the render.
-
-    Each line ends in a checksum of itself and of all lines before it, so that a line that is damaged, torn or gone
-    ends what is read.
-
-    Parameters
-    ----------
-    path : the file; what stands in it is replaced, at once or not at all.
-    entries : what it begins with.
-    """
-
-    def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
-        self._path = path
-        part = path.with_name(f"{path.name}.part")
-        with self._errors():
-            self._file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-            try:
-                self._ends = 0, 0  # its bytes, and their checksum
-                self.append(entries)
-                part.replace(path)
-                sync_directory(path.parent)
-            except BaseException:
-                os.close(self._file)
-                raise
-
-    def append(self, entries: Iterable[Entry]) -> None:
-        """Write entries and force them to disk; until that is done, the next ones are written in their place."""
-        start, check = self._ends
-        lines: list[bytes] = []
-        for entry in entries:
-            line, check = _line(entry, check)
-            lines.append(line)
-        if not lines:
-            return
-        text = b"".join(lines)
-        with self._errors():
-            write_at(self._file, text, start)
-            os.fsync(self._file)
-        self._ends = start + len(text), check
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise Failed(
-                f"cannot write {self._path}: {error.strerror}; the same command continues"
-            ) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-
-def read_journal(path: Path) -> Iterator[Entry]:
-    """Entries of a journal in the order written, up to the first line that is not as it was written."""
-    check = 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-                entry = Entry(
-                    record["kind"], tuple(record["index"]), record["run"], record["painted"], record["end"]
-                )
-            except (ValueError, KeyError, TypeError):
-                return
-            whole, check = _line(entry, check)
-            if line != whole:
-                return
-            yield entry
-
-
-def _line(entry: Entry, before: int) -> tuple[bytes, int]:
-    """Write an entry as a line of JSON that ends in the checksum of what stands before it; give that, too."""
-    text = json.dumps(asdict(entry))[:-1].encode()
-    check = google_crc32c.extend(before, text)
-    return text + f', "crc32c": {check}}}\n'.encode(), check
-
-
 @contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
     """Turn what the system says of the disk under `path` into one line that says what to do."""
@@ -613,3 +464,16 @@ def require_same(differences: list[str], scratch: Path) -> None:
             f"{scratch} holds an unfinished render with other inputs ({', '.join(differences)}); "
             "run that command again to finish it, or pass --overwrite to start over"
         )
+
+
+# Tiles that wait to be written and made durable together.
+SYNC_BYTES = 8 << 20
+
+
+def recorded(scratch: Path) -> dict[str, Any]:
+    """What a scratch folder says of the render that it belongs to; nothing where it is none."""
+    try:
+        found = json.loads((scratch / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.system.failures import is_worth_another_try
 from safron.io.bigtiff import HEADER_BYTES, header
 from safron.io.codecs import EncodedTile
 from safron.io.errors import BadInput, Failed, SafronError
 from safron.io.slides import SlideWriter
 
-from .execute import is_worth_another_try
-from .guard import MaskGuard
-from .plan import RenderPlan
-from .prepare import SYNC_BYTES, Prepared
-from .scratch import Entry, Journal, Scratch, read_journal, require_same
-from .tasks import TaskDone
+from .arrays import SYNC_BYTES, Scratch, require_same
+from .journal import Entry, Journal, read_journal
+from .mask_watch import MaskGuard
+from .task_result import TaskDone
 
 # Making blocks durable costs three disk flushes; cheap blocks share them, a second or so many bytes at a time.
 SYNC_SECONDS = 1.0
@@ -63,10 +63,18 @@ class RenderState:
         self._synced = time.monotonic()
 
     @classmethod
-    def open(cls, prepared: Prepared, inputs: dict[str, str], guard: MaskGuard) -> RenderState:
-        """Continue the scratch of the same inputs, or start a new one."""
-        plan, scratch = prepared.plan, prepared.job.scratch
-        part, overwrite, fresh = prepared.target.part, prepared.options.overwrite, prepared.options.fresh
+    def open(
+        cls,
+        plan: RenderPlan,
+        scratch: Scratch,
+        part: Path,
+        inputs: dict[str, str],
+        guard: MaskGuard,
+        *,
+        overwrite: bool,
+        fresh: bool,
+    ) -> RenderState:
+        """Continue the scratch of the same inputs, or start a new one; `part` is the unfinished slide."""
         differences = scratch.differences(inputs)
         if differences and not (overwrite or fresh):
             require_same(differences, scratch.path)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from safron.io.slides import EncodedTile
+
 
 @dataclass
 class Tally:
@@ -28,3 +30,21 @@ class Tally:
     def add(self, name: str, seconds: float) -> None:
         """Add to a stage."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+@dataclass(frozen=True)
+class TaskDone:
+    """What a seam or block task hands back.
+
+    Attributes
+    ----------
+    kind : "seam" or "block".
+    index : the block.
+    tally : counts and times.
+    tiles : the block's encoded TIFF tiles of every level that it completes; none for a seam.
+    """
+
+    kind: str
+    index: tuple[int, int]
+    tally: Tally
+    tiles: list[EncodedTile] = field(default_factory=list)

@@ -8,7 +8,7 @@ from typing import Any
 
 def _load() -> Any:
     try:
-        return import_module("safron.engine._native")
+        return import_module("safron.engine.system._native")
     except ImportError:
         return None
 

@@ -18,7 +18,7 @@ from typing import Any
 from safron.io.bigtiff import HEADER_BYTES
 from safron.io.remote import Target
 
-from .scratch import RECORD
+from .arrays import RECORD
 
 
 @dataclass(frozen=True)
