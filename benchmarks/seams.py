@@ -34,7 +34,7 @@ from safron.engine.evaluate import SeamReport, evaluate_seams, format_table, sea
 from safron.engine.generator.model import load_model
 from safron.engine.seams import SlideGrid, find_tissue
 from safron.engine.texture import frechet_distance, kernel_distance, standardize, texture_features
-from safron.io.pixels import Pixels
+from safron.io.slides.reader import Pixels
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -19,8 +19,7 @@ from typing import Any, Literal
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.system.failures import Lost
-from safron.io.errors import BadInput, SafronError
-from safron.io.labels import one_line
+from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.remote import Target
 
 from .options import RenderOptions

@@ -42,7 +42,7 @@ NAME = "safron-render"
 def _validate(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is None:
         return
-    from safron.io.validate import validate_slide
+    from safron.io.slides.validate import validate_slide
 
     problems = validate_slide(Path(value))
     for problem in problems:

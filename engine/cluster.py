@@ -27,8 +27,7 @@ from safron.engine.system.failures import Lost
 from safron.engine.system.gpus import process_blocks, worker_gpus
 from safron.engine.system.memory import peak_bytes
 from safron.engine.system.signals import children_deaf_to_ctrl_c, interrupts_later
-from safron.io.errors import BadInput, Failed
-from safron.io.labels import one_line
+from safron.io.errors import BadInput, Failed, one_line
 
 from .batches import Stopped
 from .execute import DASK_SETTINGS, DaskPool, Task, quiet_asyncio, run_tasks

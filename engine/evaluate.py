@@ -14,9 +14,10 @@ from typing import Any
 
 from safron.engine.generator.model import PatchModel, load_model
 from safron.io.errors import BadInput, Failed
-from safron.io.labels import LabelMask, open_mask
 from safron.io.legend import DEFAULT_LABELS
-from safron.io.pixels import Pixels
+from safron.io.masks.mask import LabelMask
+from safron.io.masks.open import open_mask
+from safron.io.slides.reader import Pixels
 
 from .seams import (
     SEAM_Z,
@@ -98,7 +99,7 @@ def evaluate_seams(
     real : a real slide whose boundary ratio is divided by.
     tile, overlap, seed : of the render; None takes what the slide says of itself.
     device : where the generator runs.
-    palette_tolerance : see `safron.io.labels.open_mask`.
+    palette_tolerance : see `safron.io.masks.open.open_mask`.
 
     Raises
     ------

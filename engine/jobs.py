@@ -29,9 +29,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from safron.engine.system.gpus import GPU_BLOCKS
-from safron.io.errors import BadInput, Failed
+from safron.io.errors import BadInput, Failed, one_line
 from safron.io.fields import Count, NotNegative
-from safron.io.labels import one_line
 
 from .security import read_settings
 

@@ -13,13 +13,12 @@ from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import Scratch
 from safron.engine.system.memory import usable_cores
-from safron.io.chunks import assemble
-from safron.io.codecs import EncodedTile, encode_region
-from safron.io.errors import Failed
+from safron.io.errors import Failed, one_line
 from safron.io.files import waiting_name
-from safron.io.labels import one_line
-from safron.io.pyramid import halve
-from safron.io.slides import SlideSpec, SlideWriter
+from safron.io.masks.zarr_chunks import assemble
+from safron.io.slides.codecs import EncodedTile, encode_region
+from safron.io.slides.pyramid import halve
+from safron.io.slides.writer import SlideSpec, SlideWriter
 
 # What they work on must fit into what the blocks leave free, whatever the number of cores.
 MOST_THREADS = 8

@@ -18,8 +18,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 from safron.io.console import SETTINGS, Program, debug_option, option, run_program, version_option
-from safron.io.errors import BadInput, Failed
-from safron.io.labels import one_line
+from safron.io.errors import BadInput, Failed, one_line
 
 if TYPE_CHECKING:
     import onnx

@@ -26,11 +26,12 @@ from safron.engine.system.gpus import GPU_BLOCKS, process_blocks, visible_gpus
 from safron.engine.system.memory import LARGEST, resident_bytes, usable_cores
 from safron.io.errors import BadInput
 from safron.io.files import waiting_name
-from safron.io.labels import LabelMask, open_mask
-from safron.io.pyramid import Pyramid
+from safron.io.masks.mask import LabelMask
+from safron.io.masks.open import open_mask
 from safron.io.remote import Target, check_address, check_folder, is_url
-from safron.io.slides import SlideSpec
-from safron.io.spec import check_tile
+from safron.io.slides.pyramid import Pyramid
+from safron.io.slides.spec import check_tile
+from safron.io.slides.writer import SlideSpec
 
 from .batches import BUFFERS, RUNNERS, shares_batches
 from .options import RenderOptions

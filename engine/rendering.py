@@ -23,8 +23,7 @@ from safron.engine.scratch.render_state import RenderState
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import peak_bytes, reserve_heap
 from safron.engine.system.versions import deciding_versions
-from safron.io.errors import Failed
-from safron.io.labels import one_line
+from safron.io.errors import Failed, one_line
 
 from .batches import DeviceQueue, shares_batches
 from .execute import TRIES, GivenUp, Runner, Task, local_runner

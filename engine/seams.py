@@ -32,8 +32,8 @@ from safron.engine.generator.model import PatchModel
 from safron.engine.generator.noise import normal_noise
 from safron.engine.plan.grid import PatchGrid, PatchJob
 from safron.io.errors import BadInput
-from safron.io.labels import LabelMask
-from safron.io.pixels import Pixels, windows
+from safron.io.masks.mask import LabelMask
+from safron.io.slides.reader import Pixels, windows
 
 Floats = npt.NDArray[np.float64]
 

@@ -29,9 +29,9 @@ from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import Scratch
 from safron.engine.scratch.seam_store import empty_seams, seam_parts
 from safron.engine.scratch.task_result import Tally, TaskDone
-from safron.io.labels import LabelMask
-from safron.io.pyramid import reduce_region
-from safron.io.slides import EncodedTile, encode_region
+from safron.io.masks.mask import LabelMask
+from safron.io.slides.pyramid import reduce_region
+from safron.io.slides.writer import EncodedTile, encode_region
 
 from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, Stopped
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
-from safron.io.pixels import Pixels
+from safron.io.slides.reader import Pixels
 
 from .seams import find_tissue
 

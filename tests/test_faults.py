@@ -23,10 +23,11 @@ from safron.engine.prepare import check_outputs
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.arrays import Scratch
 from safron.engine.scratch.journal import read_journal
-from safron.io import slides
 from safron.io.errors import BadInput
-from safron.io.labels import LabelMask, open_mask
+from safron.io.masks.mask import LabelMask
+from safron.io.masks.open import open_mask
 from safron.io.remote import Target
+from safron.io.slides import writer as slides
 from small_renders import (
     ARGS,
     BLOCKS,

@@ -10,8 +10,8 @@ import pytest
 from safron.engine import cli as render
 from safron.engine import evaluate_cli, optimize
 from safron.engine.options import RenderOptions
-from safron.io import cli as mask
 from safron.io.fields import settings
+from safron.io.masks import cli as mask
 from safron.training import cli as train
 
 UNITS = r"pixels|micrometres|whole number|[Nn]umber of|patches per|\d to \d+"

@@ -17,8 +17,8 @@ from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
-from safron.io.pyramid import Pyramid
-from safron.io.slides import SlideSpec
+from safron.io.slides.pyramid import Pyramid
+from safron.io.slides.writer import SlideSpec
 
 
 def plan_for(height: int, width: int, **changes: Any) -> RenderPlan:

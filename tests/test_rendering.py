@@ -303,7 +303,7 @@ def test_align_pads_with_glass(tmp_path: Path) -> None:
 
 
 def test_levels_are_halved_from_the_level_above(tmp_path: Path) -> None:
-    from safron.io.pyramid import halve
+    from safron.io.slides.pyramid import halve
 
     mask = blobs(1111, 905)
     report = render(mask, tmp_path / "s.tiff", model=RampModel(), compression="none", tiff_tile=32, block=256)

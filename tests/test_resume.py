@@ -26,7 +26,7 @@ from safron.engine.scratch.arrays import Scratch
 from safron.engine.scratch.journal import read_journal
 from safron.engine.scratch.lock import run_lock
 from safron.io.errors import BadInput
-from safron.io.slides import SlideWriter
+from safron.io.slides.writer import SlideWriter
 from small_renders import (
     ARGS,
     BLOCKS,

@@ -30,8 +30,8 @@ from safron.engine.seams import (
     score_gradients,
 )
 from safron.io.errors import BadInput
-from safron.io.labels import open_mask
-from safron.io.pixels import Pixels, facts_of, windows
+from safron.io.masks.open import open_mask
+from safron.io.slides.reader import Pixels, facts_of, windows
 
 Image = npt.NDArray[np.uint8]
 GRIDS = [SlideGrid(256, 20), SlideGrid(256, 0), SlideGrid(64, 12), SlideGrid(100, 21, y=30, x=7)]

@@ -16,7 +16,7 @@ import tifffile
 import zarr
 from cases import run_program
 from safron.io.errors import BadInput
-from safron.io.label_images import image_size
+from safron.io.masks.canvas_size import image_size
 from safron.training import cli, slides, sources
 from safron.training.config import LABELS, TrainConfig, override, preset, read_overrides
 from safron.training.data import Pairs, draw_batch, split

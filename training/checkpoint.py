@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safron.io.errors import BadInput, Failed
-from safron.io.labels import one_line
+from safron.io.errors import BadInput, Failed, one_line
 from safron.training.config import TrainConfig, config_from_json
 from safron.training.files import whole
 

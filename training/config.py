@@ -617,7 +617,7 @@ def read_overrides(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; pass a YAML, TOML or JSON file of settings") from error
     except ValueError as error:
-        from safron.io.labels import one_line  # loads Zarr, which --help does without
+        from safron.io.errors import one_line  # loads Zarr, which --help does without
 
         raise BadInput(
             f"{path} is not {kind} ({one_line(error)}); its name must end in .yaml, .toml or .json, after what it holds"

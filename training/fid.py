@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safron.io.errors import BadInput
-from safron.io.labels import one_line
+from safron.io.errors import BadInput, one_line
 from torch import Tensor, nn
 
 BATCH = 32

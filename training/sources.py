@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
-from safron.io.palette import Palette
+from safron.io.masks.palette import Palette
 from safron.training.config import Label, TrainConfig
 from safron.training.data import (
     CUED,

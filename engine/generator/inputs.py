@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.window import Window
-from safron.io.labels import LabelMask
+from safron.io.masks.mask import LabelMask
 
 UInt8 = npt.NDArray[np.uint8]
 

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.fixed_point import VALUE_LIMIT
 from safron.engine.system.memory import usable_cores
-from safron.io.errors import BadInput, Failed
-from safron.io.labels import one_line
+from safron.io.errors import BadInput, Failed, one_line
 
 from .adapter import check_adapter, run_adapted
 from .card import Card, parse_card

@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.system.native import compiled
 from safron.io.errors import BadInput
-from safron.io.pyramid import Pyramid
-from safron.io.slides import SlideSpec
+from safron.io.slides.pyramid import Pyramid
+from safron.io.slides.writer import SlideSpec
 
 from .blocks import BAND, AxisBlocks, BlockPlan, PatchRect
 from .fixed_point import Blend, fraction_bits

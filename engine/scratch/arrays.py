@@ -39,8 +39,7 @@ import numpy.typing as npt
 import zarr
 from safron.engine.plan.fixed_point import Sums
 from safron.engine.plan.render_plan import RenderPlan
-from safron.io.errors import BadInput, Failed
-from safron.io.labels import one_line
+from safron.io.errors import BadInput, Failed, one_line
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from .chunk_codec import decode_chunk, encode_chunk

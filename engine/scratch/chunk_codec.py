@@ -8,7 +8,7 @@ import google_crc32c
 import numcodecs
 import numpy as np
 import numpy.typing as npt
-from safron.io.chunks import checked
+from safron.io.masks.zarr_chunks import checked
 
 
 def encode_chunk(values: npt.NDArray[Any]) -> bytes:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safron.io.bigtiff import HEADER_BYTES
 from safron.io.remote import Target
+from safron.io.slides.bigtiff import HEADER_BYTES
 
 from .arrays import RECORD
 

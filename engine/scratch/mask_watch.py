@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from safron.io.labels import LabelMask
+from safron.io.masks.mask import LabelMask
 
 log = logging.getLogger("safron")
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.failures import is_worth_another_try
-from safron.io.bigtiff import HEADER_BYTES, header
-from safron.io.codecs import EncodedTile
 from safron.io.errors import BadInput, Failed, SafronError
-from safron.io.slides import SlideWriter
+from safron.io.slides.bigtiff import HEADER_BYTES, header
+from safron.io.slides.codecs import EncodedTile
+from safron.io.slides.writer import SlideWriter
 
 from .arrays import SYNC_BYTES, Scratch, require_same
 from .journal import Entry, Journal, read_journal

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from safron.io.slides import EncodedTile
+from safron.io.slides.writer import EncodedTile
 
 
 @dataclass

@@ -15,8 +15,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from .errors import BadInput
+from safron.io.errors import BadInput
 
 Array = npt.NDArray[np.float64]
 

@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from .errors import BadInput
-from .legend import DEFAULT_LABELS
+from safron.io.errors import BadInput
+from safron.io.legend import DEFAULT_LABELS
 
 UNCLASSIFIED = "unclassified"
 """How QuPath's users know an object that has neither a class nor a name."""

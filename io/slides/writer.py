@@ -33,13 +33,14 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from safron.io import files
+from safron.io.errors import BadInput, Failed
 
-from . import bigtiff, files, flavors
+from . import bigtiff, flavors
 from .codecs import EncodedTile, encode_jpeg, encode_region, encode_tile
-from .errors import BadInput, Failed
 from .pyramid import Level, Pixels, halve
 from .spec import Chroma, Compression, Flavor, SlideSpec
-from .tileindex import Places, TileIndex, pack_record
+from .tile_index import Places, TileIndex, pack_record
 
 __all__ = [
     "Chroma",

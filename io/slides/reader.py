@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from .errors import BadInput, Failed
-from .labels import one_line
+from safron.io.errors import BadInput, Failed, one_line
 
 RGBPixels = npt.NDArray[np.uint8]
 

@@ -20,9 +20,9 @@ from xml.etree import ElementTree
 import imagecodecs
 import numpy as np
 import openslide
+from safron.io.errors import BadInput
 
-from .errors import BadInput
-from .tiffread import BrokenTiff, Directory, TiffReader
+from .tiff_directories import BrokenTiff, Directory, TiffReader
 
 MAX_SAMPLED = 64
 """Tiles of a level that are decoded; of a level with more, as many are taken evenly, with first and last."""

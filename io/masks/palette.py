@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
-
-from .errors import BadInput
-from .fields import RGB, Byte, convert
-from .legend import DEFAULT_LABELS
+from safron.io.errors import BadInput
+from safron.io.fields import RGB, Byte, convert
+from safron.io.legend import DEFAULT_LABELS
 
 _STRIP = 64
 _NAMED = 8

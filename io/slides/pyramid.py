@@ -21,8 +21,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from .errors import BadInput
+from safron.io.errors import BadInput
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -18,12 +18,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
+from safron.io.errors import BadInput, one_line
+from safron.io.fields import RGB
 
 from .chunk_cache import ReadChunk
-from .errors import BadInput
-from .fields import RGB
-from .labels import ACCEPTED, UM_PER_UNIT, Plane, one_line, open_mask
 from .palette import Palette
+from .plane import ACCEPTED, UM_PER_UNIT, Plane
 
 MAX_SEGMENT = 1 << 26
 """Decoded bytes of one TIFF tile or strip; larger ones (whole images in a strip) are left to libvips."""
@@ -255,43 +255,6 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-def image_size(path: Path) -> tuple[int, int, float | None]:
-    """Height, width and micrometres per pixel of any slide, image or mask, without reading pixels.
-
-    Of a slide it is what QuPath shows, in whose pixels annotations are drawn: see `shown_area`.
-
-    Raises
-    ------
-    BadInput
-        It is missing, or no reader knows it.
-    """
-    if not path.exists():
-        raise BadInput(f"{path}: there is no such file; check the path")
-    if path.is_dir():
-        mask = open_mask(path)
-        return *mask.shape, mask.mpp
-    try:
-        if _slide_vendor(path) not in (None, "generic-tiff"):
-            import openslide
-
-            with openslide.OpenSlide(path) as slide:
-                mpp = slide.properties.get(openslide.PROPERTY_NAME_MPP_Y)
-                _, _, height, width = shown_area(slide)
-                return height, width, float(mpp) if mpp else None
-        if _is_tiff(path):
-            import tifffile
-
-            with tifffile.TiffFile(path) as tif:
-                page = tif.pages.first
-                return page.imagelength, page.imagewidth, _tiff_mpp(page, tif.ome_metadata)
-        import pyvips
-
-        image = pyvips.Image.new_from_file(str(path), revalidate=True)
-        return image.height, image.width, _print_mpp(1000.0 / image.yres)
-    except Exception as error:  # each library has exceptions of its own
-        raise BadInput(f"{path}: cannot read it as a slide or image ({one_line(error)})") from error
 
 
 def shown_area(slide: Any) -> tuple[int, int, int, int]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .chunks import assemble
+from .zarr_chunks import assemble
 
 if TYPE_CHECKING:
-    from .labels import Plane
+    from .plane import Plane
 
 CACHE_BYTES = 128 << 20
 """Decoded chunks of a mask are kept up to this size."""

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-
-from .console import (
+from safron.io.console import (
     POSITIVE,
     SETTINGS,
     Command,
@@ -25,8 +24,8 @@ from .console import (
 )
 
 if TYPE_CHECKING:
-    from .label_store import Paint
-    from .labels import LabelMask
+    from .mask import LabelMask
+    from .write import Paint
 
 NAME = "safron-mask"
 
@@ -128,8 +127,9 @@ def import_(
 
     IMAGE is a Zarr, OME-Zarr, slide, TIFF, PNG or other image; it is read piece by piece.
     """
-    from .label_store import check_target
-    from .legend import DEFAULT_LABELS
+    from safron.io.legend import DEFAULT_LABELS
+
+    from .write import check_target
 
     check_target(out, overwrite=overwrite)
     mask = _open(image, palette, palette_tolerance)
@@ -202,9 +202,10 @@ def from_geojson(
 
     Later polygons cover earlier ones; a pixel belongs to a polygon if its centre does. Points and lines are counted and left out.
     """
+    from safron.io.legend import DEFAULT_LABELS
+
     from .annotations import read_geojson
-    from .label_store import check_target
-    from .legend import DEFAULT_LABELS
+    from .write import check_target
 
     check_target(out, overwrite=overwrite)
     height, width, slide_mpp = _canvas(size, like, downsample)
@@ -284,7 +285,7 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     """
     import numpy as np
 
-    from .label_store import blocks
+    from .write import blocks
 
     opened = _open(mask, palette, palette_tolerance)
     height, width = opened.shape
@@ -309,7 +310,7 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
 
 
 def _open(source: str, palette: str | None, tolerance: int) -> LabelMask:
-    from .labels import open_mask
+    from .open import open_mask
     from .palette import read_palette
 
     mask = open_mask(source, palette=read_palette(palette) if palette else None, palette_tolerance=tolerance)
@@ -327,7 +328,7 @@ def _canvas(
     if size is not None:
         return *size, None
     assert like is not None
-    from .label_images import image_size
+    from .canvas_size import image_size
 
     height, width, mpp = image_size(like)
     height, width = (math.ceil(side / downsample) for side in (height, width))
@@ -336,7 +337,7 @@ def _canvas(
 
 def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None, **options: Any) -> None:
     """Write a mask of `size` (height, width) piece by piece, and say what was written."""
-    from .label_store import write_labels
+    from .write import write_labels
 
     height, width = size
     with progress(height * width / 1e6, "Mpx") as advance:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
-from .errors import BadInput
+from safron.io.errors import BadInput
+
 from .pyramid import Pyramid
 
 Flavor = Literal["svs", "ome", "generic"]

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 import zarr.codecs
+from safron.io.errors import BadInput, Failed
+from safron.io.legend import DEFAULT_LABELS, Label
 
-from .errors import BadInput, Failed
-from .labels import ZARR_MARKERS
-from .legend import DEFAULT_LABELS, Label
+from .plane import ZARR_MARKERS
 
 CHUNK = 1024
 """Side of a chunk, in pixels: 1 MiB of labels, some kB compressed."""

@@ -16,7 +16,7 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
-from .chunks import ChunkFiles
+from .zarr_chunks import ChunkFiles
 
 
 class _Inline(ThreadPoolExecutor):
