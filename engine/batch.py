@@ -23,7 +23,7 @@ from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.remote import Target
 
 from .options import RenderOptions
-from .prepare import Prepared, prepare, scratch_path
+from .prepare import Prepared, placement_of, prepare, scratch_path
 from .rendering import open_runner, run
 from .report import RenderReport
 
@@ -165,9 +165,9 @@ def _render_row(
         return SlideResult(row.line, row.mask, row.out, "exists")
     prepared = prepare(row.mask, row.out, mine)
     if prepared.where != "threads" and not clusters:
-        from .cluster import open_cluster
+        from safron.engine.execution.dask_cluster import open_cluster
 
-        clusters.append(stack.enter_context(open_cluster(prepared.options)))
+        clusters.append(stack.enter_context(open_cluster(placement_of(prepared.options))))
     cluster = clusters[0] if clusters else None
     with open_runner(prepared, cluster) as (settled, runner), watch(settled) as advance:
         report = run(settled, runner, progress=advance)

@@ -219,7 +219,8 @@ def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -
 
 
 def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
-    from .execute import local_runner
+    from safron.engine.execution.local import local_runner
+
     from .prepare import check_budget, prepare, workers_of
     from .rendering import open_runner, run
     from .scan import scan_mask

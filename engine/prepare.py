@@ -12,6 +12,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from safron.engine.execution.device_queue import BUFFERS, RUNNERS, shares_batches
+from safron.engine.execution.tasks import Job
+from safron.engine.execution.workers import Placement
 from safron.engine.generator.halving import Halving
 from safron.engine.generator.model import PatchModel, load_model
 from safron.engine.generator.trial import choose_batch, try_model
@@ -33,12 +36,10 @@ from safron.io.slides.pyramid import Pyramid
 from safron.io.slides.spec import check_tile
 from safron.io.slides.writer import SlideSpec
 
-from .batches import BUFFERS, RUNNERS, shares_batches
 from .options import RenderOptions
-from .tasks import Job
 
 if TYPE_CHECKING:
-    from .worker import ModelSource, WorkerFacts
+    from safron.engine.execution.dask_worker import ModelSource, WorkerFacts
 
 log = logging.getLogger("safron")
 
@@ -318,14 +319,26 @@ def _blocks_elsewhere(options: RenderOptions, where: Where) -> int | None:
         return workers_of(options) * process_blocks(options.device)
     if options.cluster is None:
         return None
-    from .jobs import job_blocks
+    from safron.engine.execution.batch_system import job_blocks
 
     return job_blocks(Path(options.cluster))
 
 
+def placement_of(options: RenderOptions) -> Placement:
+    """Say where the workers of other processes are."""
+    return Placement(
+        workers=workers_of(options),
+        device=options.device,
+        scheduler=options.scheduler,
+        cluster=options.cluster,
+        security=options.security,
+        dashboard=options.dashboard,
+    )
+
+
 def model_source(prepared: Prepared) -> ModelSource:
     """Say how worker processes come to the generator."""
-    from .worker import ModelSource
+    from safron.engine.execution.dask_worker import ModelSource
 
     options, model = prepared.options, prepared.options.model
     if isinstance(model, str | Path):
@@ -340,7 +353,7 @@ def model_source(prepared: Prepared) -> ModelSource:
 
 def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
     """Complete a plan by what a worker says of itself: device, batch, memory."""
-    from .worker import remote_model
+    from safron.engine.execution.dask_worker import remote_model
 
     plan, job = prepared.plan, prepared.job
     plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)

@@ -15,6 +15,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from safron.engine.execution.device_queue import DeviceQueue, shares_batches
+from safron.engine.execution.local import local_runner
+from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
+from safron.engine.execution.tasks import Job, block_task, listening, seam_task
+from safron.engine.execution.upper_levels import finish_levels
 from safron.engine.scratch.arrays import disk_errors
 from safron.engine.scratch.completion import Finished, head_of
 from safron.engine.scratch.lock import run_lock
@@ -24,10 +29,8 @@ from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import peak_bytes, reserve_heap
 from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, one_line
+from safron.io.slides.preview import write_png
 
-from .batches import DeviceQueue, shares_batches
-from .execute import TRIES, GivenUp, Runner, Task, local_runner
-from .levels import finish_levels, write_png
 from .options import RenderOptions
 from .prepare import (
     Prepared,
@@ -35,13 +38,13 @@ from .prepare import (
     check_target,
     keep_batch,
     model_source,
+    placement_of,
     prepare,
     settle,
     workers_of,
 )
 from .report import RenderReport
 from .scan import Scan, scan_mask
-from .tasks import Job, block_task, listening, seam_task
 
 log = logging.getLogger("safron")
 
@@ -99,7 +102,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     Parameters
     ----------
     prepared : a plan.
-    cluster : a `safron.engine.cluster.Cluster` that is open already; None opens what the options ask for.
+    cluster : a `safron.engine.execution.dask_cluster.Cluster` that is open already; None opens what the options ask for.
     """
     options = prepared.options
     if prepared.where == "threads":
@@ -109,10 +112,10 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
         with local_runner(workers, in_threads=shared, dashboard=options.dashboard) as runner:
             yield prepared, runner
         return
-    from .cluster import ClusterRunner, open_cluster
+    from safron.engine.execution.dask_cluster import ClusterRunner, open_cluster
 
     if cluster is None:
-        with open_cluster(options) as cluster, open_runner(prepared, cluster) as opened:
+        with open_cluster(placement_of(options)) as cluster, open_runner(prepared, cluster) as opened:
             yield opened
         return
     source = model_source(prepared)

@@ -9,13 +9,12 @@ from hashlib import sha256
 import cv2
 import numpy as np
 import numpy.typing as npt
+from safron.engine.execution.scheduling import GivenUp, Runner, Task
+from safron.engine.execution.tasks import Job
 from safron.engine.generator.inputs import where_fill
 from safron.engine.plan.blocks import PatchRect
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, Failed
-
-from .execute import GivenUp, Runner, Task
-from .tasks import Job
 
 # Fixed, so that the fingerprint of a mask does not depend on how its render is cut up.
 SCAN_BLOCK = 4096

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from safron.engine import batch, cli, cluster, jobs, rendering
+from safron.engine import batch, cli, rendering
+from safron.engine.execution import batch_system as jobs
+from safron.engine.execution import dask_cluster as cluster
 from safron.engine.generator.model import IdentityModel
 from safron.engine.scratch import mask_watch as guard
 from safron.engine.scratch import render_state as state

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from models import RampModel
 from safron.engine import RenderOptions, render, rendering
-from safron.engine.batches import DeviceQueue, SharedBatches, Stopped
+from safron.engine.execution.device_queue import DeviceQueue, SharedBatches, Stopped
 from safron.engine.generator.halving import Halving
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window

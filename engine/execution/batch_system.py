@@ -32,7 +32,7 @@ from safron.engine.system.gpus import GPU_BLOCKS
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.fields import Count, NotNegative
 
-from .security import read_settings
+from .tls import read_settings
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
 # A worker leaves this long before its walltime, so that its end counts as no failure of the block in work.
@@ -103,7 +103,7 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
         make = getattr(importlib.import_module("dask_jobqueue"), _CLASSES[kind])
     except ImportError as error:
         raise BadInput(f"--cluster {file}: needs dask-jobqueue: pip install 'safron[cluster]'") from error
-    from .cluster import dashboard_options
+    from .dask_pool import dashboard_options
 
     program = make.job_cls.submit_command.split()[0]
     if shutil.which(program) is None:

@@ -30,7 +30,7 @@ from safron.engine.system.memory import resident_bytes, trim_heap
 from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError
 
-from .batches import DeviceQueue, Stopped, shares_batches
+from .device_queue import DeviceQueue, Stopped, shares_batches
 from .tasks import Job, listening
 
 INTERVAL_SECONDS = 0.5

@@ -1,7 +1,7 @@
 """Where do tasks run, if not on threads of this process?
 
 Dask does the work: it starts processes on this machine (``--executor processes``), joins a scheduler that
-is there already (``--scheduler``), or asks a batch system for jobs (``--cluster``, see `safron.engine.jobs`).
+is there already (``--scheduler``), or asks a batch system for jobs (``--cluster``, see `safron.engine.execution.batch_system`).
 What is here says how many workers there are, which GPU each one sees, and how a job reaches them.
 """
 
@@ -29,13 +29,13 @@ from safron.engine.system.memory import peak_bytes
 from safron.engine.system.signals import children_deaf_to_ctrl_c, interrupts_later
 from safron.io.errors import BadInput, Failed, one_line
 
-from .batches import Stopped
-from .execute import DASK_SETTINGS, DaskPool, Task, quiet_asyncio, run_tasks
-from .options import RenderOptions
-from .prepare import workers_of
-from .security import load_security
+from .dask_pool import DASK_SETTINGS, DaskPool, dashboard_options, quiet_asyncio
+from .dask_worker import JobPlugin, ModelSource, Parcel, WorkerFacts, rehearse, run_shipped
+from .device_queue import Stopped
+from .scheduling import Task, run_tasks
 from .tasks import Job, notify
-from .worker import JobPlugin, ModelSource, Parcel, WorkerFacts, rehearse, run_shipped
+from .tls import load_security
+from .workers import Placement
 
 log = logging.getLogger("safron")
 
@@ -208,8 +208,8 @@ class ClusterRunner:
 
 
 @contextmanager
-def open_cluster(options: RenderOptions) -> Iterator[Cluster]:
-    """Start, or join, the workers that the options ask for.
+def open_cluster(placement: Placement) -> Iterator[Cluster]:
+    """Start, or join, the workers of a placement.
 
     Raises
     ------
@@ -220,28 +220,28 @@ def open_cluster(options: RenderOptions) -> Iterator[Cluster]:
     """
     quiet_asyncio()
     _quiet_dask()
-    security = load_security(options.security)
+    security = load_security(placement.security)
     stack = ExitStack()
     with dask.config.set(DASK_SETTINGS):
         try:
             # Dask can neither use nor close half a cluster.
             with interrupts_later():
-                cluster = _open(options, security, stack)
+                cluster = _open(placement, security, stack)
             yield cluster
         finally:
             with interrupts_later():
                 stack.close()
 
 
-def _open(options: RenderOptions, security: Any, stack: ExitStack) -> Cluster:
+def _open(placement: Placement, security: Any, stack: ExitStack) -> Cluster:
     """Start or join workers, which `stack` then closes."""
-    if options.scheduler is not None:
-        client = stack.enter_context(_join(options.scheduler, security))
-        return Cluster(client, f"--scheduler {options.scheduler}")
-    workers = stack.enter_context(_start(options, security))
+    if placement.scheduler is not None:
+        client = stack.enter_context(_join(placement.scheduler, security))
+        return Cluster(client, f"--scheduler {placement.scheduler}")
+    workers = stack.enter_context(_start(placement, security))
     client = stack.enter_context(_connect(workers, security))
     return Cluster(
-        client, f"--cluster {options.cluster}" if options.cluster else "the workers of this machine"
+        client, f"--cluster {placement.cluster}" if placement.cluster else "the workers of this machine"
     )
 
 
@@ -252,23 +252,23 @@ def _quiet_dask() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _start(options: RenderOptions, security: Any) -> Any:
+def _start(placement: Placement, security: Any) -> Any:
     """Start workers: as processes here, or as jobs of a batch system."""
-    if options.cluster is not None:
-        from .jobs import start_jobs
+    if placement.cluster is not None:
+        from .batch_system import start_jobs
 
-        return start_jobs(options.cluster, security=security, dashboard=options.dashboard)
+        return start_jobs(placement.cluster, security=security, dashboard=placement.dashboard)
     try:
         return start_processes(
-            workers_of(options),
-            gpus=worker_gpus(options.device),
-            blocks=process_blocks(options.device),
+            placement.workers,
+            gpus=worker_gpus(placement.device),
+            blocks=process_blocks(placement.device),
             security=security,
-            dashboard=options.dashboard,
+            dashboard=placement.dashboard,
         )
     except Exception as error:
         raise Failed(
-            f"--workers {workers_of(options)}: cannot start the processes ({one_line(error)})"
+            f"--workers {placement.workers}: cannot start the processes ({one_line(error)})"
         ) from error
 
 
@@ -365,10 +365,3 @@ def _quiet_tracker() -> None:
             del os.environ["PYTHONWARNINGS"]
         else:
             os.environ["PYTHONWARNINGS"] = before
-
-
-def dashboard_options(address: str | None) -> dict[str, Any]:
-    """Options of a scheduler for Dask's pages: none, or at an address, which is loopback's unless it says otherwise."""
-    if address is None:
-        return {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    return {"dashboard": True, "dashboard_address": address}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,6 @@ from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import Scratch
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import Failed, one_line
-from safron.io.files import waiting_name
 from safron.io.masks.zarr_chunks import assemble
 from safron.io.slides.codecs import EncodedTile, encode_region
 from safron.io.slides.pyramid import halve
@@ -102,16 +100,3 @@ def _encode_stored(scratch: Scratch, level: int, slide: SlideSpec) -> Iterator[E
         while some := list(islice(places, 2 * MOST_THREADS)):
             for tiles in threads.map(encode, some):
                 yield from tiles
-
-
-def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
-    """Write uint8 RGB [h, w, 3] as PNG beside `path`; the file that is returned waits to be given that name."""
-    import imagecodecs
-
-    part = waiting_name(path)
-    try:
-        part.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return part

@@ -33,7 +33,8 @@ from safron.io.masks.mask import LabelMask
 from safron.io.slides.pyramid import reduce_region
 from safron.io.slides.writer import EncodedTile, encode_region
 
-from .batches import Batches, Deliver, DeviceQueue, OwnBatches, SharedBatches, Stopped
+from .batching import Batches, Deliver, OwnBatches
+from .device_queue import DeviceQueue, SharedBatches, Stopped
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
