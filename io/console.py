@@ -147,40 +147,6 @@ def options_table(command: click.Command) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _Count:
-    """How much is done, and how fast."""
-
-    def __init__(self, total: float | None, unit: str, also: tuple[float, str] | None) -> None:
-        self._total, self._unit, self._also = total, unit, also
-        self._done = 0.0
-        self._before: float | None = None
-        self._began = self._told = time.monotonic()
-
-    def add(self, count: float, note: str) -> str:
-        """Count, and say how far it is."""
-        self._done += count
-        of = "" if self._total is None else f"/{self._total:.0f}"
-        facts = [f"{self._done:.0f}{of} {self._unit}"]
-        if self._before is None:
-            self._before, self._began = self._done, time.monotonic()
-        elif self._done > self._before:
-            rate = (self._done - self._before) / max(1e-9, time.monotonic() - self._began)
-            rates = ((1.0, self._unit), self._also) if self._also else ((1.0, self._unit),)
-            facts += [f"{rate * factor:.2f} {unit}/s" for factor, unit in rates]
-            if self._total is not None:
-                facts.append(f"{(self._total - self._done) / rate:.0f} s left")
-        return f"{', '.join(facts)}: {note}" if note else ", ".join(facts)
-
-    def is_due(self, *, ending: bool) -> bool:
-        """Whether it is time for a line: the first count took no time, and says nothing yet."""
-        now = time.monotonic()
-        fresh = self._done == self._before or now - self._told < PROGRESS_SECONDS
-        if fresh and not (ending and self._done == self._total):
-            return False
-        self._told = now
-        return True
-
-
 @contextmanager
 def progress(
     total: float | None, unit: str, *, also: tuple[float, str] | None = None, ending: bool = False
@@ -199,15 +165,33 @@ def progress(
     A function of how many units were done and, where given, a note to show behind them; any thread may call it.
     The first call brings the units of an earlier run, which took no time now.
     """
-    count, lock = _Count(total, unit, also), threading.Lock()
+    rates = ((1.0, unit), also) if also else ((1.0, unit),)
+    of = "" if total is None else f"/{total:.0f}"
+    lock, done, earlier = threading.Lock(), 0.0, -1.0
+    began = told = time.monotonic()
+
+    def count(more: float, note: str) -> str:
+        nonlocal done, earlier, began
+        done += more
+        if earlier < 0:
+            earlier, began = done, time.monotonic()
+        said = f"{done:.0f}{of} {unit}"
+        if done > earlier:
+            rate = (done - earlier) / max(1e-9, time.monotonic() - began)
+            said += "".join(f", {rate * factor:.2f} {name}/s" for factor, name in rates)
+            said += f", {(total - done) / rate:.0f} s left" if total is not None else ""
+        return f"{said}: {note}" if note else said
+
+    def say(more: float, note: str = "") -> None:
+        nonlocal told
+        with lock:
+            said, now = count(more, note), time.monotonic()
+            is_due = done > earlier and now - told >= PROGRESS_SECONDS
+            if is_due or (ending and done == total):
+                told = now
+                print(said, file=sys.stderr, flush=True)
+
     if not sys.stderr.isatty():
-
-        def say(done: float, note: str = "") -> None:
-            with lock:
-                text = count.add(done, note)
-                if count.is_due(ending=ending):
-                    print(text, file=sys.stderr, flush=True)
-
         yield say
         return
     from rich.console import Console
@@ -217,9 +201,9 @@ def progress(
     with Progress(*columns, console=Console(stderr=True), transient=not ending) as bar:
         task = bar.add_task("", total=total)
 
-        def advance(done: float, note: str = "") -> None:
+        def advance(more: float, note: str = "") -> None:
             with lock:
-                bar.update(task, advance=done, description=count.add(done, note))
+                bar.update(task, advance=more, description=count(more, note))
 
         yield advance
 

@@ -67,7 +67,6 @@ def convert(
     kind: type[T] | Any,
     source: str,
     *,
-    place: str = "",
     then: str = "",
     loose: bool = False,
     strict: bool = True,
@@ -79,7 +78,6 @@ def convert(
     plain : dictionaries, lists, texts and numbers, as JSON and YAML have them; NumPy's numbers are taken, too.
     kind : a dataclass, a `msgspec.Struct`, or any annotation of plain types, `Path` among them.
     source : where the value comes from, such as the name of a file; messages begin with it.
-    place : where in the source the value is, such as ``model.mpp``.
     then : what to do where the value is wrong; messages end with it.
     loose : pass over names that a class does not have, where it is no Struct that forbids them.
     strict : refuse numbers in quotes.
@@ -99,7 +97,7 @@ def convert(
     except RecursionError:
         raise BadInput(f"{source}: holds lists in lists without end{end}") from None
     except ValidationError as error:
-        raise BadInput(f"{source}: {_explain(error, plain, kind, place)}{end}") from None
+        raise BadInput(f"{source}: {_explain(error, plain, kind)}{end}") from None
 
 
 def fit(value: Any, kind: Any, name: str) -> Any:
@@ -274,7 +272,7 @@ def _refuse_unknown(plain: Any, kind: Any, path: str) -> None:
             _refuse_unknown(value, _inner(kind, number), f"{path}[{number}]")
 
 
-def _explain(error: ValidationError, plain: Any, kind: Any, prefix: str) -> str:
+def _explain(error: ValidationError, plain: Any, kind: Any) -> str:
     """Say in our words what msgspec found; its message has the place, and not the value."""
     message = str(error)
     path = found[1] if (found := re.search(r" - at `\$(.*)`$", message)) else ""
@@ -282,7 +280,7 @@ def _explain(error: ValidationError, plain: Any, kind: Any, prefix: str) -> str:
     for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path):
         step = name or int(number)
         value, kind = value[step], _inner(kind, step)
-    place = f"{prefix}{path}" if prefix else path.removeprefix(".")
+    place = path.removeprefix(".")
     inside = f"{place}." if place else ""
     if missing := re.match("Object missing required field `(.*?)`", message):
         return f"{inside}{missing[1]} is missing; it must be {_asked(_inner(kind, missing[1]))}"

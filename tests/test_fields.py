@@ -70,9 +70,9 @@ def test_a_broken_rule_is_one_line(plain: Any, says: str) -> None:
     assert refusal(plain) == f"f.json: {says}"
 
 
-def test_the_line_may_have_a_place_and_an_end() -> None:
-    said = refusal({"parts": [], "steps": "x"}, place="model", then="see the page")
-    assert said == "f.json: model.steps 'x' must be a whole number or 'auto'; see the page"
+def test_the_line_may_have_an_end() -> None:
+    said = refusal({"parts": [], "steps": "x"}, then="see the page")
+    assert said == "f.json: steps 'x' must be a whole number or 'auto'; see the page"
 
 
 def test_lists_without_end_are_refused() -> None:
