@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from safron.engine.generator.card import Card, Label
     from safron.engine.generator.model import IdentityModel, PatchModel, load_model
     from safron.engine.generator.onnx_model import OnnxModel
+    from safron.engine.preparation.options import RenderOptions
 
-    from .options import RenderOptions
     from .rendering import render
     from .report import RenderReport
 
@@ -23,7 +23,7 @@ _HOMES = {
     "Label": "generator.card",
     "OnnxModel": "generator.onnx_model",
     "PatchModel": "generator.model",
-    "RenderOptions": "options",
+    "RenderOptions": "preparation.options",
     "RenderReport": "report",
     "load_model": "generator.model",
     "render": "rendering",

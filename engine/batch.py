@@ -16,14 +16,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.output_paths import scratch_path
+from safron.engine.preparation.placement import placement_of
+from safron.engine.preparation.prepare import prepare
+from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.system.failures import Lost
 from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.remote import Target
 
-from .options import RenderOptions
-from .prepare import Prepared, placement_of, prepare, scratch_path
 from .rendering import open_runner, run
 from .report import RenderReport
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from safron.engine.preparation.options import RenderOptions
 from safron.engine.system.memory import keep_one_heap
 from safron.io.console import (
     SETTINGS,
@@ -29,12 +30,11 @@ from safron.io.console import (
 )
 from safron.io.errors import BadInput, Failed
 
-from .options import RenderOptions
-
 if TYPE_CHECKING:
+    from safron.engine.preparation.mask_scan import Scan
+    from safron.engine.preparation.prepared import Prepared
+
     from .batch import SlideResult
-    from .prepare import Prepared
-    from .scan import Scan
 
 NAME = "safron-render"
 
@@ -164,8 +164,10 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 
 def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
     """Render the slides of a list, with a line for each."""
+    from safron.engine.preparation.output_paths import check_apart
+    from safron.io.files import check_output_path
+
     from .batch import read_list, render_list, write_results
-    from .prepare import check_apart, check_output_path
 
     if options.report is not None:
         check_output_path(options.report, overwrite=True, name="--report ")
@@ -220,10 +222,12 @@ def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -
 
 def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
     from safron.engine.execution.local import local_runner
+    from safron.engine.preparation.budget import check_budget
+    from safron.engine.preparation.mask_scan import scan_mask
+    from safron.engine.preparation.options import workers_of
+    from safron.engine.preparation.prepare import prepare
 
-    from .prepare import check_budget, prepare, workers_of
     from .rendering import open_runner, run
-    from .scan import scan_mask
 
     prepared = prepare(mask, out, options, dry_run=dry_run)
     if not quiet:

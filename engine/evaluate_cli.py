@@ -21,7 +21,7 @@ NOT_FID = "weight-free; not FID or KID, comparable with nothing but itself"
 def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Refuse at once what could not be written after hours."""
     if value is not None:
-        from .prepare import check_output_path
+        from safron.io.files import check_output_path
 
         check_output_path(value, overwrite=True, name="--report ")
     return value

@@ -20,6 +20,13 @@ from safron.engine.execution.local import local_runner
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
 from safron.engine.execution.tasks import Job, block_task, listening, seam_task
 from safron.engine.execution.upper_levels import finish_levels
+from safron.engine.preparation.budget import check_budget
+from safron.engine.preparation.mask_scan import Scan, scan_mask
+from safron.engine.preparation.options import RenderOptions, workers_of
+from safron.engine.preparation.output_paths import check_target
+from safron.engine.preparation.placement import model_source, placement_of
+from safron.engine.preparation.prepare import keep_batch, prepare, settle
+from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import disk_errors
 from safron.engine.scratch.completion import Finished, head_of
 from safron.engine.scratch.lock import run_lock
@@ -31,20 +38,7 @@ from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, one_line
 from safron.io.slides.preview import write_png
 
-from .options import RenderOptions
-from .prepare import (
-    Prepared,
-    check_budget,
-    check_target,
-    keep_batch,
-    model_source,
-    placement_of,
-    prepare,
-    settle,
-    workers_of,
-)
 from .report import RenderReport
-from .scan import Scan, scan_mask
 
 log = logging.getLogger("safron")
 

@@ -113,9 +113,8 @@ def options_of(kind: type) -> Callable[[Command], Command]:
             if said.parse and default is not None:
                 default = said.shown or str(default)  # as a user would write it
             shown = None if default == said.shown else said.shown
-            text = f"{said.text} {said.cli}".strip()
             command = option(
-                f"--{name.replace('_', '-')}", text, said.metavar, default=default, shown=shown, **more
+                f"--{name.replace('_', '-')}", said.text, said.metavar, default=default, shown=shown, **more
             )(command)
         return command
 

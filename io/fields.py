@@ -3,20 +3,9 @@
 msgspec checks; the words are ours. A type says all: its annotations hold the bounds (``Annotated[int, Meta(ge=1)]``),
 its ``__post_init__`` the rules that concern several fields, by raising ValueError.
 
->>> from dataclasses import dataclass
->>> from typing import Annotated
->>> from msgspec import Meta
->>> @dataclass(frozen=True)
-... class Dot:
-...     color: tuple[Annotated[int, Meta(ge=0, le=255)], ...]
->>> convert({"color": [1, 2]}, Dot, "dot.json")
-Dot(color=(1, 2))
->>> convert({"color": [1, 256]}, Dot, "dot.json")
+>>> convert([1, 256], RGB, "dot.json")
 Traceback (most recent call last):
-safron.io.errors.BadInput: dot.json: color[1] 256 must be a whole number, 0 to 255
->>> convert({"colour": [1, 2]}, Dot, "dot.json")
-Traceback (most recent call last):
-safron.io.errors.BadInput: dot.json: unknown name 'colour'; did you mean 'color'?
+safron.io.errors.BadInput: dot.json: [1, 256] must be 3 whole numbers, 0 to 255
 """
 
 from __future__ import annotations
@@ -25,14 +14,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from numbers import Real
 from operator import index
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct, ValidationError
 from msgspec import convert as _convert
@@ -58,18 +47,11 @@ _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False"),
     Path: ("a path", "paths"),
     NoneType: ("None", "None"),
-    Any: ("anything", "things"),
 }
 
 
 def convert(
-    plain: Any,
-    kind: type[T] | Any,
-    source: str,
-    *,
-    then: str = "",
-    loose: bool = False,
-    strict: bool = True,
+    plain: Any, kind: type[T] | Any, source: str, *, then: str = "", loose: bool = False, strict: bool = True
 ) -> T:
     """Check a plain value against a type, and give it as that type.
 
@@ -93,7 +75,8 @@ def convert(
         plain = to_plain(plain)
         if not loose:
             _refuse_unknown(plain, kind, "$")
-        return cast(T, _convert(plain, kind, dec_hook=_from_plain, strict=strict, str_keys=True))
+        made: T = _convert(plain, kind, dec_hook=_from_plain, strict=strict, str_keys=True)
+        return made
     except RecursionError:
         raise BadInput(f"{source}: holds lists in lists without end{end}") from None
     except ValidationError as error:
@@ -124,30 +107,26 @@ def fit(value: Any, kind: Any, name: str) -> Any:
     raise BadInput(f"{name} {shown(value)}: must be {words(kind)}")
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """What is said of a field that is also an option of a program.
 
     Attributes
     ----------
-    text : what it does, with its unit: a sentence or more.
+    text : what it does, with its unit.
     metavar : stands for the value in help.
     shown : the default in words; None shows the value itself.
     parse : turns the command line's text into the value, or raises ValueError; None goes by the annotation.
-    cli, python : sentences for users of the program alone, and of Python alone.
     """
 
     text: str
     metavar: str | None = None
     shown: str | None = None
     parse: Callable[[str], Any] | None = None
-    cli: str = ""
-    python: str = ""
 
 
-def setting(default: Any, text: str, metavar: str | None = None, **more: Any) -> Any:
-    """Declare a field that is also an option, once: see `Setting`."""
-    return field(default=default, metadata={"setting": Setting(text, metavar, **more)})
+def setting(default: Any, *said: Any, **more: Any) -> Any:
+    """Declare a field that is also an option, once: its default, and the values of `Setting`."""
+    return field(default=default, metadata={"setting": Setting(*said, **more)})
 
 
 def settings(kind: Any) -> Iterator[tuple[str, Any, Any, Setting]]:
@@ -159,11 +138,11 @@ def settings(kind: Any) -> Iterator[tuple[str, Any, Any, Setting]]:
 
 def attributes(kind: Any) -> str:
     """Make the section of a docstring that lists the settings of a class."""
-    lines = ["", "", "Attributes", "----------"]
+    lines = ["", "Attributes", "----------"]
     for name, _, default, said in settings(kind):
-        shown_default = f"None: {said.shown}." if default is None and said.shown else f"Default {default}."
-        lines += [f"{name}", f"    {' '.join(filter(None, (said.text, said.python, shown_default)))}"]
-    return "\n".join(lines) + "\n"
+        usual = f"None: {said.shown}" if default is None and said.shown else f"Default {default}"
+        lines += [name, f"    {said.text} {usual}."]
+    return "\n    ".join(lines) + "\n"
 
 
 def words(kind: Any, *, many: bool = False) -> str:

@@ -392,7 +392,7 @@ def test_faults_of_ours_are_one_line_too(
     def broken(*args: Any, **options: Any) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("safron.engine.prepare.prepare", broken)
+    monkeypatch.setattr("safron.engine.preparation.prepare.prepare", broken)
     case = ExpectFail("", "", ("ZeroDivisionError: first line (--debug shows where)",), code=1)
     check_fail(run_cli(capfd, USUAL + "mask.zarr out.tiff"), case)
 
@@ -407,7 +407,7 @@ def test_interrupted_while_an_extension_is_imported(
         except KeyboardInterrupt:
             raise ImportError("initialization failed") from None
 
-    monkeypatch.setattr("safron.engine.prepare.open_mask", broken_off)
+    monkeypatch.setattr("safron.engine.preparation.prepare.open_mask", broken_off)
     outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff")
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.error.startswith("safron-render: interrupted")
@@ -419,7 +419,8 @@ def test_interrupted_while_planning(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "safron.engine.prepare.open_mask", lambda *args, **options: signal.raise_signal(signal.SIGTERM)
+        "safron.engine.preparation.prepare.open_mask",
+        lambda *args, **options: signal.raise_signal(signal.SIGTERM),
     )
     outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff")
     assert (outcome.code, outcome.out) == (130, "")

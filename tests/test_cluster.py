@@ -27,8 +27,8 @@ from safron.engine.execution.batch_system import JobSettings, job_arguments
 from safron.engine.execution.dask_cluster import open_cluster, start_processes
 from safron.engine.execution.dask_worker import ModelSource, Parcel
 from safron.engine.generator.model import IdentityModel
-from safron.engine.options import RenderOptions
-from safron.engine.prepare import placement_of
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.placement import placement_of
 from safron.engine.system.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
 from safron.engine.system.signals import interrupts_later
 from safron.io.errors import BadInput, Failed
@@ -536,7 +536,7 @@ def test_refused_in_one_line(
 
 
 def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
-    from safron.engine.prepare import prepare
+    from safron.engine.preparation.prepare import prepare
 
     job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
     source = ModelSource("identity", "cpu", 1)
@@ -567,7 +567,7 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     from safron.engine.execution.dask_worker import Desk
     from safron.engine.execution.device_queue import Stopped
     from safron.engine.execution.tasks import seam_task
-    from safron.engine.prepare import prepare
+    from safron.engine.preparation.prepare import prepare
 
     class Worker:
         address, state = "tcp://here", type("State", (), {"nthreads": 1})

@@ -19,7 +19,7 @@ import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import RenderOptions, RenderReport, rendering
 from safron.engine.plan.render_plan import RenderPlan
-from safron.engine.prepare import check_outputs
+from safron.engine.preparation.output_paths import check_outputs
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.arrays import Scratch
 from safron.engine.scratch.journal import read_journal

@@ -83,7 +83,6 @@ class RenderOptions:
         DEFAULT_MODEL,
         "Generator: the name of a shipped one, 'identity' (paints each label in its colour), or an ONNX file.",
         "NAME|FILE",
-        python="Or any `PatchModel`.",
     )
     tile: int | None = setting(None, "Patch size, in pixels a side.", "PX", shown="the generator's, 256")
     overlap: int = setting(20, "Overlap of neighbouring patches, in pixels; it is blended.", "PX")
@@ -96,11 +95,10 @@ class RenderOptions:
     )
     batch: Count | None = setting(
         None,
-        "Batch size: patches per generator call.",
+        "Batch size: patches per generator call. On the command line a .csv path is treated as --slides.",
         "N|CSV",
         shown="8 on a CPU, 32 on CUDA",
         parse=_batch,
-        cli="A .csv path is treated as --slides.",
     )
     workers: Count | None = setting(
         None,
@@ -180,12 +178,11 @@ class RenderOptions:
     )
     memory: int = setting(
         4 << 30,
-        "Memory that the render may take; a plan that needs more is refused. Each worker of a cluster may take as much.",
+        "Memory that the render may take, in bytes, on the command line also as 4GiB or 500MB; a plan that needs more is "
+        "refused. Each worker of a cluster may take as much.",
         "SIZE",
         shown="4GiB",
         parse=_size,
-        cli="SIZE is bytes, as 4GiB or 500MB.",
-        python="In bytes.",
     )
     preview: Path | None = setting(
         None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"
@@ -212,3 +209,10 @@ class RenderOptions:
 
 
 RenderOptions.__doc__ = f"{RenderOptions.__doc__}{attributes(RenderOptions)}"
+
+WORKERS = 2
+
+
+def workers_of(options: RenderOptions) -> int:
+    """`RenderOptions.workers` of a prepared render, or of commands that have prepared none."""
+    return WORKERS if options.workers is None else options.workers
