@@ -261,7 +261,7 @@ def main() -> None:
         rows = [measure(args, folder, mask, args.model)]
         show(rows[0])
         if args.rewrite:
-            from safron.engine.optimize import optimize
+            from safron.engine.optimization.cli import optimize
 
             done = optimize(Path(args.model), folder / "rewritten.onnx")
             rows.append(measure(args, folder, mask, str(folder / "rewritten.onnx")))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from safron.engine.preparation.mask_scan import Scan
     from safron.engine.preparation.prepared import Prepared
 
-    from .batch import SlideResult
+    from .slide_list import SlideResult
 
 NAME = "safron-render"
 
@@ -167,7 +167,7 @@ def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
     from safron.engine.preparation.output_paths import check_apart
     from safron.io.files import check_output_path
 
-    from .batch import read_list, render_list, write_results
+    from .slide_list import read_list, render_list, write_results
 
     if options.report is not None:
         check_output_path(options.report, overwrite=True, name="--report ")

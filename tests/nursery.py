@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from safron.engine import batch, cli, rendering
+from safron.engine import cli, rendering
+from safron.engine import slide_list as batch
 from safron.engine.execution import batch_system as jobs
 from safron.engine.execution import dask_cluster as cluster
 from safron.engine.generator.model import IdentityModel

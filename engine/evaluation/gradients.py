@@ -20,19 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.card import Card
-from safron.engine.generator.inputs import read_labels
-from safron.engine.generator.model import PatchModel
-from safron.engine.generator.noise import normal_noise
-from safron.engine.plan.grid import PatchGrid, PatchJob
 from safron.io.errors import BadInput
-from safron.io.masks.mask import LabelMask
 from safron.io.slides.reader import Pixels, windows
 
 Floats = npt.NDArray[np.float64]
@@ -314,178 +308,6 @@ def _phase_classes(stride: int) -> int:
 def _spread(residual: Floats) -> float:
     """Robust standard deviation of residuals, NaNs left out."""
     return 1.4826 * _median(np.abs(residual[np.isfinite(residual)]))
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """Measurement 3, over all pixels and channels of the overlaps that were drawn.
-
-    Attributes
-    ----------
-    mean, largest : absolute difference in grey levels.
-    relative : mean over the standard deviation of the patches.
-    pairs : how many pairs of neighbours.
-    """
-
-    mean: float
-    largest: float
-    relative: float
-    pairs: int
-
-
-def measure_mismatch(
-    model: PatchModel, mask: LabelMask, *, tile: int, overlap: int, seed: int = 0, pairs: int = 32
-) -> Mismatch | None:
-    """Draw neighbouring patches of the mask and compare them where they overlap, before blending.
-
-    Patches are taken from all over the grid, by a fixed random choice; those that are all glass are left out.
-
-    Parameters
-    ----------
-    model : the generator.
-    mask : what it draws on.
-    tile, overlap : pixels.
-    seed : of the noise.
-    pairs : neighbours to compare, at least, where the mask has as many.
-
-    Returns
-    -------
-    mismatch : None where the grid has no overlap or no neighbours.
-    """
-    grid = PatchGrid(*mask.shape, tile, overlap, model.card.context)
-    if not overlap or overlap >= grid.rows.stride:
-        return None
-    differences: list[npt.NDArray[np.float32]] = []
-    spreads: list[float] = []
-    rows, columns = grid.shape
-    rng = np.random.default_rng(0)
-    for place in rng.permutation(rows * columns)[: 8 * pairs]:
-        row, column = divmod(int(place), columns)
-        here = _draw(model, mask, grid[row, column], seed)
-        if here is None:
-            continue
-        for dy, dx in ((0, 1), (1, 0)):
-            if row + dy >= rows or column + dx >= columns:
-                continue
-            there = _draw(model, mask, grid[row + dy, column + dx], seed)
-            if there is None:
-                continue
-            step = tile - overlap
-            mine, theirs = here[dy * step :, dx * step :], there[: tile - dy * step, : tile - dx * step]
-            differences.append(np.abs(mine - theirs))
-            spreads.append(float(here.std()))
-        if len(differences) >= pairs:
-            break
-    if not differences:
-        return None
-    mean = float(np.mean([part.mean() for part in differences]))
-    spread = max(float(np.mean(spreads)), 1e-9)
-    return Mismatch(mean, float(max(part.max() for part in differences)), mean / spread, len(differences))
-
-
-def _draw(model: PatchModel, mask: LabelMask, job: PatchJob, seed: int) -> npt.NDArray[np.float32] | None:
-    """One patch before blending, float32 [tile, tile, 3]; None where it is painted as glass."""
-    card = model.card
-    labels = read_labels(mask, job.read, outside=card.outside)
-    if card.is_fill[labels].all():
-        return None
-    noise = normal_noise(job.read, seed=seed, scales=card.noise_scales)[None] if card.noise_scales else None
-    return np.asarray(model(labels[None], noise)[0], np.float32)
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Measurement 4.
-
-    Attributes
-    ----------
-    shift : (dy, dx), pixels by which the image lies lower and further right than its mask; (0, 0) is right.
-    explained, explained_at_zero : share of the colours' variance that the labels explain at that shift and at none.
-    windows : how many places were looked at.
-    """
-
-    shift: tuple[int, int]
-    explained: float
-    explained_at_zero: float
-    windows: int
-
-
-@dataclass
-class _ShiftSums:
-    """Sums over windows, for every shift: colours under each label, and how many pixels."""
-
-    colors: dict[int, Floats] = field(default_factory=dict)  # [3, shifts, shifts]
-    counts: dict[int, Floats] = field(default_factory=dict)  # [shifts, shifts]
-    squares: float = 0.0
-
-
-def measure_alignment(
-    slide: Pixels, mask: LabelMask, grid: SlideGrid, *, reach: int = 24, side: int = 256, most: int = 64
-) -> Alignment | None:
-    """Find the shift at which the labels explain most of the image's colours.
-
-    Looks at squares that hold more than one label, from all over the slide. No colour is assumed for any label: the
-    measure is the share of variance between labels.
-
-    Parameters
-    ----------
-    slide : any size.
-    mask : what it was rendered from, at the same scale.
-    grid : says where on the mask the slide lies.
-    reach : largest shift, pixels.
-    side : of a square, pixels.
-    most : squares to look at.
-
-    Returns
-    -------
-    alignment : None where no square holds two labels.
-    """
-    sums, looked = _ShiftSums(), 0
-    places = [
-        (y, x)
-        for y in range(reach, min(slide.shape[0], mask.shape[0] - grid.y) - side - reach + 1, side)
-        for x in range(reach, min(slide.shape[1], mask.shape[1] - grid.x) - side - reach + 1, side)
-    ]
-    for index in np.random.default_rng(0).permutation(len(places))[: 16 * most]:
-        y, x = places[index]
-        top, left, around = y + grid.y - reach, x + grid.x - reach, side + 2 * reach
-        labels = mask[top : top + around, left : left + around]
-        values, counts = np.unique(labels[reach:-reach, reach:-reach], return_counts=True)
-        if len(values) < 2 or np.sort(counts)[-2] < 0.05 * side * side:
-            continue
-        _add_window(sums, slide.read(y, x, side, side), labels)
-        looked += 1
-        if looked == most:
-            break
-    if not looked or not sums.squares:
-        return None
-    explained = _explained(sums)
-    best = np.unravel_index(int(explained.argmax()), explained.shape)
-    # Where labels are read further up, the image lies further down.
-    shift = (reach - int(best[0]), reach - int(best[1]))
-    return Alignment(shift, float(explained.max()), float(explained[reach, reach]), looked)
-
-
-def _add_window(sums: _ShiftSums, image: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> None:
-    """Correlate the colours of one window, less their mean, with each label's place at every shift."""
-    colors = image.astype(np.float32)
-    colors -= colors.mean(axis=(0, 1))
-    sums.squares += float((colors.astype(np.float64) ** 2).sum())
-    ones = np.ones(image.shape[:2], np.float32)
-    for value in np.unique(labels):
-        place = (labels == value).astype(np.float32)
-        under = np.stack([cv2.matchTemplate(place, channel, cv2.TM_CCORR) for channel in cv2.split(colors)])
-        count = cv2.matchTemplate(place, ones, cv2.TM_CCORR)
-        sums.colors[int(value)] = sums.colors.get(int(value), 0.0) + under.astype(np.float64)
-        sums.counts[int(value)] = sums.counts.get(int(value), 0.0) + np.rint(count.astype(np.float64))
-
-
-def _explained(sums: _ShiftSums) -> Floats:
-    """Share of variance between labels at each shift: [shifts, shifts]."""
-    between: Any = 0.0
-    for value, under in sums.colors.items():
-        between = between + (under**2).sum(axis=0) / np.maximum(sums.counts[value], 1.0)
-    return np.asarray(between / sums.squares)
 
 
 def grid_of(slide: Pixels, *, tile: int | None, overlap: int | None, cards: Sequence[Card] = ()) -> SlideGrid:

@@ -1,6 +1,6 @@
 """What is said of one slide, or of several side by side?
 
-`evaluate_seams` joins the measurements of `safron.engine.seams` for one slide; `seam_table` sets several under
+`evaluate_seams` joins the measurements of `safron.engine.evaluation.gradients` for one slide; `seam_table` sets several under
 each other, and `write_report` keeps them as JSON.
 """
 
@@ -19,18 +19,9 @@ from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.slides.reader import Pixels
 
-from .seams import (
-    SEAM_Z,
-    Alignment,
-    GradientScores,
-    Mismatch,
-    SlideGrid,
-    grid_of,
-    measure_alignment,
-    measure_gradients,
-    measure_mismatch,
-    score_gradients,
-)
+from .alignment import Alignment, measure_alignment
+from .gradients import SEAM_Z, GradientScores, SlideGrid, grid_of, measure_gradients, score_gradients
+from .overlap_mismatch import Mismatch, measure_mismatch
 
 
 @dataclass(frozen=True)

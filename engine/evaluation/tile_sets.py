@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.slides.reader import Pixels
 
-from .seams import find_tissue
+from .gradients import find_tissue
 
 Tile = npt.NDArray[np.uint8]
 

@@ -12,7 +12,7 @@ from safron.io.console import SETTINGS, ProgramGroup, debug_option, option, run_
 from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
-    from .tiles import TileSet
+    from .tile_sets import TileSet
 
 NAME = "safron-eval"
 NOT_FID = "weight-free; not FID or KID, comparable with nothing but itself"
@@ -79,7 +79,7 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
 
     A z of 6 or more, either way, is a seam.
     """
-    from .evaluate import evaluate_seams, seam_table, write_report
+    from .seam_report import evaluate_seams, seam_table, write_report
 
     if len(models) not in (0, 1, len(slides)):
         raise click.UsageError(
@@ -145,8 +145,8 @@ def fid(
 
     With --weights: FID and KID. Without: texture distances, which need no weights and are not FID.
     """
-    from .evaluate import format_table, write_report
-    from .tiles import find_tiles
+    from .seam_report import format_table, write_report
+    from .tile_sets import find_tiles
 
     sets = [find_tiles(source, size=size, most=tiles, seed=seed, jpeg=jpeg) for source in (real, fake)]
     count = min(len(found) for found in sets)
@@ -180,7 +180,7 @@ def fid(
 
 
 def _texture(real: TileSet, fake: TileSet) -> dict[str, Any]:
-    from .texture import frechet_distance, kernel_distance, standardize, texture_features
+    from .texture_distance import frechet_distance, kernel_distance, standardize, texture_features
 
     click.echo(f"{NAME}: no --weights: texture distances are measured, which are not FID and KID", err=True)
     first, second = standardize(texture_features(real), texture_features(fake))
@@ -201,9 +201,8 @@ def _deep(real: TileSet, fake: TileSet, weights: Path, device: str) -> dict[str,
                 f"--weights: needs {module}, which is not installed; run: pip install 'safron[train]'"
             )
     # Here alone the engine's command reaches into training, which is where PyTorch may be used.
-    from safron.training.fid import deep_distances
-
-    from .texture import subset_size
+    from .fid import deep_distances
+    from .texture_distance import subset_size
 
     found = deep_distances(real, fake, weights, subset=subset_size(len(real), len(fake)), device=device)
     measures = [("FID", found.fid, None), ("KID", found.kid, found.kid_deviation)]
