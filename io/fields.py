@@ -172,7 +172,7 @@ def words(kind: Any, *, many: bool = False) -> str:
         return f"{'objects' if many else 'an object'} of {words(args[1], many=True)}"
     if _is_record(kind):
         return f"{'objects' if many else 'an object'} with {', '.join(hints(kind))}"
-    return _WORDS[kind][many] if kind in _WORDS else str(kind.words)
+    return _WORDS[kind][many] if kind in _WORDS else str(getattr(kind, "words", kind))
 
 
 def _bounds(meta: Meta) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import click
 import pytest
 from safron.engine import cli as render
-from safron.engine import evaluate_cli, optimize
+from safron.engine.evaluation import cli as evaluation
+from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
 from safron.io.fields import settings
 from safron.io.masks import cli as mask
@@ -28,8 +29,8 @@ def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Com
 PROGRAMS = {
     "safron-render": render.command,
     "safron-mask": mask.commands,
-    "safron-eval": evaluate_cli.commands,
-    "safron-optimize": optimize.command,
+    "safron-eval": evaluation.commands,
+    "safron-optimize": optimization.command,
 }
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))
 TRAINING = dict(commands(train.cli, "safron-train"))
