@@ -1,6 +1,7 @@
 # make demo    render the shipped mask with the shipped generator into demo/
 # make test    run the tests
 # make lint    check style and types
+# make options write the table of options into docs/cli.md
 #
 # Each target makes a virtual environment in VENV, installs the package into it and changes nothing else.
 # The package is installed as a user gets it, not as a link to this folder: what is tested is what is shipped.
@@ -14,7 +15,7 @@ ARGS ?=
 BIN = $(abspath $(VENV))/bin
 PIP = $(BIN)/pip --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint options clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -41,6 +42,11 @@ lint: $(VENV)/bin/pip
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p safron.engine -p safron.io -p safron.training
+
+options: $(VENV)/bin/pip
+	rm -rf build
+	$(PIP) install --quiet -c constraints.txt .
+	$(BIN)/python docs/write_options.py
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -7,8 +7,8 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "safron.engine._native",
-            ["engine/_native.c"],
+            "safron.engine.system._native",
+            ["engine/system/_native.c"],
             py_limited_api=True,
             optional=True,
             extra_compile_args=["/fp:precise"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off"],

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from common import write_mask
 from safron.engine import load_model, render, rendering
-from safron.engine.model import check_output
+from safron.engine.generator.onnx_model import check_output
 
 
 class Device:

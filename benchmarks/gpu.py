@@ -246,7 +246,7 @@ def generators(args: argparse.Namespace, folder: Path) -> dict[str, Path]:
 
 
 def _shipped_folder() -> str:
-    from safron.engine.model import MODELS
+    from safron.engine.generator.shipped import MODELS
 
     return str(MODELS)
 

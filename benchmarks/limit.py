@@ -68,7 +68,7 @@ class Bare:
 def bare_session(path: Path, card: Any, *, calls: int, threads: int, batch: int, device: str) -> Bare:
     """ONNX Runtime with nothing around it, on windows of the gland mask."""
     import onnxruntime
-    from safron.engine.model import providers
+    from safron.engine.generator.devices import providers
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
@@ -118,7 +118,7 @@ def stored_tiles(slide: Path) -> Iterator[npt.NDArray[np.uint8]]:
 
 def encode_seconds(slide: Path, workers: int) -> tuple[float, int]:
     """Wall time of encoding the tiles of a slide again, and how many there are; decoding is not counted."""
-    from safron.io.codecs import encode_jpeg
+    from safron.io.slides.codecs import encode_jpeg
 
     spent, count = 0.0, 0
     tiles: list[npt.NDArray[np.uint8]] = []
@@ -145,11 +145,11 @@ def read_seconds(mask: Path, workers: int) -> float:
 
 def chain_seconds(mask: Path, out: Path, workers: int, block: int = 2048) -> float:
     """Wall time of a mask's colours as tiles of the first three levels, in a file without directories."""
-    from safron.engine.model import IdentityModel
-    from safron.io.codecs import encode_region
-    from safron.io.labels import open_mask
-    from safron.io.pyramid import reduce_region
-    from safron.io.spec import SlideSpec
+    from safron.engine.generator.model import IdentityModel
+    from safron.io.masks.open import open_mask
+    from safron.io.slides.codecs import encode_region
+    from safron.io.slides.pyramid import reduce_region
+    from safron.io.slides.spec import SlideSpec
 
     labels, model = open_mask(str(mask)), IdentityModel(context=0)
     spec = SlideSpec(height=labels.shape[0], width=labels.shape[1], mpp=None, level_count=3)
@@ -261,7 +261,7 @@ def main() -> None:
         rows = [measure(args, folder, mask, args.model)]
         show(rows[0])
         if args.rewrite:
-            from safron.engine.optimize import optimize
+            from safron.engine.optimization.cli import optimize
 
             done = optimize(Path(args.model), folder / "rewritten.onnx")
             rows.append(measure(args, folder, mask, str(folder / "rewritten.onnx")))

@@ -24,9 +24,10 @@ from typing import Any
 
 import psutil
 from common import render_apart, write_mask
-from safron.engine.execute import DaskThreads, Task, run_tasks
-from safron.engine.grid import AxisGrid
-from safron.engine.plan import AxisBlocks
+from safron.engine.execution.dask_pool import DaskThreads
+from safron.engine.execution.scheduling import Task, run_tasks
+from safron.engine.plan.blocks import AxisBlocks
+from safron.engine.plan.grid import AxisGrid
 
 TILE, OVERLAP = 256, 20
 # A generator of some GFLOP a patch in large batches on a data-centre GPU of 2024.
@@ -122,7 +123,7 @@ def bench_schedule(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Busy share of workers that only sleep, for block sizes and numbers of workers."""
     import dask
     from distributed import Client, LocalCluster
-    from safron.engine.execute import DASK_SETTINGS
+    from safron.engine.execution.dask_pool import DASK_SETTINGS
 
     rows = []
     for workers in args.counts:

@@ -30,11 +30,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.engine import render
-from safron.engine.evaluate import SeamReport, evaluate_seams, format_table, seam_table
-from safron.engine.model import load_model
-from safron.engine.seams import SlideGrid, find_tissue
-from safron.engine.texture import frechet_distance, kernel_distance, standardize, texture_features
-from safron.io.pixels import Pixels
+from safron.engine.evaluation.gradients import SlideGrid, find_tissue
+from safron.engine.evaluation.seam_report import SeamReport, evaluate_seams, format_table, seam_table
+from safron.engine.evaluation.texture_distance import (
+    frechet_distance,
+    kernel_distance,
+    standardize,
+    texture_features,
+)
+from safron.engine.generator.model import load_model
+from safron.io.slides.reader import Pixels
 
 Bytes = npt.NDArray[np.uint8]
 

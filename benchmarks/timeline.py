@@ -22,7 +22,7 @@ from typing import Any
 
 from common import gland_labels
 from safron.engine import load_model, render
-from safron.engine.tally import Tally
+from safron.engine.scratch.task_result import Tally
 
 COLORS = {
     "read": "#4e79a7",

@@ -76,7 +76,7 @@ def train_here(preset_name: str, size: str, device: str, steps: int) -> dict[str
 def time_patches(preset_name: str, size: str, threads: int, calls: int) -> dict[str, Any]:
     """Seconds a patch of an exported, untrained generator, on the CPU; least and median."""
     import onnxruntime
-    from safron.engine.model import OnnxModel
+    from safron.engine.generator.onnx_model import OnnxModel
     from safron.training.config import preset
     from safron.training.export import export_fresh
 

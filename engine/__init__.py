@@ -9,21 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .card import Card, Label
-    from .model import IdentityModel, OnnxModel, PatchModel, load_model
-    from .options import RenderOptions
+    from safron.engine.generator.card import Card, Label
+    from safron.engine.generator.model import IdentityModel, PatchModel, load_model
+    from safron.engine.generator.onnx_model import OnnxModel
+    from safron.engine.preparation.options import RenderOptions
+
     from .rendering import render
     from .report import RenderReport
 
 _HOMES = {
-    "Card": "card",
-    "IdentityModel": "model",
-    "Label": "card",
-    "OnnxModel": "model",
-    "PatchModel": "model",
-    "RenderOptions": "options",
+    "Card": "generator.card",
+    "IdentityModel": "generator.model",
+    "Label": "generator.card",
+    "OnnxModel": "generator.onnx_model",
+    "PatchModel": "generator.model",
+    "RenderOptions": "preparation.options",
     "RenderReport": "report",
-    "load_model": "model",
+    "load_model": "generator.model",
     "render": "rendering",
 }
 

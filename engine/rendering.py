@@ -15,35 +15,30 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from safron.io.errors import Failed
-from safron.io.labels import one_line
+from safron.engine.execution.device_queue import DeviceQueue, shares_batches
+from safron.engine.execution.local import local_runner
+from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
+from safron.engine.execution.tasks import Job, block_task, listening, seam_task
+from safron.engine.execution.upper_levels import finish_levels
+from safron.engine.preparation.budget import check_budget
+from safron.engine.preparation.mask_scan import Scan, scan_mask
+from safron.engine.preparation.options import RenderOptions, workers_of
+from safron.engine.preparation.output_paths import check_target
+from safron.engine.preparation.placement import model_source, placement_of
+from safron.engine.preparation.prepare import keep_batch, prepare, settle
+from safron.engine.preparation.prepared import Prepared
+from safron.engine.scratch.arrays import disk_errors
+from safron.engine.scratch.completion import Finished, head_of
+from safron.engine.scratch.lock import run_lock
+from safron.engine.scratch.mask_watch import MaskGuard
+from safron.engine.scratch.render_state import RenderState
+from safron.engine.system.gpus import kind_of
+from safron.engine.system.memory import peak_bytes, reserve_heap
+from safron.engine.system.versions import deciding_versions
+from safron.io.errors import Failed, one_line
+from safron.io.slides.preview import write_png
 
-from .batches import DeviceQueue, shares_batches
-from .execute import TRIES, GivenUp, Runner, Task, local_runner
-from .finished import Finished, head_of
-from .gpus import kind_of
-from .guard import MaskGuard
-from .heap import reserve_heap
-from .levels import finish_levels, write_png
-from .lock import run_lock
-from .memory import peak_bytes
-from .options import RenderOptions
-from .prepare import (
-    Prepared,
-    check_budget,
-    check_target,
-    keep_batch,
-    model_source,
-    prepare,
-    settle,
-    workers_of,
-)
 from .report import RenderReport
-from .scan import Scan, scan_mask
-from .scratch import disk_errors
-from .state import RenderState
-from .tasks import Job, block_task, listening, seam_task
-from .versions import deciding_versions
 
 log = logging.getLogger("safron")
 
@@ -101,7 +96,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     Parameters
     ----------
     prepared : a plan.
-    cluster : a `safron.engine.cluster.Cluster` that is open already; None opens what the options ask for.
+    cluster : a `safron.engine.execution.dask_cluster.Cluster` that is open already; None opens what the options ask for.
     """
     options = prepared.options
     if prepared.where == "threads":
@@ -111,10 +106,10 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
         with local_runner(workers, in_threads=shared, dashboard=options.dashboard) as runner:
             yield prepared, runner
         return
-    from .cluster import ClusterRunner, open_cluster
+    from safron.engine.execution.dask_cluster import ClusterRunner, open_cluster
 
     if cluster is None:
-        with open_cluster(options) as cluster, open_runner(prepared, cluster) as opened:
+        with open_cluster(placement_of(options)) as cluster, open_runner(prepared, cluster) as opened:
             yield opened
         return
     source = model_source(prepared)
@@ -149,7 +144,17 @@ def run(
         if finished is None:
             # Another render may have finished it since we looked.
             check_target(target, overwrite=prepared.options.overwrite)
-            with closing(RenderState.open(prepared, inputs, guard)) as state:
+            options = prepared.options
+            opened = RenderState.open(
+                prepared.plan,
+                scratch,
+                target.part,
+                inputs,
+                guard,
+                overwrite=options.overwrite,
+                fresh=options.fresh,
+            )
+            with closing(opened) as state:
                 if progress is not None:
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safron.io import files
+from safron.io.files import waiting_name
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,3 @@ class RenderReport:
             f"memory   {self.peak_bytes / 2**20:.0f} MiB at most ({self.projected_bytes / 2**20:.0f} MiB projected)",
             f"digest   {self.digest}",
         ]
-
-
-def waiting_name(path: Path) -> Path:
-    """Name that a file has beside `path` until it is whole; only we use it, so that what the user has there stays."""
-    return path.with_name(f".{path.name}.safron.part")

@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from safron.engine.preparation.output_paths import scratch_path
+from safron.engine.scratch.arrays import Scratch, recorded
+from safron.engine.scratch.completion import Finished
+from safron.engine.scratch.journal import read_journal
+from safron.engine.scratch.lock import holder
 from safron.io.errors import BadInput
 from safron.io.remote import Target
-
-from .finished import Finished
-from .lock import holder
-from .prepare import recorded, scratch_path
-from .scratch import Scratch, read_journal
 
 
 @dataclass(frozen=True)

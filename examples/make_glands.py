@@ -24,7 +24,7 @@ import click
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.io.label_store import write_labels
+from safron.io.masks.write import write_labels
 
 Mask = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]

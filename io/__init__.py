@@ -9,24 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from safron.io.masks.mask import LabelMask
+    from safron.io.masks.open import open_mask
+    from safron.io.slides.codecs import encode_region
+    from safron.io.slides.pyramid import Pyramid, halve
+    from safron.io.slides.spec import SlideSpec
+    from safron.io.slides.validate import validate_slide
+    from safron.io.slides.writer import SlideWriter
+
     from .errors import BadInput, Failed, SafronError
-    from .labels import LabelMask, open_mask
-    from .pyramid import Pyramid, halve
-    from .slides import SlideSpec, SlideWriter, encode_region
-    from .validate import validate_slide
 
 _HOMES = {
     "BadInput": "errors",
     "Failed": "errors",
-    "LabelMask": "labels",
-    "Pyramid": "pyramid",
+    "LabelMask": "masks.mask",
+    "Pyramid": "slides.pyramid",
     "SafronError": "errors",
-    "SlideSpec": "slides",
-    "SlideWriter": "slides",
-    "encode_region": "slides",
-    "halve": "pyramid",
-    "open_mask": "labels",
-    "validate_slide": "validate",
+    "SlideSpec": "slides.spec",
+    "SlideWriter": "slides.writer",
+    "encode_region": "slides.codecs",
+    "halve": "slides.pyramid",
+    "open_mask": "masks.open",
+    "validate_slide": "slides.validate",
 }
 
 __all__ = [

@@ -22,3 +22,11 @@ class Failed(SafronError, RuntimeError):
     """The work began and could not be finished; finished blocks are kept, and the same command continues."""
 
     exit_code = 1
+
+
+def one_line(error: BaseException) -> str:
+    """Message of any exception, short enough to follow ours on one line."""
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, KeyError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -115,3 +115,26 @@ def _rename_to_new(part: Path, out: Path) -> None:
     except OSError:
         out.unlink()
         raise
+
+
+def waiting_name(path: Path) -> Path:
+    """Name that a file has beside `path` until it is whole; only we use it, so that what the user has there stays."""
+    return path.with_name(f".{path.name}.safron.part")
+
+
+def check_output_path(out: Path, *, overwrite: bool, name: str = "") -> None:
+    """Raise `BadInput` unless a file can be put there; `name` is the option that asks for it."""
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise BadInput(f"{name}{out}: folder {folder} does not exist; make it first")
+    if out.is_dir():
+        raise BadInput(f"{name}{out}: is a folder; give the name of a file")
+    dangling = out.is_symlink() and not out.exists()
+    if (out.is_file() or dangling) and not overwrite:
+        raise BadInput(f"{name}{out}: exists already; pass --overwrite to replace it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInput(
+            f"{name}{out}: folder {folder} cannot be written to; choose another or change its permissions"
+        )
+    if out.exists() and not os.access(out, os.W_OK):
+        raise BadInput(f"{name}{out}: cannot be written to; give another name or change its permissions")

@@ -17,8 +17,7 @@ from typing import Any
 import fsspec
 
 from . import files
-from .errors import BadInput, Failed
-from .labels import one_line
+from .errors import BadInput, Failed, one_line
 
 # A file of these shows its name only when it is whole.
 _ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "memory"}

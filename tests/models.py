@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.engine.card import Card, Label
+from safron.engine.generator.card import Card, Label
 
 LABELS = (
     Label(0, "background", (0, 0, 255), fill=(243, 240, 244)),

@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from safron.engine import batch, cli, cluster, guard, jobs, rendering, state
-from safron.engine.model import IdentityModel
+from safron.engine import cli, rendering
+from safron.engine import slide_list as batch
+from safron.engine.execution import batch_system as jobs
+from safron.engine.execution import dask_cluster as cluster
+from safron.engine.generator.model import IdentityModel
+from safron.engine.scratch import mask_watch as guard
+from safron.engine.scratch import render_state as state
 
 LOADED = (batch, cluster, jobs, rendering)
 SECONDS = 0.012

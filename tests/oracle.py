@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.engine.noise import normal_noise
-from safron.engine.window import Window
+from safron.engine.generator.noise import normal_noise
+from safron.engine.plan.window import Window
 
 
 def render_whole(

@@ -8,8 +8,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from safron.io.pyramid import Pixels, Pyramid, halve
-from safron.io.slides import EncodedTile, SlideSpec, SlideWriter, encode_region
+from safron.io.slides.pyramid import Pixels, Pyramid, halve
+from safron.io.slides.writer import EncodedTile, SlideSpec, SlideWriter, encode_region
 
 GLASS = (242, 241, 243)
 

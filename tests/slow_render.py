@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from safron.engine import cli, guard, state
-from safron.engine.model import IdentityModel
+from safron.engine import cli
+from safron.engine.generator.model import IdentityModel
+from safron.engine.scratch import mask_watch as guard
+from safron.engine.scratch import render_state as state
 
 count, seconds = Path(sys.argv[1]).absolute(), float(sys.argv[2])
 paint = IdentityModel.__call__

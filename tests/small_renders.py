@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cases import render_cli, run_cli, write_mask
-from safron.engine.model import IdentityModel
+from safron.engine.generator.model import IdentityModel
 
 PATCHES, BLOCKS = 35, 6
 ARGS = (

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safron.engine import accumulate, model
-from safron.engine.accumulate import Accumulator, Blend
-from safron.engine.compiled import compiled
-from safron.engine.grid import PatchGrid
-from safron.engine.plan import choose_bits
-from safron.engine.taper import Taper
-from safron.engine.window import Window
+from safron.engine.blending import accumulator as accumulate
+from safron.engine.blending.accumulator import Accumulator
+from safron.engine.generator import label_colors
+from safron.engine.plan.fixed_point import Blend
+from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.render_plan import choose_bits
+from safron.engine.plan.taper import Taper
+from safron.engine.plan.window import Window
+from safron.engine.system.native import compiled
 
 GRID = PatchGrid(150, 170, 64, 20, 0)
 COMPILED = pytest.mark.skipif(compiled is None, reason="no C compiler was at hand on installation")
@@ -26,7 +28,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "NumPy":
             patch.setattr(accumulate, "compiled", None)
-            patch.setattr(model, "compiled", None)
+            patch.setattr(label_colors, "compiled", None)
         yield
 
 

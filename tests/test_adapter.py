@@ -15,12 +15,12 @@ import tifffile
 from onnx_models import ADAPTED, TILE, write_foreign
 from oracle import render_whole
 from safron.engine import render
-from safron.engine.adapter import encode_labels
-from safron.engine.card import Card, parse_card
-from safron.engine.grid import PatchGrid
-from safron.engine.model import OnnxModel
-from safron.engine.plan import choose_bits
-from safron.engine.taper import Taper
+from safron.engine.generator.adapter import encode_labels
+from safron.engine.generator.card import Card, parse_card
+from safron.engine.generator.onnx_model import OnnxModel
+from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.render_plan import choose_bits
+from safron.engine.plan.taper import Taper
 from safron.io.errors import BadInput, Failed
 
 pytest.importorskip("onnx")

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safron.io.annotations import Drawing, edges_of, inside, read_geojson
 from safron.io.errors import BadInput
+from safron.io.masks.annotations import Drawing, edges_of, inside, read_geojson
 
 SQUARE = [[10, 10], [20, 10], [20, 20], [10, 20], [10, 10]]
 HOLE = [[13, 13], [17, 13], [17, 17], [13, 17], [13, 13]]

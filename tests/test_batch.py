@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli, write_mask
-from safron.engine import cluster
-from safron.engine.model import IdentityModel
-from safron.engine.scratch import Scratch
+from safron.engine.execution import dask_cluster as cluster
+from safron.engine.generator.model import IdentityModel
+from safron.engine.scratch.arrays import Scratch
 
 OPTIONS = (
     "--model identity --tile 64 --block 128 --tiff-tile 64 --level-count 2 --mpp 0.5 --device cpu --threads 1 "

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from models import RampModel
 from safron.engine import RenderOptions, render, rendering
-from safron.engine.batches import DeviceQueue, SharedBatches, Stopped
-from safron.engine.oom import Halving
-from safron.engine.plan import RenderPlan
-from safron.engine.prepare import choose_workers, prepare
-from safron.engine.tally import Tally
-from safron.engine.window import Window
+from safron.engine.execution.device_queue import DeviceQueue, SharedBatches, Stopped
+from safron.engine.generator.halving import Halving
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.plan.window import Window
+from safron.engine.preparation.placement import choose_workers
+from safron.engine.preparation.prepare import prepare
+from safron.engine.scratch.task_result import Tally
 from safron.io.errors import Failed
 from test_plan import plan_for
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safron.io.pyramid import Pixels
-from safron.io.slides import SlideSpec
+from safron.io.slides.pyramid import Pixels
+from safron.io.slides.writer import SlideSpec
 from slide_cases import CODINGS, agree, canvas_for, levels_for, slide_at
 
 FLAVORS = ("svs", "ome", "generic")

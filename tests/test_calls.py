@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from safron.engine.calls import SharedCalls
+from safron.engine.generator.patch_threads import SharedCalls
 
 
 def test_every_item_is_called_once_whoever_asks() -> None:

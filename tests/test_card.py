@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx_models import CARD
-from safron.engine.card import Card, Label, parse_card
-from safron.engine.model import MODELS, IdentityModel, load_model
+from safron.engine.generator.card import Card, Label, parse_card
+from safron.engine.generator.model import IdentityModel, load_model
+from safron.engine.generator.shipped import MODELS
 from safron.io.errors import BadInput
 
 SOURCE = "models/tiny.onnx"
@@ -101,9 +102,9 @@ BROKEN = [
     Broken({"alignment": 0}, "alignment 0 must be a whole number, at least 1"),
     Broken(
         {"labels": []},
-        "labels [] must be a list of objects with value, name, color, fill, at least 1 of them",
+        "labels must be one or more, of distinct values, not []",
     ),
-    Broken({"labels": label() + label()}, "labels must have distinct values, not [1, 1]"),
+    Broken({"labels": label() + label()}, "labels must be one or more, of distinct values, not [1, 1]"),
     Broken({"labels": [1, 2]}, "labels[0] 1 must be an object with value, name, color, fill"),
     Broken({"labels": 3}, "labels 3 must be a list of objects"),
     Broken({"labels": label(value=None)}, "labels[0].value is missing"),

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import zarr
-from safron.io import chunk_cache
-from safron.io.chunk_cache import ChunkCache
-from safron.io.chunks import ChunkFiles
 from safron.io.errors import Failed
-from safron.io.labels import open_mask
+from safron.io.masks import chunk_cache
+from safron.io.masks.chunk_cache import ChunkCache
+from safron.io.masks.open import open_mask
+from safron.io.masks.zarr_chunks import ChunkFiles
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 LABELS = np.random.default_rng(0).integers(0, 200, (100, 130)).astype(np.uint16)

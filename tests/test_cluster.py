@@ -20,14 +20,17 @@ import zarr
 from cases import ExpectFail, check_fail, render_cli, run_cli, write_mask
 from generators import NamedGpu, Poison
 from models import RampModel
-from safron.engine import cluster, render, worker
-from safron.engine.cluster import open_cluster, start_processes
-from safron.engine.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
-from safron.engine.interrupts import interrupts_later
-from safron.engine.jobs import JobSettings, job_arguments
-from safron.engine.model import IdentityModel
-from safron.engine.options import RenderOptions
-from safron.engine.worker import ModelSource, Parcel
+from safron.engine import render
+from safron.engine.execution import dask_cluster as cluster
+from safron.engine.execution import dask_worker as worker
+from safron.engine.execution.batch_system import JobSettings, job_arguments
+from safron.engine.execution.dask_cluster import open_cluster, start_processes
+from safron.engine.execution.dask_worker import ModelSource, Parcel
+from safron.engine.generator.model import IdentityModel
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.placement import placement_of
+from safron.engine.system.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
+from safron.engine.system.signals import interrupts_later
 from safron.io.errors import BadInput, Failed
 from safron.io.fields import convert
 
@@ -200,7 +203,7 @@ def test_blocks_of_a_process_with_a_gpu_share_its_batches(
     serial = render("mask.zarr", "serial.tiff", model=alone, workers=1, **(options | {"batch": 1}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with open_cluster(RenderOptions(executor="processes", workers=2)) as opened:
+    with open_cluster(placement_of(RenderOptions(executor="processes", workers=2))) as opened:
         assert opened.width == 2 * GPU_BLOCKS
     model = NamedGpu(here / "threads")
     report = render("mask.zarr", "out.tiff", model=model, executor="processes", workers=2, **options)
@@ -243,7 +246,7 @@ def test_a_named_gpu_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_dashboard_is_shown_where_asked_and_nowhere_else(here: Path) -> None:
     port = free_port()
     options = RenderOptions(executor="processes", workers=1, dashboard=f"127.0.0.1:{port}")
-    with open_cluster(options) as opened:
+    with open_cluster(placement_of(options)) as opened:
         assert urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10).status == 200
         addresses = [opened.client.scheduler.address, *opened.client.scheduler_info()["workers"]]
     assert all(address.startswith("tcp://127.0.0.1:") for address in addresses), "loopback alone"
@@ -366,7 +369,9 @@ def test_with_certificates_all_is_tls(
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2)
     assert render_cli(capfd, PROCESSES + "--security", security)["digest"] == digest
-    with open_cluster(RenderOptions(executor="processes", workers=1, security=security)) as opened:
+    with open_cluster(
+        placement_of(RenderOptions(executor="processes", workers=1, security=security))
+    ) as opened:
         address = opened.client.scheduler.address
         assert address.startswith("tls://127.0.0.1:")
         outcome = run_cli(capfd, ARGS + f"--overwrite --scheduler {address}")
@@ -531,7 +536,7 @@ def test_refused_in_one_line(
 
 
 def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
-    from safron.engine.prepare import prepare
+    from safron.engine.preparation.prepare import prepare
 
     job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
     source = ModelSource("identity", "cpu", 1)
@@ -559,10 +564,10 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
-    from safron.engine.batches import Stopped
-    from safron.engine.prepare import prepare
-    from safron.engine.tasks import seam_task
-    from safron.engine.worker import Desk
+    from safron.engine.execution.dask_worker import Desk
+    from safron.engine.execution.device_queue import Stopped
+    from safron.engine.execution.tasks import seam_task
+    from safron.engine.preparation.prepare import prepare
 
     class Worker:
         address, state = "tcp://here", type("State", (), {"nthreads": 1})

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safron.engine import accumulate, model, noise
-from safron.engine.accumulate import Accumulator, Blend
-from safron.engine.compiled import compiled
-from safron.engine.grid import PatchGrid
-from safron.engine.plan import choose_bits
-from safron.engine.taper import Taper
-from safron.engine.window import Window
+from safron.engine.blending import accumulator as accumulate
+from safron.engine.blending.accumulator import Accumulator
+from safron.engine.generator import label_colors, noise
+from safron.engine.plan.fixed_point import Blend
+from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.render_plan import choose_bits
+from safron.engine.plan.taper import Taper
+from safron.engine.plan.window import Window
+from safron.engine.system.native import compiled
 
 needs_compiled = pytest.mark.skipif(compiled is None, reason="no C compiler was at hand on installation")
 
@@ -27,7 +29,7 @@ def test_where_there_is_a_compiler_it_was_used() -> None:
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (shutil.which("cc") and headers.is_file()):
         pytest.skip("no C compiler, or no headers of Python")
-    assert importlib.util.find_spec("safron.engine._native") is not None
+    assert importlib.util.find_spec("safron.engine.system._native") is not None
 
 
 @needs_compiled
@@ -72,12 +74,12 @@ def test_compiled_and_numpy_give_the_same_bits(
 def test_labels_are_painted_in_their_colours(
     way: Any, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "compiled", way)
+    monkeypatch.setattr(label_colors, "compiled", way)
     rng = np.random.default_rng(0)
     colors = rng.integers(0, 256, (256, 3), np.uint8)
     wide = rng.integers(0, 256, (shape[0], shape[1] + 4, shape[2] + 4), np.uint8)
     labels = wide[:, 2:-2, 2:-2]
-    np.testing.assert_array_equal(model.paint_labels(labels, colors), colors[labels])
+    np.testing.assert_array_equal(label_colors.paint_labels(labels, colors), colors[labels])
 
 
 @needs_compiled

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import ExpectFail, check_fail, render_cli, run_cli
-from safron.engine import state
-from safron.engine.scratch import Entry, Journal, decode_chunk, encode_chunk, read_journal
+from safron.engine.scratch import render_state as state
+from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
+from safron.engine.scratch.journal import Entry, Journal, read_journal
 from small_renders import ARGS, PATCHES, interrupt, undisturbed_digest, write_small_mask
 
 SCRATCH = Path("out.tiff.safron")

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from safron.engine import execute
-from safron.engine.execute import HOPELESS, TRIES, GivenUp, Task, local_runner, quiet_asyncio
+from safron.engine.execution import dask_pool
+from safron.engine.execution.dask_pool import quiet_asyncio
+from safron.engine.execution.local import local_runner
+from safron.engine.execution.scheduling import HOPELESS, TRIES, GivenUp, Task
 from safron.io.errors import BadInput, Failed
 
 log: list[str] = []
@@ -69,7 +71,7 @@ def test_threads_run_each_task_once_after_its_needs_and_reads_the_stream_slowly(
 def test_without_pages_no_port_is_open_and_dask_is_not_imported() -> None:
     """It would take a second of every render."""
     code = (
-        "import sys, psutil; from safron.engine.execute import Task, local_runner\n"
+        "import sys, psutil; from safron.engine.execution.scheduling import Task, local_runner\n"
         "with local_runner(2) as runner: assert dict(runner([Task('a', max, 1, 2)])) == {'a': 2}\n"
         "assert not [c for c in psutil.Process().net_connections() if c.status == 'LISTEN']\n"
         "assert not {'dask', 'distributed'} & set(sys.modules)"
@@ -185,7 +187,7 @@ def test_what_dask_leaves_behind_is_not_printed(caplog: pytest.LogCaptureFixture
     quiet_asyncio()
     quiet_asyncio()
     logger = logging.getLogger("asyncio")
-    assert logger.filters.count(execute._is_news) == 1
+    assert logger.filters.count(dask_pool._is_news) == 1
     logger.error("Future exception was never retrieved\nfuture: <Future finished exception=TimeoutError()>")
     logger.error("something else")
     assert [record.getMessage() for record in caplog.records] == ["something else"]

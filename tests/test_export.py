@@ -15,10 +15,10 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("scipy")
 
 from onnx import TensorProto  # noqa: E402
-from safron.engine.model import OnnxModel  # noqa: E402
+from safron.engine.generator.onnx_model import OnnxModel  # noqa: E402
 from safron.io.errors import Failed  # noqa: E402
 from safron.training import export  # noqa: E402
-from safron.training.config import PRESETS, TrainConfig, preset  # noqa: E402
+from safron.training.config.settings import PRESETS, TrainConfig, preset  # noqa: E402
 from safron.training.networks import PaperGenerator, make_generator, pixel_norm  # noqa: E402
 from torch import nn  # noqa: E402
 

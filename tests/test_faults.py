@@ -17,14 +17,17 @@ import numpy as np
 import pytest
 import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
-from safron.engine import RenderOptions, RenderReport, rendering, state
-from safron.engine.plan import RenderPlan
-from safron.engine.prepare import check_outputs
-from safron.engine.scratch import Scratch, read_journal
-from safron.io import slides
+from safron.engine import RenderOptions, RenderReport, rendering
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.preparation.output_paths import check_outputs
+from safron.engine.scratch import render_state as state
+from safron.engine.scratch.arrays import Scratch
+from safron.engine.scratch.journal import read_journal
 from safron.io.errors import BadInput
-from safron.io.labels import LabelMask, open_mask
+from safron.io.masks.mask import LabelMask
+from safron.io.masks.open import open_mask
 from safron.io.remote import Target
+from safron.io.slides import writer as slides
 from small_renders import (
     ARGS,
     BLOCKS,

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cases import run_program
-from safron.engine.evaluate_cli import main
-from safron.engine.texture import (
+from safron.engine.evaluation.cli import main
+from safron.engine.evaluation.texture_distance import (
     frechet_distance,
     kernel_distance,
     standardize,
     texture_features,
 )
-from safron.engine.tiles import find_tiles
+from safron.engine.evaluation.tile_sets import find_tiles
 from safron.io.errors import BadInput
 
 SIDE = 64
@@ -149,7 +149,7 @@ def test_as_many_tiles_are_looked_for_as_the_command_was_told(
         asked.append((options["most"], options["seed"]))
         return find_tiles(*args, **options)
 
-    monkeypatch.setattr("safron.engine.tiles.find_tiles", watched)
+    monkeypatch.setattr("safron.engine.evaluation.tile_sets.find_tiles", watched)
     for tiles, seed, taken in ((10, 0, 10), (10, 1, 10), (30_000, 2, 12)):
         args = ("--size", str(SIDE), "--tiles", str(tiles), "--seed", str(seed))
         outcome = run_program(capfd, main, "fid", real, fake, *args)
@@ -260,7 +260,7 @@ def test_with_weights_the_command_measures_fid_and_kid(
 def test_the_library_and_our_own_arithmetic_agree() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchmetrics")
-    from safron.training.fid import frechet, kernel
+    from safron.engine.evaluation.fid import frechet, kernel
 
     rng = np.random.default_rng(0)
     real, fake = rng.standard_normal((300, 12)), 1.3 * rng.standard_normal((300, 12)) + 0.2
@@ -281,7 +281,7 @@ def test_the_library_and_our_own_arithmetic_agree() -> None:
 )
 def test_an_encoder_of_another_kind_is_refused(tmp_path: Path, kind: str, says: str) -> None:
     path = encoder(tmp_path / "e.pt", kind)
-    from safron.training.fid import deep_distances
+    from safron.engine.evaluation.fid import deep_distances
 
     with pytest.raises(BadInput) as error:
         deep_distances(tissue(0, 8), tissue(1, 8), path, subset=4)
@@ -308,7 +308,7 @@ def test_a_seed_below_zero_is_refused(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from safron.training.fid import load_encoder
+    from safron.engine.evaluation.fid import load_encoder
 
     with pytest.raises(BadInput, match="there is no such file"):
         load_encoder(tmp_path / "none.pt")
@@ -343,7 +343,7 @@ def test_plain_weights_go_to_torch_fidelitys_network(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
     monkeypatch.setitem(sys.modules, home.__name__, home)
     torch.save({"scale": torch.tensor(2.0)}, tmp_path / "w.pth")
-    from safron.training.fid import deep_distances, load_encoder
+    from safron.engine.evaluation.fid import deep_distances, load_encoder
 
     tiles: npt.NDArray[Any] = np.stack(tissue(0, 8))
     features = load_encoder(tmp_path / "w.pth")(torch.from_numpy(tiles).permute(0, 3, 1, 2))

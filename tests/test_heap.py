@@ -13,8 +13,8 @@ import pytest
 def test_arrays_come_from_what_was_reserved() -> None:
     script = """
         import numpy as np
-        from safron.engine.heap import keep_one_heap, reserve_heap
-        from safron.engine.memory import resident_bytes
+        from safron.engine.system.memory import keep_one_heap, reserve_heap
+        from safron.engine.system.memory import resident_bytes
 
         before = resident_bytes()
         reserve_heap(64 << 20)

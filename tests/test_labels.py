@@ -17,11 +17,12 @@ import pytest
 import pyvips
 import tifffile
 import zarr
-from safron.io import label_images
 from safron.io.errors import BadInput, Failed
-from safron.io.label_store import blocks, write_labels
-from safron.io.labels import open_mask
-from safron.io.palette import DEFAULT_LABELS, Palette, read_palette
+from safron.io.legend import DEFAULT_LABELS
+from safron.io.masks import image_planes as label_images
+from safron.io.masks.open import open_mask
+from safron.io.masks.palette import Palette, read_palette
+from safron.io.masks.write import blocks, write_labels
 
 HEIGHT, WIDTH = 150, 210
 LABELS = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), dtype=np.uint8)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from safron.io.cli import commands, main
-from safron.io.labels import open_mask
-from safron.io.palette import read_palette
+from safron.io.masks.cli import commands, main
+from safron.io.masks.open import open_mask
+from safron.io.masks.palette import read_palette
 
 LABELS = np.random.default_rng(0).integers(0, 3, (90, 1300), dtype=np.uint8)
 COLOURS = np.array([read_palette("builtin")[value] for value in range(3)], np.uint8)[LABELS]
@@ -182,13 +182,13 @@ def test_interrupted_is_exit_code_130_and_leaves_nothing(monkeypatch: pytest.Mon
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safron.io.label_store._run", interrupt)
+    monkeypatch.setattr("safron.io.masks.write._run", interrupt)
     assert run("ellipses", "m.zarr", "--size", "9,9") == 130
     assert list(Path().iterdir()) == []
 
 
 def test_terminated_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "safron.io.cli", "ellipses", "m.zarr", "--size", "60000,60000"]
+    command = [sys.executable, "-m", "safron.io.masks.cli", "ellipses", "m.zarr", "--size", "60000,60000"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.iterdir()):
         assert process.poll() is None
@@ -209,6 +209,8 @@ def test_every_command_has_an_example_and_every_option_help_and_default() -> Non
 
 
 def test_help_loads_no_image_library() -> None:
-    code = "import sys; from safron.io.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; from safron.io.masks.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    )
     code += "assert not {'zarr', 'numpy', 'cv2', 'pyvips', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

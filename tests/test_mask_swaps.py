@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import zarr
 from cases import render_cli, run_cli, write_mask
-from safron.engine import render, state
-from safron.engine.guard import MaskGuard
-from safron.io import slides
+from safron.engine import render
+from safron.engine.scratch import render_state as state
+from safron.engine.scratch.mask_watch import MaskGuard
 from safron.io.errors import Failed
-from safron.io.labels import LabelMask
+from safron.io.masks.mask import LabelMask
+from safron.io.slides import writer as slides
 from small_renders import ARGS, PATCHES, interrupt, left_over, on_patch
 
 

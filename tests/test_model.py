@@ -15,19 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from onnx_models import CARD, CONTEXT, TILE, write_onnx
-from safron.engine import model as model_module
-from safron.engine.external import external_locations
-from safron.engine.model import (
-    IdentityModel,
-    OnnxModel,
-    PatchModel,
-    check_output,
-    check_providers,
-    choose_device,
-    load_model,
-    model_names,
-    providers,
-)
+from safron.engine.generator import devices
+from safron.engine.generator.devices import check_providers, choose_device, providers
+from safron.engine.generator.external_weights import external_locations
+from safron.engine.generator.model import IdentityModel, PatchModel, load_model
+from safron.engine.generator.onnx_model import OnnxModel, check_output
+from safron.engine.generator.shipped import model_names
 from safron.io.errors import BadInput, Failed
 
 pytest.importorskip("onnx")
@@ -285,10 +278,10 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "_cuda_loads", lambda: True)
+    monkeypatch.setattr(devices, "_cuda_loads", lambda: True)
     names = ["auto", "cpu", "cuda", "cuda:0", "cuda:3"]
     assert [choose_device(name) for name in names] == ["cuda:0", "cpu", "cuda:0", "cuda:0", "cuda:3"]
-    monkeypatch.setattr(model_module, "_cuda_loads", lambda: False)
+    monkeypatch.setattr(devices, "_cuda_loads", lambda: False)
     assert (choose_device("auto"), choose_device("cpu")) == ("cpu", "cpu")
     with pytest.raises(BadInput, match="--device cuda:1: no CUDA device or driver found; use --device cpu"):
         choose_device("cuda:1")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safron.engine.noise import normal_noise
-from safron.engine.window import Window
+from safron.engine.generator.noise import normal_noise
+from safron.engine.plan.window import Window
 
 SCALES = (1, 1, 8, 32)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from generators import MEMORY, SmallGpu
 from safron.engine import render
-from safron.engine.oom import Halving, is_out_of_memory
+from safron.engine.generator.halving import Halving, is_out_of_memory
 from safron.io.errors import BadInput, Failed
 
 MASK = np.random.default_rng(0).integers(1, 3, (300, 420), np.uint8)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from oracle import render_whole
 from safron.engine import load_model
-from safron.engine.grid import PatchGrid
+from safron.engine.plan.grid import PatchGrid
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safron.io.errors import BadInput
-from safron.io.phantoms import Phantom
+from safron.io.masks.phantoms import Phantom
 
 STYLES: list[Any] = ["tissue", "speckle"]
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safron.engine.accumulate import Accumulator
-from safron.engine.grid import AxisGrid, PatchGrid
-from safron.engine.plan import BAND, RenderPlan, choose_bits, choose_block, make_grid
-from safron.engine.taper import Taper
-from safron.engine.window import Window
+from safron.engine.blending.accumulator import Accumulator
+from safron.engine.plan.blocks import BAND, choose_block
+from safron.engine.plan.grid import AxisGrid, PatchGrid
+from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
+from safron.engine.plan.taper import Taper
+from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
-from safron.io.pyramid import Pyramid
-from safron.io.slides import SlideSpec
+from safron.io.slides.pyramid import Pyramid
+from safron.io.slides.writer import SlideSpec
 
 
 def plan_for(height: int, width: int, **changes: Any) -> RenderPlan:

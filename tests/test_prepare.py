@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from safron.engine.options import RenderOptions
-from safron.engine.prepare import prepare
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.prepare import prepare
 from safron.io.errors import BadInput
 
 

@@ -4,11 +4,11 @@ import doctest
 
 import numpy as np
 import pytest
-import safron.io.pyramid
+import safron.io.slides.pyramid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safron.io.errors import BadInput
-from safron.io.pyramid import Pixels, Pyramid, halve, reduce_region
+from safron.io.slides.pyramid import Pixels, Pyramid, halve, reduce_region
 
 
 def textured(height: int, width: int, seed: int = 0) -> Pixels:
@@ -27,7 +27,7 @@ def halve_reference(rgb: Pixels) -> Pixels:
 
 
 def test_the_examples_in_the_docstrings_run() -> None:
-    results = doctest.testmod(safron.io.pyramid)
+    results = doctest.testmod(safron.io.slides.pyramid)
     assert results.attempted > 0
     assert results.failed == 0
 

@@ -15,8 +15,8 @@ import pyvips
 import tifffile
 from models import StainModel
 from safron.engine import render
-from safron.io.pyramid import Pyramid
-from safron.io.validate import validate_slide
+from safron.io.slides.pyramid import Pyramid
+from safron.io.slides.validate import validate_slide
 from test_bioformats import DUMP, find_jar
 from test_rendering import blobs
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from models import RampModel
 from oracle import render_whole
 from safron.engine import IdentityModel, RenderReport, load_model, render
-from safron.engine.card import Label
-from safron.engine.grid import PatchGrid
-from safron.engine.plan import choose_bits
-from safron.engine.taper import Taper, TaperName
+from safron.engine.generator.card import Label
+from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.render_plan import choose_bits
+from safron.engine.plan.taper import Taper, TaperName
 from safron.io.errors import BadInput
 
 
@@ -303,7 +303,7 @@ def test_align_pads_with_glass(tmp_path: Path) -> None:
 
 
 def test_levels_are_halved_from_the_level_above(tmp_path: Path) -> None:
-    from safron.io.pyramid import halve
+    from safron.io.slides.pyramid import halve
 
     mask = blobs(1111, 905)
     report = render(mask, tmp_path / "s.tiff", model=RampModel(), compression="none", tiff_tile=32, block=256)
@@ -335,10 +335,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": None}, "--model None: must be text, a path or a generator"),
     ({"model": 7}, "--model 7: must be text, a path or a generator"),
     ({"tile": 256.0}, "--tile 256.0: must be a whole number or None"),
-    ({"quality": 90.5}, "--quality 90.5: must be a whole number"),
+    ({"quality": 90.5}, "--quality 90.5: must be a whole number, 1 to 100"),
     ({"seed": 1.5}, "--seed 1.5: must be a whole number"),
     ({"seed": np.arange(3)}, "--seed array([0, 1, 2]): must be a whole number"),
-    ({"workers": True}, "--workers True: must be a whole number or None"),
+    ({"workers": True}, "--workers True: must be a whole number, at least 1, or None"),
     ({"mpp": "0.5"}, "--mpp '0.5': must be a number or None"),
     ({"overwrite": "yes"}, "--overwrite 'yes': must be True or False"),
     ({"report": 3}, "--report 3: must be a path or None"),

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import remount, small_disk
-from safron.engine import lock, state
-from safron.engine.lock import run_lock
-from safron.engine.model import IdentityModel
-from safron.engine.scratch import Scratch, read_journal
+from safron.engine.generator.model import IdentityModel
+from safron.engine.scratch import lock
+from safron.engine.scratch import render_state as state
+from safron.engine.scratch.arrays import Scratch
+from safron.engine.scratch.journal import read_journal
+from safron.engine.scratch.lock import run_lock
 from safron.io.errors import BadInput
-from safron.io.slides import SlideWriter
+from safron.io.slides.writer import SlideWriter
 from small_renders import (
     ARGS,
     BLOCKS,

@@ -15,9 +15,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
-from safron.engine.model import OnnxModel
-from safron.engine.optimize import optimize, trial_windows
-from safron.engine.rewrite import Rewritten, rewrite
+from safron.engine.generator.onnx_model import OnnxModel
+from safron.engine.optimization.cli import optimize, trial_windows
+from safron.engine.optimization.rewrite import Rewritten, rewrite
 from safron.io.errors import BadInput, Failed
 
 RNG = np.random.default_rng(0)
@@ -376,13 +376,13 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old.onnx").write_bytes(b"old")
     with pytest.raises(BadInput, match="exists; give another name, or --overwrite"):
         optimize(source, tmp_path / "old.onnx")
-    monkeypatch.setattr("safron.engine.optimize.FLOAT_LIMIT", 1e-12)
+    monkeypatch.setattr("safron.engine.optimization.cli.FLOAT_LIMIT", 1e-12)
     with pytest.raises(Failed, match=r"its pixels differ by .* nothing was written"):
         optimize(source, tmp_path / "old.onnx", overwrite=True)
     assert (tmp_path / "old.onnx").read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.onnx", "old.onnx", "small.onnx"]
     broken = Rewritten(onnx.ModelProto(), ("a change",))
-    monkeypatch.setattr("safron.engine.rewrite.rewrite", lambda *_, **__: broken)
+    monkeypatch.setattr("safron.engine.optimization.rewrite.rewrite", lambda *_, **__: broken)
     with pytest.raises(
         Failed, match=r"g\.onnx: rewritten, it is no generator any more \(--model new\.onnx: "
     ):
@@ -394,7 +394,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_command(tmp_path: Path) -> None:
     source = write_stem(tmp_path / "g.onnx")
-    command = [sys.executable, "-m", "safron.engine.optimize", str(source)]
+    command = [sys.executable, "-m", "safron.engine.optimization.cli", str(source)]
     done = subprocess.run([*command, str(tmp_path / "o.onnx")], capture_output=True, text=True, check=True)
     assert "41x41 convolution" in done.stdout
     assert "pixels: within" in done.stdout

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cases import ExpectFail, check_fail, render_cli, run_cli, write_mask
 from safron.engine import rendering
-from safron.engine.model import IdentityModel
+from safron.engine.generator.model import IdentityModel
 from safron.io import remote
 
 s3fs = pytest.importorskip("s3fs")

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from safron.engine.plan import RenderPlan
-from safron.engine.scratch import RECORD, Index, Scratch, Seams, decode_chunk, empty_seams, encode_chunk
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.scratch.arrays import RECORD, Scratch
+from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
+from safron.engine.scratch.seam_store import Index, Seams, empty_seams
 from test_plan import plan_for
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from safron.engine.seams import SlideGrid
+from safron.engine.evaluation.gradients import SlideGrid
 
 BENCH = Path(__file__).parent.parent / "benchmarks" / "seams.py"
 GRID = SlideGrid(64, 20)

@@ -14,24 +14,24 @@ import tifffile
 from cases import contents, run_program
 from models import LABELS, RampModel, StainModel
 from safron.engine import render
-from safron.engine import seams as seams_module
-from safron.engine.card import Card
-from safron.engine.evaluate import evaluate_seams, seam_table
-from safron.engine.evaluate_cli import commands, main
-from safron.engine.seams import (
+from safron.engine.evaluation import gradients as seams_module
+from safron.engine.evaluation.alignment import measure_alignment
+from safron.engine.evaluation.cli import commands, main
+from safron.engine.evaluation.gradients import (
     SEAM_Z,
     GradientScores,
     SlideGrid,
     grid_of,
-    measure_alignment,
     measure_gradients,
-    measure_mismatch,
     phase_scores,
     score_gradients,
 )
+from safron.engine.evaluation.overlap_mismatch import measure_mismatch
+from safron.engine.evaluation.seam_report import evaluate_seams, seam_table
+from safron.engine.generator.card import Card
 from safron.io.errors import BadInput
-from safron.io.labels import open_mask
-from safron.io.pixels import Pixels, facts_of, windows
+from safron.io.masks.open import open_mask
+from safron.io.slides.reader import Pixels, facts_of, windows
 
 Image = npt.NDArray[np.uint8]
 GRIDS = [SlideGrid(256, 20), SlideGrid(256, 0), SlideGrid(64, 12), SlideGrid(100, 21, y=30, x=7)]
@@ -395,7 +395,7 @@ def test_bad_input_is_one_line(
 def test_table_has_dashes_where_nothing_was_measured() -> None:
     grid = SlideGrid(256, 0)
     scores = score(as_image(noise(1)), grid)
-    from safron.engine.evaluate import SeamReport
+    from safron.engine.evaluation.seam_report import SeamReport
 
     (head, row) = seam_table([SeamReport("a/b.tiff", grid, scores)])
     assert len(head) == len(row)

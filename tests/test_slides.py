@@ -21,10 +21,10 @@ import openslide
 import pytest
 import pyvips
 import tifffile
-from safron.io import flavors
 from safron.io.errors import BadInput, Failed
-from safron.io.pyramid import Level, Pixels
-from safron.io.slides import EncodedTile, SlideSpec, encode_region, encode_tile
+from safron.io.slides import flavors
+from safron.io.slides.pyramid import Level, Pixels
+from safron.io.slides.writer import EncodedTile, SlideSpec, encode_region, encode_tile
 from slide_cases import (
     CODINGS,
     GLASS,

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from cases import run_program
-from safron.engine.model import load_model
+from safron.engine.generator.model import load_model
 from safron.io.errors import BadInput
 from safron.training import cli
 from safron.training.config import (

@@ -16,9 +16,9 @@ import tifffile
 import zarr
 from cases import run_program
 from safron.io.errors import BadInput
-from safron.io.label_images import image_size
+from safron.io.masks.canvas_size import image_size
 from safron.training import cli
-from safron.training.config import LABELS, TrainConfig, override, preset, read_overrides
+from safron.training.config.settings import LABELS, TrainConfig, override, preset, read_overrides
 from safron.training.data import Pairs, draw_batch, folders, slide_tiles, split
 from training_cases import image_of, labels_of, one_line, pair, write
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from disks import small_disk
 from safron.io.errors import BadInput, Failed
-from safron.training.config import PRESETS, RENAMED, override, preset
+from safron.training.config.settings import PRESETS, RENAMED, override, preset
 from safron.training.data import Pairs, draw_batch, open_source
 from safron.training.data.cues import measure_cues
 from training_cases import count_macs, image_of, labels_of, one_line, pair
@@ -388,7 +388,7 @@ import json, sys
 from pathlib import Path
 import torch
 from safron.training import train
-from safron.training.config import config_from_json
+from safron.training.config.settings import config_from_json
 from safron.training.distributed import join_team
 
 torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from safron.io.errors import BadInput
-from safron.training.config import SIZES, TrainConfig, config_from_json, override, preset
+from safron.training.config.settings import SIZES, TrainConfig, config_from_json, override, preset
 from training_cases import one_line
 
 SEAMLESS = preset("safron-seamless", "tiny")

@@ -13,8 +13,8 @@ import pytest
 import pyvips
 import tifffile
 from safron.io.errors import BadInput
-from safron.io.slides import EncodedTile, encode_tile
-from safron.io.validate import validate_slide
+from safron.io.slides.validate import validate_slide
+from safron.io.slides.writer import EncodedTile, encode_tile
 from slide_cases import CODINGS, GLASS, canvas_for, levels_for, slide_at, spec_for, tiles_for, writer_for
 
 FLAVORS = ("svs", "ome", "generic")

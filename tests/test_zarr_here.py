@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from safron.io.zarr_here import read_here
+from safron.io.masks.zarr_inline import read_here
 
 INDICES = [
     (slice(0, 64), slice(0, 64)),

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safron.io.errors import BadInput, Failed
+from safron.io.errors import BadInput, Failed, one_line
 from safron.io.files import replacing
-from safron.io.labels import one_line
-from safron.training.config import TrainConfig, config_from_json, current_settings
+from safron.training.config.settings import TrainConfig, config_from_json, current_settings
 
 FORMAT = 2
 """Version of the file. Format 1, of version 0.1, has other names for the discriminator and is still read."""

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 from safron.io.console import POSITIVE, SETTINGS, ProgramGroup, debug_option, run_program, version_option
 from safron.io.errors import BadInput
-from safron.training.config import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
+from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)

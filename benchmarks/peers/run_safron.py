@@ -8,7 +8,7 @@ from typing import Any
 from job import Job, main
 from safron.engine import load_model
 from safron.engine import render as render_slide
-from safron.engine.heap import keep_one_heap
+from safron.engine.system.memory import keep_one_heap
 
 
 def load(path: str, threads: int, counter: Path) -> Any:

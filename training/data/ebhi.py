@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.files import replacing
-from safron.training.config import GLASS
+from safron.training.config.settings import GLASS
 from safron.training.data.cues import measure_cues
 from safron.training.data.images import match_pairs, read_same_size
 from safron.training.data.source import Bytes, Pairs

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.legend import Label
-from safron.io.palette import Palette
+from safron.io.masks.palette import Palette
 from safron.training.config import TrainConfig
 from safron.training.data.cues import CUED, measure_cues
 from safron.training.data.ebhi import EBHI, prepare

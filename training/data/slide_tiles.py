@@ -20,10 +20,11 @@ from typing import Any, Self
 
 import cv2
 import numpy as np
-from safron.io.annotations import Drawing, read_geojson
-from safron.io.errors import BadInput, Failed
-from safron.io.label_images import shown_area
-from safron.io.labels import LabelMask, one_line, open_mask
+from safron.io.errors import BadInput, Failed, one_line
+from safron.io.masks.annotations import Drawing, read_geojson
+from safron.io.masks.image_planes import shown_area
+from safron.io.masks.mask import LabelMask
+from safron.io.masks.open import open_mask
 from safron.training.config import TrainConfig
 from safron.training.data.cues import CueScale, fit_cues
 from safron.training.data.images import check_values

@@ -1,0 +1,1 @@
+"""How do overlapping patches become one image? Weighted sums in whole numbers, which no order changes."""

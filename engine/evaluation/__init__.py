@@ -1,0 +1,1 @@
+"""How good is a slide: seams, alignment, distance from real tissue?"""

@@ -1,0 +1,367 @@
+"""Where do tasks run, if not on threads of this process?
+
+Dask does the work: it starts processes on this machine (``--executor processes``), joins a scheduler that
+is there already (``--scheduler``), or asks a batch system for jobs (``--cluster``, see `safron.engine.execution.batch_system`).
+What is here says how many workers there are, which GPU each one sees, and how a job reaches them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.system.failures import Lost
+from safron.engine.system.gpus import process_blocks, worker_gpus
+from safron.engine.system.memory import peak_bytes
+from safron.engine.system.signals import children_deaf_to_ctrl_c, interrupts_later
+from safron.io.errors import BadInput, Failed, one_line
+
+from .dask_pool import DASK_SETTINGS, DaskPool, dashboard_options, quiet_asyncio
+from .dask_worker import JobPlugin, ModelSource, Parcel, WorkerFacts, rehearse, run_shipped
+from .device_queue import Stopped
+from .scheduling import Task, run_tasks
+from .tasks import Job, notify
+from .tls import load_security
+from .workers import Placement
+
+log = logging.getLogger("safron")
+
+CONNECT_SECONDS = 15
+# After so long without a worker the user is told what is being waited for.
+PATIENCE_SECONDS = 10.0
+# How often to look whether workers came or went.
+COUNT_SECONDS = 5.0
+
+
+@dataclass
+class Cluster:
+    """Workers in other processes, and the jobs that were sent to them.
+
+    Attributes
+    ----------
+    client : of the scheduler.
+    where : how messages call it.
+    """
+
+    client: Any
+    where: str
+    _jobs: dict[str, Job] = field(default_factory=dict)
+    _seen: dict[str, int] = field(default_factory=dict)
+
+    def rehearse(self, source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
+        """Wait for a first worker, and let it run the generator once."""
+        future = self.client.submit(rehearse, source, plan, batch, pure=False)
+        told = False
+        while True:
+            try:
+                facts: WorkerFacts = future.result(timeout=PATIENCE_SECONDS)
+                return facts
+            except TimeoutError:
+                if not told and not self.width:
+                    log.warning("%s: no worker is there yet; waiting", self.where)
+                    told = True
+            except CancelledError as error:
+                raise self.lost() from error
+
+    @property
+    def width(self) -> int:
+        """Tasks that all workers together run at a time."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return sum(int(worker["nthreads"]) for worker in workers)
+
+    def lost(self) -> Lost:
+        """Give the error for a scheduler that does not answer any more."""
+        return Lost(
+            f"{self.where}: the connection was lost; finished blocks are kept, the same command continues"
+        )
+
+    def send(self, job: Job, source: ModelSource) -> str:
+        """Give a job to all workers, also to those that come later; return its token."""
+        token = f"safron-{uuid4().hex}"
+        self._jobs[token] = job
+        self.client.subscribe_topic(token, lambda event: self._hear(token, event[1]))
+        try:
+            self.client.register_plugin(JobPlugin(Parcel.pack(token, job, source)), name=token)
+        except Exception as error:
+            raise Failed(
+                f"{self.where}: its workers cannot take the job ({one_line(error)}); see docs/cluster.md"
+            ) from error
+        return token
+
+    def take_back(self, token: str) -> None:
+        """Make workers forget a job, and stop what they do for it."""
+        with suppress(Exception):  # the scheduler may be gone
+            self.client.unsubscribe_topic(token)
+            self.client.unregister_worker_plugin(token)
+        self._jobs.pop(token, None)
+
+    def _hear(self, token: str, message: dict[str, Any]) -> None:
+        """Take a worker's message; runs in Dask's thread."""
+        job = self._jobs.get(token)
+        if job is None:
+            return
+        if "warning" in message:
+            log.warning("%s", message["warning"])
+        else:
+            self.count(job, message["task"], message["patches"])
+
+    def count(self, job: Job, name: str, patches: int) -> None:
+        """Tell who listens how many more patches of a task are made; one that begins anew counts again."""
+        more = patches - self._seen.get(name, 0)
+        if more > 0:
+            self._seen[name] = patches
+            with suppress(Stopped):
+                notify(job.scratch, more)
+
+    def forget(self, name: str) -> None:
+        """Nothing more comes of a task."""
+        self._seen.pop(name, None)
+
+    def peak_bytes(self) -> int | None:
+        """Most memory that any worker process ever had."""
+        with suppress(Exception):
+            return max(self.client.run(peak_bytes).values(), default=None)
+        return None
+
+
+class DaskWorkers(DaskPool):
+    """Tasks on the workers of a cluster, which have their job from a plugin.
+
+    Parameters
+    ----------
+    cluster : the workers.
+    source : how they come to the generator.
+    """
+
+    def __init__(self, cluster: Cluster, source: ModelSource) -> None:
+        self._cluster = cluster
+        self._source = source
+        self._tokens: dict[int, str] = {}
+        self._counted = 0.0
+        super().__init__(cluster.client, 1)
+
+    def submit(self, task: Task) -> None:
+        """Hand a task to the scheduler; see now and then how many it may have."""
+        if time.monotonic() - self._counted > COUNT_SECONDS or not self._counted:
+            self._counted = time.monotonic()
+            with suppress(Exception):  # a scheduler that is gone shows when a task ends
+                # One task at work and one at hand for each worker.
+                self.ahead = 2 * self._cluster.width + 2
+        super().submit(task)
+
+    def send(self, name: str, task: Task) -> Any:
+        """Submit a task by the token of its job."""
+        token = self._tokens.get(id(task.job))
+        if token is None:
+            token = self._tokens[id(task.job)] = self._cluster.send(task.job, self._source)
+        return self.client.submit(run_shipped, name, token, task.call, task.index, pure=False, key=name)
+
+    def received(self, name: str, task: Task, result: Any) -> None:
+        """Count the patches of which a finished task's worker has not told."""
+        tally = getattr(result, "tally", None)
+        if tally is not None:
+            self._cluster.count(task.job, name, tally.run + tally.painted)
+        self._cluster.forget(name)
+
+    def lost(self) -> Lost:
+        """Give the error for a scheduler that is gone."""
+        return self._cluster.lost()
+
+    def drop(self) -> None:
+        """Cancel what is unfinished, and stop what is at work."""
+        with suppress(Exception):  # the scheduler may be gone
+            super().drop()
+        for token in self._tokens.values():
+            self._cluster.take_back(token)
+        self._tokens.clear()
+
+
+@dataclass(frozen=True)
+class ClusterRunner:
+    """Runs streams of tasks on a cluster.
+
+    Attributes
+    ----------
+    cluster : the workers.
+    source : how they come to the generator.
+    """
+
+    cluster: Cluster
+    source: ModelSource
+
+    def __call__(self, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
+        """Run a stream of tasks; see `run_tasks`."""
+        return run_tasks(tasks, DaskWorkers(self.cluster, self.source))
+
+
+@contextmanager
+def open_cluster(placement: Placement) -> Iterator[Cluster]:
+    """Start, or join, the workers of a placement.
+
+    Raises
+    ------
+    BadInput
+        When there is no scheduler at the address, or a file of settings is wrong.
+    Failed
+        When workers cannot be started.
+    """
+    quiet_asyncio()
+    _quiet_dask()
+    security = load_security(placement.security)
+    stack = ExitStack()
+    with dask.config.set(DASK_SETTINGS):
+        try:
+            # Dask can neither use nor close half a cluster.
+            with interrupts_later():
+                cluster = _open(placement, security, stack)
+            yield cluster
+        finally:
+            with interrupts_later():
+                stack.close()
+
+
+def _open(placement: Placement, security: Any, stack: ExitStack) -> Cluster:
+    """Start or join workers, which `stack` then closes."""
+    if placement.scheduler is not None:
+        client = stack.enter_context(_join(placement.scheduler, security))
+        return Cluster(client, f"--scheduler {placement.scheduler}")
+    workers = stack.enter_context(_start(placement, security))
+    client = stack.enter_context(_connect(workers, security))
+    return Cluster(
+        client, f"--cluster {placement.cluster}" if placement.cluster else "the workers of this machine"
+    )
+
+
+def _quiet_dask() -> None:
+    """What Dask logs, the user is told in one line."""
+    for name in logging.root.manager.loggerDict:
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _start(placement: Placement, security: Any) -> Any:
+    """Start workers: as processes here, or as jobs of a batch system."""
+    if placement.cluster is not None:
+        from .batch_system import start_jobs
+
+        return start_jobs(placement.cluster, security=security, dashboard=placement.dashboard)
+    try:
+        return start_processes(
+            placement.workers,
+            gpus=worker_gpus(placement.device),
+            blocks=process_blocks(placement.device),
+            security=security,
+            dashboard=placement.dashboard,
+        )
+    except Exception as error:
+        raise Failed(
+            f"--workers {placement.workers}: cannot start the processes ({one_line(error)})"
+        ) from error
+
+
+def _connect(cluster: Any, security: Any) -> Any:
+    # Results come straight from the worker that made them: through the scheduler they would pass its memory.
+    return Client(
+        cluster, security=security, set_as_default=False, direct_to_workers=True, timeout=CONNECT_SECONDS
+    )
+
+
+@contextmanager
+def _join(scheduler: str, security: Any) -> Iterator[Any]:
+    """Connect to a scheduler by its address or its file."""
+    kind, named, _ = scheduler.partition("://")
+    if named and kind not in ("tcp", "tls", "ws", "wss", "ucx"):
+        raise BadInput(f"--scheduler {scheduler}: must be tcp://HOST:PORT, tls://HOST:PORT or a file")
+    address = scheduler if named else _address_in(Path(scheduler))
+    try:
+        client = _connect(address, security)
+    except Exception as error:  # what a network, a JSON file or TLS may raise
+        raise BadInput(
+            f"--scheduler {scheduler}: no Dask scheduler answers there ({one_line(error)}); check the address, "
+            "or the file that dask scheduler --scheduler-file wrote"
+        ) from error
+    try:
+        yield client
+    finally:
+        with suppress(Exception):  # it may be gone
+            client.close(timeout=5)
+
+
+def _address_in(file: Path) -> str:
+    """Read the file that a scheduler writes when it has started; it may be about to."""
+    end = time.monotonic() + CONNECT_SECONDS
+    while not file.is_file() and time.monotonic() < end:
+        time.sleep(0.1)
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+    except FileNotFoundError:
+        raise BadInput(
+            f"--scheduler {file}: no such file; give tcp://HOST:PORT, or the file that dask scheduler --scheduler-file writes"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"--scheduler {file}: is no file of a Dask scheduler ({one_line(error)})") from error
+
+
+def start_processes(
+    workers: int, *, gpus: list[str], blocks: int = 1, security: Any = None, dashboard: str | None = None
+) -> SpecCluster:
+    """Start a Dask cluster of processes on this machine, on loopback alone.
+
+    Parameters
+    ----------
+    workers : number of processes.
+    gpus : shared out in turn; each process sees one of them and no other.
+    blocks : that each process has in work at a time.
+    security : `distributed.Security`, or None.
+    dashboard : address of Dask's pages, or None.
+    """
+    _quiet_tracker()
+    protocol = "tcp://" if security is None else "tls://"
+    usual = {"host": "127.0.0.1", "protocol": protocol, "security": security}
+    scheduler = {"cls": Scheduler, "options": usual | dashboard_options(dashboard)}
+    specs = {}
+    for number in range(workers):
+        # Set in the environment of the process before it imports anything: CUDA looks once.
+        env = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        options = usual | {
+            "nthreads": blocks,
+            "memory_limit": None,
+            "dashboard_address": "127.0.0.1:0",
+            "silence_logs": logging.CRITICAL,
+            "env": env | {"MALLOC_ARENA_MAX": "1"},
+        }
+        specs[number] = {"cls": Nanny, "options": options}
+    with children_deaf_to_ctrl_c():
+        return SpecCluster(
+            scheduler=scheduler, workers=specs, security=security, silence_logs=logging.CRITICAL
+        )
+
+
+def _quiet_tracker() -> None:
+    """Start Python's helper that cleans up after killed processes so that it does so without a word."""
+    if sys.platform == "win32":
+        return
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before

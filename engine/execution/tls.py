@@ -1,0 +1,79 @@
+"""Who may talk to the workers? Those who have a certificate of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from msgspec import Struct
+from safron.io.errors import BadInput
+from safron.io.fields import convert, hints
+
+T = TypeVar("T")
+
+
+class _Files(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file of ``--security`` names."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+def load_security(file: Path | None) -> Any:
+    """Read the file of ``--security``; None without one.
+
+    It is YAML with three paths, relative to the file: ``ca``, ``cert`` and ``key``, all PEM. Scheduler, workers and
+    driver show the same certificate, and accept none that ``ca`` has not signed.
+
+    Raises
+    ------
+    BadInput
+        When the file, or one that it names, is missing or wrong.
+    """
+    if file is None:
+        return None
+    import ssl
+
+    from distributed import Security
+
+    files = read_settings(file, "--security", _Files)
+    given = {name: file.parent / getattr(files, name) for name in hints(_Files)}
+    for name, path in given.items():
+        if not path.is_file():
+            raise BadInput(f"--security {file}: {name} {path}: no such file")
+    try:
+        ssl.create_default_context(cafile=str(given["ca"])).load_cert_chain(given["cert"], given["key"])
+    except (ssl.SSLError, OSError) as error:
+        raise BadInput(
+            f"--security {file}: these are no PEM certificates with their key ({error})"
+        ) from error
+    roles: dict[str, str] = {}
+    for role in ("client", "scheduler", "worker"):
+        roles |= {f"tls_{role}_cert": str(given["cert"]), f"tls_{role}_key": str(given["key"])}
+    return Security(tls_ca_file=str(given["ca"]), require_encryption=True, **roles)
+
+
+def read_settings(file: Path, option: str, kind: type[T]) -> T:
+    """Read a YAML file of the fields of a class.
+
+    Raises
+    ------
+    BadInput
+        When it is missing, is no YAML, lacks a name, has an unknown one, or a value breaks its rule.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{option} {file}: cannot read it ({getattr(error, 'strerror', None) or error})"
+        ) from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"{option} {file}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict):
+        raise BadInput(
+            f"{option} {file}: must be lines of NAME: VALUE, with {', '.join(hints(cast(Any, kind)))}"
+        )
+    return convert(found, kind, f"{option} {file}")

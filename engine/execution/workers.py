@@ -1,0 +1,28 @@
+"""Where are the workers of a render, and how are they reached?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Workers in other processes.
+
+    Attributes
+    ----------
+    workers : processes to start on this machine; ignored where `scheduler` or `cluster` say otherwise.
+    device : device that a process renders on: "auto", "cpu", "cuda" or "cuda:N".
+    scheduler : address or file of a Dask scheduler that runs already.
+    cluster : YAML file that says how to get workers from a batch system.
+    security : YAML file with the TLS certificates of scheduler, workers and driver.
+    dashboard : address of Dask's dashboard, as "127.0.0.1:8787".
+    """
+
+    workers: int
+    device: str = "auto"
+    scheduler: str | None = None
+    cluster: Path | None = None
+    security: Path | None = None
+    dashboard: str | None = None

@@ -1,0 +1,192 @@
+"""What does a generator need and promise?
+
+The card is JSON in the ONNX file's ``metadata_props["safron"]``; a card file beside it
+(``model.onnx`` and ``model.json``) takes its place for files made by others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct
+from safron.io.errors import BadInput
+from safron.io.fields import RGB, Byte, Count, Mpp, NotNegative, convert, hints
+from safron.io.legend import Label
+
+from .adapter import Adapter
+
+__all__ = ["RGB", "Card", "Label", "parse_card"]
+
+PAGE = "see docs/generator-contract.md"
+
+
+@dataclass(frozen=True)
+class Card:
+    """The contract of a patch generator.
+
+    Attributes
+    ----------
+    name, version, licence, trained_on : provenance.
+    tile : pixels written by default.
+    tile_multiple : a tile must be a multiple of this; None where only `tile` works.
+    context : mask pixels read around a patch.
+    alignment : patches agree in their overlap when the stride is a multiple of this.
+    labels : the mask values it was trained on.
+    outside : label read beyond the canvas; None repeats the nearest canvas label.
+    noise_scales : one entry per noise channel, see `safron.engine.generator.noise`.
+    mpp : micrometres per pixel of what it draws, or None.
+    adapter : how to call a network that does not follow the contract itself, or None.
+    extra : every other field of the card.
+    """
+
+    name: str
+    tile: Count
+    context: NotNegative
+    labels: tuple[Label, ...]
+    tile_multiple: Count | None = None
+    alignment: Count = 1
+    outside: Byte | None = None
+    noise_scales: tuple[Count, ...] = ()
+    mpp: Mpp | None = None
+    version: str = "1"
+    licence: str = "unknown"
+    trained_on: str = "unknown"
+    adapter: Adapter | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Which mask values the generator knows: bool [256]."""
+        known = np.zeros(256, bool)
+        known[[label.value for label in self.labels]] = True
+        return known
+
+    @property
+    def is_fill(self) -> npt.NDArray[np.bool_]:
+        """Which mask values are glass: bool [256]."""
+        fill = np.zeros(256, bool)
+        fill[[label.value for label in self.labels if label.fill is not None]] = True
+        return fill
+
+    @property
+    def fill_colors(self) -> npt.NDArray[np.uint8]:
+        """Colour of each glass value: uint8 [256, 3]; other values are black."""
+        colors = np.zeros((256, 3), np.uint8)
+        for label in self.labels:
+            if label.fill is not None:
+                colors[label.value] = label.fill
+        return colors
+
+    @property
+    def background(self) -> RGB:
+        """Colour of empty slide: the first glass label's, else white."""
+        return next((label.fill for label in self.labels if label.fill is not None), (255, 255, 255))
+
+    @property
+    def palette(self) -> dict[int, RGB]:
+        """Colours of a colour-coded mask, by mask value."""
+        return {label.value: label.color for label in self.labels}
+
+    def require_tile(self, tile: int) -> None:
+        """Raise `BadInput` unless the generator writes tiles of this size."""
+        if tile == self.tile or (self.tile_multiple and tile > 0 and tile % self.tile_multiple == 0):
+            return
+        rule = f"multiples of {self.tile_multiple}" if self.tile_multiple else f"{self.tile} only"
+        raise BadInput(
+            f"--tile {tile}: generator {self.name!r} writes tiles of {rule}; try --tile {self.tile}"
+        )
+
+
+def parse_card(text: str, *, source: str) -> Card:
+    """Read a card from JSON.
+
+    Parameters
+    ----------
+    text : the JSON document.
+    source : the file it came from, for messages.
+
+    Raises
+    ------
+    BadInput
+        When a field is missing or breaks its rule; the message names it.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON; a number of thousands of digits, lists in lists
+        raise BadInput(
+            f"{source}: the generator card is not JSON ({error}); export the model again"
+        ) from error
+    if not isinstance(raw, dict):
+        raise BadInput(f"{source}: the generator card must be a JSON object; export the model again")
+    where = f"{source}: the generator card is wrong"
+    known = {name: raw[name] for name in (*hints(Card), "noise_channels") if name in raw}
+    _take_what_was_always_taken(known)
+    file: _File = convert(known, _File, where, then=PAGE, loose=True)
+    card: Card = convert(known | file.changes(), Card, where, then=PAGE, loose=True)
+    return replace(card, extra={name: value for name, value in raw.items() if name not in known})
+
+
+class _Tiles(Struct, frozen=True):
+    """A network that writes tiles of several sizes."""
+
+    multiple_of: Count
+    default: Count | None = None
+
+    @property
+    def usual(self) -> int:
+        return self.default or max(self.multiple_of, 256 - 256 % self.multiple_of)
+
+    def __post_init__(self) -> None:
+        if self.usual % self.multiple_of:
+            raise ValueError(f"default {self.default} must be a multiple of {self.multiple_of}")
+
+
+class _File(Struct, frozen=True):
+    """Fields that a card's file has in another form than `Card`."""
+
+    tile: Count | _Tiles
+    labels: tuple[Label, ...]
+    outside: Annotated[Byte, Meta(description="one of its labels")] | Literal["edge"] = "edge"
+    noise_channels: NotNegative = 0
+    noise_scales: tuple[Count, ...] | None = None
+
+    def __post_init__(self) -> None:
+        values = [label.value for label in self.labels]
+        if not values or len({*values}) < len(values):
+            raise ValueError(f"labels must be one or more, of distinct values, not {values}")
+        if self.outside != "edge" and self.outside not in values:
+            raise ValueError(f"outside {self.outside!r} must be one of its labels or 'edge'")
+        scales = self.noise_scales
+        if scales is not None and len(scales) != self.noise_channels:
+            raise ValueError(
+                f"noise_scales {list(scales)} must be as many as noise_channels {self.noise_channels}"
+            )
+
+    def changes(self) -> dict[str, Any]:
+        """Give what becomes of them."""
+        tiles = self.tile if isinstance(self.tile, _Tiles) else None
+        return {
+            "tile": tiles.usual if tiles else self.tile,
+            "tile_multiple": tiles.multiple_of if tiles else None,
+            "outside": None if self.outside == "edge" else self.outside,
+            "noise_scales": (1,) * self.noise_channels if self.noise_scales is None else self.noise_scales,
+            "extra": {},
+        }
+
+
+def _take_what_was_always_taken(fields: dict[str, Any]) -> None:
+    """Take numbers for texts, and a pixel size in quotes: cards are written by hand, too."""
+    labels = fields.get("labels")
+    for holder in (fields, *(labels if isinstance(labels, list) else ())):
+        for name in ("name", "version", "licence", "trained_on"):
+            if isinstance(holder, dict) and isinstance(holder.get(name), int | float):
+                holder[name] = str(holder[name])
+    with suppress(ValueError):
+        if isinstance(fields.get("mpp"), str):
+            fields["mpp"] = float(fields["mpp"])

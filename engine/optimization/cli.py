@@ -1,0 +1,220 @@
+"""``safron-optimize``: is there a cheaper graph for this generator, and does it paint the same picture?
+
+A rewritten generator is a file of its own, with its own sha256: what decides pixels stays in one place, rendering needs
+no ``onnx`` package, and a render begun with one of the two is never continued with the other.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+import numpy as np
+import numpy.typing as npt
+from safron.io.console import SETTINGS, Program, debug_option, option, run_program, version_option
+from safron.io.errors import BadInput, Failed, one_line
+
+if TYPE_CHECKING:
+    import onnx
+    from safron.engine.generator.onnx_model import OnnxModel
+
+    from .rewrite import Rewritten
+
+Windows = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]
+
+LEVELS_LIMIT, FLOAT_LIMIT = 1, 0.01
+"""Largest difference let through, in grey levels: of rounded pixels, and of the floats before rounding."""
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What `optimize` did.
+
+    Attributes
+    ----------
+    changes : one line for each part of the graph that was replaced.
+    max_abs : largest difference of any value, 0..255, over the trial windows.
+    levels : largest difference of any rounded pixel.
+    seconds_before, seconds_after : for a patch, median of calls in turn.
+    """
+
+    changes: tuple[str, ...]
+    max_abs: float
+    levels: int
+    seconds_before: float
+    seconds_after: float
+
+
+def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
+    """Write a cheaper graph of a generator, after comparing both.
+
+    Parameters
+    ----------
+    source : a generator, an ONNX file under the contract or with a card beside it.
+    out : the new file; a card beside `source` is copied beside it.
+    overwrite : replace existing files; a card beside the old `out` goes with it.
+
+    Raises
+    ------
+    BadInput
+        Nothing in the graph can be made cheaper, or a file is missing or in the way.
+    Failed
+        The new graph paints another picture, or none; nothing is written.
+    """
+    from safron.engine.generator.onnx_model import OnnxModel
+
+    if not source.is_file():
+        raise BadInput(f"IN {source}: no such file; give an ONNX file")
+    cards = source.with_suffix(".json"), out.with_suffix(".json")
+    if out.suffix != ".onnx" or cards[0].resolve() == cards[1].resolve():
+        raise BadInput(f"OUT {out}: must end in .onnx and have another name than {source}, endings aside")
+    taken = next((path for path in (out, cards[1]) if path.exists()), None)
+    if taken is not None and not overwrite:
+        raise BadInput(f"{taken}: exists; give another name, or --overwrite")
+    before = OnnxModel(source, device="cpu")
+    rewritten = _rewritten(before)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as folder:
+        trial = Path(folder) / out.name
+        _save(rewritten.model, trial)
+        if cards[0].is_file():
+            trial.with_suffix(".json").write_bytes(cards[0].read_bytes())
+        try:
+            after = OnnxModel(trial, device="cpu")
+        except BadInput as error:  # ours is the fault, and the file that it names is gone by then
+            said = one_line(error).replace(str(trial), out.name)
+            raise Failed(
+                f"{source}: rewritten, it is no generator any more ({said}); render with it as it is"
+            ) from error
+        done = _compare(before, after, rewritten.changes)
+        about = {"rewritten_from": before.sha256, "rewrite_max_abs": done.max_abs}
+        if cards[0].is_file():
+            card = json.loads(cards[0].read_text(encoding="utf-8")) | about
+            trial.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        else:
+            _put_on_card(rewritten.model, about)
+            _save(rewritten.model, trial)
+        _put_in_place(trial, out)
+    return done
+
+
+def _put_in_place(trial: Path, out: Path) -> None:
+    """Move a generator, and the card beside it where it has one.
+
+    Broken off, it leaves no generator rather than one under the other's card.
+    """
+    card, old = trial.with_suffix(".json"), out.with_suffix(".json")
+    out.unlink(missing_ok=True)
+    if card.is_file():
+        card.replace(old)
+    else:
+        old.unlink(missing_ok=True)  # it would stand above the card inside
+    trial.replace(out)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        path.write_bytes(model.SerializeToString())
+    except ValueError as error:  # protobuf holds 2 GiB
+        raise BadInput(f"{path.name}: too large for one ONNX file ({one_line(error)})") from error
+
+
+def _rewritten(generator: OnnxModel) -> Rewritten:
+    """The cheaper graph of a generator."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise BadInput(
+            "rewriting needs onnx, which is not installed; run: pip install 'safron[optimize]'"
+        ) from error
+    from .rewrite import rewrite
+
+    values = [] if generator.card.adapter else [label.value for label in generator.card.labels]
+    rewritten = rewrite(onnx.load(str(generator.path)), label_values=values)
+    if not rewritten.changes:
+        raise BadInput(f"{generator.path}: nothing in it can be made cheaper; render with it as it is")
+    return rewritten
+
+
+def _put_on_card(model: onnx.ModelProto, about: dict[str, Any]) -> None:
+    for entry in model.metadata_props:
+        if entry.key == "safron":
+            entry.value = json.dumps(json.loads(entry.value) | about)
+
+
+def trial_windows(generator: OnnxModel, *, seed: int = 0) -> list[Windows]:
+    """Label windows that a generator may meet, one patch each: all of one label, coarse and fine mixtures."""
+    card = generator.card
+    side = card.tile + 2 * card.context
+    values = np.array([label.value for label in card.labels], np.uint8)
+    rng = np.random.default_rng(seed)
+    planes = [np.full((side, side), value) for value in values[:3]]
+    for grain in (1, 8, 40, 120):
+        cells = rng.choice(values, (-(-side // grain),) * 2)
+        planes.append(np.kron(cells, np.ones((grain, grain), np.uint8))[:side, :side])
+    shape = (1, len(card.noise_scales), side, side)
+    noise = [rng.standard_normal(shape, np.float32) if card.noise_scales else None for _ in planes]
+    return [(plane[None], field) for plane, field in zip(planes, noise, strict=True)]
+
+
+def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> Optimized:
+    """Run both on the same windows, in turn."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    max_abs, levels = 0.0, 0
+    for windows in trial_windows(before):
+        images = []
+        for generator, times in zip((before, after), seconds, strict=True):
+            start = time.perf_counter()
+            images.append(generator(*windows).astype(np.float64))
+            times.append(time.perf_counter() - start)
+        max_abs = max(max_abs, float(np.abs(images[1] - images[0]).max()))
+        pixels = [np.rint(image).clip(0, 255) for image in images]
+        levels = max(levels, int(np.abs(pixels[1] - pixels[0]).max()))
+    if levels > LEVELS_LIMIT or max_abs > FLOAT_LIMIT:
+        raise Failed(
+            f"{before.path}: rewritten, its pixels differ by {levels} levels ({max_abs:.2g} before rounding); "
+            "nothing was written, render with it as it is"
+        )
+    # The first calls allocate.
+    return Optimized(changes, max_abs, levels, median(seconds[0][1:]), median(seconds[1][1:]))
+
+
+@click.command(
+    cls=Program,
+    context_settings=SETTINGS,
+    epilog="Example: safron-optimize generator.onnx generator-cpu.onnx",
+)
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@option("--overwrite", "Replace OUT, and the card beside it.", is_flag=True)
+@debug_option
+@version_option
+def command(source: Path, out: Path, *, overwrite: bool) -> None:
+    """Rewrite a generator IN.onnx so that it runs faster on a CPU, as OUT.onnx.
+
+    Large convolutions become products of spectra and transposed convolutions plain ones. Both graphs are run, and
+    OUT is written only if no pixel differs by more than one grey level. Needs: pip install 'safron[optimize]'.
+    """
+    done = optimize(source, out, overwrite=overwrite)
+    for change in done.changes:
+        click.echo(change)
+    click.echo(
+        f"pixels: within {done.levels} level ({done.max_abs:.1e} before rounding); "
+        f"{done.seconds_before:.3f} s a patch before, {done.seconds_after:.3f} s after, "
+        f"{done.seconds_before / done.seconds_after:.1f}x"
+    )
+
+
+def main() -> NoReturn:
+    """Run the command; every failure is one line on stderr and an exit code."""
+    run_program(command, "safron-optimize")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""In which whole numbers are patches summed, so that no order of adding changes a pixel?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .grid import AxisGrid, PatchGrid
+from .taper import Taper
+
+UInt8 = npt.NDArray[np.uint8]
+Int32 = npt.NDArray[np.int32]
+Sums = npt.NDArray[np.uint16 | np.int32]
+Values = npt.NDArray[Any]
+
+# Outputs beyond this are a broken generator; the sums are sized so that anything inside cannot overflow.
+VALUE_LIMIT = 512
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The weights of a patch and the fixed-point grid that its values are taken on.
+
+    Attributes
+    ----------
+    grid : the patches of the canvas.
+    taper : their weights.
+    bits : values are multiples of ``2**-bits`` grey levels.
+    """
+
+    grid: PatchGrid
+    taper: Taper
+    bits: int
+
+    @property
+    def weights(self) -> Int32:
+        """Weights of one axis of a patch: int32 [tile]."""
+        return self.taper.weights(tile=self.grid.tile, overlap=self.grid.overlap)
+
+    @property
+    def sum_dtype(self) -> type[np.uint16 | np.int32]:
+        """The smallest type that holds any sum; whole grey levels under flat weights fit 16 bits."""
+        small = self.bits == 0 and 255 * peak_weight(self.grid, self.taper) < 1 << 16
+        return np.uint16 if small else np.int32
+
+    @property
+    def mean_dtype(self) -> type[np.float32 | np.float64]:
+        """A float type that holds every sum exactly and rounds every quotient to the right grey level.
+
+        A quotient that is no tie lies at least 1 / (2 * divisor) from one. Where sums stay below 2**24 the
+        divisor is below 2**15, and half the last place of a float32 below 256 is 2**-17.
+        """
+        largest = VALUE_LIMIT * peak_weight(self.grid, self.taper) << self.bits
+        return np.float32 if largest <= 1 << 24 else np.float64
+
+    def encode(self, values: Values) -> Values:
+        """Put model output on the fixed-point grid: uint8 stays, floats become integral float32 [..., 3]."""
+        if values.dtype == np.uint8:
+            return values if self.bits == 0 else values * np.float32(1 << self.bits)
+        scaled = np.multiply(values, np.float32(1 << self.bits), dtype=np.float32)
+        return np.rint(scaled, out=scaled)
+
+    def decode(self, fixed: Values) -> UInt8:
+        """Round single values half to even and clip them: uint8 of the same shape."""
+        if fixed.dtype == np.uint8:
+            return fixed
+        return _to_uint8(np.multiply(fixed, np.float32(2.0**-self.bits), dtype=np.float32))
+
+    def mean(self, sums: Sums, row_weights: Int32, column_weights: Int32) -> UInt8:
+        """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8."""
+        if not sums.size:
+            return np.empty(sums.shape, np.uint8)
+        total = int(row_weights[0] * column_weights[0])
+        level = np.ptp(row_weights) == 0 == np.ptp(column_weights)
+        if level and sums.dtype == np.uint16 and total.bit_count() == 1:
+            # A power of two scales exactly; OpenCV then rounds half to even.
+            return np.asarray(cv2.convertScaleAbs(sums, alpha=1 / total), np.uint8)
+        # Flattened to [h, 3 w], since NumPy is slow over an innermost axis of three.
+        exact: Values = sums.astype(self.mean_dtype).reshape(sums.shape[0], -1)
+        divisor = (np.repeat(column_weights, 3) << self.bits).astype(exact.dtype)
+        if row_weights.min() == row_weights.max():
+            np.divide(exact, divisor * row_weights[0], out=exact)
+        else:
+            np.divide(exact, np.multiply.outer(row_weights.astype(exact.dtype), divisor), out=exact)
+        return _to_uint8(exact).reshape(sums.shape)
+
+
+@lru_cache(maxsize=64)
+def peak_weight(grid: PatchGrid, taper: Taper) -> int:
+    """Largest total weight that any pixel can have, wherever it lies."""
+    axis = AxisGrid(4 * grid.tile, grid.tile, grid.overlap)
+    weights = taper.weights(tile=grid.tile, overlap=grid.overlap)
+    return int(axis.total_weight(weights, 0, axis.length).max()) ** 2
+
+
+def fraction_bits(grid: PatchGrid, taper: Taper) -> int:
+    """Finest fixed-point grid whose sums fit 32 bits; negative when nothing fits.
+
+    At most 12: float32 then still holds each scaled value exactly.
+    """
+    return min(12, 31 - (VALUE_LIMIT * peak_weight(grid, taper) - 1).bit_length())
+
+
+def _to_uint8(values: npt.NDArray[np.floating[Any]]) -> UInt8:
+    np.rint(values, out=values)
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)

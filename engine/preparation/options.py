@@ -1,0 +1,218 @@
+"""What can a render be told? Each option is declared here once; the command line, its help and docs/cli.md follow from it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta
+from safron.io.fields import Count, NotNegative, attributes, fit, hints, setting
+
+if TYPE_CHECKING:
+    from safron.engine.generator.model import PatchModel
+else:
+
+    class PatchModel:
+        """Stands for the real one, which takes long to import."""
+
+        words = "a generator"
+
+        @staticmethod
+        def fits(value: Any) -> bool:
+            """Whether a value is a generator."""
+            return callable(value) and hasattr(value, "card")
+
+
+DEFAULT_MODEL = "safron-seamless"
+
+Percent = Annotated[int, Meta(ge=1, le=100)]
+
+_UNITS = {"": 1} | {
+    prefix + more: base**power
+    for power, prefix in enumerate("kmgt", 1)
+    for more, base in (("", 1000), ("i", 1024))
+}
+
+
+def _size(text: str) -> int:
+    """Read bytes from 4GiB, 500MB or a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is not a size; write it as 4GiB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _region(text: str) -> tuple[int, ...]:
+    """Read four whole numbers."""
+    if not re.fullmatch(r"\d+,\d+,\d+,\d+", text):
+        raise ValueError(f"{text!r} must be four whole numbers X,Y,W,H, as 0,0,2048,1024")
+    return tuple(map(int, text.split(",")))
+
+
+def _level_count(text: str) -> int | str:
+    """Read a number or "auto"."""
+    if text != "auto" and not text.isdecimal():
+        raise ValueError(f"{text!r} must be auto or a whole number")
+    return text if text == "auto" else int(text)
+
+
+def _batch(text: str) -> int | Path:
+    """Read a number, or the name of a list of slides."""
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        return int(text)
+    if not text.lower().endswith(".csv"):
+        raise ValueError(f"{text!r} is neither a whole number nor a .csv file")
+    return Path(text)
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Everything that a render can be told. The defaults live here and nowhere else.
+
+    A value of another type that means the same is taken (text for a path, NumPy's numbers); any other is refused.
+
+    Raises
+    ------
+    BadInput
+        When a value has a type, or is a word, that the option does not take.
+    """
+
+    model: str | Path | PatchModel = setting(
+        DEFAULT_MODEL,
+        "Generator: the name of a shipped one, 'identity' (paints each label in its colour), or an ONNX file.",
+        "NAME|FILE",
+    )
+    tile: int | None = setting(None, "Patch size, in pixels a side.", "PX", shown="the generator's, 256")
+    overlap: int = setting(20, "Overlap of neighbouring patches, in pixels; it is blended.", "PX")
+    taper: Literal["flat", "linear", "cosine"] = setting(
+        "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
+    )
+    seed: int = setting(0, "Seed of the noise, a whole number.", "N")
+    block: int | None = setting(
+        None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"
+    )
+    batch: Count | None = setting(
+        None,
+        "Batch size: patches per generator call. On the command line a .csv path is treated as --slides.",
+        "N|CSV",
+        shown="8 on a CPU, 32 on CUDA",
+        parse=_batch,
+    )
+    workers: Count | None = setting(
+        None,
+        "Number of blocks rendered at a time, or of worker processes. --scheduler and --cluster decide for themselves.",
+        "N",
+        shown="2; on a GPU 4; with several GPUs one process each",
+    )
+    executor: Literal["auto", "threads", "processes"] = setting(
+        "auto",
+        "Kind of worker. auto takes processes where several GPUs can share the work, and threads elsewhere.",
+    )
+    scheduler: str | None = setting(
+        None,
+        "Run on a Dask scheduler that is there already: its address tcp://HOST:PORT, or its file.",
+        "URL|FILE",
+    )
+    cluster: Path | None = setting(
+        None, "Start workers as jobs of a batch system; docs/cluster.md describes the file.", "YAML"
+    )
+    security: Path | None = setting(
+        None, "Encrypt all connections with the TLS files that this file names: ca, cert, key.", "YAML"
+    )
+    dashboard: str | None = setting(
+        None,
+        "Serve the Dask dashboard at HOST:PORT, as 127.0.0.1:8787. It has no authentication.",
+        "HOST:PORT",
+    )
+    threads: NotNegative = setting(
+        0,
+        "Number of patches generated side by side on a CPU, each on one core; worker processes share the cores.",
+        "N",
+        shown="0, all cores",
+    )
+    device: str = setting("auto", "Device that the generator runs on.", "auto|cpu|cuda[:N]")
+    precision: Literal["float32", "tf32", "float16"] = setting(
+        "float32",
+        "Arithmetic of the generator on CUDA; tf32 multiplies with 10 bits, float16 needs TensorRT.",
+    )
+    compression: Literal["jpeg", "deflate", "lzw", "none"] = setting(
+        "jpeg", "Compression of the slide's tiles; all but jpeg are lossless."
+    )
+    quality: Percent = setting(90, "JPEG quality, 1 to 100.", "N")
+    chroma: Literal["420", "444"] = setting("420", "Colour resolution of JPEG: 420 is half, 444 is full.")
+    tiff_tile: int = setting(512, "Size of a TIFF tile, in pixels a side; a multiple of 16.", "PX")
+    flavor: Literal["svs", "ome", "generic"] | None = setting(
+        None, "Layout of the TIFF: Aperio SVS, OME-TIFF, or neither.", shown="ome for .ome.tif[f], else svs"
+    )
+    align: bool = setting(
+        False, "Pad with background to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster."
+    )
+    mpp: float | None = setting(
+        None, "Pixel size, in micrometres per pixel.", "UM", shown="the mask's, else the generator's"
+    )
+    region: tuple[int, int, int, int] | None = setting(
+        None,
+        "Part of the mask to render: left, top, width and height, in pixels.",
+        "X,Y,W,H",
+        shown="all of the mask",
+        parse=_region,
+    )
+    level_count: int | Literal["auto"] = setting(
+        "auto",
+        "Number of pyramid levels; auto halves until one tile is enough.",
+        "auto|N",
+        parse=_level_count,
+    )
+    palette_tolerance: int = setting(
+        0,
+        "Largest difference, 0 to 255 in any channel, between a colour of a colour-coded mask and its label's colour.",
+        "N",
+    )
+    scratch: str | Path | None = setting(
+        None,
+        "Folder, or address as s3://BUCKET/NAME, for temporary data.",
+        "FOLDER",
+        shown="beside OUT; for an address the user's cache folder",
+    )
+    memory: int = setting(
+        4 << 30,
+        "Memory that the render may take, in bytes, on the command line also as 4GiB or 500MB; a plan that needs more is "
+        "refused. Each worker of a cluster may take as much.",
+        "SIZE",
+        shown="4GiB",
+        parse=_size,
+    )
+    preview: Path | None = setting(
+        None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"
+    )
+    report: Path | None = setting(None, "Write the report as JSON.", "JSON")
+    overwrite: bool = setting(False, "Replace OUT, preview and report, and scratch of other inputs.")
+    fresh: bool = setting(
+        False, "Start over, whatever an unfinished render of OUT left; a finished OUT stays."
+    )
+
+    def __post_init__(self) -> None:
+        for name, kind in hints(RenderOptions).items():
+            object.__setattr__(self, name, fit(getattr(self, name), kind, f"--{name.replace('_', '-')}"))
+        if str(self.scratch).startswith("file://"):  # a path of this machine
+            object.__setattr__(self, "scratch", Path(str(self.scratch).removeprefix("file://")))
+
+    def described(self) -> dict[str, object]:
+        """Options as plain JSON values."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            name: value if isinstance(value, int | float | None) else str(value)
+            for name, value in plain.items()
+        }
+
+
+RenderOptions.__doc__ = f"{RenderOptions.__doc__}{attributes(RenderOptions)}"
+
+WORKERS = 2
+
+
+def workers_of(options: RenderOptions) -> int:
+    """`RenderOptions.workers` of a prepared render, or of commands that have prepared none."""
+    return WORKERS if options.workers is None else options.workers

@@ -1,0 +1,130 @@
+"""Where do the tasks run, and how many at a time?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safron.engine.execution.workers import Placement
+from safron.engine.generator.model import PatchModel
+from safron.engine.system.gpus import GPU_BLOCKS, process_blocks, visible_gpus
+from safron.engine.system.memory import usable_cores
+from safron.io.errors import BadInput
+from safron.io.masks.mask import LabelMask
+
+from .options import WORKERS, RenderOptions, workers_of
+from .prepared import Prepared, Where
+
+if TYPE_CHECKING:
+    from safron.engine.execution.dask_worker import ModelSource
+
+# What a process with a GPU takes, roughly: CUDA's libraries, a generator, its blocks.
+GPU_PROCESS_BYTES = 2 << 30
+
+
+def check_placing(options: RenderOptions) -> None:
+    """Refuse options that say different things of who runs the tasks."""
+    given = [name for name in ("scheduler", "cluster") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise BadInput("--scheduler and --cluster: both say where the workers are; give one of them")
+    if given and options.executor != "auto":
+        raise BadInput(
+            f"--executor {options.executor}: --{given[0]} says where the workers are; leave one of them out"
+        )
+    for name in ("cluster", "security"):
+        file = getattr(options, name)
+        if file is not None and not Path(file).is_file():
+            raise BadInput(f"--{name} {file}: no such file")
+    if options.security is not None and not given and options.executor != "processes":
+        raise BadInput(
+            "--security: nothing is sent over a network by threads; add --executor processes, or leave it out"
+        )
+    if options.dashboard is not None:
+        _check_dashboard(options.dashboard, joined=options.scheduler is not None)
+
+
+def _check_dashboard(address: str, *, joined: bool) -> None:
+    from importlib.util import find_spec
+
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal()):
+        raise BadInput(f"--dashboard {address}: must be HOST:PORT, as 127.0.0.1:8787")
+    if joined:
+        raise BadInput(f"--dashboard {address}: the scheduler of --scheduler has its own; leave it out")
+    if find_spec("bokeh") is None:
+        raise BadInput(f"--dashboard {address}: needs bokeh: pip install 'safron[cluster]'")
+
+
+def choose_where(options: RenderOptions, mask: LabelMask, model: PatchModel) -> Where:
+    """Say who runs the tasks.
+
+    Threads of one process share one generator and its GPU, and start at once; processes have a GPU each.
+    """
+    if options.scheduler is not None or options.cluster is not None:
+        where: Where = "cluster"
+    elif options.executor == "processes" or (
+        options.executor == "auto" and _gpus_to_share(options, mask, model)
+    ):
+        where = "processes"
+    else:
+        where = "threads"
+    if where != "threads" and mask.in_memory:
+        raise BadInput(
+            f"mask {mask.source}: other processes cannot read it; save it as Zarr, or render with executor 'threads'"
+        )
+    return where
+
+
+def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -> bool:
+    usable = options.workers != 1 and not mask.in_memory and isinstance(options.model, str | Path)
+    return (
+        usable and ":" not in options.device and model.device.startswith("cuda") and len(visible_gpus()) > 1
+    )
+
+
+def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
+    """Blocks in work at a time, or processes: as given, else enough to keep what runs the patches busy."""
+    if options.workers is not None:
+        return options.workers
+    if where == "threads":
+        return GPU_BLOCKS if device.startswith("cuda") else WORKERS
+    gpus = len(visible_gpus()) if options.device in ("auto", "cuda") else 0
+    return max(WORKERS, min(gpus, options.memory // GPU_PROCESS_BYTES))
+
+
+def _blocks_elsewhere(options: RenderOptions, where: Where) -> int | None:
+    """Blocks in work at a time in other processes; None where only a scheduler can say."""
+    if where == "processes":
+        return workers_of(options) * process_blocks(options.device)
+    if options.cluster is None:
+        return None
+    from safron.engine.execution.batch_system import job_blocks
+
+    return job_blocks(Path(options.cluster))
+
+
+def model_source(prepared: Prepared) -> ModelSource:
+    """Say how worker processes come to the generator."""
+    from safron.engine.execution.dask_worker import ModelSource
+
+    options, model = prepared.options, prepared.options.model
+    if isinstance(model, str | Path):
+        model = str(Path(model).absolute()) if Path(model).is_file() else str(model)
+    # A worker process sees the one GPU that is its own.
+    device = options.device.partition(":")[0] if prepared.where == "processes" else options.device
+    threads = options.threads
+    if prepared.where == "processes" and not threads:
+        threads = max(1, usable_cores() // workers_of(options))
+    return ModelSource(model, device, threads, options.precision)
+
+
+def placement_of(options: RenderOptions) -> Placement:
+    """Say where the workers of other processes are."""
+    return Placement(
+        workers=workers_of(options),
+        device=options.device,
+        scheduler=options.scheduler,
+        cluster=options.cluster,
+        security=options.security,
+        dashboard=options.dashboard,
+    )

@@ -1,0 +1,115 @@
+"""Which blocks are finished, and how is that written so that no crash can make it lie?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import google_crc32c
+from safron.io.errors import Failed
+from safron.io.files import sync_directory, write_at
+
+from .seam_store import Index
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the journal: a seam or a block that is finished.
+
+    Attributes
+    ----------
+    kind : "seam" or "block".
+    index : (row, column) of the block.
+    run, painted : patches sent to the generator, and patches painted as glass.
+    end : bytes of OUT.part that are valid after it.
+    """
+
+    kind: str
+    index: Index
+    run: int
+    painted: int
+    end: int = 0
+
+
+class Journal:
+    """Appends entries durably; one writer, the process that drives the render.
+
+    Each line ends in a checksum of itself and of all lines before it, so that a line that is damaged, torn or gone
+    ends what is read.
+
+    Parameters
+    ----------
+    path : the file; what stands in it is replaced, at once or not at all.
+    entries : what it begins with.
+    """
+
+    def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
+        self._path = path
+        part = path.with_name(f"{path.name}.part")
+        with self._errors():
+            self._file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+            try:
+                self._ends = 0, 0  # its bytes, and their checksum
+                self.append(entries)
+                part.replace(path)
+                sync_directory(path.parent)
+            except BaseException:
+                os.close(self._file)
+                raise
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Write entries and force them to disk; until that is done, the next ones are written in their place."""
+        start, check = self._ends
+        lines: list[bytes] = []
+        for entry in entries:
+            line, check = _line(entry, check)
+            lines.append(line)
+        if not lines:
+            return
+        text = b"".join(lines)
+        with self._errors():
+            write_at(self._file, text, start)
+            os.fsync(self._file)
+        self._ends = start + len(text), check
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Failed(
+                f"cannot write {self._path}: {error.strerror}; the same command continues"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def read_journal(path: Path) -> Iterator[Entry]:
+    """Entries of a journal in the order written, up to the first line that is not as it was written."""
+    check = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+                entry = Entry(
+                    record["kind"], tuple(record["index"]), record["run"], record["painted"], record["end"]
+                )
+            except (ValueError, KeyError, TypeError):
+                return
+            whole, check = _line(entry, check)
+            if line != whole:
+                return
+            yield entry
+
+
+def _line(entry: Entry, before: int) -> tuple[bytes, int]:
+    """Write an entry as a line of JSON that ends in the checksum of what stands before it; give that, too."""
+    text = json.dumps(asdict(entry))[:-1].encode()
+    check = google_crc32c.extend(before, text)
+    return text + f', "crc32c": {check}}}\n'.encode(), check

@@ -1,0 +1,1 @@
+"""What do this process and this machine offer: memory, cores, GPUs, signals, versions, compiled code?"""

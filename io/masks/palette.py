@@ -1,0 +1,134 @@
+"""Which colour stands for which label?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct
+from safron.io.errors import BadInput
+from safron.io.fields import RGB, Byte, convert
+from safron.io.legend import DEFAULT_LABELS
+
+_STRIP = 64
+_NAMED = 8
+_FORM = 'it must look like {"0": [0, 0, 255], "1": "#ff0000"}, label value to colour'
+_Color = RGB | Annotated[str, Meta(pattern="^#?[0-9a-fA-F]{6}$", description="a text as '#ff0000'")]
+
+
+class _Entry(Struct):
+    """A label of a list, as in a model card."""
+
+    value: Byte
+    color: _Color
+
+
+class Palette:
+    """Colours to labels.
+
+    Parameters
+    ----------
+    colours : label value, 0..255, to RGB.
+    tolerance : largest difference in any channel, 0..255, to the nearest colour.
+    """
+
+    def __init__(self, colours: Mapping[int, RGB], tolerance: int = 0) -> None:
+        if not 0 <= tolerance <= 255:
+            raise BadInput(f"palette tolerance {tolerance}: it is a difference in 8-bit channels, 0 to 255")
+        for value, rgb in colours.items():
+            if not (0 <= value <= 255 and len(rgb) == 3 and all(0 <= channel <= 255 for channel in rgb)):
+                raise BadInput(f"palette: {value}: {tuple(rgb)}; values and the three channels are 0 to 255")
+        if len(set(colours.values())) < len(colours):
+            raise BadInput("palette: two labels have the same colour")
+        self.colours = dict(colours)
+        self.tolerance = tolerance
+
+    def labels(self, rgb: npt.NDArray[np.uint8], y: int, x: int) -> npt.NDArray[np.uint8]:
+        """Look colours up.
+
+        Parameters
+        ----------
+        rgb : uint8 [y, x, 3]
+        y, x : canvas position of the first pixel, for messages.
+
+        Returns
+        -------
+        labels : uint8 [y, x]
+
+        Raises
+        ------
+        BadInput
+            A colour is in no palette entry's reach.
+        """
+        labels = np.empty(rgb.shape[:2], np.uint8)
+        for top in range(0, len(rgb), _STRIP):  # distances take more memory than the colours themselves
+            strip = slice(top, min(top + _STRIP, len(rgb)))
+            labels[strip] = self._labels(np.ascontiguousarray(rgb[strip]), y + top, x)
+        return labels
+
+    def _labels(self, rgb: npt.NDArray[np.uint8], y: int, x: int) -> npt.NDArray[np.uint8]:
+        labels = np.zeros(rgb.shape[:2], np.uint8)
+        nearest = np.full(rgb.shape[:2], 256, np.int16)
+        for value, colour in self.colours.items():
+            if self.tolerance:
+                red, green, blue = cv2.split(cv2.absdiff(rgb, np.array([*colour, 0], np.float64)))
+                distance = cv2.max(cv2.max(red, green), blue)
+            else:
+                distance = cv2.bitwise_not(cv2.inRange(rgb, np.array(colour), np.array(colour)))
+            better = (distance <= self.tolerance) & (distance < nearest)
+            labels[better] = value
+            nearest[better] = distance[better]
+        unknown = nearest == 256
+        if unknown.any():
+            row, col = np.unravel_index(int(unknown.argmax()), unknown.shape)
+            known = ", ".join(f"{value} = {colour}" for value, colour in [*self.colours.items()][:_NAMED])
+            known += ", ..." if len(self.colours) > _NAMED else ""
+            raise BadInput(
+                f"colour {tuple(int(c) for c in rgb[row, col])} at row {y + row}, column {x + col} is not in "
+                f"the palette ({known}); add it, or allow a larger palette tolerance than {self.tolerance}"
+            )
+        return labels
+
+
+def read_palette(source: str) -> dict[int, RGB]:
+    """Colours by label value.
+
+    Parameters
+    ----------
+    source : "builtin" for `DEFAULT_LABELS`, or a JSON file: an object ``{"2": [0, 255, 0]}`` or
+        ``{"2": "#00ff00"}``, or a list of labels ``[{"value": 2, "color": [0, 255, 0]}]`` as in a model card
+        (which may be given whole).
+
+    Raises
+    ------
+    BadInput
+        The file is missing, no JSON, or of another form.
+    """
+    if source == "builtin":
+        return {label.value: label.color for label in DEFAULT_LABELS}
+    try:
+        document = json.loads(Path(source).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"palette {source}: {error.strerror}; pass a JSON file or 'builtin'") from error
+    except ValueError as error:
+        raise BadInput(f"palette {source}: no JSON ({error})") from error
+    kind: Any = dict[Byte, _Color]
+    if isinstance(document, dict) and "labels" in document:
+        document = document["labels"]
+    if isinstance(document, list):
+        kind = list[_Entry]
+    found: Any = convert(document, kind, f"palette {source}", then=_FORM, loose=True, strict=False)
+    pairs = found.items() if isinstance(found, dict) else ((entry.value, entry.color) for entry in found)
+    return {value: _rgb(color) for value, color in pairs}
+
+
+def _rgb(color: RGB | str) -> RGB:
+    if isinstance(color, str):
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        return red, green, blue
+    return color

@@ -1,0 +1,219 @@
+"""What does a mask look like that no tissue was needed for?
+
+Ellipses stand for glands, on stroma with glass in it, at any size: every pixel is a pure function of the seed and
+its position, so chunks can be made in any order and number, and a smaller canvas is a corner of a larger one.
+
+    speckle    section III-C of the SAFRON paper: 3 to 7 ellipses per 100 x 100 pixels, wherever they fall; each
+               other pixel is stroma with probability 0.9, else background
+    tissue     ellipses that keep a gap between them, like crypts, in tissue with glass beside it and slits in it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from safron.io.errors import BadInput
+
+Array = npt.NDArray[np.float64]
+
+BACKGROUND, STROMA, GLAND = 0, 1, 2
+
+SMALLEST, LARGEST = 0.08, 0.18
+"""Half axes of the ellipses of "speckle", in sides of a cell."""
+
+PITCH = 0.48
+"""Distance of ellipses in "tissue", in sides of a cell: about five in a cell."""
+
+GLASS, BARE = 0.55, 1.5
+"""Standard normal fields above these make glass (29 % of the canvas) and stroma without ellipses (7 %)."""
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A procedural mask.
+
+    Attributes
+    ----------
+    seed : any whole number.
+    style : "tissue" or "speckle".
+    cell : side in pixels of the square that holds 3 to 7 ellipses (in "tissue", about five).
+    """
+
+    seed: int
+    style: Literal["tissue", "speckle"]
+    cell: int
+
+    def __post_init__(self) -> None:
+        if self.cell < 16:
+            raise BadInput(f"cell of {self.cell} pixels: ellipses would be specks; at least 16")
+
+    def paint(self, rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
+        """Labels of a region.
+
+        Parameters
+        ----------
+        rows, cols : the region, in canvas pixels.
+
+        Returns
+        -------
+        labels : uint8 [y, x]
+        """
+        ys, xs = np.arange(rows.start, rows.stop, dtype=float), np.arange(cols.start, cols.stop, dtype=float)
+        if self.style == "speckle":
+            grain = _uniform(self.seed, 0, ys[:, None], xs[None, :])
+            labels = np.where(grain < 0.9, STROMA, BACKGROUND).astype(np.uint8)
+        else:
+            labels = np.where(self._open(ys, xs), BACKGROUND, STROMA).astype(np.uint8)
+        for cy, cx, long, short, angle in self._ellipses(rows, cols):
+            y0, y1 = max(int(cy - long), rows.start), min(int(cy + long) + 2, rows.stop)
+            x0, x1 = max(int(cx - long), cols.start), min(int(cx + long) + 2, cols.stop)
+            if y0 >= y1 or x0 >= x1:
+                continue
+            dy, dx = np.arange(y0, y1)[:, None] + 0.5 - cy, np.arange(x0, x1)[None, :] + 0.5 - cx
+            along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+            part = labels[y0 - rows.start : y1 - rows.start, x0 - cols.start : x1 - cols.start]
+            part[(along / long) ** 2 + (across / short) ** 2 <= 1] = GLAND
+        return labels
+
+    def _ellipses(self, rows: slice, cols: slice) -> Array:
+        """Ellipses that may reach into a region: [n, 5] of y, x, half axes and angle in radians."""
+        if self.style == "speckle":
+            return self._scattered(rows, cols)
+        return self._packed(rows, cols)
+
+    def _scattered(self, rows: slice, cols: slice) -> Array:
+        """Three to seven ellipses in each cell of the region and in those around it."""
+        cell_y, cell_x = _span(rows, self.cell, 1)[:, None, None], _span(cols, self.cell, 1)[None, :, None]
+        place = cell_y, cell_x, np.arange(7)
+        u = [_uniform(self.seed, 1 + draw, *place) for draw in range(5)]
+        long = self.cell * (SMALLEST + (LARGEST - SMALLEST) * u[2])
+        ellipses = [(cell_y + u[0]) * self.cell, (cell_x + u[1]) * self.cell, long, long * (0.6 + 0.4 * u[3])]
+        count = 3 + np.floor(5 * _uniform(self.seed, 6, cell_y, cell_x))
+        return np.stack([*ellipses, np.pi * u[4]], axis=-1)[np.arange(7) < count]
+
+    def _packed(self, rows: slice, cols: slice) -> Array:
+        """One ellipse to each point of a shaken triangular lattice, as wide as its nearest neighbour allows."""
+        pitch = PITCH * self.cell
+        row, col = _span(rows, pitch * 0.75**0.5, 4), _span(cols, pitch, 4)
+        place = row[:, None], col[None, :]
+        u = [_uniform(self.seed, 10 + draw, *place) for draw in range(4)]
+        y = (place[0] + 0.45 * (u[0] - 0.5)) * pitch * 0.75**0.5
+        x = (place[1] + 0.5 * (place[0] % 2) + 0.45 * (u[1] - 0.5)) * pitch
+        nearest, direction = _nearest(y, x)
+        y, x, u = y[2:-2, 2:-2], x[2:-2, 2:-2], [draw[2:-2, 2:-2] for draw in u]
+        short = nearest / 2 - 0.03 * pitch * (1 + u[3])
+        long = short * (1 + 0.3 * u[2])
+        found = np.stack([y, x, long, short, direction + np.pi / 2], axis=-1).reshape(-1, 5)
+        return found[self._in_tissue(found)]
+
+    def _in_tissue(self, found: Array) -> npt.NDArray[np.bool_]:
+        """Tell which ellipses are to be kept: clear of glass, and not where stroma is bare."""
+        y, x, long = found[:, 0], found[:, 1], 1.2 * found[:, 2]
+        kept = _field(self.seed, 24, y, x, 5.0 * self.cell, grid=False) < BARE
+        for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            kept &= self._tissue(y + dy * long, x + dx * long, grid=False) < GLASS
+        return kept
+
+    def _tissue(self, y: Array, x: Array, *, grid: bool) -> Array:
+        """Field that makes glass where it is high: standard normal at each pixel."""
+        coarse = _field(self.seed, 20, y, x, 10.0 * self.cell, grid=grid)
+        fine = _field(self.seed, 21, y, x, 2.0 * self.cell, grid=grid)
+        return 0.95 * coarse + 0.31 * fine
+
+    def _open(self, ys: Array, xs: Array) -> npt.NDArray[np.bool_]:
+        """Glass beside the tissue, and slits in it: along the zero line of one field, where another is high."""
+        line = np.abs(_field(self.seed, 22, ys, xs, 2.5 * self.cell, grid=True))
+        opening = _field(self.seed, 23, ys, xs, 3.0 * self.cell, grid=True) - 0.9
+        return (line < 0.06 * opening) | (self._tissue(ys, xs, grid=True) > GLASS)
+
+
+def _span(part: slice, pitch: float, more: int) -> npt.NDArray[np.int64]:
+    """Lattice places within `more` steps of a range of pixels."""
+    return np.arange(int(part.start // pitch) - more, int((part.stop - 1) // pitch) + more + 1)
+
+
+def _nearest(y: Array, x: Array) -> tuple[Array, Array]:
+    """Distance and direction to the nearest neighbour, for all but the two outer rows and columns."""
+    rows, cols = y.shape[0] - 4, y.shape[1] - 4
+    nearest, direction = np.full((rows, cols), np.inf), np.zeros((rows, cols))
+    for down in range(5):
+        for right in range(5):
+            if (down, right) == (2, 2):
+                continue
+            window = slice(down, down + rows), slice(right, right + cols)
+            dy, dx = y[window] - y[2:-2, 2:-2], x[window] - x[2:-2, 2:-2]
+            apart = np.hypot(dy, dx)
+            direction = np.where(apart < nearest, np.arctan2(dy, dx), direction)
+            nearest = np.minimum(apart, nearest)
+    return nearest, direction
+
+
+def _field(seed: int, stream: int, y: Array, x: Array, scale: float, *, grid: bool) -> Array:
+    """Smooth noise, standard normal at each point, with hills about `scale` pixels wide.
+
+    A lattice of independent normals every `scale` pixels, interpolated by the cubic B-spline. The four terms of
+    each axis are summed one by one: a matrix product would round differently in blocks of different shape.
+
+    Parameters
+    ----------
+    y, x : positions; with `grid`, of rows and columns [h] and [w], else of points [n].
+
+    Returns
+    -------
+    noise : [h, w] or [n]
+    """
+    row, weights_y = _spline(y, scale)
+    col, weights_x = _spline(x, scale)
+    if not grid:
+        total = np.zeros(len(y))
+        for i in range(4):
+            for j in range(4):
+                total += weights_y[i] * weights_x[j] * _normal(seed, stream, row + i, col + j)
+        return total
+    lattice_y, lattice_x = np.arange(row[0], row[-1] + 4), np.arange(col[0], col[-1] + 4)
+    lattice = _normal(seed, stream, lattice_y[:, None], lattice_x[None, :])
+    across = np.zeros((len(lattice_y), len(x)))
+    for j in range(4):
+        across += weights_x[j] * lattice[:, col - col[0] + j]
+    total = np.zeros((len(y), len(x)))
+    for i in range(4):
+        total += weights_y[i][:, None] * across[row - row[0] + i]
+    return total
+
+
+def _spline(at: Array, scale: float) -> tuple[npt.NDArray[np.int64], Array]:
+    """First lattice point [n], and four weights [4, n] of the uniform cubic B-spline, of squared sum one."""
+    place = (at + 0.5) / scale
+    first = np.floor(place)
+    t = place - first
+    weights: Array = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
+    # Written out: a sum over an axis may be taken in another order for another number of positions.
+    squares = weights[0] ** 2 + weights[1] ** 2 + weights[2] ** 2 + weights[3] ** 2
+    return first.astype(np.int64) - 1, weights / np.sqrt(squares)
+
+
+def _normal(seed: int, stream: int, *place: npt.NDArray[np.int64]) -> Array:
+    """Independent standard normals, by Box and Muller."""
+    radius: Array = np.sqrt(-2 * np.log1p(-_uniform(seed, 2 * stream, *place)))
+    return radius * np.cos(2 * np.pi * _uniform(seed, 2 * stream + 1, *place))
+
+
+def _uniform(seed: int, stream: int, *place: npt.NDArray[np.int64]) -> Array:
+    """Independent uniform numbers in [0, 1) for whole-number positions, broadcast together.
+
+    The finalizer of SplitMix64 after each coordinate; every output bit depends on every input bit.
+    """
+    state = _mix(np.array([(seed * 0x9E3779B97F4A7C15 + stream) % 2**64], np.uint64))
+    for coordinate in place:
+        state = _mix(state ^ np.asarray(coordinate).astype(np.uint64))
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

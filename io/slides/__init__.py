@@ -1,0 +1,1 @@
+"""How is a pyramidal BigTIFF written, read and checked?"""

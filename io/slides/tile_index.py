@@ -1,0 +1,163 @@
+"""Where does each tile lie in a slide that is still being written?
+
+A file of fixed records of 32 bytes beside the slide, one for each tile of each level in raster order, so that
+memory does not grow with the slide, and a crash loses nothing that was synced::
+
+    header  "SAFRONIX" version | what the slide is made by (16 bytes)
+    record  offset u64 | length u32 | blake2b-16 of the tile's bytes | check u32     all zero: no tile yet
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safron.io.errors import BadInput
+from safron.io.files import read_at, write_at
+
+from .pyramid import Pyramid
+from .spec import SlideSpec
+
+RECORD = np.dtype([("offset", "<u8"), ("length", "<u4"), ("digest", "V16"), ("check", "<u4")])
+Records = npt.NDArray[np.void]
+Places = npt.NDArray[np.int64]
+
+_HEADER = struct.Struct("<8sQ16s")
+_MAGIC, _VERSION = b"SAFRONIX", 1
+_PACK = struct.Struct("<QI16s4x")
+_SLICE = 1 << 16
+_CHECK_WEIGHTS = np.array([3, 5, 7, 11, 13, 17, 19], np.uint32) * np.uint32(0x9E3779B1)
+_CHECK_START = np.uint32(0x5AF701)
+
+
+def pack_record(offset: int, length: int, digest: bytes) -> bytes:
+    """Encode one record; its check is filled in when it is written."""
+    return _PACK.pack(offset, length, digest)
+
+
+class TileIndex:
+    """The index of one slide; see the module for the file.
+
+    Parameters
+    ----------
+    path
+        The index file.
+    spec
+        What the slide is made by; another slide's index is refused.
+    valid_end
+        None begins a new file. A number goes on with the one that is there: records of tiles that end beyond
+        this byte of the slide, and torn ones, are cleared.
+
+    Raises
+    ------
+    BadInput
+        If the index to go on with is missing, or belongs to a slide made by another spec.
+    """
+
+    def __init__(self, path: Path, spec: SlideSpec, *, valid_end: int | None) -> None:
+        self.path = path
+        self._starts = _level_starts(spec.pyramid)
+        self._pyramid = spec.pyramid
+        key = hashlib.blake2b(repr(spec).encode(), digest_size=16).digest()
+        header = _HEADER.pack(_MAGIC, _VERSION, key)
+        flags = os.O_RDWR | (os.O_CREAT | os.O_TRUNC if valid_end is None else 0)
+        try:
+            self._file = os.open(path, flags, 0o666)
+        except FileNotFoundError:
+            raise BadInput(f"{path}: the index of the unfinished slide is missing; start again") from None
+        if valid_end is None:
+            write_at(self._file, header, 0)
+        elif os.pread(self._file, len(header), 0) != header:
+            os.close(self._file)
+            raise BadInput(f"{path}: made by another slide's options; give the same ones, or start again")
+        os.ftruncate(self._file, len(header) + self._starts[-1] * RECORD.itemsize)
+        if valid_end is not None:
+            self._clear_beyond(valid_end)
+
+    def position(self, level: int, row: int, col: int) -> int:
+        """Give a tile's place among the records."""
+        size = self._pyramid.level(level)
+        assert 0 <= row < size.rows, f"level {level} has no tile at row {row}"
+        assert 0 <= col < size.cols, f"level {level} has no tile at column {col}"
+        return self._starts[level] + row * size.cols + col
+
+    def write(self, positions: list[int], packed: bytes) -> None:
+        """Store packed records, the later of two for one place; one write for each run of neighbours."""
+        where = np.array(positions, np.int64)
+        order = np.argsort(where, kind="stable")
+        where = where[order]
+        records = np.frombuffer(packed, RECORD)[order]
+        records["check"] = _checks(records)
+        runs = np.flatnonzero(np.diff(where) != 1) + 1
+        for first, last in zip([0, *runs.tolist()], [*runs.tolist(), len(where)], strict=True):
+            write_at(self._file, records[first:last].tobytes(), self._byte(int(where[first])))
+        os.fsync(self._file)
+
+    def level_slices(self, level: int) -> Iterator[Records]:
+        """Give a level's records in raster order, in slices of bounded size."""
+        return self._slices(self._starts[level], self._starts[level + 1])
+
+    def missing(self, level: int) -> Iterator[tuple[Places, Places]]:
+        """Give rows and columns of a level's tiles that have no bytes yet, in raster order, a slice at a time."""
+        columns = self._pyramid.level(level).cols
+        seen = 0
+        for records in self.level_slices(level):
+            empty = seen + np.flatnonzero(records["length"] == 0)
+            if len(empty):
+                yield np.divmod(empty, columns)
+            seen += len(records)
+
+    def first_missing(self) -> tuple[int, int, int] | None:
+        """Give level, row and column of the first tile that has no bytes yet."""
+        for level in self._pyramid.levels:
+            for rows, columns in self.missing(level.index):
+                return level.index, int(rows[0]), int(columns[0])
+        return None
+
+    def count(self) -> tuple[int, int]:
+        """Count the tiles that have bytes, and all."""
+        total = self._starts[-1]
+        return sum(int(np.count_nonzero(part["length"])) for part in self._slices(0, total)), total
+
+    def close(self) -> None:
+        """Close the file and keep it."""
+        os.close(self._file)
+
+    def _slices(self, start: int, stop: int) -> Iterator[Records]:
+        for first in range(start, stop, _SLICE):
+            count = min(_SLICE, stop - first)
+            yield np.frombuffer(read_at(self._file, count * RECORD.itemsize, self._byte(first)), RECORD)
+
+    def _clear_beyond(self, valid_end: int) -> None:
+        first = 0
+        for records in self._slices(0, self._starts[-1]):
+            ends = records["offset"] + records["length"]
+            keep = (records["length"] > 0) & (ends <= valid_end) & (records["check"] == _checks(records))
+            if keep.sum() < np.count_nonzero(records["offset"] | records["length"] | records["check"]):
+                cleared = records.copy()
+                cleared[~keep] = np.zeros(1, RECORD)
+                write_at(self._file, cleared.tobytes(), self._byte(first))
+            first += len(records)
+        os.fsync(self._file)
+
+    def _byte(self, position: int) -> int:
+        return _HEADER.size + position * RECORD.itemsize
+
+
+def _level_starts(pyramid: Pyramid) -> tuple[int, ...]:
+    starts = [0]
+    for level in pyramid.levels:
+        starts.append(starts[-1] + level.tiles)
+    return tuple(starts)
+
+
+def _checks(records: Records) -> npt.NDArray[np.uint32]:
+    """Sum a record's words up with weights: enough to tell a torn record from a whole one."""
+    words = records.view(np.uint32).reshape(len(records), RECORD.itemsize // 4)
+    weighted: npt.NDArray[np.uint32] = words[:, :-1] * _CHECK_WEIGHTS
+    return np.asarray(weighted.sum(axis=1, dtype=np.uint32) + _CHECK_START, np.uint32)

@@ -1,0 +1,354 @@
+r"""How do tiles that come in any order become one slide, or none at all?
+
+Tiles are appended to ``OUT.part`` as they come, and an index beside it says where each one lies. A file that
+is not finished has no first directory, so no reader opens it::
+
+    append   tiles -> sync OUT.part -> their index records -> sync index
+    seal     directories -> sync -> first directory's place in the header -> sync
+    publish  rename -> sync the folder
+
+The digest that `SlideWriter.seal` gives names the content, wherever the tiles lie in the file. It is the
+SHA-256 of
+
+1. ``safron slide 1\n``;
+2. for each directory of the chain, then for those below it, its name ("level 0", "thumbnail", "level 1", ..,
+   "sub level 1", ..) and ``\n``, and for each tag by rising code: code u16, type u16, count u64, the value as
+   stored. DateTime is left out, and what only places things: Strip- and TileOffsets, Strip- and
+   TileByteCounts, SubIFDs;
+3. for each level, for each tile in raster order: byte count u32 and BLAKE2b-128 of the bytes; then the same
+   for the thumbnail's strip, where there is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from safron.io import files
+from safron.io.errors import BadInput, Failed
+
+from . import bigtiff, flavors
+from .codecs import EncodedTile, encode_jpeg, encode_region, encode_tile
+from .pyramid import Level, Pixels, halve
+from .spec import Chroma, Compression, Flavor, SlideSpec
+from .tile_index import Places, TileIndex, pack_record
+
+__all__ = [
+    "Chroma",
+    "Compression",
+    "EncodedTile",
+    "Flavor",
+    "SlideSpec",
+    "SlideWriter",
+    "encode_region",
+    "encode_tile",
+]
+
+MAX_THUMBNAIL = 1024
+_BATCH = 1 << 14  # tiles between two syncs: half a MB of records
+_SHARED_BYTES = 32 << 20  # tiles of one colour that are remembered, to point at instead of writing again
+_DIGESTED = np.dtype([("length", "<u4"), ("digest", "V16")])
+_NOT_IN_DIGEST = frozenset(
+    {
+        flavors.DATE_TIME,
+        flavors.STRIP_OFFSETS,
+        flavors.STRIP_BYTE_COUNTS,
+        flavors.TILE_OFFSETS,
+        flavors.TILE_BYTE_COUNTS,
+        flavors.SUB_IFDS,
+    }
+)
+
+
+class SlideWriter:
+    """An append-only BigTIFF: tiles in any order, directories last. One writer, used by one thread at a time.
+
+    Parameters
+    ----------
+    part
+        The unfinished file, in the folder of the slide to be.
+    index
+        The file that says where each tile lies.
+    spec
+        What fixes the slide's bytes.
+    resume_at
+        None starts anew. Otherwise the `end` of an earlier writer on the same files: what was written later
+        is dropped, and its tiles are missing again.
+
+    Raises
+    ------
+    BadInput
+        If the files cannot be gone on with.
+    Failed
+        If the disk does not take them.
+    """
+
+    def __init__(self, part: Path, index: Path, spec: SlideSpec, *, resume_at: int | None = None) -> None:
+        self.part, self.spec = part, spec
+        self.end = bigtiff.HEADER_BYTES if resume_at is None else resume_at
+        self._shared: dict[bytes, tuple[int, bytes]] = {}
+        with _disk_errors(part):
+            self._file = _open_part(part, resume_at)
+            try:
+                self._index = TileIndex(index, spec, valid_end=resume_at)
+            except BaseException:
+                os.close(self._file)
+                raise
+        self._open = True
+
+    def __enter__(self) -> SlideWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, tiles: Iterable[EncodedTile]) -> int:
+        """Write tiles, then the records that make them count.
+
+        A tile may be written again: the later bytes count. After a failure the writer is as it was before the
+        batch (of some thousand tiles) that failed.
+
+        Returns
+        -------
+        The new `end`: a writer that resumes there has all these tiles.
+
+        Raises
+        ------
+        Failed
+            If the disk is full or broken; both files stay good to resume from.
+        """
+        batch = _Batch(self.end)
+        for tile in tiles:
+            position = self._index.position(tile.level, tile.row, tile.col)
+            batch.positions.append(position)
+            batch.records += self._store(tile, batch)
+            if len(batch.positions) == _BATCH:
+                self._commit(batch)
+                batch = _Batch(self.end)
+        self._commit(batch)
+        return self.end
+
+    def missing(self) -> tuple[int, int, int] | None:
+        """Give level, row and column of the first tile not yet written; None when all are."""
+        return self._index.first_missing()
+
+    def missing_at(self, level: int) -> Iterator[tuple[Places, Places]]:
+        """Give rows and columns of all tiles of a level that are not yet written, some at a time."""
+        return self._index.missing(level)
+
+    def seal(self, thumbnail: Pixels) -> str:
+        """Write the directories: from now on `part` is a whole slide that lacks its name.
+
+        Parameters
+        ----------
+        thumbnail
+            uint8 [h, w, 3]: a small picture of the whole slide. It is halved until it is smaller than the
+            last level (a last level of one pixel has a thumbnail of one pixel), and written in flavor svs
+            alone.
+
+        Returns
+        -------
+        The slide's digest in hexadecimal: the same for the same tiles and tags, wherever they lie.
+
+        Raises
+        ------
+        Failed
+            If a tile is missing, or the disk is full; both files stay good to resume from.
+        """
+        missing = self.missing()
+        if missing is not None:
+            level, row, col = missing
+            place = f"level {level}, row {row}, column {col}"
+            raise Failed(f"{self.part}: no tile yet at {place}; run the same command again")
+        with self._disk_errors():
+            return self._write_directories(thumbnail)
+
+    def publish(self, out: Path, *, overwrite: bool) -> None:
+        """Give the sealed slide its name, in the folder of `part`, and close both files.
+
+        Raises
+        ------
+        BadInput
+            If `out` exists and may not be overwritten.
+        Failed
+            If the disk does not take it; both files stay good to resume from.
+        """
+        with self._disk_errors():
+            try:
+                files.publish(self.part, out, overwrite=overwrite)
+            except BadInput:  # the name was taken meanwhile: the part is a part again
+                files.write_at(self._file, bigtiff.header(0), 0)
+                raise
+            self._index.path.unlink(missing_ok=True)
+        self.close()
+
+    def finish(self, out: Path, thumbnail: Pixels, *, overwrite: bool) -> str:
+        """Seal and publish; return the digest."""
+        if not overwrite and os.path.lexists(out):
+            raise files.exists(out)
+        digest = self.seal(thumbnail)
+        self.publish(out, overwrite=overwrite)
+        return digest
+
+    def close(self) -> None:
+        """Close both files and keep them, to resume from."""
+        if self._open:
+            self._open = False
+            os.close(self._file)
+            self._index.close()
+
+    def _store(self, tile: EncodedTile, batch: _Batch) -> bytes:
+        """Put a tile's bytes into the file, or find them there; give its record."""
+        found = (batch.shared.get(tile.data) or self._shared.get(tile.data)) if tile.uniform else None
+        if found is None:
+            offset = batch.end + batch.end % 2  # TIFF wants even offsets
+            with self._disk_errors(len(tile.data)):
+                files.write_at(self._file, tile.data, offset)
+            batch.end = offset + len(tile.data)
+            found = offset, hashlib.blake2b(tile.data, digest_size=16).digest()
+            if tile.uniform:
+                batch.shared[tile.data] = found
+        return pack_record(found[0], len(tile.data), found[1])
+
+    def _commit(self, batch: _Batch) -> None:
+        if not batch.positions:
+            return
+        with self._disk_errors():
+            # Data first: a record must never point at bytes that a crash could lose.
+            os.fsync(self._file)
+            self._index.write(batch.positions, bytes(batch.records))
+        self.end = batch.end
+        self._shared.update(batch.shared)
+        while len(self._shared) > 1 and sum(map(len, self._shared)) > _SHARED_BYTES:
+            del self._shared[next(iter(self._shared))]
+
+    def _write_directories(self, thumbnail: Pixels) -> str:
+        strip, place = self._write_thumbnail(thumbnail)
+        chain = flavors.directories(self.spec, place, datetime.now().astimezone())
+        at = self.end if place is None else place.offset + place.length
+        first = 0
+        end = at
+        for offset, data in bigtiff.write_directories(chain, at, self._read_table):
+            first = first or offset
+            files.write_at(self._file, data, offset)
+            end = max(end, offset + len(data))
+        os.ftruncate(self._file, end)
+        os.fsync(self._file)
+        files.write_at(self._file, bigtiff.header(first), 0)
+        os.fsync(self._file)
+        return self._digest(chain, strip)
+
+    def _write_thumbnail(self, thumbnail: Pixels) -> tuple[bytes, flavors.Thumbnail | None]:
+        if self.spec.flavor != "svs":
+            return b"", None
+        picture = _fit_thumbnail(thumbnail, self.spec.pyramid.levels[-1])
+        strip = encode_jpeg(picture, self.spec.quality, "420")
+        offset = self.end + self.end % 2
+        files.write_at(self._file, strip, offset)
+        return strip, flavors.Thumbnail(picture.shape[0], picture.shape[1], offset, len(strip))
+
+    def _read_table(self, table: bigtiff.Table) -> Iterator[bytes]:
+        kind = "<u8" if table.kind == bigtiff.Kind.LONG8 else "<u4"
+        for records in self._index.level_slices(table.level):
+            yield records[table.column].astype(kind).tobytes()
+
+    def _digest(self, chain: tuple[bigtiff.Directory, ...], strip: bytes) -> str:
+        total = hashlib.sha256(b"safron slide 1\n")
+        for directory in (*chain, *bigtiff.children(chain)):
+            total.update(f"{directory.name}\n".encode())
+            for tag in sorted(directory.tags, key=lambda tag: tag.code):
+                if isinstance(tag, bigtiff.Tag) and tag.code not in _NOT_IN_DIGEST:
+                    total.update(struct.pack("<HHQ", tag.code, tag.kind, tag.count) + tag.value)
+        for level in self.spec.pyramid.levels:
+            for records in self._index.level_slices(level.index):
+                total.update(records[["length", "digest"]].astype(_DIGESTED).tobytes())
+        if strip:
+            total.update(struct.pack("<I", len(strip)) + hashlib.blake2b(strip, digest_size=16).digest())
+        return total.hexdigest()
+
+    @contextlib.contextmanager
+    def _disk_errors(self, wanted: int = 0) -> Iterator[None]:
+        with _disk_errors(self.part, self._still_needed, wanted):
+            yield
+
+    def _still_needed(self) -> int:
+        """Guess how many bytes are still to come, from the tiles so far."""
+        written, total = self._index.count()
+        return (total - written) * self.end // max(written, 1)
+
+
+@dataclass
+class _Batch:
+    """Tiles whose bytes are in the file and whose records are not yet."""
+
+    end: int
+    positions: list[int] = field(default_factory=list)
+    records: bytearray = field(default_factory=bytearray)
+    shared: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+
+
+def _open_part(part: Path, resume_at: int | None) -> int:
+    """Open the unfinished file, cut at `resume_at`, with a header that no reader follows."""
+    if resume_at is None:
+        part.unlink(missing_ok=True)  # not truncated: another name may hold the same file
+        file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    else:
+        try:
+            file = os.open(part, os.O_RDWR)
+        except FileNotFoundError:
+            raise BadInput(f"{part}: the unfinished slide is missing; start again") from None
+        try:
+            _check_part(part, os.fstat(file), resume_at)
+        except BadInput:
+            os.close(file)
+            raise
+        os.ftruncate(file, resume_at)
+    files.write_at(file, bigtiff.header(0), 0)
+    return file
+
+
+def _check_part(part: Path, found: os.stat_result, resume_at: int) -> None:
+    if not bigtiff.HEADER_BYTES <= resume_at <= found.st_size:
+        raise BadInput(f"{part}: has {found.st_size} bytes where the journal knows {resume_at}; start again")
+    if found.st_nlink > 1:
+        # The crash came between the slide's name and the end of the part's: cutting one would cut the other.
+        raise BadInput(f"{part}: is also a file of another name, likely the finished slide; remove the .part")
+
+
+def _fit_thumbnail(picture: Pixels, last: Level) -> Pixels:
+    """Halve a picture until it has fewer pixels than the last level and no longer side, or one pixel."""
+    while max(picture.shape[:2]) > 1 and not (
+        picture.shape[0] <= min(last.height, MAX_THUMBNAIL)
+        and picture.shape[1] <= min(last.width, MAX_THUMBNAIL)
+        and picture.shape[0] * picture.shape[1] < last.height * last.width
+    ):
+        picture = halve(picture)
+    return picture
+
+
+@contextlib.contextmanager
+def _disk_errors(
+    path: Path, still_needed: Callable[[], int] | None = None, wanted: int = 0
+) -> Iterator[None]:
+    """Turn what the system says of the disk into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise Failed(f"{path}: {error.strerror}; mend the disk and run the same command again") from error
+        size = max(wanted, still_needed() if still_needed else 0)
+        need = f", about {size / 1e6:,.1f} MB more are needed" if size else ""
+        raise Failed(
+            f"{path}: disk full ({error.strerror}){need}; free space and run the same command again"
+        ) from error

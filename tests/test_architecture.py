@@ -1,0 +1,42 @@
+"""Imports go downwards, no circle exists, and each room says what it is for."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+
+import pytest
+from architecture import FLOORS, NOT_FOR, ROOT, floor_of, imports, modules, room_of
+
+MODULES = dict(modules())
+DOORS = {"engine", "io", "training"}
+"""Packages that offer the names of the rooms inside them."""
+USES = {
+    module: {
+        name if name in MODULES else name.rpartition(".")[0]
+        for name in imports(module, file)
+        if name in MODULES or name.rpartition(".")[0] in MODULES
+    }
+    for module, file in MODULES.items()
+}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - DOORS))
+def test_imports_go_downwards(module: str) -> None:
+    room = room_of(module)
+    for used in USES[module]:
+        below = room_of(used)
+        assert below == room or floor_of(room) < floor_of(below), (
+            f"{module} imports {used}: {below} is not below {room}"
+        )
+        assert below not in NOT_FOR.get(room, ()), f"{module} imports {used}: {room} does not use {below}"
+
+
+def test_there_is_no_circle() -> None:
+    TopologicalSorter({module: used - {module} - DOORS for module, used in USES.items()}).prepare()
+
+
+@pytest.mark.parametrize("room", [room for floor in FLOORS for room in floor])
+def test_a_room_says_what_it_is_for(room: str) -> None:
+    file = ROOT / room.replace(".", "/") / "__init__.py"
+    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), f"{file}: has no docstring"
