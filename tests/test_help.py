@@ -63,5 +63,5 @@ def test_python_users_read_the_same_of_every_option() -> None:
     said = RenderOptions.__doc__ or ""
     helps = {param.name: param.help for param in render.command.params if isinstance(param, click.Option)}
     for name, _, _, setting in settings(RenderOptions):
-        assert f"{name}\n    {setting.text}" in said
+        assert f"\n    {name}\n        {setting.text}" in said
         assert helps[name] == setting.text

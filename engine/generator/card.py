@@ -16,14 +16,86 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 from safron.io.errors import BadInput
-from safron.io.fields import RGB, Byte, Count, Mpp, NotNegative, convert, hints
+from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert, hints
 from safron.io.legend import Label
-
-from .adapter import Adapter
 
 __all__ = ["RGB", "Card", "Label", "parse_card"]
 
 PAGE = "see docs/generator-contract.md"
+
+Name = Annotated[str, Meta(min_length=1, description="a name in the graph")]
+Layout = Literal["nchw", "nhwc"]
+Range = Annotated[tuple[Finite, Finite], Meta(description="two different numbers, as [-1, 1]")]
+
+
+class AdapterInput(Struct, frozen=True, forbid_unknown_fields=True):
+    """The input of a foreign network.
+
+    Attributes
+    ----------
+    name : in the graph.
+    kind : what it takes: "labels" (the mask's values), "one_hot" (one channel a label, in the card's order)
+        or "rgb" (the labels' colours).
+    layout : of its axes.
+    range : what 0 and 1 of a one-hot, or 0 and 255 of a colour, become; None for "labels".
+    """
+
+    name: Name
+    kind: Literal["labels", "one_hot", "rgb"]
+    layout: Layout = "nchw"
+    range: Range | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "labels" and self.range is not None:
+            raise ValueError("range is for kinds one_hot and rgb; labels go in as they are")
+        if self.kind == "rgb" or self.range is not None:
+            _check_range(self.range)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Give the range, or that of a one-hot without one."""
+        return self.range or (0.0, 1.0)
+
+
+class AdapterOutput(Struct, frozen=True, forbid_unknown_fields=True):
+    """The output of a foreign network, an RGB image.
+
+    Attributes
+    ----------
+    name : in the graph.
+    range : what stands for black and for full colour.
+    layout : of its axes.
+    crop : pixels cut from every side.
+    """
+
+    name: Name
+    range: Range
+    layout: Layout = "nchw"
+    crop: NotNegative = 0
+
+    def __post_init__(self) -> None:
+        _check_range(self.range)
+
+
+class Adapter(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a foreign network is called.
+
+    Attributes
+    ----------
+    input, output : its input and output.
+    noise : name of its noise input, float [N, K, y, x]; None where it takes none.
+    """
+
+    input: AdapterInput
+    output: AdapterOutput
+    noise: Name | None = None
+
+
+def _check_range(given: tuple[float, float] | None) -> None:
+    """Refuse a range without extent, or none: a guess at what is missing would give wrong colours in silence."""
+    if given is None or given[0] == given[1]:
+        said = given and f"[{given[0]:g}, {given[1]:g}]"
+        raise ValueError(f"range {said} must be two different numbers, as [-1, 1]")
 
 
 @dataclass(frozen=True)
