@@ -339,12 +339,15 @@ def test_the_least_that_the_rules_let_through_is_trained(name: str, changes: dic
     assert sample_sheet.draw_sheet(trainer.average, source, config).size
 
 
-def test_an_epoch_is_all_tiles_at_a_stride(folder: Path, tmp_path: Path) -> None:
+def test_an_epoch_is_all_tiles_at_a_stride(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Two images of 96 x 120 are not held out; windows of 48 px every 48 px, the last at the edge: 2 x 3 in each.
-    config, told = replace(TINY, epochs=2, epoch_stride=48, batch=3), []
-    path = train.fit(folder, tmp_path, config, train.Schedule(config.steps), tell=told.append)
+    config = replace(TINY, epochs=2, epoch_stride=48, batch=3)
+    path = train.fit(folder, tmp_path, config, train.Schedule(config.steps), show=True)
     assert (load_checkpoint(path).step, load_checkpoint(path).config.steps) == (8, 8)
-    (line,) = told
+    line, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("8/8 steps")
     for words in (
         "2 images of 1 slides",
         "held out 2 of 1",
@@ -498,7 +501,7 @@ def test_two_runs_in_one_folder_are_refused(folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_signal_finishes_the_step_and_saves(folder: Path, tmp_path: Path) -> None:
-    def stop(done: int, steps: int, losses: dict[str, float]) -> None:
+    def stop(done: int, losses: dict[str, float]) -> None:
         if done == 2:
             signal.raise_signal(signal.SIGTERM)
 

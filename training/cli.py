@@ -9,25 +9,27 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial, reduce
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from safron.io.console import POSITIVE, SETTINGS, ProgramGroup, debug_option, run_program, version_option
+from safron.io.console import (
+    POSITIVE,
+    SETTINGS,
+    ProgramGroup,
+    debug_option,
+    option,
+    run_program,
+    version_option,
+)
 from safron.io.errors import BadInput
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
 PATH = click.Path(path_type=Path)
-INPUTS, NAMES, SIZE_NAMES = (
-    click.Choice(["tile", "patch"]),
-    click.Choice(sorted(PRESETS)),
-    click.Choice(list(SIZES[DEFAULT])),
-)
 
 
 def _need_torch() -> None:
@@ -60,44 +62,55 @@ def cli() -> None:
     """
 
 
-def _option(flags: str, kind: Any, text: str, **more: Any) -> Callable[[Any], Any]:
-    return click.option(*flags.split(), type=kind, help=text, **more)
-
-
-PRESET = _option("--preset", NAMES, "Named settings of network and training.", show_default=DEFAULT)
-SIZE = _option(
-    "--size", SIZE_NAMES, "Of networks and tiles: small fits a CPU, tiny a test.", show_default="full"
+PRESET = option(
+    "--preset", "Named settings of network and training.", type=click.Choice(sorted(PRESETS)), shown=DEFAULT
 )
-SEED = _option("--seed", WHOLE, "Seed of all randomness.", show_default="0")
-FLOAT16 = _option("--float16", None, "Half precision: half the file, faster on some GPUs.", is_flag=True)
+SIZE = option(
+    "--size",
+    "Size of networks and tiles: small fits a CPU, tiny a test.",
+    type=click.Choice([*SIZES[DEFAULT]]),
+    shown="full",
+)
+SEED = option("--seed", "Whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
+FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
 SETTING_NAMES = ("preset", "size", "config", "discriminator", "no_skips", "overlap", "mpp", "batch", "seed")
 """Options that change settings. Without any of them, --resume takes all settings from the checkpoint."""
 
 FIT_OPTIONS = (
     PRESET,
     SIZE,
-    _option("--config", PATH, 'File of settings (YAML, TOML, JSON), as {"batch": 4, "model": {"mpp": 0.5}}.'),
-    _option("--discriminator", INPUTS, "What safron's sees: stitched tiles, or single patches."),
-    _option("--no-skips", None, "Leave out the skip connections of safron's U-Net.", is_flag=True),
-    _option("--overlap", WHOLE, "Pixels that neighbouring patches of safron share."),
-    _option("--mpp", POSITIVE, "Pixel size to train at, in um."),
-    _option("--batch", COUNT, "Training tiles per step, of all GPUs together."),
-    SEED,
-    _option("--steps", COUNT, "Steps to train; the learning rate falls towards the last."),
-    _option("--minutes", POSITIVE, "Stop after this many minutes, before --steps."),
-    _option("--resume", None, "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
-    _option("--device", str, "auto (a GPU if there is one), cpu or cuda.", default="auto", show_default=True),
-    _option(
-        "--compile/--no-compile compiled", None, "Compile the networks (default on a GPU).", default=None
+    option(
+        "--config",
+        'Settings in YAML, TOML or JSON, as {"batch": 4, "model": {"mpp": 0.5}}.',
+        "FILE",
+        type=PATH,
     ),
-    _option("--threads", COUNT, "CPU threads; PyTorch's own choice by default."),
-    _option("--save-every", COUNT, "Steps from checkpoint to checkpoint.", default=500, show_default=True),
+    option(
+        "--discriminator",
+        "Input of safron's discriminator: stitched tiles, or single patches.",
+        type=click.Choice(["tile", "patch"]),
+        shown="tile",
+    ),
+    option("--no-skips", "Leave out the skip connections of safron's U-Net.", is_flag=True),
+    option("--overlap", "Pixels that neighbouring patches of safron share.", "PX", type=WHOLE, shown="20"),
+    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="the preset's"),
+    option(
+        "--batch", "Number of tiles per step, of all GPUs together.", "N", type=COUNT, shown="the preset's"
+    ),
+    SEED,
+    option("--steps", "Number of steps; rates fall towards the last.", "N", type=COUNT, shown="the preset's"),
+    option("--minutes", "Stop after this many minutes, before --steps.", "MIN", type=POSITIVE),
+    option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
+    option("--device", "auto (a GPU if there is one), cpu or cuda.", default="auto"),
+    option("--compile/--no-compile", "Compile the networks.", called="compiled", shown="on a GPU"),
+    option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice"),
+    option("--save-every", "Number of steps from checkpoint to checkpoint.", "N", type=COUNT, default=500),
 )
 
 
 def _add_options(command: Any) -> Any:
     """Add the options of `fit`, in the order of its help."""
-    return reduce(lambda so_far, option: option(so_far), reversed(FIT_OPTIONS), command)
+    return reduce(lambda so_far, add: add(so_far), reversed(FIT_OPTIONS), command)
 
 
 @cli.command(epilog="Example: safron-train pairs/ runs/first --minutes 90")
@@ -113,7 +126,6 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     from safron.training.distributed import join_team, name_device
-    from safron.training.run_log import watch
     from safron.training.train import Schedule
     from safron.training.train import fit as run
 
@@ -121,10 +133,7 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     compiled = options["compiled"]
-    with (
-        join_team(name_device(options["device"])) as (team, device),
-        watch() if team.leads else nullcontext() as report,
-    ):
+    with join_team(name_device(options["device"])) as (team, device):
         path = run(
             data,
             out,
@@ -134,8 +143,7 @@ def fit(data: Path, out: Path, **options: Any) -> None:
             device=device,
             team=team,
             compiled=device.startswith("cuda") if compiled is None else compiled,
-            report=report,
-            tell=partial(click.echo, err=True),
+            show=True,
         )
     if team.leads:
         click.echo(f"wrote {path}; export it with: safron-train export {path} OUT.onnx")

@@ -1,8 +1,7 @@
-"""Where does a training run report its progress?
+"""Where does a training run write down how it goes?
 
-`RunLog` writes files: `log.jsonl` gets a line of losses every so many steps, and TensorBoard the same numbers and the sample
-sheets if its writer is installed. On resuming, lines of steps after the checkpoint are dropped: those steps come again.
-`watch` shows a bar on a terminal, and plain lines elsewhere, both on stderr.
+`log.jsonl` gets a line of losses every so many steps, and TensorBoard the same numbers and the sample sheets if its writer is
+installed. On resuming, lines of steps after the checkpoint are dropped: those steps come again.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import importlib.util
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,6 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.files import replacing
-
-INTERVAL_SECONDS = 10.0
-"""Time between lines on stderr."""
-
-Report = Callable[[int, int, dict[str, float]], None]
-"""Called after each step with the steps done, the steps in all, and the losses."""
 
 
 class RunLog:
@@ -110,53 +102,3 @@ def own_folder(out: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _line(losses: dict[str, float]) -> str:
-    """Losses on one line.
-
-    >>> _line({"discriminator": 0.51234, "pixel": 0.1})
-    'discriminator 0.512, pixel 0.1'
-    """
-    return ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
-
-
-@contextmanager
-def watch() -> Iterator[Report]:
-    """Show the steps done and the losses; yield the function to call after each step."""
-    if sys.stderr.isatty():
-        with _bar() as report:
-            yield report
-        return
-    told = 0.0
-    began: tuple[float, int] | None = None  # when the first step was done, and its number
-
-    def line(done: int, steps: int, losses: dict[str, float]) -> None:
-        nonlocal told, began
-        now = time.monotonic()
-        began = began or (now, done)
-        if now - told >= INTERVAL_SECONDS or done == steps:
-            told = now
-            seconds, count = now - began[0], done - began[1]
-            rate = f", {count / seconds:.2f} steps/s" if count else ""
-            print(f"step {done}/{steps}{rate}: {_line(losses)}", file=sys.stderr, flush=True)
-
-    yield line
-
-
-@contextmanager
-def _bar() -> Iterator[Report]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
-
-    columns = ("step {task.completed:.0f}", BarColumn(), TimeRemainingColumn(), "{task.fields[losses]}")
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks: list[TaskID] = []
-
-        def advance(done: int, steps: int, losses: dict[str, float]) -> None:
-            shown = _line(dict(list(losses.items())[:2]))  # all would leave no room for the bar
-            if not tasks:  # earlier steps of a resumed run do not count for the speed
-                tasks.append(progress.add_task("train", total=steps, completed=done, losses=shown))
-            progress.update(tasks[0], completed=done, losses=shown)
-
-        yield advance

@@ -10,16 +10,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safron.io.console import progress
 from safron.io.errors import BadInput, Failed
 from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
 from safron.training.config import TrainConfig
@@ -27,7 +29,7 @@ from safron.training.data import Batch, Source, draw_batches, open_source, split
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import SpectralConv, crop, make_discriminator, make_generator, one_hot_labels
-from safron.training.run_log import Report, RunLog, own_folder
+from safron.training.run_log import RunLog, own_folder
 from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
@@ -248,8 +250,8 @@ def fit(
     cache: Path | None = None,
     team: Team | None = None,
     compiled: bool = False,
-    report: Report | None = None,
-    tell: Callable[[str], None] | None = None,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+    show: bool = False,
 ) -> Path:
     """Train on the data in `folder`; write checkpoints, a log and sample sheets to `out`.
 
@@ -269,8 +271,10 @@ def fit(
         The processes that train together, each of which calls `fit` alike.
     compiled
         See `Trainer`.
-    report, tell
-        Called in the first process: after each step, and with a line that says what is trained on.
+    report
+        Called in the first process after each step, with the steps done and the losses.
+    show
+        Print to stderr what is trained on, and the progress.
 
     Returns
     -------
@@ -314,21 +318,26 @@ def fit(
         precision = str(trainer.half or torch.float32).removeprefix("torch.")
         about |= {"torch": torch.__version__, "device": trainer.device.type, "precision": precision}
         about |= {"processes": team.size}
-        if tell is not None and team.leads:
-            tell(_describe(config, about, held_out, tiles))
+        if show and team.leads:
+            print(_describe(config, about, held_out, tiles), file=sys.stderr, flush=True)
         numbers, ahead = range(trainer.done, schedule.steps), trainer.device.type != "cpu"
         batches = draw_batches(training, config, numbers, part, ahead=ahead)
         log = RunLog(out, trainer.done) if team.leads else None
         began = time.monotonic()
-        try:
+        shown = progress(schedule.steps, "steps", ending=True) if show and team.leads else nullcontext()
+        with shown as advance, nullcontext() if log is None else closing(log):
+            if advance is not None:
+                advance(trainer.done)
             for batch in batches:
                 losses = trainer.step(batch)
                 minutes = (time.monotonic() - began) / 60
                 over = bool(asked) or (schedule.minutes is not None and minutes >= schedule.minutes)
                 last = trainer.done >= schedule.steps or team.agree(over, trainer.device)
+                if advance is not None:
+                    advance(1, ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items()))
                 if log is not None:
                     if report is not None:
-                        report(trainer.done, schedule.steps, losses)
+                        report(trainer.done, losses)
                     if trainer.done % schedule.log_every == 0 or last:
                         log.losses(trainer.done, minutes, losses)
                     if trainer.done % schedule.save_every == 0 or last:
@@ -336,9 +345,6 @@ def fit(
                         log.sheet(trainer.done, draw_sheet(trainer.average, held_out, config))
                 if last:
                     break
-        finally:
-            if log is not None:
-                log.close()
         team.wait()
     if asked:
         raise KeyboardInterrupt
