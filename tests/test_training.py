@@ -14,7 +14,7 @@ from cases import run_program
 from safron.engine.generator.model import load_model
 from safron.io.errors import BadInput
 from safron.training import cli
-from safron.training.config import (
+from safron.training.config.settings import (
     GLASS,
     PRESETS,
     TrainConfig,
