@@ -1,7 +1,8 @@
 # make demo    render the shipped mask with the shipped generator into demo/
 # make test    run the tests
 # make lint    check style and types
-# make options write the table of options into docs/cli.md
+# make options write the tables of options into docs/cli.md
+# make docs    build the documentation into site/, warnings as errors
 #
 # Each target makes a virtual environment in VENV, installs the package into it and changes nothing else.
 # The package is installed as a user gets it, not as a link to this folder: what is tested is what is shipped.
@@ -15,7 +16,7 @@ ARGS ?=
 BIN = $(abspath $(VENV))/bin
 PIP = $(BIN)/pip --disable-pip-version-check
 
-.PHONY: demo test lint options clean
+.PHONY: demo test lint docs options clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -48,8 +49,14 @@ options: $(VENV)/bin/pip
 	$(PIP) install --quiet -c constraints.txt .
 	$(BIN)/python docs/write_options.py
 
+# The API reference is read from the installed package.
+docs: $(VENV)/bin/pip
+	rm -rf build
+	$(PIP) install --quiet -c constraints.txt '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv build demo safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build demo site safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

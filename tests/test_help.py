@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -65,3 +67,14 @@ def test_python_users_read_the_same_of_every_option() -> None:
     for name, _, _, setting in settings(RenderOptions):
         assert f"\n    {name}\n        {setting.text}" in said
         assert helps[name] == setting.text
+
+
+def test_the_documentation_lists_every_option_as_the_help_does() -> None:
+    path = Path(__file__).parents[1] / "docs" / "write_options.py"
+    spec = importlib.util.spec_from_file_location("write_options", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert page == script.with_tables(page), "run: make options"

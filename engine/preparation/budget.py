@@ -25,16 +25,16 @@ from .prepared import Prepared
 LATE_BYTES = 96 << 20
 
 
-def _foreseen(prepared: Prepared) -> Prepared:
+def foreseen(prepared: Prepared) -> Prepared:
     """Project the memory of processes that are not started, from what this one takes after a trial."""
     job, options = prepared.job, prepared.options
     try_model(job.model, job.plan)
     blocks = process_blocks(options.device)
-    each = _process_bytes(job, job.model, resident=resident_bytes(), blocks=blocks)
-    return _with_processes(prepared, each)
+    each = process_bytes(job, job.model, resident=resident_bytes(), blocks=blocks)
+    return with_processes(prepared, each)
 
 
-def _process_bytes(job: Job, model: PatchModel, *, resident: int, blocks: int) -> int:
+def process_bytes(job: Job, model: PatchModel, *, resident: int, blocks: int) -> int:
     """Upper bound on what a process takes that has so many blocks in work, and takes `resident` before."""
     plan = job.plan
     batches = BUFFERS if shares_batches(model) else blocks
@@ -48,7 +48,7 @@ def with_gaps(nbytes: int) -> int:
     return nbytes * 9 // 8
 
 
-def _with_processes(prepared: Prepared, each: int) -> Prepared:
+def with_processes(prepared: Prepared, each: int) -> Prepared:
     """Add what other processes of this machine take, and hold the sum against the budget."""
     if prepared.where == "processes":
         projected = prepared.projected_bytes + workers_of(prepared.options) * each
@@ -58,7 +58,7 @@ def _with_processes(prepared: Prepared, each: int) -> Prepared:
     return replace(prepared, projected_bytes=projected)
 
 
-def _heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
+def working_heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
     """How much heap a render works with at most."""
     image = 3 * plan.block**2
     apart = workers * image if image > LARGEST else 0

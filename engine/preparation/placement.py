@@ -92,7 +92,7 @@ def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
     return max(WORKERS, min(gpus, options.memory // GPU_PROCESS_BYTES))
 
 
-def _blocks_elsewhere(options: RenderOptions, where: Where) -> int | None:
+def blocks_elsewhere(options: RenderOptions, where: Where) -> int | None:
     """Blocks in work at a time in other processes; None where only a scheduler can say."""
     if where == "processes":
         return workers_of(options) * process_blocks(options.device)

@@ -29,16 +29,16 @@ from safron.io.slides.writer import SlideSpec
 
 from .budget import (
     LATE_BYTES,
-    _foreseen,
-    _heap_bytes,
-    _process_bytes,
-    _with_processes,
     check_memory,
+    foreseen,
+    process_bytes,
     with_gaps,
+    with_processes,
+    working_heap_bytes,
 )
 from .options import RenderOptions, workers_of
 from .output_paths import check_outputs, choose_flavor, open_scratch
-from .placement import _blocks_elsewhere, check_placing, choose_where, choose_workers
+from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers
 from .prepared import Prepared
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     scratch = open_scratch(target, options.scratch)
     job = Job(plan, mask, model, scratch)
     if where != "threads":
-        at_a_time = _blocks_elsewhere(options, where)
+        at_a_time = blocks_elsewhere(options, where)
         prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time)
-        return _foreseen(prepared) if dry_run else prepared
+        return foreseen(prepared) if dry_run else prepared
     chunks = mask.keep_chunks(block=plan.block, workers=workers)
     kept = SEAMS_KEPT * plan.seam_bytes + chunks + workers * plan.worker_bytes()
     before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
@@ -119,7 +119,13 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     # The C library maps what is very large by itself.
     own = chunks if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST else 0
     return Prepared(
-        target, options, job, projected, where, _heap_bytes(working - with_gaps(own), plan, workers), workers
+        target,
+        options,
+        job,
+        projected,
+        where,
+        working_heap_bytes(working - with_gaps(own), plan, workers),
+        workers,
     )
 
 
@@ -152,8 +158,8 @@ def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
     plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)
     model = remote_model(job.model, facts)
     job = Job(plan, job.mask, model, job.scratch)
-    each = _process_bytes(job, model, resident=facts.resident, blocks=facts.blocks)
-    return _with_processes(replace(prepared, job=job), each)
+    each = process_bytes(job, model, resident=facts.resident, blocks=facts.blocks)
+    return with_processes(replace(prepared, job=job), each)
 
 
 def _region(region: tuple[int, int, int, int] | None, canvas: Window) -> Window:

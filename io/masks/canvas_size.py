@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safron.io.errors import BadInput, one_line
 
-from .image_planes import _is_tiff, _print_mpp, _slide_vendor, _tiff_mpp, shown_area
+from .image_planes import is_tiff, print_mpp, shown_area, slide_vendor, tiff_mpp
 from .open import open_mask
 
 
@@ -26,22 +26,22 @@ def image_size(path: Path) -> tuple[int, int, float | None]:
         mask = open_mask(path)
         return *mask.shape, mask.mpp
     try:
-        if _slide_vendor(path) not in (None, "generic-tiff"):
+        if slide_vendor(path) not in (None, "generic-tiff"):
             import openslide
 
             with openslide.OpenSlide(path) as slide:
                 mpp = slide.properties.get(openslide.PROPERTY_NAME_MPP_Y)
                 _, _, height, width = shown_area(slide)
                 return height, width, float(mpp) if mpp else None
-        if _is_tiff(path):
+        if is_tiff(path):
             import tifffile
 
             with tifffile.TiffFile(path) as tif:
                 page = tif.pages.first
-                return page.imagelength, page.imagewidth, _tiff_mpp(page, tif.ome_metadata)
+                return page.imagelength, page.imagewidth, tiff_mpp(page, tif.ome_metadata)
         import pyvips
 
         image = pyvips.Image.new_from_file(str(path), revalidate=True)
-        return image.height, image.width, _print_mpp(1000.0 / image.yres)
+        return image.height, image.width, print_mpp(1000.0 / image.yres)
     except Exception as error:  # each library has exceptions of its own
         raise BadInput(f"{path}: cannot read it as a slide or image ({one_line(error)})") from error

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 _CHANGED = ("ETag", "etag", "CRC", "mtime", "LastModified", "last_modified", "modified", "updated", "created")
 
 
-def _file_facts(where: str) -> Iterator[str]:
+def file_facts(where: str) -> Iterator[str]:
     """Name, size and time (or ETag) of every file of a mask, in order of name."""
     fs, root = fsspec.url_to_fs(where)
     if isinstance(fs, LocalFileSystem):

@@ -108,7 +108,7 @@ class TiffPlane(ImagePlane):
             if len(series.pages) > 1:
                 raise BadInput(f"it holds {len(series.pages)} planes ({series.axes}); a mask has one")
             self.page: Any = tif.pages.first
-            self.mpp = _tiff_mpp(self.page, tif.ome_metadata)
+            self.mpp = tiff_mpp(self.page, tif.ome_metadata)
             page = self.page
             _ = page.jpegtables, page.dataoffsets, page.databytecounts, page.decode  # read while it is open
         self.shape = (page.imagelength, page.imagewidth)
@@ -183,7 +183,7 @@ class VipsPlane(ImagePlane):
         self.chunks = (min(512, image.height), min(512, image.width))
         loader = image.get("vips-loader") if "vips-loader" in image.get_fields() else "vips"
         self.kind = f"{loader.removesuffix('load').removesuffix('_source')} image"
-        self.mpp = _print_mpp(1000.0 / image.yres)
+        self.mpp = print_mpp(1000.0 / image.yres)
         dtype = np.dtype(VIPS_INTEGERS.get(image.format, "f4"))
         self.require(image.bands, dtype, cmyk=image.interpretation == "cmyk")
 
@@ -232,10 +232,10 @@ def open_image(path: Path, name: str, colours: Mapping[int, RGB], tolerance: int
     """
     try:
         palette = Palette(colours, tolerance)
-        vendor = _slide_vendor(path)
+        vendor = slide_vendor(path)
         if vendor not in (None, "generic-tiff"):
             return SlidePlane(path, palette)
-        if _is_tiff(path):
+        if is_tiff(path):
             try:
                 return TiffPlane(path, palette)
             except NotImplementedError:  # planes apart, or the whole image in one strip
@@ -270,23 +270,26 @@ def shown_area(slide: Any) -> tuple[int, int, int, int]:
     return y, x, height, width
 
 
-def _slide_vendor(path: Path) -> str | None:
+def slide_vendor(path: Path) -> str | None:
+    """Name the format by which OpenSlide knows a file; None where it does not."""
     import openslide
 
     vendor: str | None = openslide.OpenSlide.detect_format(path)
     return vendor
 
 
-def _is_tiff(path: Path) -> bool:
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as a TIFF or BigTIFF does."""
     with path.open("rb") as file:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _print_mpp(mpp: float) -> float | None:
+def print_mpp(mpp: float) -> float | None:
+    """Return a pixel size in um, or None where it is a resolution for printers, or none at all."""
     return mpp if 0 < mpp <= MAX_PRINT_MPP else None
 
 
-def _tiff_mpp(page: Any, ome: str | None) -> float | None:
+def tiff_mpp(page: Any, ome: str | None) -> float | None:
     """Micrometres along a pixel's height: OME-XML first, then the resolution tags."""
     if ome:
         pixels = ElementTree.fromstring(ome).find(".//{*}Pixels")
@@ -297,4 +300,4 @@ def _tiff_mpp(page: Any, ome: str | None) -> float | None:
     um_per_unit = {2: UM_PER_UNIT["inch"], 3: UM_PER_UNIT["centimeter"]}.get(int(unit or 0))
     if not resolution or not um_per_unit or 0 in resolution:
         return None
-    return _print_mpp(um_per_unit * resolution[1] / resolution[0])
+    return print_mpp(um_per_unit * resolution[1] / resolution[0])

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, Failed, SafronError, one_line
 
 from .chunk_cache import ChunkCache
-from .fingerprint import _file_facts
+from .fingerprint import file_facts
 from .plane import Plane
 
 Labels = npt.NDArray[np.uint8]
@@ -157,7 +157,7 @@ class LabelMask:
         else:
             _, (_, where, *reading) = self._reopen
             digest.update(repr(tuple(reading)).encode())
-            for line in _file_facts(where):
+            for line in file_facts(where):
                 digest.update(line.encode())
         return digest.hexdigest()
 
