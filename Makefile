@@ -1,7 +1,7 @@
 # make demo    render the shipped mask with the shipped generator into demo/
 # make test    run the tests
 # make lint    check style and types
-# make options write the table of options into docs/cli.md
+# make options write the tables of options into docs/cli.md
 # make docs    build the documentation into site/, warnings as errors
 #
 # Each target makes a virtual environment in VENV, installs the package into it and changes nothing else.
@@ -16,7 +16,7 @@ ARGS ?=
 BIN = $(abspath $(VENV))/bin
 PIP = $(BIN)/pip --disable-pip-version-check
 
-.PHONY: demo test lint options docs clean
+.PHONY: demo test lint docs options clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import sys
 import threading
@@ -139,8 +140,10 @@ def options_table(command: click.Command) -> str:
     for param in command.params:
         if isinstance(param, click.Option):
             names, text = param.get_help_record(context) or ("", "")
-            text, _, default = text.partition("  [default: ")
-            rows.append((f"`{names}`", default.removesuffix("]").strip("()"), text))
+            text, _, default = text.partition("  [")
+            found = re.match(r"default: (?:\((.*)\)|([^;]*))(?:; .*)?\]$|(required)", default)
+            shown = next(filter(None, found.groups()), "") if found else ""
+            rows.append((f"`{names}`", shown, text))
     lines = [" | ".join(["", *(cell.replace("|", "\\|") for cell in row), ""]).strip() for row in rows]
     lines[1] = "|---|---|---|"
     return "\n".join(lines) + "\n"

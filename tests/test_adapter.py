@@ -172,7 +172,7 @@ def test_noise_of_whole_numbers_is_refused(tmp_path: Path) -> None:
     concat.input[1] = "real"
     model.graph.node.insert(0, helper.make_node("Cast", ["z"], ["real"], to=TensorProto.FLOAT))
     onnx.save(model, str(path))
-    with pytest.raises(BadInput, match=r"noise 'z' is tensor\(int32\), and noise is no whole number"):
+    with pytest.raises(BadInput, match=r"noise 'z' is tensor\(int32\), and noise is not a whole number"):
         load(path)
 
 

@@ -19,7 +19,6 @@ import zarr
 from cases import Expect, ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import protected, read_only_folder, small_disk
 from onnx_models import CARD, write_onnx
-from safron.engine import cli
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.io import console
 
@@ -594,14 +593,6 @@ def test_help_has_examples_and_exit_codes(capfd: pytest.CaptureFixture[str]) -> 
     assert short.out == long.out
     assert "\n    safron-render mask.zarr slide.tiff --tile 256 --overlap 20\n" in long.out
     assert "0 done, 1 failed, 2 bad input or usage, 130 interrupted" in " ".join(long.out.split())
-
-
-def test_the_documentation_lists_every_option_as_the_help_does() -> None:
-    page = Path(__file__).parents[1] / "docs" / "cli.md"
-    table = (
-        page.read_text(encoding="utf-8").split("<!-- options:begin -->\n")[1].split("<!-- options:end -->")[0]
-    )
-    assert table == console.options_table(cli.command), "run: make options"
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -43,10 +45,11 @@ def test_help_has_an_example(name: str) -> None:
     assert re.search(rf"Examples?:\s+{short} ", epilog), epilog
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *TRAINING])
 def test_every_option_says_what_it_does_its_unit_and_its_default(name: str) -> None:
-    context = click.Context(COMMANDS[name])
-    for param in COMMANDS[name].params:
+    command = (COMMANDS | TRAINING)[name]
+    context = click.Context(command)
+    for param in command.params:
         if not isinstance(param, click.Option):
             continue
         shown = param.get_help_record(context)
@@ -65,3 +68,14 @@ def test_python_users_read_the_same_of_every_option() -> None:
     for name, _, _, setting in settings(RenderOptions):
         assert f"\n    {name}\n        {setting.text}" in said
         assert helps[name] == setting.text
+
+
+def test_the_documentation_lists_every_option_as_the_help_does() -> None:
+    path = Path(__file__).parents[1] / "docs" / "write_options.py"
+    spec = importlib.util.spec_from_file_location("write_options", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert page == script.with_tables(page), "run: make options"

@@ -71,7 +71,7 @@ SIZE = option(
     type=click.Choice([*SIZES[DEFAULT]]),
     shown="full",
 )
-SEED = option("--seed", "Whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
+SEED = option("--seed", "The whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
 FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
 SETTING_NAMES = ("preset", "size", "config", "discriminator", "no_skips", "overlap", "mpp", "batch", "seed")
 """Options that change settings. Without any of them, --resume takes all settings from the checkpoint."""
@@ -92,14 +92,14 @@ FIT_OPTIONS = (
         shown="tile",
     ),
     option("--no-skips", "Leave out the skip connections of safron's U-Net.", is_flag=True),
-    option("--overlap", "Pixels that neighbouring patches of safron share.", "PX", type=WHOLE, shown="20"),
+    option("--overlap", "Number of pixels that patches of safron share.", "PX", type=WHOLE, shown="20"),
     option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="the preset's"),
     option(
         "--batch", "Number of tiles per step, of all GPUs together.", "N", type=COUNT, shown="the preset's"
     ),
     SEED,
     option("--steps", "Number of steps; rates fall towards the last.", "N", type=COUNT, shown="the preset's"),
-    option("--minutes", "Stop after this many minutes, before --steps.", "MIN", type=POSITIVE),
+    option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE),
     option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
     option("--device", "auto (a GPU if there is one), cpu or cuda.", default="auto"),
     option("--compile/--no-compile", "Compile the networks.", called="compiled", shown="on a GPU"),

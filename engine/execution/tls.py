@@ -45,9 +45,7 @@ def load_security(file: Path | None) -> Any:
     try:
         ssl.create_default_context(cafile=str(given["ca"])).load_cert_chain(given["cert"], given["key"])
     except (ssl.SSLError, OSError) as error:
-        raise BadInput(
-            f"--security {file}: these are no PEM certificates with their key ({error})"
-        ) from error
+        raise BadInput(f"--security {file}: not PEM certificates with their key ({error})") from error
     roles: dict[str, str] = {}
     for role in ("client", "scheduler", "worker"):
         roles |= {f"tls_{role}_cert": str(given["cert"]), f"tls_{role}_key": str(given["key"])}

@@ -55,7 +55,7 @@ def check_adapter(session: Any, card: Card, source: str) -> None:
         )
     if adapter.noise is not None and issubclass(TYPES[inputs[adapter.noise].type], np.integer):
         raise BadInput(
-            f"--model {source}: noise {adapter.noise!r} is {inputs[adapter.noise].type}, and noise is no whole number; "
+            f"--model {source}: noise {adapter.noise!r} is {inputs[adapter.noise].type}, and noise is not a whole number; "
             f"{PAGE}"
         )
     _check_whole_numbers(TYPES[inputs[adapter.input.name].type], card, adapter, source)

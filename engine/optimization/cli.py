@@ -90,7 +90,7 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
         except BadInput as error:  # ours is the fault, and the file that it names is gone by then
             said = one_line(error).replace(str(trial), out.name)
             raise Failed(
-                f"{source}: rewritten, it is no generator any more ({said}); render with it as it is"
+                f"{source}: rewritten, it is not a generator any more ({said}); render with it as it is"
             ) from error
         done = _compare(before, after, rewritten.changes)
         about = {"rewritten_from": before.sha256, "rewrite_max_abs": done.max_abs}

@@ -81,7 +81,7 @@ class RenderOptions:
 
     model: str | Path | PatchModel = setting(
         DEFAULT_MODEL,
-        "Generator: the name of a shipped one, 'identity' (paints each label in its colour), or an ONNX file.",
+        "Generator: the name of a shipped one, 'identity' (each label in its own colour), or an ONNX file.",
         "NAME|FILE",
     )
     tile: int | None = setting(None, "Patch size, in pixels a side.", "PX", shown="the generator's, 256")
