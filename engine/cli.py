@@ -197,7 +197,18 @@ def _option(
     is_flag=True,
     help="Pad with glass to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster.",
 )
-@_option("--mpp", "Micrometres per pixel.", "UM", type=float, shown="the mask's, else the generator's")
+@_option(
+    "--mpp",
+    "Micrometres per pixel of the mask, and of the slide.",
+    "UM",
+    type=float,
+    shown="the mask's, else the generator's",
+)
+@_option(
+    "--scale",
+    "auto draws tissue at its true size, where mask and generator have a pixel size; 1 draws pixel by pixel.",
+    type=click.Choice(["auto", "1"]),
+)
 @_option(
     "--region", "Part of the mask to render, in pixels.", "X,Y,W,H", callback=_region, shown="all of the mask"
 )
@@ -438,6 +449,17 @@ def _warnings(*, quiet: bool) -> Iterator[None]:
         logger.propagate = before
 
 
+def _scale_lines(prepared: Prepared) -> list[str]:
+    """Say how tissue comes to its true size."""
+    plan, card = prepared.plan, prepared.job.model.card
+    if plan.scale.is_one:
+        return []
+    return [
+        f"scale    drawn on {plan.grid.width} x {plan.grid.height} px of {card.mpp:g} um, {float(plan.scale.ratio):.4g} for each of "
+        "the slide's, and resampled"
+    ]
+
+
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     """Say what a render will do."""
     plan, slide = prepared.plan, prepared.plan.slide
@@ -449,7 +471,8 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         at_a_time = "as many at a time as the workers have threads"
         more = f", {plan.largest_seam / 1e6:.1f} MB more for each block in work after the first"
     return [
-        f"canvas   {slide.width} x {slide.height} px of a mask of {grid.width} x {grid.height} px, {scale}",
+        f"canvas   {slide.width} x {slide.height} px of a mask of {plan.canvas.width} x {plan.canvas.height} px, {scale}",
+        *_scale_lines(prepared),
         f"patches  {plan.patches} of {grid.tile} px, overlap {grid.overlap} {plan.taper.name}, context {grid.context}: "
         f"{plan.patches - scan.painted} to run, {scan.painted} painted as glass",
         f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",

@@ -327,4 +327,6 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         projected_bytes=prepared.projected_bytes,
         stages={name: round(value, 3) for name, value in state.stages.items()},
         versions=deciding_versions() | {"python": platform.python_version()},
+        scale=float(plan.scale.ratio),
+        warnings=prepared.warnings,
     )

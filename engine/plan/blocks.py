@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from safron.io.errors import BadInput
 
 from .grid import AxisGrid, PatchGrid
+from .scale import ONE, Scale
 from .window import Window
 
 DEFAULT_BLOCK = 2048
@@ -18,12 +20,17 @@ BAND = 4
 class AxisBlocks:
     """Blocks along one axis, and the patches that each of them owns.
 
+    Blocks are cut in canvas pixels, which are the slide's; patches lie in drawn pixels (`safron.engine.plan.scale`). Where
+    these differ, neighbouring blocks need some of the same drawn pixels.
+
     Attributes
     ----------
-    axis : the patches.
+    axis : the patches, in drawn pixels.
     start, stop : rendered canvas pixels.
     extent : slide pixels, counted from `start`; more than ``stop - start`` where the slide is padded.
-    block : pixels of a block.
+    block : canvas pixels of a block.
+    scale : drawn pixels for each canvas pixel.
+    length : canvas pixels of the whole axis; of no use where the scale is 1.
 
     Examples
     --------
@@ -37,6 +44,8 @@ class AxisBlocks:
     stop: int
     extent: int
     block: int
+    scale: Scale = ONE
+    length: int = 0
 
     def __len__(self) -> int:
         return -(-self.extent // self.block)
@@ -46,29 +55,40 @@ class AxisBlocks:
         lo = self.start + index * self.block
         return lo, min(lo + self.block, self.start + self.extent)
 
+    def drawn(self, index: int) -> tuple[int, int]:
+        """Drawn pixels ``[lo, hi)`` that a block is made of; empty, at the end, where nothing of it is rendered."""
+        lo, hi = (min(end, self.stop) for end in self.span(index))
+        if lo == hi:
+            _, end = self.scale.reach(lo - 1, lo, length=self.length)
+            return end, end
+        return self.scale.reach(lo, hi, length=self.length)
+
     def owned(self, index: int) -> range:
-        """Patches whose origin is in the block; those that begin before the first block belong to it."""
-        lo, hi = self.span(index)
-        touching = self.axis.touching(self.start, self.stop)
-        mine = self.axis.originating(touching.start * self.axis.stride if index == 0 else lo, hi)
+        """Patches that begin before the block's last drawn pixel, and no other block's before it."""
+        start, _ = self.drawn(0)
+        _, stop = self.drawn(len(self) - 1)
+        touching = self.axis.touching(start, stop)
+        _, lo = self.drawn(index - 1) if index else (0, touching.start * self.axis.stride)
+        mine = self.axis.originating(lo, self.drawn(index)[1])
         first = max(mine.start, touching.start)
         return range(first, max(first, min(mine.stop, touching.stop)))
 
     def crossing(self, index: int) -> range:
         """The last of the owned patches: those that also write into the next block."""
         owned = self.owned(index)
-        _, hi = self.span(index)
-        if hi >= self.stop:
+        if self.span(index)[1] >= self.stop:
             return range(owned.stop, owned.stop)
+        hi, _ = self.drawn(index + 1)
         first = max(owned.start, (hi - self.axis.tile) // self.axis.stride + 1)
         return range(min(first, owned.stop), owned.stop)
 
     def reach(self, patches: range) -> tuple[int, int]:
-        """Rendered pixels that consecutive patches write, and how many of them several patches write."""
+        """Drawn pixels of the render that consecutive patches write, and how many of them several patches write."""
         if not patches:
             return 0, 0
+        start, stop = self.scale.reach(self.start, self.stop, length=self.length)
         lo, hi = self.axis.origin(patches[0]), self.axis.origin(patches[-1]) + self.axis.tile
-        lo, hi = max(lo, self.start), min(hi, self.stop)
+        lo, hi = max(lo, start), min(hi, stop)
         return hi - lo, int((self.axis.count(lo, hi) > 1).sum())
 
 
@@ -98,14 +118,16 @@ class BlockPlan:
     ----------
     index : (row, column) of the block.
     window : its pixels in canvas coordinates; part of it may lie in the slide's padding.
-    paint : the rendered part of `window`.
+    rendered : the rendered part of `window`.
+    drawn : drawn pixels that `rendered` is made of; the same window where the scale is 1.
     inner : patches that only this block needs.
     right, below : its seams; `right` has the corner.
     """
 
     index: tuple[int, int]
     window: Window
-    paint: Window
+    rendered: Window
+    drawn: Window
     inner: PatchRect
     right: PatchRect
     below: PatchRect
@@ -116,19 +138,30 @@ class BlockPlan:
         return {name: rect for name, rect in (("right", self.right), ("below", self.below)) if len(rect)}
 
 
-def choose_block(block: int | None, *, tile: int, slide_tile: int) -> int:
-    """Return the block size: about 2048, whatever the canvas, so that memory is the same for all; check a given one.
+def least_block(*, tile: int, slide_tile: int, scale: Scale) -> int:
+    """Return the smallest block, in whole TIFF tiles: a patch may write into two blocks along an axis, never into three."""
+    pixels = ceil((tile + 2 * scale.margin) / scale.ratio)
+    return -(-pixels // slide_tile) * slide_tile
+
+
+def choose_block(block: int | None, *, tile: int, slide_tile: int, scale: Scale) -> int:
+    """Return the block size, or check a given one: about 2048, whatever the canvas, so that memory is the same for all.
+
+    Where slide and drawing have different pixels, the larger of both sides is about 2048, but no side less than a patch.
 
     Raises
     ------
     BadInput
         When a given block is not whole TIFF tiles or is smaller than a patch.
     """
-    least = -(-tile // slide_tile) * slide_tile
+    least = least_block(tile=tile, slide_tile=slide_tile, scale=scale)
     if block is None:
-        return max(least, DEFAULT_BLOCK // slide_tile * slide_tile)
+        return max(least, int(DEFAULT_BLOCK / max(1.0, float(scale.ratio))) // slide_tile * slide_tile)
     if block < least or block % slide_tile:
+        patch = f"--tile {tile}"
+        if not scale.is_one:
+            patch = f"a patch of --tile {tile}, each of whose pixels is {float(1 / scale.ratio):.3g} px wide"
         raise BadInput(
-            f"--block {block}: must be a multiple of --tiff-tile {slide_tile} and at least --tile {tile}; try {least}"
+            f"--block {block}: must be a multiple of --tiff-tile {slide_tile} and at least {patch}; try {least}"
         )
     return block

@@ -33,6 +33,7 @@ from safron.io.slides.writer import SlideSpec
 from .blocks import BAND, AxisBlocks, BlockPlan, PatchRect
 from .fixed_point import Blend, fraction_bits
 from .grid import PatchGrid
+from .scale import Scale
 from .taper import Taper
 from .window import Window
 
@@ -84,9 +85,11 @@ class RenderPlan:
 
     Attributes
     ----------
-    grid : patches of the whole mask.
+    grid : patches of the whole mask, in drawn pixels.
     taper : blend weights.
+    canvas : pixels of the mask, and of the slide if all of it is rendered.
     region : the part of the canvas that becomes the slide.
+    scale : drawn pixels for each canvas pixel.
     slide : what is written; at least as large as `region`.
     block : pixels a side of one task.
     batch : patches a call.
@@ -97,7 +100,9 @@ class RenderPlan:
 
     grid: PatchGrid
     taper: Taper
+    canvas: Window
     region: Window
+    scale: Scale
     slide: SlideSpec
     block: int
     batch: int
@@ -117,11 +122,26 @@ class RenderPlan:
 
     def axis_blocks(self, block: int) -> tuple[AxisBlocks, AxisBlocks]:
         """Cut both axes into blocks of any size."""
-        region = self.region
+        region, canvas, scale = self.region, self.canvas, self.scale
         return (
-            AxisBlocks(self.grid.rows, region.y, region.y_stop, self.slide.height, block),
-            AxisBlocks(self.grid.columns, region.x, region.x_stop, self.slide.width, block),
+            AxisBlocks(
+                self.grid.rows, region.y, region.y_stop, self.slide.height, block, scale, canvas.height
+            ),
+            AxisBlocks(
+                self.grid.columns, region.x, region.x_stop, self.slide.width, block, scale, canvas.width
+            ),
         )
+
+    @cached_property
+    def drawn(self) -> Window:
+        """Drawn pixels that the region is made of."""
+        return self.drawn_for(self.region)
+
+    def drawn_for(self, window: Window) -> Window:
+        """Drawn pixels that some canvas pixels are made of."""
+        y0, y1 = self.scale.reach(window.y, window.y_stop, length=self.canvas.height)
+        x0, x1 = self.scale.reach(window.x, window.x_stop, length=self.canvas.width)
+        return Window.from_bounds(y0, x0, y1, x1)
 
     @property
     def block_shape(self) -> tuple[int, int]:
@@ -154,6 +174,13 @@ class RenderPlan:
             index,
             window,
             window.clip(self.region),
+            Window.from_bounds(
+                *(
+                    end
+                    for pair in zip(rows.drawn(index[0]), columns.drawn(index[1]), strict=True)
+                    for end in pair
+                )
+            ),
             inner=PatchRect(range(own_rows.start, low.start), left),
             right=PatchRect(own_rows, right),
             below=PatchRect(low, left),
@@ -175,9 +202,9 @@ class RenderPlan:
     @property
     def patches(self) -> int:
         """Patches that write at least one pixel of the region."""
-        region = self.region
-        return len(self.grid.rows.touching(region.y, region.y_stop)) * len(
-            self.grid.columns.touching(region.x, region.x_stop)
+        drawn = self.drawn
+        return len(self.grid.rows.touching(drawn.y, drawn.y_stop)) * len(
+            self.grid.columns.touching(drawn.x, drawn.x_stop)
         )
 
     @property
@@ -208,9 +235,9 @@ class RenderPlan:
         return Pyramid(self.slide.height, self.slide.width, self.slide.tile, most)
 
     def seam_windows(self, index: tuple[int, int]) -> dict[str, Window]:
-        """The rendered canvas pixels that the seams of a block write, by name."""
+        """The drawn pixels of the render that the seams of a block write, by name."""
         seams = self.block_plan(index).seams
-        return {name: rect.window(self.grid).clip(self.region) for name, rect in seams.items()}
+        return {name: rect.window(self.grid).clip(self.drawn) for name, rect in seams.items()}
 
     @cached_property
     def _seam_sizes(self) -> tuple[_SeamSizes, _SeamSizes]:
@@ -237,10 +264,17 @@ class RenderPlan:
     def seam_bytes(self) -> int:
         """Upper bound on what one block leaves in scratch for its neighbours, for any canvas."""
         tile, overlap, stride = self.grid.tile, self.grid.overlap, self.grid.rows.stride
-        long, breadth = self.block + tile, tile + (-(-tile // stride) - 1) * stride
+        # Patches that cross into the next block begin in the last tile of this one's drawn pixels, or where both need some.
+        shared_pixels = tile + self._drawn_block - int(self.block * self.scale.ratio)
+        long, breadth = self._drawn_block + tile, shared_pixels + (-(-tile // stride) - 1) * stride
         shared = [min(length, (length // stride + 2) * overlap) for length in (long, breadth)]
         sums = 2 * (shared[0] * breadth + long * shared[1])
         return 3 * (2 * long * breadth + sums * np.dtype(self.blend.sum_dtype).itemsize)
+
+    @property
+    def _drawn_block(self) -> int:
+        """The most drawn pixels a side that a block is made of."""
+        return self.block if self.scale.is_one else int((self.block + 2) * self.scale.ratio) + 4
 
     @property
     def seam_room(self) -> int:
@@ -299,14 +333,17 @@ class RenderPlan:
 
     def worker_bytes(self) -> int:
         """Upper bound on what one block in work holds, without batches and the generator's own buffers."""
-        side, read = self.block, self.grid.tile + 2 * self.grid.context
+        side, read = self._drawn_block, self.grid.tile + 2 * self.grid.context
         pixels = side * side
-        image = pixels * 3
+        image = self.block**2 * 3
         labels = (side + 2 * read) ** 2
+        if not self.scale.is_one:
+            image += pixels * 3
+            labels += int((side + 2 * read) / self.scale.ratio) ** 2
         shared = min(1.0, self.grid.overlap / self.grid.rows.stride)
         bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
         noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
-        tiles = int(pixels * self._most_tile_bytes)
+        tiles = int(self.block**2 * self._most_tile_bytes)
         # A block that is finished may wait to be written; as JPEG it is small.
         waiting = 0 if self.slide.compression == "jpeg" else tiles
         # One after the other: patches, seams (as stored and as read), levels and tiles. A seam task holds less than a block's.
@@ -333,6 +370,7 @@ class RenderPlan:
                 "context": self.grid.context,
                 "--overlap": self.grid.overlap,
                 "--taper": self.taper.name,
+                "--scale": [self.scale.numerator, self.scale.denominator],
                 "--region": [self.region.x, self.region.y, self.region.width, self.region.height],
                 "--block": self.block,
                 "--batch": self.batch,

@@ -56,6 +56,8 @@ class RenderOptions:
     flavor : "svs", "ome" or "generic"; None goes by the name of the output.
     align : pad with glass to a multiple of 2 ** (levels - 1), which OpenSlide reads faster.
     mpp : micrometres per pixel; None takes the mask's, else the card's.
+    scale : "auto" draws tissue at its true size where mask and generator have a pixel size: labels are resampled to the
+        generator's pixels, and what it draws to the mask's. "1" draws pixel by pixel, whatever the sizes.
     region : (x, y, width, height) of the mask to render; None is all of it.
     level_count : pyramid levels; "auto" halves until one tile is enough.
     palette_tolerance : largest distance (0..255 a channel) of a colour-coded mask's colour from its label's.
@@ -96,6 +98,7 @@ class RenderOptions:
     flavor: Literal["svs", "ome", "generic"] | None = None
     align: bool = False
     mpp: float | None = None
+    scale: Literal["auto", "1"] = "auto"
     region: tuple[int, int, int, int] | None = None
     level_count: int | Literal["auto"] = "auto"
     palette_tolerance: int = 0

@@ -138,12 +138,12 @@ class Scratch:
             raise BadInput(f"{self.path}: exists and is no scratch of ours; move it away or pass --scratch")
         self.remove()
         group = zarr.create_group(self.path)
-        region = plan.region
+        drawn = plan.drawn
         rows, columns = plan.grid.rows, plan.grid.columns
         weights = plan.blend.weights
         for name, axis, start, stop in (
-            ("y", rows, region.y, region.y_stop),
-            ("x", columns, region.x, region.x_stop),
+            ("y", rows, drawn.y, drawn.y_stop),
+            ("x", columns, drawn.x, drawn.x_stop),
         ):
             step = 1 << 16
             array = group.create_array(
