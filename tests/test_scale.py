@@ -10,18 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from cases import run_cli
+from masks import blobs
 from models import RampModel
 from oracle import at_true_size
 from safron.engine import IdentityModel, render
+from safron.engine.plan.grid import PatchGrid
 from safron.engine.plan.render_plan import choose_bits
 from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.io.errors import BadInput
-from test_helpers import blobs, level0
 
 RATIOS = ["0.25", "0.499", "1.0", "2.0", "3.7", "8"]
+
+
+def level0(path: Path) -> Any:
+    return np.asarray(tifffile.imread(path, level=0))
 
 
 def identity(mpp: float | None = 1.0, *, tile: int = 64) -> IdentityModel:
@@ -33,13 +39,15 @@ def identity(mpp: float | None = 1.0, *, tile: int = 64) -> IdentityModel:
 
 def expected(mask: Any, model: Any, ratio: str, *, overlap: int, seed: int = 0) -> Any:
     tile, taper = model.card.tile, Taper()
-    from safron.engine.plan.grid import PatchGrid
-
     scale = Fraction(ratio)
-    grid = PatchGrid(*(-(-length * scale.numerator // scale.denominator) for length in mask.shape), tile, overlap, 4)
+    grid = PatchGrid(
+        *(-(-length * scale.numerator // scale.denominator) for length in mask.shape), tile, overlap, 4
+    )
     bits = choose_bits(grid, taper, integral=model.integral)
     weights = taper.weights(tile=tile, overlap=overlap)
-    return at_true_size(mask, model, scale=scale, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed)
+    return at_true_size(
+        mask, model, scale=scale, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed
+    )
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -66,10 +74,18 @@ def test_equals_oracle_and_is_one_slide_however_it_is_cut(tmp_path: Path, ratio:
 @pytest.mark.parametrize("ratio", ["0.499", "3.7"])
 def test_a_region_has_the_pixels_of_the_whole(tmp_path: Path, ratio: str) -> None:
     mask, model = blobs(150, 170, cell=23), RampModel()
-    options: dict[str, Any] = {"model": model, "mpp": float(ratio) / 2, "compression": "lzw", "tiff_tile": 16, "overlap": 12}
+    options: dict[str, Any] = {
+        "model": model,
+        "mpp": float(ratio) / 2,
+        "compression": "lzw",
+        "tiff_tile": 16,
+        "overlap": 12,
+    }
     render(mask, tmp_path / "whole.tiff", **options)
     render(mask, tmp_path / "part.tiff", region=(33, 21, 90, 100), **options)
-    np.testing.assert_array_equal(level0(tmp_path / "part.tiff"), level0(tmp_path / "whole.tiff")[21:121, 33:123])
+    np.testing.assert_array_equal(
+        level0(tmp_path / "part.tiff"), level0(tmp_path / "whole.tiff")[21:121, 33:123]
+    )
 
 
 def test_structures_have_their_true_size_and_place(tmp_path: Path) -> None:
@@ -103,7 +119,9 @@ def test_scales(slide: float | None, drawn: float | None, scale: Scale) -> None:
 
 @pytest.mark.parametrize("slide", [0.12, 8.1])
 def test_scales_without_sense_are_refused(slide: float) -> None:
-    with pytest.raises(BadInput, match=rf"the mask has {slide:g} um per pixel and the generator 1: .* --scale 1"):
+    with pytest.raises(
+        BadInput, match=rf"the mask has {slide:g} um per pixel and the generator 1: .* --scale 1"
+    ):
         choose_scale(slide, 1.0)
 
 
