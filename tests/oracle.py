@@ -56,7 +56,10 @@ def at_true_size(
     linearly with the distance of centres; in 2048ths, rounded down, the rest with the largest weight. Halves round up.
     """
     rows, columns = (ceil(length * scale) for length in mask.shape)
-    under = [[floor((i + Fraction(1, 2)) / scale) for i in range(count)] for count in (rows, columns)]
+    under = [
+        [min(length - 1, floor((i + Fraction(1, 2)) / scale)) for i in range(count)]
+        for length, count in zip(mask.shape, (rows, columns), strict=True)
+    ]
     drawn = render_whole(mask[np.ix_(*under)], model, **options).astype(np.int64)
     down, across = (_shares(length, scale) for length in mask.shape)
     sums = np.einsum("iy,yxc,jx->ijc", down, drawn, across, optimize=True)

@@ -73,7 +73,7 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
             expected = next(order, (-1, -1))
     if unknown is not None:
         y, x, value = unknown
-        y, x = plan.scale.slide_index(np.array([y, x])).tolist()
+        y, x = np.minimum(plan.scale.slide_index(np.array([y, x])), np.array(job.mask.shape) - 1).tolist()
         names = ", ".join(f"{label.value} {label.name}" for label in card.labels)
         raise BadInput(
             f"{job.mask.source}: label {value} at x={x}, y={y} is unknown to generator {card.name!r}, "

@@ -25,7 +25,7 @@ from safron.io.errors import BadInput
 from safron.io.masks.open import open_mask
 from safron.io.remote import Target, check_folder, is_url
 from safron.io.slides.pyramid import Pyramid
-from safron.io.slides.spec import check_tile
+from safron.io.slides.spec import check_mpp, check_tile
 from safron.io.slides.writer import SlideSpec
 
 from .budget import (
@@ -67,6 +67,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
             f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
         )
     check_tile(options.tiff_tile, "--tiff-tile")
+    check_mpp(options.mpp)
     check_placing(options)
     elsewhere = (
         options.executor == "processes" or options.scheduler is not None or options.cluster is not None
