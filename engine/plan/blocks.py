@@ -1,4 +1,16 @@
-"""How is a canvas cut into blocks, and which patches belong to each block?"""
+"""How is a canvas cut into blocks, and which patches belong to each block?
+
+A block is one task: a square of whole TIFF tiles. A patch belongs to the block that contains its origin. Patches that also
+write into the next block are the *boundary patches* of their block. They are generated first, exactly once, and their
+weighted sums are kept in scratch for the neighbours::
+
+    block (0, 0)          | block (0, 1)
+    i i i i i i i i i i r |                   i  inner: writes into this block only
+    i i i i i i i i i i r |                   r  right boundary: also writes into (0, 1)
+    b b b b b b b b b b r |                   b  lower boundary: also writes into (1, 0)
+    ----------------------+------------
+    block (1, 0)                              the r in the corner writes into all four blocks
+"""
 
 from __future__ import annotations
 
@@ -12,7 +24,7 @@ from .scale import ONE, Scale
 from .window import Window
 
 DEFAULT_BLOCK = 2048
-# Columns of blocks that are made together, row by row.
+# Columns of blocks that are rendered together, row by row.
 BAND = 4
 
 
@@ -20,17 +32,17 @@ BAND = 4
 class AxisBlocks:
     """Blocks along one axis, and the patches that each of them owns.
 
-    Blocks are cut in canvas pixels, which are the slide's; patches lie in drawn pixels (`safron.engine.plan.scale`). Where
-    these differ, neighbouring blocks need some of the same drawn pixels.
+    Blocks are measured in canvas pixels (the slide's), patches in drawn pixels (`safron.engine.plan.scale`). If the two
+    differ, neighbouring blocks share some drawn pixels.
 
     Attributes
     ----------
-    axis : the patches, in drawn pixels.
-    start, stop : rendered canvas pixels.
-    extent : slide pixels, counted from `start`; more than ``stop - start`` where the slide is padded.
-    block : canvas pixels of a block.
-    scale : drawn pixels for each canvas pixel.
-    length : canvas pixels of the whole axis; of no use where the scale is 1.
+    axis : patches along the axis, in drawn pixels.
+    start, stop : canvas pixels ``[start, stop)`` that are rendered.
+    extent : slide pixels, counted from `start`; more than ``stop - start`` if the slide is padded.
+    block : side of a block in canvas pixels.
+    scale : drawn pixels per canvas pixel.
+    length : canvas pixels along the whole axis; not needed if the scale is 1.
 
     Examples
     --------
@@ -51,12 +63,12 @@ class AxisBlocks:
         return -(-self.extent // self.block)
 
     def span(self, index: int) -> tuple[int, int]:
-        """Canvas pixels ``[lo, hi)`` of a block."""
+        """Return the canvas pixels ``[lo, hi)`` of a block."""
         lo = self.start + index * self.block
         return lo, min(lo + self.block, self.start + self.extent)
 
     def drawn(self, index: int) -> tuple[int, int]:
-        """Drawn pixels ``[lo, hi)`` that a block is made of; empty, at the end, where nothing of it is rendered."""
+        """Return the drawn pixels ``[lo, hi)`` that a block is made of; empty if none of it is rendered."""
         lo, hi = (min(end, self.stop) for end in self.span(index))
         if lo == hi:
             _, end = self.scale.reach(lo - 1, lo, length=self.length)
@@ -64,7 +76,7 @@ class AxisBlocks:
         return self.scale.reach(lo, hi, length=self.length)
 
     def owned(self, index: int) -> range:
-        """Patches that begin before the block's last drawn pixel, and no other block's before it."""
+        """Return the patches whose origin lies in this block's drawn pixels and not in those of an earlier block."""
         start, _ = self.drawn(0)
         _, stop = self.drawn(len(self) - 1)
         touching = self.axis.touching(start, stop)
@@ -74,7 +86,7 @@ class AxisBlocks:
         return range(first, max(first, min(mine.stop, touching.stop)))
 
     def crossing(self, index: int) -> range:
-        """The last of the owned patches: those that also write into the next block."""
+        """Return the boundary patches: the last of the owned ones, which also write into the next block."""
         owned = self.owned(index)
         if self.span(index)[1] >= self.stop:
             return range(owned.stop, owned.stop)
@@ -83,7 +95,7 @@ class AxisBlocks:
         return range(min(first, owned.stop), owned.stop)
 
     def reach(self, patches: range) -> tuple[int, int]:
-        """Drawn pixels of the render that consecutive patches write, and how many of them several patches write."""
+        """Return how many drawn pixels some consecutive patches write, and how many of these several patches share."""
         if not patches:
             return 0, 0
         start, stop = self.scale.reach(self.start, self.stop, length=self.length)
@@ -94,7 +106,7 @@ class AxisBlocks:
 
 @dataclass(frozen=True)
 class PatchRect:
-    """The patches of some consecutive rows and columns of the grid."""
+    """Patches of consecutive rows and columns of the grid."""
 
     rows: range
     columns: range
@@ -103,7 +115,7 @@ class PatchRect:
         return len(self.rows) * len(self.columns)
 
     def window(self, grid: PatchGrid) -> Window:
-        """All canvas pixels that the patches write; they cover it without a gap."""
+        """Return the window that the patches write; they cover it without gaps."""
         if not len(self):
             return Window(0, 0, 0, 0)
         first, last = grid[self.rows[0], self.columns[0]].write, grid[self.rows[-1], self.columns[-1]].write
@@ -112,16 +124,16 @@ class PatchRect:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One block: where it lies and which patches it runs.
+    """One block: its pixels and its patches.
 
     Attributes
     ----------
     index : (row, column) of the block.
-    window : its pixels in canvas coordinates; part of it may lie in the slide's padding.
-    rendered : the rendered part of `window`.
-    drawn : drawn pixels that `rendered` is made of; the same window where the scale is 1.
-    inner : patches that only this block needs.
-    right, below : its seams; `right` has the corner.
+    window : canvas pixels of the block; part of them may lie in the slide's padding.
+    rendered : part of `window` that is rendered.
+    drawn : drawn pixels that `rendered` is made of; equal to it if the scale is 1.
+    inner : patches that write into this block only.
+    right, below : boundary patches; `right` includes the corner.
     """
 
     index: tuple[int, int]
@@ -134,25 +146,26 @@ class BlockPlan:
 
     @property
     def seams(self) -> dict[str, PatchRect]:
-        """The seams that have patches, by name."""
+        """The boundaries that have patches, by name."""
         return {name: rect for name, rect in (("right", self.right), ("below", self.below)) if len(rect)}
 
 
 def least_block(*, tile: int, slide_tile: int, scale: Scale) -> int:
-    """Return the smallest block, in whole TIFF tiles: a patch may write into two blocks along an axis, never into three."""
+    """Return the smallest block in whole TIFF tiles. A patch may write into two blocks along an axis, never into three."""
     pixels = ceil((tile + 2 * scale.margin) / scale.ratio)
     return -(-pixels // slide_tile) * slide_tile
 
 
 def choose_block(block: int | None, *, tile: int, slide_tile: int, scale: Scale) -> int:
-    """Return the block size, or check a given one: about 2048, whatever the canvas, so that memory is the same for all.
+    """Choose the side of a block, or check the given one.
 
-    Where slide and drawing have different pixels, the larger of both sides is about 2048, but no side less than a patch.
+    The default is 2048 for every canvas, so that memory does not depend on the canvas. If the generator draws more pixels
+    than the slide has, 2048 is the number of drawn pixels, but a block is never smaller than a patch.
 
     Raises
     ------
     BadInput
-        When a given block is not whole TIFF tiles or is smaller than a patch.
+        The given block is not a multiple of the TIFF tile, or it is smaller than a patch.
     """
     least = least_block(tile=tile, slide_tile=slide_tile, scale=scale)
     if block is None:

@@ -1,18 +1,8 @@
 """What will be done, before anything is done?
 
-A `RenderPlan` says which patches there are, which block owns each, what a block takes from its
-neighbours, and how much memory, scratch and output that needs. It is pure data: it can be printed
-(``--dry-run``), compared, pickled and handed to any executor, and nothing in it grows with the canvas.
-
-A patch belongs to the block that holds its origin. Patches that reach into the next block are the
-block's *seams*; they run first, once, and their weighted sums are kept in scratch::
-
-    block (0, 0)          | block (0, 1)
-    i i i i i i i i i i r |                   i  inner: touches this block only
-    i i i i i i i i i i r |                   r  right seam: also written into (0, 1)
-    b b b b b b b b b b r |                   b  lower seam: also written into (1, 0)
-    ----------------------+------------
-    block (1, 0)                              the corner r reaches all four blocks
+A `RenderPlan` lists the patches, the block that owns each of them, what a block takes from its neighbours, and how much
+memory, scratch and output the render needs. It is pure data: it can be printed (``--dry-run``), compared, pickled and
+handed to any executor. Its size does not depend on the canvas.
 """
 
 from __future__ import annotations
@@ -40,7 +30,7 @@ from .window import Window
 Int64 = npt.NDArray[np.int64]
 
 PREVIEW_PIXELS = 2048
-# Options that decide a field of `SlideSpec`.
+# Options that set a field of `SlideSpec`.
 _OPTIONS = {
     "tile": "--tiff-tile",
     "level_count": "--level-count",
@@ -50,19 +40,19 @@ _OPTIONS = {
     "quality": "--quality",
     "chroma": "--chroma",
 }
-# Seams that a process has room for in memory, if all are as large as they can be, and one that is read. They are mostly half of
-# that: so it is what is needed of the band's row above, and of the row in work.
+# Blocks whose boundary sums fit into a process's memory if each has the largest possible size, plus one that is being read.
+# Most have half that size, so this is enough for the row above in the band and for the row in flight.
 SEAMS_KEPT = 5
 
 
 @dataclass(frozen=True)
 class _SeamSizes:
-    """How far the seams of blocks reach along one axis.
+    """Sizes of the boundary sums of all blocks along one axis.
 
     Attributes
     ----------
-    owned, crossing, beside : int64 [blocks, 2]: pixels, and multi pixels, of all owned patches of each
-        block, of those that cross into the next block, and of the others.
+    owned, crossing, beside : int64 [blocks, 2]: pixels, and pixels that several patches share, of all owned patches of each
+        block, of its boundary patches, and of the others.
     """
 
     owned: Int64
@@ -71,7 +61,7 @@ class _SeamSizes:
 
     @classmethod
     def of(cls, blocks: AxisBlocks) -> _SeamSizes:
-        """Measure every block of an axis."""
+        """Measure every block along an axis."""
         owned = [blocks.owned(index) for index in range(len(blocks))]
         crossing = [blocks.crossing(index) for index in range(len(blocks))]
         beside = [range(mine.start, low.start) for mine, low in zip(owned, crossing, strict=True)]
@@ -87,14 +77,14 @@ class RenderPlan:
     ----------
     grid : patches of the whole mask, in drawn pixels.
     taper : blend weights.
-    canvas : pixels of the mask, and of the slide if all of it is rendered.
-    region : the part of the canvas that becomes the slide.
-    scale : drawn pixels for each canvas pixel.
-    slide : what is written; at least as large as `region`.
-    block : pixels a side of one task.
-    batch : patches a call.
-    bits : fixed-point bits of patch values.
-    seed : of the noise.
+    canvas : all pixels of the mask.
+    region : part of the canvas that becomes the slide.
+    scale : drawn pixels per canvas pixel.
+    slide : layout of the slide; at least as large as `region`.
+    block : side of a block in canvas pixels.
+    batch : batch size, patches per generator call.
+    bits : fraction bits of patch values.
+    seed : seed of the noise.
     noise_scales : see `safron.engine.generator.noise`.
     """
 
@@ -112,7 +102,7 @@ class RenderPlan:
 
     @property
     def blend(self) -> Blend:
-        """Weights and fixed point."""
+        """Blend weights and fixed point."""
         return Blend(self.grid, self.taper, self.bits)
 
     @property
@@ -121,7 +111,7 @@ class RenderPlan:
         return self.slide.pyramid
 
     def axis_blocks(self, block: int) -> tuple[AxisBlocks, AxisBlocks]:
-        """Cut both axes into blocks of any size."""
+        """Cut both axes into blocks of the given side."""
         region, canvas, scale = self.region, self.canvas, self.scale
         return (
             AxisBlocks(
@@ -138,7 +128,7 @@ class RenderPlan:
         return self.drawn_for(self.region)
 
     def drawn_for(self, window: Window) -> Window:
-        """Drawn pixels that some canvas pixels are made of."""
+        """Return the drawn pixels that a window of the canvas is made of."""
         y0, y1 = self.scale.reach(window.y, window.y_stop, length=self.canvas.height)
         x0, x1 = self.scale.reach(window.x, window.x_stop, length=self.canvas.width)
         return Window.from_bounds(y0, x0, y1, x1)
@@ -150,9 +140,9 @@ class RenderPlan:
         return len(rows), len(columns)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Block indices, one at a time: band after band of a few columns, and each row by row.
+        """Yield block indices in the order of rendering: bands of a few columns, each of them row by row.
 
-        What seams leave is needed by the blocks below them. So these come soon, however wide the canvas is.
+        Blocks need the boundary sums of the row above. In a narrow band they follow soon, however wide the canvas is.
         """
         rows, columns = self.block_shape
         return (
@@ -187,13 +177,13 @@ class RenderPlan:
         )
 
     def sources(self, index: tuple[int, int]) -> list[tuple[int, int]]:
-        """Blocks whose seams write into block `index`, itself last."""
+        """Return the blocks whose boundary patches write into block `index`, itself last."""
         row, column = index
         around = [(row - 1, column - 1), (row - 1, column), (row, column - 1), (row, column)]
         return [(i, j) for i, j in around if i >= 0 and j >= 0]
 
     def consumers(self, index: tuple[int, int]) -> list[tuple[int, int]]:
-        """Blocks that the seams of block `index` write into, itself first."""
+        """Return the blocks that the boundary patches of block `index` write into, itself first."""
         row, column = index
         rows, columns = self.block_shape
         around = [(row, column), (row, column + 1), (row + 1, column), (row + 1, column + 1)]
@@ -201,7 +191,7 @@ class RenderPlan:
 
     @property
     def patches(self) -> int:
-        """Patches that write at least one pixel of the region."""
+        """Number of patches that write at least one pixel of the region."""
         drawn = self.drawn
         return len(self.grid.rows.touching(drawn.y, drawn.y_stop)) * len(
             self.grid.columns.touching(drawn.x, drawn.x_stop)
@@ -209,7 +199,7 @@ class RenderPlan:
 
     @property
     def block_levels(self) -> int:
-        """The last level whose tiles are whole inside a block."""
+        """The last level at which a block consists of whole tiles."""
         level = 0
         while (self.block >> (level + 1)) % self.slide.tile == 0 and self.block % (2 << level) == 0:
             level += 1
@@ -217,12 +207,12 @@ class RenderPlan:
 
     @property
     def thumbnail_level(self) -> int:
-        """The level that blocks leave in scratch, from which higher levels and the preview are made."""
+        """The level that each block leaves in scratch. Higher levels and the preview are made from it."""
         return min(self.block_levels + 1, self.preview_level)
 
     @property
     def preview_level(self) -> int:
-        """The first level that is small enough to be shown whole."""
+        """The first level that is small enough for the preview."""
         level = 0
         while max(self.slide.height, self.slide.width) >> level > PREVIEW_PIXELS:
             level += 1
@@ -230,12 +220,12 @@ class RenderPlan:
 
     @property
     def working_pyramid(self) -> Pyramid:
-        """All levels down to one pixel: the slide's, and those that only scratch needs."""
+        """All levels down to one pixel: those of the slide, then those that only scratch needs."""
         most = max(self.slide.height, self.slide.width).bit_length()
         return Pyramid(self.slide.height, self.slide.width, self.slide.tile, most)
 
     def seam_windows(self, index: tuple[int, int]) -> dict[str, Window]:
-        """The drawn pixels of the render that the seams of a block write, by name."""
+        """Return the drawn pixels that the boundary patches of a block write, by name."""
         seams = self.block_plan(index).seams
         return {name: rect.window(self.grid).clip(self.drawn) for name, rect in seams.items()}
 
@@ -246,7 +236,7 @@ class RenderPlan:
 
     @cached_property
     def seam_capacity(self) -> tuple[int, int]:
-        """Pixel values, and sums, that are enough for the seams of any block; one at least, for Blosc unpacks no fewer."""
+        """Number of pixel values, and of sums, that the boundary of any block needs; at least 1, which Blosc requires."""
         rows, columns = self._seam_sizes
         right = (rows.owned.max(axis=0), columns.crossing.max(axis=0))
         below = (rows.crossing.max(axis=0), columns.beside.max(axis=0))
@@ -256,15 +246,15 @@ class RenderPlan:
 
     @property
     def largest_seam(self) -> int:
-        """Bytes that the seams of one block may take in scratch."""
+        """Upper bound on the bytes in scratch of one block's boundary sums."""
         pixels, sums = self.seam_capacity
         return pixels + sums * np.dtype(self.blend.sum_dtype).itemsize
 
     @property
     def seam_bytes(self) -> int:
-        """Upper bound on what one block leaves in scratch for its neighbours, for any canvas."""
+        """Upper bound on the bytes of one block's boundary sums, for any canvas."""
         tile, overlap, stride = self.grid.tile, self.grid.overlap, self.grid.rows.stride
-        # Patches that cross into the next block begin in the last tile of this one's drawn pixels, or where both need some.
+        # Boundary patches begin within a tile of the block's end, or among the drawn pixels that both blocks need.
         shared_pixels = tile + self._drawn_block - int(self.block * self.scale.ratio)
         long, breadth = self._drawn_block + tile, shared_pixels + (-(-tile // stride) - 1) * stride
         shared = [min(length, (length // stride + 2) * overlap) for length in (long, breadth)]
@@ -278,24 +268,24 @@ class RenderPlan:
 
     @property
     def seam_room(self) -> int:
-        """Memory in which a process keeps the seams that it made."""
+        """Bytes of memory in which a process keeps the boundary sums that it made."""
         return (SEAMS_KEPT - 1) * self.seam_bytes
 
     def scratch_bytes(self, *, at_a_time: int) -> int:
-        """Upper bound on scratch in use at one time: seams, and thumbnails.
+        """Upper bound on the bytes of scratch in use at one time: boundary sums and thumbnails.
 
-        Seams are freed while the next row of their band is made, those at its edge while the next band is: so there are
-        those of two rows of a band, and of one edge, in part the last band's and in part this one's.
+        Boundary sums are freed while the next row of their band is rendered, those at the band's edge while the next band
+        is. So scratch holds those of two rows of a band and of one edge, partly this band's and partly the last one's.
 
         Parameters
         ----------
-        at_a_time : blocks in work, whose seams may be there before they are.
+        at_a_time : blocks in flight, whose boundary sums may exist before the block does.
         """
         rows, columns = self._seam_sizes
         item = np.dtype(self.blend.sum_dtype).itemsize
 
         def each_row(across: Int64, beside: Int64) -> Int64:
-            """Bytes of the seams of some columns, in each row."""
+            """Bytes of the boundary sums of some columns, for each row."""
             pixels = rows.owned[:, 0] * across[0] + rows.crossing[:, 0] * beside[0]
             sums = rows.owned[:, 1] * across[0] + rows.owned[:, 0] * across[1]
             sums += rows.crossing[:, 1] * beside[0] + rows.crossing[:, 0] * beside[1]
@@ -307,7 +297,7 @@ class RenderPlan:
             made = each_row(columns.crossing[band].sum(axis=0), columns.beside[band].sum(axis=0))
             edge = each_row(columns.crossing[band][-1], columns.beside[band][-1])
             if first + BAND >= len(columns.owned):
-                edge = np.zeros_like(edge)  # nobody needs it after the band
+                edge = np.zeros_like(edge)  # not needed after the band
             two_rows = int((made + np.append(made[1:], 0)).max())
             most = max(most, two_rows + int(np.maximum(edge, last_edge).sum()))
             all_seams += int(made.sum())
@@ -317,7 +307,7 @@ class RenderPlan:
         return most + thumbnails
 
     def output_bytes(self) -> int:
-        """Estimate of the slide's size: bytes per pixel as measured on stained tissue, all levels."""
+        """Estimate the bytes of the slide, all levels, from bytes per pixel measured on stained tissue."""
         per_pixel = {"jpeg": 0.35 if self.slide.chroma == "420" else 0.45, "none": 3.0}.get(
             self.slide.compression, 2.3
         )
@@ -325,14 +315,14 @@ class RenderPlan:
 
     @property
     def _most_tile_bytes(self) -> float:
-        """Bytes of the tiles of all levels, for each pixel, where the picture is noise and nothing can be packed."""
+        """Bytes per pixel of the tiles of all levels if the image is noise, which does not compress."""
         slide = self.slide
         fine = slide.chroma == "444" and slide.quality > 90
         each = {"jpeg": 4.2 if fine else 2.0, "lzw": 4.2}.get(slide.compression, 3.1)
         return each * 4 / 3
 
     def worker_bytes(self) -> int:
-        """Upper bound on what one block in work holds, without batches and the generator's own buffers."""
+        """Upper bound on the bytes of one block in flight, without batches and the generator's own buffers."""
         side, read = self._drawn_block, self.grid.tile + 2 * self.grid.context
         pixels = side * side
         image = self.block**2 * 3
@@ -344,21 +334,21 @@ class RenderPlan:
         bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
         noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
         tiles = int(self.block**2 * self._most_tile_bytes)
-        # A block that is finished may wait to be written; as JPEG it is small.
+        # A finished block may wait to be written; as JPEG it is small.
         waiting = 0 if self.slide.compression == "jpeg" else tiles
-        # One after the other: patches, seams (as stored and as read), levels and tiles. A seam task holds less than a block's.
+        # These follow one another: patches, boundary sums (stored and read), levels and tiles. A boundary task needs less.
         return image + waiting + max(bands + labels + noise, bands + 2 * self.seam_bytes, tiles + image // 3)
 
     def batch_bytes(self, *, integral: bool) -> int:
-        """Upper bound on a batch of patches, before and after the generator."""
+        """Upper bound on the bytes of a batch of patches, inputs and outputs."""
         tile, read = self.grid.tile, self.grid.tile + 2 * self.grid.context
-        # What ONNX Runtime gives, the batch that it is put in, and where nothing is compiled the fixed-point values.
+        # The output of ONNX Runtime, its copy in the batch and, without the C extension, the fixed-point values.
         image_bytes = 1 if integral else 12 if compiled is None else 8
         return self.batch * (read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * image_bytes)
 
     def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
-        """Everything that decides a pixel or a tag, by the name that a user knows it by."""
-        # The slide's metadata and software repeat what stands here and in the versions.
+        """Return everything that decides a pixel or a tag, under the name that users know."""
+        # Metadata and software of the slide repeat these inputs and the versions.
         names = asdict(self.slide).keys() - {"metadata", "software"}
         slide = {_OPTIONS.get(name, f"slide {name}"): getattr(self.slide, name) for name in names}
         return {
@@ -382,7 +372,7 @@ class RenderPlan:
 
 
 def fingerprint(inputs: Mapping[str, str]) -> str:
-    """One hash of `RenderPlan.inputs`."""
+    """Return one hash of `RenderPlan.inputs`."""
     return hashlib.sha256(json.dumps(dict(sorted(inputs.items()))).encode()).hexdigest()
 
 
@@ -392,7 +382,7 @@ def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int)
     Raises
     ------
     BadInput
-        When the tile or the overlap is out of range.
+        The tile or the overlap is out of range.
     """
     if tile < 1:
         raise BadInput(f"--tile {tile}: must be at least 1 pixel")
@@ -402,12 +392,12 @@ def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int)
 
 
 def choose_bits(grid: PatchGrid, taper: Taper, *, integral: bool) -> int:
-    """Return the fixed-point bits of patch values: 0 where the generator returns whole grey levels.
+    """Choose the fraction bits of patch values: 0 if the generator returns whole grey levels.
 
     Raises
     ------
     BadInput
-        When so many patches overlap that their sums would not fit 32 bits with 1/16 of a level.
+        So many patches overlap that their sums do not fit into 32 bits with 1/16 of a grey level.
     """
     bits = fraction_bits(grid, taper)
     if bits < (0 if integral else 4):
