@@ -469,7 +469,7 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     at_a_time, more = f"{prepared.at_a_time} at a time", ""
     if prepared.at_a_time is None:
         at_a_time = "as many at a time as the workers have threads"
-        more = f", {plan.largest_seam / 1e6:.1f} MB more for each block in work after the first"
+        more = f", {plan.largest_boundary / 1e6:.1f} MB more for each block in work after the first"
     return [
         f"canvas   {slide.width} x {slide.height} px of a mask of {plan.canvas.width} x {plan.canvas.height} px, {scale}",
         *_scale_lines(prepared),

@@ -151,13 +151,13 @@ def test_scratch_is_bounded(height: int, width: int) -> None:
     item = np.dtype(plan.blend.sum_dtype).itemsize
     sizes = {}
     for index in plan.blocks():
-        windows = plan.seam_windows(index).values()
+        windows = plan.boundary_windows(index).values()
         pixels = sum(3 * window.height * window.width for window in windows)
         sums = sum(Accumulator.size(window, plan.blend) for window in windows)
-        assert pixels <= plan.seam_capacity[0]
-        assert sums <= plan.seam_capacity[1]
+        assert pixels <= plan.boundary_capacity[0]
+        assert sums <= plan.boundary_capacity[1]
         sizes[index] = pixels + item * sums
-        assert sizes[index] <= plan.seam_bytes, "memory is planned too small"
+        assert sizes[index] <= plan.boundary_bytes, "memory is planned too small"
     for at_a_time in (1, 6):
         bound = plan.scratch_bytes(at_a_time=at_a_time)
         assert most_alive(plan, sizes, at_a_time) <= bound, "less is planned than there is"
@@ -191,11 +191,11 @@ def test_seams_of_a_band_fit_into_memory() -> None:
     order = list(plan.blocks())
     sizes = []
     for index in order:
-        windows = plan.seam_windows(index).values()
+        windows = plan.boundary_windows(index).values()
         sizes.append(
             sum(3 * window.height * window.width for window in windows)
             + item * sum(Accumulator.size(window, plan.blend) for window in windows)
         )
     most = 2 * BAND + 1
     spans = [sum(sizes[first : first + most]) for first in range(len(sizes) - most + 1)]
-    assert np.median(spans) <= plan.seam_room
+    assert np.median(spans) <= plan.boundary_room

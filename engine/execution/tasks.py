@@ -1,7 +1,7 @@
 """What happens in one task?
 
 Three kinds of task, each a plain function of a `Job` and a block index, so that any executor, thread
-or machine may run it, again if need be: `scan_block` looks at the mask, `seam_task` runs the patches
+or machine may run it, again if need be: `scan_block` looks at the mask, `boundary_task` runs the patches
 that reach into the next block, `block_task` runs the others and makes the block's pixels and tiles.
 """
 
@@ -28,7 +28,7 @@ from safron.engine.plan.blocks import BlockPlan, PatchRect
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import Scratch
-from safron.engine.scratch.seam_store import empty_seams, seam_parts
+from safron.engine.scratch.boundary_store import boundary_parts, empty_boundary
 from safron.engine.scratch.task_result import Tally, TaskDone
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.scaled import ScaledMask
@@ -166,18 +166,18 @@ def _noise_windows(plan: RenderPlan, first: Window, count: int, tally: Tally) ->
     return sliding_window_view(noise, read.width, axis=2)[:, :, ::stride].transpose(2, 0, 1, 3)
 
 
-def seam_task(job: Job, index: tuple[int, int]) -> TaskDone:
+def boundary_task(job: Job, index: tuple[int, int]) -> TaskDone:
     """Run the patches of a block that reach into other blocks, and store what they leave."""
     plan, start = job.plan, time.perf_counter()
     tally = Tally()
-    pixels, sums = empty_seams(plan, index)
-    parts = seam_parts(plan, index, pixels, sums)
+    pixels, sums = empty_boundary(plan, index)
+    parts = boundary_parts(plan, index, pixels, sums)
     with _batches(job, tally) as batches:
-        for name, rect in plan.block_plan(index).seams.items():
+        for name, rect in plan.block_plan(index).boundary.items():
             run_patches(job, rect, batches, tally, parts[name].add)
     with tally.stage("scratch"):
-        job.scratch.write_seams(index, pixels, sums, seconds=time.perf_counter() - start)
-    return TaskDone("seam", index, tally)
+        job.scratch.boundaries.write(index, pixels, sums, seconds=time.perf_counter() - start)
+    return TaskDone("boundary", index, tally)
 
 
 def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
@@ -222,12 +222,12 @@ def _paint(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> None:
     with _batches(job, tally) as batches:
         run_patches(job, block.inner, batches, tally, accumulator.add)
     for source in plan.sources(block.index):
-        if not plan.block_plan(source).seams:
+        if not plan.block_plan(source).boundary:
             continue
         with tally.stage("scratch"):
-            pixels, sums = job.scratch.read_seams(source)
+            pixels, sums = job.scratch.boundaries.read(source)
         with tally.stage("blend"):
-            for part in seam_parts(plan, source, pixels, sums).values():
+            for part in boundary_parts(plan, source, pixels, sums).values():
                 accumulator.merge(part)
     with tally.stage("blend"):
         accumulator.finalize()

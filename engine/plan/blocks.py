@@ -145,7 +145,7 @@ class BlockPlan:
     below: PatchRect
 
     @property
-    def seams(self) -> dict[str, PatchRect]:
+    def boundary(self) -> dict[str, PatchRect]:
         """The boundaries that have patches, by name."""
         return {name: rect for name, rect in (("right", self.right), ("below", self.below)) if len(rect)}
 

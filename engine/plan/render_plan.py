@@ -42,11 +42,11 @@ _OPTIONS = {
 }
 # Blocks whose boundary sums fit into a process's memory if each has the largest possible size, plus one that is being read.
 # Most have half that size, so this is enough for the row above in the band and for the row in flight.
-SEAMS_KEPT = 5
+BOUNDARIES_KEPT = 5
 
 
 @dataclass(frozen=True)
-class _SeamSizes:
+class _BoundarySizes:
     """Sizes of the boundary sums of all blocks along one axis.
 
     Attributes
@@ -60,7 +60,7 @@ class _SeamSizes:
     beside: Int64
 
     @classmethod
-    def of(cls, blocks: AxisBlocks) -> _SeamSizes:
+    def of(cls, blocks: AxisBlocks) -> _BoundarySizes:
         """Measure every block along an axis."""
         owned = [blocks.owned(index) for index in range(len(blocks))]
         crossing = [blocks.crossing(index) for index in range(len(blocks))]
@@ -224,20 +224,20 @@ class RenderPlan:
         most = max(self.slide.height, self.slide.width).bit_length()
         return Pyramid(self.slide.height, self.slide.width, self.slide.tile, most)
 
-    def seam_windows(self, index: tuple[int, int]) -> dict[str, Window]:
+    def boundary_windows(self, index: tuple[int, int]) -> dict[str, Window]:
         """Return the drawn pixels that the boundary patches of a block write, by name."""
-        seams = self.block_plan(index).seams
-        return {name: rect.window(self.grid).clip(self.drawn) for name, rect in seams.items()}
+        boundary = self.block_plan(index).boundary
+        return {name: rect.window(self.grid).clip(self.drawn) for name, rect in boundary.items()}
 
     @cached_property
-    def _seam_sizes(self) -> tuple[_SeamSizes, _SeamSizes]:
+    def _boundary_sizes(self) -> tuple[_BoundarySizes, _BoundarySizes]:
         rows, columns = self.axis_blocks(self.block)
-        return _SeamSizes.of(rows), _SeamSizes.of(columns)
+        return _BoundarySizes.of(rows), _BoundarySizes.of(columns)
 
     @cached_property
-    def seam_capacity(self) -> tuple[int, int]:
+    def boundary_capacity(self) -> tuple[int, int]:
         """Number of pixel values, and of sums, that the boundary of any block needs; at least 1, which Blosc requires."""
-        rows, columns = self._seam_sizes
+        rows, columns = self._boundary_sizes
         right = (rows.owned.max(axis=0), columns.crossing.max(axis=0))
         below = (rows.crossing.max(axis=0), columns.beside.max(axis=0))
         pixels = 3 * sum(int(down[0] * across[0]) for down, across in (right, below))
@@ -245,13 +245,13 @@ class RenderPlan:
         return max(1, pixels), max(1, sums)
 
     @property
-    def largest_seam(self) -> int:
+    def largest_boundary(self) -> int:
         """Upper bound on the bytes in scratch of one block's boundary sums."""
-        pixels, sums = self.seam_capacity
+        pixels, sums = self.boundary_capacity
         return pixels + sums * np.dtype(self.blend.sum_dtype).itemsize
 
     @property
-    def seam_bytes(self) -> int:
+    def boundary_bytes(self) -> int:
         """Upper bound on the bytes of one block's boundary sums, for any canvas."""
         tile, overlap, stride = self.grid.tile, self.grid.overlap, self.grid.rows.stride
         # Boundary patches begin within a tile of the block's end, or among the drawn pixels that both blocks need.
@@ -267,9 +267,9 @@ class RenderPlan:
         return self.block if self.scale.is_one else int((self.block + 2) * self.scale.ratio) + 4
 
     @property
-    def seam_room(self) -> int:
+    def boundary_room(self) -> int:
         """Bytes of memory in which a process keeps the boundary sums that it made."""
-        return (SEAMS_KEPT - 1) * self.seam_bytes
+        return (BOUNDARIES_KEPT - 1) * self.boundary_bytes
 
     def scratch_bytes(self, *, at_a_time: int) -> int:
         """Upper bound on the bytes of scratch in use at one time: boundary sums and thumbnails.
@@ -281,7 +281,7 @@ class RenderPlan:
         ----------
         at_a_time : blocks in flight, whose boundary sums may exist before the block does.
         """
-        rows, columns = self._seam_sizes
+        rows, columns = self._boundary_sizes
         item = np.dtype(self.blend.sum_dtype).itemsize
 
         def each_row(across: Int64, beside: Int64) -> Int64:
@@ -291,7 +291,7 @@ class RenderPlan:
             sums += rows.crossing[:, 1] * beside[0] + rows.crossing[:, 0] * beside[1]
             return np.asarray(3 * (pixels + item * sums))
 
-        most, all_seams, last_edge = 0, 0, np.zeros(len(rows.owned), np.int64)
+        most, all_made, last_edge = 0, 0, np.zeros(len(rows.owned), np.int64)
         for first in range(0, len(columns.owned), BAND):
             band = slice(first, first + BAND)
             made = each_row(columns.crossing[band].sum(axis=0), columns.beside[band].sum(axis=0))
@@ -300,9 +300,9 @@ class RenderPlan:
                 edge = np.zeros_like(edge)  # not needed after the band
             two_rows = int((made + np.append(made[1:], 0)).max())
             most = max(most, two_rows + int(np.maximum(edge, last_edge).sum()))
-            all_seams += int(made.sum())
+            all_made += int(made.sum())
             last_edge = edge
-        most = min(all_seams, most + (at_a_time + 1) * self.largest_seam)
+        most = min(all_made, most + (at_a_time + 1) * self.largest_boundary)
         thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
         return most + thumbnails
 
@@ -337,7 +337,9 @@ class RenderPlan:
         # A finished block may wait to be written; as JPEG it is small.
         waiting = 0 if self.slide.compression == "jpeg" else tiles
         # These follow one another: patches, boundary sums (stored and read), levels and tiles. A boundary task needs less.
-        return image + waiting + max(bands + labels + noise, bands + 2 * self.seam_bytes, tiles + image // 3)
+        return (
+            image + waiting + max(bands + labels + noise, bands + 2 * self.boundary_bytes, tiles + image // 3)
+        )
 
     def batch_bytes(self, *, integral: bool) -> int:
         """Upper bound on the bytes of a batch of patches, inputs and outputs."""

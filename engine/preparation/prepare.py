@@ -15,7 +15,7 @@ from safron.engine.generator.halving import Halving
 from safron.engine.generator.model import PatchModel, load_model
 from safron.engine.generator.trial import choose_batch, try_model
 from safron.engine.plan.blocks import choose_block
-from safron.engine.plan.render_plan import SEAMS_KEPT, RenderPlan, choose_bits, make_grid
+from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
@@ -119,7 +119,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time)
         return foreseen(prepared) if dry_run else prepared
     chunks = mask.keep_chunks(block=plan.block, workers=workers)
-    kept = SEAMS_KEPT * plan.seam_bytes + chunks + workers * plan.worker_bytes()
+    kept = BOUNDARIES_KEPT * plan.boundary_bytes + chunks + workers * plan.worker_bytes()
     before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
     on_device = not model.device.startswith("cpu")
     if on_device:
