@@ -270,10 +270,10 @@ REFUSED = [
     ExpectFail(
         "foreign scratch",
         "mask.zarr foreign.tiff",
-        ("foreign.tiff.safron: exists and is no scratch of ours",),
+        ("foreign.tiff.safron: exists and is not a scratch folder of SAFRON",),
     ),
     ExpectFail(
-        "foreign part", "mask.zarr download.tiff", ("download.tiff.part: exists and is no unfinished slide",)
+        "foreign part", "mask.zarr download.tiff", ("download.tiff.part: exists and is not an unfinished slide",)
     ),
     # Usage.
     ExpectFail("no arguments", "", ("Missing argument 'MASK'", "--help")),
