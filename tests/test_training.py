@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -284,46 +284,66 @@ def test_export_refuses_a_name_with_a_card_beside_it(
 # What users get wrong
 
 
-def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="not a folder") as problem:
-        data.find_pairs(tmp_path / "none")
-    one_line(problem)
-    with pytest.raises(BadInput, match="holds no") as problem:
-        data.find_pairs(tmp_path)
-    one_line(problem)
-    image = tmp_path / "A-1-400-001.png"
-    cv2.imwrite(str(image), np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(BadInput, match=r"A-1-400-001\.gland\.png") as problem:
-        data.find_pairs(tmp_path)
-    one_line(problem)
-    cv2.imwrite(str(tmp_path / "A-1-400-001.gland.png"), np.zeros((8, 9), np.uint8))
-    with pytest.raises(BadInput, match="9 x 8 but its image is 8 x 8") as problem:
-        data.prepare(tmp_path)
-    one_line(problem)
-    mask = tmp_path / "A-1-400-001.gland.png"
-    gland = np.zeros((8, 8), np.uint8)
-    gland[2, 3] = 1
-    cv2.imwrite(str(mask), gland)
-    with pytest.raises(
-        BadInput, match=r"gland\.png: value 1 at row 2, column 3; a gland mask is 255"
-    ) as problem:
-        data.prepare(tmp_path)
-    one_line(problem)
-    cv2.imwrite(str(mask), np.full((8, 8), 255, np.uint8))
-    cv2.imwrite(str(image), np.full((8, 8, 3), 255, np.uint8))
-    with pytest.raises(
-        BadInput, match=r"001\.png is as white as glass where .*gland\.png has glands"
-    ) as problem:
-        data.prepare(tmp_path)
-    one_line(problem)
-    cv2.imwrite(str(image.with_suffix(".webp")), gland)
-    with pytest.raises(BadInput, match=r"001\.png and .*001\.webp have one mask") as problem:
-        data.prepare(tmp_path)
-    one_line(problem)
-    image.with_suffix(".webp").unlink()
-    image.write_bytes(b"no image")
-    with pytest.raises(BadInput, match="cannot be read") as problem:
-        data.prepare(tmp_path)
+@dataclass(frozen=True)
+class BadFolder:
+    """A folder that cannot be trained on.
+
+    Attributes
+    ----------
+    what : is wrong; the test's name.
+    files : what it holds, by name; None where there is no such folder.
+    says : pattern of the message.
+    """
+
+    what: str
+    files: dict[str, Any] | None
+    says: str
+
+
+IMAGE, MASK = "A-1-400-001.png", "A-1-400-001.gland.png"
+BLACK, WHITE = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
+ONE = np.zeros((8, 8), np.uint8)
+ONE[2, 3] = 1
+BAD_FOLDERS = (
+    BadFolder("no folder", None, "not a folder"),
+    BadFolder("empty", {}, "holds no"),
+    BadFolder("no mask", {IMAGE: BLACK}, r"A-1-400-001\.gland\.png"),
+    BadFolder(
+        "sizes differ",
+        {IMAGE: BLACK, MASK: np.zeros((8, 9), np.uint8)},
+        "9 x 8 but its image is 8 x 8",
+    ),
+    BadFolder(
+        "a value that is none",
+        {IMAGE: BLACK, MASK: ONE},
+        r"gland\.png: value 1 at row 2, column 3; a gland mask is 255",
+    ),
+    BadFolder(
+        "glands without colour",
+        {IMAGE: WHITE, MASK: WHITE[..., 0]},
+        r"001\.png is as white as glass where .*gland\.png has glands",
+    ),
+    BadFolder(
+        "two images of a mask",
+        {IMAGE: WHITE, "A-1-400-001.webp": BLACK, MASK: WHITE[..., 0]},
+        r"001\.png and .*001\.webp have one mask",
+    ),
+    BadFolder("no image", {IMAGE: None, MASK: WHITE[..., 0]}, "cannot be read"),
+)
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS, ids=lambda case: case.what)
+def test_bad_folders(case: BadFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    if case.files is not None:
+        folder.mkdir()
+        for name, pixels in case.files.items():
+            if pixels is None:
+                (folder / name).write_bytes(b"no image")
+            else:
+                cv2.imwrite(str(folder / name), pixels)
+    with pytest.raises(BadInput, match=case.says) as problem:
+        data.prepare(folder)
     one_line(problem)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 import zarr
-from cases import run_program
+from cases import Outcome, run_program
 from safron.io.errors import BadInput
 from safron.io.masks.canvas_size import image_size
 from safron.training import cli, slides, sources
@@ -507,51 +507,76 @@ def test_old_settings_keep_their_hash() -> None:
 # The command line
 
 
-def test_command_line_trains_without_the_word_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@dataclass(frozen=True)
+class Run:
+    """A training of two steps on the command line, and how it is begun."""
+
+    data: Path
+    out: Path
+    settings: Path
+    outcome: Outcome
+    words: tuple[str | Path, ...]
+
+    def kept(self) -> dict[str, Any]:
+        """What stands beside the weights."""
+        kept: dict[str, Any] = json.loads((self.out / "checkpoint.json").read_text())
+        return kept
+
+
+@pytest.fixture
+def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Settings from a preset, a file and options; --steps says how long."""
     pytest.importorskip("torch")
-    data, out = tmp_path / "data", tmp_path / "out"
+    data, out, settings = tmp_path / "data", tmp_path / "out", tmp_path / "settings.json"
     pair(data, "a_1", 0)
     pair(data, "b_1", 1)
-    settings = tmp_path / "settings.json"
     settings.write_text('{"bfloat16": false, "seed": 3}')
-    words = (
-        data,
-        out,
-        "--preset",
-        "safron",
-        "--size",
-        "tiny",
-        "--config",
-        settings,
-        "--discriminator",
-        "patch",
-    )
-    outcome = run_program(capfd, cli.main, *words, "--no-skips", "--overlap", "8", "--steps", "2")
-    assert outcome.code == 0
-    assert "export it with" in outcome.out
-    assert "step 2/2" in outcome.err
-    kept = json.loads((out / "checkpoint.json").read_text())
+    options = "--preset safron --size tiny --discriminator patch --no-skips --overlap 8 --config"
+    words = (data, out, *options.split(), settings)
+    return Run(data, out, settings, run_program(capfd, cli.main, *words, "--steps", "2"), words)
+
+
+def test_command_line_trains_without_the_word_fit(run: Run) -> None:
+    assert run.outcome.code == 0
+    assert "export it with" in run.outcome.out
+    assert "step 2/2" in run.outcome.err
+    kept = run.kept()
     assert (kept["step"], kept["config"]["seed"], kept["config"]["judged"]) == (2, 3, "patch")
     assert (kept["config"]["model"]["skips"], kept["config"]["model"]["overlap"]) == (False, 8)
-    assert len((out / "log.jsonl").read_text().splitlines()) == 1
+    assert len((run.out / "log.jsonl").read_text().splitlines()) == 1
 
-    # Resumed without settings it goes on as it was; with others it is refused.
-    assert run_program(capfd, cli.main, data, out, "--resume", "--steps", "3").code == 0
-    assert json.loads((out / "checkpoint.json").read_text())["config"]["judged"] == "patch"
 
-    # Given again, settings do not change how long it is, on which rates and weights depend; --steps does.
-    again = (*words, "--no-skips", "--overlap", "8", "--resume")
-    assert run_program(capfd, cli.main, *again).code == 0
-    kept = json.loads((out / "checkpoint.json").read_text())
+def test_resumed_without_settings_it_goes_on_as_it_was(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_program(capfd, cli.main, run.data, run.out, "--resume", "--steps", "3").code == 0
+    kept = run.kept()
+    assert (kept["step"], kept["config"]["judged"]) == (3, "patch")
+
+
+def test_settings_given_again_do_not_change_how_long_it_is(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rates and weights depend on it."""
+    assert run_program(capfd, cli.main, run.data, run.out, "--resume", "--steps", "3").code == 0
+    assert run_program(capfd, cli.main, *run.words, "--resume").code == 0
+    kept = run.kept()
     assert (kept["step"], kept["config"]["steps"], kept["config"]["epochs"]) == (3, 3, 0)
-    settings.write_text('{"bfloat16": false, "seed": 3, "epochs": 5}')
-    outcome = run_program(capfd, cli.main, *again)
+
+
+def test_another_length_is_refused_in_the_settings_and_taken_from_the_option(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run.settings.write_text('{"bfloat16": false, "seed": 3, "epochs": 5}')
+    outcome = run_program(capfd, cli.main, *run.words, "--resume")
     assert outcome.code == 2
-    assert "was made for steps 3, and" in outcome.error
+    assert "was made for steps 2, and" in outcome.error
     assert "settings.json says epochs 5" in outcome.error
-    assert run_program(capfd, cli.main, *again, "--steps", "4").code == 0
-    assert json.loads((out / "checkpoint.json").read_text())["step"] == 4
-    outcome = run_program(capfd, cli.main, data, out, "--resume", "--preset", "safron", "--size", "tiny")
+    assert run_program(capfd, cli.main, *run.words, "--resume", "--steps", "3").code == 0
+    assert run.kept()["step"] == 3
+
+
+def test_resumed_with_other_settings_it_is_refused(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    other = ("--resume", "--preset", "safron", "--size", "tiny")
+    outcome = run_program(capfd, cli.main, run.data, run.out, *other)
     assert outcome.code == 2
     assert "other settings than those asked for" in outcome.error
     assert "judged" in outcome.error

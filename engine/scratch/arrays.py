@@ -27,7 +27,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -74,11 +74,15 @@ class Scratch:
     ----------
     path : the folder ``OUT.safron``.
     store : address of what workers share, for fsspec; None has it in the folder as well.
+    clock : seconds since any moment; how long seams have been in memory is measured by it.
     """
 
-    def __init__(self, path: Path, store: str | None = None) -> None:
+    def __init__(
+        self, path: Path, store: str | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.path = path
         self.store = store
+        self._clock = clock
         self._arrays: dict[str, zarr.Array[Any]] = {}
         # Seams by block: those made here, in this order; since when some of them are nowhere else; the last one read.
         self._kept: dict[Index, Seams] = {}
@@ -266,7 +270,7 @@ class Scratch:
         with self._guard:
             self._kept[block] = pixels, sums
             if behind:
-                self._unstored[block] = time.monotonic()
+                self._unstored[block] = self._clock()
         while (oldest := self._superfluous()) is not None:
             self._bring_to_disk(oldest)
 
@@ -286,7 +290,7 @@ class Scratch:
 
     def store_seams(self, *, seconds: float = 0.0) -> None:
         """Bring to disk what has been in memory alone for so long."""
-        start = time.monotonic()
+        start = self._clock()
         for block, since in list(self._unstored.items()):
             with self._guard:
                 if start - since < seconds or block in self._storing or block not in self._unstored:
