@@ -1,6 +1,7 @@
 # make demo    render the shipped mask with the shipped generator into demo/
 # make test    run the tests; test-lowest, test-newest: some of them with other versions of the libraries
 # make lint    check style, docstrings, spelling and types
+# make options write the tables of options into docs/cli.md
 # make docs    build the documentation into site/, warnings as errors
 #
 # Each target makes a virtual environment in VENV, installs the package into it and changes nothing else.
@@ -25,7 +26,7 @@ PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
 SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \
 	mask_cli model readers rendering resume rewrite s3 slides training training_data validate))
 
-.PHONY: demo test test-lowest test-newest lint docs clean
+.PHONY: demo test test-lowest test-newest lint docs options clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -67,6 +68,11 @@ lint: $(VENV)/bin/pip
 	$(BIN)/codespell
 	$(BIN)/numpydoc lint $$(find engine io training -name '*.py')
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p safron
+
+options: $(VENV)/bin/pip
+	rm -rf build
+	$(PIP) install --quiet -c constraints.txt .
+	$(BIN)/python docs/write_options.py
 
 # The API reference is read from the installed package.
 docs: $(VENV)/bin/pip

@@ -61,10 +61,6 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         raise BadInput(f"{error.filename}: {error.strerror}; choose another path") from error
     if options.scratch is not None and is_url(options.scratch):
         check_folder(str(options.scratch))
-    if (options.workers is not None and options.workers < 1) or options.threads < 0:
-        raise BadInput(
-            f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
-        )
     check_tile(options.tiff_tile, "--tiff-tile")
     check_placing(options)
     elsewhere = (
