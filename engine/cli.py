@@ -270,6 +270,17 @@ def _warnings(*, quiet: bool) -> Iterator[None]:
         logger.propagate = before
 
 
+def _scale_lines(prepared: Prepared) -> list[str]:
+    """Say how tissue comes to its true size."""
+    plan, card = prepared.plan, prepared.job.model.card
+    if plan.scale.is_one:
+        return []
+    return [
+        f"scale    drawn on {plan.grid.width} x {plan.grid.height} px of {card.mpp:g} um, {float(plan.scale.ratio):.4g} for each of "
+        "the slide's, and resampled"
+    ]
+
+
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     """Say what a render will do."""
     plan, slide = prepared.plan, prepared.plan.slide
@@ -279,9 +290,10 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     at_a_time, more = f"{prepared.at_a_time} at a time", ""
     if prepared.at_a_time is None:
         at_a_time = "as many at a time as the workers have threads"
-        more = f", {plan.largest_seam / 1e6:.1f} MB more for each block in work after the first"
+        more = f", {plan.largest_boundary / 1e6:.1f} MB more for each block in work after the first"
     return [
-        f"canvas   {slide.width} x {slide.height} px of a mask of {grid.width} x {grid.height} px, {scale}",
+        f"canvas   {slide.width} x {slide.height} px of a mask of {plan.canvas.width} x {plan.canvas.height} px, {scale}",
+        *_scale_lines(prepared),
         f"patches  {plan.patches} of {grid.tile} px, overlap {grid.overlap} {plan.taper.name}, context {grid.context}: "
         f"{plan.patches - scan.painted} to run, {scan.painted} painted as glass",
         f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",

@@ -13,12 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx_models
 import pytest
 import tifffile
 import zarr
 from cases import Expect, ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import protected, read_only_folder, small_disk
-from onnx_models import CARD, write_onnx
+from onnx_models import write_onnx
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.io import console
 
@@ -26,13 +27,14 @@ pytest.importorskip("onnx")
 
 HEIGHT, WIDTH, CHUNK = 150, 130, 64
 # Later options win, so a case may give its own.
+CARD = onnx_models.CARD | {"mpp": 0.5}
 USUAL = "--workers 1 --threads 1 --batch 1 --device cpu --model tiny.onnx --tiff-tile 64 --block 64 "
 
 
 def write_mask(path: Path, labels: np.ndarray[Any, Any], **attributes: Any) -> Path:
     chunks = (*(1,) * (labels.ndim - 2), CHUNK, CHUNK)
     array = zarr.create_array(
-        path, shape=labels.shape, chunks=chunks, dtype=labels.dtype, attributes=attributes
+        path, shape=labels.shape, chunks=chunks, dtype=labels.dtype, attributes={"mpp": 0.5} | attributes
     )
     if labels.size:
         array[:] = labels
@@ -44,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of masks, models and things in the way, named for what is wrong with them."""
     root = tmp_path_factory.mktemp("prepared")
     labels = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
-    write_mask(root / "mask.zarr", labels, mpp=0.5)
+    write_mask(root / "mask.zarr", labels)
     write_mask(root / "three.zarr", np.stack([labels, labels]))
     write_mask(root / "float.zarr", labels.astype(np.float32))
     write_mask(root / "empty.zarr", np.zeros((0, 10), np.uint8))
@@ -188,7 +190,7 @@ REFUSED = [
     ExpectFail("mpp of 0", "mask.zarr out.tiff --mpp 0", ("mpp 0.0: ", "0.001 to 10000")),
     ExpectFail("mpp", "mask.zarr out.tiff --mpp nan", ("mpp nan: ", "0.001 to 10000")),
     ExpectFail("tolerance", "colours.png out.tiff --palette-tolerance 256", ("tolerance 256", "0 to 255")),
-    ExpectFail("colour", "colours.png out.tiff", ("colour (9, 9, 9) at row 0, column 0",)),
+    ExpectFail("colour", "colours.png out.tiff --mpp 0.5", ("colour (9, 9, 9) at row 0, column 0",)),
     ExpectFail(
         "memory", "mask.zarr out.tiff --memory 10MB", ("projected peak memory is", "--memory allows 10 MiB")
     ),

@@ -566,7 +566,7 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
     from safron.engine.execution.dask_worker import Desk
     from safron.engine.execution.device_queue import Stopped
-    from safron.engine.execution.tasks import seam_task
+    from safron.engine.execution.tasks import boundary_task
     from safron.engine.preparation.prepare import prepare
 
     class Worker:
@@ -578,12 +578,12 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
     job.scratch.create(job.plan, {"--seed": "0"})
     desk = Desk(Parcel.pack("token", job, ModelSource("identity", "cpu", 1)), Worker())
-    assert desk.run("seam", seam_task, (0, 0)).index == (0, 0)
+    assert desk.run("boundary", boundary_task, (0, 0)).index == (0, 0)
     job.scratch.create(job.plan, {"--seed": "1"})
     monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.6)
     with pytest.raises(Stopped):
-        desk.run("seam", seam_task, (0, 0))
-    assert not job.scratch.stored_seams()
+        desk.run("boundary", boundary_task, (0, 0))
+    assert not job.scratch.boundaries.stored()
 
 
 def test_a_worker_loads_the_generator_once() -> None:

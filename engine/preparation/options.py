@@ -150,7 +150,14 @@ class RenderOptions:
         False, "Pad with background to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster."
     )
     mpp: float | None = setting(
-        None, "Pixel size, in micrometres per pixel.", "UM", shown="the mask's, else the generator's"
+        None,
+        "Pixel size of mask and slide, in micrometres per pixel.",
+        "UM",
+        shown="the mask's, else the generator's",
+    )
+    scale: Literal["auto", "1"] = setting(
+        "auto",
+        "auto draws tissue at its true size if mask and generator have a pixel size, and resamples it; 1 draws pixel by pixel.",
     )
     region: tuple[int, int, int, int] | None = setting(
         None,
