@@ -25,7 +25,7 @@ from safron.io.errors import BadInput
 from safron.io.masks.open import open_mask
 from safron.io.remote import Target, check_folder, is_url
 from safron.io.slides.pyramid import Pyramid
-from safron.io.slides.spec import check_mpp, check_tile
+from safron.io.slides.spec import MOST_SIDE, check_mpp, check_tile
 from safron.io.slides.writer import SlideSpec
 
 from .budget import (
@@ -81,6 +81,10 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     workers = workers_of(options)
     tile = card.tile if options.tile is None else options.tile
     canvas = Window(0, 0, *mask.shape)
+    if max(mask.shape) > MOST_SIDE:
+        raise BadInput(
+            f"mask {mask.source}: {canvas.width} x {canvas.height} px; a TIFF has at most {MOST_SIDE} pixels a side"
+        )
     size = options.mpp if options.mpp is not None else mask.mpp
     scale = ONE if options.scale == "1" else choose_scale(size, card.mpp)
     grid = make_grid(
@@ -102,7 +106,13 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         region=region,
         scale=scale,
         slide=slide,
-        block=choose_block(options.block, tile=tile, slide_tile=options.tiff_tile, scale=scale),
+        block=choose_block(
+            options.block,
+            tile=tile,
+            slide_tile=options.tiff_tile,
+            scale=scale,
+            longest=max(slide.height, slide.width),
+        ),
         batch=choose_batch(options.batch, model),
         bits=choose_bits(grid, taper, integral=model.integral),
         seed=options.seed,

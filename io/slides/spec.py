@@ -123,6 +123,10 @@ def check_tile(tile: int, name: str = "tile") -> None:
         raise BadInput(f"{name} {tile}: must be a multiple of 16, 16 to {MAX_TILE}; try 512")
 
 
+MOST_SIDE = 2**32 - 1
+"""Pixels along a side that the tags of a TIFF can say."""
+
+
 def check_mpp(mpp: float | None) -> None:
     """Raise `BadInput` unless a pixel size in micrometres makes sense; None is no size, and allowed."""
     if mpp is not None and not 0.001 <= mpp <= 10_000:
