@@ -244,6 +244,11 @@ REFUSED = [
     ExpectFail(
         "preview exists", "mask.zarr out.tiff --preview exists.png", ("--preview exists.png: exists already",)
     ),
+    ExpectFail(
+        "preview's ending",
+        "mask.zarr out.tiff --preview g.jpg",
+        ("--preview g.jpg: a preview is a PNG", "use g.png"),
+    ),
     ExpectFail("preview's folder", "mask.zarr out.tiff --preview no/p.png", ("--preview no/p.png: folder ",)),
     ExpectFail(
         "preview is OUT", "mask.zarr out.tiff --preview out.tiff", ("--preview out.tiff: is OUT, too",)

@@ -196,12 +196,10 @@ class RenderPlan:
     @property
     def preview_level(self) -> int:
         """The first level that is small enough to be shown whole."""
-        level = 0
-        while max(self.slide.height, self.slide.width) >> level > PREVIEW_PIXELS:
-            level += 1
-        return level
+        levels = self.working_pyramid.levels
+        return next(level.index for level in levels if max(level.height, level.width) <= PREVIEW_PIXELS)
 
-    @property
+    @cached_property
     def working_pyramid(self) -> Pyramid:
         """All levels down to one pixel: the slide's, and those that only scratch needs."""
         most = max(self.slide.height, self.slide.width).bit_length()
@@ -279,8 +277,8 @@ class RenderPlan:
             all_seams += int(made.sum())
             last_edge = edge
         most = min(all_seams, most + (at_a_time + 1) * self.largest_seam)
-        thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
-        return most + thumbnails
+        levels = self.working_pyramid.levels[self.thumbnail_level :]
+        return most + sum(3 * level.height * level.width for level in levels)
 
     def output_bytes(self) -> int:
         """Estimate of the slide's size: bytes per pixel as measured on stained tissue, all levels."""

@@ -109,9 +109,9 @@ def header(first_directory: int) -> bytes:
     return struct.pack("<2sHHHQ", b"II", 43, 8, 0, first_directory)
 
 
-def ascii_tag(code: int, text: str) -> Tag:
-    """Encode text; what is not ASCII becomes a question mark."""
-    value = text.encode("ascii", "replace") + b"\0"
+def text_tag(code: int, text: str) -> Tag:
+    """Encode text in UTF-8, as OME-XML needs; all other texts here are ASCII."""
+    value = text.encode() + b"\0"
     return Tag(code, Kind.ASCII, len(value), value)
 
 

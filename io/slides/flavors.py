@@ -10,8 +10,8 @@ The rules behind this were measured with the readers that people use:
   thumbnail in one strip, or tifffile takes level 1 for it; it is smaller than the last level, or
   Bio-Formats takes it for a level. Without any, Bio-Formats reads a plain TIFF where the name is not .svs.
 - ome: OpenSlide follows the chain alone, Bio-Formats the SubIFDs alone. Each has records of its own that
-  point at the same tiles. PhysicalSize has no unit (micrometres are the default), because Bio-Formats
-  rejects the sign for it.
+  point at the same tiles. The unit of PhysicalSize is written in UTF-8: napari takes a size without a unit for
+  pixels, and Bio-Formats rejects the character reference "&#181;m" and then reads one level.
 - generic: levels below the first have NewSubfileType 1. The description never says "xml", which ASAP rejects.
 - 4:4:4 JPEG leaves YCbCrSubSampling out: with (1, 1) there, Bio-Formats converts the colours twice.
 - ResolutionUnit is the centimetre: ASAP takes it for granted.
@@ -35,11 +35,11 @@ from .bigtiff import (
     Kind,
     Table,
     Tag,
-    ascii_tag,
     long8_tag,
     long_tag,
     rational_tag,
     short_tag,
+    text_tag,
 )
 from .pyramid import Level
 from .spec import SlideSpec
@@ -89,7 +89,7 @@ def directories(spec: SlideSpec, thumbnail: Thumbnail | None, written: datetime)
             chain.insert(1, Directory("thumbnail", tuple(_thumbnail_tags(spec, thumbnail, written))))
         return tuple(chain)
     text = ome_xml(spec) if spec.flavor == "ome" else plain_text(spec)
-    first = [*_level_tags(spec, levels[0], written), ascii_tag(270, text)]
+    first = [*_level_tags(spec, levels[0], written), text_tag(270, text)]
     reduced = [tuple(_level_tags(spec, level, written, _REDUCED)) for level in levels[1:]]
     if spec.flavor == "ome" and reduced:
         subs = tuple(Directory(f"sub level {index}", tags) for index, tags in enumerate(reduced, 1))
@@ -116,10 +116,12 @@ def plain_text(spec: SlideSpec) -> str:
 
 
 def ome_xml(spec: SlideSpec) -> str:
-    """Give the OME-XML of a slide, in ASCII."""
+    """Return the OME-XML of a slide: ASCII but for the unit, which Bio-Formats reads in UTF-8 alone."""
     software = escape(_clean(spec.software))
     power, mpp = _number(spec.objective_power), _number(spec.mpp)
-    scale = f' PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}"' if mpp else ""
+    scale = (
+        "".join(f' PhysicalSize{axis}="{mpp}" PhysicalSize{axis}Unit="µm"' for axis in "XY") if mpp else ""
+    )
     objective = f'<Objective ID="Objective:0" NominalMagnification="{power}"/>'
     instrument = f'<Instrument ID="Instrument:0">{objective}</Instrument>' if power else ""
     settings = '<InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>' if power else ""
@@ -174,7 +176,7 @@ def _thumbnail_tags(spec: SlideSpec, thumbnail: Thumbnail, written: datetime) ->
     size = f"{spec.width}x{spec.height} -> {thumbnail.width}x{thumbnail.height} -"
     return [
         *_image_tags(spec, thumbnail.height, thumbnail.width, "jpeg", 0, written),
-        ascii_tag(270, aperio_text(spec, size)),
+        text_tag(270, aperio_text(spec, size)),
         long8_tag(STRIP_OFFSETS, thumbnail.offset),
         long_tag(278, thumbnail.height),
         long_tag(STRIP_BYTE_COUNTS, thumbnail.length),
@@ -194,15 +196,15 @@ def _image_tags(
     yield short_tag(262, _PHOTOMETRIC_YCBCR if compression == "jpeg" else _PHOTOMETRIC_RGB)
     yield short_tag(277, 3)
     yield short_tag(284, 1)
-    yield ascii_tag(305, _clean(spec.software))
-    yield ascii_tag(DATE_TIME, written.strftime("%Y:%m:%d %H:%M:%S"))
+    yield text_tag(305, _clean(spec.software))
+    yield text_tag(DATE_TIME, written.strftime("%Y:%m:%d %H:%M:%S"))
 
 
 def _aperio_tag(spec: SlideSpec, level: Level) -> Iterator[Tag]:
     size = f"{spec.width}x{spec.height} [0,0 {spec.width}x{spec.height}] ({spec.tile}x{spec.tile})"
     if level.index:
         size += f" -> {level.width}x{level.height}"
-    yield ascii_tag(270, aperio_text(spec, size))
+    yield text_tag(270, aperio_text(spec, size))
 
 
 def _provenance(spec: SlideSpec) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,10 @@ Chroma = Literal["420", "444"]
 
 COMMON_POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0)
 MAX_TILE = 8192
+TILE_STEP = 16
+"""TIFF asks for tile sides that are multiples of this."""
+RAW_TILE_STEP = 32
+"""The same for uncompressed tiles: OpenSlide 4.0.1 fails at odd multiples of 16, whichever program wrote them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +89,10 @@ class SlideSpec:
             if value not in get_args(kind):
                 raise BadInput(f"{name} {value!r}: choose one of {', '.join(get_args(kind))}")
         check_tile(self.tile)
-        if self.compression == "none" and self.tile % 32:  # seen with OpenSlide 4.0.1, whoever wrote the file
+        if self.compression == "none" and self.tile % RAW_TILE_STEP:
             raise BadInput(
-                f"tile {self.tile}: OpenSlide reads tiles without compression only where they are a multiple of 32; "
-                f"take {self.tile + 16}, or compression deflate"
+                f"tile {self.tile}: OpenSlide reads uncompressed tiles only if their side is a multiple of "
+                f"{RAW_TILE_STEP}; use {self.tile + TILE_STEP}, or compression deflate"
             )
         if not 1 <= self.quality <= 100:
             raise BadInput(f"quality {self.quality}: JPEG quality is 1 to 100; try 90")
@@ -120,5 +124,34 @@ class SlideSpec:
 
 def check_tile(tile: int, name: str = "tile") -> None:
     """Raise `BadInput`, with the option's name, unless this can be the side of a TIFF's tiles in pixels."""
-    if tile % 16 or not 16 <= tile <= MAX_TILE:
-        raise BadInput(f"{name} {tile}: must be a multiple of 16, 16 to {MAX_TILE}; try 512")
+    if tile % TILE_STEP or not TILE_STEP <= tile <= MAX_TILE:
+        raise BadInput(
+            f"{name} {tile}: must be a multiple of {TILE_STEP}, {TILE_STEP} to {MAX_TILE}; try 512"
+        )
+
+
+def choose_pyramid(
+    height: int,
+    width: int,
+    *,
+    tile: int,
+    level_count: int | Literal["auto"],
+    flavor: Flavor,
+    compression: Compression,
+) -> Pyramid:
+    """Choose the levels of a slide, and tiles of `tile` pixels a side or, for some small slides, less.
+
+    Two readers show a level wrong that is smaller than its tile. slideio does with OME-TIFF (2.10.0). OpenSlide does
+    with all compressions but JPEG where its libtiff refuses to read beyond the image (4.7.1 in openslide-bin 4.0.0.9
+    to 4.0.0.11, and Debian's 4.5.0-6+deb12u4 with OpenSlide 3.4.1). A given number of levels is kept.
+
+    Examples
+    --------
+    >>> options = dict(tile=512, level_count="auto", compression="jpeg")
+    >>> [choose_pyramid(2500, 3000, flavor=flavor, **options).level_count for flavor in ("svs", "ome")]
+    [4, 3]
+    """
+    if level_count != "auto" or (flavor != "ome" and compression == "jpeg"):
+        return Pyramid.auto(height, width, tile, level_count)
+    step = RAW_TILE_STEP if compression == "none" else TILE_STEP
+    return Pyramid.with_whole_tiles(height, width, tile, step=step)
