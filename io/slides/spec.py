@@ -1,7 +1,7 @@
-"""What fixes the bytes of a slide?
+"""What determines the bytes of a slide?
 
-A :class:`SlideSpec` and the pixels, and nothing else: two slides of one spec and the same pixels have the
-same tiles and the same tags, whoever wrote them, in whatever order.
+Only a :class:`SlideSpec` and the pixels: two slides with the same spec and the same pixels have the same tiles and
+tags, in whichever order and by however many workers they were written.
 """
 
 from __future__ import annotations
@@ -29,32 +29,31 @@ RAW_TILE_STEP = 32
 
 @dataclass(frozen=True, kw_only=True)
 class SlideSpec:
-    """A slide's size, scale, flavor and coding.
+    """A slide's size, pixel size, flavor and compression.
 
     Parameters
     ----------
     height, width
         Size of level 0 in pixels.
     mpp
-        Micrometres a pixel of level 0, both ways; None writes a slide without a scale.
+        Micrometres per pixel of level 0 in both directions; None writes a slide without a pixel size.
     objective
-        Magnification of the objective. None derives it from `mpp`: 10 / mpp, taken to the nearest power that
-        is built (0.25 um is 40x).
+        Magnification of the objective. None derives it from `mpp`: 10 / mpp, rounded to the nearest power of
+        common objectives (0.25 um is 40x).
     flavor
-        What the file looks like to a reader: "svs" (Aperio's layout, most widely read), "ome" (OME-TIFF) or
-        "generic" (a plain pyramid).
+        TIFF layout: "svs" (Aperio's layout, most widely read), "ome" (OME-TIFF) or "generic" (a plain pyramid).
     compression
-        "jpeg", or without loss: "deflate" and "lzw" (with the horizontal predictor), "none".
+        "jpeg", or lossless: "deflate" and "lzw" (with the horizontal predictor), "none".
     quality
         JPEG quality, 1 to 100.
     chroma
-        JPEG colour resolution: "420" stores colour at half resolution both ways, "444" in full.
+        JPEG colour resolution: "420" stores colour at half resolution in both directions, "444" at full resolution.
     tile
-        Side of a tile in pixels, a multiple of 16.
+        Side of a tile in pixels, a multiple of 16; `choose_pyramid` may take a smaller one for a small slide.
     level_count
-        Number of levels; `Pyramid.auto` chooses one.
+        Number of levels; see `choose_pyramid`.
     background
-        Colour of glass, 0..255; recorded with the metadata.
+        Background colour, RGB in 0..255; recorded with the metadata.
     software
         Name and version of the writing program.
     metadata
@@ -63,7 +62,7 @@ class SlideSpec:
     Raises
     ------
     BadInput
-        If a value is outside of what the format or its readers take.
+        If the format or its common readers do not support a value.
     """
 
     height: int
@@ -95,13 +94,13 @@ class SlideSpec:
                 f"{RAW_TILE_STEP}; use {self.tile + TILE_STEP}, or compression deflate"
             )
         if not 1 <= self.quality <= 100:
-            raise BadInput(f"quality {self.quality}: JPEG quality is 1 to 100; try 90")
+            raise BadInput(f"quality {self.quality}: JPEG quality must be 1 to 100; try 90")
         if self.mpp is not None and not 0.001 <= self.mpp <= 10_000:
-            raise BadInput(f"mpp {self.mpp}: micrometres a pixel are 0.001 to 10000; try 0.5")
+            raise BadInput(f"mpp {self.mpp}: micrometres per pixel must be 0.001 to 10000; try 0.5")
         if self.objective is not None and not 0.1 <= self.objective <= 1000:
-            raise BadInput(f"objective {self.objective}: a magnification is 0.1 to 1000; try 20")
+            raise BadInput(f"objective {self.objective}: a magnification must be 0.1 to 1000; try 20")
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
-            raise BadInput(f"background {self.background}: a colour is three values of 0 to 255")
+            raise BadInput(f"background {self.background}: a colour must be three values of 0 to 255")
         _ = self.pyramid
 
     @cached_property
@@ -111,8 +110,10 @@ class SlideSpec:
 
     @property
     def objective_power(self) -> float | None:
-        """The objective's magnification, given or derived from `mpp`; None where neither is known.
+        """The objective's magnification, given or derived from `mpp`; None if neither is known.
 
+        Examples
+        --------
         >>> SlideSpec(height=9, width=9, mpp=0.2527, level_count=1).objective_power
         40.0
         """
@@ -123,7 +124,20 @@ class SlideSpec:
 
 
 def check_tile(tile: int, name: str = "tile") -> None:
-    """Raise `BadInput`, with the option's name, unless this can be the side of a TIFF's tiles in pixels."""
+    """Check the side of a TIFF tile.
+
+    Parameters
+    ----------
+    tile
+        Side in pixels.
+    name
+        What the message calls it, such as the option's name.
+
+    Raises
+    ------
+    BadInput
+        If it is not a multiple of 16 from 16 to 8192.
+    """
     if tile % TILE_STEP or not TILE_STEP <= tile <= MAX_TILE:
         raise BadInput(
             f"{name} {tile}: must be a multiple of {TILE_STEP}, {TILE_STEP} to {MAX_TILE}; try 512"
