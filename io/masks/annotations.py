@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
-
-from .palette import DEFAULT_LABELS
+from safron.io.legend import DEFAULT_LABELS
 
 UNCLASSIFIED = "unclassified"
 """How QuPath's users know an object that has neither a class nor a name."""

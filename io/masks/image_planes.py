@@ -19,9 +19,10 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
+from safron.io.fields import RGB
 
 from .chunk_cache import ReadChunk
-from .palette import RGB, Palette
+from .palette import Palette
 from .plane import ACCEPTED, UM_PER_UNIT, Plane
 
 MAX_SEGMENT = 1 << 26

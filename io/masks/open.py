@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import zarr
 from safron.io.errors import BadInput, SafronError, one_line
+from safron.io.fields import RGB
 
 from .array_plane import ArrayPlane
 from .mask import LabelMask
-from .palette import RGB
 from .plane import ACCEPTED, UM_PER_UNIT, ZARR_MARKERS
 
 

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct
 from safron.io.errors import BadInput
-
-RGB = tuple[int, int, int]
+from safron.io.fields import RGB, Byte, convert
+from safron.io.legend import DEFAULT_LABELS
 
 _STRIP = 64
 _NAMED = 8
+_FORM = 'it must look like {"0": [0, 0, 255], "1": "#ff0000"}, label value to colour'
+_Color = RGB | Annotated[str, Meta(pattern="^#?[0-9a-fA-F]{6}$", description="a text as '#ff0000'")]
 
 
-@dataclass(frozen=True)
-class NamedLabel:
-    """A label value, what it means, and the colour that stands for it."""
+class _Entry(Struct):
+    """A label of a list, as in a model card."""
 
-    value: int
-    name: str
-    color: RGB
-
-
-DEFAULT_LABELS = (
-    NamedLabel(0, "background", (0, 0, 255)),
-    NamedLabel(1, "stroma", (255, 0, 0)),
-    NamedLabel(2, "gland", (0, 255, 0)),
-)
-"""The colours are those of the SAFRON paper's masks."""
+    value: Byte
+    color: _Color
 
 
 class Palette:
@@ -125,22 +117,18 @@ def read_palette(source: str) -> dict[int, RGB]:
         raise BadInput(f"palette {source}: {error.strerror}; pass a JSON file or 'builtin'") from error
     except ValueError as error:
         raise BadInput(f"palette {source}: no JSON ({error})") from error
+    kind: Any = dict[Byte, _Color]
     if isinstance(document, dict) and "labels" in document:
         document = document["labels"]
-    try:
-        if isinstance(document, list):
-            document = {label["value"]: label["color"] for label in document}
-        return {int(value): _rgb(color) for value, color in document.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(
-            f'palette {source}: it must look like {{"0": [0, 0, 255], "1": "#ff0000"}}, label value to colour'
-        ) from error
+    if isinstance(document, list):
+        kind = list[_Entry]
+    found: Any = convert(document, kind, f"palette {source}", then=_FORM, loose=True, strict=False)
+    pairs = found.items() if isinstance(found, dict) else ((entry.value, entry.color) for entry in found)
+    return {value: _rgb(color) for value, color in pairs}
 
 
-def _rgb(color: Any) -> RGB:
+def _rgb(color: RGB | str) -> RGB:
     if isinstance(color, str):
-        packed = bytes.fromhex(color.removeprefix("#"))
-        red, green, blue = packed
-    else:
-        red, green, blue = map(int, color)
-    return red, green, blue
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        return red, green, blue
+    return color

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import zarr
 import zarr.codecs
 from safron.io.errors import BadInput, Failed
+from safron.io.legend import DEFAULT_LABELS, Label
 
-from .palette import DEFAULT_LABELS, NamedLabel
 from .plane import ZARR_MARKERS
 
 CHUNK = 1024
@@ -40,7 +40,7 @@ def write_labels(
     height: int,
     width: int,
     mpp: float | None = None,
-    labels: Sequence[NamedLabel] = DEFAULT_LABELS,
+    labels: Sequence[Label] = DEFAULT_LABELS,
     block: tuple[int, int] = (CHUNK, CHUNK),
     fill: int = 0,
     workers: int | None = None,
@@ -119,9 +119,12 @@ def blocks(height: int, width: int, block: tuple[int, int]) -> Iterator[tuple[sl
 
 
 def _create(
-    part: Path, height: int, width: int, mpp: float | None, labels: Sequence[NamedLabel], fill: int
+    part: Path, height: int, width: int, mpp: float | None, labels: Sequence[Label], fill: int
 ) -> zarr.Array[Any]:
-    attributes: dict[str, Any] = {"labels": [asdict(label) for label in labels]} if labels else {}
+    meanings = [
+        {name: given for name, given in asdict(label).items() if given is not None} for label in labels
+    ]
+    attributes: dict[str, Any] = {"labels": meanings} if labels else {}
     if mpp is not None:
         attributes["mpp"] = mpp
     return zarr.create_array(

@@ -95,8 +95,7 @@ class SlideSpec:
             )
         if not 1 <= self.quality <= 100:
             raise BadInput(f"quality {self.quality}: JPEG quality must be 1 to 100; try 90")
-        if self.mpp is not None and not 0.001 <= self.mpp <= 10_000:
-            raise BadInput(f"mpp {self.mpp}: micrometres per pixel must be 0.001 to 10000; try 0.5")
+        check_mpp(self.mpp)
         if self.objective is not None and not 0.1 <= self.objective <= 1000:
             raise BadInput(f"objective {self.objective}: a magnification must be 0.1 to 1000; try 20")
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
@@ -142,6 +141,18 @@ def check_tile(tile: int, name: str = "tile") -> None:
         raise BadInput(
             f"{name} {tile}: must be a multiple of {TILE_STEP}, {TILE_STEP} to {MAX_TILE}; try 512"
         )
+
+
+def check_mpp(mpp: float | None) -> None:
+    """Check micrometres per pixel; None, for an unknown size, is allowed.
+
+    Raises
+    ------
+    BadInput
+        If it is not 0.001 to 10,000.
+    """
+    if mpp is not None and not 0.001 <= mpp <= 10_000:
+        raise BadInput(f"mpp {mpp}: micrometres per pixel must be 0.001 to 10000; try 0.5")
 
 
 def choose_pyramid(
