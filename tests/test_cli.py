@@ -618,6 +618,17 @@ def test_help_and_version_load_nothing_heavy(flag: str) -> None:
         assert re.fullmatch(r"safron \d+\.\d+\S*\n", done.stdout)
 
 
+def test_an_svs_slide_without_a_pixel_size_is_warned_of(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite("plain.png", np.zeros((64, 64), np.uint8))
+    (line,) = run_cli(capfd, "plain.png out.svs --model identity --dry-run").err.splitlines()
+    assert line.startswith("safron-render: warning: the slide has no pixel size")
+    assert line.endswith("pass --mpp")
+    for args in ("out.svs --mpp 0.5", "out.ome.tiff", "out.tif --flavor generic"):
+        assert run_cli(capfd, f"plain.png {args} --model identity --dry-run").err == ""
+
+
 def test_a_stride_off_the_generators_alignment_is_warned_of(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
