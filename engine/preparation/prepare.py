@@ -24,8 +24,7 @@ from safron.engine.system.memory import LARGEST, resident_bytes
 from safron.io.errors import BadInput
 from safron.io.masks.open import open_mask
 from safron.io.remote import Target, check_folder, is_url
-from safron.io.slides.pyramid import Pyramid
-from safron.io.slides.spec import MOST_SIDE, check_mpp, check_tile
+from safron.io.slides.spec import MOST_SIDE, check_mpp, check_tile, choose_pyramid
 from safron.io.slides.writer import SlideSpec
 
 from .budget import (
@@ -206,9 +205,16 @@ def _slide_spec(
 ) -> SlideSpec:
     """Say what the slide is; nothing here may depend on how the work is cut up or shared out."""
     height, width = region.height, region.width
-    levels = Pyramid.auto(height, width, options.tiff_tile, options.level_count).level_count
+    pyramid = choose_pyramid(
+        height,
+        width,
+        tile=options.tiff_tile,
+        level_count=options.level_count,
+        flavor=flavor,
+        compression=options.compression,
+    )
     if options.align:
-        step = 1 << (levels - 1)
+        step = 1 << (pyramid.level_count - 1)
         height, width = -(-height // step) * step, -(-width // step) * step
     metadata = {
         "Generator": model.card.name,
@@ -229,12 +235,12 @@ def _slide_spec(
         height=height,
         width=width,
         mpp=mpp,
-        level_count=levels,
+        level_count=pyramid.level_count,
         flavor=flavor,
         compression=options.compression,
         quality=options.quality,
         chroma=options.chroma,
-        tile=options.tiff_tile,
+        tile=pyramid.tile,
         background=model.card.background,
         software=f"safron {version('safron')}",
         metadata=tuple((key, str(value)) for key, value in metadata.items()),
