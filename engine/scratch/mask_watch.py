@@ -48,7 +48,7 @@ class MaskGuard:
         """Stamp the mask; None where its storage does not say, which is no change."""
         begun = time.monotonic()
         try:
-            return self.mask.stamp()
+            return self.mask.change_token()
         except FileNotFoundError:
             return "gone"
         except Exception:  # a store that cannot list its files: the labels themselves are compared on resume
