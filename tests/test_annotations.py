@@ -177,7 +177,8 @@ def test_polygons_far_beyond_the_canvas_cost_nothing(tmp_path: Path) -> None:
 
 def test_unknown_classes_are_listed_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(
-        BadInput, match=r"no label is known for 'Tumor' \(2\), 'Fat' \(1\); known are .*gland=2; pass --label"
+        BadInput,
+        match=r"no label is known for 'Tumor' \(2\), 'Fat' \(1\); known are .*gland=2; add them to the labels",
     ):
         read(tmp_path, feature([SQUARE], "Tumor"), feature([SQUARE], "Tumor"), feature([SQUARE], "Fat"))
 
@@ -207,5 +208,7 @@ def test_no_file_and_no_json(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         read_geojson(tmp_path / "none.geojson", height=9, width=9, labels={})
     (tmp_path / "x.geojson").write_text("<xml>")
-    with pytest.raises(BadInput, match="no JSON"):
+    with pytest.raises(
+        BadInput, match=r"cannot be read as GeoJSON \(Expecting value.*; export it from QuPath"
+    ):
         read_geojson(tmp_path / "x.geojson", height=9, width=9, labels={})

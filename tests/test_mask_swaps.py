@@ -144,7 +144,7 @@ def test_masks_that_nobody_can_look_at(
         if number == 28:
             raise KeyboardInterrupt
         if number == 4 and mask == "does not answer":
-            patched.setattr(LabelMask, "stamp", fails)
+            patched.setattr(LabelMask, "change_token", fails)
 
     def fails(self: LabelMask) -> str:
         raise PermissionError(errno.EACCES, "not now")

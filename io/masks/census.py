@@ -37,7 +37,8 @@ def count_labels(mask: LabelMask, progress: Callable[[int], None] = lambda pixel
         A value is not a label, or the mask declares more chunks than can be read and its storage is not listed.
     """
     counts, rest = np.zeros(256, object), math.prod(mask.shape)
-    stored = mask.plane.stored() if isinstance(mask.plane, ArrayPlane) else None
+    plane = mask.plane
+    stored = plane.stored() if isinstance(plane, ArrayPlane) else None
     if stored is None:
         chunks = math.prod(-(-length // side) for length, side in zip(mask.shape, mask.chunks, strict=True))
         if chunks > MOST_CHUNKS:
@@ -57,7 +58,13 @@ def count_labels(mask: LabelMask, progress: Callable[[int], None] = lambda pixel
         rest -= labels.size
         progress(labels.size)
     if rest:
-        counts[_fill(mask)] += rest
+        assert isinstance(plane, ArrayPlane)
+        fill = int(plane.array.fill_value or 0)
+        if not 0 <= fill <= 255:
+            raise BadInput(
+                f"mask {mask.source}: value {fill} in all chunks that are not stored; labels are whole numbers from 0 to 255"
+            )
+        counts[fill] += rest
     return {value: int(count) for value, count in enumerate(counts) if count}
 
 
@@ -67,13 +74,3 @@ def _pieces(regions: Iterable[tuple[slice, slice]], height: int) -> Iterator[tup
         step = height * max(1, REGION // (height * (cols.stop - cols.start)))
         for y in range(rows.start, rows.stop, step):
             yield slice(y, min(y + step, rows.stop)), cols
-
-
-def _fill(mask: LabelMask) -> int:
-    """Label of the chunks that are not stored."""
-    fill = int(getattr(mask.plane, "array").fill_value or 0)
-    if not 0 <= fill <= 255:
-        raise BadInput(
-            f"mask {mask.source}: value {fill} in all chunks that are not stored; labels are whole numbers from 0 to 255"
-        )
-    return fill

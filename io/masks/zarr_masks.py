@@ -68,12 +68,15 @@ def _open_node(where: str) -> Any:
         path, store = _root_in_zip(where), ZipStore(where, mode="r", read_only=True)
     try:
         return _open_format(store, path, 3)
-    except (ValueError, KeyError, TypeError, ImportError):
-        raise
     except Exception as error:
+        # Zarr's own "not found" is a ValueError as well; any other one means damaged metadata.
+        if isinstance(error, ValueError | KeyError | TypeError | ImportError) and not isinstance(
+            error, FileNotFoundError
+        ):
+            raise
         try:
             return _open_format(store, path, 2)
-        except Exception:
+        except FileNotFoundError:
             raise error from None
 
 
