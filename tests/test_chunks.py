@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 import zarr
 from safron.io.errors import Failed
-from safron.io.masks import chunk_cache
 from safron.io.masks.chunk_cache import ChunkCache
 from safron.io.masks.open import open_mask
 from safron.io.masks.zarr_chunks import ChunkFiles
@@ -185,11 +184,10 @@ def test_the_cache_gives_any_window_and_reads_a_chunk_once(tmp_path: Path, optio
 
 @pytest.mark.parametrize("chunks", [(300, 400), (150, 200)])
 def test_chunks_too_large_to_keep_many_are_unpacked_one_at_a_time(
-    tmp_path: Path, chunks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, chunks: tuple[int, int]
 ) -> None:
-    """And one that is all of the mask but once."""
+    """A chunk that is the whole mask is decoded once."""
     labels = np.random.default_rng(0).integers(0, 3, (300, 400)).astype(np.int32)
-    monkeypatch.setattr(chunk_cache, "CACHE_BYTES", 1000)
     zarr.create_array(tmp_path / "a.zarr", data=labels, chunks=chunks)
     plane = open_mask(tmp_path / "a.zarr").plane
     inner = plane.read_chunk
@@ -206,7 +204,7 @@ def test_chunks_too_large_to_keep_many_are_unpacked_one_at_a_time(
             at_work[0] -= 1
 
     plane.read_chunk = counted
-    cache = ChunkCache(plane, 32, 8)
+    cache = ChunkCache(plane, 32, 8, max_bytes=1000)
     assert cache.nbytes >= 3 * 4 * chunks[0] * chunks[1]
     places = [(slice(y, y + 40), slice(x, x + 40)) for y in range(0, 260, 30) for x in range(0, 360, 30)]
     with ThreadPoolExecutor(8) as threads:

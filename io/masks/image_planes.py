@@ -71,7 +71,7 @@ class ImagePlane:
         self.path = path
         self.palette = palette
         self.use_palette = use_palette
-        self.alpha = False
+        self.alpha = self.white_is_0 = False
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Pixels [y, x, channel] of a region, with alpha, if any, as the last channel."""
@@ -87,6 +87,8 @@ class ImagePlane:
         if self.use_palette:
             if pixels.dtype == np.bool_:
                 pixels = pixels * np.uint8(255)
+            if self.white_is_0:
+                pixels = 255 - pixels
             return self.palette.labels(np.repeat(pixels[:, :, :1], 3, axis=2), rows.start, cols.start)
         return pixels[:, :, 0]
 
@@ -197,10 +199,9 @@ class TiffPlane(ImagePlane):
         self.require(
             page.samplesperpixel - alpha, np.dtype(page.dtype), alpha=alpha, cmyk=page.photometric == _CMYK
         )
-        if use_palette and page.photometric in (_WHITE_IS_0, _INDEXED):
-            raise BadInput(
-                "it is indexed, or has white as 0: its numbers are no greys; leave the palette out"
-            )
+        if use_palette and page.photometric == _INDEXED:
+            raise BadInput("it is indexed: its numbers are no greys; leave the palette out")
+        self.white_is_0 = page.photometric == _WHITE_IS_0
         large = np.prod(page.chunks) * self.dtype.itemsize > MAX_SEGMENT
         if large and page.photometric in (_WHITE_IS_0, _INDEXED):
             # libvips would give what they look like.

@@ -221,8 +221,12 @@ def from_tiff(tif: Any) -> PixelSize:
         printed = _factor(str(unit)) in (_INCH, 1e4)
         return pixel_size(height, width, imagej.get("yunit", unit), unit, resolution=printed)
     unit = {1: None, 2: "inch", 3: "cm"}.get(int(tags.valueof("ResolutionUnit", default=2)))
-    if unit is None and height == width == 1:  # says that pixels are square, and no more
-        return UNKNOWN
+    if height == width:
+        # 1 without a unit says that pixels are square, and no more; 1 mm is what libvips writes where it knows nothing.
+        if unit is None and height == 1:
+            return UNKNOWN
+        if unit is not None and abs(height * UM_PER_UNIT[unit] - 1000) < 0.1:
+            return UNKNOWN
     return pixel_size(height, width, unit, resolution=True)
 
 
