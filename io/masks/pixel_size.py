@@ -213,26 +213,29 @@ def from_tiff(tif: Any) -> PixelSize:
             units = (pixels.get(f"PhysicalSize{axis}Unit", "um") for axis in "YX")
             return pixel_size(height, width, *units)
     tags = tif.pages.first.tags
-    height, width = (_side(tags.valueof(f"{axis}Resolution")) for axis in "YX")
-    if height is None and width is None:
+    high, wide = (_side(tags.valueof(f"{axis}Resolution")) for axis in "YX")
+    if high is None and wide is None:
         return UNKNOWN
     imagej = (tif.imagej_metadata or {}) if tif.is_imagej else {}
-    if unit := imagej.get("unit"):
-        printed = _factor(str(unit)) in (_INCH, 1e4)
-        return pixel_size(height, width, imagej.get("yunit", unit), unit, resolution=printed)
+    if named := imagej.get("unit"):
+        printed = _factor(str(named)) in (_INCH, 1e4)
+        return pixel_size(high, wide, imagej.get("yunit", named), named, resolution=printed)
     unit = {1: None, 2: "inch", 3: "cm"}.get(int(tags.valueof("ResolutionUnit", default=2)))
-    if height == width:
+    if high == wide:
         # 1 without a unit says that pixels are square, and no more; 1 mm is what libvips writes where it knows nothing.
-        if unit is None and height == 1:
+        if unit is None and high == 1:
             return UNKNOWN
-        if unit is not None and abs(height * UM_PER_UNIT[unit] - 1000) < 0.1:
+        if unit is not None and high is not None and abs(high * UM_PER_UNIT[unit] - 1000) < 0.1:
             return UNKNOWN
-    return pixel_size(height, width, unit, resolution=True)
+    return pixel_size(high, wide, unit, resolution=True)
 
 
 def _side(resolution: Any) -> float | None:
     """Side of a pixel, from pixels per unit as a fraction; 0 where the fraction makes no sense."""
     if resolution is None:
         return None
-    top, bottom = resolution
-    return bottom / top if top and bottom else 0.0
+    try:
+        top, bottom = resolution
+        return float(bottom / top)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 0.0

@@ -63,9 +63,9 @@ def _open_node(where: str) -> Any:
 
     Some stores answer 403 (forbidden) for a key that does not exist, which ends a search for all names at once.
     """
-    path, store = "", where if "://" in where else LocalStore(where, read_only=True)
-    if "://" not in where and Path(where).is_file():
-        path, store = _root_in_zip(where), ZipStore(where, mode="r", read_only=True)
+    path, store = "", _store(where)
+    if isinstance(store, ZipStore):
+        path = _root_in_zip(where)
     try:
         return _open_format(store, path, 3)
     except Exception as error:
@@ -78,6 +78,15 @@ def _open_node(where: str) -> Any:
             return _open_format(store, path, 2)
         except FileNotFoundError:
             raise error from None
+
+
+def _store(where: str) -> str | LocalStore | ZipStore:
+    """Choose the store of a path or URL; Zarr would take '::' in a path for a chain of stores."""
+    if "://" in where:
+        return where
+    if Path(where).is_file():
+        return ZipStore(where, mode="r", read_only=True)
+    return LocalStore(where, read_only=True)
 
 
 def _open_format(store: Any, path: str, zarr_format: Any) -> Any:
