@@ -100,6 +100,18 @@ def test_a_tiff_without_any_tile_is_told(tmp_path: Path) -> None:
     assert "9 of its 9 tiles" in mask.notes[0]
 
 
+def test_a_tiff_without_places_of_tiles_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.tif"
+    tifffile.imwrite(path, LABELS, tile=(32, 64))
+    with tifffile.TiffFile(path) as tif:
+        entry = tif.pages.first.tags[324].offset
+    data = bytearray(path.read_bytes())
+    data[entry : entry + 2] = (65000).to_bytes(2, "little")  # a tag that no reader knows
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match="it lists 0 of its 9 tiles or strips"):
+        open_mask(path)
+
+
 @pytest.mark.parametrize("kind", ["jpg", "tif", "webp"])
 def test_lossy_images_are_told(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"m.{kind}"

@@ -211,10 +211,9 @@ class TiffPlane(ImagePlane):
         if page.planarconfig != 1 or page.imagedepth > 1 or large:
             raise NotImplementedError
         segments = -(-self.shape[0] // page.chunks[0]) * -(-self.shape[1] // page.chunks[1])
-        if min(len(page.dataoffsets), len(page.databytecounts)) < segments:
-            raise BadInput(
-                f"it lists {len(page.dataoffsets)} of its {segments} tiles or strips; was it written completely?"
-            )
+        listed = min(len(page.dataoffsets), len(page.databytecounts))
+        if listed < segments:
+            raise BadInput(f"it lists {listed} of its {segments} tiles or strips; was it written completely?")
         self.absent = sum(count == 0 for count in page.databytecounts[:segments])
         self.fill, absent = _fill(nodata, self.dtype), ""
         if self.absent:
