@@ -151,7 +151,7 @@ def parse_text(
 
 
 @contextmanager
-def replacing(
+def output(
     out: Path, *, overwrite: bool, endings: Sequence[str] = (), name: str = "", folder: bool = False
 ) -> Iterator[Path]:
     """Write an output under a temporary name; it appears under its own name whole, or not at all.
@@ -178,7 +178,7 @@ def replacing(
     --------
     >>> import tempfile
     >>> out = Path(tempfile.mkdtemp()) / "report.json"
-    >>> with replacing(out, overwrite=False, endings=(".json",)) as part:
+    >>> with output(out, overwrite=False, endings=(".json",)) as part:
     ...     _ = part.write_text("{}")
     >>> out.read_text()
     '{}'
@@ -203,10 +203,33 @@ def replacing(
     atexit.unregister(remove)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of our own that takes the place of `path` once all of it is written and synced; until then the old one stays.
+
+    Files that a user names as an output are written with `output`, which replaces nothing unasked.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; nothing is left of the attempt.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
 def check_output_path(
     out: Path, *, overwrite: bool, name: str = "", endings: Sequence[str] = (), folder: bool = False
 ) -> None:
-    """Raise `BadInput` unless a file, or a folder, can be put there; see `replacing`."""
+    """Raise `BadInput` unless a file, or a folder, can be put there; see `output`."""
     parent = out.absolute().parent
     if not parent.is_dir():
         raise BadInput(f"{name}{out}: folder {parent} does not exist; make it first")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import check_output_path, open_input, parse_text, read_text, replacing
+from safron.io.files import check_output_path, open_input, output, parse_text, read_text
 
 
 def test_one_line_keeps_both_ends_of_a_long_reason() -> None:
@@ -110,16 +110,16 @@ def test_a_readers_own_message_is_passed_on(tmp_path: Path) -> None:
 
 def test_an_output_appears_whole(tmp_path: Path) -> None:
     out = tmp_path / "r.json"
-    with replacing(out, overwrite=False, endings=(".json",)) as part:
+    with output(out, overwrite=False, endings=(".json",)) as part:
         part.write_text("new")
         assert not out.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
-    with pytest.raises(BadInput, match="exists already; pass --overwrite"), replacing(out, overwrite=False):
+    with pytest.raises(BadInput, match="exists already; pass --overwrite"), output(out, overwrite=False):
         pytest.fail("not reached")
-    with pytest.raises(ZeroDivisionError), replacing(out, overwrite=True) as part:
+    with pytest.raises(ZeroDivisionError), output(out, overwrite=True) as part:
         part.write_text(str(part.write_text("half") / 0))
     assert out.read_text() == "new"
-    with replacing(out, overwrite=True) as part:
+    with output(out, overwrite=True) as part:
         part.write_text("newer")
     assert out.read_text() == "newer"
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
@@ -127,12 +127,12 @@ def test_an_output_appears_whole(tmp_path: Path) -> None:
 
 def test_what_appears_under_way_is_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "r.json"
-    with pytest.raises(BadInput, match="exists"), replacing(out, overwrite=False) as part:
+    with pytest.raises(BadInput, match="exists"), output(out, overwrite=False) as part:
         out.write_text("another's"[: 10 * part.write_text("mine")])
     assert out.read_text() == "another's"
     with (
         pytest.raises(BadInput, match="exists"),
-        replacing(tmp_path / "f", overwrite=False, folder=True),
+        output(tmp_path / "f", overwrite=False, folder=True),
     ):
         (tmp_path / "f").mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "r.json"]
@@ -141,7 +141,7 @@ def test_what_appears_under_way_is_not_replaced(tmp_path: Path) -> None:
 def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "m.zarr"
     for text in ("one", "two"):
-        with replacing(out, overwrite=True, folder=True) as part:
+        with output(out, overwrite=True, folder=True) as part:
             (part / text).write_text(text)
     assert [path.name for path in out.iterdir()] == ["two"]
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
@@ -174,7 +174,7 @@ def test_writers_of_one_name_do_not_mix(tmp_path: Path) -> None:
     out, ready = tmp_path / "r.json", threading.Barrier(8)
 
     def write(number: int) -> None:
-        with replacing(out, overwrite=True) as part:
+        with output(out, overwrite=True) as part:
             ready.wait(10)
             part.write_text(str(number) * 1000)
 

@@ -20,9 +20,10 @@ import pyvips
 import tifffile
 import zarr
 from safron.io.errors import BadInput, Failed
+from safron.io.legend import DEFAULT_LABELS
 from safron.io.masks import image_planes
 from safron.io.masks.open import open_mask
-from safron.io.masks.palette import DEFAULT_LABELS, Palette, read_palette
+from safron.io.masks.palette import Palette, read_palette
 from safron.io.masks.write import blocks, write_labels
 
 HEIGHT, WIDTH = 150, 210

@@ -13,12 +13,12 @@ import openslide
 import pytest
 import pyvips
 import tifffile
+from bioformats_jar import DUMP, find_jar
+from masks import blobs
 from models import StainModel
 from safron.engine import render
 from safron.io.slides.pyramid import Pyramid
 from safron.io.slides.validate import validate_slide
-from test_bioformats import DUMP, find_jar
-from test_rendering import blobs
 
 SIZE = (1536, 2048)
 NAMES = {"svs": "slide.tiff", "ome": "slide.ome.tiff"}

@@ -296,7 +296,7 @@ def test_scratch_in_a_bucket(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(IdentityModel, "__call__", stop)
         assert run_cli(capfd, args).code == 130
-    assert [name for name in there() if "/scratch/out.tiff." in name and "/seams/sums/c." in name]
+    assert [name for name in there() if "/scratch/out.tiff." in name and "/boundary/sums/c." in name]
     other = ExpectFail("", "", ("other inputs (--scratch)",))
     check_fail(run_cli(capfd, ARGS + "--batch 1 --scratch s3://slides/elsewhere"), other)
     report = render_cli(capfd, args + " --executor processes")

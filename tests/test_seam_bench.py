@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,18 +13,12 @@ import numpy as np
 import pytest
 from safron.engine.evaluation.gradients import SlideGrid
 
-BENCH = Path(__file__).parent.parent / "benchmarks" / "seams.py"
 GRID = SlideGrid(64, 20)
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("seam_bench", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "seam_bench", module)  # dataclasses look there
-    spec.loader.exec_module(module)
+def bench(load_bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load_bench("seams")
     monkeypatch.setattr(module, "CROPS", 120)
     return module
 

@@ -26,8 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.files import parse_text
-
-from .palette import DEFAULT_LABELS
+from safron.io.legend import DEFAULT_LABELS
 
 UNCLASSIFIED = "unclassified"
 """Name that QuPath's users see for an object without a class or a name."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import re
 import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from safron.io.console import (
     POSITIVE,
     SETTINGS,
+    Command,
     ProgramGroup,
     debug_option,
+    option,
+    progress,
     run_program,
     version_option,
     warn,
@@ -32,19 +33,15 @@ NAME = "safron-mask"
 REMEDY = "--mpp)"
 """End of the notes that a user who passes --mpp has answered."""
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 
 # Options
 
 
-def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+def _size(value: str) -> tuple[int, int]:
     """Read W,H as (height, width)."""
-    if value is None:
-        return None
     match = re.fullmatch(r"(\d+)[,x](\d+)", value.replace(" ", ""))
     if match is None or 0 in (int(match[1]), int(match[2])):
-        raise click.BadParameter(f"{value!r} must be two whole numbers W,H, as 4096,4096")
+        raise ValueError(f"{value!r} must be two whole numbers W,H, as 4096,4096")
     return int(match[2]), int(match[1])
 
 
@@ -60,48 +57,42 @@ def _named_values(ctx: click.Context, param: click.Parameter, values: tuple[str,
 
 
 palette_options = (
-    click.option(
+    option(
         "--palette",
-        metavar="FILE.json|builtin|indices",
-        default=None,
-        show_default="none",
-        help="Colours of a colour-coded or grey image: builtin (background blue, stroma red, gland green), a JSON "
+        "Colours of a colour-coded or grey image: builtin (background blue, stroma red, gland green), a JSON "
         'file such as {"0": [0, 0, 255], "1": "#ff0000"}, or indices (the colour table of an indexed PNG).',
+        "FILE.json|builtin|indices",
     ),
-    click.option(
+    option(
         "--palette-tolerance",
+        "Largest difference, 0 to 255 in any channel, between a pixel's colour and its label's.",
+        "N",
         type=click.IntRange(0, 255),
         default=0,
-        show_default=True,
-        help="Largest difference from the nearest colour in any channel, 0 to 255.",
     ),
 )
-mpp_option = click.option(
-    "--mpp",
-    type=POSITIVE,
-    default=None,
-    show_default="the source's, if it says",
-    help="Micrometres per pixel, stored in the mask.",
-)
+MPP = "Pixel size, in micrometres per pixel; kept in the mask."
+mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
 write_options = (
-    click.option("--overwrite", is_flag=True, help="Replace OUT, if it is a mask."),
-    click.option(
+    option("--overwrite", "Replace OUT if it is a mask.", is_flag=True),
+    option(
         "--workers",
+        "Number of chunks written at a time.",
+        "N",
         type=click.IntRange(1),
-        default=None,
-        show_default="one per core, at most 8",
-        help="Chunks written at a time.",
+        shown="one per core, at most 8",
     ),
     debug_option,
 )
+SIZE = "Size of the mask: width and height, in pixels."
 
 
 def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Add several options to a command."""
 
     def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
+        for made in reversed(options):
+            command = made(command)
         return command
 
     return add
@@ -141,7 +132,8 @@ def import_(
     IMAGE is a Zarr or OME-Zarr (a folder, .zip or .ozx), a NumPy file (.npy), a slide, TIFF, PNG, BMP or other image; it is
     read piece by piece. Where it is a JPEG, or its pixel size is not understood, a warning says so.
     """
-    from .palette import DEFAULT_LABELS
+    from safron.io.legend import DEFAULT_LABELS
+
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
@@ -150,7 +142,6 @@ def import_(
         out,
         lambda rows, cols: mask[rows, cols],
         mask.shape,
-        doing="importing",
         mpp=mpp or mask.mpp,
         labels=DEFAULT_LABELS if palette == "builtin" else (),
         # Strips as wide as the image are read once, and not once for every chunk that they cross.
@@ -167,57 +158,49 @@ def import_(
 )
 @click.argument("annotations", type=click.Path(path_type=Path), metavar="ANNOTATIONS.geojson[.gz]")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@click.option("--size", callback=_size, metavar="W,H", help="Size of the mask, in pixels. (this or --like)")
-@click.option(
+@option("--size", f"{SIZE} Either this or --like.", "W,H", parse=_size)
+@option(
     "--like",
+    "Take size and pixel size from the annotated slide.",
+    "SLIDE",
     type=click.Path(path_type=Path),
-    metavar="SLIDE",
-    help="Take size and micrometres per pixel from the annotated slide.",
 )
-@click.option(
+@option(
     "--downsample",
+    "Size of a pixel of the mask, in pixels of the annotated slide.",
+    "N",
     type=POSITIVE,
     default=1.0,
-    show_default=True,
-    help="Pixels of the annotated slide along one pixel of the mask.",
 )
-@click.option(
+@option(
     "--label",
-    "labels",
+    "Label of a classification, or of a name where there is none; repeat for each.",
+    "NAME=VALUE",
+    called="labels",
     multiple=True,
     callback=_named_values,
-    metavar="NAME=VALUE",
-    show_default="background=0, stroma=1, gland=2",
-    help="Label of a classification (or of a name, where there is none); repeat for each.",
+    shown="background=0, stroma=1, gland=2",
 )
-@click.option(
+@option(
     "--order",
+    "Which polygon covers another: file, the later one; area, the smaller one.",
     type=click.Choice(["file", "area"]),
     default="file",
-    show_default=True,
-    help="Which polygon covers another: file, the later one; area, the smaller one.",
 )
-@click.option(
+@option(
     "--nuclei",
+    "Label of the nuclei of QuPath's cells, 0 to 255, drawn upon their cells.",
+    "N",
     type=click.IntRange(0, 255),
-    default=None,
-    show_default="left out",
-    metavar="VALUE",
-    help="Label of the nuclei of QuPath's cells, drawn upon their cells.",
+    shown="left out",
 )
-@click.option(
-    "--ignore",
-    multiple=True,
-    metavar="NAME",
-    show_default="none",
-    help="Classification to leave out; repeat.",
-)
-@click.option(
+@option("--ignore", "Classification to leave out; repeat for each.", "NAME", multiple=True)
+@option(
     "--background",
+    "Label of all pixels outside the polygons, 0 to 255.",
+    "N",
     type=click.IntRange(0, 255),
     default=0,
-    show_default=True,
-    help="Label of all pixels outside the polygons.",
 )
 @_with(mpp_option, *write_options)
 def from_geojson(
@@ -240,8 +223,9 @@ def from_geojson(
     A pixel belongs to a polygon if its centre does. What is left out or covered wholly (points and lines, nuclei,
     polygons under later ones) is counted in a warning.
     """
+    from safron.io.legend import DEFAULT_LABELS
+
     from .annotations import Coverage, read_geojson
-    from .palette import DEFAULT_LABELS
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
@@ -277,7 +261,6 @@ def from_geojson(
         out,
         lambda rows, cols: drawing.paint(rows, cols, coverage),
         (height, width),
-        doing="drawing",
         mpp=mpp or slide_mpp,
         labels=() if labels else DEFAULT_LABELS,  # other values may mean anything
         fill=background,
@@ -295,30 +278,23 @@ def from_geojson(
 
 @commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@click.option("--size", callback=_size, required=True, metavar="W,H", help="Size of the mask, in pixels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Whole number that fixes every pixel.")
-@click.option(
+@option("--size", SIZE, "W,H", parse=_size, required=True)
+@option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
+@option(
     "--style",
+    "tissue: packed ellipses with background beside and inside; speckle: as in the SAFRON paper, with single "
+    "background pixels strewn over the stroma.",
     type=click.Choice(["tissue", "speckle"]),
     default="tissue",
-    show_default=True,
-    help="tissue: packed ellipses in tissue with background beside it and slits in it; speckle: as in the SAFRON paper, "
-    "with single background pixels scattered over the stroma.",
 )
-@click.option(
+@option(
     "--cell",
+    "Side of the square that holds 3 to 7 ellipses, in pixels; they grow with it.",
+    "PX",
     type=click.IntRange(16),
-    default=None,
-    show_default="160 for tissue, 100 for speckle",
-    help="Side in pixels of the square that holds 3 to 7 ellipses; their size follows it.",
+    shown="160 for tissue, 100 for speckle",
 )
-@click.option(
-    "--mpp",
-    type=POSITIVE,
-    default=1.0,
-    show_default=True,
-    help="Micrometres per pixel, stored in the mask.",
-)
+@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
 @_with(*write_options)
 def ellipses(
     out: Path,
@@ -341,7 +317,7 @@ def ellipses(
     check_target(out, overwrite=overwrite)
 
     phantom = Phantom(seed, style, cell or {"tissue": 160, "speckle": 100}[style])
-    _write(out, phantom.paint, size, doing="painting", mpp=mpp, workers=workers, overwrite=overwrite)
+    _write(out, phantom.paint, size, mpp=mpp, workers=workers, overwrite=overwrite)
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")
@@ -358,8 +334,9 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     opened = _open(mask, palette, palette_tolerance)
     height, width = opened.shape
     facts = opened.describe()
-    with _progress("reading", height * width) as progress:
-        counts = count_labels(opened, progress)
+    with progress(height * width / 1e6, "Mpx") as advance:
+        advance(0)
+        counts = count_labels(opened, lambda pixels: advance(pixels / 1e6))
     click.echo(f"mask    {facts['source']} ({facts['kind']})")
     click.echo(f"size    {width} x {height} pixels (width x height)")
     click.echo(f"dtype   {facts['dtype']}")
@@ -414,30 +391,16 @@ def _polygons(counts: Counter[str]) -> str:
     return f"{counts.total()} polygon{'s' * several} ({names}{', ...' * (len(counts) > 8)}) {'are' if several else 'is'}"
 
 
-def _write(
-    out: Path, paint: Paint, size: tuple[int, int], *, doing: str, mpp: float | None, **options: Any
-) -> None:
+def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None, **options: Any) -> None:
     """Write a mask of `size` (height, width) piece by piece, and print what was written."""
     from .write import write_labels
 
     height, width = size
-    with _progress(doing, height * width) as progress:
-        write_labels(out, paint, height=height, width=width, mpp=mpp, progress=progress, **options)
+    with progress(height * width / 1e6, "Mpx") as advance:
+        advance(0)
+        options["progress"] = lambda pixels: advance(pixels / 1e6)
+        write_labels(out, paint, height=height, width=width, mpp=mpp, **options)
     click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
-
-
-@contextmanager
-def _progress(doing: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda pixels: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=total)
-        yield lambda pixels: bar.advance(task, pixels)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -445,7 +408,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : arguments after ``safron-mask``; None takes them from the command line.
+    args : what follows ``safron-mask`` on the command line; None takes it from there.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so that unfinished files are removed
     run_program(commands, NAME, args)

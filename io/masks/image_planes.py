@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
+from safron.io.fields import RGB
 
-from .palette import RGB, Palette
+from .palette import Palette
 from .pixel_size import PixelSize, from_slide, from_tiff, from_vips
 from .plane import ACCEPTED, Plane, ReadChunk
 

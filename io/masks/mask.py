@@ -71,7 +71,7 @@ class LabelMask:
         height, width = plane.shape
         if 0 in plane.shape:
             raise BadInput(
-                f"mask {source}: it is empty ({height} x {width} pixels); it needs at least one pixel"
+                f"mask {source}: it is empty ({height} x {width} pixels); it needs a pixel at least"
             )
         if max(plane.shape) > MAX_SIDE:
             raise BadInput(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from safron.io.errors import BadInput, one_line
+from safron.io.fields import RGB
 from safron.io.files import open_input
 
 from .mask import LabelMask
-from .palette import RGB
 from .plane import ACCEPTED, ZARR_MARKERS
 from .zarr_masks import is_zarr, open_zarr, plane_of
 

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct
 from safron.io.errors import BadInput
+from safron.io.fields import RGB, Byte, convert
 from safron.io.files import open_input, parse_text
-
-RGB = tuple[int, int, int]
+from safron.io.legend import DEFAULT_LABELS
 
 _STRIP = 64
 _NAMED = 8
+_FORM = 'it must look like {"0": [0, 0, 255], "1": "#ff0000"}, label value to colour'
+_Color = RGB | Annotated[str, Meta(pattern="^#?[0-9a-fA-F]{6}$", description="a text as '#ff0000'")]
 
 
-@dataclass(frozen=True)
-class NamedLabel:
-    """A label value, its name, and the colour that stands for it."""
+class _Entry(Struct):
+    """A label of a list, as in a model card."""
 
-    value: int
-    name: str
-    color: RGB
-
-
-DEFAULT_LABELS = (
-    NamedLabel(0, "background", (0, 0, 255)),
-    NamedLabel(1, "stroma", (255, 0, 0)),
-    NamedLabel(2, "gland", (0, 255, 0)),
-)
-"""The colours are those of the SAFRON paper's masks."""
+    value: Byte
+    color: _Color
 
 
 class Palette:
@@ -130,31 +122,22 @@ def read_palette(source: str) -> dict[int, RGB]:
     """
     if source == "builtin":
         return {label.value: label.color for label in DEFAULT_LABELS}
-    return parse_text(
-        source,
-        _parse_palette,
-        kind="a palette",
-        name="palette ",
-        remedy='it must look like {"0": [0, 0, 255], "1": "#ff0000"}, label value to colour',
-    )
-
-
-def _parse_palette(text: str) -> dict[int, RGB]:
-    document = json.loads(text)
+    document = parse_text(source, json.loads, kind="JSON", name="palette ", remedy=_FORM)
+    kind: Any = dict[Byte, _Color]
     if isinstance(document, dict) and "labels" in document:
         document = document["labels"]
     if isinstance(document, list):
-        document = {label["value"]: label["color"] for label in document}
-    return {int(value): _rgb(color) for value, color in document.items()}
+        kind = list[_Entry]
+    found: Any = convert(document, kind, f"palette {source}", then=_FORM, loose=True, strict=False)
+    pairs = found.items() if isinstance(found, dict) else ((entry.value, entry.color) for entry in found)
+    return {value: _rgb(color) for value, color in pairs}
 
 
-def _rgb(color: Any) -> RGB:
+def _rgb(color: RGB | str) -> RGB:
     if isinstance(color, str):
-        packed = bytes.fromhex(color.removeprefix("#"))
-        red, green, blue = packed
-    else:
-        red, green, blue = map(int, color)
-    return red, green, blue
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        return red, green, blue
+    return color
 
 
 def read_png_colours(path: Path) -> dict[int, RGB]:

@@ -19,10 +19,9 @@ import numpy.typing as npt
 import zarr
 import zarr.codecs
 from safron.io.errors import BadInput, Failed
-from safron.io.files import check_output_path, replacing
+from safron.io.files import check_output_path, output
+from safron.io.legend import DEFAULT_LABELS, Label
 from zarr.storage import LocalStore
-
-from .palette import DEFAULT_LABELS, NamedLabel
 
 CHUNK = 1024
 """Side of a chunk, in pixels: 1 MiB of labels, some kB compressed."""
@@ -37,7 +36,7 @@ def write_labels(
     height: int,
     width: int,
     mpp: float | None = None,
-    labels: Sequence[NamedLabel] = DEFAULT_LABELS,
+    labels: Sequence[Label] = DEFAULT_LABELS,
     block: tuple[int, int] = (CHUNK, CHUNK),
     fill: int = 0,
     workers: int | None = None,
@@ -69,7 +68,7 @@ def write_labels(
     check_target(out, overwrite=overwrite)
     workers = workers or min(8, os.cpu_count() or 1)
     try:
-        with replacing(out, overwrite=overwrite, folder=True) as part:
+        with output(out, overwrite=overwrite, folder=True) as part:
             # In a thread, which a signal does not interrupt: Zarr would go on writing to a folder that is gone.
             with ThreadPoolExecutor(1) as pool:
                 array = pool.submit(_create, part, height, width, mpp, labels, fill).result()
@@ -116,9 +115,12 @@ def blocks(height: int, width: int, block: tuple[int, int]) -> Iterator[tuple[sl
 
 
 def _create(
-    part: Path, height: int, width: int, mpp: float | None, labels: Sequence[NamedLabel], fill: int
+    part: Path, height: int, width: int, mpp: float | None, labels: Sequence[Label], fill: int
 ) -> zarr.Array[Any]:
-    attributes: dict[str, Any] = {"labels": [asdict(label) for label in labels]} if labels else {}
+    meanings = [
+        {name: given for name, given in asdict(label).items() if given is not None} for label in labels
+    ]
+    attributes: dict[str, Any] = {"labels": meanings} if labels else {}
     if mpp is not None:
         attributes["mpp"] = mpp
     return zarr.create_array(

@@ -91,6 +91,8 @@ class Pyramid:
     def auto(cls, height: int, width: int, tile: int, level_count: int | Literal["auto"] = "auto") -> Pyramid:
         """Choose the number of levels: halve until the last level fits into one tile.
 
+        Examples
+        --------
         >>> Pyramid.auto(4096, 9000, 512).level_count
         6
         >>> [(level.height, level.width) for level in Pyramid.auto(9, 9, 4).levels]
@@ -124,6 +126,8 @@ def halve(rgb: Pixels) -> Pixels:
     -------
     uint8 [max(1, h // 2), max(1, w // 2), 3]
 
+    Examples
+    --------
     >>> halve(np.array([[[0, 0, 0], [1, 1, 1]], [[1, 2, 3], [0, 0, 0]]], np.uint8)).tolist()
     [[[1, 1, 1]]]
     """

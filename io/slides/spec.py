@@ -92,8 +92,7 @@ class SlideSpec:
             )
         if not 1 <= self.quality <= 100:
             raise BadInput(f"quality {self.quality}: JPEG quality is 1 to 100; try 90")
-        if self.mpp is not None and not 0.001 <= self.mpp <= 10_000:
-            raise BadInput(f"mpp {self.mpp}: micrometres a pixel are 0.001 to 10000; try 0.5")
+        check_mpp(self.mpp)
         if self.objective is not None and not 0.1 <= self.objective <= 1000:
             raise BadInput(f"objective {self.objective}: a magnification is 0.1 to 1000; try 20")
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
@@ -122,3 +121,9 @@ def check_tile(tile: int, name: str = "tile") -> None:
     """Raise `BadInput`, with the option's name, unless this can be the side of a TIFF's tiles in pixels."""
     if tile % 16 or not 16 <= tile <= MAX_TILE:
         raise BadInput(f"{name} {tile}: must be a multiple of 16, 16 to {MAX_TILE}; try 512")
+
+
+def check_mpp(mpp: float | None) -> None:
+    """Raise `BadInput` unless a pixel size in micrometres makes sense; None is no size, and allowed."""
+    if mpp is not None and not 0.001 <= mpp <= 10_000:
+        raise BadInput(f"mpp {mpp}: micrometres a pixel are 0.001 to 10000; try 0.5")
