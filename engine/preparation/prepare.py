@@ -22,6 +22,7 @@ from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
 from safron.engine.system.memory import LARGEST, resident_bytes
 from safron.io.errors import BadInput
+from safron.io.masks.chunk_cache import CACHE_BYTES
 from safron.io.masks.open import open_mask
 from safron.io.remote import Target, check_folder, is_url
 from safron.io.slides.spec import MOST_SIDE, check_mpp, check_tile, choose_pyramid
@@ -123,13 +124,16 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         at_a_time = blocks_elsewhere(options, where)
         prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time)
         return foreseen(prepared) if dry_run else prepared
-    chunks = mask.keep_chunks(block=plan.block, workers=workers)
-    kept = BOUNDARIES_KEPT * plan.boundary_bytes + chunks + workers * plan.worker_bytes()
     before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
     on_device = not model.device.startswith("cpu")
     if on_device:
         model = Halving(model)
     batches = BUFFERS if on_device else workers
+    kept = BOUNDARIES_KEPT * plan.boundary_bytes + workers * plan.worker_bytes()
+    # Large chunks of a mask may take half of the memory that is left; the generator's own is not known yet.
+    left = options.memory - before - with_gaps(kept + batches * batch)
+    chunks = mask.keep_chunks(block=plan.block, workers=workers, max_bytes=max(CACHE_BYTES, left // 2))
+    kept += chunks
     check_memory(before + with_gaps(kept + batches * batch), plan, options)  # before the trial takes some
     trial = try_model(model, plan)
     batches, calls = (BUFFERS, RUNNERS) if shares_batches(model) else (workers, workers)
