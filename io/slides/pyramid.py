@@ -66,7 +66,7 @@ class Level:
 class Pyramid:
     """The levels of a canvas.
 
-    Parameters
+    Attributes
     ----------
     height, width
         Size of level 0 in pixels.
@@ -156,11 +156,13 @@ class Pyramid:
     @cached_property
     def levels(self) -> tuple[Level, ...]:
         """All levels, largest first."""
+        halved = [
+            [_level_side(side, index, self.tile) for index in range(self.level_count)]
+            for side in (self.height, self.width)
+        ]
         return tuple(
-            Level(
-                index, *(_level_side(side, index, self.tile) for side in (self.height, self.width)), self.tile
-            )
-            for index in range(self.level_count)
+            Level(index, height, width, self.tile)
+            for index, (height, width) in enumerate(zip(*halved, strict=True))
         )
 
     def level(self, index: int) -> Level:
@@ -184,8 +186,9 @@ def halve(rgb: Pixels) -> Pixels:
 
     Returns
     -------
-    uint8 [ceil(h / 2), ceil(w / 2), 3]. A box at an odd last row or column is the mean of the pixels that exist;
-    callers whose level is rounded down drop it.
+    Pixels
+        [ceil(h / 2), ceil(w / 2), 3]. A box at an odd last row or column is the mean of the pixels that exist;
+        callers whose level is rounded down drop it.
 
     Examples
     --------
