@@ -156,13 +156,14 @@ class Pyramid:
     @cached_property
     def levels(self) -> tuple[Level, ...]:
         """All levels, largest first."""
-        halved = [
-            [_level_side(side, index, self.tile) for index in range(self.level_count)]
-            for side in (self.height, self.width)
-        ]
         return tuple(
-            Level(index, height, width, self.tile)
-            for index, (height, width) in enumerate(zip(*halved, strict=True))
+            Level(
+                index,
+                _level_side(self.height, index, self.tile),
+                _level_side(self.width, index, self.tile),
+                self.tile,
+            )
+            for index in range(self.level_count)
         )
 
     def level(self, index: int) -> Level:

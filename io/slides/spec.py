@@ -143,6 +143,10 @@ def check_tile(tile: int, name: str = "tile") -> None:
         )
 
 
+MOST_SIDE = 2**32 - 1
+"""Pixels along a side that the tags of a TIFF can say."""
+
+
 def check_mpp(mpp: float | None) -> None:
     """Check micrometres per pixel; None, for an unknown size, is allowed.
 
