@@ -67,7 +67,9 @@ def test_any_order_and_any_split_give_the_same_image(taper: Any, dtype: Any) -> 
 @pytest.mark.parametrize("overlap", [0, 7, 20, 32, 40, 63])
 def test_patches_side_by_side_are_added_as_one_by_one(taper: Any, overlap: int) -> None:
     grid = PatchGrid(150, 331, 64, overlap, 0)
-    blend = Blend(grid, Taper(taper), choose_bits(PatchGrid(1, 1, 64, 20, 0), Taper(taper), integral=True))
+    blend = Blend(
+        grid, Taper(taper), choose_bits(PatchGrid(1, 1, 64, 20, 0), Taper(taper), returns_uint8=True)
+    )
     window = Window(11, 23, 120, 290)
     rng = np.random.default_rng(overlap)
     single, rows = Accumulator(window, blend), Accumulator(window, blend)

@@ -21,6 +21,7 @@ from models import RampModel
 from oracle import render_whole
 from safron.engine import IdentityModel, RenderReport, load_model, render
 from safron.engine.generator.card import Label
+from safron.engine.generator.model import GeneratorInfo
 from safron.engine.plan.grid import PatchGrid
 from safron.engine.plan.render_plan import choose_bits
 from safron.engine.plan.taper import Taper, TaperName
@@ -44,7 +45,7 @@ def expected(
 ) -> Any:
     grid = PatchGrid(*mask.shape, tile, overlap, model.card.context)
     weights = Taper(taper).weights(tile=tile, overlap=overlap)
-    bits = choose_bits(grid, Taper(taper), integral=model.integral)
+    bits = choose_bits(grid, Taper(taper), returns_uint8=GeneratorInfo.of(model).returns_uint8)
     return render_whole(mask, model, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed)
 
 

@@ -18,11 +18,11 @@ def visible_gpus() -> list[str]:
         names = [name.strip() for name in allowed.split(",") if name.strip()]
         # CUDA takes what stands before the first invalid entry.
         return names[: names.index("-1")] if "-1" in names else names
-    return [str(number) for number in range(_count())]
+    return [str(number) for number in range(count_gpus())]
 
 
-def _count() -> int:
-    """Ask the driver, without making anything on a GPU."""
+def count_gpus() -> int:
+    """Number of GPUs that the driver shows to this process; nothing is made on any of them."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
     except OSError:
