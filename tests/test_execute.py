@@ -71,7 +71,8 @@ def test_threads_run_each_task_once_after_its_needs_and_reads_the_stream_slowly(
 def test_without_pages_no_port_is_open_and_dask_is_not_imported() -> None:
     """It would take a second of every render."""
     code = (
-        "import sys, psutil; from safron.engine.execution.scheduling import Task, local_runner\n"
+        "import sys, psutil; from safron.engine.execution.local import local_runner\n"
+        "from safron.engine.execution.scheduling import Task\n"
         "with local_runner(2) as runner: assert dict(runner([Task('a', max, 1, 2)])) == {'a': 2}\n"
         "assert not [c for c in psutil.Process().net_connections() if c.status == 'LISTEN']\n"
         "assert not {'dask', 'distributed'} & set(sys.modules)"

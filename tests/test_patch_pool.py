@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from onnx_models import CARD as TINY
+from onnx_models import write_onnx
+from safron import engine
 from safron.engine.execution.batching import OwnBatches, Strip
 from safron.engine.execution.device_queue import DeviceQueue
 from safron.engine.execution.patch_pool import OwnBatchPool, PatchPool, open_pool
@@ -196,3 +201,40 @@ def test_own_batches_have_one_shape() -> None:
             batches.push(Strip(windows, None, Window(0, 0, 16, 16), 12, deliver))
     assert got == list(range(1, 10))
     assert model.sizes == [4, 4, 4]
+
+
+@pytest.mark.parametrize(("workers", "image"), [(1, "FLOAT"), (1, "FLOAT16"), (2, "FLOAT"), (3, "FLOAT16")])
+def test_few_frames_lie_between_a_render_and_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, image: str
+) -> None:
+    """Each is a stop on the way of who reads the code, or looks at a profile."""
+    pytest.importorskip("onnx")
+    import onnxruntime
+
+    ours = str(Path(engine.__file__).parent)
+    stacks: list[list[str]] = []
+
+    def watched(name: str) -> Any:
+        call = getattr(onnxruntime.InferenceSession, name)
+
+        def see(*given: Any, **named: Any) -> Any:
+            frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(ours)]
+            stacks.append([frame.name for frame in frames])
+            return call(*given, **named)
+
+        return see
+
+    for name in ("run", "run_with_iobinding"):
+        monkeypatch.setattr(onnxruntime.InferenceSession, name, watched(name))
+    model = write_onnx(tmp_path / "m.onnx", card=TINY, image_type=image)
+    mask = np.random.default_rng(0).integers(1, 3, (300, 400), np.uint8)
+    options: dict[str, Any] = {"tiff_tile": 64, "block": 128, "overlap": 8, "device": "cpu", "threads": 2}
+    report = engine.render(
+        mask, tmp_path / "s.tiff", model=model, workers=workers, executor="threads", **options
+    )
+    # A render with one worker calls the generator on its own thread; warm-up comes before `run`.
+    renders = [stack[stack.index("run") :] if "run" in stack else stack for stack in stacks]
+    renders = [stack for stack in renders if {"seam_task", "block_task", "_help"} & set(stack)]
+    assert len(renders) == report.run
+    assert workers > 1 or any(stack[0] == "run" for stack in renders)
+    assert max(map(len, renders)) <= 8, max(renders, key=len)

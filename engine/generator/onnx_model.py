@@ -67,6 +67,11 @@ class OnnxModel:
             raise BadInput(
                 f"--model {path}: not an ONNX file ({one_line(error)}); export it again"
             ) from error
+        if self.file.random:
+            raise BadInput(
+                f"--model {path}: {', '.join(self.file.random)}: its output would differ from call to call; export it "
+                "for inference (model.eval() in PyTorch), and take random numbers from the input 'noise'"
+            )
         digest = hashlib.sha256(content)
         _add_weights(digest, self.file.locations, self.path)
         self.device = choose_device(device)
@@ -114,9 +119,10 @@ class OnnxModel:
         try:
             return self._open()
         except BadInput as error:
-            asked, self.device = self.device, "cpu"
+            gpu, self.device = self.device, "cpu"
             session = self._open()
-            log.warning("--device auto: %s does not start (%s); the CPU is used", asked, one_line(error))
+            reason = one_line(error).removeprefix(f"--device {gpu}: ")
+            log.warning("--device auto: %s cannot be used (%s); rendering on the CPU", gpu, reason)
             return session
 
     def _open(self) -> Any:
@@ -191,12 +197,7 @@ class OnnxModel:
         return parse_card(text, source=str(self.path))
 
     def _check_operators(self) -> None:
-        """Refuse a graph that is not a function of each patch's input, and warn of one that looks at the whole patch."""
-        if self.file.random:
-            raise BadInput(
-                f"--model {self.path}: {', '.join(self.file.random)}: its output would differ from call to call; export it "
-                "for inference (model.eval() in PyTorch), and take random numbers from the input 'noise'"
-            )
+        """Refuse a graph that looks at all patches of a batch, and warn of one that looks at the whole of a patch."""
         if self.file.scales_by_batch and self.per_call != 1:
             raise BadInput(
                 f"--model {self.path}: dynamic quantization scales a patch by all {self.per_call} of its batch; export it "
