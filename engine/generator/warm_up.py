@@ -77,12 +77,15 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
 
 
 def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> None:
-    """Run one call as often as calls run at a time, which shows what memory they keep, and twice at least."""
-    size = (info.per_call or 1) if info.batch_invariant else plan.batch
-    labels, noise = _inputs(info, plan, size)
-    times = max(2, min(info.calls or 1, plan.batch))
-    with ThreadPoolExecutor(info.calls or 1) as threads:
-        first, *others = threads.map(lambda _: model(labels, noise), range(times))
+    """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep."""
+    if info.batch_invariant and info.per_call is None:  # one call of two patches that are alike
+        labels, noise = _inputs(info, plan, 1)
+        first, *others = model(labels.repeat(2, axis=0), None if noise is None else noise.repeat(2, axis=0))
+    else:
+        labels, noise = _inputs(info, plan, info.per_call or plan.batch)
+        with ThreadPoolExecutor(info.calls or 1) as threads:
+            times = max(2, min(info.calls or 1, plan.batch))
+            first, *others = threads.map(lambda _: model(labels, noise), range(times))
     if not all(np.array_equal(first, other) for other in others):
         raise BadInput(
             f"generator {info.card.name!r} returned other pixels for the same input, so no render could be continued or "
