@@ -10,13 +10,13 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from safron.engine.execution.device_queue import DeviceQueue, shares_batches
 from safron.engine.execution.local import local_runner
+from safron.engine.execution.patch_pool import open_pool
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
 from safron.engine.execution.tasks import Job, block_task, boundary_task, listening
 from safron.engine.execution.upper_levels import finish_levels
@@ -100,11 +100,15 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     """
     options = prepared.options
     if prepared.where == "threads":
-        # What interrupts the main thread may come between any two steps, also while it holds the queue's lock.
-        shared = shares_batches(prepared.job.model)
-        workers = workers_of(options)
-        with local_runner(workers, in_threads=shared, dashboard=options.dashboard) as runner:
-            yield prepared, runner
+        prepared = keep_batch(prepared)
+        job, workers = prepared.job, workers_of(options)
+        # What interrupts the main thread may come between any two steps, also while it holds the device queue's lock.
+        in_threads = job.model.same_places
+        with (
+            local_runner(workers, in_threads=in_threads, dashboard=options.dashboard) as runner,
+            open_pool(prepared.model, job.model, job.plan) as pool,
+        ):
+            yield replace(prepared, job=replace(job, pool=pool)), runner
         return
     from safron.engine.execution.dask_cluster import ClusterRunner, open_cluster
 
@@ -113,7 +117,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
             yield opened
         return
     source = model_source(prepared)
-    prepared = settle(prepared, cluster.rehearse(source, prepared.plan, options.batch))
+    prepared = keep_batch(settle(prepared, cluster.warm_up(source, prepared.plan, options.batch)))
     if prepared.at_a_time is None:
         prepared = replace(prepared, at_a_time=cluster.width)
     yield prepared, ClusterRunner(cluster, source)
@@ -131,7 +135,6 @@ def run(
     `done` is called when slide, preview and report stand where they should, and only scratch is left to delete.
     """
     start = time.perf_counter()
-    prepared = keep_batch(prepared)
     watch = MaskWatch(prepared.job.mask)
     scan = scan_mask(prepared.job, runner)
     target, scratch = prepared.target, prepared.job.scratch
@@ -158,7 +161,7 @@ def run(
                 if progress is not None:
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)
-                if prepared.where == "threads":
+                if prepared.job.pool is not None:  # all tasks run in this process
                     scratch.boundaries.keep(prepared.plan.boundary_room, lazily=True)
                 _run_blocks(prepared, state, runner, progress)
                 finished = _join(prepared, scan, state, inputs, start)
@@ -246,13 +249,8 @@ def _run_blocks(
     """Run the tasks that are left and accept their results."""
     given_up: list[GivenUp] = []
     job = prepared.job
-    # Other processes have their own.
-    shared = prepared.where == "threads" and shares_batches(job.model)
-    with (
-        DeviceQueue(job.model, job.plan) if shared else nullcontext() as queue,
-        listening(job.scratch, progress or (lambda count: None)),
-    ):
-        for _, result in runner(_tasks(replace(job, queue=queue), state)):
+    with listening(job.scratch, progress or (lambda count: None)):
+        for _, result in runner(_tasks(job, state)):
             if isinstance(result, GivenUp):
                 given_up.append(result)
                 continue

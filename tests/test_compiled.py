@@ -46,7 +46,7 @@ def test_compiled_and_numpy_give_the_same_bits(
     overlap: int, taper: Any, dtype: Any, corner: Any, shape: Any, seed: int
 ) -> None:
     grid = PatchGrid(150, 170, 40, min(overlap, 39), 0)
-    bits = choose_bits(grid, Taper(taper), integral=True)
+    bits = choose_bits(grid, Taper(taper), returns_uint8=True)
     blend = Blend(grid, Taper(taper), 0 if dtype == np.uint8 else max(4, bits))
     rng = np.random.default_rng(seed)
     # Outside 0..255 too, and ties.

@@ -178,6 +178,22 @@ class Accumulator:
         else:
             self._add(self.blend.encode(patches), y, x)
 
+    def paint(self, labels: UInt8, colors: UInt8, first: Window) -> None:
+        """Add patches that give each label its colour, side by side; see `add`.
+
+        Parameters
+        ----------
+        labels : uint8 [n, tile, tile].
+        colors : RGB by label, uint8 [256, 3].
+        first : write window of the first.
+        """
+        if compiled is None:
+            self.add(colors[labels], first)
+            return
+        y, x = first.y - self.window.y, first.x - self.window.x
+        stride = self.blend.grid.columns.stride
+        compiled.add(*self._parts(), labels, self._weights, y, x, stride, self.blend.bits, colors)
+
     def _parts(self) -> tuple[Values, ...]:
         """Return the arguments that describe the window to the C extension."""
         return self.image, self._h, self._v, self._rows.packed, self._columns.packed

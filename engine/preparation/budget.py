@@ -7,10 +7,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from safron.engine.execution.device_queue import BUFFERS, shares_batches
+from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
-from safron.engine.generator.model import PatchModel
-from safron.engine.generator.trial import try_model
+from safron.engine.generator.warm_up import warm_up
 from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan
 from safron.engine.scratch.arrays import SYNC_BYTES
 from safron.engine.system.gpus import process_blocks
@@ -28,17 +27,17 @@ LATE_BYTES = 96 << 20
 def foreseen(prepared: Prepared) -> Prepared:
     """Project the memory of processes that are not started, from what this one takes after a trial."""
     job, options = prepared.job, prepared.options
-    try_model(job.model, job.plan)
+    warm_up(prepared.model, job.model, job.plan)
     blocks = process_blocks(options.device)
-    each = process_bytes(job, job.model, resident=resident_bytes(), blocks=blocks)
+    each = process_bytes(job, resident=resident_bytes(), blocks=blocks)
     return with_processes(prepared, each)
 
 
-def process_bytes(job: Job, model: PatchModel, *, resident: int, blocks: int) -> int:
+def process_bytes(job: Job, *, resident: int, blocks: int) -> int:
     """Upper bound on what a process takes that has so many blocks in work, and takes `resident` before."""
     plan = job.plan
-    batches = BUFFERS if shares_batches(model) else blocks
-    working = blocks * plan.worker_bytes() + batches * plan.batch_bytes(integral=model.integral)
+    batches, _ = batches_held(job.model, blocks)
+    working = blocks * plan.worker_bytes() + batches * plan.batch_bytes(returns_uint8=job.model.returns_uint8)
     kept = BOUNDARIES_KEPT * plan.boundary_bytes + job.mask.keep_chunks(block=plan.block, workers=blocks)
     return resident + LATE_BYTES // 2 + with_gaps(working + kept)
 

@@ -9,11 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safron.engine.execution.device_queue import BUFFERS, RUNNERS, shares_batches
+from safron.engine.execution.device_queue import BUFFERS
+from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
-from safron.engine.generator.halving import Halving
-from safron.engine.generator.model import PatchModel, load_model
-from safron.engine.generator.trial import choose_batch, try_model
+from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
+from safron.engine.generator.warm_up import choose_batch, warm_up
 from safron.engine.plan.blocks import choose_block
 from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE, Scale, choose_scale
@@ -74,7 +74,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         threads=options.threads,
         precision="float32" if elsewhere else options.precision,
     )
-    card = model.card
+    info = GeneratorInfo.of(model)
+    card = info.card
     mask = open_mask(source, palette=card.palette, palette_tolerance=options.palette_tolerance)
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
@@ -113,38 +114,38 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
             scale=scale,
             longest=max(slide.height, slide.width),
         ),
-        batch=choose_batch(options.batch, model),
-        bits=choose_bits(grid, taper, integral=model.integral),
+        batch=choose_batch(options.batch, info),
+        bits=choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
         noise_scales=card.noise_scales,
     )
     scratch = open_scratch(target, options.scratch)
-    job = Job(plan, mask, model, scratch)
+    job = Job(plan, mask, info, scratch)
     if where != "threads":
         at_a_time = blocks_elsewhere(options, where)
-        prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time)
+        prepared = Prepared(
+            target, options, model, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time
+        )
         return foreseen(prepared) if dry_run else prepared
-    before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
-    on_device = not model.device.startswith("cpu")
-    if on_device:
-        model = Halving(model)
-    batches = BUFFERS if on_device else workers
+    before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(returns_uint8=info.returns_uint8)
+    batches = BUFFERS if info.on_gpu else workers
     kept = BOUNDARIES_KEPT * plan.boundary_bytes + workers * plan.worker_bytes()
     # Large chunks of a mask may take half of the memory that is left; the generator's own is not known yet.
     left = options.memory - before - with_gaps(kept + batches * batch)
     chunks = mask.keep_chunks(block=plan.block, workers=workers, max_bytes=max(CACHE_BYTES, left // 2))
     kept += chunks
-    check_memory(before + with_gaps(kept + batches * batch), plan, options)  # before the trial takes some
-    trial = try_model(model, plan)
-    batches, calls = (BUFFERS, RUNNERS) if shares_batches(model) else (workers, workers)
+    check_memory(before + with_gaps(kept + batches * batch), plan, options)  # before the generator takes some
+    seen = warm_up(model, info, plan)
+    batches, calls = batches_held(seen.info, workers)
     working = with_gaps(kept + batches * batch)
-    projected = before + working + calls * trial.added_bytes
-    job = Job(with_batch(plan, trial.batch, model.device), mask, model, scratch)
+    projected = before + working + calls * seen.added_bytes
+    job = Job(with_batch(plan, seen.batch, info.device), mask, seen.info, scratch)
     # The C library maps what is very large by itself.
     own = chunks if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST else 0
     return Prepared(
         target,
         options,
+        model,
         job,
         projected,
         where,
@@ -156,33 +157,30 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
 def with_batch(plan: RenderPlan, batch: int, device: str) -> RenderPlan:
     """Take over the batch that the generator was found to run with."""
     if batch != plan.batch:
-        log.warning("%s: out of memory with %d patches a call; %d are run", device, plan.batch, batch)
+        log.warning("%s: out of memory with a batch size of %d; %d is used", device, plan.batch, batch)
     return replace(plan, batch=batch)
 
 
 def keep_batch(prepared: Prepared) -> Prepared:
-    """Go on with the batch that an unfinished render was begun with, where memory halved it then and would not now."""
+    """Keep the batch size of an unfinished render, where memory halved it then and would not now."""
     half = -(-prepared.plan.batch // 2)
     before = recorded(prepared.job.scratch.path).get("inputs", {}).get("--batch")
     if prepared.options.fresh or before != str(half):
         return prepared
-    model = prepared.job.model
-    if isinstance(model, Halving):  # it was tried with the whole batch
-        seen = model.rehearsed
-        model = Halving(model.model, replace(seen, same_places=seen.same_places and seen.same_halves))
+    seen = prepared.job.model  # of the whole batch
+    model = replace(seen, same_places=seen.same_places and seen.same_halves)
     job = replace(prepared.job, plan=replace(prepared.plan, batch=half), model=model)
     return replace(prepared, job=job)
 
 
 def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
     """Complete a plan by what a worker says of itself: device, batch, memory."""
-    from safron.engine.execution.dask_worker import remote_model
-
     plan, job = prepared.plan, prepared.job
-    plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)
-    model = remote_model(job.model, facts)
+    plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.info.device)
+    # What the driver's file says, which workers must have, too; and what only a worker can say.
+    model = replace(facts.info, card=job.model.card, sha256=job.model.sha256)
     job = Job(plan, job.mask, model, job.scratch)
-    each = process_bytes(job, model, resident=facts.resident, blocks=facts.blocks)
+    each = process_bytes(job, resident=facts.resident, blocks=facts.blocks)
     return with_processes(replace(prepared, job=job), each)
 
 

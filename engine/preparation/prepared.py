@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from safron.engine.execution.tasks import Job
+from safron.engine.generator.model import PatchModel
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.remote import Target
 
@@ -22,7 +23,8 @@ class Prepared:
     ----------
     target : the slide to make.
     options : as given.
-    job : plan, mask, generator and scratch.
+    model : the generator.
+    job : plan, mask and scratch, and what is known of the generator.
     projected_bytes : upper bound on resident memory, of this process and of workers on this machine.
     where : who runs the tasks: threads of this process, processes of this machine, or a cluster.
     heap_bytes : memory that this process takes before the first block; 0 where others do the work.
@@ -31,6 +33,7 @@ class Prepared:
 
     target: Target
     options: RenderOptions
+    model: PatchModel
     job: Job
     projected_bytes: int
     where: Where

@@ -217,9 +217,16 @@ static int32_t *by_value(const int32_t *weights, Py_ssize_t count)
     return spread;
 }
 
+VECTORIZED
+static void add_u8_u16_flat(uint16_t *sums, const uint8_t *values, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        sums[i] = (uint16_t)(sums[i] + values[i]);
+}
+
 /* A run of one row of one patch; `weights` is NULL where that patch writes alone. */
 static void add_run(const Target *target, Py_ssize_t row, Py_ssize_t column, const char *values, int is_float,
-                    const int32_t *weights, int32_t row_weight, float scale, Py_ssize_t pixels)
+                    const int32_t *weights, int32_t row_weight, int flat, float scale, Py_ssize_t pixels)
 {
     Py_ssize_t count = pixels * CHANNELS;
     if (!weights && is_float)
@@ -228,23 +235,48 @@ static void add_run(const Target *target, Py_ssize_t row, Py_ssize_t column, con
         memcpy(pixel_at(target, row, column), values, (size_t)count);
     else if (is_float)
         add_f32_i32((int32_t *)sums_at(target, row, column), (const float *)values, weights, row_weight, scale, count);
+    else if (target->small && flat)
+        add_u8_u16_flat((uint16_t *)sums_at(target, row, column), (const uint8_t *)values, count);
     else if (target->small)
         add_u8_u16((uint16_t *)sums_at(target, row, column), (const uint8_t *)values, weights, row_weight, count);
     else
         add_u8_i32((int32_t *)sums_at(target, row, column), (const uint8_t *)values, weights, row_weight, scale, count);
 }
 
+/* A row of pixels, each the first three bytes of its label's entry. */
+static void paint_row(uint8_t *pixel, const uint8_t *label, const uint32_t *packed, Py_ssize_t width)
+{
+    Py_ssize_t i = 0;
+    /* Two pixels at once, in eight bytes: the next pixel overwrites the last two, and there must be one. */
+    for (; i + 2 < width; i += 2, pixel += 2 * CHANNELS) {
+        uint64_t two = packed[label[i]] | (uint64_t)packed[label[i + 1]] << 24;
+        memcpy(pixel, &two, sizeof two);
+    }
+    for (; i < width; i++, pixel += CHANNELS)
+        memcpy(pixel, &packed[label[i]], CHANNELS);
+}
+
+static void pack_colors(uint32_t *packed, const uint8_t *colors)
+{
+    memset(packed, 0, 256 * sizeof *packed);
+    for (int label = 0; label < 256; label++)
+        memcpy(&packed[label], colors + label * CHANNELS, CHANNELS);
+}
+
 /* What is the same for all patches of a call. `weights` has each column's weight once for every value. */
 typedef struct {
     Py_ssize_t tile;
     const int32_t *row_weights, *weights;
+    int flat; /* whether every weight is 1 */
     float scale;
-    Py_ssize_t *ends; /* room for `tile` runs */
+    Py_ssize_t *ends;        /* room for `tile` runs */
+    const uint32_t *packed;  /* colours, where patches are labels; else NULL */
+    uint8_t *line;           /* room for a row of pixels, there */
 } Patches;
 
-/* One patch, as far as it lies in the window, its first pixel at (y, x). */
-static void add_patch(const Target *target, const Patches *all, const char *values, Py_ssize_t itemsize, Py_ssize_t y,
-                      Py_ssize_t x)
+/* One patch, as far as it lies in the window, its first pixel at (y, x); its rows are `step` bytes apart. */
+static void add_patch(const Target *target, const Patches *all, const char *values, Py_ssize_t itemsize,
+                      Py_ssize_t step, Py_ssize_t y, Py_ssize_t x)
 {
     Py_ssize_t tile = all->tile, left = x < 0 ? 0 : x;
     Py_ssize_t right = x + tile < target->columns.length ? x + tile : target->columns.length;
@@ -256,9 +288,16 @@ static void add_patch(const Target *target, const Patches *all, const char *valu
         Py_ssize_t column = left;
         for (Py_ssize_t run = across ? runs - 1 : 0; run < runs; run++) {
             int alone = !across && !is_multi(&target->columns, column);
-            Py_ssize_t first = (column - x) * CHANNELS;
-            add_run(target, y + i, column, values + (i * tile * CHANNELS + first) * itemsize, itemsize == 4,
-                    alone ? NULL : all->weights + first, all->row_weights[i], all->scale, all->ends[run] - column);
+            Py_ssize_t first = column - x, pixels = all->ends[run] - column;
+            const char *from = values + i * step + first * (all->packed ? 1 : CHANNELS * itemsize);
+            if (all->packed) {
+                uint8_t *to = alone ? pixel_at(target, y + i, column) : all->line;
+                paint_row(to, (const uint8_t *)from, all->packed, pixels);
+                from = (const char *)all->line;
+            }
+            if (!all->packed || !alone)
+                add_run(target, y + i, column, from, itemsize == 4, alone ? NULL : all->weights + first * CHANNELS,
+                        all->row_weights[i], all->flat, all->scale, pixels);
             column = all->ends[run];
         }
     }
@@ -275,34 +314,46 @@ static PyObject *finish(Held *held, int32_t *spread, Py_ssize_t *ends)
 
 static PyObject *add(PyObject *module, PyObject *args)
 {
-    PyObject *image, *across, *down, *row_packed, *column_packed, *patches, *weights;
+    PyObject *image, *across, *down, *row_packed, *column_packed, *patches, *weights, *table = NULL;
     Py_ssize_t y, x, stride;
     int bits;
     Held held = {.count = 0};
     Target target;
-    Py_buffer *values, *axis;
+    Py_buffer *values, *axis, *colors = NULL;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OOOOOOOnnni", &image, &across, &down, &row_packed, &column_packed, &patches, &weights,
-                          &y, &x, &stride, &bits))
+    if (!PyArg_ParseTuple(args, "OOOOOOOnnni|O", &image, &across, &down, &row_packed, &column_packed, &patches,
+                          &weights, &y, &x, &stride, &bits, &table))
         return NULL;
     if (!hold_target(&held, &target, image, across, down, row_packed, column_packed) ||
-        !(values = hold(&held, patches, "patches", 4, 1, "Bf", 0)) ||
-        !(axis = hold(&held, weights, "weights", 1, 0, "il", 0))) {
+        !(values = hold(&held, patches, "patches", table ? 3 : 4, table ? 2 : 1, table ? "B" : "Bf", 0)) ||
+        !(axis = hold(&held, weights, "weights", 1, 0, "il", 0)) ||
+        (table && !(colors = hold(&held, table, "colors", 2, 0, "B", 0)))) {
         return finish(&held, NULL, NULL);
     }
-    Py_ssize_t tile = axis->shape[0];
-    Patches all = {tile, axis->buf, NULL, (float)(1 << bits), NULL};
+    Py_ssize_t tile = axis->shape[0], line = tile * CHANNELS;
+    uint32_t packed[256];
+    Patches all = {tile, axis->buf, NULL, 1, (float)(1 << bits), NULL, NULL, NULL};
     int32_t *spread = NULL;
-    if (axis->itemsize != 4 || values->shape[1] != tile || values->shape[2] != tile || values->shape[3] != CHANNELS ||
+    if (axis->itemsize != 4 || values->shape[1] != tile || values->shape[2] != tile ||
+        (table ? colors->shape[0] != 256 || colors->shape[1] != CHANNELS : values->shape[3] != CHANNELS) ||
         bits < 0 || bits > 12 || (target.small && (values->itemsize != 1 || bits)))
-        PyErr_SetString(PyExc_ValueError, "patches: shape or type does not fit weights, sums or bits");
-    else if (!(spread = by_value(axis->buf, tile)) || !(all.ends = malloc((size_t)tile * sizeof *all.ends)))
+        PyErr_SetString(PyExc_ValueError, "patches: shape or type does not fit weights, sums, bits or colors");
+    /* One piece of memory: the ends of runs, then a row of pixels. */
+    else if (!(spread = by_value(axis->buf, tile)) || !(all.ends = malloc((size_t)tile * sizeof *all.ends + line)))
         PyErr_NoMemory();
     if (all.ends) {
         all.weights = spread;
+        for (Py_ssize_t i = 0; i < tile; i++)
+            all.flat &= all.row_weights[i] == 1;
+        if (table) {
+            pack_colors(packed, colors->buf);
+            all.packed = packed;
+            all.line = (uint8_t *)(all.ends + tile);
+        }
+        Py_ssize_t step = table ? values->strides[1] : line * values->itemsize;
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < values->shape[0]; i++)
-            add_patch(&target, &all, (const char *)values->buf + i * values->strides[0], values->itemsize, y,
+            add_patch(&target, &all, (const char *)values->buf + i * values->strides[0], values->itemsize, step, y,
                       x + i * stride);
         Py_END_ALLOW_THREADS
     }
@@ -364,19 +415,6 @@ static PyObject *divide(PyObject *module, PyObject *args)
     return finish(&held, spread, ends);
 }
 
-/* A row of pixels, each the first three bytes of its label's entry. */
-static void paint_row(uint8_t *pixel, const uint8_t *label, const uint32_t *packed, Py_ssize_t width)
-{
-    Py_ssize_t i = 0;
-    /* Two pixels at once, in eight bytes: the next pixel overwrites the last two, and there must be one. */
-    for (; i + 2 < width; i += 2, pixel += 2 * CHANNELS) {
-        uint64_t two = packed[label[i]] | (uint64_t)packed[label[i + 1]] << 24;
-        memcpy(pixel, &two, sizeof two);
-    }
-    for (; i < width; i++, pixel += CHANNELS)
-        memcpy(pixel, &packed[label[i]], CHANNELS);
-}
-
 static PyObject *paint(PyObject *module, PyObject *args)
 {
     PyObject *out, *labels, *table;
@@ -396,9 +434,8 @@ static PyObject *paint(PyObject *module, PyObject *args)
         return finish(&held, NULL, NULL);
     }
     Py_BEGIN_ALLOW_THREADS
-    uint32_t packed[256] = {0};
-    for (int label = 0; label < 256; label++)
-        memcpy(&packed[label], (const uint8_t *)colors->buf + label * CHANNELS, CHANNELS);
+    uint32_t packed[256];
+    pack_colors(packed, colors->buf);
     for (Py_ssize_t row = 0; row < from->shape[0] * from->shape[1]; row++)
         paint_row((uint8_t *)to->buf + row * width * CHANNELS,
                   (const uint8_t *)from->buf + row / from->shape[1] * from->strides[0] +
@@ -524,7 +561,8 @@ static PyObject *smooth(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"add", add, METH_VARARGS, "add(image, across, down, rows, columns, patches, weights, y, x, stride, bits)"},
+    {"add", add, METH_VARARGS,
+     "add(image, across, down, rows, columns, patches, weights, y, x, stride, bits, colors=)"},
     {"divide", divide, METH_VARARGS,
      "divide(image, across, down, rows, columns, row_total, column_total, bits, narrow)"},
     {"paint", paint, METH_VARARGS, "paint(out, labels, table)"},
