@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from onnx_models import CARD as TINY
 from onnx_models import write_onnx
+from plans import plan_for
 from safron import engine
 from safron.engine.execution.batching import OwnBatches, Strip
 from safron.engine.execution.device_queue import DeviceQueue
@@ -22,7 +23,6 @@ from safron.engine.generator.card import Card, Label
 from safron.engine.generator.model import GeneratorInfo
 from safron.engine.plan.window import Window
 from safron.engine.scratch.task_result import Tally
-from test_plan import plan_for
 
 CARD = Card("any", 16, 20, (Label(0, "all", (0, 0, 0)),))
 MAIN = threading.main_thread().name
