@@ -1,10 +1,8 @@
-"""Does benchmarks/seams.py look where patches overlap, at the same places in every image, and tell a fault there from one elsewhere?"""
+"""benchmarks/seams.py measures crops on overlaps, at the same places in every image, and tells faults there from others."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,20 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from safron.engine.evaluation.gradients import SlideGrid
+from benches import load_benchmark
+from safron.engine.evaluation.slide_grid import SlideGrid
 
-BENCH = Path(__file__).parent.parent / "benchmarks" / "seams.py"
 GRID = SlideGrid(64, 20)
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("seam_bench", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "seam_bench", module)  # dataclasses look there
-    spec.loader.exec_module(module)
+    module = load_benchmark("seams")
     monkeypatch.setattr(module, "CROPS", 120)
     return module
 

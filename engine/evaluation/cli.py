@@ -1,4 +1,4 @@
-"""``safron-eval``: can the patches be seen, does the slide lie on its mask, and how near is it to real tissue?"""
+"""``safron-eval``: measure seams between patches, alignment with the mask, and distance from real tissue."""
 
 from __future__ import annotations
 
@@ -12,30 +12,40 @@ from safron.io.console import SETTINGS, ProgramGroup, debug_option, run_program,
 from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
+    from .alignment import Alignment
     from .tile_sets import TileSet
 
 NAME = "safron-eval"
-NOT_FID = "weight-free; not FID or KID, comparable with nothing but itself"
+NOT_FID = "weight-free; not FID or KID, only comparable with itself"
 
 
-def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """Refuse at once what could not be written after hours."""
+def _check_report(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse at once a report that could not be written after hours."""
     if value is not None:
-        from safron.io.files import check_output_path
+        from .seam_report import check_report_path
 
-        check_output_path(value, overwrite=True, name="--report ")
+        check_report_path(value, overwrite=ctx.params["overwrite"])
     return value
 
 
-report_option = click.option(
-    "--report",
-    callback=_writable,
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    show_default="none",
-    metavar="JSON",
-    help="Write everything that was measured as JSON.",
-)
+def report_options(command: Any) -> Any:
+    """--report, and --overwrite, which is read first."""
+    overwrite = click.option(
+        "--overwrite",
+        is_flag=True,
+        is_eager=True,
+        help="Let --report replace a JSON file that safron-eval did not write.",
+    )
+    report = click.option(
+        "--report",
+        callback=_check_report,
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        show_default="none",
+        metavar="JSON",
+        help="Write all measurements to this .json file; an earlier report there is replaced.",
+    )
+    return overwrite(report(command))
 
 
 @click.group(cls=ProgramGroup, context_settings=SETTINGS)
@@ -53,21 +63,26 @@ def commands() -> None:
     default=None,
     show_default="none",
     metavar="MASK",
-    help="What the slides were rendered from; adds the alignment.",
+    help="Mask that the slides were rendered from; adds the alignment.",
+)
+@click.option(
+    "--part",
+    is_flag=True,
+    help="The slides show the upper left part of a larger mask.",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
     metavar="NAME|FILE",
-    help="Generator, for the mismatch before blending; needs --mask. One for all slides, or one for each in turn.",
+    help="Generator, to measure the mismatch before blending; needs --mask. One for all slides, or one per slide in order.",
 )
 @click.option(
     "--real",
     default=None,
     show_default="none",
     metavar="SLIDE",
-    help="A real slide: boundary ratios are divided by its own at the same phases.",
+    help="A real slide; boundary ratios are divided by its own on the same grid.",
 )
 @click.option(
     "--tile",
@@ -75,7 +90,7 @@ def commands() -> None:
     default=None,
     show_default="the slide's own",
     metavar="PX",
-    help="Pixels a side of a patch.",
+    help="Patch size in pixels.",
 )
 @click.option(
     "--overlap",
@@ -83,7 +98,7 @@ def commands() -> None:
     default=None,
     show_default="the slide's own",
     metavar="PX",
-    help="Pixels that neighbouring patches share.",
+    help="Pixels shared by neighbouring patches.",
 )
 @click.option(
     "--seed",
@@ -91,14 +106,14 @@ def commands() -> None:
     default=None,
     show_default="the slide's own, else 0",
     metavar="N",
-    help="Of the noise under the mismatch.",
+    help="Seed of the noise for the mismatch.",
 )
 @click.option(
     "--device",
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda[:N]",
-    help="Where the generator runs.",
+    help="Device of the generator.",
 )
 @click.option(
     "--palette-tolerance",
@@ -106,20 +121,22 @@ def commands() -> None:
     default=0,
     show_default=True,
     metavar="N",
-    help="Largest distance, 0 to 255 a channel, of a colour-coded mask's colours from the palette's.",
+    help="Largest difference per channel, 0 to 255, between a colour-coded mask's colours and the palette's.",
 )
-@report_option
+@report_options
 @debug_option
-def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None, **options: Any) -> None:
-    """Look for the grid of patches in each SLIDE, one row of a table each. No weights, no reference.
+def seams(
+    slides: tuple[str, ...], models: tuple[str, ...], report: Path | None, overwrite: bool, **options: Any
+) -> None:
+    """Look for seams between the patches of each SLIDE; one row per slide. Needs no weights and no reference.
 
-    A z of 6 or more, either way, is a seam.
+    Step, ramp, edge, blur and patch are in standard deviations: 4.5 or more is a seam, and the last column names it.
     """
     from .seam_report import evaluate_seams, seam_table, write_report
 
     if len(models) not in (0, 1, len(slides)):
         raise click.UsageError(
-            f"{len(models)} generators for {len(slides)} slides: give one, or one for each"
+            f"{len(models)} generators for {len(slides)} slides: give one for all, or one per slide"
         )
     each = models * len(slides) if len(models) == 1 else models or (None,) * len(slides)
     reports = [
@@ -127,8 +144,26 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     ]
     for line in seam_table(reports):
         click.echo(line)
+    for item in reports:
+        if doubt := _doubt(item.alignment):
+            warn(NAME, f"{item.slide}: {doubt}")
     if report is not None:
         write_report(report, {"seams": [item.json for item in reports]})
+
+
+def _doubt(found: Alignment | None) -> str | None:
+    """Why slide and mask may not belong together; None where they do, or nothing is known."""
+    if found is None or (found.sure and found.shift == (0, 0)):
+        return None
+    shift = "shift {},{}".format(*found.shift)
+    if found.sure:
+        return f"{shift}: the image does not lie on this mask, and would if it were moved back by that many rows, columns"
+    if found.at_edge:
+        return f"{shift} lies at the edge of the search; the mask may be of another slide"
+    return (
+        f"{shift} is not sure: it fits {found.agreement:.0%} of {found.windows} places with two labels, which explain "
+        f"{found.explained:.1%} of the colours; the mask may be of another slide"
+    )
 
 
 @commands.command(epilog="Example: safron-eval fid real/ slide.tiff --weights inception.pt --size 256")
@@ -140,7 +175,7 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     default=None,
     show_default="none: texture distances instead",
     metavar="FILE",
-    help="Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is fetched.",
+    help="Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is downloaded.",
 )
 @click.option(
     "--size",
@@ -148,7 +183,7 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     default=256,
     show_default=True,
     metavar="PX",
-    help="Pixels a side of a tile.",
+    help="Tile size in pixels.",
 )
 @click.option(
     "--tiles",
@@ -156,7 +191,7 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     default=5000,
     show_default=True,
     metavar="N",
-    help="Most tiles of each set; the same number is taken of both.",
+    help="Most tiles of each set; both sets get the same number.",
 )
 @click.option(
     "--jpeg",
@@ -164,7 +199,7 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     default=None,
     show_default="as they are",
     metavar="Q",
-    help="Code the tiles of both sets with this JPEG quality first.",
+    help="JPEG quality that the tiles of both sets are coded with first.",
 )
 @click.option(
     "--seed",
@@ -172,12 +207,12 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     default=0,
     show_default=True,
     metavar="N",
-    help="Of the choice of tiles, each as likely as any other.",
+    help="Seed of the random choice of tiles.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, metavar="DEVICE", help="PyTorch device of the encoder."
 )
-@report_option
+@report_options
 @debug_option
 def fid(
     real: str,
@@ -189,15 +224,20 @@ def fid(
     seed: int,
     device: str,
     report: Path | None,
+    overwrite: bool,
 ) -> None:
-    """Compare the tissue of REAL and FAKE, each a slide, an image or a folder of either.
+    """Compare the tissue of REAL and FAKE, each a slide, an image, or a folder of either.
 
-    With --weights: FID and KID. Without: texture distances, which need no weights and are not FID.
+    Masks of training pairs in a folder are left out. With --weights: FID and KID. Without: texture distances, which
+    need no weights and are not FID.
     """
     from .seam_report import format_table, write_report
     from .tile_sets import find_tiles
 
     sets = [find_tiles(source, size=size, most=tiles, seed=seed, jpeg=jpeg) for source in (real, fake)]
+    for found in sets:
+        if found.left_out:
+            warn(NAME, f"{found.source}: {found.left_out} masks of training pairs are left out")
     count = min(len(found) for found in sets)
     if count < 8:
         raise BadInput(
@@ -207,7 +247,7 @@ def fid(
     if first.mpp and second.mpp and abs(first.mpp / second.mpp - 1) > 0.05:
         warn(
             NAME,
-            f"REAL has {first.mpp:g} um per pixel and FAKE {second.mpp:g}: the distance will be of scale, too",
+            f"REAL has {first.mpp:g} um per pixel and FAKE {second.mpp:g}: the distance includes the difference in scale",
         )
     measured = _texture(first, second) if weights is None else _deep(first, second, weights, device)
     rows = [["measure", "distance", "+-"]]
@@ -221,17 +261,18 @@ def fid(
         warn(
             NAME,
             f"{count} tiles for {measured['dimensions']} features: the Frechet distance is mostly bias; "
-            "read the kernel distance",
+            "use the kernel distance",
         )
     if report is not None:
         facts = {"real": real, "fake": fake, "tiles": count, "size": size, "jpeg": jpeg, "seed": seed}
-        write_report(report, facts | {"mpp": [first.mpp, second.mpp]} | measured)
+        left_out = [found.left_out for found in sets]
+        write_report(report, facts | {"mpp": [first.mpp, second.mpp], "masks_left_out": left_out} | measured)
 
 
 def _texture(real: TileSet, fake: TileSet) -> dict[str, Any]:
     from .texture_distance import frechet_distance, kernel_distance, standardize, texture_features
 
-    click.echo(f"{NAME}: no --weights: texture distances are measured, which are not FID and KID", err=True)
+    click.echo(f"{NAME}: no --weights: measuring texture distances, which are not FID and KID", err=True)
     first, second = standardize(texture_features(real), texture_features(fake))
     kernel, spread = kernel_distance(first, second)
     measures = [
@@ -249,7 +290,6 @@ def _deep(real: TileSet, fake: TileSet, weights: Path, device: str) -> dict[str,
             raise BadInput(
                 f"--weights: needs {module}, which is not installed; run: pip install 'safron[train]'"
             )
-    # Here alone the engine's command reaches into training, which is where PyTorch may be used.
     from .fid import deep_distances
     from .texture_distance import subset_size
 
@@ -269,7 +309,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : what follows ``safron-eval`` on the command line; None takes it from there.
+    args : arguments after ``safron-eval``; None takes those of the command line.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_program(commands, NAME, args)
