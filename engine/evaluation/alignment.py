@@ -164,8 +164,8 @@ def _coarse_shift(
     explained = (between - common) / np.maximum(correlate(squares, ones) - common, 1e-6)
     # Far shifts compare little of the slide.
     explained[count < 0.4 * height * width] = -1.0
-    dy, dx = np.unravel_index(int(explained.argmax()), explained.shape)
-    dy, dx = (int(d) - length if d > length // 2 else int(d) for d, length in zip((dy, dx), pad, strict=True))
+    best = np.unravel_index(int(explained.argmax()), explained.shape)
+    dy, dx = (int(at) - side if at > side // 2 else int(at) for at, side in zip(best, pad, strict=True))
     return (dy * factor, dx * factor), factor
 
 

@@ -171,7 +171,9 @@ def seam_table(reports: Sequence[SeamReport], names: Sequence[str] = ()) -> list
     names : names of the rows; the slides' file names where there are none.
     """
     measures = ("step", "ramp", "edge", "blur", "patch")
-    rows = [("slide", "mismatch", "worst", *measures, "boundary", "overlap", "shift", "seams")]
+    rows: list[tuple[str, ...]] = [
+        ("slide", "mismatch", "worst", *measures, "boundary", "overlap", "shift", "seams")
+    ]
     for index, report in enumerate(reports):
         scores, mismatch, alignment = report.scores, report.mismatch, report.alignment
         shift = "-" if alignment is None else "{},{}".format(*alignment.shift)

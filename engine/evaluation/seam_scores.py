@@ -279,7 +279,7 @@ def _stand_out(scores: Floats, overlap: int) -> float:
     return float((means[0] - middle) / max(spread, count**-0.5))
 
 
-def _elsewhere(stride: int, overlap: int) -> npt.NDArray[np.int64]:
+def _elsewhere(stride: int, overlap: int) -> Any:
     """Shifts of the grid at which its boundaries touch no true one and lie alike in JPEG's blocks; none where too few are left."""
     shifts = np.arange(overlap + 5, stride - overlap - 4)
     if len(shifts) < max(stride / 4, LEAST_SHIFTS):
