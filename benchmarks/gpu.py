@@ -136,8 +136,8 @@ def caller(session: Any, feeds: dict[str, npt.NDArray[Any]], *, bound: str) -> A
     return run
 
 
-def rate(way: Way, batch: int, seconds: float, cache: Path) -> dict[str, Any]:
-    """Patches a second of bare calls, results on the host; the error in one line where it cannot run."""
+def rate(way: Way, batch: int, seconds: float, cache: Path, *, calls: int = 3) -> dict[str, Any]:
+    """Patches a second of at least `calls` bare calls, results on the host; the error in one line where it cannot run."""
     try:
         session = open_session(way, cache)
         runs = [caller(session, feeds_of(session, batch), bound=way.bound) for _ in range(way.calls)]
@@ -146,16 +146,16 @@ def rate(way: Way, batch: int, seconds: float, cache: Path) -> dict[str, Any]:
         start = time.perf_counter()
 
         def repeat(run: Any) -> int:
-            calls = 0
-            while calls < 3 or time.perf_counter() - start < seconds:
+            made = 0
+            while made < calls or time.perf_counter() - start < seconds:
                 run()
-                calls += 1
-            return calls
+                made += 1
+            return made
 
         with ThreadPoolExecutor(way.calls) as threads:
-            calls = sum(threads.map(repeat, runs))
+            made = sum(threads.map(repeat, runs))
         return {
-            "patches_per_s": round(calls * batch / (time.perf_counter() - start), 2),
+            "patches_per_s": round(made * batch / (time.perf_counter() - start), 2),
             "device_mib": device_mib(),
         }
     except Exception as error:  # ONNX Runtime's own, of many kinds: out of memory is the usual one
@@ -241,7 +241,7 @@ def generators(args: argparse.Namespace, folder: Path) -> dict[str, Path]:
     if missing("torch", "onnx"):
         print(f"left out, a network like the paper's: {', '.join(missing('torch', 'onnx'))} not installed")
     elif not args.models:
-        found["paper-like"] = paper_like(folder / "paper-like.onnx", width=4 if args.tiny else 64)
+        found["paper-like"] = paper_like(folder / "paper-like.onnx", width=1 if args.tiny else 64)
     return found
 
 
@@ -289,7 +289,7 @@ def bare_rates(args: argparse.Namespace, listed: list[Way], cache: Path) -> dict
     rates: dict[str, dict[int, Any]] = {}
     for way in listed:
         for batch in args.batches:
-            made = rate(way, batch, args.seconds, cache)
+            made = rate(way, batch, args.seconds, cache, calls=1 if args.tiny else 3)
             rates.setdefault(str(way), {})[batch] = made
             what = (
                 made.get("error")

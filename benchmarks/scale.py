@@ -113,9 +113,9 @@ def stream(rows: int, columns: int, block: int, seconds: float) -> Iterator[Task
     seams, inner = patches_of_block(block)
     for row in range(rows):
         for column in range(columns):
-            yield Task(f"seam-{row}-{column}", sleep, None, seams * seconds)
+            yield Task(f"boundary-{row}-{column}", sleep, None, seams * seconds)
             around = [(row - 1, column - 1), (row - 1, column), (row, column - 1), (row, column)]
-            after = tuple(f"seam-{i}-{j}" for i, j in around if i >= 0 and j >= 0)
+            after = tuple(f"boundary-{i}-{j}" for i, j in around if i >= 0 and j >= 0)
             yield Task(f"block-{row}-{column}", sleep, None, inner * seconds, after)
 
 
@@ -198,6 +198,7 @@ side, scales = model.card.tile + 2 * model.card.context, model.card.noise_scales
 labels = np.full((1, side, side), model.card.labels[-1].value, np.uint8)
 noise = np.zeros((1, len(scales), side, side), np.float32) if scales else None
 model(labels, noise)
+print("loaded", flush=True)
 sys.stdin.readline()
 begun = time.perf_counter()
 for _ in range(int(sys.argv[2])):
@@ -215,7 +216,9 @@ def _bare_speed_up(model: str, calls: int = 24) -> float:
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for _ in range(count)
         ]
-        time.sleep(8)  # until all have loaded
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "loaded\n"
         for process in running:
             assert process.stdin is not None
             process.stdin.write("\n")

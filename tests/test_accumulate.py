@@ -64,11 +64,19 @@ def test_any_order_and_any_split_give_the_same_image(taper: Any, dtype: Any) -> 
 
 
 @pytest.mark.parametrize("taper", ["flat", "linear", "cosine"])
-@pytest.mark.parametrize("overlap", [0, 7, 20, 32, 40, 63])
-def test_patches_side_by_side_are_added_as_one_by_one(taper: Any, overlap: int) -> None:
-    grid = PatchGrid(150, 331, 64, overlap, 0)
+@pytest.mark.parametrize(
+    ("overlap", "height", "width"),
+    [
+        *((overlap, 150, 331) for overlap in (0, 7, 20, 32, 40, 48)),
+        (63, 68, 131),
+    ],  # 63: a patch for each pixel
+)
+def test_patches_side_by_side_are_added_as_one_by_one(
+    taper: Any, overlap: int, height: int, width: int
+) -> None:
+    grid = PatchGrid(height, width, 64, overlap, 0)
     blend = Blend(grid, Taper(taper), choose_bits(PatchGrid(1, 1, 64, 20, 0), Taper(taper), integral=True))
-    window = Window(11, 23, 120, 290)
+    window = Window(11, 23, height - 30, width - 41)
     rng = np.random.default_rng(overlap)
     single, rows = Accumulator(window, blend), Accumulator(window, blend)
     for row in range(grid.shape[0]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 from architecture import FLOORS, NOT_FOR, ROOT, floor_of, imports, modules, room_of
@@ -40,3 +41,10 @@ def test_there_is_no_circle() -> None:
 def test_a_room_says_what_it_is_for(room: str) -> None:
     file = ROOT / room.replace(".", "/") / "__init__.py"
     assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), f"{file}: has no docstring"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda file: file.stem)
+def test_what_tests_share_lies_in_helper_modules(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not (node.module or "").startswith(("test_", "conftest")), f"{file.name}: {node.module}"

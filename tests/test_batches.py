@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from models import RampModel
+from plans import plan_for
 from safron.engine import RenderOptions, render, rendering
 from safron.engine.execution.device_queue import DeviceQueue, SharedBatches, Stopped
 from safron.engine.generator.halving import Halving
@@ -21,7 +22,6 @@ from safron.engine.preparation.placement import choose_workers
 from safron.engine.preparation.prepare import prepare
 from safron.engine.scratch.task_result import Tally
 from safron.io.errors import Failed
-from test_plan import plan_for
 
 HEIGHT, WIDTH = 900, 1100
 SIDE = 56  # of the small windows below: 16 and a context of 20

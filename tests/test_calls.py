@@ -23,12 +23,12 @@ def test_every_item_is_called_once_whoever_asks() -> None:
     assert sorted(seen) == list(range(1000))
 
 
-def names_of(calls: SharedCalls, count: int) -> set[str]:
-    """Which threads run calls that this one asks for."""
-    guard, names = threading.Lock(), set()
+def names_of(calls: SharedCalls, count: int, *, at_a_time: int) -> set[str]:
+    """Which threads run calls that this one asks for; each call waits until so many run."""
+    guard, names, together = threading.Lock(), set(), threading.Barrier(at_a_time)
 
     def call(item: int) -> None:
-        time.sleep(0.002)
+        together.wait(10)
         with guard:
             names.add(threading.current_thread().name)
 
@@ -38,7 +38,7 @@ def names_of(calls: SharedCalls, count: int) -> set[str]:
 
 def test_one_who_asks_alone_gets_help_and_two_get_none() -> None:
     calls, me = SharedCalls(2), threading.current_thread().name
-    assert len(names_of(calls, 20)) == 2, "the thread that asks, and one more"
+    assert len(names_of(calls, 20, at_a_time=2)) == 2, "the thread that asks, and one more"
     begun, end = threading.Event(), threading.Event()
 
     def hold(item: int) -> None:
@@ -48,22 +48,26 @@ def test_one_who_asks_alone_gets_help_and_two_get_none() -> None:
     with ThreadPoolExecutor(1) as threads:
         other = threads.submit(calls.run, hold, [0])
         assert begun.wait(10)
-        assert names_of(calls, 20) == {me}, "both places are taken"
+        assert names_of(calls, 20, at_a_time=1) == {me}, "both places are taken"
         end.set()
         other.result()
-    assert len(names_of(calls, 20)) == 2
+    assert len(names_of(calls, 20, at_a_time=2)) == 2
 
 
-def test_no_more_run_at_a_time_than_there_are_places() -> None:
-    calls, lock = SharedCalls(2), threading.Lock()
-    running, most = 0, 0
+def test_as_many_run_at_a_time_as_there_are_places() -> None:
+    calls, lock, both = SharedCalls(2), threading.Lock(), threading.Barrier(2)
+    begun, running, most = 0, 0, 0
 
     def call(item: int) -> None:
-        nonlocal running, most
+        nonlocal begun, running, most
         with lock:
+            begun += 1
+            number = begun
             running += 1
             most = max(most, running)
-        time.sleep(0.001)
+        if number <= 2:
+            both.wait(10)
+        time.sleep(0.001)  # a call's work: while it lasts, others would begin if they could
         with lock:
             running -= 1
 
@@ -74,19 +78,24 @@ def test_no_more_run_at_a_time_than_there_are_places() -> None:
 
 @pytest.mark.parametrize("bad", [0, 5, 19])
 def test_what_a_call_raises_reaches_the_one_who_asked(bad: int) -> None:
-    calls = SharedCalls(3)
+    calls, failing = SharedCalls(3), threading.Event()
+    begun: list[int] = []
     ended: list[int] = []
 
     def call(item: int) -> None:
+        begun.append(item)
         if item == bad:
+            failing.set()
             raise ValueError(f"item {item}")
-        time.sleep(0.002)
+        if item > bad:  # side by side with the one that fails
+            assert failing.wait(10)
+            time.sleep(0.005)  # work that goes on after that
         ended.append(item)
 
     with pytest.raises(ValueError, match=f"item {bad}"):
         calls.run(call, range(20))
-    count = len(ended)
-    time.sleep(0.02)
-    assert len(ended) == count, "nothing goes on for nobody"
+    assert sorted([*ended, bad]) == sorted(begun), "nothing goes on for nobody"
+    before = list(begun)
     calls.run(ended.append, range(3))  # and the next one finds all places free
-    assert len(ended) == count + 3
+    assert begun == before
+    assert len(ended) == len(before) + 2

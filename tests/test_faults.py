@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_what_was_made_before_the_last_look_is_kept(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
-        patched.setattr(rendering.MaskGuard, "due", lambda self: True)
+        patched.setattr(rendering.MaskWatch, "due", lambda self: True)
         on_patch(patched, change)
         assert run_cli(capfd, ARGS).code == 1
     os.utime(chunk, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -183,7 +184,7 @@ def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
 
 def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None:
     zarr.save_array(str(tmp_path / "mask.zarr"), np.zeros((8, 8), np.uint8))
-    guard = rendering.MaskGuard(open_mask(tmp_path / "mask.zarr"))
+    guard = rendering.MaskWatch(open_mask(tmp_path / "mask.zarr"))
 
     def fails(mask: LabelMask) -> str:
         raise PermissionError(errno.EACCES, "not now")
@@ -255,7 +256,7 @@ def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The journal must not name the last block that needed a seam without naming the seam."""
-    let_go = state.RenderState._let_go_of_seams
+    let_go = state.RenderState._release_boundaries
 
     def interrupted(self: state.RenderState, block: tuple[int, int]) -> None:
         if block == (1, 1):
@@ -267,12 +268,12 @@ def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 60.0)
-        patched.setattr(state.RenderState, "_let_go_of_seams", interrupted)
+        patched.setattr(state.RenderState, "_release_boundaries", interrupted)
         patched.setattr(Scratch, "store_seams", full)
         assert run_cli(capfd, ARGS).code == 130
     lines = {(entry.kind, entry.index) for entry in read_journal(Path("out.tiff.safron/journal.jsonl"))}
     assert ("block", (0, 0)) in lines, "what needs no spent seam is kept"
-    assert ("block", (1, 1)) not in lines or ("seam", (0, 0)) in lines
+    assert ("block", (1, 1)) not in lines or ("boundary", (0, 0)) in lines
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
@@ -282,7 +283,7 @@ def test_rights_that_are_lost_half_way(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Seams cannot be written any more; the folder is locked against root, too."""
-    folder = Path("out.tiff.safron/seams/pixels")
+    folder = Path("out.tiff.safron/boundary/pixels")
 
     def lock(number: int) -> None:
         if number == 6 and subprocess.run(["chattr", "+i", folder], capture_output=True).returncode:
@@ -292,7 +293,7 @@ def test_rights_that_are_lost_half_way(
     try:
         with pytest.MonkeyPatch.context() as patched:
             on_patch(patched, lock)
-            patched.setattr(RenderPlan, "seam_room", 0)
+            patched.setattr(RenderPlan, "boundary_room", 0)
             outcome = run_cli(capfd, args)
     finally:
         subprocess.run(["chattr", "-i", folder], check=False)
@@ -319,60 +320,77 @@ def test_no_clock_is_compared(here: Path, digest: str, capfd: pytest.CaptureFixt
 # Ends between two steps
 
 
-STEPS = [
-    "before the name",
-    "after the name",
-    "before the report",
-    "before the report's name",
-    "while scratch is deleted",
-    "before scratch's record is deleted",
-]
+@dataclass(frozen=True)
+class Step:
+    """A moment around the one when the slide gets its name, at which Ctrl-C is pressed.
+
+    Attributes
+    ----------
+    when : the test's name.
+    place : owner and name of a function that is called then.
+    but_first : whether Ctrl-C comes after the function has done its work.
+    at : says from the function's first two arguments whether this is the call.
+    named, reported : whether slide and report have their names then.
+    """
+
+    when: str
+    place: tuple[Any, str]
+    but_first: bool = False
+    at: Callable[[Any, Any], bool] = lambda first, second: True
+    named: bool = True
+    reported: bool = False
+
+    @property
+    def says(self) -> str:
+        return "out.tiff is finished; what is left of " if self.reported else "the same command continues"
+
+    def press(self, patched: pytest.MonkeyPatch) -> None:
+        function = getattr(*self.place)
+
+        def interrupted(first: Any, second: Any = None, *args: Any, **more: Any) -> Any:
+            now = self.at(first, second)
+            given = (first,) if second is None else (first, second, *args)
+            result = None if now and not self.but_first else function(*given, **more)
+            if now:
+                raise KeyboardInterrupt
+            return result
+
+        patched.setattr(*self.place, interrupted)
 
 
-@pytest.mark.parametrize("step", STEPS)
+def deletes(name: str) -> Callable[[Path, Any], bool]:
+    """Whether a folder of this name is deleted after the slide has its own."""
+    return lambda path, _: path.name == name and Path("out.tiff").exists()
+
+
+PUBLISH, RMTREE = (slides.SlideWriter, "publish"), (shutil, "rmtree")
+STEPS = (
+    Step("before the name", PUBLISH, named=False),
+    Step("after the name", PUBLISH, but_first=True),
+    Step("before the report", (RenderReport, "write")),
+    Step("before the report's name", (slides.files, "publish"), at=lambda part, out: out.name == "r.json"),
+    Step("while scratch is deleted", RMTREE, at=deletes("levels"), reported=True),
+    Step("before scratch's record is deleted", RMTREE, at=deletes("out.tiff.safron"), reported=True),
+)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.when)
 def test_killed_around_the_moment_when_the_slide_gets_its_name(
-    step: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    step: Step, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ARGS + "--preview p.png --report r.json"
-    publish, name_file, rmtree = slides.SlideWriter.publish, slides.files.publish, shutil.rmtree
-
-    def killed(*args: Any, **more: Any) -> None:
-        raise KeyboardInterrupt
-
-    def publish_and_die(self: Any, *args: Any, **more: Any) -> None:
-        publish(self, *args, **more)
-        raise KeyboardInterrupt
-
-    def name_the_slide_alone(part: Path, out: Path, **more: Any) -> None:
-        if out.name == "r.json":
-            raise KeyboardInterrupt
-        name_file(part, out, **more)
-
-    def delete_and_die(path: Path, **more: Any) -> None:
-        last = "levels" if step.startswith("while") else "out.tiff.safron"
-        if Path("out.tiff").exists() and path.name == last:
-            raise KeyboardInterrupt
-        rmtree(path, **more)
-
-    places: dict[str, tuple[Any, str, Any]] = {
-        "before the name": (slides.SlideWriter, "publish", killed),
-        "after the name": (slides.SlideWriter, "publish", publish_and_die),
-        "before the report": (RenderReport, "write", killed),
-        "before the report's name": (slides.files, "publish", name_the_slide_alone),
-    }
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(*places.get(step, (shutil, "rmtree", delete_and_die)))
+        step.press(patched)
         outcome = run_cli(capfd, args)
-    says = "out.tiff is finished; what is left of " if "scratch" in step else "the same command continues"
     assert outcome.code == 130
-    assert says in outcome.error
-    assert Path("out.tiff").exists() == (step != "before the name")
-    assert Path("r.json").exists() == ("scratch" in step), "whole or not at all"
+    assert step.says in outcome.error
+    assert Path("out.tiff").exists() == step.named
+    assert Path("r.json").exists() == step.reported, "whole or not at all"
     made = on_patch(monkeypatch)
     outcome = run_cli(capfd, args)
     assert outcome.code == 0
     assert len(made) == 1, "the trial"
-    if step != "before the name":
+    if step.named:
         assert (
             outcome.error
             == "safron-render: warning: out.tiff: an earlier run finished it, and was killed before it could say so"

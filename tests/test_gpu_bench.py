@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,14 +18,8 @@ BENCH = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_bench", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gpu_bench", module)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+def gpu(load_bench: Callable[[str], ModuleType]) -> ModuleType:
+    return load_bench("gpu")
 
 
 def test_it_runs_whole_on_a_cpu(tmp_path: Path) -> None:

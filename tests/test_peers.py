@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,10 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The benchmark's module; its names are too common to leave among the imported."""
+def peers(load_bench: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark's module; what it runs in other environments can be imported, too."""
     monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    import peers
-
-    yield peers
-    for name in set(sys.modules) - before:
-        if name in {"peers", "common", "job"}:
-            del sys.modules[name]
+    return load_bench("peers")
 
 
 @pytest.fixture

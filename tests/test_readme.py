@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
 PROGRAMS = ("safron-render", "safron-mask", "safron-optimize", "safron-train", "safron-eval")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -92,6 +93,63 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://", "doi:")):
             assert (page.parent / target).exists(), target
+
+
+@each_page
+def test_files_and_tests_that_are_named_exist(page: Path) -> None:
+    """`engine/x.py`, and `test_x.py::test_name...`, `test_name`, where the dots stand for the rest of a name."""
+    words = re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    for name in words:
+        if re.fullmatch(r"(?:engine|io|training|tests|benchmarks|examples|docs)/[\w/.-]+\.\w+", name):
+            assert (ROOT / name).exists(), name
+    module = ""
+    for name in words:
+        if not (named := re.fullmatch(r"(?:(test_\w+\.py)(?:::)?)?(test_\w+)?(?:\.\.\.|\[\w+\])?", name)):
+            continue
+        module = named[1] or module
+        if module and named[2]:
+            source = (ROOT / "tests" / module).read_text(encoding="utf-8")
+            assert re.search(rf"^def {named[2]}{'' if name.endswith('...') else '[(]'}", source, re.M), name
+        elif named[1]:
+            assert (ROOT / "tests" / module).exists(), name
+
+
+def subcommands() -> Iterator[tuple[str, ...]]:
+    for program in PROGRAMS:
+        _, group, listed = help_of(program).partition("\nCommands:\n")
+        yield from (
+            ((program, name) for name in re.findall(r"^  ([a-z-]+)  ", listed, re.M))
+            if group
+            else [(program,)]
+        )
+
+
+@pytest.mark.parametrize("command", list(subcommands()), ids=" ".join)
+def test_every_option_is_on_the_page_of_the_command_line(command: tuple[str, ...]) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    table = re.search(rf"^<!-- options: {' '.join(command)} -->\n(.*?)^<!-- end -->", page, re.M | re.S)
+    assert table, f"docs/cli.md has no table for {' '.join(command)}"
+    # An option stands at the start of its line; some are named in the texts of others.
+    shown = set(re.findall(r"^  (?:-\w, )?(--[a-z][a-z-]*)", help_of(*command), re.M)) - {"--help"}
+    listed = set(re.findall(r"^\| `(--[a-z][a-z-]*)", table[1], re.M))
+    assert listed == shown
+
+
+def test_the_drawings_are_those_of_the_script() -> None:
+    spec = importlib.util.spec_from_file_location("draw", ROOT / "docs" / "draw_architecture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for name, draw in script.PICTURES.items():
+        drawn = (ROOT / "docs" / "images" / name).read_text(encoding="utf-8")
+        assert drawn == draw(), (
+            f"run: python docs/draw_architecture.py ({name} is older than the table of rooms)"
+        )
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
 
 def test_the_commands_of_the_readme_are_there() -> None:

@@ -1,8 +1,9 @@
-"""benchmarks/seams.py measures crops on overlaps, at the same places in every image, and tells faults there from others."""
+"""Does benchmarks/seams.py look where patches overlap, at the same places in every image, and tell a fault there from one elsewhere?"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,15 +11,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from benches import load_benchmark
 from safron.engine.evaluation.slide_grid import SlideGrid
 
 GRID = SlideGrid(64, 20)
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = load_benchmark("seams")
+def bench(load_bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load_bench("seams")
     monkeypatch.setattr(module, "CROPS", 120)
     return module
 

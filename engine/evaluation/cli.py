@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from safron.io.console import SETTINGS, ProgramGroup, debug_option, run_program, version_option, warn
+from safron.io.console import SETTINGS, ProgramGroup, debug_option, option, run_program, version_option, warn
 from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def _check_report(ctx: click.Context, param: click.Parameter, value: Path | None
     return value
 
 
+<<<<<<< HEAD
 def report_options(command: Any) -> Any:
     """--report, and --overwrite, which is read first."""
     overwrite = click.option(
@@ -46,6 +47,15 @@ def report_options(command: Any) -> Any:
         help="Write all measurements to this .json file; an earlier report there is replaced.",
     )
     return overwrite(report(command))
+=======
+report_option = option(
+    "--report",
+    "Write everything that was measured as JSON.",
+    "JSON",
+    callback=_writable,
+    type=click.Path(path_type=Path, dir_okay=False),
+)
+>>>>>>> main
 
 
 @click.group(cls=ProgramGroup, context_settings=SETTINGS)
@@ -58,6 +68,7 @@ def commands() -> None:
     epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-seamless --report seams.json"
 )
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
+<<<<<<< HEAD
 @click.option(
     "--mask",
     default=None,
@@ -71,9 +82,16 @@ def commands() -> None:
     help="The slides show the upper left part of a larger mask.",
 )
 @click.option(
+=======
+@option("--mask", "Mask that the slides were rendered from; adds the alignment.", "MASK")
+@option(
+>>>>>>> main
     "--model",
-    "models",
+    "Generator, for the mismatch before blending; needs --mask. One for all slides, or one for each in turn.",
+    "NAME|FILE",
+    called="models",
     multiple=True,
+<<<<<<< HEAD
     metavar="NAME|FILE",
     help="Generator, to measure the mismatch before blending; needs --mask. One for all slides, or one per slide in order.",
 )
@@ -93,8 +111,17 @@ def commands() -> None:
     help="Patch size in pixels.",
 )
 @click.option(
+=======
+)
+@option("--real", "Real slide: boundary ratios are divided by its own ratios at the same phases.", "SLIDE")
+@option("--tile", "Patch size, in pixels a side.", "PX", type=click.IntRange(1), shown="the slide's own")
+@option(
+>>>>>>> main
     "--overlap",
+    "Overlap of neighbouring patches, in pixels.",
+    "PX",
     type=click.IntRange(0),
+<<<<<<< HEAD
     default=None,
     show_default="the slide's own",
     metavar="PX",
@@ -116,12 +143,24 @@ def commands() -> None:
     help="Device of the generator.",
 )
 @click.option(
+=======
+    shown="the slide's own",
+)
+@option("--seed", "Seed of the noise, a whole number.", "N", type=int, shown="the slide's own, else 0")
+@option("--device", "Device that the generator runs on.", "auto|cpu|cuda[:N]", default="auto")
+@option(
+>>>>>>> main
     "--palette-tolerance",
+    "Largest difference, 0 to 255 in any channel, between a colour of a colour-coded mask and its label's colour.",
+    "N",
     type=click.IntRange(0, 255),
     default=0,
+<<<<<<< HEAD
     show_default=True,
     metavar="N",
     help="Largest difference per channel, 0 to 255, between a colour-coded mask's colours and the palette's.",
+=======
+>>>>>>> main
 )
 @report_options
 @debug_option
@@ -169,9 +208,12 @@ def _doubt(found: Alignment | None) -> str | None:
 @commands.command(epilog="Example: safron-eval fid real/ slide.tiff --weights inception.pt --size 256")
 @click.argument("real")
 @click.argument("fake")
-@click.option(
+@option(
     "--weights",
+    "Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is downloaded.",
+    "FILE",
     type=click.Path(path_type=Path, dir_okay=False),
+<<<<<<< HEAD
     default=None,
     show_default="none: texture distances instead",
     metavar="FILE",
@@ -186,25 +228,45 @@ def _doubt(found: Alignment | None) -> str | None:
     help="Tile size in pixels.",
 )
 @click.option(
+=======
+    shown="none: texture distances instead",
+)
+@option("--size", "Size of a tile, in pixels a side.", "PX", type=click.IntRange(32), default=256)
+@option(
+>>>>>>> main
     "--tiles",
+    "Largest number of tiles of each set; the same number is taken of both.",
+    "N",
     type=click.IntRange(8),
     default=5000,
+<<<<<<< HEAD
     show_default=True,
     metavar="N",
     help="Most tiles of each set; both sets get the same number.",
+=======
+>>>>>>> main
 )
-@click.option(
+@option(
     "--jpeg",
+    "JPEG quality, 1 to 100, that the tiles of both sets are encoded with first.",
+    "N",
     type=click.IntRange(1, 100),
+<<<<<<< HEAD
     default=None,
     show_default="as they are",
     metavar="Q",
     help="JPEG quality that the tiles of both sets are coded with first.",
+=======
+    shown="as they are",
+>>>>>>> main
 )
-@click.option(
+@option(
     "--seed",
+    "Seed of the choice of tiles, a whole number; each tile is as likely as any other.",
+    "N",
     type=click.IntRange(0),
     default=0,
+<<<<<<< HEAD
     show_default=True,
     metavar="N",
     help="Seed of the random choice of tiles.",
@@ -213,6 +275,11 @@ def _doubt(found: Alignment | None) -> str | None:
     "--device", default="cpu", show_default=True, metavar="DEVICE", help="PyTorch device of the encoder."
 )
 @report_options
+=======
+)
+@option("--device", "PyTorch device of the encoder.", "DEVICE", default="cpu")
+@report_option
+>>>>>>> main
 @debug_option
 def fid(
     real: str,

@@ -1,0 +1,107 @@
+"""Does every benchmark still run? Each at its smallest size, untimed: the numbers must be there, not good."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onnx_models import CARD, write_onnx
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(
+    load_bench: Callable[[str], Any],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Run a benchmark as its command line does, in this process; give its last line, which is JSON."""
+
+    def run(args: str) -> dict[str, Any]:
+        name, *words = args.split()
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+        load_bench(name).main()
+        made: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return made
+
+    return run
+
+
+@pytest.fixture
+def tiny(here: Path) -> Path:
+    """A generator that costs next to nothing."""
+    return write_onnx(here / "tiny.onnx", card=CARD)
+
+
+def test_limit_of_the_engine_alone(run: Run) -> None:
+    (row,) = run("limit --model identity --side 600")["rows"]
+    assert row["run"] + row["painted"] == 9
+    assert row["tiles"] > 0
+    assert min(row["chain_s"], row["share"], row["floor_s"]["encode"], row["floor_s"]["read"]) > 0
+
+
+def test_limit_of_a_generator(run: Run, tiny: Path) -> None:
+    (row,) = run(f"limit --model {tiny} --side 600 --batches 1 --bare 2")["rows"]
+    assert min(row["run"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
+    assert row["chain_s"] is None
+
+
+def test_scale_with_the_canvas(run: Run) -> None:
+    made = run("scale canvas --sides 512 1024 --block 512")
+    assert [row["side"] for row in made["rows"]] == [512, 1024]
+    assert all(0 < row["peak_mib"] <= row["projected_mib"] for row in made["rows"])
+    assert min(made["memory_last_to_16k"], made["time_per_pixel_last_to_16k"]) > 0
+
+
+def test_scale_of_the_schedule(run: Run) -> None:
+    made = run("scale schedule --counts 1 2 --blocks 2048 --rounds 1 --seconds 0.005")
+    assert [row["workers"] for row in made["rows"]] == [1, 2]
+    assert all(0 < row["efficiency"] <= 1 for row in made["rows"])
+
+
+def test_scale_with_worker_processes(run: Run, tiny: Path) -> None:
+    made = run(f"scale workers --model {tiny} --side 600 --block 512")
+    assert [len(made["seconds"][workers]) for workers in ("1", "2")] == [1, 1]
+    assert min(made["speed_up"], made["bare_speed_up"]) > 0
+
+
+def test_use_of_a_device(run: Run) -> None:
+    rows = run("device --side 1024 --rate 2000 --batch 4 --workers 2")["rows"]
+    assert [row["batches"] for row in rows] == ["apart", "shared"]
+    assert rows[0]["patches"] == rows[1]["patches"] > 0
+    assert all(0 < row["useful"] < 1 and row["copies"] >= 0 for row in rows)
+
+
+def test_timeline(run: Run, tiny: Path) -> None:
+    made = run(f"timeline lines.svg --model {tiny} --size 300 400")
+    assert made["stages_s"]["generator"] > 0
+    assert Path("lines.svg").read_text().startswith("<svg ")
+
+
+@pytest.mark.parametrize("preset", ["safron", "safron-seamless"])
+def test_training(load_bench: Callable[[str], Any], preset: str) -> None:
+    pytest.importorskip("torch")
+    training = load_bench("training")
+    trained = training.train_here(preset, "tiny", "cpu", 2)
+    assert trained["parameters"] > 0
+    assert min(trained["first_step_s"], trained["step_s"], trained["peak_mib"]) > 0
+    made = training.time_patches(preset, "tiny", threads=1, calls=1)
+    assert 0 < made["engine_patch_s"]["least"] <= made["engine_patch_s"]["median"] < math.inf
+
+
+def test_planted_seams(run: Run) -> None:
+    made = run("planted_seams --generated 1 --side 300 --tile 64 --overlap 12")
+    rows = {(row["planted"], row["jpeg"]): row for row in made["results"]["generated"]}
+    assert (
+        rows["none", False]["found"]
+        == 0
+        < rows["offset 8", True]["found"]
+        == rows["offset 8", True]["images"]
+    )
