@@ -473,7 +473,10 @@ def test_several_slides_make_one_table(
         (["seams", "flat.png", "--mask", "none.zarr", "--tile", "64", "--overlap", "0"], "mask none.zarr"),
         (["seams", "flat.png", "--tile", "0"], "Invalid value for '--tile'"),
         (["seams", "none.tiff", "--report", "no/r.json"], "--report no/r.json: folder "),
-        (["seams", "none.tiff", "--report", "flat.png"], "--report flat.png: a report is JSON; give a name"),
+        (
+            ["seams", "none.tiff", "--report", "flat.png"],
+            "--report flat.png: must end in .json; give another name",
+        ),
         (
             ["seams", "none.tiff", "--report", "other.json"],
             "--report other.json: exists already; pass --overwrite",

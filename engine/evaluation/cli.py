@@ -28,34 +28,19 @@ def _check_report(ctx: click.Context, param: click.Parameter, value: Path | None
     return value
 
 
-<<<<<<< HEAD
 def report_options(command: Any) -> Any:
     """--report, and --overwrite, which is read first."""
-    overwrite = click.option(
-        "--overwrite",
-        is_flag=True,
-        is_eager=True,
-        help="Let --report replace a JSON file that safron-eval did not write.",
-    )
-    report = click.option(
+    report = option(
         "--report",
+        "Write all measurements to this .json file; an earlier report there is replaced.",
+        "JSON",
         callback=_check_report,
         type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
-        show_default="none",
-        metavar="JSON",
-        help="Write all measurements to this .json file; an earlier report there is replaced.",
     )
-    return overwrite(report(command))
-=======
-report_option = option(
-    "--report",
-    "Write everything that was measured as JSON.",
-    "JSON",
-    callback=_writable,
-    type=click.Path(path_type=Path, dir_okay=False),
-)
->>>>>>> main
+    overwrite = option(
+        "--overwrite", "Let --report replace a JSON file that is not a report.", is_flag=True, is_eager=True
+    )
+    return report(overwrite(command))
 
 
 @click.group(cls=ProgramGroup, context_settings=SETTINGS)
@@ -68,99 +53,32 @@ def commands() -> None:
     epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-seamless --report seams.json"
 )
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-<<<<<<< HEAD
-@click.option(
-    "--mask",
-    default=None,
-    show_default="none",
-    metavar="MASK",
-    help="Mask that the slides were rendered from; adds the alignment.",
-)
-@click.option(
-    "--part",
-    is_flag=True,
-    help="The slides show the upper left part of a larger mask.",
-)
-@click.option(
-=======
 @option("--mask", "Mask that the slides were rendered from; adds the alignment.", "MASK")
+@option("--part", "The slides show the upper left part of a larger mask.", is_flag=True)
 @option(
->>>>>>> main
     "--model",
-    "Generator, for the mismatch before blending; needs --mask. One for all slides, or one for each in turn.",
+    "Generator, for the mismatch before blending; needs --mask. One for all slides, or one per slide in order.",
     "NAME|FILE",
     called="models",
     multiple=True,
-<<<<<<< HEAD
-    metavar="NAME|FILE",
-    help="Generator, to measure the mismatch before blending; needs --mask. One for all slides, or one per slide in order.",
 )
-@click.option(
-    "--real",
-    default=None,
-    show_default="none",
-    metavar="SLIDE",
-    help="A real slide; boundary ratios are divided by its own on the same grid.",
-)
-@click.option(
-    "--tile",
-    type=click.IntRange(1),
-    default=None,
-    show_default="the slide's own",
-    metavar="PX",
-    help="Patch size in pixels.",
-)
-@click.option(
-=======
-)
-@option("--real", "Real slide: boundary ratios are divided by its own ratios at the same phases.", "SLIDE")
+@option("--real", "Real slide: boundary ratios are divided by its own on the same grid.", "SLIDE")
 @option("--tile", "Patch size, in pixels a side.", "PX", type=click.IntRange(1), shown="the slide's own")
 @option(
->>>>>>> main
     "--overlap",
     "Overlap of neighbouring patches, in pixels.",
     "PX",
     type=click.IntRange(0),
-<<<<<<< HEAD
-    default=None,
-    show_default="the slide's own",
-    metavar="PX",
-    help="Pixels shared by neighbouring patches.",
-)
-@click.option(
-    "--seed",
-    type=int,
-    default=None,
-    show_default="the slide's own, else 0",
-    metavar="N",
-    help="Seed of the noise for the mismatch.",
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda[:N]",
-    help="Device of the generator.",
-)
-@click.option(
-=======
     shown="the slide's own",
 )
 @option("--seed", "Seed of the noise, a whole number.", "N", type=int, shown="the slide's own, else 0")
 @option("--device", "Device that the generator runs on.", "auto|cpu|cuda[:N]", default="auto")
 @option(
->>>>>>> main
     "--palette-tolerance",
     "Largest difference, 0 to 255 in any channel, between a colour of a colour-coded mask and its label's colour.",
     "N",
     type=click.IntRange(0, 255),
     default=0,
-<<<<<<< HEAD
-    show_default=True,
-    metavar="N",
-    help="Largest difference per channel, 0 to 255, between a colour-coded mask's colours and the palette's.",
-=======
->>>>>>> main
 )
 @report_options
 @debug_option
@@ -213,52 +131,22 @@ def _doubt(found: Alignment | None) -> str | None:
     "Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is downloaded.",
     "FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-<<<<<<< HEAD
-    default=None,
-    show_default="none: texture distances instead",
-    metavar="FILE",
-    help="Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is downloaded.",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(32),
-    default=256,
-    show_default=True,
-    metavar="PX",
-    help="Tile size in pixels.",
-)
-@click.option(
-=======
     shown="none: texture distances instead",
 )
 @option("--size", "Size of a tile, in pixels a side.", "PX", type=click.IntRange(32), default=256)
 @option(
->>>>>>> main
     "--tiles",
     "Largest number of tiles of each set; the same number is taken of both.",
     "N",
     type=click.IntRange(8),
     default=5000,
-<<<<<<< HEAD
-    show_default=True,
-    metavar="N",
-    help="Most tiles of each set; both sets get the same number.",
-=======
->>>>>>> main
 )
 @option(
     "--jpeg",
     "JPEG quality, 1 to 100, that the tiles of both sets are encoded with first.",
     "N",
     type=click.IntRange(1, 100),
-<<<<<<< HEAD
-    default=None,
-    show_default="as they are",
-    metavar="Q",
-    help="JPEG quality that the tiles of both sets are coded with first.",
-=======
     shown="as they are",
->>>>>>> main
 )
 @option(
     "--seed",
@@ -266,20 +154,9 @@ def _doubt(found: Alignment | None) -> str | None:
     "N",
     type=click.IntRange(0),
     default=0,
-<<<<<<< HEAD
-    show_default=True,
-    metavar="N",
-    help="Seed of the random choice of tiles.",
-)
-@click.option(
-    "--device", default="cpu", show_default=True, metavar="DEVICE", help="PyTorch device of the encoder."
-)
-@report_options
-=======
 )
 @option("--device", "PyTorch device of the encoder.", "DEVICE", default="cpu")
-@report_option
->>>>>>> main
+@report_options
 @debug_option
 def fid(
     real: str,

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from safron.engine.generator.model import PatchModel, load_model
-from safron.io.errors import BadInput, Failed
-<<<<<<< HEAD
-from safron.io.files import check_output_path, waiting_name
-=======
+from safron.io.errors import BadInput, Failed, SafronError
+from safron.io.files import check_output_path, output, parse_text
 from safron.io.legend import DEFAULT_LABELS
->>>>>>> main
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.slides.reader import Pixels
@@ -28,8 +25,10 @@ from .overlap_mismatch import Mismatch, measure_mismatch
 from .seam_scores import SeamScores, score_seams
 from .slide_grid import SlideGrid, grid_of
 
-WRITTEN_BY = "safron-eval"
+PROGRAM = "safron-eval"
 """Stands in every report under ``program``: only such files are replaced without --overwrite."""
+ENDINGS = (".json",)
+MAX_REPORT_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def check_report_path(path: Path, *, overwrite: bool) -> None:
-    """Refuse a report's name that is not JSON's, or a file that `write_report` did not write.
+    """Refuse a report's name that does not end in .json, or that another JSON file has.
 
     Parameters
     ----------
@@ -224,31 +223,27 @@ def check_report_path(path: Path, *, overwrite: bool) -> None:
     Raises
     ------
     BadInput
-        The name does not end in .json, the folder is missing, or another file is there.
+        The name has another ending, its folder is missing, or a file is there that is not a report.
     """
-    if path.suffix.lower() != ".json":
-        raise BadInput(f"--report {path}: a report is JSON; give a name that ends in .json")
-    check_output_path(path, overwrite=overwrite or _is_ours(path), name="--report ")
+    check_output_path(path, overwrite=overwrite or _is_report(path), name="--report ", endings=ENDINGS)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a file is a report of ours, which a new one may replace."""
+def _is_report(path: Path) -> bool:
+    """Whether a file is a report of safron-eval, which a new one may replace."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = parse_text(path, json.loads, kind="JSON", remedy="", max_bytes=MAX_REPORT_BYTES)
+    except SafronError:
         return False
     # Reports of version 0.1 do not name the program.
     return isinstance(found, dict) and (
-        found.get("program") == WRITTEN_BY or bool({"seams", "measures"} & set(found))
+        found.get("program") == PROGRAM or not {"seams", "measures"}.isdisjoint(found)
     )
 
 
 def write_report(path: Path, content: dict[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all."""
-    part = waiting_name(path)
+    """Write a report as JSON, whole or not at all; `check_report_path` decides beforehand whether it may."""
     try:
-        part.write_text(json.dumps({"program": WRITTEN_BY} | content, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        with output(path, overwrite=True, endings=ENDINGS, name="--report ") as part:
+            part.write_text(json.dumps({"program": PROGRAM} | content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise Failed(f"--report {path}: {error.strerror}; choose another path") from error
