@@ -214,17 +214,22 @@ def test_masks_of_training_pairs_are_not_tissue(
     assert report["measures"][0][1] == pytest.approx(0, abs=1e-4)
 
 
-def test_training_and_evaluation_agree_on_what_a_mask_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("x.png", "x.mask.png"), ("images/x.png", "masks/x.png"), ("x.webp", "x.gland.png")],
+    ids=["beside", "two folders", "glands"],
+)
+def test_training_and_evaluation_agree_on_what_a_mask_is(tmp_path: Path, image: str, mask: str) -> None:
     pytest.importorskip("torch")
     from safron.io.masks.pair_names import find_masks
-    from safron.training.sources import list_pairs
+    from safron.training.data import ebhi, folders
 
-    for folder, image, mask in (("a", "x.png", "x.mask.png"), ("b", "images/x.png", "masks/x.png")):
-        for name in (image, mask):
-            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / folder / name).touch()
-        ((first, second),) = list_pairs(tmp_path / folder)
-        assert find_masks([first, second]) == {second}
+    for name in (image, mask):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listed = (ebhi.find_pairs if ".gland" in mask else folders.list_pairs)(tmp_path)
+    assert listed == [(tmp_path / image, tmp_path / mask)]
+    assert find_masks(listed[0]) == {tmp_path / mask}
 
 
 @pytest.mark.parametrize("channels", [2, 4], ids=["grey", "colour"])
