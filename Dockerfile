@@ -3,6 +3,10 @@
 #   docker build -t safron .
 #   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/data" safron mask.zarr slide.tiff
 #
+# The extra "cluster" is inside, so the same image runs a Dask scheduler and its workers:
+#
+#   docker run --rm --network host --entrypoint dask safron scheduler --host 127.0.0.1
+#
 # onnxruntime-gpu 1.31 is built against CUDA 13.0 and cuDNN 9 and links libcudart.so.13, libcublas.so.13,
 # libcublasLt.so.13 and libcurand.so.10; all of them come with the base image, so the extra "cuda", which
 # brings them as wheels, is left out and the image does not hold them twice. constraints.txt keeps
@@ -23,7 +27,7 @@ COPY constraints.txt pyproject.toml setup.cfg setup.py README.md LICENSE NOTICE 
 COPY engine engine
 COPY io io
 COPY training training
-RUN /opt/safron/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
+RUN /opt/safron/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[cluster]' \
  && /opt/safron/bin/pip uninstall -y pip
 
 FROM nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04

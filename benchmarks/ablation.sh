@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The generators of the seam table and the judges of safron-seamless, each trained anew from every seed, all with one schedule:
+# The generators of the seam table, each trained anew from every seed, all with one schedule:
 #
 #     benchmarks/ablation.sh DATA OUT [STEPS [NAME...]]         SEEDS="0 1 2" unless set; every NAME below unless given
 #     python benchmarks/seams.py DATA tile=OUT/tile-0.onnx tile=OUT/tile-1.onnx overlap0=OUT/overlap0-0.onnx@0 ... --tile 64
 #
-# tile, patch, overlap0: the paper's recipe at its small size, judged by stitched tiles, by single patches, and by single
-# patches that do not overlap (render that one with @0). scales, classes: safron-seamless at its small size, judged by two
-# patch judges or by one that names each pixel's label; with +diffaugment through random changes of colour and place.
-# DATA is EBHI-Seg's frames; they are prepared once. NAME-SEED is trained seed after seed, so that a script that was
-# stopped early has whole sets of seeds. Started again it goes on where it was, and refuses another STEPS.
+# tile, patch, overlap0, noskips: the paper's recipe at its small size, with a discriminator of stitched tiles, of single
+# patches, of single patches that do not overlap (render that one with @0), and of tiles without skip connections in the
+# generator. scales: safron-seamless at its small size. DATA is EBHI-Seg's frames; they are prepared once. NAME-SEED is
+# trained seed after seed, so that a script that was stopped early has whole sets of seeds. Started again it resumes, and
+# refuses another STEPS. classes and +diffaugment of LOG.md need version 0.1.
 set -euo pipefail
 data=$1 out=$2 steps=${3:-2200}
 shift $(($# < 3 ? $# : 3))
-[ $# -gt 0 ] || set -- tile patch overlap0 scales classes scales+diffaugment classes+diffaugment
+[ $# -gt 0 ] || set -- tile patch overlap0 noskips scales
 
 train() { # NAME SEED OPTION...
     local run=$out/$1-$2 seed=$2
@@ -33,13 +33,6 @@ train() { # NAME SEED OPTION...
     safron-train export "$run/checkpoint.pt" "$run.onnx"
 }
 
-settings() { # NAME: a file of the settings of a seamless recipe
-    local augment=
-    case $1 in *+diffaugment) augment='"color", "translation"' ;; esac
-    echo "{\"judge\": \"${1%+*}\", \"diffaugment\": [$augment]}" >"$out/$1.json"
-    echo "$out/$1.json"
-}
-
 mkdir -p "$out"
 for seed in ${SEEDS:-0 1 2}; do
     for name in "$@"; do
@@ -47,9 +40,10 @@ for seed in ${SEEDS:-0 1 2}; do
         tile) train "$name" "$seed" --preset safron --size small ;;
         patch) train "$name" "$seed" --preset safron --size small --discriminator patch ;;
         overlap0) train "$name" "$seed" --preset safron --size small --discriminator patch --overlap 0 ;;
-        scales* | classes*) train "$name" "$seed" --preset safron-seamless --size small --config "$(settings "$name")" ;;
+        noskips) train "$name" "$seed" --preset safron --size small --no-skips ;;
+        scales) train "$name" "$seed" --preset safron-seamless --size small ;;
         *)
-            echo "$name is not one of tile, patch, overlap0, scales, classes, scales+diffaugment, classes+diffaugment" >&2
+            echo "$name is not one of tile, patch, overlap0, noskips, scales" >&2
             exit 2
             ;;
         esac

@@ -113,9 +113,9 @@ def stream(rows: int, columns: int, block: int, seconds: float) -> Iterator[Task
     seams, inner = patches_of_block(block)
     for row in range(rows):
         for column in range(columns):
-            yield Task(f"seam-{row}-{column}", sleep, None, seams * seconds)
+            yield Task(f"boundary-{row}-{column}", sleep, None, seams * seconds)
             around = [(row - 1, column - 1), (row - 1, column), (row, column - 1), (row, column)]
-            after = tuple(f"seam-{i}-{j}" for i, j in around if i >= 0 and j >= 0)
+            after = tuple(f"boundary-{i}-{j}" for i, j in around if i >= 0 and j >= 0)
             yield Task(f"block-{row}-{column}", sleep, None, inner * seconds, after)
 
 

@@ -83,7 +83,8 @@ class Mosaic:
 
 def read_frames(folder: Path, prepared: Path) -> Frames:
     """Images and labels of the slides that training keeps aside, prepared as for training, 1 um a pixel."""
-    from safron.training.data import prepare, split
+    from safron.training.data import split
+    from safron.training.data.ebhi import prepare
 
     held = split(prepare(folder, prepared), HELD_OUT)[1]
     return Frames(list(held.images), list(held.labels))

@@ -64,7 +64,7 @@ def train_here(preset_name: str, size: str, device: str, steps: int) -> dict[str
     return {
         "tile": side,
         "parameters": sum(p.numel() for p in trainer.generator.parameters()),
-        "judge_parameters": sum(p.numel() for p in trainer.judges.parameters()),
+        "discriminator_parameters": sum(p.numel() for p in trainer.discriminator.parameters()),
         "precision": str(trainer.half or torch.float32).removeprefix("torch."),
         "first_step_s": round(seconds[0], 3),
         "step_s": round(median(seconds[1:]), 3),

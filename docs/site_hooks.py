@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ELSEWHERE = {
     "index.md": "README.md",
     "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
     "log.md": "benchmarks/LOG.md",
     "license.txt": "LICENSE",
     "notice.txt": "NOTICE",

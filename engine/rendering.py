@@ -18,7 +18,7 @@ from typing import Any
 from safron.engine.execution.device_queue import DeviceQueue, shares_batches
 from safron.engine.execution.local import local_runner
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
-from safron.engine.execution.tasks import Job, block_task, listening, seam_task
+from safron.engine.execution.tasks import Job, block_task, boundary_task, listening
 from safron.engine.execution.upper_levels import finish_levels
 from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.mask_scan import Scan, scan_mask
@@ -30,7 +30,7 @@ from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import disk_errors
 from safron.engine.scratch.completion import Finished, head_of
 from safron.engine.scratch.lock import run_lock
-from safron.engine.scratch.mask_watch import MaskGuard
+from safron.engine.scratch.mask_watch import MaskWatch
 from safron.engine.scratch.render_state import RenderState
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import peak_bytes, reserve_heap
@@ -132,7 +132,7 @@ def run(
     """
     start = time.perf_counter()
     prepared = keep_batch(prepared)
-    guard = MaskGuard(prepared.job.mask)
+    watch = MaskWatch(prepared.job.mask)
     scan = scan_mask(prepared.job, runner)
     target, scratch = prepared.target, prepared.job.scratch
     check_budget(prepared)
@@ -150,7 +150,7 @@ def run(
                 scratch,
                 target.part,
                 inputs,
-                guard,
+                watch,
                 overwrite=options.overwrite,
                 fresh=options.fresh,
             )
@@ -159,7 +159,7 @@ def run(
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)
                 if prepared.where == "threads":
-                    scratch.keep_seams(prepared.plan.seam_room, behind=True)
+                    scratch.boundaries.keep(prepared.plan.boundary_room, lazily=True)
                 _run_blocks(prepared, state, runner, progress)
                 finished = _join(prepared, scan, state, inputs, start)
         # While scratch has the record, the same command does what is left of this, whatever happens.
@@ -278,7 +278,7 @@ def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
         f"{'; '.join(places[:NAMED])}{' and more' if len(places) > NAMED else ''}: {cause}"
         for cause, places in list(causes.items())[:NAMED]
     ]
-    more = f"; {waiting} more wait for their seams" if waiting else ""
+    more = f"; {waiting} more wait for their neighbours" if waiting else ""
     return Failed(
         f"{failed} block{'s' * (failed > 1)} failed {TRIES} times each: {'; '.join(named)}{more}. All others are finished and kept; "
         "the same command tries these again"
@@ -286,14 +286,14 @@ def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
 
 
 def _tasks(job: Job, state: RenderState) -> Iterator[Task]:
-    """The seams and blocks that are not finished, in the order of `RenderPlan.blocks`, each with what it must wait for."""
+    """Yield the unfinished boundary and block tasks in the order of `RenderPlan.blocks`, each with the tasks it needs."""
     plan = job.plan
     for index in plan.blocks():
         needed = not all(state.done[consumer] for consumer in plan.consumers(index))
-        if needed and plan.block_plan(index).seams and not state.seamed[index]:
-            yield Task(_key("seam", index), seam_task, job, index)
+        if needed and plan.block_plan(index).boundary and not state.boundary_done[index]:
+            yield Task(_key("boundary", index), boundary_task, job, index)
         if not state.done[index]:
-            after = tuple(_key("seam", source) for source in plan.sources(index))
+            after = tuple(_key("boundary", source) for source in plan.sources(index))
             yield Task(_key("block", index), block_task, job, index, after)
 
 
@@ -327,4 +327,6 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         projected_bytes=prepared.projected_bytes,
         stages={name: round(value, 3) for name, value in state.stages.items()},
         versions=deciding_versions() | {"python": platform.python_version()},
+        scale=float(plan.scale.ratio),
+        warnings=prepared.warnings,
     )

@@ -22,6 +22,8 @@ class RenderReport:
     width, height : its level-0 pixels.
     levels : number of pyramid levels.
     mpp : micrometres per level-0 pixel, or None.
+    scale : pixels that the generator drew for each level-0 pixel along an axis; 1 where nothing was resampled.
+    warnings : what was guessed, or is probably not meant.
     patches, run, painted : patches of the grid; sent to the generator; painted as glass. The last two
         add up to the first: every patch exactly once, counted over all runs that made this slide.
     blocks, resumed : tasks, and how many of them an earlier, interrupted run had finished.
@@ -59,6 +61,8 @@ class RenderReport:
     projected_bytes: int
     stages: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    scale: float = 1.0
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def megapixels_per_second(self) -> float:

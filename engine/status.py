@@ -27,7 +27,7 @@ class RenderStatus:
     state : "finished", "running" or "interrupted".
     holder : who renders it now, or None.
     blocks, all_blocks : finished, and of the whole slide.
-    patches, all_patches : made by finished seams and blocks, and of the whole slide.
+    patches, all_patches : made by finished boundaries and blocks, and of the whole slide.
     written_bytes : of the unfinished slide, or of the finished one.
     begun : when it was begun, by the clock of the disk it lies on: ISO 8601.
     """

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import click
 
 from .errors import SafronError
+from .fields import members, settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+Advance = Callable[..., None]
 
 INTERRUPTED = 130
+PROGRESS_SECONDS = 10.0
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 version_option = click.version_option(
@@ -43,6 +54,160 @@ class _Positive(click.FloatRange):
 
 
 POSITIVE = _Positive()
+
+
+class _Parsed(click.ParamType):  # type: ignore[type-arg] # of click 8.5 on
+    """A value that a function reads from text, or refuses with ValueError."""
+
+    name = "text"
+
+    def __init__(self, parse: Callable[[str], Any]) -> None:
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def option(
+    name: str,
+    text: str,
+    metavar: str | None = None,
+    *,
+    called: str | None = None,
+    default: Any = None,
+    shown: str | None = None,
+    parse: Callable[[str], Any] | None = None,
+    **more: Any,
+) -> Callable[[Command], Command]:
+    """Make an option whose help says its default.
+
+    Parameters
+    ----------
+    name : with its dashes.
+    text : what it does, with its unit.
+    metavar : stands for the value in help.
+    called : the function's parameter, where it has another name.
+    default : the value where it is not given.
+    shown : says the default in words.
+    parse : turns text into the value, or raises ValueError.
+    **more : of `click.option`.
+    """
+    names = (name, called) if called else (name,)
+    if more.get("is_flag"):
+        return click.option(*names, help=text, **more)
+    if parse is not None:
+        more["type"] = _Parsed(parse)
+    if not more.get("required"):
+        more |= {"default": default, "show_default": shown or ("none" if default is None else True)}
+    return click.option(*names, metavar=metavar, help=text, **more)
+
+
+def options_of(kind: type) -> Callable[[Command], Command]:
+    """Make an option of every field of a dataclass that was declared with `safron.io.fields.setting`, in their order."""
+
+    def add(command: Command) -> Command:
+        for name, hint, default, said in reversed([*settings(kind)]):
+            more: dict[str, Any] = {"parse": said.parse} if said.parse else _click_type(hint)
+            if said.parse and default is not None:
+                default = said.shown or str(default)  # as a user would write it
+            shown = None if default == said.shown else said.shown
+            command = option(
+                f"--{name.replace('_', '-')}", said.text, said.metavar, default=default, shown=shown, **more
+            )(command)
+        return command
+
+    return add
+
+
+def _click_type(hint: Any) -> dict[str, Any]:
+    """What click should make of the text for an annotation."""
+    kind = next(one for one in members(hint) if one is not NoneType)
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if kind is bool:
+        return {"is_flag": True}
+    if get_origin(kind) is Literal:
+        return {"type": click.Choice(get_args(kind))}
+    return {"type": click.Path(path_type=Path) if kind is Path else kind}
+
+
+def options_table(command: click.Command) -> str:
+    """Make the table of a command's options, in Markdown."""
+    context = click.Context(command)
+    rows = [("option", "default", "what it does"), ("---", "---", "---")]
+    for param in command.params:
+        if isinstance(param, click.Option):
+            names, text = param.get_help_record(context) or ("", "")
+            text, _, default = text.partition("  [")
+            found = re.match(r"default: (?:\((.*)\)|([^;]*))(?:; .*)?\]$|(required)", default)
+            shown = next(filter(None, found.groups()), "") if found else ""
+            rows.append((f"`{names}`", shown, text))
+    lines = [" | ".join(["", *(cell.replace("|", "\\|") for cell in row), ""]).strip() for row in rows]
+    lines[1] = "|---|---|---|"
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def progress(
+    total: float | None, unit: str, *, also: tuple[float, str] | None = None, ending: bool = False
+) -> Iterator[Advance]:
+    """Show on stderr how far a program is: a bar on a terminal, elsewhere a line every ten seconds.
+
+    Parameters
+    ----------
+    total : units in all, or None where that is not known.
+    unit : what is counted, in the plural.
+    also : a second unit of the rate, as ``(0.07, "Mpx")`` for megapixels a patch.
+    ending : leave the finished bar, and print a line of the last unit however soon it comes.
+
+    Yields
+    ------
+    A function of how many units were done and, where given, a note to show behind them; any thread may call it.
+    The first call brings the units of an earlier run, which took no time now.
+    """
+    rates = ((1.0, unit), also) if also else ((1.0, unit),)
+    of = "" if total is None else f"/{total:.0f}"
+    lock, done, earlier = threading.Lock(), 0.0, -1.0
+    began = told = time.monotonic()
+
+    def count(more: float, note: str) -> str:
+        nonlocal done, earlier, began
+        done += more
+        if earlier < 0:
+            earlier, began = done, time.monotonic()
+        said = f"{done:.0f}{of} {unit}"
+        if done > earlier:
+            rate = (done - earlier) / max(1e-9, time.monotonic() - began)
+            said += "".join(f", {rate * factor:.2f} {name}/s" for factor, name in rates)
+            said += f", {(total - done) / rate:.0f} s left" if total is not None else ""
+        return f"{said}: {note}" if note else said
+
+    def say(more: float, note: str = "") -> None:
+        nonlocal told
+        with lock:
+            said, now = count(more, note), time.monotonic()
+            is_due = done > earlier and now - told >= PROGRESS_SECONDS
+            if is_due or (ending and done == total):
+                told = now
+                print(said, file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = BarColumn(), TextColumn("{task.description}", markup=False)
+    with Progress(*columns, console=Console(stderr=True), transient=not ending) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(more: float, note: str = "") -> None:
+            with lock:
+                bar.update(task, advance=more, description=count(more, note))
+
+        yield advance
 
 
 @dataclass

@@ -15,6 +15,7 @@ FLOORS = (
     ("engine",),  # the face: commands, render(), reports
     ("engine.preparation", "engine.evaluation", "engine.optimization", "training"),
     ("training.data",),
+    ("training.config",),
     ("engine.execution",),
     ("engine.scratch",),
     ("engine.generator", "engine.blending"),
@@ -25,13 +26,15 @@ FLOORS = (
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""
 
+TRAINING = ("training.data", "training.config")
 NOT_FOR = {
-    "engine": ("engine.evaluation", "engine.optimization", "training", "training.data"),
-    "engine.evaluation": ("engine.preparation", "engine.execution", "engine.scratch", "training.data"),
-    "engine.optimization": ("engine.preparation", "engine.execution", "engine.scratch", "training.data"),
-    "engine.preparation": ("training.data",),
-    "training": tuple(room for floor in FLOORS for room in floor if room.startswith("engine")),
-    "training.data": tuple(room for floor in FLOORS for room in floor if room.startswith("engine")),
+    "engine": ("engine.evaluation", "engine.optimization", "training", *TRAINING),
+    "engine.evaluation": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),
+    "engine.optimization": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),
+    "engine.preparation": TRAINING,
+    **dict.fromkeys(
+        ("training", *TRAINING), tuple(room for floor in FLOORS for room in floor if "engine" in room)
+    ),
 }
 """Rooms on lower floors that a room has no business with."""
 

@@ -104,7 +104,8 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 def write_mask(path: str | Path, height: int, width: int, *, seed: int = 0, chunk: int = 128) -> None:
-    """Write a Zarr mask of random labels 0, 1 and 2."""
+    """Write a Zarr mask of random labels 0, 1 and 2, of 1 um per pixel as the shipped generator."""
     labels = np.random.default_rng(seed).integers(0, 3, (height, width), np.uint8)
     array = zarr.create_array(path, shape=labels.shape, chunks=(chunk, chunk), dtype="uint8")
     array[:] = labels
+    array.attrs["mpp"] = 1.0

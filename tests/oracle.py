@@ -8,6 +8,7 @@ grid of 2**-bits grey levels, so the sums are exact whole numbers.
 from __future__ import annotations
 
 from fractions import Fraction
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,41 @@ def render_whole(
             total[inside.slices()] += weight
     canvas = (slice(far, far + mask.shape[0]), slice(far, far + mask.shape[1]))
     return _divide(sums[canvas], total[canvas] << bits)
+
+
+def at_true_size(
+    mask: npt.NDArray[np.uint8], model: Any, *, scale: Fraction, **options: Any
+) -> npt.NDArray[np.uint8]:
+    """Render a mask whose pixels are `scale` times the generator's: uint8 [h, w, 3].
+
+    A drawn pixel has the label under its centre. A slide pixel is the mean of the drawn ones, with weights that fall
+    linearly with the distance of centres; in 2048ths, rounded down, the rest with the largest weight. Halves round up.
+    """
+    rows, columns = (ceil(length * scale) for length in mask.shape)
+    under = [
+        [min(length - 1, floor((i + Fraction(1, 2)) / scale)) for i in range(count)]
+        for length, count in zip(mask.shape, (rows, columns), strict=True)
+    ]
+    drawn = render_whole(mask[np.ix_(*under)], model, **options).astype(np.int64)
+    down, across = (_shares(length, scale) for length in mask.shape)
+    sums = np.einsum("iy,yxc,jx->ijc", down, drawn, across, optimize=True)
+    return ((sums + (1 << 21)) >> 22).astype(np.uint8)
+
+
+def _shares(length: int, scale: Fraction) -> npt.NDArray[np.int64]:
+    """Weights of all drawn pixels in each pixel of the slide, along one axis: int64 [length, drawn]."""
+    half, reach, last = Fraction(1, 2), max(Fraction(1), scale), ceil(length * scale) - 1
+    shares = np.zeros((length, last + 1), np.int64)
+    for i in range(length):
+        centre = (i + half) * scale
+        near = range(floor(centre - reach) - 1, ceil(centre + reach) + 1)
+        distance = {j: abs(j + half - centre) for j in near}
+        total = sum(max(Fraction(0), reach - d) for d in distance.values())
+        parts = {j: floor(2048 * max(Fraction(0), reach - d) / total) for j, d in distance.items()}
+        parts[min(distance, key=lambda j: (distance[j], j))] += 2048 - sum(parts.values())
+        for j, part in parts.items():
+            shares[i, min(last, max(0, j))] += part
+    return shares
 
 
 def _origins(length: int, tile: int, stride: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from safron.engine.plan.render_plan import RenderPlan, make_grid
+from safron.engine.plan.scale import ONE
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.io.slides.pyramid import Pyramid
@@ -19,5 +20,9 @@ def plan_for(height: int, width: int, **changes: Any) -> RenderPlan:
     levels = Pyramid.auto(region.height, region.width, slide_tile).level_count
     slide = SlideSpec(height=region.height, width=region.width, mpp=0.5, level_count=levels, tile=slide_tile)
     options: dict[str, Any] = {"block": 2048, "batch": 1, "bits": 12, "seed": 0, "noise_scales": (1,)}
-    grid = make_grid(height=height, width=width, tile=tile, overlap=overlap, context=20)
-    return RenderPlan(grid=grid, taper=Taper(), region=region, slide=slide, **(options | changes))
+    scale = changes.pop("scale", ONE)
+    grid = make_grid(
+        height=scale.drawn(height), width=scale.drawn(width), tile=tile, overlap=overlap, context=20
+    )
+    plan = {"grid": grid, "taper": Taper(), "canvas": Window(0, 0, height, width), "region": region}
+    return RenderPlan(**(plan | {"scale": scale, "slide": slide} | options | changes))

@@ -172,7 +172,7 @@ def test_noise_of_whole_numbers_is_refused(tmp_path: Path) -> None:
     concat.input[1] = "real"
     model.graph.node.insert(0, helper.make_node("Cast", ["z"], ["real"], to=TensorProto.FLOAT))
     onnx.save(model, str(path))
-    with pytest.raises(BadInput, match=r"noise 'z' is tensor\(int32\), and noise is no whole number"):
+    with pytest.raises(BadInput, match=r"noise 'z' is tensor\(int32\), and noise is not a whole number"):
         load(path)
 
 
@@ -201,25 +201,25 @@ class Wrong:
 
 
 WRONG = [
-    Wrong("adapter [] must be an object with input, noise, output", card_with() | {"adapter": []}),
-    Wrong("adapter has an unknown field 'scale'", card_with(adapter_scale=1)),
-    Wrong("adapter input 'A' must be an object", card_with(adapter_input="A")),
-    Wrong("adapter input has an unknown field 'shape'", card_with(input_shape=[1])),
-    Wrong("adapter input name None must be a name in the graph", card_with(input_name=None)),
-    Wrong("adapter input kind 'onehot' must be one of labels, one_hot, rgb", card_with(input_kind="onehot")),
-    Wrong("adapter input kind None must be one of", card_with(input_kind=None)),
-    Wrong("adapter input layout 'chw' must be one of nchw, nhwc", card_with(input_layout="chw")),
-    Wrong("adapter input range None must be two different numbers", card_with(input_range=None)),
-    Wrong("adapter input range [1, 1] must be two different numbers", card_with(input_range=[1, 1])),
-    Wrong("adapter input range '-1..1' must be two different numbers", card_with(input_range="-1..1")),
-    Wrong("adapter input range is for kinds one_hot and rgb", card_with(input_kind="labels")),
-    Wrong("adapter output name 3 must be a name in the graph", card_with(output_name=3)),
-    Wrong("adapter output layout 'NCHW' must be one of", card_with(output_layout="NCHW")),
-    Wrong("adapter output range None must be two different numbers", card_with(output_range=None)),
-    Wrong("adapter output range [0, nan] must be two", card_with(output_range=[0, float("nan")])),
-    Wrong("adapter output crop -1 must be a whole number, at least 0", card_with(output_crop=-1)),
-    Wrong("adapter output crop True must be a whole number", card_with(output_crop=True)),
-    Wrong("adapter noise name '' must be a name in the graph", card_with(adapter_noise="")),
+    Wrong("adapter [] must be an object with input, output, noise", card_with() | {"adapter": []}),
+    Wrong("unknown name 'adapter.scale'; known are input, output, noise", card_with(adapter_scale=1)),
+    Wrong("adapter.input 'A' must be an object with name, kind, layout, range", card_with(adapter_input="A")),
+    Wrong("unknown name 'adapter.input.shape'; known are name", card_with(input_shape=[1])),
+    Wrong("adapter.input.name is missing; it must be a name in the graph", card_with(input_name=None)),
+    Wrong("adapter.input.kind 'onehot' must be 'labels', 'one_hot' or 'rgb'", card_with(input_kind="onehot")),
+    Wrong("adapter.input.kind is missing; it must be 'labels'", card_with(input_kind=None)),
+    Wrong("adapter.input.layout 'chw' must be 'nchw' or 'nhwc'", card_with(input_layout="chw")),
+    Wrong("adapter.input: range None must be two different numbers", card_with(input_range=None)),
+    Wrong("adapter.input: range [1, 1] must be two different numbers", card_with(input_range=[1, 1])),
+    Wrong("adapter.input.range '-1..1' must be two different numbers", card_with(input_range="-1..1")),
+    Wrong("adapter.input: range is for kinds one_hot and rgb", card_with(input_kind="labels")),
+    Wrong("adapter.output.name 3 must be a name in the graph", card_with(output_name=3)),
+    Wrong("adapter.output.layout 'NCHW' must be 'nchw'", card_with(output_layout="NCHW")),
+    Wrong("adapter.output.range is missing; it must be two different numbers", card_with(output_range=None)),
+    Wrong("adapter.output.range[1] nan must be a finite number", card_with(output_range=[0, float("nan")])),
+    Wrong("adapter.output.crop -1 must be a whole number, at least 0", card_with(output_crop=-1)),
+    Wrong("adapter.output.crop True must be a whole number", card_with(output_crop=True)),
+    Wrong("adapter.noise '' must be a name in the graph", card_with(adapter_noise="")),
 ]
 UNFIT = [
     Wrong("adapter input is 'mask', the graph has ['A']", card_with(input_name="mask")),

@@ -98,7 +98,7 @@ def test_the_same_command_goes_on_with_a_list(here: Path, capfd: pytest.CaptureF
     assert report["digest"] == render_cli(capfd, f"b.zarr alone.svs {OPTIONS}")["digest"]
 
 
-@pytest.mark.parametrize("left", ["a.svs.safron", "a.svs.safron/seams/pixels", "a.svs.safron.lock"])
+@pytest.mark.parametrize("left", ["a.svs.safron", "a.svs.safron/boundary/pixels", "a.svs.safron.lock"])
 def test_what_a_finished_slide_left_behind_does_not_make_it_unfinished(
     left: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,12 @@ def test_leaves_out_what_has_a_default() -> None:
     assert (card.noise_scales, card.mpp, card.licence) == ((), None, "unknown")
 
 
+def test_what_hands_write_is_taken() -> None:
+    """A number where text belongs, a pixel size in quotes."""
+    card = parse(version=2, mpp="0.5", labels=label(name=7))
+    assert (card.version, card.mpp, card.labels[0].name) == ("2", 0.5, "7")
+
+
 def test_noise_channels_are_white_where_no_scale_is_given() -> None:
     assert parse(noise_channels=3).noise_scales == (1, 1, 1)
 
@@ -81,36 +87,41 @@ def label(**changes: Any) -> list[dict[str, Any]]:
 
 
 BROKEN = [
-    Broken({"name": None}, "has no field 'name'"),
-    Broken({"tile": None}, "has no field 'tile'"),
-    Broken({"context": None}, "has no field 'context'"),
-    Broken({"labels": None}, "has no field 'labels'"),
+    Broken({"name": None}, "name is missing; it must be text"),
+    Broken({"tile": None}, "tile is missing; it must be a whole number, at least 1"),
+    Broken({"context": None}, "context is missing"),
+    Broken({"labels": None}, "labels is missing; it must be a list of objects with value, name, color, fill"),
     Broken({"tile": 0}, "tile 0 must be a whole number, at least 1"),
     Broken({"tile": 256.5}, "tile 256.5 must be a whole number"),
     Broken({"tile": "256"}, "tile '256' must be a whole number"),
-    Broken({"tile": {"default": 256}}, "has no field 'multiple_of'"),
-    Broken({"tile": {"multiple_of": 0}}, "tile multiple_of 0 must be a whole number, at least 1"),
-    Broken({"tile": {"multiple_of": 16, "default": 100}}, "tile default 100 must be a multiple of 16"),
+    Broken({"tile": {"default": 256}}, "tile.multiple_of is missing"),
+    Broken({"tile": {"multiple_of": 0}}, "tile.multiple_of 0 must be a whole number, at least 1"),
+    Broken({"tile": {"multiple_of": 16, "default": 100}}, "tile: default 100 must be a multiple of 16"),
     Broken({"context": -1}, "context -1 must be a whole number, at least 0"),
     Broken({"context": True}, "context True must be a whole number"),
     Broken({"alignment": 0}, "alignment 0 must be a whole number, at least 1"),
-    Broken({"labels": []}, "labels must be a list of distinct values"),
-    Broken({"labels": label() + label()}, "labels must be a list of distinct values"),
-    Broken({"labels": [1, 2]}, "the generator card is wrong"),
-    Broken({"labels": 3}, "the generator card is wrong"),
-    Broken({"labels": label(value=None)}, "has no field 'value'"),
-    Broken({"labels": label(name=None)}, "has no field 'name'"),
-    Broken({"labels": label(color=None)}, "has no field 'color'"),
-    Broken({"labels": label(value=256)}, "label value 256 must be a whole number, 0 to 255"),
-    Broken({"labels": label(value=-1)}, "label value -1 must be a whole number, 0 to 255"),
-    Broken({"labels": label(color=[1, 2])}, "colour [1, 2] must be a list of three numbers"),
-    Broken({"labels": label(color="#ff0000")}, "colour '#ff0000' must be a list of three numbers"),
-    Broken({"labels": label(color=[0, 0, 256])}, "colour channel 256 must be a whole number, 0 to 255"),
-    Broken({"labels": label(fill=[0, 0, -1])}, "colour channel -1 must be a whole number, 0 to 255"),
-    Broken({"outside": 9}, 'outside 9 must be "edge" or one of its labels'),
-    Broken({"outside": "glass"}, "outside 'glass' must be \"edge\" or one of its labels"),
+    Broken(
+        {"labels": []},
+        "labels must be one or more, of distinct values, not []",
+    ),
+    Broken({"labels": label() + label()}, "labels must be one or more, of distinct values, not [1, 1]"),
+    Broken({"labels": [1, 2]}, "labels[0] 1 must be an object with value, name, color, fill"),
+    Broken({"labels": 3}, "labels 3 must be a list of objects"),
+    Broken({"labels": label(value=None)}, "labels[0].value is missing"),
+    Broken({"labels": label(name=None)}, "labels[0].name is missing; it must be text"),
+    Broken({"labels": label(color=None)}, "labels[0].color is missing; it must be 3 whole numbers, 0 to 255"),
+    Broken({"labels": label(value=256)}, "labels[0].value 256 must be a whole number, 0 to 255"),
+    Broken({"labels": label(value=-1)}, "labels[0].value -1 must be a whole number, 0 to 255"),
+    Broken({"labels": label(color=[1, 2])}, "labels[0].color [1, 2] must be 3 whole numbers, 0 to 255"),
+    Broken({"labels": label(color="#ff0000")}, "labels[0].color '#ff0000' must be 3 whole numbers, 0 to 255"),
+    Broken({"labels": label(color=[0, 0, 256])}, "labels[0].color[2] 256 must be a whole number, 0 to 255"),
+    Broken({"labels": label(fill=[0, 0, -1])}, "labels[0].fill[2] -1 must be a whole number, 0 to 255"),
+    Broken({"outside": 9}, "outside 9 must be one of its labels or 'edge'"),
+    Broken({"outside": "glass"}, "outside 'glass' must be one of its labels or 'edge'"),
     Broken({"noise_channels": -1}, "noise_channels -1 must be a whole number, at least 0"),
-    Broken({"noise_channels": 1, "noise_scales": [0]}, "noise scale 0 must be a whole number, at least 1"),
+    Broken(
+        {"noise_channels": 1, "noise_scales": [0]}, "noise_scales[0] 0 must be a whole number, at least 1"
+    ),
     Broken(
         {"noise_channels": 2, "noise_scales": [1]}, "noise_scales [1] must be as many as noise_channels 2"
     ),
@@ -118,8 +129,8 @@ BROKEN = [
     Broken({"mpp": 0}, "mpp 0 must be micrometres per pixel"),
     Broken({"mpp": -0.5}, "mpp -0.5 must be micrometres per pixel"),
     Broken({"mpp": float("nan")}, "mpp nan must be micrometres per pixel"),
-    Broken({"mpp": 10**400}, "the generator card is wrong"),
-    Broken({"mpp": "half"}, "the generator card is wrong"),
+    Broken({"mpp": 10**400}, "0000 must be micrometres per pixel, above 0"),
+    Broken({"mpp": "half"}, "mpp 'half' must be micrometres per pixel, above 0"),
 ]
 
 

@@ -23,7 +23,7 @@ from models import RampModel
 from safron.engine import render
 from safron.engine.execution import dask_cluster as cluster
 from safron.engine.execution import dask_worker as worker
-from safron.engine.execution.batch_system import job_arguments
+from safron.engine.execution.batch_system import JobSettings, job_arguments
 from safron.engine.execution.dask_cluster import open_cluster, start_processes
 from safron.engine.execution.dask_worker import ModelSource, Parcel
 from safron.engine.generator.model import IdentityModel
@@ -32,6 +32,7 @@ from safron.engine.preparation.placement import placement_of
 from safron.engine.system.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
 from safron.engine.system.signals import interrupts_later
 from safron.io.errors import BadInput, Failed
+from safron.io.fields import convert
 
 HEIGHT, WIDTH, PATCHES, BLOCKS = 500, 700, 176, 24
 ARGS = (
@@ -464,7 +465,7 @@ def test_gpus_and_accounts_in_the_words_of_each_batch_system(kind: str, expected
         "kind": kind.upper(), "workers": 3, "cores": 4, "memory": "8GB", "gpus": 2, "account": "lab",
         "options": {"job_extra_directives": ["-x node7"], "job_script_prologue": ["module load cuda"]},
     }  # fmt: skip
-    found, arguments = job_arguments(settings, "file.yaml")
+    found, arguments = job_arguments(convert(settings, JobSettings, "file.yaml"))
     assert found == kind
     assert expected.items() <= arguments.items()
     assert arguments["job_script_prologue"] == ["module load cuda"]
@@ -481,15 +482,23 @@ REFUSED = [
     (CLUSTER, "--scheduler tcp://a:1 --cluster file.yaml", "--scheduler and --cluster: both say"),
     (CLUSTER, "--executor threads --cluster file.yaml", "--executor threads: --cluster says"),
     ("", "--cluster none.yaml", "--cluster none.yaml: no such file"),
-    ("a: [", "--cluster file.yaml", "--cluster file.yaml: is no YAML"),
+    ("a: [", "--cluster file.yaml", "--cluster file.yaml: is not YAML"),
     ("- a", "--cluster file.yaml", "--cluster file.yaml: must be lines of NAME: VALUE"),
-    ("kind: slurm", "--cluster file.yaml", "--cluster file.yaml: workers is missing"),
-    (CLUSTER + "gpu: 1", "--cluster file.yaml", "--cluster file.yaml: unknown name 'gpu'; it may have kind"),
+    (
+        "kind: slurm",
+        "--cluster file.yaml",
+        "--cluster file.yaml: workers is missing; it must be a whole number, at least 1",
+    ),
+    (
+        CLUSTER + "gpu: 1",
+        "--cluster file.yaml",
+        "--cluster file.yaml: unknown name 'gpu'; did you mean 'gpus'?",
+    ),
     (CLUSTER + "gpus: x", "--cluster file.yaml", "gpus 'x' must be a whole number, at least 0"),
     (
         CLUSTER.replace("slurm", "cron"),
         "--cluster file.yaml",
-        "kind 'cron' must be one of slurm, pbs, lsf, sge",
+        "kind 'cron' must be slurm, pbs, lsf or sge",
     ),
     (CLUSTER.replace("2", "0"), "--cluster file.yaml", "workers 0 must be a whole number, at least 1"),
     (CLUSTER + "walltime: 1h", "--cluster file.yaml", "walltime '1h' must be"),
@@ -497,7 +506,11 @@ REFUSED = [
     (CLUSTER, "--cluster file.yaml --executor auto", "--cluster file.yaml: slurm takes no jobs"),
     ("", "--security none.yaml --executor processes", "--security none.yaml: no such file"),
     ("ca: a", "--security file.yaml", "--security: nothing is sent over a network by threads"),
-    ("ca: a", "--security file.yaml --executor processes", "--security file.yaml: cert is missing"),
+    (
+        "ca: a",
+        "--security file.yaml --executor processes",
+        "--security file.yaml: cert is missing; it must be a path",
+    ),
     ("ca: a\ncert: b\nkey: c", "--security file.yaml --executor processes", "ca a: no such file"),
     ("", "--dashboard 8787", "--dashboard 8787: must be HOST:PORT"),
     ("", "--dashboard 127.0.0.1:1 --scheduler tcp://a:1", "the scheduler of --scheduler has its own"),
@@ -553,7 +566,7 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
     from safron.engine.execution.dask_worker import Desk
     from safron.engine.execution.device_queue import Stopped
-    from safron.engine.execution.tasks import seam_task
+    from safron.engine.execution.tasks import boundary_task
     from safron.engine.preparation.prepare import prepare
 
     class Worker:
@@ -565,12 +578,12 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
     job.scratch.create(job.plan, {"--seed": "0"})
     desk = Desk(Parcel.pack("token", job, ModelSource("identity", "cpu", 1)), Worker())
-    assert desk.run("seam", seam_task, (0, 0)).index == (0, 0)
+    assert desk.run("boundary", boundary_task, (0, 0)).index == (0, 0)
     job.scratch.create(job.plan, {"--seed": "1"})
     monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.6)
     with pytest.raises(Stopped):
-        desk.run("seam", seam_task, (0, 0))
-    assert not job.scratch.stored_seams()
+        desk.run("boundary", boundary_task, (0, 0))
+    assert not job.scratch.boundaries.stored()
 
 
 def test_a_worker_loads_the_generator_once() -> None:

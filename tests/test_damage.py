@@ -65,7 +65,9 @@ def test_blocks_whose_tiles_the_index_lost_are_made_again(
 
 # The journal
 
-ENTRIES = [Entry(kind, (0, number), 3, 1, 500 + number) for number in range(3) for kind in ("seam", "block")]
+ENTRIES = [
+    Entry(kind, (0, number), 3, 1, 500 + number) for number in range(3) for kind in ("boundary", "block")
+]
 
 
 def test_a_journal_is_read_up_to_the_first_damage(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_a_damaged_journal_costs_work_and_nothing_else(
 def leave_seams_of_another_mask(capfd: pytest.CaptureFixture[str]) -> None:
     """As a run does that is ended after its mask was exchanged: they are whole, and the journal does not name them."""
     interrupt(capfd, patch=12)
-    written = list((SCRATCH / "seams").glob("*/c.*"))
+    written = list((SCRATCH / "boundary").glob("*/c.*"))
     assert written
     for path in written:
         dtype = np.dtype(np.uint8 if path.parent.name == "pixels" else np.uint16)
@@ -178,7 +180,7 @@ def test_blocks_whose_seams_have_no_line_are_made_again(
     digest = undisturbed_digest(capfd)
     interrupt(capfd, patch=34)  # in the last block
     entries = list(read_journal(JOURNAL))
-    seams = [entry for entry in entries if entry.kind == "seam"]
+    seams = [entry for entry in entries if entry.kind == "boundary"]
     Journal(JOURNAL, [entry for entry in entries if entry.kind == "block"]).close()
     assert seams
     report = render_cli(capfd, ARGS)
@@ -206,7 +208,7 @@ def change(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, change, Path.unlink])
-@pytest.mark.parametrize("array", ["levels/*", "seams/pixels", "seams/sums"])
+@pytest.mark.parametrize("array", ["levels/*", "boundary/pixels", "boundary/sums"])
 def test_damaged_arrays_are_one_line_that_says_what_to_do(
     array: str, damage: Callable[[Path], None], unfinished: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

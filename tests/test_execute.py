@@ -37,8 +37,8 @@ def tasks(count: int, started: list[int], job: Any = None) -> Iterator[Task]:
     """Seams and blocks; a block needs its own seam and the one before."""
     for number in range(count):
         started.append(number)
-        yield Task(f"seam-{number}", work, job, f"seam-{number}")
-        after = tuple(f"seam-{other}" for other in (number - 1, number) if other >= 0)
+        yield Task(f"boundary-{number}", work, job, f"boundary-{number}")
+        after = tuple(f"boundary-{other}" for other in (number - 1, number) if other >= 0)
         yield Task(f"block-{number}", work, job, f"block-{number}", after)
 
 
@@ -64,14 +64,15 @@ def test_threads_run_each_task_once_after_its_needs_and_reads_the_stream_slowly(
     assert len(log) == 80
     place = {name: number for number, name in enumerate(log)}
     for number in range(40):
-        assert place[f"seam-{number}"] < place[f"block-{number}"]
-        assert number == 0 or place[f"seam-{number - 1}"] < place[f"block-{number}"]
+        assert place[f"boundary-{number}"] < place[f"block-{number}"]
+        assert number == 0 or place[f"boundary-{number - 1}"] < place[f"block-{number}"]
 
 
 def test_without_pages_no_port_is_open_and_dask_is_not_imported() -> None:
     """It would take a second of every render."""
     code = (
-        "import sys, psutil; from safron.engine.execution.scheduling import Task, local_runner\n"
+        "import sys, psutil\nfrom safron.engine.execution.local import local_runner\n"
+        "from safron.engine.execution.scheduling import Task\n"
         "with local_runner(2) as runner: assert dict(runner([Task('a', max, 1, 2)])) == {'a': 2}\n"
         "assert not [c for c in psutil.Process().net_connections() if c.status == 'LISTEN']\n"
         "assert not {'dask', 'distributed'} & set(sys.modules)"
@@ -84,7 +85,7 @@ def test_what_is_at_work_when_the_stream_breaks_off_is_waited_for() -> None:
     stop = threading.Event()
 
     def fail(name: str, number: int) -> None:
-        if name == "seam-1":
+        if name == "boundary-1":
             raise BadInput("no")
         stop.wait(0.2)
 
@@ -98,13 +99,13 @@ def test_what_is_at_work_when_the_stream_breaks_off_is_waited_for() -> None:
 @both
 def test_a_task_that_fails_twice_succeeds(workers: int) -> None:
     def fail(name: str, number: int) -> None:
-        if name == "seam-2" and number < TRIES:
+        if name == "boundary-2" and number < TRIES:
             raise ZeroDivisionError(name)
 
     with local_runner(workers) as runner:
         results = dict(runner(tasks(5, [], fail)))
     assert results == {name: name.upper() for name in log}
-    assert Counter(log)["seam-2"] == TRIES
+    assert Counter(log)["boundary-2"] == TRIES
     assert len(log) == 10 + TRIES - 1
 
 
@@ -135,18 +136,18 @@ def test_what_failures_keep_does_not_grow_with_their_images(workers: int) -> Non
 @both
 def test_a_task_that_fails_each_time_is_given_up_and_the_others_finish(workers: int) -> None:
     def fail(name: str, number: int) -> None:
-        if name == "seam-2":
+        if name == "boundary-2":
             raise Failed("no such chunk")
 
     with local_runner(workers) as runner:
         results = dict(runner(tasks(6, [], fail)))
     lost = {key: result for key, result in results.items() if isinstance(result, GivenUp)}
     assert {key: str(item.error) for key, item in lost.items()} == {
-        "seam-2": "no such chunk",
+        "boundary-2": "no such chunk",
         "block-2": "None",
         "block-3": "None",
     }
-    assert Counter(log)["seam-2"] == TRIES
+    assert Counter(log)["boundary-2"] == TRIES
     assert set(log) == set(results) - {"block-2", "block-3"}
 
 
@@ -163,12 +164,12 @@ def test_a_task_that_fails_each_time_is_given_up_and_the_others_finish(workers: 
 )
 def test_what_no_other_try_could_mend_ends_it_at_once(workers: int, error: Exception) -> None:
     def fail(name: str, number: int) -> None:
-        if name == "seam-2":
+        if name == "boundary-2":
             raise error
 
     with local_runner(workers) as runner, pytest.raises(type(error), match=str(error.args[-1])):
         list(runner(tasks(50, [], fail)))
-    assert Counter(log)["seam-2"] == 1
+    assert Counter(log)["boundary-2"] == 1
     assert len(log) < 30
 
 
@@ -180,7 +181,7 @@ def test_when_nothing_succeeds_any_more_it_ends() -> None:
     given_up = []
     with local_runner(1) as runner, pytest.raises(Failed, match="fell off"):
         given_up += [key for key, result in runner(tasks(1000, [], fail)) if isinstance(result, GivenUp)]
-    assert len([key for key in given_up if key.startswith("seam")]) < HOPELESS
+    assert len([key for key in given_up if key.startswith("boundary")]) < HOPELESS
 
 
 def test_what_dask_leaves_behind_is_not_printed(caplog: pytest.LogCaptureFixture) -> None:

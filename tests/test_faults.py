@@ -98,7 +98,7 @@ def test_what_was_made_before_the_last_look_is_kept(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
-        patched.setattr(rendering.MaskGuard, "due", lambda self: True)
+        patched.setattr(rendering.MaskWatch, "due", lambda self: True)
         on_patch(patched, change)
         assert run_cli(capfd, ARGS).code == 1
     os.utime(chunk, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -184,7 +184,7 @@ def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
 
 def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None:
     zarr.save_array(str(tmp_path / "mask.zarr"), np.zeros((8, 8), np.uint8))
-    guard = rendering.MaskGuard(open_mask(tmp_path / "mask.zarr"))
+    guard = rendering.MaskWatch(open_mask(tmp_path / "mask.zarr"))
 
     def fails(mask: LabelMask) -> str:
         raise PermissionError(errno.EACCES, "not now")
@@ -256,7 +256,7 @@ def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The journal must not name the last block that needed a seam without naming the seam."""
-    let_go = state.RenderState._let_go_of_seams
+    let_go = state.RenderState._release_boundaries
 
     def interrupted(self: state.RenderState, block: tuple[int, int]) -> None:
         if block == (1, 1):
@@ -268,12 +268,12 @@ def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 60.0)
-        patched.setattr(state.RenderState, "_let_go_of_seams", interrupted)
+        patched.setattr(state.RenderState, "_release_boundaries", interrupted)
         patched.setattr(Scratch, "store_seams", full)
         assert run_cli(capfd, ARGS).code == 130
     lines = {(entry.kind, entry.index) for entry in read_journal(Path("out.tiff.safron/journal.jsonl"))}
     assert ("block", (0, 0)) in lines, "what needs no spent seam is kept"
-    assert ("block", (1, 1)) not in lines or ("seam", (0, 0)) in lines
+    assert ("block", (1, 1)) not in lines or ("boundary", (0, 0)) in lines
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
@@ -283,7 +283,7 @@ def test_rights_that_are_lost_half_way(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Seams cannot be written any more; the folder is locked against root, too."""
-    folder = Path("out.tiff.safron/seams/pixels")
+    folder = Path("out.tiff.safron/boundary/pixels")
 
     def lock(number: int) -> None:
         if number == 6 and subprocess.run(["chattr", "+i", folder], capture_output=True).returncode:
@@ -293,7 +293,7 @@ def test_rights_that_are_lost_half_way(
     try:
         with pytest.MonkeyPatch.context() as patched:
             on_patch(patched, lock)
-            patched.setattr(RenderPlan, "seam_room", 0)
+            patched.setattr(RenderPlan, "boundary_room", 0)
             outcome = run_cli(capfd, args)
     finally:
         subprocess.run(["chattr", "-i", folder], check=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import zarr
 from cases import render_cli, run_cli, write_mask
 from safron.engine import render
 from safron.engine.scratch import render_state as state
-from safron.engine.scratch.mask_watch import MaskGuard
+from safron.engine.scratch.mask_watch import MaskWatch
 from safron.io.errors import Failed
 from safron.io.masks.mask import LabelMask
 from safron.io.slides import writer as slides
@@ -87,7 +88,7 @@ def test_no_pixel_of_another_mask_is_kept(
         patched.setattr(state, "SYNC_SECONDS", 0.0)
         # With a look after each block the other mask is seen at once; it must not be seen to be found out.
         looks = iter([True] * (swap // 4) + [False] * 99)
-        patched.setattr(MaskGuard, "due", lambda self: next(looks) if often else False)
+        patched.setattr(MaskWatch, "due", lambda self: next(looks) if often else False)
         end = how(patched)
 
         def act(number: int) -> None:
@@ -115,7 +116,7 @@ def test_what_is_made_again_of_another_mask_is_not_taken_for_what_was_lost(
         part.unlink()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
-        patched.setattr(MaskGuard, "due", lambda self: False)
+        patched.setattr(MaskWatch, "due", lambda self: False)
         end = by_kill(patched)
 
         def act(number: int) -> None:
@@ -144,7 +145,7 @@ def test_masks_that_nobody_can_look_at(
         if number == 28:
             raise KeyboardInterrupt
         if number == 4 and mask == "does not answer":
-            patched.setattr(LabelMask, "stamp", fails)
+            patched.setattr(LabelMask, "change_token", fails)
 
     def fails(self: LabelMask) -> str:
         raise PermissionError(errno.EACCES, "not now")
@@ -158,9 +159,36 @@ def test_masks_that_nobody_can_look_at(
             on_patch(patched, lambda number: stop(min(number, 4)))
             with pytest.raises(
                 Failed,
-                match=r"does not say any more whether its files changed; .* Run the same command again",
+                match=r"no longer says whether its files changed; .* Run the same command again",
             ):
                 render(source, "out.tiff", **options)
     made = render(source, "out.tiff", **options)
     assert (made.resumed > 0) == (mask == "in memory")
     assert made.run == PATCHES
+
+
+def test_a_copy_with_other_times_is_the_same_mask(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As jobs have it that stage their input anew; and a file manager has looked at the copy."""
+    interrupt(capfd, patch=28)
+    shutil.copytree("mask.zarr", "copy.zarr", copy_function=shutil.copyfile)
+    shutil.rmtree("mask.zarr")
+    Path("copy.zarr").rename("mask.zarr")
+    Path("mask.zarr/.DS_Store").touch()
+    report = render_cli(capfd, ARGS)
+    assert (report["digest"], report["resumed"] > 0) == (digest, True)
+
+
+def test_files_of_a_file_manager_are_no_change(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def look(number: int) -> None:
+        if number == 4:
+            Path("mask.zarr/.DS_Store").touch()
+            Path("mask.zarr/c/Thumbs.db").touch()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MaskWatch, "due", lambda self: True)
+        on_patch(patched, look)
+        assert render_cli(capfd, ARGS)["digest"] == digest

@@ -98,7 +98,7 @@ class Refused:
 REFUSED = [
     Refused("no generator card in it; export it with safron-train, or put m.json beside it", card=None),
     Refused(
-        "the generator card has no field 'context'",
+        "the generator card is wrong: context is missing",
         card={name: value for name, value in CARD.items() if name != "context"},
     ),
     Refused("input 'labels' must be tensor(uint8), found no such input", file={"label_name": "segmentation"}),

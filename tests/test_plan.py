@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import plan_for
 from safron.engine.blending.accumulator import Accumulator
-from safron.engine.plan.blocks import BAND, choose_block
+from safron.engine.plan.blocks import BAND, choose_block, least_block
 from safron.engine.plan.grid import AxisGrid, PatchGrid
 from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
+from safron.engine.plan.scale import ONE, Scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
 
+SCALES = [ONE, Scale(1, 2), Scale(499, 1000), Scale(2, 1), Scale(37, 10), Scale(1, 5)]
 axes = st.builds(
     lambda length, tile, share: AxisGrid(length, tile, int(share * tile)),
     st.integers(1, 3000), st.integers(1, 300), st.floats(0, 0.9),
@@ -60,15 +62,23 @@ def test_weights_never_vanish_and_mirror(name: Any, overlap: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     height=st.integers(1, 900), width=st.integers(1, 900), tile=st.integers(20, 128), share=st.floats(0, 0.8),
-    block=st.sampled_from([128, 192, 256]), data=st.data(),
+    block=st.sampled_from([128, 192, 256]), scale=st.sampled_from(SCALES), data=st.data(),
 )  # fmt: skip
 def test_blocks_own_each_patch_once_and_sources_are_complete(
-    height: int, width: int, tile: int, share: float, block: int, data: st.DataObject
+    height: int, width: int, tile: int, share: float, block: int, scale: Scale, data: st.DataObject
 ) -> None:
+    block = max(block, least_block(tile=tile, slide_tile=64, scale=scale))
     y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     region = Window(y, x, data.draw(st.integers(1, height - y)), data.draw(st.integers(1, width - x)))
     plan = plan_for(
-        height, width, tile=tile, overlap=int(share * tile), block=block, region=region, slide_tile=64
+        height,
+        width,
+        tile=tile,
+        overlap=int(share * tile),
+        block=block,
+        region=region,
+        slide_tile=64,
+        scale=scale,
     )
     owner: dict[tuple[int, int], tuple[int, int]] = {}
     inner: set[tuple[int, int]] = set()
@@ -82,9 +92,9 @@ def test_blocks_own_each_patch_once_and_sources_are_complete(
                     inner.add(patch)
     assert len(owner) == plan.patches
     for index in plan.blocks():
-        paint = plan.block_plan(index).paint
+        drawn = plan.block_plan(index).drawn
         for job in plan.grid:
-            if job.write.clip(paint).empty:
+            if job.write.clip(drawn).empty:
                 continue
             assert owner[job.index] in plan.sources(index)
             assert (owner[job.index] == index) or job.index not in inner
@@ -123,13 +133,13 @@ def test_too_much_overlap_to_sum_exactly_is_refused() -> None:
 @pytest.mark.parametrize(("block", "tile"), [(1000, 256), (512, 600), (0, 256), (-512, 256)])
 def test_bad_blocks_are_refused(block: int, tile: int) -> None:
     with pytest.raises(BadInput, match=f"--block {block}"):
-        choose_block(block, tile=tile, slide_tile=512)
+        choose_block(block, tile=tile, slide_tile=512, scale=ONE, longest=1000)
 
 
 def test_a_chosen_block_holds_a_patch() -> None:
-    assert choose_block(None, tile=256, slide_tile=512) == 2048
-    assert choose_block(None, tile=3000, slide_tile=512) == 3072
-    assert choose_block(None, tile=256, slide_tile=4096) == 4096
+    assert choose_block(None, tile=256, slide_tile=512, scale=ONE, longest=1000) == 2048
+    assert choose_block(None, tile=3000, slide_tile=512, scale=ONE, longest=1000) == 3072
+    assert choose_block(None, tile=256, slide_tile=4096, scale=ONE, longest=1000) == 4096
 
 
 @pytest.mark.parametrize(
@@ -141,13 +151,13 @@ def test_scratch_is_bounded(height: int, width: int) -> None:
     item = np.dtype(plan.blend.sum_dtype).itemsize
     sizes = {}
     for index in plan.blocks():
-        windows = plan.seam_windows(index).values()
+        windows = plan.boundary_windows(index).values()
         pixels = sum(3 * window.height * window.width for window in windows)
         sums = sum(Accumulator.size(window, plan.blend) for window in windows)
-        assert pixels <= plan.seam_capacity[0]
-        assert sums <= plan.seam_capacity[1]
+        assert pixels <= plan.boundary_capacity[0]
+        assert sums <= plan.boundary_capacity[1]
         sizes[index] = pixels + item * sums
-        assert sizes[index] <= plan.seam_bytes, "memory is planned too small"
+        assert sizes[index] <= plan.boundary_bytes, "memory is planned too small"
     for at_a_time in (1, 6):
         bound = plan.scratch_bytes(at_a_time=at_a_time)
         assert most_alive(plan, sizes, at_a_time) <= bound, "less is planned than there is"
@@ -181,11 +191,11 @@ def test_seams_of_a_band_fit_into_memory() -> None:
     order = list(plan.blocks())
     sizes = []
     for index in order:
-        windows = plan.seam_windows(index).values()
+        windows = plan.boundary_windows(index).values()
         sizes.append(
             sum(3 * window.height * window.width for window in windows)
             + item * sum(Accumulator.size(window, plan.blend) for window in windows)
         )
     most = 2 * BAND + 1
     spans = [sum(sizes[first : first + most]) for first in range(len(sizes) - most + 1)]
-    assert np.median(spans) <= plan.seam_room
+    assert np.median(spans) <= plan.boundary_room

@@ -226,7 +226,7 @@ OTHERS = [
     ("--level-count 2", "--level-count"),
     ("--mpp 0.25", "--mpp"),
     ("--region 0,0,200,200", "--region"),
-    ("--model safron-seamless --tile 64 --overlap 20", "--model"),
+    ("--model safron-seamless --tile 64 --overlap 20 --scale 1", "--model"),
 ]
 
 
@@ -343,7 +343,7 @@ def test_with_a_broken_half_it_starts_over_when_told_to(
 
 def test_a_torn_seam_is_made_again(here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]) -> None:
     interrupt(capfd)
-    seams = [path for path in (SCRATCH / "seams").rglob("c.*") if path.is_file()]
+    seams = [path for path in (SCRATCH / "boundary").rglob("c.*") if path.is_file()]
     assert seams
     for path in seams:
         path.write_bytes(path.read_bytes()[:-9])
@@ -353,7 +353,7 @@ def test_a_torn_seam_is_made_again(here: Path, undisturbed: str, capfd: pytest.C
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["gone", "empty"])
-@pytest.mark.parametrize("part", ["levels", "seams"])
+@pytest.mark.parametrize("part", ["levels", "boundary"])
 def test_a_lost_chunk_is_made_again(
     damage: Callable[[Path], None], part: str, here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -384,7 +384,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Rewritten(onnx.ModelProto(), ("a change",))
     monkeypatch.setattr("safron.engine.optimization.rewrite.rewrite", lambda *_, **__: broken)
     with pytest.raises(
-        Failed, match=r"g\.onnx: rewritten, it is no generator any more \(--model new\.onnx: "
+        Failed, match=r"g\.onnx: rewritten, it is not a generator any more \(--model new\.onnx: "
     ):
         optimize(source, tmp_path / "new.onnx")
     node = helper.make_node("Relu", ["x"], ["y"])

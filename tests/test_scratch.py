@@ -14,21 +14,21 @@ import zarr
 from plans import plan_for
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.scratch.arrays import RECORD, Scratch
+from safron.engine.scratch.boundary_store import BoundarySums, Index, empty_boundary
 from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
-from safron.engine.scratch.seam_store import Index, Seams, empty_seams
 
 
-def some_seams(plan: RenderPlan, index: Index) -> Seams:
-    """Noise of the size that a block's seams have."""
+def some_sums(plan: RenderPlan, index: Index) -> BoundarySums:
+    """Noise of the size that a block's sums have."""
     rng = np.random.default_rng(index)
-    pixels, sums = empty_seams(plan, index)
+    pixels, sums = empty_boundary(plan, index)
     pixels[:] = rng.integers(0, 256, pixels.size)
     sums[:] = rng.integers(0, 1 << 15, sums.size)
     return pixels, sums
 
 
-def assert_same(found: Seams, wanted: Seams) -> None:
-    """Compare seams; as read from disk they may have zeros behind them."""
+def assert_same(found: BoundarySums, wanted: BoundarySums) -> None:
+    """Compare sums; as read from disk they may have zeros behind them."""
     for mine, theirs in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(mine[: theirs.size], theirs)
         assert not mine[theirs.size :].any()
@@ -39,16 +39,18 @@ def test_zarr_reads_what_was_written(room: int, tmp_path: Path) -> None:
     plan = plan_for(1300, 1700, block=512)
     scratch = Scratch(tmp_path / "scratch")
     scratch.create(plan, {})
-    scratch.keep_seams(room, behind=False)
+    scratch.boundaries.keep(room, lazily=False)
     written = {}
     for index in plan.blocks():
-        written[index] = some_seams(plan, index)
-        scratch.write_seams(index, *written[index])
-    stored = {name: zarr.open_array(scratch.path / "seams" / name, mode="r") for name in ("pixels", "sums")}
-    for index, seams in written.items():
-        assert_same((np.asarray(stored["pixels"][index]), np.asarray(stored["sums"][index])), seams)
+        written[index] = some_sums(plan, index)
+        scratch.boundaries.write(index, *written[index])
+    stored = {
+        name: zarr.open_array(scratch.path / "boundary" / name, mode="r") for name in ("pixels", "sums")
+    }
+    for index, sums in written.items():
+        assert_same((np.asarray(stored["pixels"][index]), np.asarray(stored["sums"][index])), sums)
         for _ in range(2):  # from where it was written, and from where it was kept
-            assert_same(scratch.read_seams(index), seams)
+            assert_same(scratch.boundaries.read(index), sums)
     rng = np.random.default_rng(0)
     level, chunk = plan.thumbnail_level, plan.block >> plan.thumbnail_level
     part = rng.integers(0, 256, (chunk, 300 >> level, 3)).astype(np.uint8)
@@ -69,115 +71,115 @@ class Clock:
         return self.now
 
 
-Behind = tuple[Scratch, dict[Index, Seams], Clock]
+Behind = tuple[Scratch, dict[Index, BoundarySums], Clock]
 
 
 @pytest.fixture
 def behind(tmp_path: Path) -> Behind:
-    """Scratch with room in memory for three seams, seams for it, and its clock."""
+    """Scratch with room in memory for three sums, sums for it, and its clock."""
     plan, clock = plan_for(1300, 1700, block=512), Clock()
     scratch = Scratch(tmp_path / "scratch", clock=clock)
     scratch.create(plan, {})
-    seams = {index: some_seams(plan, index) for index in plan.blocks()}
-    largest = max(sum(part.nbytes for part in parts) for parts in seams.values())
-    scratch.keep_seams(3 * largest, behind=True)
-    return scratch, seams, clock
+    sums = {index: some_sums(plan, index) for index in plan.blocks()}
+    largest = max(sum(part.nbytes for part in parts) for parts in sums.values())
+    scratch.boundaries.keep(3 * largest, lazily=True)
+    return scratch, sums, clock
 
 
 def test_seams_are_written_where_there_is_no_room(
     behind: Behind,
 ) -> None:
-    scratch, seams, _ = behind
+    scratch, sums, _ = behind
     made = []
-    for index, parts in seams.items():
-        scratch.write_seams(index, *parts)
+    for index, parts in sums.items():
+        scratch.boundaries.write(index, *parts)
         made.append(index)
-        alone = scratch.in_memory_alone()
-        assert alone.isdisjoint(scratch.stored_seams()), "each is in one place"
-        assert alone | scratch.stored_seams() == set(made), "none is lost"
+        alone = scratch.boundaries.in_memory_only()
+        assert alone.isdisjoint(scratch.boundaries.stored()), "each is in one place"
+        assert alone | scratch.boundaries.stored() == set(made), "none is lost"
         assert alone == set(made[-len(alone) :]), "the oldest go first"
         assert len(alone) >= min(3, len(made))
-        kept = sum(part.nbytes for each in scratch._kept.values() for part in each)
-        assert kept <= scratch._room
-    assert scratch.stored_seams(), "some must be written"
-    for index, parts in seams.items():
-        assert_same(scratch.read_seams(index), parts)
+        kept = sum(part.nbytes for each in scratch.boundaries._kept.values() for part in each)
+        assert kept <= scratch.boundaries._room
+    assert scratch.boundaries.stored(), "some must be written"
+    for index, parts in sums.items():
+        assert_same(scratch.boundaries.read(index), parts)
 
 
 def test_seams_that_nobody_needs_are_never_written(
     behind: Behind,
 ) -> None:
-    scratch, seams, _ = behind
-    for index, parts in seams.items():
-        scratch.write_seams(index, *parts)
-        assert scratch.forget_seams(index), "it lay in memory alone"
-        assert not scratch.forget_seams(index)
-    assert not scratch.stored_seams()
-    assert not scratch._kept
+    scratch, sums, _ = behind
+    for index, parts in sums.items():
+        scratch.boundaries.write(index, *parts)
+        assert scratch.boundaries.forget(index), "it lay in memory alone"
+        assert not scratch.boundaries.forget(index)
+    assert not scratch.boundaries.stored()
+    assert not scratch.boundaries._kept
 
 
 def test_seams_that_wait_are_written(behind: Behind) -> None:
-    scratch, seams, clock = behind
-    first, second, *_ = seams
-    scratch.write_seams(first, *seams[first])
+    scratch, sums, clock = behind
+    first, second, *_ = sums
+    scratch.boundaries.write(first, *sums[first])
     clock.now += 59
-    scratch.store_seams(seconds=60)
-    assert not scratch.stored_seams()
-    scratch.write_seams(second, *seams[second])
+    scratch.boundaries.flush(seconds=60)
+    assert not scratch.boundaries.stored()
+    scratch.boundaries.write(second, *sums[second])
     clock.now += 1
-    scratch.store_seams(seconds=60)
-    assert scratch.stored_seams() == {first}
-    assert scratch.in_memory_alone() == {second}
-    scratch.store_seams()
-    assert scratch.stored_seams() == {first, second}
-    assert not scratch.in_memory_alone()
-    assert not scratch.forget_seams(first), "it lies on disk, too"
-    assert_same(scratch.read_seams(first), seams[first])
+    scratch.boundaries.flush(seconds=60)
+    assert scratch.boundaries.stored() == {first}
+    assert scratch.boundaries.in_memory_only() == {second}
+    scratch.boundaries.flush()
+    assert scratch.boundaries.stored() == {first, second}
+    assert not scratch.boundaries.in_memory_only()
+    assert not scratch.boundaries.forget(first), "it lies on disk, too"
+    assert_same(scratch.boundaries.read(first), sums[first])
 
 
 def test_seams_that_took_long_are_written_at_once(
     behind: Behind,
 ) -> None:
-    scratch, seams, _ = behind
-    cheap, dear, *_ = seams
-    scratch.write_seams(cheap, *seams[cheap], seconds=0.01)
-    scratch.write_seams(dear, *seams[dear], seconds=2.0)
-    assert scratch.stored_seams() == {dear}
-    assert scratch.in_memory_alone() == {cheap}
+    scratch, sums, _ = behind
+    cheap, slow, *_ = sums
+    scratch.boundaries.write(cheap, *sums[cheap], seconds=0.01)
+    scratch.boundaries.write(slow, *sums[slow], seconds=2.0)
+    assert scratch.boundaries.stored() == {slow}
+    assert scratch.boundaries.in_memory_only() == {cheap}
 
 
 def test_seams_forgotten_while_they_are_written_leave_no_file(
     behind: Behind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scratch, seams, _ = behind
-    index = next(iter(seams))
-    store = scratch._store
+    scratch, sums, _ = behind
+    index = next(iter(sums))
+    store = scratch.boundaries._store
 
     def forgotten(block: Index, *parts: Any) -> None:
-        assert scratch.forget_seams(block)
+        assert scratch.boundaries.forget(block)
         store(block, *parts)
 
-    monkeypatch.setattr(scratch, "_store", forgotten)
-    scratch.write_seams(index, *seams[index])
-    scratch.store_seams()
-    assert not scratch.stored_seams()
+    monkeypatch.setattr(scratch.boundaries, "_store", forgotten)
+    scratch.boundaries.write(index, *sums[index])
+    scratch.boundaries.flush()
+    assert not scratch.boundaries.stored()
 
 
 def test_seams_that_a_disk_did_not_take_are_not_lost(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
-    scratch, seams, _ = behind
-    index = next(iter(seams))
+    scratch, sums, _ = behind
+    index = next(iter(sums))
 
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    scratch.write_seams(index, *seams[index])
+    scratch.boundaries.write(index, *sums[index])
     with monkeypatch.context() as patched:
-        patched.setattr(scratch, "_write", full)
+        patched.setattr(scratch._arrays, "write", full)
         with pytest.raises(OSError, match="No space"):
-            scratch.store_seams()
-    assert scratch.in_memory_alone() == {index}
-    scratch.store_seams()
-    assert scratch.stored_seams() == {index}
+            scratch.boundaries.flush()
+    assert scratch.boundaries.in_memory_only() == {index}
+    scratch.boundaries.flush()
+    assert scratch.boundaries.stored() == {index}
 
 
 def test_the_record_of_a_finished_slide_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

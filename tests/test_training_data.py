@@ -17,9 +17,9 @@ import zarr
 from cases import Outcome, run_program
 from safron.io.errors import BadInput
 from safron.io.masks.canvas_size import image_size
-from safron.training import cli, slides, sources
-from safron.training.config import LABELS, TrainConfig, override, preset, read_overrides
-from safron.training.data import Pairs, draw_batch, split
+from safron.training import cli
+from safron.training.config.settings import LABELS, TrainConfig, override, preset, read_overrides
+from safron.training.data import Pairs, draw_batch, folders, slide_tiles, split
 from training_cases import image_of, labels_of, one_line, pair, write
 
 pytest.importorskip("scipy", reason="training needs SciPy: pip install 'safron[train]'")
@@ -60,7 +60,7 @@ def test_pairs_side_by_side_and_in_folders_are_the_same(tmp_path: Path) -> None:
         # Colours stand for labels just as well as values do.
         colors = np.array([label.color for label in LABELS], np.uint8)
         write(tmp_path / "apart" / "masks" / f"{name}.png", colors[labels])
-    one, two = (sources.read_pairs(tmp_path / kind, LABELS) for kind in ("beside", "apart"))
+    one, two = (folders.read_pairs(tmp_path / kind, LABELS) for kind in ("beside", "apart"))
     assert one.slides == two.slides == ("a", "a", "b")
     for index in range(3):
         assert np.array_equal(one.labels[index], two.labels[index])
@@ -74,7 +74,7 @@ def test_images_of_other_sizes_and_kinds_go_together(tmp_path: Path) -> None:
     pair(tmp_path, "b_1", size=(120, 80))
     pair(tmp_path, "c_1", size=(40, 40))  # smaller than a tile with its context: left out
     (tmp_path / "b_1.png").rename(tmp_path / "b_1.bmp")
-    source = sources.open_source(tmp_path, TINY)
+    source = folders.open_source(tmp_path, TINY)
     assert source.slides == ("a", "b")
     batch = draw_batch(source, TINY, 0)
     assert batch.labels.shape == (2, 72, 72)
@@ -87,7 +87,7 @@ def test_pairs_are_brought_to_the_pixel_size(tmp_path: Path, mpp: float) -> None
     write(tmp_path / "a_1.png", image_of(labels))
     write(tmp_path / "a_1.mask.png", labels)
     config = override(TINY, {"model": {"mpp": mpp}}, "test")
-    source = sources.open_source(tmp_path, config)
+    source = folders.open_source(tmp_path, config)
     assert isinstance(source, Pairs)
     assert source.size(0) == (int(300 / mpp), int(320 / mpp))
     place = (60, 40)
@@ -103,8 +103,8 @@ def test_slides_are_cut_where_the_mask_says(tmp_path: Path) -> None:
     labels = slide(tmp_path, "case1")
     slide(tmp_path, "case2")
     config = override(TINY, {"model": {"mpp": 1.0}}, "test")
-    source = sources.open_source(tmp_path, config)
-    assert isinstance(source, slides.SlideTiles)
+    source = folders.open_source(tmp_path, config)
+    assert isinstance(source, slide_tiles.SlideTiles)
     assert set(source.slides) == {"case1", "case2"}
     training, held_out = split(source, 0.5)
     assert set(training.slides).isdisjoint(held_out.slides)
@@ -115,14 +115,14 @@ def test_slides_are_cut_where_the_mask_says(tmp_path: Path) -> None:
     for step in range(4):
         batch = draw_batch(source, config, step)
         assert batch.images.shape == (2, 3, 32, 32)
-        assert (batch.labels != 0).mean() > slides.LEAST_TISSUE
-    assert source.counts(3).min() > 0
+        assert (batch.labels != 0).mean() > slide_tiles.LEAST_TISSUE_IN_WINDOW
+    assert source.tiles(72, 72) == 2 * 3 * 5  # of two canvases of 200 x 300
 
 
 def test_slides_give_cues_as_pairs_do(tmp_path: Path) -> None:
     slide(tmp_path, "case1", dark=40)
     config = override(TINY, {"model": {"mpp": 1.0}}, "test")
-    one, two = (sources.open_source(tmp_path, config) for _ in range(2))
+    one, two = (folders.open_source(tmp_path, config) for _ in range(2))
     sample = one.read(0, (60, 90), 120)  # column 150 of the canvas, where it gets darker, is column 60 of it
     assert sample.cues.shape == sample.trust.shape == (2, 120, 120)
     stroma = (sample.labels == 1) & (sample.trust[1] == 1)
@@ -137,7 +137,7 @@ def test_slides_give_cues_as_pairs_do(tmp_path: Path) -> None:
         brightness.append(batch.images.mean(axis=1)[stroma])
         noise.append(batch.noise[:, -1, 20:-20, 20:-20][stroma])
     assert np.corrcoef(np.concatenate(brightness), np.concatenate(noise))[0, 1] < -0.5
-    paper = sources.open_source(tmp_path, override(preset("safron", "tiny"), {"model": {"mpp": 1.0}}, "test"))
+    paper = folders.open_source(tmp_path, override(preset("safron", "tiny"), {"model": {"mpp": 1.0}}, "test"))
     assert not paper.read(0, (0, 0), 60).trust.any()
 
 
@@ -150,7 +150,7 @@ def test_annotations_lie_in_pixels_of_the_slide(tmp_path: Path) -> None:
         "properties": {"classification": {"name": "Gland"}},
     }
     (tmp_path / "case1.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
-    source = sources.open_source(tmp_path, override(TINY, {"model": {"mpp": 1.0}}, "test"))
+    source = folders.open_source(tmp_path, override(TINY, {"model": {"mpp": 1.0}}, "test"))
     labels = source.read(0, (20, 30), 120).labels
     assert np.array_equal(np.unique(labels), [0, 2])
     assert labels[20, 20] == 2  # row 40, column 50 of the canvas: the ring's corner
@@ -191,8 +191,8 @@ def scanned_part(folder: Path) -> npt.NDArray[np.uint8]:
 @pytest.mark.parametrize("notes", ["geojson", "mask of the part", "mask of the canvas"])
 def test_annotations_begin_where_qupath_shows_the_slide(tmp_path: Path, notes: str) -> None:
     image = scanned_part(tmp_path)
-    height, width, mpp = image_size(tmp_path / "case1.scn")
-    assert (height, width, mpp) == (384, 512, 0.5)
+    height, width, size = image_size(tmp_path / "case1.scn")
+    assert (height, width, size.mpp) == (384, 512, 0.5)
     labels = (image[:, :, 0] < 200).astype(np.uint8) * 2
     if notes == "geojson":
         ring = [[0, 100], [512, 100], [512, 384], [0, 384], [0, 100]]
@@ -204,7 +204,7 @@ def test_annotations_begin_where_qupath_shows_the_slide(tmp_path: Path, notes: s
         whole[150:534, 200:712] = labels
         mask = labels if notes == "mask of the part" else whole
         zarr.save_array(str(tmp_path / "case1.zarr"), mask)
-    source = sources.open_source(tmp_path, override(TINY, {"model": {"mpp": 0.5}}, "test"))
+    source = folders.open_source(tmp_path, override(TINY, {"model": {"mpp": 0.5}}, "test"))
     y, x = (150, 200) if notes == "mask of the canvas" else (0, 0)
     sample = source.read(0, (y + 60, x + 30), 100)
     assert np.array_equal(sample.labels, labels[60:160, 30:130])
@@ -385,9 +385,9 @@ ON_SLIDES = {
         (other_size, r"is 100 x 91 but its image is 100 x 90"),
         (unreadable, r"a_1\.png cannot be read as an image"),
         (cut_off, r"a_1\.jpg breaks off before its end"),
-        (fractions, r"a_1\.tif: value 0\.89.* at row .* is no label; labels are 0 to 2 in whole numbers"),
-        (no_numbers, r"a_1\.tif: value nan at row .* is no label"),
-        (negative, r"a_1\.tif: value -1 at row 0, column 0 is no label"),
+        (fractions, r"a_1\.tif: value 0\.89.* at row .* is not a label; labels are 0 to 2 in whole numbers"),
+        (no_numbers, r"a_1\.tif: value nan at row .* is not a label"),
+        (negative, r"a_1\.tif: value -1 at row 0, column 0 is not a label"),
         (wide_colours, r"a_1\.tif has colours of uint16; a mask of colours has 8 bits"),
         (outside_of_both, r"a_1\.mask\.png lies outside .*images and .*masks"),
         (two_images, r"a_1\.jpg and .*a_1\.png have one name"),
@@ -396,7 +396,7 @@ ON_SLIDES = {
         (slides_beside_folders, r"holds slides \(case1\.tif\) and pairs \(a_1\.tif\)"),
         (slides_beside_frames, r"holds slides \(case1\.tif\) and pairs \(A-1-400-001\.gland\.png\)"),
         (all_background, "every pixel of its masks is background"),
-        (unknown_value, r"a_1\.mask\.png: value 9 at row 5, column 7 is no label; labels are 0 to 2"),
+        (unknown_value, r"a_1\.mask\.png: value 9 at row 5, column 7 is not a label; labels are 0 to 2"),
         (unknown_colour, r"a_1\.mask\.png: colour \(1, 2, 3\) at row 5, column 7 is not in the palette"),
         (too_small, "at most 100 x 60 px at 1 um per pixel, and a training tile or .* is 72 px with its"),
         (nothing, "holds no training data"),
@@ -405,7 +405,7 @@ ON_SLIDES = {
         (mask_without_slide, r"case2\.zarr has no slide of its name"),
         (mask_of_other_proportions, r"case1\.zarr is 250 x 200 but its slide is 600 x 400"),
         (slide_of_glass, r"case1\.zarr: 100 places of 72 px in case1\.tif hold nothing but background"),
-        (slide_with_unknown_value, r"case1\.zarr: value 7 .* is no label"),
+        (slide_with_unknown_value, r"case1\.zarr: value 7 .* is not a label"),
         (slide_without_scale, r"case1\.tif does not say its pixel size"),
         (broken_slide, r"case1\.tif cannot be read as a slide"),
         (small_slide, r"case1\.tif is 30 x 20 px at 1 um per pixel"),
@@ -419,7 +419,7 @@ def test_bad_data_is_refused_in_one_line(tmp_path: Path, spoil: Callable[[Path],
         pair(folder, "b_1", 1)
     spoil(folder)
     with pytest.raises(BadInput, match=words) as problem:
-        sources.open_source(folder, TINY)
+        folders.open_source(folder, TINY)
     one_line(problem)
 
 
@@ -429,7 +429,7 @@ def test_a_whole_jpeg_is_read(tmp_path: Path) -> None:
     write(tmp_path / "a_1.jpg", image_of(labels_of(90, 100)))
     with (tmp_path / "a_1.jpg").open("ab") as file:
         file.write(b"what some cameras append")
-    assert sources.read_pairs(tmp_path, LABELS).images[0].shape == (90, 100, 3)
+    assert folders.read_pairs(tmp_path, LABELS).images[0].shape == (90, 100, 3)
 
 
 @pytest.mark.parametrize("slides_too", [False, True])
@@ -441,14 +441,14 @@ def test_images_that_hold_a_tile_but_no_sheet_are_refused(slides_too: bool, tmp_
     else:
         pair(tmp_path, "a_1", size=(56, 56))
     with pytest.raises(BadInput, match="window of the sample sheets is 72 px with its context") as problem:
-        sources.open_source(tmp_path, config)
+        folders.open_source(tmp_path, config)
     one_line(problem)
 
 
 def test_a_share_held_out_leaves_something_to_train_on(tmp_path: Path) -> None:
     for seed, name in enumerate(("a_1", "b_1", "c_1")):
         pair(tmp_path, name, seed)
-    source = sources.open_source(tmp_path, TINY)
+    source = folders.open_source(tmp_path, TINY)
     assert [len(part) for part in split(source, 0.6)] == [1, 2]
     with pytest.raises(BadInput, match=r"held_out is 0\.9, which of 3 slides leaves none") as problem:
         split(source, 0.9)
@@ -459,14 +459,14 @@ def test_frames_want_three_labels(tmp_path: Path) -> None:
     write(tmp_path / "A-1-400-001.gland.png", labels_of(90, 100))
     two = [{"value": value, "name": f"l{value}", "color": [value, 0, 0]} for value in range(2)]
     with pytest.raises(BadInput, match=r"model\.labels must be three or more") as problem:
-        sources.open_source(tmp_path, override(TINY, {"model": {"labels": two}}, "test"))
+        folders.open_source(tmp_path, override(TINY, {"model": {"labels": two}}, "test"))
     one_line(problem)
 
 
 def test_the_folder_in_which_one_stands_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair(tmp_path / "colon", "a_1")
     monkeypatch.chdir(tmp_path / "colon")
-    assert sources.read_pairs(Path(), LABELS).name == "colon"
+    assert folders.read_pairs(Path(), LABELS).name == "colon"
 
 
 def test_settings_come_from_yaml_toml_and_json(tmp_path: Path) -> None:
@@ -501,7 +501,7 @@ def test_old_settings_keep_their_hash() -> None:
     # The first shipped generator was trained with these; its card and checkpoint carry the hash.
     first = replace(TrainConfig(), steps=6900)
     assert first.sha256() == "2c76ea2d2186d1405729b0fd9608b4528ca8e4a01bd18bf81d1f8c8aeeb47957"
-    assert replace(first, judge="classes").sha256() != first.sha256()
+    assert replace(first, discriminator_network="pix2pix").sha256() != first.sha256()
 
 
 # The command line
@@ -539,9 +539,10 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
 def test_command_line_trains_without_the_word_fit(run: Run) -> None:
     assert run.outcome.code == 0
     assert "export it with" in run.outcome.out
-    assert "step 2/2" in run.outcome.err
+    assert "2/2 steps" in run.outcome.err
     kept = run.kept()
-    assert (kept["step"], kept["config"]["seed"], kept["config"]["judged"]) == (2, 3, "patch")
+    assert (kept["step"], kept["config"]["seed"], kept["config"]["discriminator_input"]) == (2, 3, "patch")
+    assert kept["config"]["discriminator_levels"] == 1  # two fewer than a tile's, or one
     assert (kept["config"]["model"]["skips"], kept["config"]["model"]["overlap"]) == (False, 8)
     assert len((run.out / "log.jsonl").read_text().splitlines()) == 1
 
@@ -549,7 +550,7 @@ def test_command_line_trains_without_the_word_fit(run: Run) -> None:
 def test_resumed_without_settings_it_goes_on_as_it_was(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_program(capfd, cli.main, run.data, run.out, "--resume", "--steps", "3").code == 0
     kept = run.kept()
-    assert (kept["step"], kept["config"]["judged"]) == (3, "patch")
+    assert (kept["step"], kept["config"]["discriminator_input"]) == (3, "patch")
 
 
 def test_settings_given_again_do_not_change_how_long_it_is(
@@ -578,8 +579,8 @@ def test_resumed_with_other_settings_it_is_refused(run: Run, capfd: pytest.Captu
     other = ("--resume", "--preset", "safron", "--size", "tiny")
     outcome = run_program(capfd, cli.main, run.data, run.out, *other)
     assert outcome.code == 2
-    assert "other settings than those asked for" in outcome.error
-    assert "judged" in outcome.error
+    assert "other settings than those given" in outcome.error
+    assert "discriminator_input" in outcome.error
 
 
 def test_command_line_refuses_options_that_change_nothing(
@@ -590,4 +591,4 @@ def test_command_line_refuses_options_that_change_nothing(
     assert (outcome.code, "choose --preset safron" in outcome.error) == (2, True)
     (tmp_path / "x.json").write_text('{"stepz": 4}')
     outcome = run_program(capfd, cli.main, tmp_path, "out", "--config", tmp_path / "x.json")
-    assert (outcome.code, "there is no setting stepz; known are" in outcome.error) == (2, True)
+    assert (outcome.code, "unknown name 'stepz'; did you mean 'steps'?" in outcome.error) == (2, True)

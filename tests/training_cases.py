@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -59,3 +60,28 @@ def one_line(problem: pytest.ExceptionInfo[Exception]) -> str:
     message = str(problem.value)
     assert "\n" not in message
     return message
+
+
+def count_macs(network: Any, *inputs: Any) -> int:
+    """Count the multiply-adds of all convolutions in one call of `network`."""
+    import torch
+    from torch import nn
+
+    total = 0
+
+    def add(module: Any, _: object, output: Any) -> None:
+        nonlocal total
+        assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+        taps = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight[:, 0].numel()
+        pixels = output.shape[-2] * output.shape[-1]
+        # A transposed convolution of stride 2 reaches each output pixel with a quarter of its taps.
+        stride = module.stride[0] ** 2 if isinstance(module, nn.ConvTranspose2d) else 1
+        total += output.shape[0] * output.shape[1] * pixels * taps // stride
+
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    hooks = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, kinds)]
+    with torch.no_grad():
+        network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return total

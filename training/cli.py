@@ -1,7 +1,7 @@
 """How is a generator trained and exported from the shell?
 
-Thin: options to dataclasses, errors to one line and an exit code. PyTorch is imported by the commands, so
-that ``--help`` works without it.
+Options become dataclasses, errors one line and an exit code. PyTorch is imported inside the commands, so that ``--help``
+works without it.
 """
 
 from __future__ import annotations
@@ -9,32 +9,40 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from safron.io.console import POSITIVE, SETTINGS, ProgramGroup, debug_option, run_program, version_option
+from safron.io.console import (
+    POSITIVE,
+    SETTINGS,
+    ProgramGroup,
+    debug_option,
+    option,
+    run_program,
+    version_option,
+)
 from safron.io.errors import BadInput
-from safron.training.config import PRESETS, TrainConfig, override, preset, read_overrides
+from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 
-SIZE_NAMES = ("full", "small", "tiny")
+DEFAULT = "safron-seamless"
+COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
+PATH = click.Path(path_type=Path)
 
 
 def _need_torch() -> None:
     for module in ("torch", "onnx", "scipy"):
         if importlib.util.find_spec(module) is None:
-            raise BadInput(
-                f"training needs {module}, which is not installed; run: pip install 'safron[train]'"
-            )
+            raise BadInput(f"training needs {module}, which is missing; run: pip install 'safron[train]'")
 
 
 class DefaultFit(ProgramGroup):
-    """A group whose command `fit` may go without its name: what is no command is DATA or an option of fit."""
+    """A group whose command `fit` may be left out: the first word is DATA or an option of fit if it names no command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put "fit" in front where no command is named."""
+        """Put "fit" in front if no command is named."""
         own = {name for option in self.get_params(ctx) for name in option.opts}
         if args and args[0] not in self.commands and args[0] not in own:
             args = ["fit", *args]
@@ -54,198 +62,149 @@ def cli() -> None:
     """
 
 
-_PRESET = click.option(
-    "--preset",
-    "preset_name",
-    type=click.Choice(sorted(PRESETS)),
-    default="safron-seamless",
-    show_default=True,
-    help="Named settings of network and training.",
+PRESET = option(
+    "--preset", "Named settings of network and training.", type=click.Choice(sorted(PRESETS)), shown=DEFAULT
 )
-_SIZE = click.option(
+SIZE = option(
     "--size",
-    type=click.Choice(SIZE_NAMES),
-    default="full",
-    show_default=True,
-    help="How large the networks and the training tile are: small fits a CPU, tiny a test.",
+    "Size of networks and tiles: small fits a CPU, tiny a test.",
+    type=click.Choice([*SIZES[DEFAULT]]),
+    shown="full",
 )
-_FLOAT16 = click.option(
-    "--float16", is_flag=True, help="Half precision inside: half the file, and faster where a GPU has it."
-)
-_SEED = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness."
-)
-_CONFIG = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help='YAML, TOML or JSON file of settings that the preset is changed by, as {"batch": 4, "model": {"mpp": 0.5}}.',
+SEED = option("--seed", "The whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
+FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
+SETTING_NAMES = ("preset", "size", "config", "discriminator", "no_skips", "overlap", "mpp", "batch", "seed")
+"""Options that change settings. Without any of them, --resume takes all settings from the checkpoint."""
+
+FIT_OPTIONS = (
+    PRESET,
+    SIZE,
+    option(
+        "--config",
+        'Settings in YAML, TOML or JSON, as {"batch": 4, "model": {"mpp": 0.5}}.',
+        "FILE",
+        type=PATH,
+    ),
+    option(
+        "--discriminator",
+        "Input of safron's discriminator: stitched tiles, or single patches.",
+        type=click.Choice(["tile", "patch"]),
+        shown="tile",
+    ),
+    option("--no-skips", "Leave out the skip connections of safron's U-Net.", is_flag=True),
+    option("--overlap", "Number of pixels that patches of safron share.", "PX", type=WHOLE, shown="20"),
+    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="the preset's"),
+    option(
+        "--batch", "Number of tiles per step, of all GPUs together.", "N", type=COUNT, shown="the preset's"
+    ),
+    SEED,
+    option("--steps", "Number of steps; rates fall towards the last.", "N", type=COUNT, shown="the preset's"),
+    option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE),
+    option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
+    option("--device", "auto (a GPU if there is one), cpu or cuda.", default="auto"),
+    option("--compile/--no-compile", "Compile the networks.", called="compiled", shown="on a GPU"),
+    option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice"),
+    option("--save-every", "Number of steps from checkpoint to checkpoint.", "N", type=COUNT, default=500),
 )
 
 
-def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `fit`, in the order in which help shows them."""
-    options = (
-        _PRESET,
-        _SIZE,
-        _CONFIG,
-        click.option(
-            "--discriminator",
-            type=click.Choice(["tile", "patch"]),
-            help="What the judge of safron sees: the stitched tile, as in the paper, or single patches.",
-        ),
-        click.option("--no-skips", is_flag=True, help="Leave out the skip connections of safron's U-Net."),
-        click.option("--overlap", type=click.IntRange(min=0), help="Pixels that patches of safron share."),
-        click.option("--mpp", type=POSITIVE, help="Pixel size to train at, in um."),
-        click.option(
-            "--batch", type=click.IntRange(min=1), help="Training tiles in a step, of all GPUs together."
-        ),
-        click.option(
-            "--steps",
-            type=click.IntRange(min=1),
-            help="Steps to train; the learning rate falls towards the last.",
-        ),
-        click.option(
-            "--minutes",
-            type=POSITIVE,
-            help="Stop after this many minutes, whatever --steps says.",
-        ),
-        click.option("--resume", is_flag=True, help="Go on from OUT/checkpoint.pt, with its settings."),
-        _SEED,
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            help="auto, cpu or cuda; auto takes a GPU if there is one.",
-        ),
-        click.option(
-            "--compile/--no-compile",
-            "compiled",
-            default=None,
-            help="Let PyTorch compile the generator and the paper's judge; it does on a GPU unless told not to.",
-        ),
-        click.option(
-            "--threads", type=click.IntRange(min=1), help="CPU threads; PyTorch's own choice unless given."
-        ),
-        click.option(
-            "--save-every",
-            type=click.IntRange(min=1),
-            default=500,
-            show_default=True,
-            help="Steps to a checkpoint and a sample sheet.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _add_options(command: Any) -> Any:
+    """Add the options of `fit`, in the order of its help."""
+    return reduce(lambda so_far, add: add(so_far), reversed(FIT_OPTIONS), command)
 
 
 @cli.command(epilog="Example: safron-train pairs/ runs/first --minutes 90")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@_fit_options
+@click.argument("data", type=PATH)
+@click.argument("out", type=PATH)
+@_add_options
 @debug_option
 def fit(data: Path, out: Path, **options: Any) -> None:
-    """Train on the images and masks in DATA; write checkpoints, log and sheets to OUT."""
+    """Train on the images and masks in DATA; write checkpoints, log and sample sheets to OUT."""
     _need_torch()
-    # Read when PyTorch's thread library loads. Threads that spin while they wait made a step six times slower
-    # on a machine that had other work.
+    # Read when PyTorch's thread library loads. Threads that spin while they wait made a step six times slower on a machine
+    # with other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
-    from safron.training.distributed import join_team
-    from safron.training.progress import watch
-    from safron.training.train import Schedule, name_device
+    from safron.training.distributed import join_team, name_device
+    from safron.training.train import Schedule
     from safron.training.train import fit as run
 
-    config = _choose_config(click.get_current_context(), out / "checkpoint.pt", options)
+    config = _choose_config(out / "checkpoint.pt", options)
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
-    schedule = Schedule(config.steps, options["minutes"], save_every=options["save_every"])
-    with join_team(name_device(options["device"])) as (team, place):
-        shown = watch(None if config.epochs else config.steps) if team.leads else nullcontext()
-        with shown as report:
-            path = run(
-                data,
-                out,
-                config,
-                schedule,
-                resume=options["resume"],
-                device=place,
-                team=team,
-                compiled=place.startswith("cuda") if options["compiled"] is None else options["compiled"],
-                report=report,
-            )
+    compiled = options["compiled"]
+    with join_team(name_device(options["device"])) as (team, device):
+        path = run(
+            data,
+            out,
+            config,
+            Schedule(config.steps, options["minutes"], save_every=options["save_every"]),
+            resume=options["resume"],
+            device=device,
+            team=team,
+            compiled=device.startswith("cuda") if compiled is None else compiled,
+            show=True,
+        )
     if team.leads:
         click.echo(f"wrote {path}; export it with: safron-train export {path} OUT.onnx")
 
 
-def _choose_config(ctx: click.Context, checkpoint: Path, options: dict[str, Any]) -> TrainConfig:
-    """Settings of the preset, changed by the file and then by options; those of the run that is resumed, if none is given."""
-    names = (
-        "preset_name",
-        "size",
-        "config_file",
-        "discriminator",
-        "no_skips",
-        "overlap",
-        "mpp",
-        "batch",
-        "seed",
-    )
-    given = {
-        name for name in names if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }
+def _choose_config(checkpoint: Path, options: dict[str, Any]) -> TrainConfig:
+    """Choose settings: the preset's, changed by the file and then by options; or those of the run that is resumed."""
     kept: TrainConfig | None = None
     if options["resume"]:
         from safron.training.checkpoint import load_checkpoint
 
         kept = load_checkpoint(checkpoint).config
-    if kept is not None and not given:
-        config = kept
-    else:
-        config = preset(options["preset_name"], options["size"])
-        if kept is not None:
-            config = dataclasses.replace(config, steps=kept.steps, epochs=kept.epochs)
-        if options["config_file"] is not None:
-            config = override(config, read_overrides(options["config_file"]), str(options["config_file"]))
-        if config.model.network == "seamless" and given & {"no_skips", "overlap"}:
-            raise BadInput(
-                "--no-skips and --overlap change safron's network; choose --preset safron, or leave them out"
-            )
-        if "seed" in given or options["config_file"] is None:
-            config = dataclasses.replace(config, seed=options["seed"])
-        changes: dict[str, Any] = {"judged": options["discriminator"], "batch": options["batch"]}
-        model = {
-            "overlap": options["overlap"],
-            "mpp": options["mpp"],
-            "skips": False if options["no_skips"] else None,
-        }
-        config = override(config, _given(changes) | {"model": _given(model)}, "options")
+    given = {
+        name: options[name]
+        for name in SETTING_NAMES
+        if options[name] is not None and options[name] is not False
+    }
+    config = kept if kept is not None and not given else _given_config(given, kept)
     if options["steps"] is not None:
         return dataclasses.replace(config, steps=options["steps"], epochs=0)
     if kept is not None and _length(config) != _length(kept):
         raise BadInput(
-            f"{checkpoint} was made for {_length(kept)}, and {options['config_file']} says {_length(config)}; leave that out "
-            "to go on as it was, or give --steps"
+            f"{checkpoint} was made for {_length(kept)}, and {options['config']} says {_length(config)}; leave that out to "
+            "continue as it was, or give --steps"
         )
     return config
+
+
+def _given_config(given: dict[str, Any], kept: TrainConfig | None = None) -> TrainConfig:
+    """Put together the settings that the given options and their file ask for; a resumed run's length is `kept`."""
+    config = preset(given.get("preset", DEFAULT), given.get("size", "full"))
+    if kept is not None:
+        config = dataclasses.replace(config, steps=kept.steps, epochs=kept.epochs)
+    file = read_overrides(given["config"]) if "config" in given else {}
+    config = override(config, file, str(given.get("config")))
+    if config.model.network == "seamless" and given.keys() & {"no_skips", "overlap"}:
+        raise BadInput("--no-skips and --overlap are for safron; choose --preset safron, or leave them out")
+    changes: dict[str, Any] = {name: given[name] for name in ("batch", "seed") if name in given}
+    changes["model"] = {name: given[name] for name in ("overlap", "mpp") if name in given}
+    if "no_skips" in given:
+        changes["model"]["skips"] = False
+    if "discriminator" in given:
+        changes["discriminator_input"] = given["discriminator"]
+    if given.get("discriminator") == "patch" and not {"discriminator_levels", "judge_levels"} & file.keys():
+        # A quarter of the tile's view: at full size pix2pix's 70 pixels, which fit into a patch of 256.
+        fewer = max(1, config.discriminator_levels - 2)
+        changes["discriminator_levels"] = fewer if kept is None else kept.discriminator_levels
+    return override(config, changes, "options")
 
 
 def _length(config: TrainConfig) -> str:
     return f"epochs {config.epochs}" if config.epochs else f"steps {config.steps}"
 
 
-def _given(changes: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in changes.items() if value is not None}
-
-
 @cli.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@_FLOAT16
+@click.argument("checkpoint", type=PATH)
+@click.argument("out", type=PATH)
+@FLOAT16
 @debug_option
 def export(checkpoint: Path, out: Path, float16: bool) -> None:
-    """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and check it against PyTorch."""
+    """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and compare it with PyTorch."""
     _need_torch()
     from safron.training.export import export_checkpoint
 
@@ -253,25 +212,24 @@ def export(checkpoint: Path, out: Path, float16: bool) -> None:
 
 
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
-@click.argument("out", type=click.Path(path_type=Path))
-@_PRESET
-@_SIZE
-@_SEED
-@_FLOAT16
+@click.argument("out", type=PATH)
+@PRESET
+@SIZE
+@SEED
+@FLOAT16
 @debug_option
-def export_random(out: Path, preset_name: str, size: str, seed: int, float16: bool) -> None:
+def export_random(out: Path, float16: bool, **options: Any) -> None:
     """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
     _need_torch()
     from safron.training.export import export_fresh
 
-    config = override(preset(preset_name, size), {"seed": seed}, "options")
-    _tell(out, export_fresh(config, out, float16=float16))
+    given = {name: value for name, value in options.items() if value is not None}
+    _tell(out, export_fresh(_given_config(given), out, float16=float16))
 
 
 def _tell(out: Path, card: dict[str, Any]) -> None:
-    click.echo(
-        f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
-    )
+    parity, overlap = card["parity_max_abs"], card["overlap_mismatch"]
+    click.echo(f"wrote {out}: parity {parity:.2g} of 255, overlap {overlap:.2g}")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -279,9 +237,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : what follows ``safron-train`` on the command line; None takes it from there.
+    args : the command line after ``safron-train``; by default that of this process.
     """
-    run_program(cli, "safron-train", args, interrupted="checkpoints are kept, --resume goes on from the last")
+    interrupted = "checkpoints are kept, --resume continues from the last"
+    run_program(cli, "safron-train", args, interrupted=interrupted)
 
 
 if __name__ == "__main__":

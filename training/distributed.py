@@ -1,7 +1,7 @@
-"""How do several processes train one generator?
+"""On which processes and devices does training run, and in which precision?
 
-`torchrun` starts one process for each GPU and says in the environment which is which. Each takes its share of every
-batch, gradients are averaged (DistributedDataParallel), and the first process alone writes files.
+`torchrun` starts one process per GPU and tells each its rank in the environment. Each takes its share of every batch,
+gradients are averaged (DistributedDataParallel), and only the first process writes files.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from safron.io.errors import BadInput
+from safron.training.config import TrainConfig
 from torch import nn
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that train together: this one's `rank` among `size`, and its place on its own machine."""
+    """The processes that train together: this one's `rank` among `size`, and its rank on its own machine."""
 
     rank: int = 0
     size: int = 1
@@ -39,18 +40,17 @@ class Team:
             The batch cannot be shared evenly.
         """
         if batch % self.size:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {self.size} processes; give a multiple, as --batch {self.size}"
-            )
+            text = f"cannot be shared by {self.size} processes; give a multiple, as --batch {self.size}"
+            raise BadInput(f"a batch of {batch} {text}")
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """Average gradients over the team; alone, return `network` itself."""
+        """Average gradients over the team; with one process, return `network` itself."""
         if self.size == 1:
             return network
-        # Spectral norms change their buffers in each forward pass, alike in each process; sending them around
-        # would change them under the backward pass.
+        # Spectral norms change their buffers in each forward pass, alike in each process; broadcasting them would change
+        # them before the backward pass.
         devices = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
@@ -66,6 +66,15 @@ class Team:
         """Wait until every process is here."""
         if self.size > 1:
             dist.barrier()
+
+    @contextmanager
+    def first_then_others(self) -> Iterator[None]:
+        """Let the first process do something alone before the others do it."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
 
 
 @contextmanager
@@ -91,3 +100,33 @@ def join_team(device: str) -> Iterator[tuple[Team, str]]:
         yield team, device
     finally:
         dist.destroy_process_group()
+
+
+def name_device(name: str) -> str:
+    """Return the device that "auto" stands for, a GPU if there is one, and other names unchanged."""
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`, after placing a tensor on it.
+
+    Raises
+    ------
+    BadInput
+        This PyTorch has no such device.
+    """
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"this PyTorch has no device {name!r}; use cpu, or install a build for it") from error
+
+
+def choose_half(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """Return the type of mixed precision, or None for float32 only."""
+    if config.float16:
+        return torch.float16
+    if not config.bfloat16:
+        return None
+    # GPUs before Ampere have float16 only.
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float16 if old else torch.bfloat16

@@ -1,115 +1,57 @@
-"""What is a generated image punished for?
+"""What is a generated tile punished for?
 
-Four terms: an adversarial one for looking generated, `FeatureLoss` for leaving the statistics of real tissue,
-`AnchorLoss` for the wrong colour over a few nuclei's distance, and `PixelLoss` for early guidance. None of
-them needs a network trained elsewhere. The adversarial one has three forms: `HingeLoss`, the paper's `LogLoss`, and
-`ClassLoss` for a judge that names labels.
+Equations 1 to 3 of the SAFRON paper: L1 to the real tile (`PixelLoss`) and an adversarial loss (`LogLoss`), weighted and
+summed in `train.Trainer`. safron-seamless has `HingeLoss` instead, and adds `FeatureLoss` (the statistics of real tissue)
+and `AnchorLoss` (the right colour at the distance of a few nuclei). None of them needs a network trained elsewhere.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-class AdversarialLoss(Protocol):
-    """What the judges and the generator strive for.
+class LogLoss:
+    """Equation 2: cross entropy of each logit [n, 1, y, x], then the mean over all of them.
 
-    `real` and `fake` are logits [n, 1, y, x] of each judge, or [n, labels + 1, y, x] of one that names labels; `labels` is
-    one-hot [n, labels, y, x], all zero where there is nothing to judge.
+    The generator maximises log D(fake), which does not fade where the discriminator is sure, as the printed form would.
+    The paper averages the scores before the logarithm; its authors' code does this.
     """
 
-    def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
-        """Loss of the judges over their logits."""
+    def discriminator(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+        """-log D(real) - log(1 - D(fake)), mean over the networks of the discriminator."""
+        return _mean(F.softplus(-r).mean() + F.softplus(f).mean() for r, f in _float(real, fake))
 
-    def generator(self, fake: list[Tensor], labels: Tensor) -> Tensor:
-        """Loss of the generator over the judges' logits."""
+    def generator(self, fake: Sequence[Tensor]) -> Tensor:
+        """-log D(fake)."""
+        return _mean(F.softplus(-f).mean() for (f,) in _float(fake))
 
 
 class HingeLoss:
-    """Hinge form, averaged over the judges (Lim and Ye, Geometric GAN, 2017)."""
+    """Hinge form of the adversarial loss (Lim and Ye, Geometric GAN, 2017)."""
 
-    def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
+    def discriminator(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
         """Real logits belong above 1, fake ones below -1."""
-        terms = [
-            F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean()
-            for r, f in zip(real, fake, strict=True)
-        ]
-        return torch.stack(terms).mean()
+        return _mean(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in _float(real, fake))
 
-    def generator(self, fake: list[Tensor], labels: Tensor) -> Tensor:
-        """Fake logits belong as high as they can be."""
-        return torch.stack([-f.float().mean() for f in fake]).mean()
+    def generator(self, fake: Sequence[Tensor]) -> Tensor:
+        """Fake logits belong as high as possible."""
+        return _mean(-f.mean() for (f,) in _float(fake))
 
 
-class LogLoss:
-    """Cross entropy of each logit, averaged, in the form that does not fade when the judge is sure.
+class PixelLoss:
+    """Equation 1: L1 between real and generated tile."""
 
-    The SAFRON paper averages scores first and prints the other form; its authors' code does this.
-    """
-
-    def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
-        """-log D(real) - log(1 - D(fake))."""
-        terms = [
-            F.softplus(-r.float()).mean() + F.softplus(f.float()).mean()
-            for r, f in zip(real, fake, strict=True)
-        ]
-        return torch.stack(terms).mean()
-
-    def generator(self, fake: list[Tensor], labels: Tensor) -> Tensor:
-        """-log D(fake)."""
-        return torch.stack([F.softplus(-f.float()).mean() for f in fake]).mean()
-
-
-class ClassLoss:
-    """Cross entropy of each pixel's label, or of "generated", rare labels weighing more.
-
-    OASIS (Schonfeld et al., ICLR 2021), equations 1 and 2, without its LabelMix.
-
-    Parameters
-    ----------
-    weights
-        One weight a label, from how often each is found in the whole data set: a batch's own counts
-        would make a pixel's weight depend on the others of its batch.
-    """
-
-    def __init__(self, weights: Tensor) -> None:
-        self.weights = weights
-
-    def discriminator(self, real: list[Tensor], fake: list[Tensor], labels: Tensor) -> Tensor:
-        """Real pixels belong to their label, generated ones to the class behind the labels."""
-        (logits,) = fake
-        generated = -F.log_softmax(logits.float(), dim=1)[:, -1]
-        return self.generator(real, labels) + (generated * labels.sum(dim=1)).mean()
-
-    def generator(self, fake: list[Tensor], labels: Tensor) -> Tensor:
-        """Generated pixels belong to the label that they were drawn for."""
-        (logits,) = fake
-        named = -F.log_softmax(logits.float(), dim=1)[:, :-1] * labels
-        return (named * self.weights.to(labels.device).view(1, -1, 1, 1)).sum(dim=1).mean()
-
-
-def class_weights(counts: Tensor) -> Tensor:
-    """Weights of labels by their pixel counts: their mean over all pixels is 1, and none is above 10."""
-    present = counts > 0
-    weights = torch.where(present, counts.sum() / counts.clamp(min=1) / present.sum(), torch.zeros(()))
-    return weights.clamp(max=10.0)
-
-
-class FeatureLoss:
-    """Mean absolute difference between the judges' features of the real and the generated image (pix2pixHD)."""
-
-    def __call__(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
-        """Compare features [n, c, y, x] layer by layer; `real` is taken as constant."""
-        terms = [(f.float() - r.detach().float()).abs().mean() for r, f in zip(real, fake, strict=True)]
-        return torch.stack(terms).mean()
+    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Compare images [n, 3, y, x] in [-1, 1]."""
+        return F.l1_loss(fake, real)
 
 
 class AnchorLoss:
-    """L1 between averages over square cells: pins colour and darkness, leaves texture free."""
+    """L1 between means over squares of `cell` pixels: fixes colour and darkness, leaves texture free."""
 
     def __init__(self, cell: int) -> None:
         self.cell = cell
@@ -119,9 +61,18 @@ class AnchorLoss:
         return F.l1_loss(F.avg_pool2d(fake, self.cell), F.avg_pool2d(real, self.cell))
 
 
-class PixelLoss:
-    """Plain L1."""
+class FeatureLoss:
+    """Mean absolute difference between the discriminator's features of real and generated images (pix2pixHD)."""
 
-    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Compare images [n, 3, y, x] in [-1, 1]."""
-        return F.l1_loss(fake, real)
+    def __call__(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+        """Compare features [n, c, y, x] layer by layer; both must come from the same weights."""
+        return _mean((f - r.detach()).abs().mean() for r, f in _float(real, fake))
+
+
+def _float(*lists: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Pair up tensors in float32: sums over many pixels lose digits in half precision."""
+    return [tuple(tensor.float() for tensor in row) for row in zip(*lists, strict=True)]
+
+
+def _mean(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).mean()

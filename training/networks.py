@@ -1,8 +1,11 @@
-"""Which networks turn labels and noise into tissue, and which judge them?
+"""Which networks turn labels and noise into tissue, and which tell generated tissue from real?
 
-`SeamlessGenerator` is the one that ships. It has valid convolutions and crops only, two down-samplings and no
-statistics over space, so what it draws at a canvas pixel depends on the labels and noise within 20 pixels of
-it and on nothing else: patches whose origins are multiples of 4 agree exactly where they overlap.
+`PaperGenerator` and `TileDiscriminator` are the SAFRON paper's: a 41 x 41 stem with an eight-level U-Net, and a PatchGAN over
+the stitched tile.
+
+`SeamlessGenerator` is the one that ships. It has only valid convolutions and crops, two down-samplings, and no statistics
+over space. So a pixel depends on the labels and noise within 20 pixels of it and on nothing else: patches whose origins are
+multiples of 4 agree exactly where they overlap. `ScalesDiscriminator` is its opponent.
 
     input  T+40 |--------------------------------------| labels + noise, full scale
     stem   T+38  |------------------------------------|
@@ -10,23 +13,23 @@ it and on nothing else: patches whose origins are multiples of 4 agree exactly w
     trunk (T+32)/4 -> (T+8)/4         three residual blocks, one 3x3 each
     half  (T+8)/2 -> (T+4)/2          nearest up, joined with `half` cropped
     full   T+4 -> T+2 -> T            nearest up, joined with `stem` cropped
-
-`PaperGenerator` is the network of the SAFRON paper: a 41 x 41 stem and an eight-level U-Net. It is the measure of
-cost and of quality. `Discriminators`, `TileDiscriminator` and `ClassDiscriminator` are the judges.
 """
 
 from __future__ import annotations
+
+import copy
 
 import torch
 import torch.nn.functional as F
 from safron.training.config import ModelConfig, TrainConfig
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 SLOPE = 0.2
 """Slope of the leaky rectifiers below zero."""
 
 NOISE_LIMIT = 2.5
-"""Noise is clipped at this many standard deviations: what is seldom drawn was never learnt."""
+"""Noise is clipped at this many standard deviations: rarer values are never learnt."""
 
 
 def crop(x: Tensor, margin: int) -> Tensor:
@@ -41,7 +44,14 @@ def act(x: Tensor) -> Tensor:
 
 def pixel_norm(x: Tensor) -> Tensor:
     """Divide each pixel by the root mean square of its channels; no statistics over space."""
-    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-4)
+    wide = x.float() if x.dtype == torch.float16 else x  # squares of 256 and more overflow float16
+    return x * torch.rsqrt(wide.square().mean(dim=1, keepdim=True) + 1e-4).to(x.dtype)
+
+
+def one_hot_labels(labels: Tensor, count: int) -> Tensor:
+    """[n, y, x] uint8 -> [n, count, y, x] float32, 0 or 1."""
+    values = torch.arange(count, dtype=labels.dtype, device=labels.device)
+    return (labels[:, None] == values[:, None, None]).float()
 
 
 def to_rgb(image: Tensor) -> Tensor:
@@ -49,8 +59,119 @@ def to_rgb(image: Tensor) -> Tensor:
     return (image.permute(0, 2, 3, 1) + 1.0) * 127.5
 
 
+class PaperGenerator(nn.Module):
+    """The generator of the SAFRON paper (section III-F): at full size 296 x 296 in and 256 x 256 out.
+
+    A stem that spans the context, then a U-Net that halves the scale `levels` times, down to one pixel. Shapes at full size:
+
+        labels as colours   3 x 296 x 296
+        stem              64 x 256 x 256     41 x 41, valid
+        down[0..7]        64 x 128 x 128, 128 x 64 x 64, 256 x 32 x 32, 512 x 16 x 16, ..., 512 x 1 x 1
+        up[0..6]          512 x 2 x 2, ..., 64 x 128 x 128, each joined with the encoder's layer of its scale
+        up[7]               3 x 256 x 256
+
+    Four things differ from the authors' code:
+
+    - There is no norm at the one-pixel bottleneck. Over a single value it gives (x - mean) = 0, so only its bias would
+      pass, and the bottleneck would be dead.
+    - In training norms take their statistics from all patches of a tile; in that code from each patch alone, so that
+      patches differ where they overlap. Rendering uses the running statistics, folded into the convolutions.
+    - Dropout ends before rendering; that code leaves it on, so that a slide never comes out the same twice.
+    - The context is the mask around the tile, and beyond a slide's edge the nearest label; that code pads each tile with
+      zeros, a colour that no label has.
+    """
+
+    colors: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        base, levels = config.base, config.levels
+        down = [base, *(base * min(2**level, 8) for level in range(levels))]
+        up = down[levels - 1 : 0 : -1]
+        skips = [0, *up] if config.skips else [0] * levels
+        inner = [down[levels], *up]
+        self.skips = config.skips
+        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False)
+        self.down = nn.ModuleList(nn.Conv2d(down[i], down[i + 1], 4, 2, 1) for i in range(levels))
+        self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:levels])
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(inner[i] + skips[i], [*up, 3][i], 4, 2, 1) for i in range(levels)
+        )
+        self.up_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in up)
+        self.dropout = nn.Dropout(config.dropout)
+        colors = torch.tensor([label.color for label in config.labels], dtype=torch.float32)
+        self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None], persistent=False)
+        self.apply(_init_paper)
+
+    def forward(self, one_hot: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Render [n, labels, T+2c, T+2c], 0 or 1, to [n, 3, T, T], RGB in [-1, 1]; there is no noise."""
+        last = len(self.up) - 1
+        x = self.down[0](act(self.stem(F.conv2d(one_hot, self.colors))))
+        skips = [x]
+        for level in range(1, last + 1):
+            x = self.down[level](act(x))
+            if level < last:
+                x = self.down_norm[level - 1](x)
+                skips.append(x)
+        for level in range(last + 1):
+            x = self.up[level](F.relu(x))
+            if level < last:
+                x = self.up_norm[level](x)
+                if level < 3:
+                    x = self.dropout(x)
+                if self.skips:
+                    x = torch.cat([x, skips.pop()], dim=1)
+        return torch.tanh(x)
+
+    def folded(self) -> PaperGenerator:
+        """Return a copy for rendering, whose norms are folded into the convolutions before them."""
+        copied = copy.deepcopy(self).eval()
+        for layers, norms, first in ((copied.down, copied.down_norm, 1), (copied.up, copied.up_norm, 0)):
+            for index, norm in enumerate(norms):
+                layer = layers[index + first]
+                assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+                assert isinstance(norm, nn.BatchNorm2d)
+                folded = fuse_conv_bn_eval(layer, norm, transpose=layers is copied.up)
+                layers[index + first], norms[index] = folded, nn.Identity()
+        return copied
+
+
+class TileDiscriminator(nn.Module):
+    """The discriminator of the SAFRON paper (section III-F), of labels and image.
+
+    `levels` convolutions of stride 2, then two of stride 1. With 5 levels a tile of 728 x 728 gives 20 x 20 logits that see
+    286 pixels each: more than a patch, so each has a seam in view. With 3 levels it is pix2pix's, which sees 70 pixels
+    and is the one for single patches. Norms are those of a batch of one, whatever the batch is.
+
+        labels + image   6 x 728 x 728
+        layers          64 x 364, 128 x 182, 256 x 91, 512 x 45, 512 x 22, 512 x 21
+        head             1 x 20 x 20
+    """
+
+    def __init__(self, labels: int, base: int, levels: int) -> None:
+        super().__init__()
+        widths = [labels + 3, *(base * min(2**level, 8) for level in range(levels))]
+        widths.append(base * min(2 ** (levels - 1), 8))
+        strides = [2] * levels + [1]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(widths[i], widths[i + 1], 4, stride, 1) for i, stride in enumerate(strides)
+        )
+        self.norms = nn.ModuleList(nn.InstanceNorm2d(width, affine=True) for width in widths[2:])
+        self.head = nn.Conv2d(widths[-1], 1, 4, 1, 1)
+        self.apply(_init_paper)
+
+    def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Classify images [n, 3, y, x] over one-hot labels of their size: logits [n, 1, v, u] and features."""
+        x, features = torch.cat([one_hot, image], dim=1), []
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            x = act(self.norms[index - 1](x) if index else x)
+            features.append(x)
+        return [self.head(x)], features
+
+
 class TrunkBlock(nn.Module):
-    """Residual block: 3x3 valid convolution for place, two 1x1 convolutions for capacity."""
+    """Residual block: a valid 3x3 convolution that looks around, two 1x1 convolutions for capacity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -111,68 +232,6 @@ class SeamlessGenerator(nn.Module):
         return torch.tanh(self.full2(low))
 
 
-class PaperGenerator(nn.Module):
-    """The generator of the SAFRON paper: at its full size 296 x 296 in and 256 x 256 out.
-
-    A stem that spans the context (41 x 41, valid), then a U-Net that halves the scale `levels` times, down to
-    one pixel. Three things differ from the authors' code:
-
-    - The norm at the one-pixel bottleneck is left out. Over a single value it gives (x - mean) = 0, so only its
-      bias passes and the bottleneck is dead.
-    - Norms take their statistics from all patches of a tile in training, where that code takes each patch's own:
-      patches normalised apart differ where they overlap. Rendering uses the running statistics, which are folded
-      into the convolutions.
-    - Dropout, which that code leaves on in rendering, ends with training: a slide must come out the same twice.
-    """
-
-    colors: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        base, levels = config.base, config.levels
-        down = [base, *(base * min(2**level, 8) for level in range(levels))]
-        up = down[levels - 1 : 0 : -1]
-        skips = [0, *up] if config.skips else [0] * levels
-        inner = [down[levels], *up]
-        self.skips = config.skips
-        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False)
-        self.down = nn.ModuleList(nn.Conv2d(down[i], down[i + 1], 4, 2, 1) for i in range(levels))
-        self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:levels])
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(inner[i] + skips[i], [*up, 3][i], 4, 2, 1) for i in range(levels)
-        )
-        self.up_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in up)
-        self.dropout = nn.Dropout(config.dropout)
-        colors = torch.tensor([label.color for label in config.labels], dtype=torch.float32)
-        self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None], persistent=False)
-        self.apply(_init_paper)
-
-    def forward(self, colors: Tensor) -> Tensor:
-        """Render [n, 3, T+2c, T+2c], label colours in [-1, 1], to [n, 3, T, T], RGB in [-1, 1]."""
-        last = len(self.up) - 1
-        x = self.down[0](act(self.stem(colors)))
-        skips = [x]
-        for level in range(1, last + 1):
-            x = self.down[level](act(x))
-            if level < last:
-                x = self.down_norm[level - 1](x)
-                skips.append(x)
-        for level in range(last + 1):
-            x = self.up[level](F.relu(x))
-            if level < last:
-                x = self.up_norm[level](x)
-                if level < 3:
-                    x = self.dropout(x)
-                if self.skips:
-                    x = torch.cat([x, skips.pop()], dim=1)
-        return torch.tanh(x)
-
-    def paint(self, one_hot: Tensor) -> Tensor:
-        """Render [n, labels, T+2c, T+2c], 0 or 1, to [n, 3, T, T], RGB in [-1, 1]."""
-        image: Tensor = self(F.conv2d(one_hot, self.colors))
-        return image
-
-
 class SpectralConv(nn.Conv2d):
     """Convolution whose weight is divided by its largest singular value, tracked by power iteration.
 
@@ -204,7 +263,7 @@ class SpectralConv(nn.Conv2d):
 
 
 class PatchDiscriminator(nn.Module):
-    """Judge overlapping windows of (labels, image): logits [n, 1, y, x] and the features below them."""
+    """Classify overlapping windows of (labels, image): logits [n, 1, y, x] and the features below them."""
 
     def __init__(self, inputs: int, width: int, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -225,8 +284,8 @@ class PatchDiscriminator(nn.Module):
         return self.head(x), features
 
 
-class Discriminators(nn.Module):
-    """Two judges: single nuclei at full scale, the build of a gland at half scale."""
+class ScalesDiscriminator(nn.Module):
+    """Two networks: one sees single nuclei at full scale, the other the structure of a gland at half scale."""
 
     def __init__(self, labels: int, widths: tuple[int, int]) -> None:
         super().__init__()
@@ -234,106 +293,24 @@ class Discriminators(nn.Module):
         self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1))
 
     def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Judge images [n, 3, y, x] over one-hot labels of their size: logits and features of both judges."""
+        """Classify images [n, 3, y, x] over one-hot labels of their size: logits and features of both networks."""
         both = torch.cat([one_hot, image], dim=1)
         fine, fine_features = self.near(both)
         coarse, coarse_features = self.far(F.avg_pool2d(both, 2))
         return [fine, coarse], fine_features + coarse_features
 
 
-class TileDiscriminator(nn.Module):
-    """The SAFRON paper's judge of labels and image: 728 x 728 gives 20 x 20 logits of 286 pixels' view each.
-
-    Halved `levels` times, then two convolutions of stride 1. The view is wider than a patch, so each logit
-    looks at a seam. Norms are those of a batch of one, whatever the batch is.
-    """
-
-    def __init__(self, labels: int, base: int, levels: int) -> None:
-        super().__init__()
-        widths = [labels + 3, *(base * min(2**level, 8) for level in range(levels))]
-        widths.append(base * min(2 ** (levels - 1), 8))
-        strides = [2] * levels + [1]
-        self.layers = nn.ModuleList(
-            nn.Conv2d(widths[i], widths[i + 1], 4, stride, 1) for i, stride in enumerate(strides)
-        )
-        self.norms = nn.ModuleList(nn.InstanceNorm2d(width, affine=True) for width in widths[2:])
-        self.head = nn.Conv2d(widths[-1], 1, 4, 1, 1)
-        self.apply(_init_paper)
-
-    def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Judge images [n, 3, y, x] over one-hot labels of their size: logits and features."""
-        x, features = torch.cat([one_hot, image], dim=1), []
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            x = act(self.norms[index - 1](x) if index else x)
-            features.append(x)
-        return [self.head(x)], features
-
-
-class ClassDiscriminator(nn.Module):
-    """Name each pixel's label, or call it generated: a U-Net over the image alone (OASIS, Schonfeld et al. 2021).
-
-    It does not see the labels, so a generator can only win by drawing each of them so that it is recognised.
-    """
-
-    def __init__(self, labels: int, base: int, levels: int) -> None:
-        super().__init__()
-        widths = [3, *(base * min(2**level, 4) for level in range(levels))]
-        self.down = nn.ModuleList(SpectralConv(widths[i], widths[i + 1], 4, 2) for i in range(levels))
-        inner = [widths[levels], *(2 * width for width in widths[levels - 1 : 0 : -1])]
-        outer = [*widths[levels - 1 : 0 : -1], base]
-        self.up = nn.ModuleList(SpectralConv(inner[i], outer[i], 3, 1) for i in range(levels))
-        self.head = SpectralConv(base + 3, labels + 1, 3, 1)
-
-    def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Judge images [n, 3, y, x]: logits [n, labels + 1, y, x], the last for "generated", and features."""
-        features, x = [], image
-        for layer in self.down:
-            x = act(layer(x))
-            features.append(x)
-        below = [image, *features]
-        x = below.pop()
-        for layer in self.up:
-            skip = below.pop()
-            x = F.interpolate(act(layer(x)), size=skip.shape[-2:], mode="nearest")
-            x = torch.cat([x, skip], dim=1)
-        return [self.head(x)], features
-
-
-def make_judges(config: TrainConfig) -> nn.Module:
-    """Build the judge that `config` names, with fresh weights."""
+def make_discriminator(config: TrainConfig) -> nn.Module:
+    """Build the discriminator that `config` names, with fresh weights."""
     labels = len(config.model.labels)
-    if config.judge == "scales":
-        return Discriminators(labels, config.discriminator_widths)
-    kind = TileDiscriminator if config.judge == "pix2pix" else ClassDiscriminator
-    return kind(labels, config.judge_base, config.judge_levels)
+    if config.discriminator_network == "scales":
+        return ScalesDiscriminator(labels, config.discriminator_widths)
+    return TileDiscriminator(labels, config.discriminator_base, config.discriminator_levels)
 
 
 def make_generator(config: ModelConfig) -> nn.Module:
     """Build the network that `config` names, with fresh weights."""
     return SeamlessGenerator(config) if config.network == "seamless" else PaperGenerator(config)
-
-
-def count_macs(network: nn.Module, *inputs: Tensor) -> int:
-    """Count the multiply-adds of all convolutions in one call of `network`."""
-    total = 0
-
-    def add(module: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal total
-        assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
-        taps = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.weight[:, 0].numel()
-        pixels = output.shape[-2] * output.shape[-1]
-        # A transposed convolution of stride 2 reaches each output pixel with a quarter of its taps.
-        stride = module.stride[0] ** 2 if isinstance(module, nn.ConvTranspose2d) else 1
-        total += output.shape[0] * output.shape[1] * pixels * taps // stride
-
-    kinds = (nn.Conv2d, nn.ConvTranspose2d)
-    hooks = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, kinds)]
-    with torch.no_grad():
-        network(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return total
 
 
 def _init_he(module: nn.Module) -> None:

@@ -1,11 +1,11 @@
-"""How does a training tile come out of patches, so that the judge sees the seams and the generator feels them?
+"""How does a training tile come out of patches, so that the discriminator sees the seams and the generator feels them?
 
     tile   |----------------- 728 -----------------|
     patch  |---- 256 ----|            |---- 256 ----|
-                     |---- 256 ----|                       stride 236: 20 pixels are shared, and averaged
+                     |---- 256 ----|                       stride 236: 20 pixels are shared and averaged
 
-`cut` takes the windows, `join` averages what they became; both are linear, and gradients pass through. The engine does
-the same to a whole slide (flat weights), with patch origins on the same grid.
+`cut` takes the windows, `join` averages the patches; both are linear, and gradients pass through. The engine does the same
+to a whole slide (flat blend weights), with patch origins on the same grid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from safron.training.config import TrainConfig
-from safron.training.networks import PaperGenerator
 from torch import Tensor, nn
 
 
@@ -27,18 +26,6 @@ def cut(canvas: Tensor, side: int, stride: int) -> Tensor:
     return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, canvas.shape[1], side, side)
 
 
-def coverage(patch: int, stride: int, count: int, device: torch.device | None = None) -> Tensor:
-    """Count how many of `count` patches in a row cover each pixel: float32 [patch + (count - 1) * stride].
-
-    >>> coverage(3, 2, 2)
-    tensor([1., 1., 2., 1., 1.])
-    """
-    covered = torch.zeros(patch + (count - 1) * stride, device=device)
-    for index in range(count):
-        covered[index * stride : index * stride + patch] += 1
-    return covered
-
-
 def join(patches: Tensor, stride: int, count: int) -> Tensor:
     """Average square patches where they overlap.
 
@@ -46,10 +33,8 @@ def join(patches: Tensor, stride: int, count: int) -> Tensor:
     ----------
     patches
         [n * count * count, c, p, p], row by row as `cut` gives them.
-    stride
-        Pixels from patch to patch.
-    count
-        Patches along each side.
+    stride, count
+        Pixels from patch to patch, and patches along each side.
 
     Returns
     -------
@@ -59,34 +44,42 @@ def join(patches: Tensor, stride: int, count: int) -> Tensor:
     channels, side = patches.shape[1], patches.shape[-1]
     columns = patches.reshape(-1, count * count, channels * side * side).transpose(1, 2)
     whole = side + (count - 1) * stride
-    covered = coverage(side, stride, count, patches.device)
-    return F.fold(columns, whole, side, stride=stride) / (covered[:, None] * covered).to(patches.dtype)
+    # The same sum over ones counts the patches over each pixel.
+    ones = columns.new_ones(1, side * side, count * count)
+    return F.fold(columns, whole, side, stride=stride) / F.fold(ones, whole, side, stride=stride)
 
 
 class TileGenerator(nn.Module):
     """Any generator as one that makes whole training tiles.
 
-    The seamless network renders a tile at once: as its patches agree exactly, that is what stitching them would
-    give. The paper's network makes the patches of one tile as one batch, over which its norms take their statistics,
-    tile after tile, so that a tile does not depend on the others of its batch.
+    The seamless network renders a tile at once: its patches agree exactly, so stitching them would give the same. The paper's
+    network makes the patches of one tile as one batch, over which its norms take their statistics, tile after tile, so that
+    a tile does not depend on the others of its batch.
     """
 
     def __init__(self, network: nn.Module, config: TrainConfig) -> None:
         super().__init__()
         self.network = network
-        self.context, self.stride = config.model.context, config.stride
-        self.side = config.model.tile
-        self.count = config.grid + config.grid_phase
+        self.whole = config.model.network == "seamless"
+        self.stride, self.count = config.stride, config.grid
+        self.read_side = config.model.tile + 2 * config.model.context
 
     def forward(self, one_hot: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Render [n, labels, y, x] and [n, k, y, x] to tiles [n, 3, y-2c, x-2c] and the patches that they are made of."""
-        if not isinstance(self.network, PaperGenerator):
+        """Render tiles.
+
+        Parameters
+        ----------
+        one_hot, noise
+            [n, labels, y + 2c, x + 2c], 0 or 1, and [n, k, y + 2c, x + 2c], standard normal.
+
+        Returns
+        -------
+        tuple of Tensor
+            Tiles [n, 3, y, x] in [-1, 1], and the patches that they are made of, [n * grid * grid, 3, tile, tile].
+        """
+        if self.whole:
             tile: Tensor = self.network(one_hot, noise)
             return tile, tile
-        patches = torch.cat(
-            [
-                self.network.paint(cut(labels[None], self.side + 2 * self.context, self.stride))
-                for labels in one_hot
-            ]
-        )
+        windows = (cut(labels[None], self.read_side, self.stride) for labels in one_hot)
+        patches = torch.cat([self.network(window) for window in windows])
         return join(patches, self.stride, self.count), patches

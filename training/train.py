@@ -1,8 +1,8 @@
 """How is a generator trained, from the first step to the last?
 
-`fit` reads from top to bottom. Each step draws a batch that depends only on the seed and the step's number,
-lets the judges see the generated tile beside the real one, and then lets the generator answer. The moving
-average of the generator's weights is what is drawn on the sheets and exported.
+`fit` reads from top to bottom: open the data, build the networks, draw a batch, take a step, write down how it went.
+`Trainer.step` is one step of the method: the discriminator sees a stitched generated tile beside the real one and learns to
+tell them apart; then the generator learns to pass. Everything random in a step follows from the seed and its number.
 """
 
 from __future__ import annotations
@@ -10,59 +10,36 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safron.io.console import progress
 from safron.io.errors import BadInput, Failed
-from safron.training.augment import apply_changes, draw_changes
-from safron.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
 from safron.training.config import TrainConfig
-from safron.training.data import Batch, Source, draw_batch, split
-from safron.training.distributed import Team
-from safron.training.journal import Journal, own_folder
-from safron.training.losses import (
-    AdversarialLoss,
-    AnchorLoss,
-    ClassLoss,
-    FeatureLoss,
-    HingeLoss,
-    LogLoss,
-    PixelLoss,
-    class_weights,
-)
-from safron.training.networks import SpectralConv, make_generator, make_judges
-from safron.training.sheet import draw_sheet, one_hot_labels
-from safron.training.sources import open_source
+from safron.training.data import Batch, Source, draw_batches, open_source, split
+from safron.training.distributed import Team, choose_device, choose_half
+from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
+from safron.training.networks import SpectralConv, crop, make_discriminator, make_generator, one_hot_labels
+from safron.training.run_log import RunLog, own_folder
+from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
 
 SLOWEST = 0.05
 """Share of its first value that a learning rate falls to."""
 
-AHEAD = 8
-"""Batches that are prepared while a GPU works."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When to stop, and how often to write; steps and minutes."""
-
-    steps: int
-    minutes: float | None = None
-    log_every: int = 50
-    save_every: int = 500
-
 
 class Trainer:
-    """Both networks, their optimizers and the moving average; one call of `step` is one step of training.
+    """Both networks, their optimizers and the moving average; each call of `step` is one step of training.
 
     Parameters
     ----------
@@ -72,156 +49,147 @@ class Trainer:
         PyTorch device.
     team
         The processes that train together.
-    counts
-        Pixels of each label in the data, which a class-wise judge weighs by; all alike unless given.
     compiled
-        Let PyTorch compile the generator, and the judge if it has no spectral norm; takes minutes, pays on a GPU.
+        Compile the generator, and the discriminator if it has no spectral norm; takes minutes, pays off on a GPU.
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        device: str = "cpu",
-        *,
-        team: Team | None = None,
-        counts: Tensor | None = None,
-        compiled: bool = False,
+        self, config: TrainConfig, device: str = "cpu", *, team: Team | None = None, compiled: bool = False
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device, self.done = config, choose_device(device), 0
         self.team = team or Team()
-        # The fastest algorithm is not always the same one, nor does it add up in the same order twice.
+        # The fastest algorithm is not the same one each time, nor does it add up in the same order.
         torch.backends.cudnn.deterministic = True
         self.generator = self._place(make_generator(config.model))
         self.average = self.generator
         if config.ema:
             self.average = self._place(make_generator(config.model))
             self.average.load_state_dict(self.generator.state_dict())
-        self.judges = self._place(make_judges(config))
+        self.discriminator = self._place(make_discriminator(config))
         tiles: nn.Module = TileGenerator(self.generator, config)
         if compiled:
             tiles.compile()
-            # A compiled spectral norm would begin its backward pass from the buffer that the next image's forward pass
-            # has changed; the judges that have one stay as they are.
-            if not any(isinstance(module, SpectralConv) for module in self.judges.modules()):
-                self.judges.compile()
+            # A compiled spectral norm would begin its backward pass from a buffer that the next image's forward pass has
+            # changed; discriminators that have one stay as they are.
+            if not any(isinstance(module, SpectralConv) for module in self.discriminator.modules()):
+                self.discriminator.compile()
         self.tiles = self.team.wrap(tiles, self.device)
-        self.shared_judges = self.team.wrap(self.judges, self.device)
+        self.shared_discriminator = self.team.wrap(self.discriminator, self.device)
         self.generator_adam = torch.optim.Adam(
             self.generator.parameters(), config.generator_rate, betas=config.betas
         )
-        self.judges_adam = torch.optim.Adam(
-            self.judges.parameters(), config.discriminator_rate, betas=config.betas
+        self.discriminator_adam = torch.optim.Adam(
+            self.discriminator.parameters(), config.discriminator_rate, betas=config.betas
         )
         self.half = choose_half(config, self.device)
-        # Gradients of float16 vanish below 6e-8; scaling the loss keeps them. With other types it does nothing.
+        # Gradients of float16 vanish below 6e-8; scaling the loss keeps them. With other types this does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
-        self.adversarial = _make_adversarial(config, counts)
-        self.features, self.anchor, self.pixel = FeatureLoss(), AnchorLoss(config.anchor_cell), PixelLoss()
+        self.adversarial = HingeLoss() if config.adversarial == "hinge" else LogLoss()
+        self.feature, self.anchor, self.pixel = FeatureLoss(), AnchorLoss(config.anchor_cell), PixelLoss()
 
     def _place(self, network: nn.Module) -> nn.Module:
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """Train both networks on one batch and return the losses by name.
+        """Train both networks on one batch and return the losses by name (equation 3 of the paper).
 
         Raises
         ------
         Failed
-            A loss is no longer finite; neither network was changed by it.
+            A loss is no longer finite; the network that it belongs to was not changed.
         """
         config, share = self.config, self.done / self.config.steps
         self._prepare_step(share)
+        # [n, labels, y+2c, x+2c], [n, k, y+2c, x+2c] and [n, 3, y, x]
         one_hot, noise, real = self._tensors(batch)
-        begin = [config.model.context + start for start in batch.phase]
-        seen = _window(one_hot, begin, config.tile_side)
-        with self._autocast():
-            canvas, patches = self.tiles(one_hot, noise)
-            fake = _window(canvas.float(), list(batch.phase), config.tile_side)
-            shown = patches.float() if config.judged == "patch" else fake
-            judged_labels, judged_real = self._shown(seen), self._shown(real)
-            self.judges.train()
-            real_logits, real_features = self.shared_judges(*self._changed(judged_labels, judged_real))
-            labels, image = self._changed(judged_labels, shown.detach())
-            fake_logits, _ = self.shared_judges(labels, image)
-            judged = self.adversarial.discriminator(real_logits, fake_logits, labels)
-        self._descend(judged, self.judges_adam, "judges")
 
-        # The judges only pass gradients on here: their own would be thrown away.
-        self.judges.eval().requires_grad_(False)
+        # The generator makes patches, and stitches them to a tile.
         with self._autocast():
-            labels, image = self._changed(judged_labels, shown)
-            fake_logits, fake_features = self.judges(labels, image)
-        losses = {"adversarial": self.adversarial.generator(fake_logits, labels)}
+            tile, patches = self.tiles(one_hot, noise)
+        fake = tile.float()
+        labels, shown_real, shown_fake = crop(one_hot, config.model.context), real, fake
+        if config.discriminator_input == "patch":
+            labels, shown_real = (cut(part, config.model.tile, config.stride) for part in (labels, real))
+            shown_fake = patches.float()
+
+        # The discriminator learns to tell them apart.
+        self.discriminator.train()
+        with self._autocast():
+            real_logits, _ = self.shared_discriminator(labels, shown_real)
+            fake_logits, _ = self.shared_discriminator(labels, shown_fake.detach())
+            discriminator_loss = self.adversarial.discriminator(real_logits, fake_logits)
+        self._descend(discriminator_loss, self.discriminator_adam, "discriminator")
+
+        # The generator learns to pass. The discriminator only hands gradients on: its own would be thrown away.
+        self.discriminator.eval().requires_grad_(False)
+        with self._autocast():
+            fake_logits, fake_features = self.discriminator(labels, shown_fake)
+        losses = {"adversarial": self.adversarial.generator(fake_logits)}
+        if any(config.feature_weight):
+            # Computed again: features from before the discriminator's step differ even for equal images.
+            with torch.no_grad(), self._autocast():
+                _, real_features = self.discriminator(labels, shown_real)
+            losses["feature"] = self.feature(real_features, fake_features)
+        if any(config.anchor_weight):
+            losses["anchor"] = self.anchor(real, fake)
+        if any(config.pixel_weight):
+            losses["pixel"] = self.pixel(real, fake)
         total = losses["adversarial"]
-        for name, pair, loss, pictures in (
-            ("feature", config.feature_weight, self.features, (real_features, fake_features)),
-            ("anchor", config.anchor_weight, self.anchor, (real, fake)),
-            ("pixel", config.pixel_weight, self.pixel, (real, fake)),
-        ):
-            if any(pair):
-                losses[name] = loss(*pictures)
-                total = total + _weight(pair, share / config.settle) * losses[name]
+        for name, loss in losses.items():
+            if name != "adversarial":
+                start, end = getattr(config, f"{name}_weight")
+                total = total + (start + (end - start) * min(1.0, share / config.settle)) * loss
         self._descend(total, self.generator_adam, "generator")
         self.scaler.update()
-        self.judges.requires_grad_(True)
+        self.discriminator.requires_grad_(True)
         self._follow()
         self.done += 1
-        return {"judges": judged.item(), **{name: value.item() for name, value in losses.items()}}
+        return {name: loss.item() for name, loss in {"discriminator": discriminator_loss, **losses}.items()}
 
     def _prepare_step(self, share: float) -> None:
-        """Set rates and norms for this part of the run, and what dropout will draw."""
+        """Set rates and norms for this part of the run, and the seed of dropout."""
         config = self.config
         rate = min(1.0, max(SLOWEST, (1.0 - share) / config.cooldown)) if config.cooldown else 1.0
-        for adam, base in (
-            (self.generator_adam, config.generator_rate),
-            (self.judges_adam, config.discriminator_rate),
-        ):
-            adam.param_groups[0]["lr"] = base * rate
+        self.generator_adam.param_groups[0]["lr"] = config.generator_rate * rate
+        self.discriminator_adam.param_groups[0]["lr"] = config.discriminator_rate * rate
         self.generator.train()
         if share >= config.freeze_norms:
+            # From here on the generator is trained as it renders.
+            frozen = (nn.BatchNorm2d, nn.Dropout) if config.freeze_dropout else nn.BatchNorm2d
             for module in self.generator.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, frozen):
                     module.eval()
         words = np.random.SeedSequence([config.seed, self.done, 3, self.team.rank]).generate_state(2)
         torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
+    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Bring a batch to the device; labels go as bytes and become one-hot there."""
+        labels, noise, images = (
+            torch.from_numpy(array).to(self.device) for array in (batch.labels, batch.noise, batch.images)
+        )
+        one_hot = one_hot_labels(labels, len(self.config.model.labels))
+        one_hot, noise, images = (
+            part.contiguous(memory_format=torch.channels_last) for part in (one_hot, noise, images)
+        )
+        return one_hot, noise, images
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half or torch.bfloat16, enabled=self.half is not None)
 
-    def _shown(self, tile: Tensor) -> Tensor:
-        """What the judge sees of a tile of labels or real tissue: all of it, or its patches."""
-        if self.config.judged == "tile":
-            return tile
-        return cut(tile, self.config.model.tile, self.config.stride)
-
-    def _changed(self, labels: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Change what the judge sees, real and generated images of a step alike."""
-        config = self.config
-        if not config.diffaugment:
-            return labels, image
-        changes = draw_changes(config, self.done).take(self.team.share(config.batch))
-        return apply_changes(labels, image, changes, config.diffaugment)
-
     def _descend(self, loss: Tensor, adam: torch.optim.Optimizer, name: str) -> None:
+        """Take one step of Adam down a loss."""
         if not math.isfinite(loss.item()):
             raise Failed(
-                f"the loss of the {name} became {loss.item()} at step {self.done + 1}; the last checkpoint is kept: go on "
+                f"the loss of the {name} became {loss.item()} at step {self.done + 1}; the last checkpoint is kept: resume "
                 "from it with lower rates, or with bfloat16 and float16 off"
             )
         adam.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(adam)
 
-    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        one_hot = one_hot_labels(torch.from_numpy(batch.labels), len(self.config.model.labels))
-        return (
-            one_hot.to(self.device, memory_format=torch.channels_last),
-            torch.from_numpy(batch.noise).to(self.device, memory_format=torch.channels_last),
-            torch.from_numpy(batch.images).to(self.device, memory_format=torch.channels_last),
-        )
-
     def _follow(self) -> None:
+        """Move the average of the weights towards the weights."""
         if self.average is self.generator:
             return
         decay = min(self.config.ema, (1 + self.done) / (10 + self.done))
@@ -232,94 +200,43 @@ class Trainer:
             for kept, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
                 kept.copy_(current)
 
+    def _parts(self) -> dict[str, Any]:
+        """Everything that has a state, under its name in a checkpoint."""
+        names = ("generator", "average", "discriminator", "generator_adam", "discriminator_adam", "scaler")
+        return {name: getattr(self, name) for name in names}
+
     def checkpoint(self, metadata: dict[str, Any]) -> Checkpoint:
         """Return the run as it stands.
 
         Raises
         ------
         Failed
-            A weight is not finite: the last step went wrong, and keeping it would cost the run.
+            A weight is not finite: the last step went wrong, and saving it would cost the run.
         """
-        if not all(
-            bool(p.isfinite().all()) for p in (*self.generator.parameters(), *self.judges.parameters())
-        ):
+        weights = (*self.generator.parameters(), *self.discriminator.parameters())
+        if not all(bool(weight.isfinite().all()) for weight in weights):
             raise Failed(
-                f"a weight is no longer finite at step {self.done}; the last checkpoint is kept: go on from it with lower "
+                f"a weight is no longer finite at step {self.done}; the last checkpoint is kept: resume from it with lower "
                 "rates, or with bfloat16 and float16 off"
             )
-        state = {
-            "generator": self.generator.state_dict(),
-            "average": self.average.state_dict(),
-            "judges": self.judges.state_dict(),
-            "generator_adam": self.generator_adam.state_dict(),
-            "judges_adam": self.judges_adam.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        state = {name: part.state_dict() for name, part in self._parts().items()}
         return Checkpoint(self.config, self.done, metadata, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint."""
-        state = checkpoint.state
-        self.generator.load_state_dict(state["generator"])
-        self.average.load_state_dict(state["average"])
-        self.judges.load_state_dict(state["judges"])
-        self.generator_adam.load_state_dict(state["generator_adam"])
-        self.judges_adam.load_state_dict(state["judges_adam"])
-        self.scaler.load_state_dict(state.get("scaler", {}))
+        """Continue from a checkpoint."""
+        for name, part in self._parts().items():
+            part.load_state_dict(checkpoint.state[name])
         self.done = checkpoint.step
 
 
-def _window(x: Tensor, start: list[int], side: int) -> Tensor:
-    return x[..., start[0] : start[0] + side, start[1] : start[1] + side]
+@dataclass(frozen=True)
+class Schedule:
+    """When to stop, and how often to write; steps and minutes."""
 
-
-def _weight(pair: tuple[float, float], share: float) -> float:
-    start, end = pair
-    return start + (end - start) * min(1.0, share)
-
-
-def _make_adversarial(config: TrainConfig, counts: Tensor | None) -> AdversarialLoss:
-    if config.judge == "classes":
-        return ClassLoss(class_weights(torch.ones(len(config.model.labels)) if counts is None else counts))
-    return HingeLoss() if config.adversarial == "hinge" else LogLoss()
-
-
-def name_device(name: str) -> str:
-    """Return what "auto" stands for, a GPU if there is one; other names as they are. Nothing is put there yet."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`, once a tensor has been put there.
-
-    Raises
-    ------
-    BadInput
-        This PyTorch has no such device.
-    """
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise BadInput(
-            f"device {name!r} is not there for this PyTorch; use cpu, or install a build for it"
-        ) from error
-
-
-def choose_half(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """Return the type of mixed precision, or None for float32 alone."""
-    if config.float16:
-        return torch.float16
-    if not config.bfloat16:
-        return None
-    # GPUs before Ampere have float16 alone.
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-    return torch.float16 if old else torch.bfloat16
-
-
-Report = Callable[[int, dict[str, float]], None]
-"""Told of each step: steps done, and its losses."""
+    steps: int
+    minutes: float | None = None
+    log_every: int = 50
+    save_every: int = 500
 
 
 def fit(
@@ -333,14 +250,15 @@ def fit(
     cache: Path | None = None,
     team: Team | None = None,
     compiled: bool = False,
-    report: Report | None = None,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+    show: bool = False,
 ) -> Path:
-    """Train on the data in `folder`, write checkpoints, a log and sample sheets to `out`.
+    """Train on the data in `folder`; write checkpoints, a log and sample sheets to `out`.
 
     Parameters
     ----------
     folder
-        Images and masks; see `sources.open_source`.
+        Images and masks; see `data.open_source`.
     out
         Gets ``checkpoint.pt`` and ``.json``, ``log.jsonl``, ``tensorboard/`` and ``sheet-NNNNNN.png``.
     resume
@@ -348,13 +266,15 @@ def fit(
     device
         PyTorch device.
     cache
-        Folder for prepared frames; ``out`` unless given.
+        Folder for prepared frames; ``out`` by default.
     team
-        The processes that train together, each calling `fit` alike.
+        The processes that train together, each of which calls `fit` alike.
     compiled
         See `Trainer`.
     report
-        Told of each step by the first process, if given.
+        Called in the first process after each step, with the steps done and the losses.
+    show
+        Print to stderr what is trained on, and the progress.
 
     Returns
     -------
@@ -364,155 +284,87 @@ def fit(
     Raises
     ------
     BadInput
-        The data, the settings or the folder cannot be used, or another process trains into it.
+        The data, the settings or the folder cannot be used, or another process trains into the folder.
     Failed
         A loss is no longer finite, or the disk is full; the last checkpoint is kept.
     KeyboardInterrupt
-        Asked to stop by a signal; the step in hand was finished and saved.
+        A signal asked to stop; the current step was finished and saved.
     """
     team = team or Team()
     path = out / "checkpoint.pt"
     if path.exists() and not resume:
-        raise BadInput(f"{path} exists; add --resume to go on from it, or choose another folder")
+        raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
     part = team.share(config.batch)
-    source = _open_in_turn(folder, config, cache or out, team)
+    with team.first_then_others():  # the first process prepares the data, the others find it in the cache
+        source = open_source(folder, config, cache or out)
     training, held_out = split(source, config.held_out)
+    about = {"images": len(training), "slides": len(set(training.slides)), "data": training.name}
+    kept = load_same(path, config, about) if resume else None
+    if kept is not None:  # which may be of a version that did less
+        config = dataclasses.replace(kept.config, steps=config.steps, epochs=config.epochs)
+    tiles = training.tiles(config.tile_side + 2 * config.model.context, config.epoch_stride)
     if config.epochs:
-        schedule = dataclasses.replace(schedule, steps=max(1, config.epochs * len(training) // config.batch))
-        config = dataclasses.replace(config, steps=schedule.steps)
+        steps = max(1, config.epochs * tiles // config.batch)
+        if kept is not None and kept.config.epochs == config.epochs:
+            steps = kept.config.steps
+        config = dataclasses.replace(config, steps=steps)
+        schedule = dataclasses.replace(schedule, steps=steps)
+
     out.mkdir(parents=True, exist_ok=True)
-    with own_folder(out) if team.leads else nullcontext():
-        counts = torch.from_numpy(training.counts(len(config.model.labels)))
-        trainer = Trainer(config, device, team=team, counts=counts, compiled=compiled)
-        if resume:
-            trainer.restore(load_same(path, config, describe_data(training)))
-        steps = range(trainer.done, schedule.steps)
-        batches = _batches(training, config, steps, part, ahead=trainer.device.type != "cpu")
-        journal = Journal(out, trainer.done) if team.leads else None
-        try:
-            _loop(trainer, batches, schedule, path, journal, _describe(training, trainer), held_out, report)
-        finally:
-            if journal is not None:
-                journal.close()
+    with own_folder(out) if team.leads else nullcontext(), _stop_requests() as asked:
+        trainer = Trainer(config, device, team=team, compiled=compiled)
+        if kept is not None:
+            trainer.restore(kept)
+        precision = str(trainer.half or torch.float32).removeprefix("torch.")
+        about |= {"torch": torch.__version__, "device": trainer.device.type, "precision": precision}
+        about |= {"processes": team.size}
+        if show and team.leads:
+            print(_describe(config, about, held_out, tiles), file=sys.stderr, flush=True)
+        numbers, ahead = range(trainer.done, schedule.steps), trainer.device.type != "cpu"
+        batches = draw_batches(training, config, numbers, part, ahead=ahead)
+        log = RunLog(out, trainer.done) if team.leads else None
+        began = time.monotonic()
+        shown = progress(schedule.steps, "steps", ending=True) if show and team.leads else nullcontext()
+        with shown as advance, nullcontext() if log is None else closing(log):
+            if advance is not None:
+                advance(trainer.done)
+            for batch in batches:
+                losses = trainer.step(batch)
+                minutes = (time.monotonic() - began) / 60
+                over = bool(asked) or (schedule.minutes is not None and minutes >= schedule.minutes)
+                last = trainer.done >= schedule.steps or team.agree(over, trainer.device)
+                if advance is not None:
+                    advance(1, ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items()))
+                if log is not None:
+                    if report is not None:
+                        report(trainer.done, losses)
+                    if trainer.done % schedule.log_every == 0 or last:
+                        log.losses(trainer.done, minutes, losses)
+                    if trainer.done % schedule.save_every == 0 or last:
+                        save_checkpoint(path, trainer.checkpoint(about))
+                        log.sheet(trainer.done, draw_sheet(trainer.average, held_out, config))
+                if last:
+                    break
         team.wait()
+    if asked:
+        raise KeyboardInterrupt
     return path
 
 
-def describe_data(training: Source) -> dict[str, Any]:
-    """What a checkpoint says of the data."""
-    return {"images": len(training), "slides": len(set(training.slides)), "data": training.name}
-
-
-def _describe(training: Source, trainer: Trainer) -> dict[str, Any]:
-    """What a checkpoint says of its making, beside its settings."""
-    return describe_data(training) | {
-        "torch": torch.__version__,
-        "device": trainer.device.type,
-        "precision": str(trainer.half or torch.float32).removeprefix("torch."),
-        "processes": trainer.team.size,
-    }
-
-
-def _loop(
-    trainer: Trainer,
-    batches: Iterator[Batch],
-    schedule: Schedule,
-    path: Path,
-    journal: Journal | None,
-    metadata: dict[str, Any],
-    held_out: Source,
-    report: Report | None,
-) -> None:
-    """Train until the schedule ends or somebody asks to stop; only the process with a journal writes."""
-    began = time.monotonic()
-    with _stop_requests() as asked:
-        for batch in batches:
-            losses = trainer.step(batch)
-            minutes = (time.monotonic() - began) / 60
-            over = bool(asked) or (schedule.minutes is not None and minutes >= schedule.minutes)
-            last = trainer.done >= schedule.steps or trainer.team.agree(over, trainer.device)
-            if journal is not None:
-                if report is not None:
-                    report(trainer.done, losses)
-                if trainer.done % schedule.log_every == 0 or last:
-                    journal.losses(trainer.done, minutes, losses)
-                if trainer.done % schedule.save_every == 0 or last:
-                    save_checkpoint(path, trainer.checkpoint(metadata))
-                    journal.sheet(trainer.done, draw_sheet(trainer.average, held_out, trainer.config))
-            if last:
-                break
-    if asked:
-        raise KeyboardInterrupt
-
-
-def _open_in_turn(folder: Path, config: TrainConfig, cache: Path, team: Team) -> Source:
-    """Let the first process prepare the data; the others then find it in the cache."""
-    if not team.leads:
-        team.wait()
-    source = open_source(folder, config, cache)
-    if team.leads:
-        team.wait()
-    return source
-
-
-def load_same(path: Path, config: TrainConfig, data: dict[str, Any]) -> Checkpoint:
-    """Load a run to go on with. Only its length may change: other settings or other data would make it another run.
-
-    Parameters
-    ----------
-    data
-        `describe_data` of what is trained on; held against what the checkpoint says, where it says it.
-
-    Raises
-    ------
-    BadInput
-        There is no such run, or its settings or its data differ.
-    """
-    kept = load_checkpoint(path)
-    then, now = (
-        ", ".join(f"{name} {about[name]}" for name in data if kept.metadata.get(name))
-        for about in (kept.metadata, data)
+def _describe(config: TrainConfig, about: dict[str, Any], held_out: Source, tiles: int) -> str:
+    """Say on one line what is trained on, and for how long."""
+    labels = ", ".join(label.name for label in config.model.labels)
+    return (
+        f"{about['data']}: {about['images']} images of {about['slides']} slides, held out {len(held_out)} of "
+        f"{len(set(held_out.slides))}; an epoch is {tiles} tiles of {config.tile_side} px at {config.model.mpp:g} um per pixel "
+        f"(one each {config.epoch_stride} px), {config.steps} steps are {config.steps * config.batch / tiles:.3g} epochs; "
+        f"labels: {labels}; {about['device']}, {about['precision']}"
     )
-    if then != now:
-        raise BadInput(
-            f"{path} was trained on other data ({then}) than that given ({now}); give the same, or choose another folder"
-        )
-    wanted = dataclasses.replace(config, steps=kept.config.steps, epochs=kept.config.epochs).to_json()
-    had = kept.config.to_json()
-    wanted |= {f"model.{name}": value for name, value in wanted.pop("model").items()}
-    had |= {f"model.{name}": value for name, value in had.pop("model").items()}
-    different = [name for name in had if had[name] != wanted[name]]
-    if different:
-        raise BadInput(
-            f"{path} was made with other settings than those asked for ({', '.join(different)}); leave them out to go on as it "
-            "was, or choose another folder"
-        )
-    return kept
-
-
-def _batches(
-    source: Source, config: TrainConfig, steps: range, part: slice, *, ahead: bool
-) -> Iterator[Batch]:
-    """Draw the batches of `steps`; `ahead` draws the next ones in threads while a GPU works."""
-    if not ahead:
-        for step in steps:
-            yield draw_batch(source, config, step, part)
-        return
-    with ThreadPoolExecutor(AHEAD // 2) as pool:
-        waiting: list[Future[Batch]] = []
-        try:
-            for step in steps:
-                further = range(step + len(waiting), min(step + AHEAD, steps.stop))
-                waiting += [pool.submit(draw_batch, source, config, number, part) for number in further]
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM while a step is in hand; the second one stops at once."""
+    """Collect SIGINT and SIGTERM while a step runs; the second one stops at once."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked

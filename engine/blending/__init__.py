@@ -1,1 +1,1 @@
-"""How do overlapping patches become one image? Weighted sums in whole numbers, which no order changes."""
+"""How do overlapping patches become one image? Weighted sums in whole numbers, then resampling to the slide's pixels."""

@@ -1,12 +1,10 @@
 """How do overlapping patches become one image, the same whatever the order?
 
-Truth 1: each canvas pixel is ``sum(w * p) / sum(w)`` over the patches that cover it, rounded half to
-even and clipped once. Patch values are taken on a fixed-point grid of ``2**-bits`` grey levels and
-weights are integers, so the sums are exact integers: no order of patches, blocks or workers can
-change a bit. The divisor follows from the grid alone and is separable, so it is never summed.
+Each pixel is ``sum(w * p) / sum(w)`` over the patches that cover it, rounded half to even and clipped once. Patch values
+are multiples of ``2**-bits`` grey levels and weights are integers, so sums are exact: the order of patches, blocks and
+workers cannot change a bit. The divisor depends on the grid alone and is separable, so it is computed, not summed.
 
-Most pixels are covered by one patch. They go straight to the image; only the bands where patches
-overlap hold sums::
+Most pixels are covered by one patch and go straight into the image. Sums exist only in the bands where patches overlap::
 
     columns   single   multi  single          H: rows where patches overlap, full width
             +--------+------+--------+        V: columns where patches overlap, other rows
@@ -15,8 +13,8 @@ overlap hold sums::
     single  | image  |  V   | image  |
             +--------+------+--------+
 
-`_native.c` does the same in one pass, without Python's lock, where it could be compiled on installation. The NumPy
-code here says what it must do, and takes over where it is missing.
+The C extension (``engine/system/_native.c``) does the same in one pass and without Python's lock. The NumPy code here
+defines what it must do, and is used where it was not compiled.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from safron.engine.system.native import compiled
 
 @dataclass(frozen=True)
 class _Span:
-    """Pixels ``[start, stop)`` of a patch's axis that all are single or all are multi."""
+    """Pixels ``[start, stop)`` along a patch, all covered by one patch, or all by several (`multi`)."""
 
     start: int
     stop: int
@@ -49,7 +47,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The same pixels of several patches in a row: ``[left, right)`` of each of `patches`, one stride apart."""
+    """Pixels ``[left, right)`` of each of several neighbouring `patches`, which are one stride apart."""
 
     patches: slice
     left: int
@@ -58,12 +56,12 @@ class _Pieces:
 
 
 class _Axis:
-    """Which pixels along one axis of a window do several patches cover?
+    """Coverage along one axis of a window: which pixels do several patches write?
 
     Attributes
     ----------
-    total : int32 [length], total weight.
-    packed : int32 [length + 1], number of multi pixels before each; multi pixels alone are kept in bands.
+    total : int32 [length], total weight of each pixel.
+    packed : int32 [length + 1], number of pixels before each that several patches write; bands hold these alone.
     """
 
     def __init__(self, axis: AxisGrid, weights: Int32, start: int, stop: int) -> None:
@@ -78,16 +76,16 @@ class _Axis:
         return len(self.total)
 
     def band(self, part: slice) -> slice:
-        """Where the multi pixels of `part` lie among the packed ones."""
+        """Return where the multi pixels of `part` lie in a band."""
         return slice(int(self.packed[part.start]), int(self.packed[part.stop]))
 
     def runs(self) -> list[slice]:
-        """Runs of multi pixels."""
+        """Return the runs of multi pixels."""
         changes = np.flatnonzero(np.diff(self.multi, prepend=False, append=False)).tolist()
         return [slice(start, stop) for start, stop in zip(changes[::2], changes[1::2], strict=True)]
 
     def spans(self, origin: int) -> list[_Span]:
-        """Cut the patch at `origin`, as far as it lies inside, where coverage changes; counted from `origin`."""
+        """Cut the visible part of the patch at `origin` where coverage changes; positions count from `origin`."""
         lo, hi = max(origin, 0), min(origin + self._tile, len(self))
         if lo >= hi:
             return []
@@ -98,10 +96,10 @@ class _Axis:
         ]
 
     def pieces(self, origin: int, count: int) -> list[_Pieces]:
-        """Cut a row of `count` patches, the first at `origin`, into pieces that patches have in common.
+        """Cut a row of `count` patches, the first at `origin`, into pieces that the patches have in common.
 
-        Pieces are at most a stride long, so that those of neighbours never lie on one another. The same
-        cuts come again for every row of patches.
+        A piece is at most one stride long, so pieces of neighbours do not overlap. Every row of patches has the same
+        pieces, so they are cached.
         """
         if (origin, count) not in self._pieces:
             self._pieces[origin, count] = list(self._cut(origin, count))
@@ -124,17 +122,17 @@ def _axis(axis: AxisGrid, taper: Taper, start: int, stop: int) -> _Axis:
 
 
 class Accumulator:
-    """The image of one window: add patches, merge what other patches left elsewhere, finalize.
+    """The image of one window: add patches, merge other accumulators, finalize.
 
-    Without `finalize` it is what the patches of a seam leave for the blocks around: finished pixels
-    where one patch writes, sums where several do.
+    Before `finalize` it holds pixels where one patch writes and weighted sums where several do. Boundary patches are kept
+    in scratch in this form.
 
     Parameters
     ----------
-    window : the part of the canvas to make.
-    blend : grid, taper and fixed point.
-    image : uint8 [height, width, 3] that receives the pixels; zeros unless given.
-    sums : at least `size` sums of `blend.sum_dtype`, one after the other; zeros unless given.
+    window : pixels to make.
+    blend : patch grid, blend weights and fixed point.
+    image : memory for the pixels, uint8 [height, width, 3]; zeros by default.
+    sums : memory for at least `size` sums of `blend.sum_dtype`; zeros by default.
     """
 
     def __init__(
@@ -159,18 +157,18 @@ class Accumulator:
 
     @staticmethod
     def size(window: Window, blend: Blend) -> int:
-        """How many sums a window needs."""
+        """Return the number of sums that a window needs."""
         rows = int(_axis(blend.grid.rows, blend.taper, window.y, window.y_stop).packed[-1])
         columns = int(_axis(blend.grid.columns, blend.taper, window.x, window.x_stop).packed[-1])
         return 3 * (rows * window.width + window.height * columns)
 
     def add(self, patches: Values, first: Window) -> None:
-        """Add patches that lie side by side.
+        """Add patches that lie side by side in one row.
 
         Parameters
         ----------
-        patches : what the generator returned, RGB 0..255, uint8, float16 or float32 [n, tile, tile, 3].
-        first : write window of the first; each next one lies a stride to its right.
+        patches : output of the generator, RGB 0..255, uint8, float16 or float32 [n, tile, tile, 3].
+        first : write window of the first patch; each next one lies one stride to the right.
         """
         y, x = first.y - self.window.y, first.x - self.window.x
         if compiled is not None and (patches.dtype == np.uint8 or self.blend.sum_dtype == np.int32):
@@ -181,11 +179,11 @@ class Accumulator:
             self._add(self.blend.encode(patches), y, x)
 
     def _parts(self) -> tuple[Values, ...]:
-        """What compiled code needs to know of the window."""
+        """Return the arguments that describe the window to the C extension."""
         return self.image, self._h, self._v, self._rows.packed, self._columns.packed
 
     def _add(self, fixed: Values, y: int, x: int) -> None:
-        """Add encoded patches [n, tile, tile, 3]."""
+        """Add fixed-point patches [n, tile, tile, 3]: the reference for the C extension."""
         for row in self._rows.spans(y):
             inside = slice(row.start, row.stop)
             rows = slice(y + row.start, y + row.stop)
@@ -205,13 +203,13 @@ class Accumulator:
                         self._weights[piece.left : piece.right],
                     )
                     values = values * np.multiply.outer(row_weights, column_weights)[:, :, None]
-                # Values and weights are whole numbers, so the cast drops nothing.
+                # Values and weights are whole numbers, so the cast is exact.
                 np.add(target, values, out=target, casting="unsafe")
 
     def _spread(
         self, strip: Values, column: int, values: Values, packed: npt.NDArray[Any] | None = None
     ) -> Values:
-        """View the pixels of `strip` that `values` [n, h, w, 3] fall on, a stride apart from `column`."""
+        """Return a view of the pixels of `strip` that `values` [n, h, w, 3] are added to, one stride apart from `column`."""
         count, height, width, _ = values.shape
         after = column + self.blend.grid.columns.stride
         if packed is not None:
@@ -223,18 +221,18 @@ class Accumulator:
         return as_strided(first, (count, height, width, 3), (step, *strip.strides))
 
     def merge(self, other: Accumulator) -> None:
-        """Take over what the patches of another window left there."""
+        """Add what the patches of another window wrote into this one."""
         part = other.window.clip(self.window)
         if part.empty:
             return
         mine, theirs = part.slices(self.window), part.slices(other.window)
-        # Where several patches write, this copies what `finalize` will replace.
+        # Where several patches write, this copies pixels that `finalize` replaces.
         self.image[mine] = other.image[theirs]
         self._h[self._rows.band(mine[0]), mine[1]] += other._h[other._rows.band(theirs[0]), theirs[1]]
         self._v[mine[0], self._columns.band(mine[1])] += other._v[theirs[0], other._columns.band(theirs[1])]
 
     def finalize(self) -> UInt8:
-        """Divide the sums by the weights and return the finished image."""
+        """Divide the sums by the total weights and return the finished image: uint8 [height, width, 3]."""
         if compiled is not None:
             blend, totals = self.blend, (self._rows.total, self._columns.total)
             compiled.divide(*self._parts(), *totals, blend.bits, blend.mean_dtype == np.float32)
@@ -244,7 +242,7 @@ class Accumulator:
 
     def _divide(self) -> None:
         alone = self._rows.total[~self._rows.multi]
-        # Tapers are level where one patch writes alone. Rows where several do get wrong pixels here, for now.
+        # Weights are constant where one patch writes alone. Rows that several patches write get their right pixels below.
         down = (
             self._rows.total if not alone.size or np.ptp(alone) else np.full_like(self._rows.total, alone[0])
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from safron.io.console import SETTINGS, ProgramGroup, debug_option, run_program, version_option, warn
+from safron.io.console import SETTINGS, ProgramGroup, debug_option, option, run_program, version_option, warn
 from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
@@ -27,14 +27,12 @@ def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) ->
     return value
 
 
-report_option = click.option(
+report_option = option(
     "--report",
+    "Write everything that was measured as JSON.",
+    "JSON",
     callback=_writable,
     type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    show_default="none",
-    metavar="JSON",
-    help="Write everything that was measured as JSON.",
 )
 
 
@@ -48,65 +46,31 @@ def commands() -> None:
     epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-seamless --report seams.json"
 )
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-@click.option(
-    "--mask",
-    default=None,
-    show_default="none",
-    metavar="MASK",
-    help="What the slides were rendered from; adds the alignment.",
-)
-@click.option(
+@option("--mask", "Mask that the slides were rendered from; adds the alignment.", "MASK")
+@option(
     "--model",
-    "models",
+    "Generator, for the mismatch before blending; needs --mask. One for all slides, or one for each in turn.",
+    "NAME|FILE",
+    called="models",
     multiple=True,
-    metavar="NAME|FILE",
-    help="Generator, for the mismatch before blending; needs --mask. One for all slides, or one for each in turn.",
 )
-@click.option(
-    "--real",
-    default=None,
-    show_default="none",
-    metavar="SLIDE",
-    help="A real slide: boundary ratios are divided by its own at the same phases.",
-)
-@click.option(
-    "--tile",
-    type=click.IntRange(1),
-    default=None,
-    show_default="the slide's own",
-    metavar="PX",
-    help="Pixels a side of a patch.",
-)
-@click.option(
+@option("--real", "Real slide: boundary ratios are divided by its own ratios at the same phases.", "SLIDE")
+@option("--tile", "Patch size, in pixels a side.", "PX", type=click.IntRange(1), shown="the slide's own")
+@option(
     "--overlap",
+    "Overlap of neighbouring patches, in pixels.",
+    "PX",
     type=click.IntRange(0),
-    default=None,
-    show_default="the slide's own",
-    metavar="PX",
-    help="Pixels that neighbouring patches share.",
+    shown="the slide's own",
 )
-@click.option(
-    "--seed",
-    type=int,
-    default=None,
-    show_default="the slide's own, else 0",
-    metavar="N",
-    help="Of the noise under the mismatch.",
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda[:N]",
-    help="Where the generator runs.",
-)
-@click.option(
+@option("--seed", "Seed of the noise, a whole number.", "N", type=int, shown="the slide's own, else 0")
+@option("--device", "Device that the generator runs on.", "auto|cpu|cuda[:N]", default="auto")
+@option(
     "--palette-tolerance",
+    "Largest difference, 0 to 255 in any channel, between a colour of a colour-coded mask and its label's colour.",
+    "N",
     type=click.IntRange(0, 255),
     default=0,
-    show_default=True,
-    metavar="N",
-    help="Largest distance, 0 to 255 a channel, of a colour-coded mask's colours from the palette's.",
 )
 @report_option
 @debug_option
@@ -134,49 +98,36 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
 @commands.command(epilog="Example: safron-eval fid real/ slide.tiff --weights inception.pt --size 256")
 @click.argument("real")
 @click.argument("fake")
-@click.option(
+@option(
     "--weights",
+    "Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is downloaded.",
+    "FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    show_default="none: texture distances instead",
-    metavar="FILE",
-    help="Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is fetched.",
+    shown="none: texture distances instead",
 )
-@click.option(
-    "--size",
-    type=click.IntRange(32),
-    default=256,
-    show_default=True,
-    metavar="PX",
-    help="Pixels a side of a tile.",
-)
-@click.option(
+@option("--size", "Size of a tile, in pixels a side.", "PX", type=click.IntRange(32), default=256)
+@option(
     "--tiles",
+    "Largest number of tiles of each set; the same number is taken of both.",
+    "N",
     type=click.IntRange(8),
     default=5000,
-    show_default=True,
-    metavar="N",
-    help="Most tiles of each set; the same number is taken of both.",
 )
-@click.option(
+@option(
     "--jpeg",
+    "JPEG quality, 1 to 100, that the tiles of both sets are encoded with first.",
+    "N",
     type=click.IntRange(1, 100),
-    default=None,
-    show_default="as they are",
-    metavar="Q",
-    help="Code the tiles of both sets with this JPEG quality first.",
+    shown="as they are",
 )
-@click.option(
+@option(
     "--seed",
+    "Seed of the choice of tiles, a whole number; each tile is as likely as any other.",
+    "N",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
-    metavar="N",
-    help="Of the choice of tiles, each as likely as any other.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, metavar="DEVICE", help="PyTorch device of the encoder."
-)
+@option("--device", "PyTorch device of the encoder.", "DEVICE", default="cpu")
 @report_option
 @debug_option
 def fid(

@@ -14,9 +14,9 @@ from typing import Any
 
 from safron.engine.generator.model import PatchModel, load_model
 from safron.io.errors import BadInput, Failed
+from safron.io.legend import DEFAULT_LABELS
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
-from safron.io.masks.palette import DEFAULT_LABELS
 from safron.io.slides.reader import Pixels
 
 from .alignment import Alignment, measure_alignment

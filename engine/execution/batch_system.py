@@ -25,22 +25,60 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta, Struct
 from safron.engine.system.gpus import GPU_BLOCKS
 from safron.io.errors import BadInput, Failed, one_line
+from safron.io.fields import Count, NotNegative
 
 from .tls import read_settings
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
-_NEEDED = ("kind", "workers", "cores", "memory")
-_KNOWN = (*_NEEDED, "gpus", "walltime", "queue", "account", "interface", "options")
 # A worker leaves this long before its walltime, so that its end counts as no failure of the block in work.
 LEAVE_SECONDS = 60
 # How often to ask for workers in the place of those that are gone.
 REFILL_SECONDS = 30.0
 # A batch system that takes no job in this time is taken to be down.
 SUBMIT_SECONDS = 120
+
+Text = str | int | float  # YAML takes a queue called 7 for a number
+
+
+class JobSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file of ``--cluster`` says; see above."""
+
+    kind: Annotated[str, Meta(pattern="(?i)^(slurm|pbs|lsf|sge)$", description="slurm, pbs, lsf or sge")]
+    workers: Count
+    cores: Count
+    memory: Text
+    gpus: NotNegative = 0
+    walltime: Text | None = None
+    queue: Text | None = None
+    account: Text | None = None
+    interface: str | None = None
+    options: Annotated[dict[str, Any], Meta(description="lines of NAME: VALUE")] | None = None
+
+    def __post_init__(self) -> None:
+        self.lifetime()  # raises ValueError
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in flight in one job."""
+        return GPU_BLOCKS if self.gpus else 1
+
+    def lifetime(self) -> list[str]:
+        """Give the arguments that tell a worker to leave before its job ends."""
+        if self.walltime is None:
+            return []
+        match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", str(self.walltime))
+        if match is None:
+            raise ValueError(f'walltime {self.walltime!r} must be "HOURS:MINUTES:SECONDS", in quotes')
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        if total <= 2 * LEAVE_SECONDS:
+            raise ValueError(f"walltime {self.walltime!r} must be more than {2 * LEAVE_SECONDS} seconds")
+        return ["--lifetime", f"{total - LEAVE_SECONDS}s", "--lifetime-stagger", f"{LEAVE_SECONDS // 2}s"]
 
 
 def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None) -> Any:
@@ -59,8 +97,8 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
     Failed
         When the batch system takes no job.
     """
-    settings = read_settings(file, "--cluster", known=_KNOWN, needed=_NEEDED)
-    kind, arguments = job_arguments(settings, str(file))
+    settings = read_settings(file, "--cluster", JobSettings)
+    kind, arguments = job_arguments(settings)
     try:
         make = getattr(importlib.import_module("dask_jobqueue"), _CLASSES[kind])
     except ImportError as error:
@@ -85,7 +123,7 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
         raise BadInput(f"--cluster {file}: dask-jobqueue does not take it ({one_line(error)})") from error
     try:
         # What `scale` does, but for its leaving failures to Dask's thread.
-        while len(cluster.worker_spec) < settings["workers"]:
+        while len(cluster.worker_spec) < settings.workers:
             cluster.worker_spec.update(cluster.new_worker_spec())
         cluster.sync(cluster._correct_state, callback_timeout=SUBMIT_SECONDS)
     except Exception as error:
@@ -94,65 +132,48 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
         with suppress(Exception):
             cluster.close(timeout=5)
         raise Failed(f"--cluster {file}: {kind} takes no jobs ({one_line(error)})") from error
-    _keep_full(cluster, settings["workers"])
+    _keep_full(cluster, settings.workers)
     return cluster
 
 
 def job_blocks(file: Path) -> int:
     """Blocks in work at a time when all jobs of a file are there."""
-    settings = read_settings(file, "--cluster", known=_KNOWN, needed=_NEEDED)
-    job_arguments(settings, str(file))
-    return int(settings["workers"]) * (GPU_BLOCKS if settings.get("gpus") else 1)
+    settings = read_settings(file, "--cluster", JobSettings)
+    return settings.workers * settings.blocks
 
 
-def job_arguments(settings: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+def job_arguments(settings: JobSettings) -> tuple[str, dict[str, Any]]:
     """Turn the file's names into those of dask-jobqueue.
 
     Parameters
     ----------
     settings : what the file says.
-    name : of the file, for messages.
 
     Returns
     -------
     The kind of batch system, and arguments of its class.
-
-    Raises
-    ------
-    BadInput
-        When a value breaks its rule.
     """
-    kind = str(settings["kind"]).lower()
-    if kind not in _CLASSES:
-        raise BadInput(f"--cluster {name}: kind {settings['kind']!r} must be one of {', '.join(_CLASSES)}")
-    for key, least in (("workers", 1), ("cores", 1), ("gpus", 0)):
-        value = settings.get(key, 0)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise BadInput(f"--cluster {name}: {key} {value!r} must be a whole number, at least {least}")
-    walltime, gpus = settings.get("walltime"), settings.get("gpus", 0)
-    blocks = GPU_BLOCKS if gpus else 1
-    arguments: dict[str, Any] = {
-        "cores": settings["cores"],
-        "processes": 1,
-        "memory": str(settings["memory"]),
-        "python": sys.executable,
-        "worker_extra_args": ["--nthreads", str(blocks), "--memory-limit", "0", *_lifetime(walltime, name)],
-        "job_extra_directives": gpu_directives(kind, gpus),
+    kind, gpus = settings.kind.lower(), settings.gpus
+    threads = ["--nthreads", str(settings.blocks), "--memory-limit", "0"]
+    named = {
+        "walltime": settings.walltime,
+        "queue": settings.queue,
+        "interface": settings.interface,
+        "project" if kind in ("sge", "lsf") else "account": settings.account and str(settings.account),
     }
-    for key in ("walltime", "queue", "interface"):
-        if settings.get(key) is not None:
-            arguments[key] = settings[key]
-    if settings.get("account") is not None:
-        arguments["project" if kind in ("sge", "lsf") else "account"] = str(settings["account"])
     if kind == "pbs" and gpus:
-        arguments["resource_spec"] = (
-            f"select=1:ncpus={settings['cores']}:ngpus={gpus}:mem={settings['memory']}"
-        )
-    more = settings.get("options") or {}
-    if not isinstance(more, dict):
-        raise BadInput(f"--cluster {name}: options must be lines of NAME: VALUE")
-    extra = more.pop("job_extra_directives", [])
-    return kind, arguments | more | {"job_extra_directives": [*arguments["job_extra_directives"], *extra]}
+        named["resource_spec"] = f"select=1:ncpus={settings.cores}:ngpus={gpus}:mem={settings.memory}"
+    more = dict(settings.options or {})
+    directives = [*gpu_directives(kind, gpus), *more.pop("job_extra_directives", [])]
+    arguments = {
+        "cores": settings.cores,
+        "processes": 1,
+        "memory": str(settings.memory),
+        "python": sys.executable,
+        "worker_extra_args": [*threads, *settings.lifetime()],
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    return kind, arguments | given | more | {"job_extra_directives": directives}
 
 
 def gpu_directives(kind: str, gpus: int) -> list[str]:
@@ -165,22 +186,6 @@ def gpu_directives(kind: str, gpus: int) -> list[str]:
         "sge": [f"-l gpu={gpus}"],
         "pbs": [],
     }[kind]
-
-
-def _lifetime(walltime: Any, name: str) -> list[str]:
-    """Tell a worker to leave before its job ends."""
-    if walltime is None:
-        return []
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", str(walltime))
-    if match is None:
-        raise BadInput(f'--cluster {name}: walltime {walltime!r} must be "HOURS:MINUTES:SECONDS", in quotes')
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    if total <= 2 * LEAVE_SECONDS:
-        raise BadInput(
-            f"--cluster {name}: walltime {walltime!r} must be more than {2 * LEAVE_SECONDS} seconds"
-        )
-    return ["--lifetime", f"{total - LEAVE_SECONDS}s", "--lifetime-stagger", f"{LEAVE_SECONDS // 2}s"]
 
 
 def _keep_full(cluster: Any, workers: int) -> None:

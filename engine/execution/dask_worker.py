@@ -131,7 +131,7 @@ class Parcel:
             raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
         plan, mask, scratch, rehearsed = pickle.loads(self.content)
         mask.keep_chunks(block=plan.block, workers=sharers)
-        scratch.keep_seams(plan.seam_room, behind=False)  # other processes need them, too
+        scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
         model = wrap_model(model, rehearsed)
         queue = DeviceQueue(model, plan) if shares_batches(model) else None
         return Job(plan, mask, model, scratch, queue)

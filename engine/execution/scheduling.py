@@ -1,6 +1,6 @@
 """Who runs the tasks, in which order, and what becomes of one that fails?
 
-A render is a stream of tasks, block by block: the seams of a block, then the block. Each
+A render is a stream of tasks, block by block: the boundary of a block, then the block. Each
 task names the earlier tasks that it needs. `run_tasks` feeds the stream to a pool, a bounded number of
 tasks at a time, so that neither the graph nor the results waiting grow with the canvas. A task that
 fails is run again, and given up after `TRIES`; tasks that need it are given up with it, all others go

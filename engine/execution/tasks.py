@@ -1,7 +1,7 @@
 """What happens in one task?
 
 Three kinds of task, each a plain function of a `Job` and a block index, so that any executor, thread
-or machine may run it, again if need be: `scan_block` looks at the mask, `seam_task` runs the patches
+or machine may run it, again if need be: `scan_block` looks at the mask, `boundary_task` runs the patches
 that reach into the next block, `block_task` runs the others and makes the block's pixels and tiles.
 """
 
@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.blending.accumulator import Accumulator
-from safron.engine.generator.inputs import read_labels, where_fill
+from safron.engine.blending.resample import resample
+from safron.engine.generator.inputs import Labels, read_labels, where_fill
 from safron.engine.generator.label_colors import paint_labels
 from safron.engine.generator.model import PatchModel
 from safron.engine.generator.noise import normal_noise
@@ -27,9 +28,10 @@ from safron.engine.plan.blocks import BlockPlan, PatchRect
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import Scratch
-from safron.engine.scratch.seam_store import empty_seams, seam_parts
+from safron.engine.scratch.boundary_store import boundary_parts, empty_boundary
 from safron.engine.scratch.task_result import Tally, TaskDone
 from safron.io.masks.mask import LabelMask
+from safron.io.masks.scaled import ScaledMask
 from safron.io.slides.pyramid import reduce_region
 from safron.io.slides.writer import EncodedTile, encode_region
 
@@ -54,6 +56,14 @@ class Job:
     model: PatchModel
     scratch: Scratch
     queue: DeviceQueue | None = None
+
+    @property
+    def labels(self) -> Labels:
+        """The mask in drawn pixels."""
+        grid, scale = self.plan.grid, self.plan.scale
+        if scale.is_one:
+            return self.mask
+        return ScaledMask(self.mask, (grid.height, grid.width), scale.slide_index)
 
 
 # Tasks of this process look here between batches: who wants to hear of finished patches, and whether to
@@ -106,7 +116,7 @@ def run_patches(job: Job, rect: PatchRect, batches: Batches, tally: Tally, deliv
     grid, card = job.plan.grid, job.model.card
     area = rect.window(grid).expand(grid.context)
     with tally.stage("read"):
-        labels = read_labels(job.mask, area, outside=card.outside)
+        labels = read_labels(job.labels, area, outside=card.outside)
     side, is_fill = grid.tile + 2 * grid.context, card.is_fill
     # A view: a row of patches after the other, [rows, columns, side, side].
     windows = sliding_window_view(labels, (side, side))[:: grid.rows.stride, :: grid.columns.stride]
@@ -156,18 +166,18 @@ def _noise_windows(plan: RenderPlan, first: Window, count: int, tally: Tally) ->
     return sliding_window_view(noise, read.width, axis=2)[:, :, ::stride].transpose(2, 0, 1, 3)
 
 
-def seam_task(job: Job, index: tuple[int, int]) -> TaskDone:
+def boundary_task(job: Job, index: tuple[int, int]) -> TaskDone:
     """Run the patches of a block that reach into other blocks, and store what they leave."""
     plan, start = job.plan, time.perf_counter()
     tally = Tally()
-    pixels, sums = empty_seams(plan, index)
-    parts = seam_parts(plan, index, pixels, sums)
+    pixels, sums = empty_boundary(plan, index)
+    parts = boundary_parts(plan, index, pixels, sums)
     with _batches(job, tally) as batches:
-        for name, rect in plan.block_plan(index).seams.items():
+        for name, rect in plan.block_plan(index).boundary.items():
             run_patches(job, rect, batches, tally, parts[name].add)
     with tally.stage("scratch"):
-        job.scratch.write_seams(index, pixels, sums, seconds=time.perf_counter() - start)
-    return TaskDone("seam", index, tally)
+        job.scratch.boundaries.write(index, pixels, sums, seconds=time.perf_counter() - start)
+    return TaskDone("boundary", index, tally)
 
 
 def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
@@ -176,10 +186,17 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
     block = plan.block_plan(index)
     tally = Tally()
     image = _image_memory(block.window.height, block.window.width)
-    if block.paint != block.window:
+    if block.rendered != block.window:
         image[:] = job.model.card.background
-    if not block.paint.empty:
-        _paint(job, block, image[block.paint.slices(block.window)], tally)
+    if not block.rendered.empty:
+        rendered = image[block.rendered.slices(block.window)]
+        if plan.scale.is_one:
+            _paint(job, block, rendered, tally)
+        else:
+            drawing = np.empty((block.drawn.height, block.drawn.width, 3), np.uint8)
+            _paint(job, block, drawing, tally)
+            with tally.stage("resample"):
+                resample(drawing, block.drawn, rendered, block.rendered, plan.scale, canvas=plan.canvas)
     return TaskDone("block", index, tally, list(_encode_levels(job, block, image, tally)))
 
 
@@ -199,18 +216,18 @@ def _image_memory(height: int, width: int) -> UInt8:
 
 
 def _paint(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> None:
-    """Fill the rendered part of a block."""
+    """Draw what a block is made of."""
     plan = job.plan
-    accumulator = Accumulator(block.paint, plan.blend, image)
+    accumulator = Accumulator(block.drawn, plan.blend, image)
     with _batches(job, tally) as batches:
         run_patches(job, block.inner, batches, tally, accumulator.add)
     for source in plan.sources(block.index):
-        if not plan.block_plan(source).seams:
+        if not plan.block_plan(source).boundary:
             continue
         with tally.stage("scratch"):
-            pixels, sums = job.scratch.read_seams(source)
+            pixels, sums = job.scratch.boundaries.read(source)
         with tally.stage("blend"):
-            for part in seam_parts(plan, source, pixels, sums).values():
+            for part in boundary_parts(plan, source, pixels, sums).values():
                 accumulator.merge(part)
     with tally.stage("blend"):
         accumulator.finalize()

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from msgspec import Struct
 from safron.io.errors import BadInput
+from safron.io.fields import convert, hints
 
-_NEEDED = ("ca", "cert", "key")
+T = TypeVar("T")
+
+
+class _Files(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file of ``--security`` names."""
+
+    ca: Path
+    cert: Path
+    key: Path
 
 
 def load_security(file: Path | None) -> Any:
@@ -27,32 +37,28 @@ def load_security(file: Path | None) -> Any:
 
     from distributed import Security
 
-    paths = read_settings(file, "--security", known=_NEEDED, needed=_NEEDED)
-    given = {name: file.parent / str(paths[name]) for name in _NEEDED}
+    files = read_settings(file, "--security", _Files)
+    given = {name: file.parent / getattr(files, name) for name in hints(_Files)}
     for name, path in given.items():
         if not path.is_file():
             raise BadInput(f"--security {file}: {name} {path}: no such file")
     try:
         ssl.create_default_context(cafile=str(given["ca"])).load_cert_chain(given["cert"], given["key"])
     except (ssl.SSLError, OSError) as error:
-        raise BadInput(
-            f"--security {file}: these are no PEM certificates with their key ({error})"
-        ) from error
+        raise BadInput(f"--security {file}: not PEM certificates with their key ({error})") from error
     roles: dict[str, str] = {}
     for role in ("client", "scheduler", "worker"):
         roles |= {f"tls_{role}_cert": str(given["cert"]), f"tls_{role}_key": str(given["key"])}
     return Security(tls_ca_file=str(given["ca"]), require_encryption=True, **roles)
 
 
-def read_settings(
-    file: Path, option: str, *, known: tuple[str, ...], needed: tuple[str, ...]
-) -> dict[str, Any]:
-    """Read a YAML file of known names.
+def read_settings(file: Path, option: str, kind: type[T]) -> T:
+    """Read a YAML file of the fields of a class.
 
     Raises
     ------
     BadInput
-        When it is missing, is no YAML, lacks a name or has an unknown one.
+        When it is missing, is no YAML, lacks a name, has an unknown one, or a value breaks its rule.
     """
     import yaml
 
@@ -63,13 +69,9 @@ def read_settings(
             f"{option} {file}: cannot read it ({getattr(error, 'strerror', None) or error})"
         ) from error
     except yaml.YAMLError as error:
-        raise BadInput(f"{option} {file}: is no YAML ({' '.join(str(error).split())})") from error
+        raise BadInput(f"{option} {file}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
-        raise BadInput(f"{option} {file}: must be lines of NAME: VALUE, with {', '.join(needed)}")
-    for name in found:
-        if name not in known:
-            raise BadInput(f"{option} {file}: unknown name {name!r}; it may have {', '.join(known)}")
-    for name in needed:
-        if found.get(name) is None:
-            raise BadInput(f"{option} {file}: {name} is missing")
-    return found
+        raise BadInput(
+            f"{option} {file}: must be lines of NAME: VALUE, with {', '.join(hints(cast(Any, kind)))}"
+        )
+    return convert(found, kind, f"{option} {file}")

@@ -8,34 +8,94 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct
 from safron.io.errors import BadInput
+from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert, hints
+from safron.io.legend import Label
 
-from .adapter import Adapter, parse_adapter
+__all__ = ["RGB", "Card", "Label", "parse_card"]
 
-RGB = tuple[int, int, int]
+PAGE = "see docs/generator-contract.md"
+
+Name = Annotated[str, Meta(min_length=1, description="a name in the graph")]
+Layout = Literal["nchw", "nhwc"]
+Range = Annotated[tuple[Finite, Finite], Meta(description="two different numbers, as [-1, 1]")]
 
 
-@dataclass(frozen=True)
-class Label:
-    """One mask value that a generator knows.
+class AdapterInput(Struct, frozen=True, forbid_unknown_fields=True):
+    """The input of a foreign network.
 
     Attributes
     ----------
-    value : 0..255 in the mask.
-    name : tissue component.
-    color : RGB that stands for it in colour-coded masks.
-    fill : RGB of glass: windows holding only fill labels are painted, never sent to the model.
+    name : in the graph.
+    kind : what it takes: "labels" (the mask's values), "one_hot" (one channel a label, in the card's order)
+        or "rgb" (the labels' colours).
+    layout : of its axes.
+    range : what 0 and 1 of a one-hot, or 0 and 255 of a colour, become; None for "labels".
     """
 
-    value: int
-    name: str
-    color: RGB
-    fill: RGB | None = None
+    name: Name
+    kind: Literal["labels", "one_hot", "rgb"]
+    layout: Layout = "nchw"
+    range: Range | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "labels" and self.range is not None:
+            raise ValueError("range is for kinds one_hot and rgb; labels go in as they are")
+        if self.kind == "rgb" or self.range is not None:
+            _check_range(self.range)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Give the range, or that of a one-hot without one."""
+        return self.range or (0.0, 1.0)
+
+
+class AdapterOutput(Struct, frozen=True, forbid_unknown_fields=True):
+    """The output of a foreign network, an RGB image.
+
+    Attributes
+    ----------
+    name : in the graph.
+    range : what stands for black and for full colour.
+    layout : of its axes.
+    crop : pixels cut from every side.
+    """
+
+    name: Name
+    range: Range
+    layout: Layout = "nchw"
+    crop: NotNegative = 0
+
+    def __post_init__(self) -> None:
+        _check_range(self.range)
+
+
+class Adapter(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a foreign network is called.
+
+    Attributes
+    ----------
+    input, output : its input and output.
+    noise : name of its noise input, float [N, K, y, x]; None where it takes none.
+    """
+
+    input: AdapterInput
+    output: AdapterOutput
+    noise: Name | None = None
+
+
+def _check_range(given: tuple[float, float] | None) -> None:
+    """Refuse a range without extent, or none: a guess at what is missing would give wrong colours in silence."""
+    if given is None or given[0] == given[1]:
+        said = given and f"[{given[0]:g}, {given[1]:g}]"
+        raise ValueError(f"range {said} must be two different numbers, as [-1, 1]")
 
 
 @dataclass(frozen=True)
@@ -58,14 +118,14 @@ class Card:
     """
 
     name: str
-    tile: int
-    context: int
+    tile: Count
+    context: NotNegative
     labels: tuple[Label, ...]
-    tile_multiple: int | None = None
-    alignment: int = 1
-    outside: int | None = None
-    noise_scales: tuple[int, ...] = ()
-    mpp: float | None = None
+    tile_multiple: Count | None = None
+    alignment: Count = 1
+    outside: Byte | None = None
+    noise_scales: tuple[Count, ...] = ()
+    mpp: Mpp | None = None
     version: str = "1"
     licence: str = "unknown"
     trained_on: str = "unknown"
@@ -136,81 +196,69 @@ def parse_card(text: str, *, source: str) -> Card:
         ) from error
     if not isinstance(raw, dict):
         raise BadInput(f"{source}: the generator card must be a JSON object; export the model again")
-    try:
-        return _card_from_dict(raw)
-    except KeyError as error:
-        raise BadInput(
-            f"{source}: the generator card has no field {error}; see docs/generator-contract.md"
-        ) from error
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"{source}: the generator card is wrong: {error}; see docs/generator-contract.md"
-        ) from error
+    where = f"{source}: the generator card is wrong"
+    known = {name: raw[name] for name in (*hints(Card), "noise_channels") if name in raw}
+    _take_what_was_always_taken(known)
+    file: _File = convert(known, _File, where, then=PAGE, loose=True)
+    card: Card = convert(known | file.changes(), Card, where, then=PAGE, loose=True)
+    return replace(card, extra={name: value for name, value in raw.items() if name not in known})
 
 
-def _card_from_dict(raw: dict[str, Any]) -> Card:
-    fields = dict(raw)
-    tile, multiple = _tile(fields.pop("tile"))
-    outside = fields.pop("outside", "edge")
-    labels = tuple(_label(entry) for entry in fields.pop("labels"))
-    channels = _whole(fields.pop("noise_channels", 0), "noise_channels", least=0)
-    given = fields.pop("noise_scales", [1] * channels)
-    scales = tuple(_whole(scale, "noise scale", least=1) for scale in given)
-    if len(scales) != channels:
-        raise ValueError(f"noise_scales {list(scales)} must be as many as noise_channels {channels}")
-    if not labels or len({label.value for label in labels}) != len(labels):
-        raise ValueError("labels must be a list of distinct values")
-    if outside != "edge" and outside not in {label.value for label in labels}:
-        raise ValueError(f'outside {outside!r} must be "edge" or one of its labels')
-    adapter = fields.pop("adapter", None)
-    mpp = fields.pop("mpp", None)
-    if mpp is not None and not 0 < float(mpp) < float("inf"):
-        raise ValueError(f"mpp {mpp!r} must be micrometres per pixel, above 0")
-    return Card(
-        name=str(fields.pop("name")),
-        tile=tile,
-        tile_multiple=multiple,
-        context=_whole(fields.pop("context"), "context", least=0),
-        alignment=_whole(fields.pop("alignment", 1), "alignment", least=1),
-        labels=labels,
-        outside=None if outside == "edge" else int(outside),
-        noise_scales=scales,
-        mpp=None if mpp is None else float(mpp),
-        version=str(fields.pop("version", "1")),
-        licence=str(fields.pop("licence", "unknown")),
-        trained_on=str(fields.pop("trained_on", "unknown")),
-        adapter=None if adapter is None else parse_adapter(adapter),
-        extra=fields,
-    )
+class _Tiles(Struct, frozen=True):
+    """A network that writes tiles of several sizes."""
+
+    multiple_of: Count
+    default: Count | None = None
+
+    @property
+    def usual(self) -> int:
+        return self.default or max(self.multiple_of, 256 - 256 % self.multiple_of)
+
+    def __post_init__(self) -> None:
+        if self.usual % self.multiple_of:
+            raise ValueError(f"default {self.default} must be a multiple of {self.multiple_of}")
 
 
-def _tile(value: Any) -> tuple[int, int | None]:
-    """Return the default tile and the step of tiles, or None where there is one tile only."""
-    if not isinstance(value, dict):
-        return _whole(value, "tile", least=1), None
-    multiple = _whole(value["multiple_of"], "tile multiple_of", least=1)
-    default = _whole(value.get("default", max(multiple, 256 - 256 % multiple)), "tile default", least=1)
-    if default % multiple:
-        raise ValueError(f"tile default {default} must be a multiple of {multiple}")
-    return default, multiple
+class _File(Struct, frozen=True):
+    """Fields that a card's file has in another form than `Card`."""
+
+    tile: Count | _Tiles
+    labels: tuple[Label, ...]
+    outside: Annotated[Byte, Meta(description="one of its labels")] | Literal["edge"] = "edge"
+    noise_channels: NotNegative = 0
+    noise_scales: tuple[Count, ...] | None = None
+
+    def __post_init__(self) -> None:
+        values = [label.value for label in self.labels]
+        if not values or len({*values}) < len(values):
+            raise ValueError(f"labels must be one or more, of distinct values, not {values}")
+        if self.outside != "edge" and self.outside not in values:
+            raise ValueError(f"outside {self.outside!r} must be one of its labels or 'edge'")
+        scales = self.noise_scales
+        if scales is not None and len(scales) != self.noise_channels:
+            raise ValueError(
+                f"noise_scales {list(scales)} must be as many as noise_channels {self.noise_channels}"
+            )
+
+    def changes(self) -> dict[str, Any]:
+        """Give what becomes of them."""
+        tiles = self.tile if isinstance(self.tile, _Tiles) else None
+        return {
+            "tile": tiles.usual if tiles else self.tile,
+            "tile_multiple": tiles.multiple_of if tiles else None,
+            "outside": None if self.outside == "edge" else self.outside,
+            "noise_scales": (1,) * self.noise_channels if self.noise_scales is None else self.noise_scales,
+            "extra": {},
+        }
 
 
-def _label(entry: dict[str, Any]) -> Label:
-    fill = entry.get("fill")
-    value = _whole(entry["value"], "label value", least=0, most=255)
-    return Label(value, str(entry["name"]), _rgb(entry["color"]), None if fill is None else _rgb(fill))
-
-
-def _rgb(value: Any) -> RGB:
-    if not isinstance(value, list) or len(value) != 3:
-        raise ValueError(f"colour {value!r} must be a list of three numbers")
-    red, green, blue = (_whole(part, "colour channel", least=0, most=255) for part in value)
-    return red, green, blue
-
-
-def _whole(value: Any, what: str, *, least: int, most: int | None = None) -> int:
-    """Return a whole number in its range; JSON would also let fractions, texts and true through."""
-    if type(value) is int and value >= least and (most is None or value <= most):
-        return value
-    rule = f"at least {least}" if most is None else f"{least} to {most}"
-    raise ValueError(f"{what} {value!r} must be a whole number, {rule}")
+def _take_what_was_always_taken(fields: dict[str, Any]) -> None:
+    """Take numbers for texts, and a pixel size in quotes: cards are written by hand, too."""
+    labels = fields.get("labels")
+    for holder in (fields, *(labels if isinstance(labels, list) else ())):
+        for name in ("name", "version", "licence", "trained_on"):
+            if isinstance(holder, dict) and isinstance(holder.get(name), int | float):
+                holder[name] = str(holder[name])
+    with suppress(ValueError):
+        if isinstance(fields.get("mpp"), str):
+            fields["mpp"] = float(fields["mpp"])

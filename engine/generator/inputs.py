@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.window import Window
-from safron.io.masks.mask import LabelMask
 
 UInt8 = npt.NDArray[np.uint8]
 
 
-def read_labels(mask: LabelMask, window: Window, *, outside: int | None) -> UInt8:
+class Labels(Protocol):
+    """Labels of a whole canvas, read where they are sliced."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Pixels (height, width)."""
+
+    def __getitem__(self, region: tuple[slice, slice]) -> UInt8:
+        """Labels of a region: uint8 [y, x]."""
+
+
+def read_labels(mask: Labels, window: Window, *, outside: int | None) -> UInt8:
     """Read labels where `window` may reach beyond the canvas.
 
     Parameters

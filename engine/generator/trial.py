@@ -20,10 +20,7 @@ CPU_BATCH = 8
 def choose_batch(batch: int | None, model: PatchModel) -> int:
     """Patches a call: as given, else what suits the device."""
     usual = GPU_BATCH if model.device.startswith("cuda") else CPU_BATCH if runs_apart(model) else 1
-    chosen = usual if batch is None else batch
-    if chosen < 1:
-        raise BadInput(f"--batch {batch}: must be at least 1")
-    return chosen
+    return usual if batch is None else batch
 
 
 @dataclass(frozen=True)

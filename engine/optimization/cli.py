@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import numpy as np
 import numpy.typing as npt
-from safron.io.console import SETTINGS, Program, debug_option, run_program, version_option
+from safron.io.console import SETTINGS, Program, debug_option, option, run_program, version_option
 from safron.io.errors import BadInput, Failed, one_line
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
         except BadInput as error:  # ours is the fault, and the file that it names is gone by then
             said = one_line(error).replace(str(trial), out.name)
             raise Failed(
-                f"{source}: rewritten, it is no generator any more ({said}); render with it as it is"
+                f"{source}: rewritten, it is not a generator any more ({said}); render with it as it is"
             ) from error
         done = _compare(before, after, rewritten.changes)
         about = {"rewritten_from": before.sha256, "rewrite_max_abs": done.max_abs}
@@ -192,7 +192,7 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists, and the card beside it.")
+@option("--overwrite", "Replace OUT, and the card beside it.", is_flag=True)
 @debug_option
 @version_option
 def command(source: Path, out: Path, *, overwrite: bool) -> None:

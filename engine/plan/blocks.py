@@ -1,16 +1,33 @@
-"""How is a canvas cut into blocks, and which patches belong to each block?"""
+"""How is a canvas cut into blocks, and which patches belong to each block?
+
+A block is one task: a square of whole TIFF tiles. A patch belongs to the block that contains its origin. Patches that also
+write into the next block are the *boundary patches* of their block. They are generated first, exactly once, and their
+weighted sums are kept in scratch for the neighbours::
+
+    block (0, 0)          | block (0, 1)
+    i i i i i i i i i i r |                   i  inner: writes into this block only
+    i i i i i i i i i i r |                   r  right boundary: also writes into (0, 1)
+    b b b b b b b b b b r |                   b  lower boundary: also writes into (1, 0)
+    ----------------------+------------
+    block (1, 0)                              the r in the corner writes into all four blocks
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
 
 from safron.io.errors import BadInput
 
 from .grid import AxisGrid, PatchGrid
+from .scale import ONE, Scale
 from .window import Window
 
 DEFAULT_BLOCK = 2048
-# Columns of blocks that are made together, row by row.
+# Blocks along a side, at most: 33 million pixels of the default size. Plans look at each of them.
+MOST_BLOCKS = 1 << 14
+# Columns of blocks that are rendered together, row by row.
 BAND = 4
 
 
@@ -18,12 +35,17 @@ BAND = 4
 class AxisBlocks:
     """Blocks along one axis, and the patches that each of them owns.
 
+    Blocks are measured in canvas pixels (the slide's), patches in drawn pixels (`safron.engine.plan.scale`). If the two
+    differ, neighbouring blocks share some drawn pixels.
+
     Attributes
     ----------
-    axis : the patches.
-    start, stop : rendered canvas pixels.
-    extent : slide pixels, counted from `start`; more than ``stop - start`` where the slide is padded.
-    block : pixels of a block.
+    axis : patches along the axis, in drawn pixels.
+    start, stop : canvas pixels ``[start, stop)`` that are rendered.
+    extent : slide pixels, counted from `start`; more than ``stop - start`` if the slide is padded.
+    block : side of a block in canvas pixels.
+    scale : drawn pixels per canvas pixel.
+    length : canvas pixels along the whole axis; not needed if the scale is 1.
 
     Examples
     --------
@@ -37,44 +59,74 @@ class AxisBlocks:
     stop: int
     extent: int
     block: int
+    scale: Scale = ONE
+    length: int = 0
 
     def __len__(self) -> int:
         return -(-self.extent // self.block)
 
     def span(self, index: int) -> tuple[int, int]:
-        """Canvas pixels ``[lo, hi)`` of a block."""
+        """Return the canvas pixels ``[lo, hi)`` of a block."""
         lo = self.start + index * self.block
         return lo, min(lo + self.block, self.start + self.extent)
 
+    def drawn(self, index: int) -> tuple[int, int]:
+        """Return the drawn pixels ``[lo, hi)`` that a block is made of; empty if none of it is rendered."""
+        lo, hi = (min(end, self.stop) for end in self.span(index))
+        if lo == hi:
+            _, end = self.scale.reach(lo - 1, lo, length=self.length)
+            return end, end
+        return self.scale.reach(lo, hi, length=self.length)
+
     def owned(self, index: int) -> range:
-        """Patches whose origin is in the block; those that begin before the first block belong to it."""
-        lo, hi = self.span(index)
-        touching = self.axis.touching(self.start, self.stop)
-        mine = self.axis.originating(touching.start * self.axis.stride if index == 0 else lo, hi)
+        """Return the patches whose origin lies in this block's drawn pixels and not in those of an earlier block."""
+        start, _ = self.drawn(0)
+        _, stop = self.drawn(len(self) - 1)
+        touching = self.axis.touching(start, stop)
+        _, lo = self.drawn(index - 1) if index else (0, touching.start * self.axis.stride)
+        mine = self.axis.originating(lo, self.drawn(index)[1])
         first = max(mine.start, touching.start)
         return range(first, max(first, min(mine.stop, touching.stop)))
 
     def crossing(self, index: int) -> range:
-        """The last of the owned patches: those that also write into the next block."""
+        """Return the boundary patches: the last of the owned ones, which also write into the next block."""
         owned = self.owned(index)
-        _, hi = self.span(index)
-        if hi >= self.stop:
+        if self.span(index)[1] >= self.stop:
             return range(owned.stop, owned.stop)
+        hi, _ = self.drawn(index + 1)
         first = max(owned.start, (hi - self.axis.tile) // self.axis.stride + 1)
         return range(min(first, owned.stop), owned.stop)
 
     def reach(self, patches: range) -> tuple[int, int]:
-        """Rendered pixels that consecutive patches write, and how many of them several patches write."""
+        """Return how many drawn pixels some consecutive patches write, and how many of these several patches share."""
         if not patches:
             return 0, 0
+        start, stop = self.scale.reach(self.start, self.stop, length=self.length)
         lo, hi = self.axis.origin(patches[0]), self.axis.origin(patches[-1]) + self.axis.tile
-        lo, hi = max(lo, self.start), min(hi, self.stop)
-        return hi - lo, int((self.axis.count(lo, hi) > 1).sum())
+        lo, hi, first = max(lo, start), min(hi, stop), self.axis.origin(patches[0])
+        beside = -(-self.axis.tile // self.axis.stride)
+        before, after = min(patches[0], beside), min(len(self.axis) - 1 - patches[-1], beside)
+        return hi - lo, _shared_pixels(
+            self.axis.tile, self.axis.overlap, before, len(patches), after, lo - first, hi - first
+        )
+
+
+@lru_cache(maxsize=4096)
+def _shared_pixels(
+    tile: int, overlap: int, before: int, count: int, after: int, start: int, stop: int
+) -> int:
+    """Return how many pixels several patches write; a long axis asks for the same few cases again and again.
+
+    Pixels ``[start, stop)`` are counted from the first of `count` patches, with `before` and `after` more beside them.
+    """
+    stride, patches = tile - overlap, before + count + after
+    axis = AxisGrid((patches - 1) * stride + tile, tile, overlap)
+    return int((axis.count(start + before * stride, stop + before * stride) > 1).sum())
 
 
 @dataclass(frozen=True)
 class PatchRect:
-    """The patches of some consecutive rows and columns of the grid."""
+    """Patches of consecutive rows and columns of the grid."""
 
     rows: range
     columns: range
@@ -83,7 +135,7 @@ class PatchRect:
         return len(self.rows) * len(self.columns)
 
     def window(self, grid: PatchGrid) -> Window:
-        """All canvas pixels that the patches write; they cover it without a gap."""
+        """Return the window that the patches write; they cover it without gaps."""
         if not len(self):
             return Window(0, 0, 0, 0)
         first, last = grid[self.rows[0], self.columns[0]].write, grid[self.rows[-1], self.columns[-1]].write
@@ -92,43 +144,63 @@ class PatchRect:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One block: where it lies and which patches it runs.
+    """One block: its pixels and its patches.
 
     Attributes
     ----------
     index : (row, column) of the block.
-    window : its pixels in canvas coordinates; part of it may lie in the slide's padding.
-    paint : the rendered part of `window`.
-    inner : patches that only this block needs.
-    right, below : its seams; `right` has the corner.
+    window : canvas pixels of the block; part of them may lie in the slide's padding.
+    rendered : part of `window` that is rendered.
+    drawn : drawn pixels that `rendered` is made of; equal to it if the scale is 1.
+    inner : patches that write into this block only.
+    right, below : boundary patches; `right` includes the corner.
     """
 
     index: tuple[int, int]
     window: Window
-    paint: Window
+    rendered: Window
+    drawn: Window
     inner: PatchRect
     right: PatchRect
     below: PatchRect
 
     @property
-    def seams(self) -> dict[str, PatchRect]:
-        """The seams that have patches, by name."""
+    def boundary(self) -> dict[str, PatchRect]:
+        """The boundaries that have patches, by name."""
         return {name: rect for name, rect in (("right", self.right), ("below", self.below)) if len(rect)}
 
 
-def choose_block(block: int | None, *, tile: int, slide_tile: int) -> int:
-    """Return the block size: about 2048, whatever the canvas, so that memory is the same for all; check a given one.
+def least_block(*, tile: int, slide_tile: int, scale: Scale) -> int:
+    """Return the smallest block in whole TIFF tiles. A patch may write into two blocks along an axis, never into three."""
+    pixels = ceil((tile + 2 * scale.margin) / scale.ratio)
+    return -(-pixels // slide_tile) * slide_tile
+
+
+def choose_block(block: int | None, *, tile: int, slide_tile: int, scale: Scale, longest: int) -> int:
+    """Choose the side of a block, or check the given one.
+
+    The default is 2048 for every canvas, so that memory does not depend on the canvas. If the generator draws more pixels
+    than the slide has, 2048 is the number of drawn pixels, but a block is never smaller than a patch.
 
     Raises
     ------
     BadInput
-        When a given block is not whole TIFF tiles or is smaller than a patch.
+        The given block is not a multiple of the TIFF tile or is smaller than a patch, or a slide whose longer side is
+        `longest` pixels would have too many blocks.
     """
-    least = -(-tile // slide_tile) * slide_tile
+    least = least_block(tile=tile, slide_tile=slide_tile, scale=scale)
     if block is None:
-        return max(least, DEFAULT_BLOCK // slide_tile * slide_tile)
+        block = max(least, int(DEFAULT_BLOCK / max(1.0, float(scale.ratio))) // slide_tile * slide_tile)
     if block < least or block % slide_tile:
+        patch = f"--tile {tile}"
+        if not scale.is_one:
+            patch = f"a patch of --tile {tile}, each of whose pixels is {float(1 / scale.ratio):.3g} px wide"
         raise BadInput(
-            f"--block {block}: must be a multiple of --tiff-tile {slide_tile} and at least --tile {tile}; try {least}"
+            f"--block {block}: must be a multiple of --tiff-tile {slide_tile} and at least {patch}; try {least}"
+        )
+    if longest > MOST_BLOCKS * block:
+        raise BadInput(
+            f"--block {block}: {longest} px make more than {MOST_BLOCKS} blocks along a side; render a part with --region, or give "
+            f"--block {-(-longest // (MOST_BLOCKS * slide_tile)) * slide_tile}"
         )
     return block

@@ -1,4 +1,8 @@
-"""In which whole numbers are patches summed, so that no order of adding changes a pixel?"""
+"""How are patches summed so that the order of addition cannot change a pixel?
+
+Patch values are rounded to multiples of ``2 ** -bits`` grey levels and multiplied by integer blend weights. Sums of whole
+numbers are exact, so blocks, workers and restarts give the same pixels.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ Int32 = npt.NDArray[np.int32]
 Sums = npt.NDArray[np.uint16 | np.int32]
 Values = npt.NDArray[Any]
 
-# Outputs beyond this are a broken generator; the sums are sized so that anything inside cannot overflow.
+# A generator that returns values beyond this is broken. Sums are sized so that values inside it cannot overflow.
 VALUE_LIMIT = 512
 
 
@@ -28,9 +32,9 @@ class Blend:
 
     Attributes
     ----------
-    grid : the patches of the canvas.
-    taper : their weights.
-    bits : values are multiples of ``2**-bits`` grey levels.
+    grid : patches of the canvas.
+    taper : their blend weights.
+    bits : patch values are rounded to multiples of ``2**-bits`` grey levels.
     """
 
     grid: PatchGrid
@@ -44,7 +48,7 @@ class Blend:
 
     @property
     def sum_dtype(self) -> type[np.uint16 | np.int32]:
-        """The smallest type that holds any sum; whole grey levels under flat weights fit 16 bits."""
+        """The smallest type that holds every sum; whole grey levels with flat weights fit into 16 bits."""
         small = self.bits == 0 and 255 * peak_weight(self.grid, self.taper) < 1 << 16
         return np.uint16 if small else np.int32
 
@@ -52,35 +56,35 @@ class Blend:
     def mean_dtype(self) -> type[np.float32 | np.float64]:
         """A float type that holds every sum exactly and rounds every quotient to the right grey level.
 
-        A quotient that is no tie lies at least 1 / (2 * divisor) from one. Where sums stay below 2**24 the
-        divisor is below 2**15, and half the last place of a float32 below 256 is 2**-17.
+        A quotient that is not a tie is at least 1 / (2 * divisor) away from one. If sums stay below 2**24, the divisor is
+        below 2**15, and float32 values below 256 are accurate to 2**-17.
         """
         largest = VALUE_LIMIT * peak_weight(self.grid, self.taper) << self.bits
         return np.float32 if largest <= 1 << 24 else np.float64
 
     def encode(self, values: Values) -> Values:
-        """Put model output on the fixed-point grid: uint8 stays, floats become integral float32 [..., 3]."""
+        """Convert patch values to fixed point: uint8 is returned as it is, floats as whole numbers in float32 [..., 3]."""
         if values.dtype == np.uint8:
             return values if self.bits == 0 else values * np.float32(1 << self.bits)
         scaled = np.multiply(values, np.float32(1 << self.bits), dtype=np.float32)
         return np.rint(scaled, out=scaled)
 
     def decode(self, fixed: Values) -> UInt8:
-        """Round single values half to even and clip them: uint8 of the same shape."""
+        """Round fixed-point values half to even and clip them to 0..255: uint8 of the same shape."""
         if fixed.dtype == np.uint8:
             return fixed
         return _to_uint8(np.multiply(fixed, np.float32(2.0**-self.bits), dtype=np.float32))
 
     def mean(self, sums: Sums, row_weights: Int32, column_weights: Int32) -> UInt8:
-        """Divide weighted sums [h, w, 3] by the outer product of total weights [h] and [w]: uint8."""
+        """Divide weighted sums [h, w, 3] by the outer product of the total weights [h] and [w]: uint8 [h, w, 3]."""
         if not sums.size:
             return np.empty(sums.shape, np.uint8)
         total = int(row_weights[0] * column_weights[0])
         level = np.ptp(row_weights) == 0 == np.ptp(column_weights)
         if level and sums.dtype == np.uint16 and total.bit_count() == 1:
-            # A power of two scales exactly; OpenCV then rounds half to even.
+            # Division by a power of two is exact, and OpenCV rounds half to even.
             return np.asarray(cv2.convertScaleAbs(sums, alpha=1 / total), np.uint8)
-        # Flattened to [h, 3 w], since NumPy is slow over an innermost axis of three.
+        # Flattened to [h, 3 w]: NumPy is slow when the innermost axis has three elements.
         exact: Values = sums.astype(self.mean_dtype).reshape(sums.shape[0], -1)
         divisor = (np.repeat(column_weights, 3) << self.bits).astype(exact.dtype)
         if row_weights.min() == row_weights.max():
@@ -92,16 +96,16 @@ class Blend:
 
 @lru_cache(maxsize=64)
 def peak_weight(grid: PatchGrid, taper: Taper) -> int:
-    """Largest total weight that any pixel can have, wherever it lies."""
+    """Return the largest total weight that any pixel of any canvas can have."""
     axis = AxisGrid(4 * grid.tile, grid.tile, grid.overlap)
     weights = taper.weights(tile=grid.tile, overlap=grid.overlap)
     return int(axis.total_weight(weights, 0, axis.length).max()) ** 2
 
 
 def fraction_bits(grid: PatchGrid, taper: Taper) -> int:
-    """Finest fixed-point grid whose sums fit 32 bits; negative when nothing fits.
+    """Return the most fraction bits with which every sum fits into 32 bits; negative if none fits.
 
-    At most 12: float32 then still holds each scaled value exactly.
+    At most 12, with which float32 still holds every scaled value exactly.
     """
     return min(12, 31 - (VALUE_LIMIT * peak_weight(grid, taper) - 1).bit_length())
 

@@ -9,9 +9,9 @@ Along one axis, with tile 256, context 20 and overlap 20 (stride 236)::
     patch 2                            |wwwwwwww ... wwwwwwwwwwwwww|  cropped at the end
     read 1            |rr|wwwwwwwwwwwwwwwww|rr|                       context: read, never written
 
-Every origin is a multiple of the stride, the last one too: what falls beyond the canvas is cropped,
-so that a generator that is aligned to the stride agrees with itself everywhere. Pure arithmetic: no
-pixel is touched here.
+Every origin is a multiple of the stride, including the last one; pixels beyond the canvas are cropped. A generator whose
+alignment divides the stride therefore agrees with itself in every overlap. This module is pure arithmetic and touches no
+pixel.
 """
 
 from __future__ import annotations

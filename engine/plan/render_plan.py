@@ -1,18 +1,8 @@
 """What will be done, before anything is done?
 
-A `RenderPlan` says which patches there are, which block owns each, what a block takes from its
-neighbours, and how much memory, scratch and output that needs. It is pure data: it can be printed
-(``--dry-run``), compared, pickled and handed to any executor, and nothing in it grows with the canvas.
-
-A patch belongs to the block that holds its origin. Patches that reach into the next block are the
-block's *seams*; they run first, once, and their weighted sums are kept in scratch::
-
-    block (0, 0)          | block (0, 1)
-    i i i i i i i i i i r |                   i  inner: touches this block only
-    i i i i i i i i i i r |                   r  right seam: also written into (0, 1)
-    b b b b b b b b b b r |                   b  lower seam: also written into (1, 0)
-    ----------------------+------------
-    block (1, 0)                              the corner r reaches all four blocks
+A `RenderPlan` lists the patches, the block that owns each of them, what a block takes from its neighbours, and how much
+memory, scratch and output the render needs. It is pure data: it can be printed (``--dry-run``), compared, pickled and
+handed to any executor. Its size does not depend on the canvas.
 """
 
 from __future__ import annotations
@@ -33,13 +23,14 @@ from safron.io.slides.writer import SlideSpec
 from .blocks import BAND, AxisBlocks, BlockPlan, PatchRect
 from .fixed_point import Blend, fraction_bits
 from .grid import PatchGrid
+from .scale import Scale
 from .taper import Taper
 from .window import Window
 
 Int64 = npt.NDArray[np.int64]
 
 PREVIEW_PIXELS = 2048
-# Options that decide a field of `SlideSpec`.
+# Options that set a field of `SlideSpec`.
 _OPTIONS = {
     "tile": "--tiff-tile",
     "level_count": "--level-count",
@@ -49,19 +40,19 @@ _OPTIONS = {
     "quality": "--quality",
     "chroma": "--chroma",
 }
-# Seams that a process has room for in memory, if all are as large as they can be, and one that is read. They are mostly half of
-# that: so it is what is needed of the band's row above, and of the row in work.
-SEAMS_KEPT = 5
+# Blocks whose boundary sums fit into a process's memory if each has the largest possible size, plus one that is being read.
+# Most have half that size, so this is enough for the row above in the band and for the row in flight.
+BOUNDARIES_KEPT = 5
 
 
 @dataclass(frozen=True)
-class _SeamSizes:
-    """How far the seams of blocks reach along one axis.
+class _BoundarySizes:
+    """Sizes of the boundary sums of all blocks along one axis.
 
     Attributes
     ----------
-    owned, crossing, beside : int64 [blocks, 2]: pixels, and multi pixels, of all owned patches of each
-        block, of those that cross into the next block, and of the others.
+    owned, crossing, beside : int64 [blocks, 2]: pixels, and pixels that several patches share, of all owned patches of each
+        block, of its boundary patches, and of the others.
     """
 
     owned: Int64
@@ -69,8 +60,8 @@ class _SeamSizes:
     beside: Int64
 
     @classmethod
-    def of(cls, blocks: AxisBlocks) -> _SeamSizes:
-        """Measure every block of an axis."""
+    def of(cls, blocks: AxisBlocks) -> _BoundarySizes:
+        """Measure every block along an axis."""
         owned = [blocks.owned(index) for index in range(len(blocks))]
         crossing = [blocks.crossing(index) for index in range(len(blocks))]
         beside = [range(mine.start, low.start) for mine, low in zip(owned, crossing, strict=True)]
@@ -84,20 +75,24 @@ class RenderPlan:
 
     Attributes
     ----------
-    grid : patches of the whole mask.
+    grid : patches of the whole mask, in drawn pixels.
     taper : blend weights.
-    region : the part of the canvas that becomes the slide.
-    slide : what is written; at least as large as `region`.
-    block : pixels a side of one task.
-    batch : patches a call.
-    bits : fixed-point bits of patch values.
-    seed : of the noise.
+    canvas : all pixels of the mask.
+    region : part of the canvas that becomes the slide.
+    scale : drawn pixels per canvas pixel.
+    slide : layout of the slide; at least as large as `region`.
+    block : side of a block in canvas pixels.
+    batch : batch size, patches per generator call.
+    bits : fraction bits of patch values.
+    seed : seed of the noise.
     noise_scales : see `safron.engine.generator.noise`.
     """
 
     grid: PatchGrid
     taper: Taper
+    canvas: Window
     region: Window
+    scale: Scale
     slide: SlideSpec
     block: int
     batch: int
@@ -107,7 +102,7 @@ class RenderPlan:
 
     @property
     def blend(self) -> Blend:
-        """Weights and fixed point."""
+        """Blend weights and fixed point."""
         return Blend(self.grid, self.taper, self.bits)
 
     @property
@@ -116,12 +111,27 @@ class RenderPlan:
         return self.slide.pyramid
 
     def axis_blocks(self, block: int) -> tuple[AxisBlocks, AxisBlocks]:
-        """Cut both axes into blocks of any size."""
-        region = self.region
+        """Cut both axes into blocks of the given side."""
+        region, canvas, scale = self.region, self.canvas, self.scale
         return (
-            AxisBlocks(self.grid.rows, region.y, region.y_stop, self.slide.height, block),
-            AxisBlocks(self.grid.columns, region.x, region.x_stop, self.slide.width, block),
+            AxisBlocks(
+                self.grid.rows, region.y, region.y_stop, self.slide.height, block, scale, canvas.height
+            ),
+            AxisBlocks(
+                self.grid.columns, region.x, region.x_stop, self.slide.width, block, scale, canvas.width
+            ),
         )
+
+    @cached_property
+    def drawn(self) -> Window:
+        """Drawn pixels that the region is made of."""
+        return self.drawn_for(self.region)
+
+    def drawn_for(self, window: Window) -> Window:
+        """Return the drawn pixels that a window of the canvas is made of."""
+        y0, y1 = self.scale.reach(window.y, window.y_stop, length=self.canvas.height)
+        x0, x1 = self.scale.reach(window.x, window.x_stop, length=self.canvas.width)
+        return Window.from_bounds(y0, x0, y1, x1)
 
     @property
     def block_shape(self) -> tuple[int, int]:
@@ -130,9 +140,9 @@ class RenderPlan:
         return len(rows), len(columns)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Block indices, one at a time: band after band of a few columns, and each row by row.
+        """Yield block indices in the order of rendering: bands of a few columns, each of them row by row.
 
-        What seams leave is needed by the blocks below them. So these come soon, however wide the canvas is.
+        Blocks need the boundary sums of the row above. In a narrow band they follow soon, however wide the canvas is.
         """
         rows, columns = self.block_shape
         return (
@@ -154,19 +164,26 @@ class RenderPlan:
             index,
             window,
             window.clip(self.region),
+            Window.from_bounds(
+                *(
+                    end
+                    for pair in zip(rows.drawn(index[0]), columns.drawn(index[1]), strict=True)
+                    for end in pair
+                )
+            ),
             inner=PatchRect(range(own_rows.start, low.start), left),
             right=PatchRect(own_rows, right),
             below=PatchRect(low, left),
         )
 
     def sources(self, index: tuple[int, int]) -> list[tuple[int, int]]:
-        """Blocks whose seams write into block `index`, itself last."""
+        """Return the blocks whose boundary patches write into block `index`, itself last."""
         row, column = index
         around = [(row - 1, column - 1), (row - 1, column), (row, column - 1), (row, column)]
         return [(i, j) for i, j in around if i >= 0 and j >= 0]
 
     def consumers(self, index: tuple[int, int]) -> list[tuple[int, int]]:
-        """Blocks that the seams of block `index` write into, itself first."""
+        """Return the blocks that the boundary patches of block `index` write into, itself first."""
         row, column = index
         rows, columns = self.block_shape
         around = [(row, column), (row, column + 1), (row + 1, column), (row + 1, column + 1)]
@@ -174,15 +191,15 @@ class RenderPlan:
 
     @property
     def patches(self) -> int:
-        """Patches that write at least one pixel of the region."""
-        region = self.region
-        return len(self.grid.rows.touching(region.y, region.y_stop)) * len(
-            self.grid.columns.touching(region.x, region.x_stop)
+        """Number of patches that write at least one pixel of the region."""
+        drawn = self.drawn
+        return len(self.grid.rows.touching(drawn.y, drawn.y_stop)) * len(
+            self.grid.columns.touching(drawn.x, drawn.x_stop)
         )
 
     @property
     def block_levels(self) -> int:
-        """The last level whose tiles are whole inside a block."""
+        """The last level at which a block consists of whole tiles."""
         level = 0
         while (self.block >> (level + 1)) % self.slide.tile == 0 and self.block % (2 << level) == 0:
             level += 1
@@ -190,37 +207,35 @@ class RenderPlan:
 
     @property
     def thumbnail_level(self) -> int:
-        """The level that blocks leave in scratch, from which higher levels and the preview are made."""
+        """The level that each block leaves in scratch. Higher levels and the preview are made from it."""
         return min(self.block_levels + 1, self.preview_level)
 
     @property
     def preview_level(self) -> int:
-        """The first level that is small enough to be shown whole."""
-        level = 0
-        while max(self.slide.height, self.slide.width) >> level > PREVIEW_PIXELS:
-            level += 1
-        return level
+        """The first level that is small enough for the preview."""
+        levels = self.working_pyramid.levels
+        return next(level.index for level in levels if max(level.height, level.width) <= PREVIEW_PIXELS)
 
-    @property
+    @cached_property
     def working_pyramid(self) -> Pyramid:
-        """All levels down to one pixel: the slide's, and those that only scratch needs."""
+        """All levels down to one pixel: those of the slide, then those that only scratch needs."""
         most = max(self.slide.height, self.slide.width).bit_length()
         return Pyramid(self.slide.height, self.slide.width, self.slide.tile, most)
 
-    def seam_windows(self, index: tuple[int, int]) -> dict[str, Window]:
-        """The rendered canvas pixels that the seams of a block write, by name."""
-        seams = self.block_plan(index).seams
-        return {name: rect.window(self.grid).clip(self.region) for name, rect in seams.items()}
+    def boundary_windows(self, index: tuple[int, int]) -> dict[str, Window]:
+        """Return the drawn pixels that the boundary patches of a block write, by name."""
+        boundary = self.block_plan(index).boundary
+        return {name: rect.window(self.grid).clip(self.drawn) for name, rect in boundary.items()}
 
     @cached_property
-    def _seam_sizes(self) -> tuple[_SeamSizes, _SeamSizes]:
+    def _boundary_sizes(self) -> tuple[_BoundarySizes, _BoundarySizes]:
         rows, columns = self.axis_blocks(self.block)
-        return _SeamSizes.of(rows), _SeamSizes.of(columns)
+        return _BoundarySizes.of(rows), _BoundarySizes.of(columns)
 
     @cached_property
-    def seam_capacity(self) -> tuple[int, int]:
-        """Pixel values, and sums, that are enough for the seams of any block; one at least, for Blosc unpacks no fewer."""
-        rows, columns = self._seam_sizes
+    def boundary_capacity(self) -> tuple[int, int]:
+        """Number of pixel values, and of sums, that the boundary of any block needs; at least 1, which Blosc requires."""
+        rows, columns = self._boundary_sizes
         right = (rows.owned.max(axis=0), columns.crossing.max(axis=0))
         below = (rows.crossing.max(axis=0), columns.beside.max(axis=0))
         pixels = 3 * sum(int(down[0] * across[0]) for down, across in (right, below))
@@ -228,62 +243,69 @@ class RenderPlan:
         return max(1, pixels), max(1, sums)
 
     @property
-    def largest_seam(self) -> int:
-        """Bytes that the seams of one block may take in scratch."""
-        pixels, sums = self.seam_capacity
+    def largest_boundary(self) -> int:
+        """Upper bound on the bytes in scratch of one block's boundary sums."""
+        pixels, sums = self.boundary_capacity
         return pixels + sums * np.dtype(self.blend.sum_dtype).itemsize
 
     @property
-    def seam_bytes(self) -> int:
-        """Upper bound on what one block leaves in scratch for its neighbours, for any canvas."""
+    def boundary_bytes(self) -> int:
+        """Upper bound on the bytes of one block's boundary sums, for any canvas."""
         tile, overlap, stride = self.grid.tile, self.grid.overlap, self.grid.rows.stride
-        long, breadth = self.block + tile, tile + (-(-tile // stride) - 1) * stride
+        # Boundary patches begin within a tile of the block's end, or among the drawn pixels that both blocks need.
+        shared_pixels = tile + self._drawn_block - int(self.block * self.scale.ratio)
+        long, breadth = self._drawn_block + tile, shared_pixels + (-(-tile // stride) - 1) * stride
         shared = [min(length, (length // stride + 2) * overlap) for length in (long, breadth)]
         sums = 2 * (shared[0] * breadth + long * shared[1])
         return 3 * (2 * long * breadth + sums * np.dtype(self.blend.sum_dtype).itemsize)
 
     @property
-    def seam_room(self) -> int:
-        """Memory in which a process keeps the seams that it made."""
-        return (SEAMS_KEPT - 1) * self.seam_bytes
+    def _drawn_block(self) -> int:
+        """The most drawn pixels a side that a block is made of."""
+        return self.block if self.scale.is_one else int((self.block + 2) * self.scale.ratio) + 4
+
+    @property
+    def boundary_room(self) -> int:
+        """Bytes of memory in which a process keeps the boundary sums that it made."""
+        return (BOUNDARIES_KEPT - 1) * self.boundary_bytes
 
     def scratch_bytes(self, *, at_a_time: int) -> int:
-        """Upper bound on scratch in use at one time: seams, and thumbnails.
+        """Upper bound on the bytes of scratch in use at one time: boundary sums and thumbnails.
 
-        Seams are freed while the next row of their band is made, those at its edge while the next band is: so there are
-        those of two rows of a band, and of one edge, in part the last band's and in part this one's.
+        Boundary sums are freed while the next row of their band is rendered, those at the band's edge while the next band
+        is. So scratch holds those of two rows of a band and of one edge, partly this band's and partly the last one's.
 
         Parameters
         ----------
-        at_a_time : blocks in work, whose seams may be there before they are.
+        at_a_time : blocks in flight, whose boundary sums may exist before the block does.
         """
-        rows, columns = self._seam_sizes
+        rows, columns = self._boundary_sizes
         item = np.dtype(self.blend.sum_dtype).itemsize
 
         def each_row(across: Int64, beside: Int64) -> Int64:
-            """Bytes of the seams of some columns, in each row."""
+            """Bytes of the boundary sums of some columns, for each row."""
             pixels = rows.owned[:, 0] * across[0] + rows.crossing[:, 0] * beside[0]
             sums = rows.owned[:, 1] * across[0] + rows.owned[:, 0] * across[1]
             sums += rows.crossing[:, 1] * beside[0] + rows.crossing[:, 0] * beside[1]
             return np.asarray(3 * (pixels + item * sums))
 
-        most, all_seams, last_edge = 0, 0, np.zeros(len(rows.owned), np.int64)
+        most, all_made, last_edge = 0, 0, np.zeros(len(rows.owned), np.int64)
         for first in range(0, len(columns.owned), BAND):
             band = slice(first, first + BAND)
             made = each_row(columns.crossing[band].sum(axis=0), columns.beside[band].sum(axis=0))
             edge = each_row(columns.crossing[band][-1], columns.beside[band][-1])
             if first + BAND >= len(columns.owned):
-                edge = np.zeros_like(edge)  # nobody needs it after the band
+                edge = np.zeros_like(edge)  # not needed after the band
             two_rows = int((made + np.append(made[1:], 0)).max())
             most = max(most, two_rows + int(np.maximum(edge, last_edge).sum()))
-            all_seams += int(made.sum())
+            all_made += int(made.sum())
             last_edge = edge
-        most = min(all_seams, most + (at_a_time + 1) * self.largest_seam)
-        thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
-        return most + thumbnails
+        most = min(all_made, most + (at_a_time + 1) * self.largest_boundary)
+        levels = self.working_pyramid.levels[self.thumbnail_level :]
+        return most + sum(3 * level.height * level.width for level in levels)
 
     def output_bytes(self) -> int:
-        """Estimate of the slide's size: bytes per pixel as measured on stained tissue, all levels."""
+        """Estimate the bytes of the slide, all levels, from bytes per pixel measured on stained tissue."""
         per_pixel = {"jpeg": 0.35 if self.slide.chroma == "420" else 0.45, "none": 3.0}.get(
             self.slide.compression, 2.3
         )
@@ -291,37 +313,42 @@ class RenderPlan:
 
     @property
     def _most_tile_bytes(self) -> float:
-        """Bytes of the tiles of all levels, for each pixel, where the picture is noise and nothing can be packed."""
+        """Bytes per pixel of the tiles of all levels if the image is noise, which does not compress."""
         slide = self.slide
         fine = slide.chroma == "444" and slide.quality > 90
         each = {"jpeg": 4.2 if fine else 2.0, "lzw": 4.2}.get(slide.compression, 3.1)
         return each * 4 / 3
 
     def worker_bytes(self) -> int:
-        """Upper bound on what one block in work holds, without batches and the generator's own buffers."""
-        side, read = self.block, self.grid.tile + 2 * self.grid.context
+        """Upper bound on the bytes of one block in flight, without batches and the generator's own buffers."""
+        side, read = self._drawn_block, self.grid.tile + 2 * self.grid.context
         pixels = side * side
-        image = pixels * 3
+        image = self.block**2 * 3
         labels = (side + 2 * read) ** 2
+        if not self.scale.is_one:
+            image += pixels * 3
+            labels += int((side + 2 * read) / self.scale.ratio) ** 2
         shared = min(1.0, self.grid.overlap / self.grid.rows.stride)
         bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
         noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
-        tiles = int(pixels * self._most_tile_bytes)
-        # A block that is finished may wait to be written; as JPEG it is small.
+        tiles = int(self.block**2 * self._most_tile_bytes)
+        # A finished block may wait to be written; as JPEG it is small.
         waiting = 0 if self.slide.compression == "jpeg" else tiles
-        # One after the other: patches, seams (as stored and as read), levels and tiles. A seam task holds less than a block's.
-        return image + waiting + max(bands + labels + noise, bands + 2 * self.seam_bytes, tiles + image // 3)
+        # These follow one another: patches, boundary sums (stored and read), levels and tiles. A boundary task needs less.
+        return (
+            image + waiting + max(bands + labels + noise, bands + 2 * self.boundary_bytes, tiles + image // 3)
+        )
 
     def batch_bytes(self, *, integral: bool) -> int:
-        """Upper bound on a batch of patches, before and after the generator."""
+        """Upper bound on the bytes of a batch of patches, inputs and outputs."""
         tile, read = self.grid.tile, self.grid.tile + 2 * self.grid.context
-        # What ONNX Runtime gives, the batch that it is put in, and where nothing is compiled the fixed-point values.
+        # The output of ONNX Runtime, its copy in the batch and, without the C extension, the fixed-point values.
         image_bytes = 1 if integral else 12 if compiled is None else 8
         return self.batch * (read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * image_bytes)
 
     def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
-        """Everything that decides a pixel or a tag, by the name that a user knows it by."""
-        # The slide's metadata and software repeat what stands here and in the versions.
+        """Return everything that decides a pixel or a tag, under the name that users know."""
+        # Metadata and software of the slide repeat these inputs and the versions.
         names = asdict(self.slide).keys() - {"metadata", "software"}
         slide = {_OPTIONS.get(name, f"slide {name}"): getattr(self.slide, name) for name in names}
         return {
@@ -333,6 +360,7 @@ class RenderPlan:
                 "context": self.grid.context,
                 "--overlap": self.grid.overlap,
                 "--taper": self.taper.name,
+                "--scale": [self.scale.numerator, self.scale.denominator],
                 "--region": [self.region.x, self.region.y, self.region.width, self.region.height],
                 "--block": self.block,
                 "--batch": self.batch,
@@ -344,7 +372,7 @@ class RenderPlan:
 
 
 def fingerprint(inputs: Mapping[str, str]) -> str:
-    """One hash of `RenderPlan.inputs`."""
+    """Return one hash of `RenderPlan.inputs`."""
     return hashlib.sha256(json.dumps(dict(sorted(inputs.items()))).encode()).hexdigest()
 
 
@@ -354,7 +382,7 @@ def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int)
     Raises
     ------
     BadInput
-        When the tile or the overlap is out of range.
+        The tile or the overlap is out of range.
     """
     if tile < 1:
         raise BadInput(f"--tile {tile}: must be at least 1 pixel")
@@ -364,12 +392,12 @@ def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int)
 
 
 def choose_bits(grid: PatchGrid, taper: Taper, *, integral: bool) -> int:
-    """Return the fixed-point bits of patch values: 0 where the generator returns whole grey levels.
+    """Choose the fraction bits of patch values: 0 if the generator returns whole grey levels.
 
     Raises
     ------
     BadInput
-        When so many patches overlap that their sums would not fit 32 bits with 1/16 of a level.
+        So many patches overlap that their sums do not fit into 32 bits with 1/16 of a grey level.
     """
     bits = fraction_bits(grid, taper)
     if bits < (0 if integral else 4):

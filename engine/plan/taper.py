@@ -1,12 +1,12 @@
 r"""How much does each pixel of a patch count where patches overlap?
 
-Weights are small positive integers and separable (one vector per axis), so that weighted sums of
-fixed-point pixels are exact in 32 bits and do not depend on the order of addition::
+The blend weights (taper) are small positive integers and separable: one vector per axis. Weighted sums of fixed-point
+pixels are therefore exact in 32 bits and do not depend on the order of addition::
 
     overlap 20, tile 256, linear         weight
        63 |      ____________________
           |     /                    \
-        3 |    /                      \      never 0: a written pixel always counts
+        3 |    /                      \      never 0, so every written pixel counts
           +---|---|----------------|---|---
               0   20              236  256
 """

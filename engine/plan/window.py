@@ -51,9 +51,9 @@ class Window:
         """Whether the window holds no pixel."""
         return self.height == 0 or self.width == 0
 
-    def expand(self, halo: int) -> Window:
-        """Grow by `halo` pixels on every side."""
-        return Window(self.y - halo, self.x - halo, self.height + 2 * halo, self.width + 2 * halo)
+    def expand(self, margin: int) -> Window:
+        """Grow by `margin` pixels on every side."""
+        return Window(self.y - margin, self.x - margin, self.height + 2 * margin, self.width + 2 * margin)
 
     def clip(self, other: Window) -> Window:
         """Return the part inside `other`."""

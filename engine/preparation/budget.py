@@ -11,7 +11,7 @@ from safron.engine.execution.device_queue import BUFFERS, shares_batches
 from safron.engine.execution.tasks import Job
 from safron.engine.generator.model import PatchModel
 from safron.engine.generator.trial import try_model
-from safron.engine.plan.render_plan import SEAMS_KEPT, RenderPlan
+from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan
 from safron.engine.scratch.arrays import SYNC_BYTES
 from safron.engine.system.gpus import process_blocks
 from safron.engine.system.memory import LARGEST, resident_bytes
@@ -39,7 +39,7 @@ def process_bytes(job: Job, model: PatchModel, *, resident: int, blocks: int) ->
     plan = job.plan
     batches = BUFFERS if shares_batches(model) else blocks
     working = blocks * plan.worker_bytes() + batches * plan.batch_bytes(integral=model.integral)
-    kept = SEAMS_KEPT * plan.seam_bytes + job.mask.keep_chunks(block=plan.block, workers=blocks)
+    kept = BOUNDARIES_KEPT * plan.boundary_bytes + job.mask.keep_chunks(block=plan.block, workers=blocks)
     return resident + LATE_BYTES // 2 + with_gaps(working + kept)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import cv2
@@ -13,6 +13,8 @@ from safron.engine.execution.scheduling import GivenUp, Runner, Task
 from safron.engine.execution.tasks import Job
 from safron.engine.generator.inputs import where_fill
 from safron.engine.plan.blocks import PatchRect
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.plan.scale import ONE
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, Failed
 
@@ -44,10 +46,10 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
     """
     plan, card = job.plan, job.model.card
     if card.known.all() and not card.is_fill.any() and job.mask.plane.dtype in (np.uint8, np.bool_):
-        # Nothing to find; a stamp tells a changed mask as well, where there is one.
+        # Nothing to find, and a hash of the files tells a changed mask as well, where they can be read.
         with suppress(OSError):
-            return Scan(job.mask.stamp(), 0)
-    rows, columns = (len(axis) for axis in plan.axis_blocks(SCAN_BLOCK))
+            return Scan(job.mask.fingerprint(), 0)
+    rows, columns = (len(axis) for axis in drawn_alone(plan).axis_blocks(SCAN_BLOCK))
     order = ((row, column) for row in range(rows) for column in range(columns))
     total = sha256(f"{plan.grid.height} {plan.grid.width}".encode())
     painted, unknown = 0, None
@@ -71,12 +73,21 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
             expected = next(order, (-1, -1))
     if unknown is not None:
         y, x, value = unknown
+        y, x = np.minimum(plan.scale.slide_index(np.array([y, x])), np.array(job.mask.shape) - 1).tolist()
         names = ", ".join(f"{label.value} {label.name}" for label in card.labels)
         raise BadInput(
             f"{job.mask.source}: label {value} at x={x}, y={y} is unknown to generator {card.name!r}, "
             f"which knows {names}; relabel the mask or choose another --model"
         )
     return Scan(total.hexdigest(), painted)
+
+
+def drawn_alone(plan: RenderPlan) -> RenderPlan:
+    """A plan of what is drawn, without its way into the slide: labels are looked at as the generator will see them."""
+    if plan.scale.is_one:
+        return plan
+    slide = replace(plan.slide, height=plan.drawn.height, width=plan.drawn.width)
+    return replace(plan, canvas=plan.grid.canvas, region=plan.drawn, scale=ONE, slide=slide)
 
 
 @dataclass(frozen=True)
@@ -100,9 +111,9 @@ class Scanned:
 def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
     """Look at all labels that the patches of one scan unit read."""
     plan, card = job.plan, job.model.card
-    unit = plan.block_plan(index, block=SCAN_BLOCK)
+    unit = drawn_alone(plan).block_plan(index, block=SCAN_BLOCK)
     canvas = plan.grid.canvas
-    area = unit.paint
+    area = unit.drawn
     if area.empty:  # all of it lies in the slide's padding
         return Scanned(index, b"", None, 0)
     patches = [rect for rect in (unit.inner, unit.right, unit.below) if len(rect)]
@@ -114,7 +125,7 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
             max(area.y_stop, seen.y_stop),
             max(area.x_stop, seen.x_stop),
         )
-    labels = np.ascontiguousarray(job.mask[area.slices()])
+    labels = np.ascontiguousarray(job.labels[area.slices()])
     least, most = (int(value) for value in cv2.minMaxLoc(labels)[:2])
     between = slice(least, most + 1)
     unknown = None

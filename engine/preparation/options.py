@@ -1,24 +1,70 @@
-"""What can a render be told? Light to import: the command line reads its defaults from here."""
+"""What can a render be told? Each option is declared here once; the command line, its help and docs/cli.md follow from it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from contextlib import suppress
+import re
 from dataclasses import dataclass, fields
-from functools import cache
-from numbers import Real
-from operator import index
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from safron.io.errors import BadInput
+from msgspec import Meta
+from safron.io.fields import Count, NotNegative, attributes, fit, hints, setting
 
 if TYPE_CHECKING:
     from safron.engine.generator.model import PatchModel
+else:
+
+    class PatchModel:
+        """Stands for the real one, which takes long to import."""
+
+        words = "a generator"
+
+        @staticmethod
+        def fits(value: Any) -> bool:
+            """Whether a value is a generator."""
+            return callable(value) and hasattr(value, "card")
+
 
 DEFAULT_MODEL = "safron-seamless"
+
+Percent = Annotated[int, Meta(ge=1, le=100)]
+
+_UNITS = {"": 1} | {
+    prefix + more: base**power
+    for power, prefix in enumerate("kmgt", 1)
+    for more, base in (("", 1000), ("i", 1024))
+}
+
+
+def _size(text: str) -> int:
+    """Read bytes from 4GiB, 500MB or a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"{text!r} is not a size; write it as 4GiB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _region(text: str) -> tuple[int, ...]:
+    """Read four whole numbers."""
+    if not re.fullmatch(r"\d+,\d+,\d+,\d+", text):
+        raise ValueError(f"{text!r} must be four whole numbers X,Y,W,H, as 0,0,2048,1024")
+    return tuple(map(int, text.split(",")))
+
+
+def _level_count(text: str) -> int | str:
+    """Read a number or "auto"."""
+    if text != "auto" and not text.isdecimal():
+        raise ValueError(f"{text!r} must be auto or a whole number")
+    return text if text == "auto" else int(text)
+
+
+def _batch(text: str) -> int | Path:
+    """Read a number, or the name of a list of slides."""
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        return int(text)
+    if not text.lower().endswith(".csv"):
+        raise ValueError(f"{text!r} is neither a whole number nor a .csv file")
+    return Path(text)
 
 
 @dataclass(frozen=True)
@@ -27,88 +73,136 @@ class RenderOptions:
 
     A value of another type that means the same is taken (text for a path, NumPy's numbers); any other is refused.
 
-    Attributes
-    ----------
-    model : name of a shipped generator, ONNX file, or any `PatchModel`.
-    tile : pixels a side that one patch writes; None takes the card's.
-    overlap : pixels that neighbouring patches share, blended.
-    taper : blend weights: "flat" (plain mean), "linear" or "cosine".
-    seed : of the noise.
-    block : pixels a side of one task, a multiple of `tiff_tile`; None is 2048.
-    batch : patches a call; None takes 8 on a CPU, 32 on CUDA.
-    workers : blocks in work at a time; None takes 2, 4 where they share a GPU, and a process for every GPU where there
-        are several. Of no effect where `scheduler` or `cluster` say who works.
-    executor : "threads" of this process or worker "processes"; "auto" is processes where several GPUs can share the
-        work, else threads.
-    scheduler : address or file of a Dask scheduler that is there already.
-    cluster : YAML file that says how to get workers from a batch system; see docs/cluster.md.
-    security : YAML file with the TLS certificates of scheduler, workers and driver.
-    dashboard : address of Dask's pages, as "127.0.0.1:8787"; None shows none.
-    threads : patches that run side by side on a CPU, each on one core; 0 is one for every core, shared among
-        worker processes.
-    device : "auto", "cpu", "cuda" or "cuda:N".
-    precision : of the generator's arithmetic on CUDA: "float32", "tf32" (products of 10 bits), or "float16", which
-        needs TensorRT.
-    compression : "jpeg", "deflate", "lzw" or "none".
-    quality : of JPEG, 1..100.
-    chroma : "420" or "444".
-    tiff_tile : pixels a side of a TIFF tile, a multiple of 16.
-    flavor : "svs", "ome" or "generic"; None goes by the name of the output.
-    align : pad with glass to a multiple of 2 ** (levels - 1), which OpenSlide reads faster.
-    mpp : micrometres per pixel; None takes the mask's, else the card's.
-    region : (x, y, width, height) of the mask to render; None is all of it.
-    level_count : pyramid levels; "auto" halves until one tile is enough.
-    palette_tolerance : largest distance (0..255 a channel) of a colour-coded mask's colour from its label's.
-    scratch : folder, or address, for scratch; None is beside the output, for an output URL the user's cache folder.
-    memory : bytes that the render may take, worker processes of this machine included; each worker of a cluster
-        may take as much.
-    preview : PNG of the finished slide, at most 2048 px a side.
-    report : JSON file of the report.
-    overwrite : replace an existing output, and start over where scratch belongs to other inputs.
-    fresh : start over, whatever an unfinished render left.
-
     Raises
     ------
     BadInput
         When a value has a type, or is a word, that the option does not take.
     """
 
-    model: str | Path | PatchModel = DEFAULT_MODEL
-    tile: int | None = None
-    overlap: int = 20
-    taper: Literal["flat", "linear", "cosine"] = "flat"
-    seed: int = 0
-    block: int | None = None
-    batch: int | None = None
-    workers: int | None = None
-    executor: Literal["auto", "threads", "processes"] = "auto"
-    scheduler: str | None = None
-    cluster: Path | None = None
-    security: Path | None = None
-    dashboard: str | None = None
-    threads: int = 0
-    device: str = "auto"
-    precision: Literal["float32", "tf32", "float16"] = "float32"
-    compression: Literal["jpeg", "deflate", "lzw", "none"] = "jpeg"
-    quality: int = 90
-    chroma: Literal["420", "444"] = "420"
-    tiff_tile: int = 512
-    flavor: Literal["svs", "ome", "generic"] | None = None
-    align: bool = False
-    mpp: float | None = None
-    region: tuple[int, int, int, int] | None = None
-    level_count: int | Literal["auto"] = "auto"
-    palette_tolerance: int = 0
-    scratch: str | Path | None = None
-    memory: int = 4 << 30
-    preview: Path | None = None
-    report: Path | None = None
-    overwrite: bool = False
-    fresh: bool = False
+    model: str | Path | PatchModel = setting(
+        DEFAULT_MODEL,
+        "Generator: the name of a shipped one, 'identity' (each label in its own colour), or an ONNX file.",
+        "NAME|FILE",
+    )
+    tile: int | None = setting(None, "Patch size, in pixels a side.", "PX", shown="the generator's, 256")
+    overlap: int = setting(20, "Overlap of neighbouring patches, in pixels; it is blended.", "PX")
+    taper: Literal["flat", "linear", "cosine"] = setting(
+        "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
+    )
+    seed: int = setting(0, "Seed of the noise, a whole number.", "N")
+    block: int | None = setting(
+        None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"
+    )
+    batch: Count | None = setting(
+        None,
+        "Batch size: patches per generator call. On the command line a .csv path is treated as --slides.",
+        "N|CSV",
+        shown="8 on a CPU, 32 on CUDA",
+        parse=_batch,
+    )
+    workers: Count | None = setting(
+        None,
+        "Number of blocks rendered at a time, or of worker processes. --scheduler and --cluster decide for themselves.",
+        "N",
+        shown="2; on a GPU 4; with several GPUs one process each",
+    )
+    executor: Literal["auto", "threads", "processes"] = setting(
+        "auto",
+        "Kind of worker. auto takes processes where several GPUs can share the work, and threads elsewhere.",
+    )
+    scheduler: str | None = setting(
+        None,
+        "Run on a Dask scheduler that is there already: its address tcp://HOST:PORT, or its file.",
+        "URL|FILE",
+    )
+    cluster: Path | None = setting(
+        None, "Start workers as jobs of a batch system; docs/cluster.md describes the file.", "YAML"
+    )
+    security: Path | None = setting(
+        None, "Encrypt all connections with the TLS files that this file names: ca, cert, key.", "YAML"
+    )
+    dashboard: str | None = setting(
+        None,
+        "Serve the Dask dashboard at HOST:PORT, as 127.0.0.1:8787. It has no authentication.",
+        "HOST:PORT",
+    )
+    threads: NotNegative = setting(
+        0,
+        "Number of patches generated side by side on a CPU, each on one core; worker processes share the cores.",
+        "N",
+        shown="0, all cores",
+    )
+    device: str = setting("auto", "Device that the generator runs on.", "auto|cpu|cuda[:N]")
+    precision: Literal["float32", "tf32", "float16"] = setting(
+        "float32",
+        "Arithmetic of the generator on CUDA; tf32 multiplies with 10 bits, float16 needs TensorRT.",
+    )
+    compression: Literal["jpeg", "deflate", "lzw", "none"] = setting(
+        "jpeg", "Compression of the slide's tiles; all but jpeg are lossless."
+    )
+    quality: Percent = setting(90, "JPEG quality, 1 to 100.", "N")
+    chroma: Literal["420", "444"] = setting("420", "Colour resolution of JPEG: 420 is half, 444 is full.")
+    tiff_tile: int = setting(512, "Size of a TIFF tile, in pixels a side; a multiple of 16.", "PX")
+    flavor: Literal["svs", "ome", "generic"] | None = setting(
+        None, "Layout of the TIFF: Aperio SVS, OME-TIFF, or neither.", shown="ome for .ome.tif[f], else svs"
+    )
+    align: bool = setting(
+        False, "Pad with background to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster."
+    )
+    mpp: float | None = setting(
+        None,
+        "Pixel size of mask and slide, in micrometres per pixel.",
+        "UM",
+        shown="the mask's, else the generator's",
+    )
+    scale: Literal["auto", "1"] = setting(
+        "auto",
+        "auto draws tissue at its true size if mask and generator have a pixel size, and resamples it; 1 draws pixel by pixel.",
+    )
+    region: tuple[int, int, int, int] | None = setting(
+        None,
+        "Part of the mask to render: left, top, width and height, in pixels.",
+        "X,Y,W,H",
+        shown="all of the mask",
+        parse=_region,
+    )
+    level_count: int | Literal["auto"] = setting(
+        "auto",
+        "Number of pyramid levels; auto halves until one tile is enough or, with ome or without JPEG, until a level would be smaller than a tile.",
+        "auto|N",
+        parse=_level_count,
+    )
+    palette_tolerance: int = setting(
+        0,
+        "Largest difference, 0 to 255 in any channel, between a colour of a colour-coded mask and its label's colour.",
+        "N",
+    )
+    scratch: str | Path | None = setting(
+        None,
+        "Folder, or address as s3://BUCKET/NAME, for temporary data.",
+        "FOLDER",
+        shown="beside OUT; for an address the user's cache folder",
+    )
+    memory: int = setting(
+        4 << 30,
+        "Memory that the render may take, in bytes, on the command line also as 4GiB or 500MB; a plan that needs more is "
+        "refused. Each worker of a cluster may take as much.",
+        "SIZE",
+        shown="4GiB",
+        parse=_size,
+    )
+    preview: Path | None = setting(
+        None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"
+    )
+    report: Path | None = setting(None, "Write the report as JSON.", "JSON")
+    overwrite: bool = setting(False, "Replace OUT, preview and report, and scratch of other inputs.")
+    fresh: bool = setting(
+        False, "Start over, whatever an unfinished render of OUT left; a finished OUT stays."
+    )
 
     def __post_init__(self) -> None:
-        for name, kinds in _kinds().items():
-            object.__setattr__(self, name, _fitted(name, getattr(self, name), kinds))
+        for name, kind in hints(RenderOptions).items():
+            object.__setattr__(self, name, fit(getattr(self, name), kind, f"--{name.replace('_', '-')}"))
         if str(self.scratch).startswith("file://"):  # a path of this machine
             object.__setattr__(self, "scratch", Path(str(self.scratch).removeprefix("file://")))
 
@@ -121,75 +215,7 @@ class RenderOptions:
         }
 
 
-@cache
-def _kinds() -> dict[str, tuple[Any, ...]]:
-    """What each option takes, as its annotation says."""
-    hints = get_type_hints(RenderOptions, localns={"PatchModel": _Generator})
-    return {
-        name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        for name, hint in hints.items()
-    }
-
-
-def _fitted(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
-    """Give a value as the first of `kinds` that it can be."""
-    for kind in kinds:
-        with suppress(TypeError, ValueError):
-            return _fit(value, kind)
-    *most, last = (word for kind in kinds for word in _words(kind))
-    words = f"{', '.join(most)} or {last}" if most else last
-    raise BadInput(f"--{name.replace('_', '-')} {' '.join(repr(value).split())[:80]}: must be {words}")
-
-
-def _fit(value: Any, kind: Any) -> Any:
-    """Give a value as one kind, or raise TypeError or ValueError."""
-    if get_origin(kind) is tuple:
-        return tuple(_fit(one, part) for one, part in zip(value, get_args(kind), strict=True))
-    if get_origin(kind) is Literal:
-        return get_args(kind)[get_args(kind).index(value)]
-    if kind is not bool and isinstance(value, bool):  # Python would take it for 0 or 1
-        raise TypeError
-    return _KINDS[kind][0](value)
-
-
-def _words(kind: Any) -> tuple[str, ...]:
-    if get_origin(kind) is tuple:
-        return (f"{len(get_args(kind))} whole numbers",)
-    return tuple(map(repr, get_args(kind))) if get_origin(kind) is Literal else (_KINDS[kind][1],)
-
-
-def _is(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError
-    return value
-
-
-def _flag(value: Any) -> bool:
-    # NumPy has truth values of its own.
-    return bool(value if str(getattr(value, "dtype", "")) == "bool" else _is(value, bool))
-
-
-class _Generator:
-    """Stands for `PatchModel`, which takes long to import."""
-
-    @staticmethod
-    def check(value: Any) -> Any:
-        if not (callable(value) and hasattr(value, "card")):
-            raise TypeError
-        return value
-
-
-# What makes a value of a kind, or raises TypeError or ValueError, and how messages call the kind.
-_KINDS: dict[type, tuple[Callable[[Any], Any], str]] = {
-    int: (index, "a whole number"),
-    float: (lambda value: float(_is(value, Real)), "a number"),
-    bool: (_flag, "True or False"),
-    str: (lambda value: _is(value, str), "text"),
-    Path: (lambda value: Path(os.fspath(value)), "a path"),
-    NoneType: (lambda value: _is(value, NoneType), "None"),
-    _Generator: (_Generator.check, "a generator"),
-}
-
+RenderOptions.__doc__ = f"{RenderOptions.__doc__}{attributes(RenderOptions)}"
 
 WORKERS = 2
 

@@ -15,16 +15,17 @@ from safron.engine.generator.halving import Halving
 from safron.engine.generator.model import PatchModel, load_model
 from safron.engine.generator.trial import choose_batch, try_model
 from safron.engine.plan.blocks import choose_block
-from safron.engine.plan.render_plan import SEAMS_KEPT, RenderPlan, choose_bits, make_grid
+from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan, choose_bits, make_grid
+from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
 from safron.engine.system.memory import LARGEST, resident_bytes
 from safron.io.errors import BadInput
+from safron.io.masks.chunk_cache import CACHE_BYTES
 from safron.io.masks.open import open_mask
 from safron.io.remote import Target, check_folder, is_url
-from safron.io.slides.pyramid import Pyramid
-from safron.io.slides.spec import check_tile
+from safron.io.slides.spec import MOST_SIDE, check_mpp, check_tile, choose_pyramid
 from safron.io.slides.writer import SlideSpec
 
 from .budget import (
@@ -61,11 +62,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         raise BadInput(f"{error.filename}: {error.strerror}; choose another path") from error
     if options.scratch is not None and is_url(options.scratch):
         check_folder(str(options.scratch))
-    if (options.workers is not None and options.workers < 1) or options.threads < 0:
-        raise BadInput(
-            f"--workers {options.workers} must be at least 1 and --threads {options.threads} at least 0"
-        )
     check_tile(options.tiff_tile, "--tiff-tile")
+    check_mpp(options.mpp)
     check_placing(options)
     elsewhere = (
         options.executor == "processes" or options.scheduler is not None or options.cluster is not None
@@ -82,20 +80,39 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     options = replace(options, workers=choose_workers(options, where, model.device))
     workers = workers_of(options)
     tile = card.tile if options.tile is None else options.tile
+    canvas = Window(0, 0, *mask.shape)
+    if max(mask.shape) > MOST_SIDE:
+        raise BadInput(
+            f"mask {mask.source}: {canvas.width} x {canvas.height} px; a TIFF has at most {MOST_SIDE} pixels a side"
+        )
+    size = options.mpp if options.mpp is not None else mask.mpp
+    scale = ONE if options.scale == "1" else choose_scale(size, card.mpp)
     grid = make_grid(
-        height=mask.shape[0], width=mask.shape[1], tile=tile, overlap=options.overlap, context=card.context
+        height=scale.drawn(canvas.height),
+        width=scale.drawn(canvas.width),
+        tile=tile,
+        overlap=options.overlap,
+        context=card.context,
     )
     card.require_tile(tile)
     taper = Taper(options.taper)
-    region = _region(options.region, grid.canvas)
-    mpp = next((value for value in (options.mpp, mask.mpp, card.mpp) if value is not None), None)
-    slide = _slide_spec(region, mpp, flavor, options, model, grid.tile)
+    region = _region(options.region, canvas)
+    mpp = card.mpp if size is None else size
+    slide = _slide_spec(region, mpp, flavor, options, model, grid.tile, scale)
     plan = RenderPlan(
         grid=grid,
         taper=taper,
+        canvas=canvas,
         region=region,
+        scale=scale,
         slide=slide,
-        block=choose_block(options.block, tile=tile, slide_tile=options.tiff_tile),
+        block=choose_block(
+            options.block,
+            tile=tile,
+            slide_tile=options.tiff_tile,
+            scale=scale,
+            longest=max(slide.height, slide.width),
+        ),
         batch=choose_batch(options.batch, model),
         bits=choose_bits(grid, taper, integral=model.integral),
         seed=options.seed,
@@ -107,13 +124,16 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         at_a_time = blocks_elsewhere(options, where)
         prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time)
         return foreseen(prepared) if dry_run else prepared
-    chunks = mask.keep_chunks(block=plan.block, workers=workers)
-    kept = SEAMS_KEPT * plan.seam_bytes + chunks + workers * plan.worker_bytes()
     before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
     on_device = not model.device.startswith("cpu")
     if on_device:
         model = Halving(model)
     batches = BUFFERS if on_device else workers
+    kept = BOUNDARIES_KEPT * plan.boundary_bytes + workers * plan.worker_bytes()
+    # Large chunks of a mask may take half of the memory that is left; the generator's own is not known yet.
+    left = options.memory - before - with_gaps(kept + batches * batch)
+    chunks = mask.keep_chunks(block=plan.block, workers=workers, max_bytes=max(CACHE_BYTES, left // 2))
+    kept += chunks
     check_memory(before + with_gaps(kept + batches * batch), plan, options)  # before the trial takes some
     trial = try_model(model, plan)
     batches, calls = (BUFFERS, RUNNERS) if shares_batches(model) else (workers, workers)
@@ -179,13 +199,26 @@ def _region(region: tuple[int, int, int, int] | None, canvas: Window) -> Window:
 
 
 def _slide_spec(
-    region: Window, mpp: float | None, flavor: Any, options: RenderOptions, model: PatchModel, tile: int
+    region: Window,
+    mpp: float | None,
+    flavor: Any,
+    options: RenderOptions,
+    model: PatchModel,
+    tile: int,
+    scale: Scale,
 ) -> SlideSpec:
     """Say what the slide is; nothing here may depend on how the work is cut up or shared out."""
     height, width = region.height, region.width
-    levels = Pyramid.auto(height, width, options.tiff_tile, options.level_count).level_count
+    pyramid = choose_pyramid(
+        height,
+        width,
+        tile=options.tiff_tile,
+        level_count=options.level_count,
+        flavor=flavor,
+        compression=options.compression,
+    )
     if options.align:
-        step = 1 << (levels - 1)
+        step = 1 << (pyramid.level_count - 1)
         height, width = -(-height // step) * step, -(-width // step) * step
     metadata = {
         "Generator": model.card.name,
@@ -199,16 +232,19 @@ def _slide_spec(
         "Mask region XYWH": f"{region.x} {region.y} {region.width} {region.height}",
         "Synthetic": "yes, made from a mask; not for diagnosis",
     }
+    if not scale.is_one:
+        metadata["Generator um per pixel"] = f"{model.card.mpp:g}"
+        metadata["Generator pixels per pixel"] = str(scale.ratio)
     return SlideSpec(
         height=height,
         width=width,
         mpp=mpp,
-        level_count=levels,
+        level_count=pyramid.level_count,
         flavor=flavor,
         compression=options.compression,
         quality=options.quality,
         chroma=options.chroma,
-        tile=options.tiff_tile,
+        tile=pyramid.tile,
         background=model.card.background,
         software=f"safron {version('safron')}",
         metadata=tuple((key, str(value)) for key, value in metadata.items()),

@@ -51,7 +51,12 @@ class Prepared:
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant."""
         notes = [f"mask {self.job.mask.source}: {note}" for note in self.job.mask.notes]
+        if self.plan.slide.flavor == "svs" and self.plan.slide.mpp is None:
+            notes.append(
+                "the slide has no pixel size: viewers show no scale, and opentile refuses an svs slide without one; pass --mpp"
+            )
         card, grid = self.job.model.card, self.plan.grid
+        notes += self._size_notes()
         if grid.overlap and grid.rows.stride % card.alignment:
             nearest = grid.overlap + grid.rows.stride % card.alignment
             notes.append(
@@ -59,3 +64,24 @@ class Prepared:
                 f"agree only at multiples of {card.alignment}: expect faint seams; try --overlap {nearest}"
             )
         return notes
+
+    def _size_notes(self) -> list[str]:
+        """Say where tissue may not have its true size."""
+        mask, card = self.job.mask, self.job.model.card
+        size = mask.mpp if self.options.mpp is None else self.options.mpp
+        if card.name == "identity":  # it draws labels, which have no size of their own
+            return []
+        if card.mpp is None:
+            return [
+                f"generator {card.name!r}: its card says no mpp, so structures may not have their true size"
+            ]
+        if size is None:
+            return [
+                f"mask {mask.source}: has no pixel size; {card.mpp:g} um, the generator's, is taken for it. Give its own with --mpp"
+            ]
+        if self.plan.scale.is_one and abs(size / card.mpp - 1) > 0.1:
+            return [
+                f"--scale 1: the mask has {size:g} um per pixel and generator {card.name!r} {card.mpp:g}, so structures come out "
+                f"{size / card.mpp:.3g} times their true size"
+            ]
+        return []

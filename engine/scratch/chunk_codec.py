@@ -1,4 +1,4 @@
-"""How is an array packed into one chunk of Zarr, without Zarr?"""
+"""How is an array encoded as one Zarr chunk, without Zarr's own calls?"""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from safron.io.masks.zarr_chunks import checked
 
 
 def encode_chunk(values: npt.NDArray[Any]) -> bytes:
-    """Make the bytes of a chunk as Zarr does with the codecs Blosc (LZ4) and CRC32C.
+    """Encode values as Zarr does with the codecs Blosc (LZ4) and CRC32C.
 
     Zarr's own calls take a millisecond or two each, on an event loop that all threads share.
     """
-    # Sums of flat weights leave their top byte empty, and cheap generators' sums are smooth.
+    # Sums of flat weights have an empty top byte, so fast compression is enough.
     packed = numcodecs.Blosc("lz4", clevel=1, typesize=values.itemsize).encode(values)
     return packed + google_crc32c.value(packed).to_bytes(4, "little")  # type: ignore[no-any-return]
 
 
 def decode_chunk(chunk: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Undo `encode_chunk`: values [n].
+    """Decode what `encode_chunk` made: values [n].
 
     Raises
     ------
     ValueError
-        When the chunk is damaged.
+        The chunk is damaged.
     """
     return np.frombuffer(numcodecs.Blosc("lz4").decode(checked(chunk)), dtype)

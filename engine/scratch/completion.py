@@ -1,8 +1,8 @@
-"""Was this slide finished already, by a run that was killed before it could say so?
+"""Was this slide already finished by a run that was killed before it could report that?
 
-Between the moment when a slide gets its name and the end of the run lie the preview's name, the report and the
-removal of scratch. A record in scratch, written before the slide gets its name and deleted as the last of all,
-says what will stand there; where it does, the same command has only to do these.
+After the slide has its name, a run still renames the preview, writes the report and removes scratch. A record in scratch
+describes the finished slide. It is written before the slide gets its name and deleted last. If the slide matches the
+record, the same command only does what is left.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .arrays import RECORD
 
 @dataclass(frozen=True)
 class Finished:
-    """The record.
+    """Description of a finished slide.
 
     Attributes
     ----------
     size : bytes of the slide.
-    head : its header, in hexadecimal; it says where the first directory lies.
+    head : header of the slide in hexadecimal, which holds the offset of the first directory.
     inputs : see `RenderPlan.inputs`.
-    report : of the run, as JSON values.
-    preview : the finished picture that waits for its name, and that name; None without.
+    report : report of the run as JSON values.
+    preview : temporary and final name of the preview; None without one.
     """
 
     size: int
@@ -41,7 +41,7 @@ class Finished:
     preview: tuple[str, str] | None
 
     def write(self, scratch: Path) -> None:
-        """Put the record into scratch, durably."""
+        """Write the record into scratch durably."""
         part = scratch / f"{RECORD}.part"
         with part.open("w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
@@ -51,7 +51,7 @@ class Finished:
 
     @classmethod
     def of(cls, target: Target, scratch: Path) -> Finished | None:
-        """Give the record of the slide that stands at the target; None where it is not the one that was made."""
+        """Return the record if it describes the slide at the target, else None."""
         try:
             found = cls(**json.loads((scratch / RECORD).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -63,7 +63,7 @@ class Finished:
         return found
 
     def name_preview(self) -> None:
-        """Give the picture its name, where the run did not come to it."""
+        """Rename the preview if the run did not get to it."""
         if self.preview is not None:
             waiting, name = self.preview
             with suppress(FileNotFoundError):
@@ -71,6 +71,6 @@ class Finished:
 
 
 def head_of(slide: Path) -> str:
-    """Read the header of a slide."""
+    """Return the header of a slide in hexadecimal."""
     with slide.open("rb") as file:
         return file.read(HEADER_BYTES).hex()

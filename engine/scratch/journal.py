@@ -1,4 +1,4 @@
-"""Which blocks are finished, and how is that written so that no crash can make it lie?"""
+"""Which blocks are finished, and how is that recorded so that no crash can falsify it?"""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import google_crc32c
 from safron.io.errors import Failed
 from safron.io.files import sync_directory, write_at
 
-from .seam_store import Index
+from .boundary_store import Index
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the journal: a seam or a block that is finished.
+    """One line of the journal: a finished block, or the finished boundary of one.
 
     Attributes
     ----------
-    kind : "seam" or "block".
+    kind : "boundary" or "block".
     index : (row, column) of the block.
-    run, painted : patches sent to the generator, and patches painted as glass.
-    end : bytes of OUT.part that are valid after it.
+    run, painted : patches that were generated, and patches that were filled as background.
+    end : bytes of OUT.part that are valid with it.
     """
 
     kind: str
@@ -36,15 +36,15 @@ class Entry:
 
 
 class Journal:
-    """Appends entries durably; one writer, the process that drives the render.
+    """Appends entries durably. It has one writer: the process that drives the render.
 
-    Each line ends in a checksum of itself and of all lines before it, so that a line that is damaged, torn or gone
-    ends what is read.
+    Each line ends with a checksum of itself and of all previous lines. Losing one line would leave the others individually
+    valid, so reading stops at the first line that does not fit.
 
     Parameters
     ----------
-    path : the file; what stands in it is replaced, at once or not at all.
-    entries : what it begins with.
+    path : the file; its content is replaced atomically.
+    entries : the first entries.
     """
 
     def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
@@ -62,7 +62,7 @@ class Journal:
                 raise
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Write entries and force them to disk; until that is done, the next ones are written in their place."""
+        """Write entries and flush them to disk. If that fails, the next call overwrites them."""
         start, check = self._ends
         lines: list[bytes] = []
         for entry in entries:
@@ -91,7 +91,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[Entry]:
-    """Entries of a journal in the order written, up to the first line that is not as it was written."""
+    """Yield the entries of a journal in order, up to the first line that is damaged."""
     check = 0
     with path.open("rb") as file:
         for line in file:
@@ -109,7 +109,7 @@ def read_journal(path: Path) -> Iterator[Entry]:
 
 
 def _line(entry: Entry, before: int) -> tuple[bytes, int]:
-    """Write an entry as a line of JSON that ends in the checksum of what stands before it; give that, too."""
+    """Return an entry as a line of JSON with the checksum of everything before it, and that checksum."""
     text = json.dumps(asdict(entry))[:-1].encode()
     check = google_crc32c.extend(before, text)
     return text + f', "crc32c": {check}}}\n'.encode(), check

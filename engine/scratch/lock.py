@@ -1,7 +1,7 @@
-"""May this process render this slide? One at a time: a second render of the same OUT is refused.
+"""May this process render this slide? A second render of the same OUT is refused while the first one runs.
 
-The lock is the kernel's, on ``OUT.safron.lock``, so that it ends with the process that holds it, also where
-that is killed. Without it two processes would take turns in deleting each other's scratch.
+The lock on ``OUT.safron.lock`` belongs to the kernel, so it ends with its process, even if that is killed. Without it two
+processes would keep deleting each other's scratch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safron.io.errors import BadInput, Failed
 
-# Some network drives have no locks; there one has to trust the user.
+# Some network drives have no locks; there the user must take care.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _TAKEN = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 
@@ -29,20 +29,20 @@ def run_lock(out: Path) -> Iterator[None]:
     Raises
     ------
     BadInput
-        While another process, or another thread of this one, renders it.
+        Another process, or another thread of this one, is rendering it.
     """
     path = lock_path(out)
     file = _acquire(path, out)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows deletes no open file; an empty one is left there
+        with contextlib.suppress(OSError):  # Windows does not delete open files; an empty one stays
             path.unlink()
         os.close(file)
 
 
 def holder(out: Path) -> str | None:
-    """Say who renders `out` now, as "process 7 on HOST"; None where nobody does."""
+    """Return who is rendering `out`, as "process 7 on HOST"; None if nobody is."""
     try:
         file = os.open(lock_path(out), os.O_RDWR)
     except OSError:
@@ -52,17 +52,17 @@ def holder(out: Path) -> str | None:
     except OSError:
         return os.read(file, 200).decode(errors="replace").strip() or "a run that has just begun"
     finally:
-        os.close(file)  # and with it a lock that we got
+        os.close(file)  # this releases the lock if we got it
     return None
 
 
 def lock_path(out: Path) -> Path:
-    """Name the file that is locked while `out` is rendered."""
+    """Return the file that is locked while `out` is rendered."""
     return out.absolute().with_name(f"{out.name}.safron.lock")
 
 
 def _acquire(path: Path, out: Path) -> int:
-    """Open and lock the file that `path` names."""
+    """Open and lock the file at `path`."""
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -78,9 +78,9 @@ def _acquire(path: Path, out: Path) -> int:
             raise BadInput(
                 f"{out}: another render of it is running ({holder or 'just begun'}); wait for it, or give another name"
             ) from None
-        # The holder before us may have deleted the file that we opened: then it names nothing any more.
+        # The previous holder may have deleted the file that we opened; then the lock protects nothing.
         if os.path.lexists(path) and os.path.samestat(os.fstat(file), path.stat()):
-            with contextlib.suppress(OSError):  # a full disk: the lock holds without the note
+            with contextlib.suppress(OSError):  # disk full: the lock works without the note
                 os.truncate(file, 0)
                 os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return file
@@ -88,11 +88,11 @@ def _acquire(path: Path, out: Path) -> int:
 
 
 def _lock(file: int) -> None:
-    """Take the kernel's lock or raise OSError at once."""
+    """Lock the file, or raise OSError at once."""
     if sys.platform == "win32":
         import msvcrt
 
-        # Beyond the note, which others could not read otherwise.
+        # Beyond the note, so that others can read it.
         os.lseek(file, 1 << 20, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)

@@ -1,4 +1,4 @@
-"""Is the mask still what it was when the render began?"""
+"""Has the mask changed since the render began?"""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ log = logging.getLogger("safron")
 
 
 def pause(seconds: float) -> float:
-    """Seconds without a look after one that took `seconds`.
+    """Return how long to wait after a check that took `seconds`.
 
-    Looks take a hundredth of the time; a mask of so many files that this would leave more than ten seconds between them
-    is looked at every ten seconds, at most for 3 % of the time.
+    Checks take a hundredth of the time. If that would leave more than ten seconds between them, because the mask has very
+    many files, it is checked every ten seconds, for at most 3 % of the time.
     """
     return max(30 * seconds, min(100 * seconds, 10.0))
 
 
 @dataclass
-class MaskGuard:
-    """Finds out whether the mask changes while it is rendered.
+class MaskWatch:
+    """Detects changes of the mask during a render.
 
-    Files are stamped by names, sizes and times (on object stores ETags), which are compared and never
-    ordered, so that no clock matters.
+    A fingerprint is made of the names, sizes and times of files (on object stores, of ETags). Times are compared for
+    equality only, so clocks do not matter.
     """
 
     mask: LabelMask
-    _stamp: str | None = field(init=False)
+    _fingerprint: str | None = field(init=False)
     _next: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self._stamp = None if self.mask.in_memory else self._look()
-        # The first look loads what looking needs, and says little of how long the next one takes.
+        self._fingerprint = None if self.mask.in_memory else self._check()
+        # The first check also loads code, so its duration says little about the next one.
         self._next = 0.0
-        if self._stamp == "gone":  # it was opened just now, so this storage does not list files
-            self._stamp = None
-        if self._stamp is None and not self.mask.in_memory:
+        if self._fingerprint == "gone":  # it was opened a moment ago, so this storage does not list files
+            self._fingerprint = None
+        if self._fingerprint is None and not self.mask.in_memory:
             log.warning(
                 "mask %s: its storage does not say when files change; leave it as it is until the slide is done",
                 self.mask.source,
             )
 
-    def _look(self) -> str | None:
-        """Stamp the mask; None where its storage does not say, which is no change."""
+    def _check(self) -> str | None:
+        """Return the fingerprint of the mask; None if its storage cannot tell."""
         begun = time.monotonic()
         try:
-            return self.mask.stamp()
+            return self.mask.change_token()
         except FileNotFoundError:
             return "gone"
-        except Exception:  # a store that cannot list its files: the labels themselves are compared on resume
+        except Exception:  # a store that cannot list files; labels are compared on resume
             return None
         finally:
             now = time.monotonic()
             self._next = now + pause(now - begun)
 
     def due(self) -> bool:
-        """Whether it is time to look again, or looking costs nothing."""
-        return self._stamp is None or time.monotonic() >= self._next
+        """Whether it is time for another check, or checks are free."""
+        return self._fingerprint is None or time.monotonic() >= self._next
 
     def changed(self) -> bool | None:
-        """Look again, where there is anything to see; None where nothing is learnt."""
-        if self._stamp is None:
+        """Whether the mask has changed; None if its storage cannot tell at the moment."""
+        if self._fingerprint is None:
             return False
-        seen = self._look()
-        return None if seen is None else seen != self._stamp
+        seen = self._check()
+        return None if seen is None else seen != self._fingerprint

@@ -1,4 +1,4 @@
-"""What did a task do, and what took its time?"""
+"""What did a task do, and how long did its stages take?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safron.io.slides.writer import EncodedTile
 
 @dataclass
 class Tally:
-    """What a task did: patches run and painted, and seconds by stage."""
+    """Counts of a task: patches generated and filled as background, and seconds by stage."""
 
     run: int = 0
     painted: int = 0
@@ -20,7 +20,7 @@ class Tally:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
+        """Add the time spent in the body to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -28,20 +28,20 @@ class Tally:
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Add to a stage."""
+        """Add seconds to a stage."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 @dataclass(frozen=True)
 class TaskDone:
-    """What a seam or block task hands back.
+    """Result of a boundary or block task.
 
     Attributes
     ----------
-    kind : "seam" or "block".
+    kind : "boundary" or "block".
     index : the block.
     tally : counts and times.
-    tiles : the block's encoded TIFF tiles of every level that it completes; none for a seam.
+    tiles : encoded TIFF tiles of all levels inside the block; empty for a boundary task.
     """
 
     kind: str

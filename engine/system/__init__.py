@@ -1,1 +1,1 @@
-"""What do this process and this machine offer: memory, cores, GPUs, signals, versions, compiled code?"""
+"""What do this process and this machine offer: memory, cores, GPUs, signals, library versions, compiled code?"""

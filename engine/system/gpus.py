@@ -1,4 +1,4 @@
-"""Which GPUs does this machine show, and what kind is a device?"""
+"""Which GPUs may this process use, and of which kind is a device?"""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import os
 from safron.io.errors import BadInput
 
 GPU_BLOCKS = 4
-"""Blocks in work that share a GPU: while some blend and encode, the others must give it something to do."""
+"""Blocks in flight per GPU: while some are blended and encoded, the others keep the GPU busy."""
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them: numbers or UUIDs."""
+    """Return the GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES: numbers or UUIDs."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         names = [name.strip() for name in allowed.split(",") if name.strip()]
-        # CUDA takes what stands before the first invalid entry.
+        # CUDA uses the entries before the first invalid one.
         return names[: names.index("-1")] if "-1" in names else names
     return [str(number) for number in range(_count())]
 
 
 def _count() -> int:
-    """Ask the driver, without making anything on a GPU."""
+    """Ask the driver how many GPUs there are, without allocating anything on them."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
     except OSError:
@@ -34,7 +34,7 @@ def _count() -> int:
 
 
 def worker_gpus(device: str) -> list[str]:
-    """GPUs to share out among worker processes, as CUDA_VISIBLE_DEVICES names them; none where CPUs render."""
+    """Return the GPUs to share among worker processes, named as in CUDA_VISIBLE_DEVICES; empty on a CPU."""
     kind, _, number = device.partition(":")
     gpus = [] if kind == "cpu" else visible_gpus()
     if number and gpus:
@@ -47,14 +47,14 @@ def worker_gpus(device: str) -> list[str]:
 
 
 def process_blocks(device: str) -> int:
-    """Blocks that a worker process has in work at a time: several where it has a GPU."""
+    """Return the number of blocks in flight in a worker process: several if it has a GPU."""
     import onnxruntime
 
-    # Nothing of CUDA is loaded to find out: this process will not use it.
+    # Found out without loading CUDA, which this process does not use.
     on_gpu = worker_gpus(device) and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     return GPU_BLOCKS if on_gpu else 1
 
 
 def kind_of(device: str) -> str:
-    """The kind of a device, without its number: a render stays on one kind."""
+    """Return the kind of a device without its number. All of a render runs on one kind."""
     return device.partition(":")[0]

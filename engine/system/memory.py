@@ -1,8 +1,8 @@
-"""How much memory does this process take, how many cores may it use, and how does its peak stay level?
+"""How much memory does this process take, how many cores may it use, and how does peak memory stay flat?
 
-glibc hands large arrays back to the system and takes them again, page by page, and its gaps grow with the length
-of a render. One heap that is large enough from the start does neither: a render that begins has its memory, and a
-small canvas takes as much as a huge one. The heap functions do nothing where the C library is another one.
+glibc returns large arrays to the system and requests them again page by page, and its heap fragments during a long
+render. One heap that is large enough from the start avoids both: memory is reserved before the first block, and a small
+canvas takes as much as a huge one. With other C libraries the heap functions do nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-# Where it is, Linux is asked itself: importing psutil would take 7 ms of every start.
+# Linux is asked directly: importing psutil would add 7 ms to every start.
 _STATUS = Path("/proc/self/status")
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now."""
+    """Return the resident memory of this process in bytes."""
     found = _of_status("VmRSS")
     if found is not None:
         return found
@@ -31,8 +31,8 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Most resident memory that this process ever had."""
-    # Not getrusage: on Linux its maximum includes the process that started this one, from before exec.
+    """Return the peak resident memory of this process in bytes."""
+    # Not getrusage: on Linux its maximum includes the parent process before exec.
     found = _of_status("VmHWM")
     if found is not None:
         return found
@@ -48,7 +48,7 @@ def peak_bytes() -> int:
 
 
 def _of_status(name: str) -> int | None:
-    """One line of what Linux tells of this process, in bytes; None where nothing tells it."""
+    """Return a value of /proc/self/status in bytes; None if it is not there."""
     if not _STATUS.is_file():
         return None
     lines = _STATUS.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -56,13 +56,13 @@ def _of_status(name: str) -> int | None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; a batch system often allows fewer than there are."""
+    """Return how many cores this process may use; batch systems often allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# Of glibc's malloc.h.
+# Constants of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-# The most that glibc takes; larger arrays are mapped one by one.
+# The largest threshold that glibc accepts; larger arrays are mapped individually.
 LARGEST = 32 << 20
 PART = 8 << 20
 
@@ -70,9 +70,9 @@ _ours = False
 
 
 def keep_one_heap() -> None:
-    """Use one heap that is never given back; for a process that is ours alone.
+    """Use one heap that is never returned to the system; only for processes that belong to SAFRON alone.
 
-    Our threads allocate little but large arrays, and mostly under Python's lock, so none waits for the heap.
+    Threads allocate few, large arrays, mostly while they hold Python's lock, so they do not wait for the heap.
     """
     global _ours
     if sys.platform == "linux":
@@ -85,15 +85,15 @@ def keep_one_heap() -> None:
 
 
 def reserve_heap(nbytes: int) -> None:
-    """Take memory now, and leave it to the heap; nothing happens unless `keep_one_heap` was called."""
+    """Reserve `nbytes` of heap; does nothing unless `keep_one_heap` was called."""
     if _ours:
-        import numpy as np  # not before: the command line is here too, and answers --help without it
+        import numpy as np  # imported late: --help does without it
 
         taken = []
-        with suppress(MemoryError):  # what is planned is an upper bound: less may do
+        with suppress(MemoryError):  # the plan is an upper bound, and less may be enough
             for _ in range(nbytes // PART):
                 taken.append(np.empty(PART, np.uint8))
-        # A page is ours once it is written to; NumPy lets go of Python's lock meanwhile.
+        # A page is allocated when it is first written; NumPy releases Python's lock meanwhile.
         with ThreadPoolExecutor(usable_cores()) as threads:
             for part in taken:
                 threads.submit(part[:: mmap.PAGESIZE].fill, 1)
@@ -101,7 +101,7 @@ def reserve_heap(nbytes: int) -> None:
 
 
 def trim_heap() -> None:
-    """Give free pages in the middle of the heap back to the system; milliseconds, so call it about once a second."""
+    """Return free pages in the middle of the heap to the system. Takes milliseconds: call it about once a second."""
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What was compiled on installation?"""
+"""Was the C extension compiled on installation?"""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ def _load() -> Any:
 
 
 compiled = _load()
-"""The module that `_native.c` was compiled to; None where no C compiler was at hand."""
+"""The C extension; None if there was no C compiler on installation."""

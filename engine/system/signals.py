@@ -1,4 +1,4 @@
-"""What must not be broken off half way, though the user asks for the end?"""
+"""What must not be interrupted half way, even if the user asks to stop?"""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def interrupts_later() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM wait until the body has ended; a second one comes through at once.
+    """Delay the first Ctrl-C or SIGTERM until the body has ended; a second one takes effect at once.
 
-    A signal without a handler of ours, and one that is ignored, stays as it is. In other threads than the main one,
-    where Python handles no signals, this does nothing.
+    Signals that are ignored or have no Python handler are left alone. Python handles signals in the main thread only, so
+    in other threads this does nothing.
     """
     waiting: list[tuple[int, Any]] = []
     before: dict[int, Any] = {}
@@ -39,13 +39,13 @@ def interrupts_later() -> Iterator[None]:
     finally:
         if not waiting:
             restore()
-        for number, frame in waiting:  # whatever the body raised: the user asked for this
+        for number, frame in waiting:  # also if the body raised: the user asked to stop
             before[number](number, frame)
 
 
 @contextmanager
 def children_deaf_to_ctrl_c() -> Iterator[None]:
-    """Start threads and processes that Ctrl-C does not reach: a terminal sends it to all, and we end those we start."""
+    """Start threads and processes that ignore Ctrl-C. A terminal sends it to all processes; we stop our own."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return

@@ -1,4 +1,4 @@
-"""Which versions can change a pixel or a byte of a tile?"""
+"""Which library versions can change a pixel or a byte of a tile?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 @lru_cache(maxsize=1)
 def deciding_versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that decide the slide's bytes, by name."""
+    """Return the versions of this package and of the libraries that decide the bytes of a slide, by name."""
     import onnxruntime
 
     found = {name: version(name) for name in ("safron", "imagecodecs", "opencv-python-headless", "numpy")}

@@ -1,13 +1,13 @@
 """What kind of training data does a folder hold?
 
-A-1-400-003.webp + A-1-400-003.gland.png    frames of EBHI-Seg, with the preparation of `data.prepare`
-CASE.svs + CASE.zarr or CASE.geojson        slides with masks or QuPath annotations, cut as they are needed
+A-1-400-003.webp + A-1-400-003.gland.png    frames of EBHI-Seg, prepared by `ebhi.prepare`
+CASE.svs + CASE.zarr or CASE.geojson        slides with masks or QuPath annotations, read window by window
 NAME.png + NAME.mask.png                    images and masks side by side, or in images/ and masks/
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.io.legend import Label
 from safron.io.masks.palette import Palette
-from safron.training.config import Label, TrainConfig
-from safron.training.data import (
-    CUED,
-    EBHI,
-    Bytes,
-    Pairs,
-    Source,
-    check_values,
-    measure_cues,
-    prepare,
-    read_same_size,
-)
-from safron.training.slides import find_slides, open_slides
+from safron.training.config import TrainConfig
+from safron.training.data.cues import CUED, measure_cues
+from safron.training.data.ebhi import EBHI, prepare
+from safron.training.data.images import check_values, match_pairs, read_same_size
+from safron.training.data.slide_tiles import find_slides, open_slides
+from safron.training.data.source import Bytes, Pairs, Source
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -37,12 +31,12 @@ MASK_SUFFIX = ".mask.png"
 
 
 def open_source(folder: Path, config: TrainConfig, cache: Path | None = None) -> Source:
-    """Find out what `folder` holds and make it ready to draw batches from.
+    """Find out what `folder` holds, check it, and make it ready to draw batches from.
 
     Parameters
     ----------
     folder
-        Frames, slides or pairs; see the module's drawing.
+        Frames, slides or pairs; see the module's table.
     cache
         Where prepared frames are kept for the next run.
 
@@ -50,7 +44,7 @@ def open_source(folder: Path, config: TrainConfig, cache: Path | None = None) ->
     ------
     BadInput
         It holds none of them or two kinds, a file is unpaired or unreadable, sizes differ, a label or colour is unknown,
-        everything is background, or the images are smaller than a training tile.
+        all is background, or the images are smaller than a training tile.
     """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder; give the folder that holds the images and their masks")
@@ -58,8 +52,8 @@ def open_source(folder: Path, config: TrainConfig, cache: Path | None = None) ->
     slides = find_slides(folder)
     if slides and (other := frame or _first_mask(folder)):
         raise BadInput(
-            f"{folder} holds slides ({slides[0][0].name}) and pairs ({other.name}), and only one kind can be trained on; "
-            "put the others into a folder of their own"
+            f"{folder} holds slides ({slides[0][0].name}) and pairs ({other.name}); training takes one kind: "
+            "move the others to a folder of their own"
         )
     if slides:
         return open_slides(slides, config, _name(folder))
@@ -67,21 +61,26 @@ def open_source(folder: Path, config: TrainConfig, cache: Path | None = None) ->
         return _fit(read_pairs(folder, config.model.labels), config, folder)
     if len(config.model.labels) <= max(CUED):
         raise BadInput(
-            f"{folder} holds frames of {EBHI}, which have background, stroma and gland; model.labels must be three or more"
+            f"{folder} holds frames of {EBHI}, labelled background, stroma and gland; model.labels must be three or more"
         )
     return _fit(prepare(folder, cache), config, folder)
 
 
 def _first_mask(folder: Path) -> Path | None:
-    """Find the mask of a pair, wherever `list_pairs` would find it."""
+    """Find the mask of one pair, in the places where `list_pairs` looks."""
     beside = (path for path in _files(folder) if path.name.endswith(MASK_SUFFIX))
     return next(beside, None) or (next(_files(folder / "masks"), None) if _is_apart(folder) else None)
 
 
 def _fit(pairs: Pairs, config: TrainConfig, folder: Path) -> Pairs:
-    """Bring pairs to the generator's pixel size and drop those that a training tile does not fit into."""
+    """Bring pairs to the generator's pixel size, measure its cues, and drop pairs that are too small for a training tile."""
     zoom = config.image_mpp / config.model.mpp
     pairs = _shrink(pairs, zoom) if zoom < 1.0 else replace(pairs, zoom=zoom)
+    if len(config.model.noise_scales) < 2:
+        pairs = replace(pairs, cues=(), trust=())
+    elif not pairs.cues:
+        cues, trust = measure_cues(pairs.images, pairs.labels)
+        pairs = replace(pairs, cues=cues, trust=trust)
     need = config.least_side
     large = [index for index in range(len(pairs)) if min(pairs.size(index)) >= need]
     if not large:
@@ -95,7 +94,7 @@ def _fit(pairs: Pairs, config: TrainConfig, folder: Path) -> Pairs:
 
 
 def _shrink(pairs: Pairs, zoom: float) -> Pairs:
-    """Resize once, which takes less memory; cues are measured anew."""
+    """Resize the pairs once, which takes less memory than doing it at each read. They have no cues yet."""
 
     def resize(array: Bytes, how: int) -> Bytes:
         size = (max(1, int(array.shape[1] * zoom)), max(1, int(array.shape[0] * zoom)))
@@ -103,7 +102,7 @@ def _shrink(pairs: Pairs, zoom: float) -> Pairs:
 
     images = tuple(resize(image, cv2.INTER_AREA) for image in pairs.images)
     labels = tuple(resize(label, cv2.INTER_NEAREST) for label in pairs.labels)
-    return Pairs(images, labels, *measure_cues(images, labels), pairs.slides, name=pairs.name)
+    return Pairs(images, labels, (), (), pairs.slides, name=pairs.name)
 
 
 def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -112,60 +111,37 @@ def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
     Raises
     ------
     BadInput
-        There is none, or a file has no counterpart or two.
+        There is none, or a file has no counterpart, or two.
     """
     files = list(_files(folder))
-    beside = [path for path in files if path.name.endswith(MASK_SUFFIX)]
+    masks = [path for path in files if path.name.endswith(MASK_SUFFIX)]
+    images = [path for path in files if not path.name.endswith(MASK_SUFFIX)]
+    roots = folder, folder
     if _is_apart(folder):
         roots = folder / "images", folder / "masks"
-        if others := [path for path in beside if not any(root in path.parents for root in roots)]:
+        if others := [path for path in masks if not any(root in path.parents for root in roots)]:
             raise BadInput(
-                f"{others[0]} lies outside {roots[0]} and {roots[1]}, where pairs are looked for; move it there, or elsewhere"
+                f"{others[0]} lies outside {roots[0]} and {roots[1]}, the folders of the pairs; move it there, or out of {folder}"
             )
-        images, masks = (_by_name(_files(root), root) for root in roots)
-    else:
-        images = _by_name((path for path in files if not path.name.endswith(MASK_SUFFIX)), folder)
-        masks = _by_name(beside, folder)
-    for key, path in images.items():
-        if key not in masks:
-            raise BadInput(f"{path} has no mask; put it at {path.stem}{MASK_SUFFIX} beside it, or in masks/")
-    for key, path in masks.items():
-        if key not in images:
-            raise BadInput(f"{path} has no image of its name; add the image or remove the mask")
-    if not images:
+        images, masks = (list(_files(root)) for root in roots)
+    if not images and not masks:
         raise BadInput(
             f"{folder} holds no training data; put pairs NAME.png and NAME{MASK_SUFFIX} there, or images/ and masks/, "
             "or slides with NAME.zarr or NAME.geojson"
         )
-    return [(images[key], masks[key]) for key in sorted(images)]
+    return match_pairs(images, masks, roots, MASK_SUFFIX)
 
 
 def _is_apart(folder: Path) -> bool:
     return (folder / "images").is_dir() and (folder / "masks").is_dir()
 
 
-def _by_name(files: Iterable[Path], root: Path) -> dict[str, Path]:
-    """Find files by the name that image and mask have in common; two of one name are refused."""
-    found: dict[str, Path] = {}
-    for path in files:
-        if (other := found.setdefault(_key(path, root), path)) != path:
-            raise BadInput(
-                f"{other} and {path} have one name, and a pair has one image and one mask; rename one of them"
-            )
-    return found
-
-
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES)
 
 
-def _key(path: Path, root: Path) -> str:
-    name = str(path.relative_to(root))
-    return name.removesuffix(MASK_SUFFIX) if name.endswith(MASK_SUFFIX) else str(Path(name).with_suffix(""))
-
-
 def slide_name(image: Path, folder: Path) -> str:
-    """Return the slide that an image is taken to come from: its sub-folder, or else its name up to the last - or _.
+    """Guess the slide that an image comes from: its sub-folder, or else its name up to the last - or _.
 
     >>> slide_name(Path("data/case7/0001.png"), Path("data"))
     'case7'
@@ -182,7 +158,7 @@ def slide_name(image: Path, folder: Path) -> str:
 
 
 def read_pairs(folder: Path, labels: Sequence[Label]) -> Pairs:
-    """Read all pairs below `folder` as they are: no stain or white is changed.
+    """Read all pairs below `folder`; their colours stay as they are, and cues are not measured yet.
 
     A mask has one channel of label values, or the labels' colours.
 
@@ -198,15 +174,15 @@ def read_pairs(folder: Path, labels: Sequence[Label]) -> Pairs:
         image, raw = read_same_size(image_path, mask_path, cv2.IMREAD_UNCHANGED)
         images.append(image)
         masks.append(_as_labels(raw, mask_path, labels, palette))
-    glass = [label.value for label in labels if label.fill]
-    if all(np.isin(mask, glass).all() for mask in masks):
+    background = [label.value for label in labels if label.fill]
+    if all(np.isin(mask, background).all() for mask in masks):
         raise BadInput(f"{folder}: every pixel of its masks is background; check how the masks were made")
     slides = tuple(slide_name(image, folder) for image, _ in found)
-    return Pairs(tuple(images), tuple(masks), *measure_cues(images, masks), slides, name=_name(folder))
+    return Pairs(tuple(images), tuple(masks), (), (), slides, name=_name(folder))
 
 
 def _name(folder: Path) -> str:
-    # "." and ".." have names, too.
+    # "." and ".." are folders with names, too.
     return folder.name if folder.name.strip(".") else folder.resolve().name
 
 

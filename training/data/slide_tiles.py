@@ -1,9 +1,9 @@
-"""How are training windows cut from slides, as they are needed?
+"""How are training windows read from whole-slide files?
 
-A slide lies beside a mask (``CASE.zarr``, of any size that has the slide's proportions) or QuPath annotations
-(``CASE.geojson``, in pixels of the slide). Windows are read through OpenSlide from the level that is just finer than
-the pixel size asked for, and resized to it. Places are drawn at random and kept where there is something but
-background. Cues are measured window by window, on a scale that is found from a few windows of each slide.
+Beside a slide lies a mask (``CASE.zarr``, of any size in the slide's proportions) or QuPath annotations
+(``CASE.geojson``, in pixels of the slide). OpenSlide reads a window from the level just finer than the pixel size asked
+for, and it is resized to that size. Places are drawn at random until one is not all background. Cues are measured window
+by window, on a scale found from a few windows of each slide.
 
     canvas of the slide at the generator's pixel size --- x factor ---> level 0 of the slide
                                                       --- x scale  ---> rows and columns of the mask
@@ -20,30 +20,29 @@ from typing import Any, Self
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.masks.annotations import Drawing, read_geojson
 from safron.io.masks.image_planes import shown_area
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.training.config import TrainConfig
-from safron.training.data import Bytes, CueScale, Sample, check_values, fit_cues
+from safron.training.data.cues import CueScale, fit_cues
+from safron.training.data.images import check_values
+from safron.training.data.source import Bytes, Sample, count_tiles
 
-SLIDES = {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".tif", ".tiff"}
-
-ALWAYS_SLIDES = SLIDES - {".tif", ".tiff"}
-"""Endings that only slides have; a TIFF is a slide where a mask or annotations of its name say so."""
-
-NOTES = (".zarr", ".geojson")
+ALWAYS_SLIDES = {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu"}
+"""Suffixes that only slides have; a TIFF counts as a slide if a mask or annotations of its name lie beside it."""
+SLIDES = ALWAYS_SLIDES | {".tif", ".tiff"}
+MASKS = (".zarr", ".geojson")
 
 TRIES = 100
-"""How many places are tried before a window of background is taken: glass on 95 of 100 leaves 6 in 1000."""
+"""Places tried before a window of background is accepted: where 95 % are background, 6 windows in 1000."""
 
-LEAST_TISSUE = 0.1
+LEAST_TISSUE_IN_WINDOW = 0.1
 """Smallest share of a window that is not background."""
 
 CUE_WINDOWS = 64
-"""Windows that the scale of the cues is found from, shared out over the slides, at least one of each."""
+"""Windows from which the scale of the cues is found, divided among the slides, at least one of each."""
 
 PROPORTION = 0.01
 """Largest difference between the proportions of mask and slide."""
@@ -60,13 +59,13 @@ def find_slides(folder: Path) -> list[tuple[Path, Path]]:
     found: list[tuple[Path, Path]] = []
     files = [path for path in sorted(folder.rglob("*")) if not any(p.suffix == ".zarr" for p in path.parents)]
     for path in (path for path in files if path.suffix.lower() in SLIDES):
-        notes = [path.with_suffix(suffix) for suffix in NOTES if path.with_suffix(suffix).exists()]
-        if notes:
-            found.append((path, notes[0]))
+        masks = [path.with_suffix(suffix) for suffix in MASKS if path.with_suffix(suffix).exists()]
+        if masks:
+            found.append((path, masks[0]))
         elif path.suffix.lower() in ALWAYS_SLIDES:
             raise BadInput(f"{path} has no mask; put {path.stem}.zarr or {path.stem}.geojson beside it")
-    paired = {notes for _, notes in found}
-    for path in (path for path in files if path.suffix in NOTES):
+    paired = {mask for _, mask in found}
+    for path in (path for path in files if path.suffix in MASKS):
         if path not in paired and path.with_suffix(".zarr") not in paired:
             raise BadInput(f"{path} has no slide of its name beside it; add the slide or remove it")
     return found
@@ -74,31 +73,15 @@ def find_slides(folder: Path) -> list[tuple[Path, Path]]:
 
 @dataclass(frozen=True)
 class Slide:
-    """A slide and its labels, both at the generator's pixel size.
-
-    Attributes
-    ----------
-    path
-        The slide.
-    labels
-        A mask, which is resampled, or polygons that already have the generator's scale.
-    height, width
-        Canvas pixels at the generator's pixel size.
-    factor
-        Level-0 pixels along one canvas pixel.
-    origin
-        Level-0 row and column where the canvas begins.
-    scale
-        Rows and columns of a mask along one canvas pixel; polygons have none.
-    """
+    """A slide and its labels, both at the generator's pixel size: the canvas."""
 
     path: Path
-    labels: LabelMask | Drawing
-    height: int
+    labels: LabelMask | Drawing  # a mask, which is resampled, or polygons at the canvas's scale
+    height: int  # of the canvas, in pixels
     width: int
-    factor: float
-    origin: tuple[int, int]
-    scale: tuple[float, float] = (1.0, 1.0)
+    factor: float  # level-0 pixels along one canvas pixel
+    origin: tuple[int, int]  # level-0 row and column where the canvas begins
+    scale: tuple[float, float] = (1.0, 1.0)  # rows and columns of a mask along one canvas pixel
 
     @cached_property
     def handle(self) -> Any:
@@ -108,7 +91,7 @@ class Slide:
         return openslide.OpenSlide(self.path)
 
     def read_labels(self, y: int, x: int, side: int) -> Bytes:
-        """Labels uint8 [side, side] from canvas row `y` and column `x` on."""
+        """Read labels, uint8 [side, side], from canvas row `y` and column `x` on."""
         if isinstance(self.labels, Drawing):
             return self.labels.paint(slice(y, y + side), slice(x, x + side))
         rows, columns = (
@@ -119,7 +102,7 @@ class Slide:
         return part[np.ix_(rows - rows[0], columns - columns[0])]
 
     def read_image(self, y: int, x: int, side: int) -> Bytes:
-        """RGB uint8 [side, side, 3] from canvas row `y` and column `x` on; what was not scanned is white."""
+        """Read RGB, uint8 [side, side, 3], from canvas row `y` and column `x` on; what was not scanned is white."""
         level = self.handle.get_best_level_for_downsample(self.factor * 1.01)
         size = max(1, round(side * self.factor / self.handle.level_downsamples[level]))
         top, left = self.origin
@@ -138,35 +121,19 @@ class Slide:
 
 @dataclass(frozen=True)
 class SlideTiles:
-    """Windows of slides as a `data.Source`: each slide has as many items as windows fit into it side by side.
+    """Windows of slides as a `Source`: each slide has as many items as windows fit into it side by side."""
 
-    Attributes
-    ----------
-    sheets
-        The slides.
-    items
-        Index into `sheets` of each item.
-    background
-        Label values that are glass.
-    labels
-        Number of labels.
-    name
-        Name of the data set.
-    cues
-        Scale of the cues; None for a generator that takes none.
-    """
-
-    sheets: tuple[Slide, ...]
-    items: tuple[int, ...]
-    background: tuple[int, ...]
-    labels: int
+    files: tuple[Slide, ...]
+    items: tuple[int, ...]  # index into `files`
+    background: tuple[int, ...]  # values of the background labels
+    labels: int  # their number
     name: str
-    cues: CueScale | None = None
+    cues: CueScale | None = None  # None for a generator without cues
 
     @property
     def slides(self) -> tuple[str, ...]:
         """Slide of each item."""
-        return tuple(self.sheets[sheet].path.stem for sheet in self.items)
+        return tuple(self.files[number].path.stem for number in self.items)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -177,41 +144,32 @@ class SlideTiles:
 
     def place(self, rng: np.random.Generator, index: int, side: int) -> tuple[int, int]:
         """Choose a place in the item's slide that is not all background."""
-        sheet = self.sheets[self.items[index]]
+        slide = self.files[self.items[index]]
         for _ in range(TRIES):
-            y, x = int(rng.integers(sheet.height - side + 1)), int(rng.integers(sheet.width - side + 1))
-            if self.tissue(sheet, y, x, side) >= LEAST_TISSUE:
+            y, x = int(rng.integers(slide.height - side + 1)), int(rng.integers(slide.width - side + 1))
+            background = np.isin(slide.read_labels(y, x, side)[::4, ::4], self.background).mean()
+            if 1.0 - float(background) >= LEAST_TISSUE_IN_WINDOW:
                 break
         return y, x
 
-    def tissue(self, sheet: Slide, y: int, x: int, side: int) -> float:
-        """Share of a window that is not background, 0..1."""
-        return 1.0 - float(np.isin(sheet.read_labels(y, x, side)[::4, ::4], self.background).mean())
-
     def read(self, index: int, place: tuple[int, int], side: int) -> Sample:
-        """Read the window at `place`; its cues are measured within it, as those of an image are."""
-        sheet = self.sheets[self.items[index]]
-        labels = check_values(sheet.read_labels(*place, side), sheet.path, self.labels)
-        image = sheet.read_image(*place, side)
+        """Read the window at `place`; its cues are measured within it, as in an image of that size."""
+        slide = self.files[self.items[index]]
+        labels = check_values(slide.read_labels(*place, side), slide.path, self.labels)
+        image = slide.read_image(*place, side)
         if self.cues is None:
             nothing = np.zeros((2, side, side), np.float32)
             return Sample(labels, image, nothing, nothing)
         return Sample(labels, image, *self.cues.measure(image, labels))
 
-    def counts(self, labels: int) -> npt.NDArray[np.int64]:
-        """Count the labels of windows drawn as training draws them, four from each slide."""
-        rng, total = np.random.default_rng(0), np.zeros(labels, np.int64)
-        for index in sorted({self.items.index(sheet) for sheet in self.items}):
-            sheet = self.sheets[self.items[index]]
-            side = min(512, sheet.height, sheet.width)
-            for _ in range(4):
-                window = sheet.read_labels(*self.place(rng, index, side), side)
-                total += np.bincount(window.ravel(), minlength=labels)[:labels]
-        return total
+    def tiles(self, side: int, stride: int) -> int:
+        """Count the windows of all slides, background included."""
+        slides = [self.files[number] for number in set(self.items)]
+        return sum(count_tiles(slide.height, slide.width, side, stride) for slide in slides)
 
 
 def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: str) -> SlideTiles:
-    """Open slides with their masks and check what can be checked before training.
+    """Open slides with their masks, and check all that can be checked before training.
 
     Raises
     ------
@@ -220,48 +178,45 @@ def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: s
         sheets; its mask has other proportions or unknown labels; or nothing but background was found.
     """
     model, need = config.model, config.least_side
-    side = config.canvas_side + 2 * model.context
-    sheets = tuple(_open(path, notes, config) for path, notes in found)
-    for sheet in sheets:
-        if min(sheet.height, sheet.width) < need:
+    side = config.tile_side + 2 * model.context
+    slides = tuple(_open(path, mask, config) for path, mask in found)
+    for slide in slides:
+        if min(slide.height, slide.width) < need:
             raise BadInput(
-                f"{sheet.path} is {sheet.width} x {sheet.height} px at {model.mpp:g} um per pixel, and a training tile or a window "
+                f"{slide.path} is {slide.width} x {slide.height} px at {model.mpp:g} um per pixel, and a training tile or a window "
                 f"of the sample sheets is {need} px with its context; choose a finer --mpp or a smaller --size"
             )
     items = [
         number
-        for number, sheet in enumerate(sheets)
-        for _ in range(max(1, sheet.height * sheet.width // side**2))
+        for number, slide in enumerate(slides)
+        for _ in range(max(1, slide.height * slide.width // side**2))
     ]
     background = tuple(label.value for label in model.labels if label.fill)
-    tiles = SlideTiles(sheets, tuple(items), background, len(model.labels), name)
-    for number, sheet in enumerate(sheets):
-        window = _first_tissue(tiles, items.index(number), side)
-        check_values(window, found[number][1], len(model.labels))
+    tiles = SlideTiles(slides, tuple(items), background, len(model.labels), name)
+    for number, (path, mask) in enumerate(found):
+        place = tiles.place(np.random.default_rng(0), items.index(number), side)
+        window = slides[number].read_labels(*place, side)
+        check_values(window, mask, len(model.labels))
         if np.isin(window, background).all():
             raise BadInput(
-                f"{found[number][1]}: {TRIES} places of {side} px in {sheet.path.name} hold nothing but background; check "
-                "the mask, or remove the slide"
+                f"{mask}: {TRIES} places of {side} px in {path.name} hold nothing but background; check the mask, or remove "
+                "the slide"
             )
     return replace(tiles, cues=_find_cues(tiles, side)) if len(model.noise_scales) >= 2 else tiles
 
 
 def _find_cues(tiles: SlideTiles, side: int) -> CueScale:
-    """Find the scale of the cues from windows of `side` pixels, drawn as training draws them and always the same."""
+    """Find the scale of the cues from windows of `side` pixels, drawn as in training, the same every time."""
     rng, samples = np.random.default_rng(0), []
-    for number in range(len(tiles.sheets)):
+    for number in range(len(tiles.files)):
         index = tiles.items.index(number)
-        for _ in range(max(1, CUE_WINDOWS // len(tiles.sheets))):
+        for _ in range(max(1, CUE_WINDOWS // len(tiles.files))):
             samples.append(tiles.read(index, tiles.place(rng, index, side), side))
     return fit_cues([sample.image for sample in samples], [sample.labels for sample in samples])[0]
 
 
-def _first_tissue(tiles: SlideTiles, index: int, side: int) -> Bytes:
-    sheet = tiles.sheets[tiles.items[index]]
-    return sheet.read_labels(*tiles.place(np.random.default_rng(0), index, side), side)
-
-
-def _open(path: Path, notes: Path, config: TrainConfig) -> Slide:
+def _open(path: Path, mask_path: Path, config: TrainConfig) -> Slide:
+    """Open a slide, find the area that its labels cover, and bring both to the generator's pixel size."""
     import openslide
 
     model = config.model
@@ -278,16 +233,16 @@ def _open(path: Path, notes: Path, config: TrainConfig) -> Slide:
             f"{path} does not say its pixel size; give a copy that does, such as a file with resolution tags"
         )
     factor = model.mpp / float(mpp)
-    if notes.suffix == ".geojson":
+    if mask_path.suffix == ".geojson":
         names = {label.name: label.value for label in model.labels}
         height, width = (math.floor(side / factor) for side in shown[2:])
-        drawing = read_geojson(notes, height=height, width=width, labels=names, downsample=factor)
+        drawing = read_geojson(mask_path, height=height, width=width, labels=names, downsample=factor)
         return Slide(path, drawing, height, width, factor, shown[:2])
-    mask = open_mask(notes)
+    mask = open_mask(mask_path)
     area = min((whole, shown), key=lambda area: _misfit(mask, area, float(mpp)))
     if _misfit(mask, area, None) > PROPORTION:
         raise BadInput(
-            f"{notes} is {mask.shape[1]} x {mask.shape[0]} but its slide is {whole[3]} x {whole[2]}; a mask covers its "
+            f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} but its slide is {whole[3]} x {whole[2]}; a mask covers its "
             "whole slide, at any scale"
         )
     height, width = (math.floor(side / factor) for side in area[2:])
@@ -296,7 +251,7 @@ def _open(path: Path, notes: Path, config: TrainConfig) -> Slide:
 
 
 def _misfit(mask: LabelMask, area: tuple[int, int, int, int], mpp: float | None) -> float:
-    """By how much the proportions of a mask differ from those of an area, and its size where both scales are known."""
+    """How far the proportions of a mask are from those of an area, and its size where both pixel sizes are known."""
     rows, columns = mask.shape[0] / area[2], mask.shape[1] / area[3]
     misfit = abs(rows - columns) / rows
     return misfit if mpp is None or mask.mpp is None else misfit + abs(rows - mpp / mask.mpp)

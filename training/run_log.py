@@ -1,7 +1,7 @@
-"""Where does a run write down how it goes?
+"""Where does a training run write down how it goes?
 
-`log.jsonl` has one line of losses every so many steps; TensorBoard gets the same numbers and the sample sheets if
-its writer is installed. On resuming, lines of steps that the checkpoint does not have are dropped: they come again.
+`log.jsonl` gets a line of losses every so many steps, and TensorBoard the same numbers and the sample sheets if its writer is
+installed. On resuming, lines of steps after the checkpoint are dropped: those steps come again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
-from safron.training.files import whole
+from safron.io.files import replacing
 
 
-class Journal:
-    """Appends to `out/log.jsonl` and to `out/tensorboard/`.
+class RunLog:
+    """Appends to `out/log.jsonl` and `out/tensorboard/`.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Journal:
         kept = []
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            with whole(self.path) as file:
+            with replacing(self.path) as file:
                 file.write("".join(f"{line}\n" for line in kept).encode())
         self.board: Any = None
         if importlib.util.find_spec("tensorboardX") is not None:
@@ -58,19 +58,19 @@ class Journal:
     def sheet(self, step: int, sheet: npt.NDArray[np.uint8]) -> None:
         """Write a sample sheet, RGB uint8 [y, x, 3], to ``sheet-NNNNNN.png``."""
         encoded = cv2.imencode(".png", sheet[..., ::-1])[1]
-        with whole(self.path.with_name(f"sheet-{step:06d}.png")) as file:
+        with replacing(self.path.with_name(f"sheet-{step:06d}.png")) as file:
             file.write(encoded.tobytes())
         if self.board is not None:
             self.board.add_image("sheet", sheet, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Finish what is still to be written."""
+        """Write what TensorBoard still holds back."""
         if self.board is not None:
             self.board.close()
 
 
 def _step(line: str) -> float:
-    """Step of a line; a line that was torn by a crash counts as too late."""
+    """Step of a line; infinity for a line that a crash left incomplete."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -79,31 +79,26 @@ def _step(line: str) -> float:
 
 @contextmanager
 def own_folder(out: Path) -> Iterator[None]:
-    """Hold the right to write a run into `out`; it ends with the process that holds it.
-
-    Two processes in one folder would overwrite each other's checkpoints.
+    """Lock the folder of a run until the block, or the process, ends: two runs would overwrite each other's checkpoints.
 
     Raises
     ------
     BadInput
-        Another process has it.
+        Another process has locked it.
     """
-    if sys.platform == "win32":  # no folder can be locked there
+    if sys.platform == "win32":  # folders cannot be locked there
         yield
         return
     import fcntl
 
     handle = os.open(out, os.O_RDONLY)
     try:
-        with contextlib.suppress(
-            OSError
-        ):  # some network drives have no locks; there one has to trust the user
+        with contextlib.suppress(OSError):  # some network drives have no locks; there the user must take care
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BadInput(
-                    f"{out}: another process trains into this folder; wait for it, or choose another"
-                ) from None
+                text = "another process trains into this folder; wait for it, or choose another"
+                raise BadInput(f"{out}: {text}") from None
         yield
     finally:
         os.close(handle)

@@ -1,0 +1,222 @@
+"""Where do the sums of boundary patches wait until the neighbouring blocks have used them?
+
+Blocks whose tasks run in one process exchange them in memory: most are needed again within a second, and never reach the
+disk. They are written when memory runs out, when they took long to make, when they have waited for a while, and when a run
+ends. Other processes and hosts read them from disk.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+from safron.engine.blending.accumulator import Accumulator
+from safron.engine.plan.fixed_point import Sums
+from safron.engine.plan.render_plan import RenderPlan
+
+from .chunk_codec import decode_chunk, encode_chunk
+from .shared_arrays import Layout, SharedArrays
+
+UInt8 = npt.NDArray[np.uint8]
+Index = tuple[int, int]
+BoundarySums = tuple[UInt8, Sums]
+"""Pixels that one patch writes alone, and weighted sums where several do; see `Accumulator`."""
+
+# Sums that took longer to make are written at once, which takes a hundredth of a second.
+SLOW_SECONDS = 0.5
+
+
+def boundary_layouts(plan: RenderPlan) -> dict[str, Layout]:
+    """Return the layouts of the arrays, by name: one chunk per block, large enough for any."""
+    pixels, sums = plan.boundary_capacity
+    return {
+        "boundary/pixels": ((*plan.block_shape, pixels), (1, 1, pixels), np.dtype(np.uint8)),
+        "boundary/sums": ((*plan.block_shape, sums), (1, 1, sums), np.dtype(plan.blend.sum_dtype)),
+    }
+
+
+def empty_boundary(plan: RenderPlan, index: Index) -> BoundarySums:
+    """Return zeros for the boundary patches of a block: pixels uint8 [n], and sums [m]."""
+    windows = plan.boundary_windows(index).values()
+    pixels = sum(3 * window.height * window.width for window in windows)
+    sums = sum(Accumulator.size(window, plan.blend) for window in windows)
+    return np.zeros(pixels, np.uint8), np.zeros(sums, plan.blend.sum_dtype)
+
+
+def boundary_parts(plan: RenderPlan, index: Index, pixels: UInt8, sums: Sums) -> dict[str, Accumulator]:
+    """Return accumulators for the boundaries of a block, by name.
+
+    Parameters
+    ----------
+    plan : the render.
+    index : the block.
+    pixels, sums : from `empty_boundary` or `BoundaryStore.read`; the accumulators share this memory.
+    """
+    parts: dict[str, Accumulator] = {}
+    start = first = 0
+    for name, window in plan.boundary_windows(index).items():
+        shape = (window.height, window.width, 3)
+        stop, last = start + prod(shape), first + Accumulator.size(window, plan.blend)
+        parts[name] = Accumulator(window, plan.blend, pixels[start:stop].reshape(shape), sums[first:last])
+        start, first = stop, last
+    return parts
+
+
+class BoundaryStore:
+    """The boundary sums of all blocks, in memory and on disk.
+
+    Parameters
+    ----------
+    arrays : where they are stored.
+    clock : seconds since any moment; measures how long sums have been in memory only.
+    """
+
+    def __init__(self, arrays: SharedArrays, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._arrays = arrays
+        self._clock = clock
+        # By block, in the order they were made: sums in memory; since when they are in memory only; the last one read.
+        self._kept: dict[Index, BoundarySums] = {}
+        self._unstored: dict[Index, float] = {}
+        self._storing: set[Index] = set()
+        self._loaded: dict[Index, BoundarySums] = {}
+        self._room, self._lazy = 0, False
+        self._lock = threading.Lock()
+
+    def keep(self, nbytes: int, *, lazily: bool) -> None:
+        """From now on keep so many bytes in memory.
+
+        Parameters
+        ----------
+        nbytes : room in memory.
+        lazily : write to disk only if there is no room, on `flush`, or if the sums took long to make; for a render whose
+            tasks all run in this process.
+        """
+        self._room, self._lazy = nbytes, lazily
+
+    def write(self, block: Index, pixels: UInt8, sums: Sums, *, seconds: float = 0.0) -> None:
+        """Store the boundary sums of a block, replacing those that a crash left.
+
+        Parameters
+        ----------
+        block : the block.
+        pixels, sums : from `empty_boundary`.
+        seconds : time that it took to make them.
+        """
+        lazily = self._lazy and seconds < SLOW_SECONDS
+        if not lazily:
+            self._store(block, pixels, sums)
+        with self._lock:
+            self._kept[block] = pixels, sums
+            if lazily:
+                self._unstored[block] = self._clock()
+        while (oldest := self._evict()) is not None:
+            self._move_to_disk(oldest)
+
+    def _evict(self) -> Index | None:
+        """Drop the oldest sums until there is room; stop at a block that must be stored first, and return it."""
+        with self._lock:
+            blocks = [block for block in self._kept if block not in self._storing]
+            size = sum(part.nbytes for block in blocks for part in self._kept[block])
+            for block in blocks:
+                if size <= self._room:
+                    break
+                if block in self._unstored:
+                    self._storing.add(block)
+                    return block
+                size -= sum(part.nbytes for part in self._kept.pop(block))
+        return None
+
+    def flush(self, *, seconds: float = 0.0) -> None:
+        """Write what has been in memory only for so many seconds."""
+        start = self._clock()
+        for block, since in list(self._unstored.items()):
+            with self._lock:
+                if start - since < seconds or block in self._storing or block not in self._unstored:
+                    continue
+                self._storing.add(block)
+            self._move_to_disk(block)
+
+    def _move_to_disk(self, block: Index) -> None:
+        try:
+            kept = self._kept.get(block)
+            if kept is not None:
+                self._store(block, *kept)
+        except BaseException:
+            self.free(block)  # it may be half written
+            raise
+        finally:
+            with self._lock:
+                self._storing.discard(block)
+        with self._lock:
+            self._unstored.pop(block, None)
+            forgotten = block not in self._kept
+        if forgotten:  # meanwhile, by a caller to whom it was in memory only
+            self.free(block)
+
+    def in_memory_only(self) -> set[Index]:
+        """Return the blocks whose boundary sums a crash would lose."""
+        with self._lock:
+            return set(self._unstored)
+
+    def forget(self, block: Index) -> bool:
+        """Drop sums that are no longer needed from memory; return whether they were in memory only."""
+        with self._lock:
+            self._kept.pop(block, None)
+            return self._unstored.pop(block, None) is not None
+
+    def clear(self) -> None:
+        """Drop everything from memory."""
+        with self._lock:
+            for sums in (self._kept, self._unstored, self._loaded):
+                sums.clear()
+
+    def _store(self, block: Index, pixels: UInt8, sums: Sums) -> None:
+        for name, values in (("pixels", pixels), ("sums", sums)):
+            array = self._arrays.open(f"boundary/{name}")
+            whole = np.zeros(array.chunks[-1], array.dtype)
+            whole[: values.size] = values
+            self._arrays.write(_file(name, block), encode_chunk(whole))
+
+    def read(self, block: Index) -> BoundarySums:
+        """Return what `write` stored, from memory or disk; not to be changed."""
+        with self._lock:
+            kept = self._kept.get(block) or self._loaded.get(block)
+        if kept is None:
+            kept = self._load(block)
+            # The next block in the row needs it again. Sums made here are worth more, so they stay.
+            with self._lock:
+                self._loaded = {block: kept}
+        return kept
+
+    def _load(self, block: Index) -> BoundarySums:
+        pixels, sums = (
+            decode_chunk(self._arrays.read(_file(name, block)), self._arrays.open(f"boundary/{name}").dtype)
+            for name in ("pixels", "sums")
+        )
+        return pixels, sums
+
+    def is_whole(self, block: Index) -> bool:
+        """Whether the stored sums of a block can be read; a power cut may have torn them."""
+        try:
+            self._load(block)
+        except (OSError, ValueError, RuntimeError):
+            return False
+        return True
+
+    def free(self, block: Index) -> None:
+        """Delete the sums of a block on disk; nothing happens if they are gone."""
+        for name in ("pixels", "sums"):
+            self._arrays.delete(_file(name, block))
+
+    def stored(self) -> set[Index]:
+        """Return the blocks whose sums are on disk, whole or torn."""
+        names = (name.split(".") for name in self._arrays.names("boundary"))
+        return {(int(name[1]), int(name[2])) for name in names if name[0] == "c" and len(name) == 4}
+
+
+def _file(name: str, block: Index) -> str:
+    return f"boundary/{name}/c.{block[0]}.{block[1]}.0"

@@ -1,0 +1,33 @@
+"""What do the values of a mask mean, and which colour stands for each?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .fields import RGB, Byte
+
+
+@dataclass(frozen=True)
+class Label:
+    """One value of a mask.
+
+    Attributes
+    ----------
+    value : 0..255 in the mask.
+    name : tissue component.
+    color : RGB that stands for it in colour-coded masks.
+    fill : RGB of background: windows that hold only such labels are filled with it and never sent to the generator.
+    """
+
+    value: Byte
+    name: str
+    color: RGB
+    fill: RGB | None = None
+
+
+DEFAULT_LABELS = (
+    Label(0, "background", (0, 0, 255)),
+    Label(1, "stroma", (255, 0, 0)),
+    Label(2, "gland", (0, 255, 0)),
+)
+"""The colours are those of the SAFRON paper's masks."""

@@ -1,0 +1,52 @@
+"""How far a program is: lines where there is no terminal, and none too often."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from safron.io import console
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_lines_count_from_where_an_earlier_run_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(10, "patches", also=(0.5, "Mpx")) as advance:
+        advance(4)
+        advance(1)
+        advance(2, "all well")
+    first, second = told(capsys)
+    assert re.fullmatch(r"5/10 patches, [\d.]+ patches/s, [\d.]+ Mpx/s, \d+ s left", first)
+    assert re.fullmatch(r"7/10 patches, [\d.]+ patches/s, [\d.]+ Mpx/s, \d+ s left: all well", second)
+
+
+def test_no_line_before_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(3, "steps") as advance:
+        for _ in range(3):
+            advance(1)
+    assert told(capsys) == []
+
+
+def test_the_end_is_told_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(3, "steps", ending=True) as advance:
+        for step in range(3):
+            advance(1, f"loss {step}")
+    (line,) = told(capsys)
+    assert re.fullmatch(r"3/3 steps, [\d.]+ steps/s, 0 s left: loss 2", line)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_total_may_be_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress(None, "steps") as advance:
+        advance(0)
+        advance(2)
+    (line,) = told(capsys)
+    assert re.fullmatch(r"2 steps, [\d.]+ steps/s", line)

@@ -1,0 +1,123 @@
+"""How dark is a gland or a stretch of stroma, beyond what the generator can tell from its labels?
+
+The last two noise channels of `safron-seamless` are cues. In training they hold the measured darkness of the real image,
+in rendering smooth noise of the same distribution: so the generator learns what the noise is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from safron.training.data.source import Bytes, Floats
+
+CUE_SIGMA = 18.0
+"""Blur of the cues in pixels: smooth noise of scale 32, which replaces them in rendering, correlates as far."""
+
+CUED = (2, 1)
+"""Labels whose darkness is a cue, in the order of their noise channels: gland, stroma."""
+
+SEEN_DEPTH = 20
+"""Depth in pixels up to which a generator with 20 pixels of context can tell how far inside a class a pixel is."""
+
+
+@dataclass(frozen=True)
+class CueScale:
+    """The scale on which darkness is measured: that of a whole data set.
+
+    Attributes
+    ----------
+    expected
+        float32 [2, `SEEN_DEPTH` + 1]: mean optical density of each of `CUED` at each depth.
+    samples
+        For each of `CUED` the darkness measured all over the data set, sorted, float32; it is mapped to standard normal.
+    """
+
+    expected: Floats
+    samples: tuple[Floats, ...]
+
+    def measure(self, image: Bytes, labels: Bytes) -> tuple[Floats, Floats]:
+        """Measure one image [y, x, 3] under its labels [y, x]: cues and trust, float32 [2, y, x] (see `Pairs`)."""
+        means, trust = _darkness(image, labels, self.expected)
+        return self.normal(means), trust
+
+    def normal(self, means: Floats) -> Floats:
+        """Map darkness [2, y, x] to standard normal cues."""
+        return np.stack([_to_normal(mean, sample) for mean, sample in zip(means, self.samples, strict=True)])
+
+
+def fit_cues(
+    images: Sequence[Bytes], labels: Sequence[Bytes]
+) -> tuple[CueScale, list[tuple[Floats, Floats]]]:
+    """Find the scale of a data set's cues; return it with the darkness and trust of each image, [2, y, x] each."""
+    # A rim is dark and a lumen pale in every gland, and the generator sees the depth as far as its context reaches.
+    # Only what depth does not explain is left to the cue.
+    count, total = np.zeros((2, SEEN_DEPTH + 1)), np.zeros((2, SEEN_DEPTH + 1))
+    for rgb, label in zip(images, labels, strict=True):
+        density = _optical_density(rgb)
+        for row, value in enumerate(CUED):
+            member = label == value
+            depth = _depth_inside(member)[member]
+            count[row] += np.bincount(depth, minlength=SEEN_DEPTH + 1)
+            total[row] += np.bincount(depth, density[member], SEEN_DEPTH + 1)
+    expected = (total / np.maximum(count, 1)).astype(np.float32)
+    measured = [_darkness(rgb, label, expected) for rgb, label in zip(images, labels, strict=True)]
+    samples = (
+        np.sort(np.concatenate([means[row][trust[row] >= 1.0] for means, trust in measured])[::97])
+        for row in range(len(CUED))
+    )
+    return CueScale(expected, tuple(samples)), measured
+
+
+def measure_cues(
+    images: Sequence[Bytes], labels: Sequence[Bytes]
+) -> tuple[tuple[npt.NDArray[np.float16], ...], tuple[npt.NDArray[np.float16], ...]]:
+    """Measure the cues of a whole data set and the trust in them, as `Pairs` holds them."""
+    scale, measured = fit_cues(images, labels)
+    cues = tuple(scale.normal(means).astype(np.float16) for means, _ in measured)
+    return cues, tuple(trust.astype(np.float16) for _, trust in measured)
+
+
+def _darkness(image: Bytes, labels: Bytes, expected: Floats) -> tuple[Floats, Floats]:
+    """Optical density beyond what depth explains, averaged around each pixel, and the trust in it: [2, y, x] each."""
+    density, found = _optical_density(image), []
+    for value, usual in zip(CUED, expected, strict=True):
+        member = labels == value
+        found.append(_blur_inside(density - usual[_depth_inside(member)], member))
+    means, trusts = zip(*found, strict=True)
+    return np.stack(means), np.stack(trusts)
+
+
+def _optical_density(rgb: Bytes) -> Floats:
+    """Mean optical density of the three channels, float32 [y, x]: 0 is white."""
+    return np.asarray(-np.log((rgb.astype(np.float32) + 1.0) / 256.0).mean(axis=2), np.float32)
+
+
+def _depth_inside(member: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """How deep each pixel lies in its class, in whole pixels, at most `SEEN_DEPTH`."""
+    distance = cv2.distanceTransform(member.astype(np.uint8), cv2.DIST_L2, 5)
+    return np.minimum(np.asarray(distance), SEEN_DEPTH).astype(np.intp)
+
+
+def _blur_inside(residual: Floats, member: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Average a residual over one class under a Gaussian window, extended smoothly beyond it, and the trust in that (0..1)."""
+    weight = member.astype(np.float32)
+    total = np.asarray(cv2.GaussianBlur(residual * weight, (0, 0), CUE_SIGMA, borderType=cv2.BORDER_REFLECT))
+    share = np.asarray(cv2.GaussianBlur(weight, (0, 0), CUE_SIGMA, borderType=cv2.BORDER_REFLECT))
+    mean = total / np.maximum(share, 1e-4)
+    return mean.astype(np.float32), np.clip(share / 0.1, 0, 1).astype(np.float32)
+
+
+def _to_normal(cues: Floats, sample: Floats) -> Floats:
+    """Map measured values to standard normal ones by their rank in a sorted sample."""
+    from scipy.special import ndtri
+
+    if sample.size < 2:
+        return np.zeros_like(cues)
+    knots = np.linspace(0, sample.size - 1, 513).astype(int)
+    quantile = (knots + 0.5) / sample.size
+    values, first = np.unique(sample[knots], return_index=True)
+    return np.asarray(np.interp(cues, values, ndtri(quantile)[first]), np.float32)
