@@ -120,6 +120,14 @@ def strips(job: Job, rect: PatchRect, target: Accumulator, tally: Tally) -> Iter
     side = grid.tile + 2 * context
     with tally.stage("read"):
         labels = read_labels(job.labels, written.expand(context), outside=model.card.outside)
+    inner = labels[context:][: written.height, context:][:, : written.width]
+    corner = Window(written.y, written.x, grid.tile, grid.tile)
+    if model.colors is not None:
+        with tally.stage("blend"):
+            target.paint(inner, model.colors, corner)
+        tally.run += len(rect)
+        notify(job.scratch, len(rect))
+        return
     is_fill, fill_colors = model.card.is_fill, model.card.fill_colors
     # A view: a row of patches after the other, [rows, columns, side, side].
     windows = sliding_window_view(labels, (side, side))[::down, ::across]
@@ -127,19 +135,16 @@ def strips(job: Job, rect: PatchRect, target: Accumulator, tally: Tally) -> Iter
         start = 0
         for filled, alike in groupby(_all_fill(labels[row * down :][:side], in_row, is_fill)):
             count = len(list(alike))
-            first = Window(written.y + row * down, written.x + start * across, grid.tile, grid.tile)
-            part = in_row[start : start + count]
+            y, x = row * down, start * across
+            first, part = corner.shift(y, x), in_row[start : start + count]
             start += count
-            if not filled and model.colors is None:
+            if not filled:
                 yield Strip(part, _noise_windows(job.plan, first, count, tally), first, across, target.add)
                 continue
             with tally.stage("blend"):
-                inner = part[:, context : side - context, context : side - context]
-                target.paint(inner, fill_colors if model.colors is None else model.colors, first)
-            if filled:
-                tally.painted += count
-            else:
-                tally.run += count
+                strip = inner[y : y + grid.tile, x : x + (count - 1) * across + grid.tile]
+                target.paint(strip, fill_colors, first)
+            tally.painted += count
             notify(job.scratch, count)
 
 

@@ -104,7 +104,7 @@ static void divide_i32_f64(uint8_t *pixels, const int32_t *sums, const int32_t *
 
 /* Arguments of Python, checked and held. */
 typedef struct {
-    Py_buffer views[8];
+    Py_buffer views[9];
     int count;
 } Held;
 
@@ -217,16 +217,9 @@ static int32_t *by_value(const int32_t *weights, Py_ssize_t count)
     return spread;
 }
 
-VECTORIZED
-static void add_u8_u16_flat(uint16_t *sums, const uint8_t *values, Py_ssize_t count)
-{
-    for (Py_ssize_t i = 0; i < count; i++)
-        sums[i] = (uint16_t)(sums[i] + values[i]);
-}
-
 /* A run of one row of one patch; `weights` is NULL where that patch writes alone. */
 static void add_run(const Target *target, Py_ssize_t row, Py_ssize_t column, const char *values, int is_float,
-                    const int32_t *weights, int32_t row_weight, int flat, float scale, Py_ssize_t pixels)
+                    const int32_t *weights, int32_t row_weight, float scale, Py_ssize_t pixels)
 {
     Py_ssize_t count = pixels * CHANNELS;
     if (!weights && is_float)
@@ -235,8 +228,6 @@ static void add_run(const Target *target, Py_ssize_t row, Py_ssize_t column, con
         memcpy(pixel_at(target, row, column), values, (size_t)count);
     else if (is_float)
         add_f32_i32((int32_t *)sums_at(target, row, column), (const float *)values, weights, row_weight, scale, count);
-    else if (target->small && flat)
-        add_u8_u16_flat((uint16_t *)sums_at(target, row, column), (const uint8_t *)values, count);
     else if (target->small)
         add_u8_u16((uint16_t *)sums_at(target, row, column), (const uint8_t *)values, weights, row_weight, count);
     else
@@ -265,25 +256,24 @@ static void pack_colors(uint32_t *packed, const uint8_t *colors)
 
 /* What is the same for all patches of a call. `weights` has each column's weight once for every value. */
 typedef struct {
-    Py_ssize_t tile;
+    Py_ssize_t height, width;
     const int32_t *row_weights, *weights;
-    int flat; /* whether every weight is 1 */
     float scale;
-    Py_ssize_t *ends;        /* room for `tile` runs */
-    const uint32_t *packed;  /* colours, where patches are labels; else NULL */
-    uint8_t *line;           /* room for a row of pixels, there */
+    Py_ssize_t *ends;       /* room for `width` runs */
+    const uint32_t *packed; /* colours, where patches are labels; else NULL */
+    uint8_t *line;          /* room for a row of pixels, there */
 } Patches;
 
 /* One patch, as far as it lies in the window, its first pixel at (y, x); its rows are `step` bytes apart. */
 static void add_patch(const Target *target, const Patches *all, const char *values, Py_ssize_t itemsize,
                       Py_ssize_t step, Py_ssize_t y, Py_ssize_t x)
 {
-    Py_ssize_t tile = all->tile, left = x < 0 ? 0 : x;
-    Py_ssize_t right = x + tile < target->columns.length ? x + tile : target->columns.length;
+    Py_ssize_t left = x < 0 ? 0 : x, end = x + all->width;
+    Py_ssize_t right = end < target->columns.length ? end : target->columns.length;
     if (left >= right)
         return;
     Py_ssize_t runs = cut(&target->columns, left, right, all->ends);
-    for (Py_ssize_t i = y < 0 ? -y : 0; i < tile && y + i < target->rows.length; i++) {
+    for (Py_ssize_t i = y < 0 ? -y : 0; i < all->height && y + i < target->rows.length; i++) {
         int across = is_multi(&target->rows, y + i);
         Py_ssize_t column = left;
         for (Py_ssize_t run = across ? runs - 1 : 0; run < runs; run++) {
@@ -297,7 +287,7 @@ static void add_patch(const Target *target, const Patches *all, const char *valu
             }
             if (!all->packed || !alone)
                 add_run(target, y + i, column, from, itemsize == 4, alone ? NULL : all->weights + first * CHANNELS,
-                        all->row_weights[i], all->flat, all->scale, pixels);
+                        all->row_weights[i], all->scale, pixels);
             column = all->ends[run];
         }
     }
@@ -314,47 +304,77 @@ static PyObject *finish(Held *held, int32_t *spread, Py_ssize_t *ends)
 
 static PyObject *add(PyObject *module, PyObject *args)
 {
-    PyObject *image, *across, *down, *row_packed, *column_packed, *patches, *weights, *table = NULL;
+    PyObject *image, *across, *down, *row_packed, *column_packed, *patches, *weights;
     Py_ssize_t y, x, stride;
     int bits;
     Held held = {.count = 0};
     Target target;
-    Py_buffer *values, *axis, *colors = NULL;
+    Py_buffer *values, *axis;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OOOOOOOnnni|O", &image, &across, &down, &row_packed, &column_packed, &patches,
-                          &weights, &y, &x, &stride, &bits, &table))
+    if (!PyArg_ParseTuple(args, "OOOOOOOnnni", &image, &across, &down, &row_packed, &column_packed, &patches, &weights,
+                          &y, &x, &stride, &bits))
         return NULL;
     if (!hold_target(&held, &target, image, across, down, row_packed, column_packed) ||
-        !(values = hold(&held, patches, "patches", table ? 3 : 4, table ? 2 : 1, table ? "B" : "Bf", 0)) ||
-        !(axis = hold(&held, weights, "weights", 1, 0, "il", 0)) ||
-        (table && !(colors = hold(&held, table, "colors", 2, 0, "B", 0)))) {
+        !(values = hold(&held, patches, "patches", 4, 1, "Bf", 0)) ||
+        !(axis = hold(&held, weights, "weights", 1, 0, "il", 0))) {
         return finish(&held, NULL, NULL);
     }
-    Py_ssize_t tile = axis->shape[0], line = tile * CHANNELS;
-    uint32_t packed[256];
-    Patches all = {tile, axis->buf, NULL, 1, (float)(1 << bits), NULL, NULL, NULL};
+    Py_ssize_t tile = axis->shape[0];
+    Patches all = {tile, tile, axis->buf, NULL, (float)(1 << bits), NULL, NULL, NULL};
     int32_t *spread = NULL;
-    if (axis->itemsize != 4 || values->shape[1] != tile || values->shape[2] != tile ||
-        (table ? colors->shape[0] != 256 || colors->shape[1] != CHANNELS : values->shape[3] != CHANNELS) ||
+    if (axis->itemsize != 4 || values->shape[1] != tile || values->shape[2] != tile || values->shape[3] != CHANNELS ||
         bits < 0 || bits > 12 || (target.small && (values->itemsize != 1 || bits)))
-        PyErr_SetString(PyExc_ValueError, "patches: shape or type does not fit weights, sums, bits or colors");
-    /* One piece of memory: the ends of runs, then a row of pixels. */
-    else if (!(spread = by_value(axis->buf, tile)) || !(all.ends = malloc((size_t)tile * sizeof *all.ends + line)))
+        PyErr_SetString(PyExc_ValueError, "patches: shape or type does not fit weights, sums or bits");
+    else if (!(spread = by_value(axis->buf, tile)) || !(all.ends = malloc((size_t)tile * sizeof *all.ends)))
         PyErr_NoMemory();
     if (all.ends) {
         all.weights = spread;
-        for (Py_ssize_t i = 0; i < tile; i++)
-            all.flat &= all.row_weights[i] == 1;
-        if (table) {
-            pack_colors(packed, colors->buf);
-            all.packed = packed;
-            all.line = (uint8_t *)(all.ends + tile);
-        }
-        Py_ssize_t step = table ? values->strides[1] : line * values->itemsize;
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < values->shape[0]; i++)
-            add_patch(&target, &all, (const char *)values->buf + i * values->strides[0], values->itemsize, step, y,
-                      x + i * stride);
+            add_patch(&target, &all, (const char *)values->buf + i * values->strides[0], values->itemsize,
+                      tile * CHANNELS * values->itemsize, y, x + i * stride);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&held, spread, all.ends);
+}
+
+/* Patches that give each label its colour, side by side and one below the other, so alike where they overlap: as one large
+ * patch, with the sum of their weights. */
+static PyObject *add_labels(PyObject *module, PyObject *args)
+{
+    PyObject *image, *across, *down, *row_packed, *column_packed, *labels, *table, *row_weights, *column_weights;
+    Py_ssize_t y, x;
+    int bits;
+    Held held = {.count = 0};
+    Target target;
+    Py_buffer *from, *colors, *rows, *columns;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOnni", &image, &across, &down, &row_packed, &column_packed, &labels, &table,
+                          &row_weights, &column_weights, &y, &x, &bits))
+        return NULL;
+    if (!hold_target(&held, &target, image, across, down, row_packed, column_packed) ||
+        !(from = hold(&held, labels, "labels", 2, 1, "B", 0)) ||
+        !(colors = hold(&held, table, "colors", 2, 0, "B", 0)) ||
+        !(rows = hold(&held, row_weights, "row_weights", 1, 0, "il", 0)) ||
+        !(columns = hold(&held, column_weights, "column_weights", 1, 0, "il", 0)))
+        return finish(&held, NULL, NULL);
+    Py_ssize_t height = from->shape[0], width = from->shape[1];
+    uint32_t packed[256];
+    Patches all = {height, width, rows->buf, NULL, (float)(1 << bits), NULL, packed, NULL};
+    int32_t *spread = NULL;
+    if (rows->itemsize != 4 || columns->itemsize != 4 || rows->shape[0] != height || columns->shape[0] != width ||
+        colors->shape[0] != 256 || colors->shape[1] != CHANNELS || bits < 0 || bits > 12 || (target.small && bits))
+        PyErr_SetString(PyExc_ValueError, "labels: shape or type does not fit weights, colors, sums or bits");
+    /* One piece of memory: the ends of runs, then a row of pixels. */
+    else if (!(spread = by_value(columns->buf, width)) ||
+             !(all.ends = malloc((size_t)width * (sizeof *all.ends + CHANNELS))))
+        PyErr_NoMemory();
+    if (all.ends) {
+        pack_colors(packed, colors->buf);
+        all.weights = spread;
+        all.line = (uint8_t *)(all.ends + width);
+        Py_BEGIN_ALLOW_THREADS
+        add_patch(&target, &all, from->buf, 1, from->strides[0], y, x);
         Py_END_ALLOW_THREADS
     }
     return finish(&held, spread, all.ends);
@@ -561,8 +581,9 @@ static PyObject *smooth(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"add", add, METH_VARARGS,
-     "add(image, across, down, rows, columns, patches, weights, y, x, stride, bits, colors=)"},
+    {"add", add, METH_VARARGS, "add(image, across, down, rows, columns, patches, weights, y, x, stride, bits)"},
+    {"add_labels", add_labels, METH_VARARGS,
+     "add_labels(image, across, down, rows, columns, labels, colors, row_weights, column_weights, y, x, bits)"},
     {"divide", divide, METH_VARARGS,
      "divide(image, across, down, rows, columns, row_total, column_total, bits, narrow)"},
     {"paint", paint, METH_VARARGS, "paint(out, labels, table)"},
