@@ -108,7 +108,6 @@ RETIRED = tuple(
 EXEMPT: frozenset[str] = frozenset(
     {
         "engine/cli.py",
-        "engine/evaluation/fid.py",
         "engine/execution/dask_cluster.py",
         "engine/report.py",
         "engine/slide_list.py",
