@@ -165,7 +165,7 @@ def run(
         # While scratch has the record, the same command does what is left of this, whatever happens.
         finished.name_preview()
         target.part.unlink(missing_ok=True)
-        report = RenderReport(**finished.report)
+        report = RenderReport.of(finished.report)
         _write_report(prepared, report)
         if done is not None:
             done()
@@ -212,7 +212,7 @@ def _join(
             waiting = write_png(picture, pixels)
     digest = state.writer.seal(pixels)
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
-    assert report.run + report.painted == report.patches, report
+    assert report.generated + report.filled == report.patches, report
     # The same command again, after a failure, would find its own picture in the way: so its name comes last.
     names = None if picture is None or waiting is None else (str(waiting), str(picture))
     finished = Finished(report.output_bytes, head_of(target.part), inputs, report.values(), names)
@@ -311,8 +311,8 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         levels=plan.slide.level_count,
         mpp=plan.slide.mpp,
         patches=plan.patches,
-        run=state.run,
-        painted=state.painted,
+        generated=state.run,
+        filled=state.painted,
         blocks=rows * columns,
         resumed=state.resumed,
         digest=digest,

@@ -273,7 +273,9 @@ REFUSED = [
         ("foreign.tiff.safron: exists and is not a scratch folder of SAFRON",),
     ),
     ExpectFail(
-        "foreign part", "mask.zarr download.tiff", ("download.tiff.part: exists and is not an unfinished slide",)
+        "foreign part",
+        "mask.zarr download.tiff",
+        ("download.tiff.part: exists and is not an unfinished slide",),
     ),
     # Usage.
     ExpectFail("no arguments", "", ("Missing argument 'MASK'", "--help")),
@@ -439,14 +441,14 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
         "mask.zarr out.tiff --dry-run --batch 3",
         (
             "canvas   130 x 150 px of a mask of 130 x 150 px, 0.5 um/px",
-            "patches  9 of 64 px, overlap 20 flat, context 4: 9 to run, 0 painted as glass",
+            "patches  9 of 64 px, overlap 20 flat, context 4: 9 to generate, 0 to fill as background",
             "blocks   9 (3 x 3) of 64 px, 1 at a time",
             "slide    svs, jpeg, 3 levels, tiles of 64 px, about 0.0 MB",
             "memory   at most ",
             "MiB of 4096 MiB allowed",
             "scratch  at most ",
             f"MB in {here / 'out.tiff.safron'}",
-            "model    tiny on cpu, 3 patches a call",
+            "model    tiny on cpu, batch size 3",
         ),
     )
     outcome = run_cli(capfd, USUAL + case.args)
@@ -461,7 +463,7 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
     [
         ("--executor processes --workers 3", ", 3 at a time", ""),
         ("--cluster jobs.yaml", ", 20 at a time", ""),
-        ("--scheduler tcp://127.0.0.1:9", ", as many at a time as", " MB more for each block in work"),
+        ("--scheduler tcp://127.0.0.1:9", ", as many at a time as", " MB more for each block in flight"),
     ],
 )
 def test_a_dry_run_says_how_many_blocks_others_work_on(
@@ -516,7 +518,8 @@ def test_scratch_may_be_the_address_of_a_folder(here: Path, capfd: pytest.Captur
 def test_the_report_adds_up(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = render_cli(capfd, USUAL + "mask.zarr out.tiff --seed 3 --scratch .")
     assert (report["width"], report["height"], report["mpp"]) == (WIDTH, HEIGHT, 0.5)
-    assert report["run"] + report["painted"] == report["patches"] == 9
+    assert report["generated"] + report["filled"] == report["patches"] == 9
+    assert (report["run"], report["painted"]) == (report["generated"], report["filled"]), "names before 0.2"
     assert (report["blocks"], report["resumed"]) == (9, 0)
     assert report["output_bytes"] == Path("out.tiff").stat().st_size
     assert report["options"]["seed"] == 3
@@ -529,7 +532,7 @@ def test_the_summary_is_what_a_person_wants_to_know(here: Path, capfd: pytest.Ca
     outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff --report r.json")
     digest = json.loads(Path("r.json").read_text())["digest"]
     assert (outcome.code, outcome.err) == (0, "")
-    for text in ("out.tiff: 130 x 150 px", "9 run once each, 0 painted", "9 blocks", f"digest   {digest}"):
+    for text in ("out.tiff: 130 x 150 px", "9 generated, 0 filled", "9 blocks", f"digest   {digest}"):
         assert text in outcome.out
 
 
@@ -554,7 +557,7 @@ def test_overwrite_replaces_all_three(here: Path, capfd: pytest.CaptureFixture[s
 def test_validate(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_cli(capfd, USUAL + "mask.zarr out.tiff").code == 0
     good = run_cli(capfd, "--validate out.tiff")
-    assert (good.code, good.out, good.err) == (0, "out.tiff: keeps every promise\n", "")
+    assert (good.code, good.out, good.err) == (0, "out.tiff: valid\n", "")
     whole = Path("out.tiff").read_bytes()
     Path("cut.tiff").write_bytes(whole[: len(whole) // 2])
     cut = run_cli(capfd, "--validate cut.tiff")

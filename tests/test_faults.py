@@ -342,7 +342,7 @@ class Step:
 
     @property
     def says(self) -> str:
-        return "out.tiff is finished; what is left of " if self.reported else "the same command continues"
+        return "out.tiff is finished; " if self.reported else "the same command continues"
 
     def press(self, patched: pytest.MonkeyPatch) -> None:
         function = getattr(*self.place)
@@ -504,7 +504,7 @@ def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.Captur
 
 
 def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    none = ExpectFail("", "", ("--status out.tiff: no render of it was begun here",))
+    none = ExpectFail("", "", ("--status out.tiff: there is no finished or unfinished render of it",))
     check_fail(run_cli(capfd, "--status out.tiff"), none)
     interrupt(capfd)
     before = contents(here)
@@ -512,7 +512,7 @@ def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert outcome.code == 0
     assert f" of {BLOCKS} blocks, " in outcome.out
     assert f" of {PATCHES} patches (" in outcome.out
-    assert "interrupted; the command that began it continues it" in outcome.out
+    assert "interrupted; the same command continues" in outcome.out
     assert contents(here) == before, "looking changes nothing"
     assert run_cli(capfd, "--status out.tiff --report s.json --quiet").out == ""
     status = json.loads(Path("s.json").read_text())
