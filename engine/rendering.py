@@ -23,7 +23,6 @@ from safron.engine.execution.upper_levels import finish_levels
 from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.mask_scan import Scan, scan_mask
 from safron.engine.preparation.options import RenderOptions, workers_of
-from safron.engine.preparation.output_paths import check_target
 from safron.engine.preparation.placement import model_source, placement_of
 from safron.engine.preparation.prepare import keep_batch, prepare, settle
 from safron.engine.preparation.prepared import Prepared
@@ -143,7 +142,7 @@ def run(
         finished = _finished_earlier(prepared, inputs)
         if finished is None:
             # Another render may have finished it since we looked.
-            check_target(target, overwrite=prepared.options.overwrite)
+            target.check(overwrite=prepared.options.overwrite)
             options = prepared.options
             opened = RenderState.open(
                 prepared.plan,
@@ -194,7 +193,7 @@ def _finished_earlier(prepared: Prepared, inputs: dict[str, str]) -> Finished | 
             "%s: an earlier run finished it, and was killed before it could say so", prepared.target.name
         )
         return finished
-    check_target(prepared.target, overwrite=prepared.options.overwrite)
+    prepared.target.check(overwrite=prepared.options.overwrite)
     scratch.remove()  # of a slide that is finished: nothing is lost
     return None
 

@@ -20,7 +20,7 @@ import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import RenderOptions, RenderReport, rendering
 from safron.engine.plan.render_plan import RenderPlan
-from safron.engine.preparation.output_paths import check_outputs
+from safron.engine.preparation.output_paths import check_paths
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.arrays import Scratch
 from safron.engine.scratch.journal import read_journal
@@ -560,7 +560,7 @@ def test_targets() -> None:
 )
 def test_nothing_is_put_into_a_mask_at_an_address(here: Path, out: str, scratch: str | None) -> None:
     with pytest.raises(BadInput, match=r"lies in the mask s3://a/m.zarr/?; choose another folder"):
-        check_outputs("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
+        check_paths("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
 
 
 def test_a_preview_leaves_alone_what_lies_beside_it(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

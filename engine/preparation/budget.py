@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from safron.engine.scratch.arrays import SYNC_BYTES
 from safron.engine.system.gpus import process_blocks
 from safron.engine.system.memory import LARGEST, resident_bytes
 from safron.io.errors import BadInput
-from safron.io.remote import is_url
 
 from .options import RenderOptions, workers_of
+from .output_paths import working_folders
 from .prepared import Prepared
 
 # Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
@@ -73,21 +72,11 @@ def check_budget(prepared: Prepared) -> None:
     check_memory(prepared.projected_bytes, plan, options)
     target, part = prepared.target, prepared.target.part
     written = part.stat().st_size if part.is_file() else 0
-    # The cache folder is made when it is needed; until then what stands above it tells of the disk.
-    ours = target.url is not None and (options.scratch is None or is_url(options.scratch))
     scratch = 0 if prepared.job.scratch.store else prepared.scratch_bytes
     needs: dict[int, int] = {}
     folders: dict[int, Path] = {}
-    for folder, need in (
-        (part.absolute().parent, max(0, plan.output_bytes() - written)),
-        (prepared.job.scratch.path.parent, scratch),
-    ):
-        while ours and not folder.is_dir():
-            folder = folder.parent
-        if not folder.is_dir():
-            raise BadInput(f"--scratch {folder}: no such folder; make it first")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise BadInput(f"--scratch {folder}: cannot be written to; choose another folder")
+    room = max(0, plan.output_bytes() - written), scratch
+    for folder, need in zip(working_folders(target, prepared.job.scratch, options), room, strict=True):
         disk = folder.stat().st_dev
         needs[disk] = needs.get(disk, 0) + need
         folders.setdefault(disk, folder)

@@ -23,7 +23,7 @@ from safron.engine.scratch.arrays import recorded
 from safron.engine.system.memory import LARGEST, resident_bytes
 from safron.io.errors import BadInput
 from safron.io.masks.open import open_mask
-from safron.io.remote import Target, check_folder, is_url
+from safron.io.remote import Target
 from safron.io.slides.pyramid import Pyramid
 from safron.io.slides.spec import check_mpp, check_tile
 from safron.io.slides.writer import SlideSpec
@@ -38,7 +38,7 @@ from .budget import (
     working_heap_bytes,
 )
 from .options import RenderOptions, workers_of
-from .output_paths import check_outputs, choose_flavor, open_scratch
+from .output_paths import check_paths, choose_flavor, open_scratch
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers
 from .prepared import Prepared
 
@@ -56,12 +56,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     """
     target = Target.of(out, folder=options.scratch)
     flavor = options.flavor or choose_flavor(target)
-    try:
-        check_outputs(source, target, options)
-    except OSError as error:  # too long a path, a folder that may not be looked into
-        raise BadInput(f"{error.filename}: {error.strerror}; choose another path") from error
-    if options.scratch is not None and is_url(options.scratch):
-        check_folder(str(options.scratch))
+    check_paths(source, target, options)
     check_tile(options.tiff_tile, "--tiff-tile")
     check_mpp(options.mpp)
     check_placing(options)
