@@ -47,9 +47,9 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
     """
     plan, card = job.plan, job.model.card
     if card.known.all() and not card.is_fill.any() and job.mask.plane.dtype in (np.uint8, np.bool_):
-        # There is nothing to find, and a fingerprint of the files, where they have one, also changes with the mask.
+        # Nothing to find, and a hash of the files tells a changed mask as well, where they can be read.
         with suppress(OSError):
-            return Scan(job.mask.stamp(), 0)
+            return Scan(job.mask.fingerprint(), 0)
     rows, columns = (len(axis) for axis in drawn_alone(plan).axis_blocks(SCAN_BLOCK))
     order = product(range(rows), range(columns))
     total = sha256(f"{plan.grid.height} {plan.grid.width}".encode())

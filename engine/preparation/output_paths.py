@@ -14,6 +14,7 @@ from safron.engine.scratch.render_state import require_unfinished
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
 from safron.io.remote import Target, check_folder, is_url
+from safron.io.slides.preview import check_png_name
 
 from .options import RenderOptions
 
@@ -83,7 +84,7 @@ def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOp
     """Refuse a mask that is missing, and outputs that would replace it or lie inside it."""
     if not isinstance(source, str | Path) or not str(source):
         return
-    if not (is_url(source) or os.path.exists(source)):
+    if not (is_url(source) or Path(source).exists()):
         raise BadInput(f"mask {source}: there is no such file or folder; check the path")
     check_apart(
         source,
@@ -111,6 +112,8 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
         if path.absolute() in names:
             raise BadInput(f"{option} {path}: {names[path.absolute()]} has the same name; give another one")
         names[path.absolute()] = option
+    if options.preview is not None:
+        check_png_name(options.preview, "--preview ")
 
 
 def working_folders(target: Target, scratch: Scratch, options: RenderOptions) -> tuple[Path, Path]:
