@@ -1,7 +1,7 @@
 """How does a mask become a slide?
 
-`render` joins the parts: open, load, plan, scan, check, run, join. Everything that can be refused is
-refused before the first patch runs, and the slide appears whole, by a rename, or not at all.
+`prepare` decides and checks, `open_runner` starts the workers, `run` renders. Everything that can be refused is refused before
+the first patch is generated. The slide appears complete, by a rename, or not at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from safron.engine.execution.tasks import Job, block_task, boundary_task, listen
 from safron.engine.execution.upper_levels import finish_levels
 from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.mask_scan import Scan, scan_mask
-from safron.engine.preparation.options import RenderOptions, workers_of
+from safron.engine.preparation.options import RenderOptions, for_python, workers_of
 from safron.engine.preparation.placement import model_source, placement_of
 from safron.engine.preparation.prepare import keep_batch, prepare, settle
 from safron.engine.preparation.prepared import Prepared
@@ -34,14 +34,14 @@ from safron.engine.scratch.render_state import RenderState
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import peak_bytes, reserve_heap
 from safron.engine.system.versions import deciding_versions
-from safron.io.errors import Failed, one_line
+from safron.io.errors import Failed, SafronError, one_line
 from safron.io.slides.preview import write_png
 
 from .report import RenderReport
 
 log = logging.getLogger("safron")
 
-# Blocks that a message names.
+# At most so many blocks are named in a message.
 NAMED = 4
 
 
@@ -55,20 +55,20 @@ def render(
     mask : path of a Zarr array, OME-Zarr or image, or any 2-D array-like with shape, dtype and slicing:
         labels [height, width], whole numbers that the generator's card knows.
     out : the slide: .svs, .tif, .tiff, .ome.tif or .ome.tiff.
-    progress : called with the number of patches after each batch, from worker threads.
+    progress : called from worker threads after each batch, with the number of its patches.
     **options : see `RenderOptions`.
 
     Returns
     -------
-    RenderReport
+    report : RenderReport
         Counts, times, memory and the digest.
 
     Raises
     ------
     BadInput
-        When something given cannot be used; nothing was changed.
+        An argument cannot be used; nothing was changed.
     Failed
-        When the work broke off; the same call continues it.
+        The render could not be finished; the same call resumes it.
 
     Examples
     --------
@@ -77,15 +77,19 @@ def render(
     >>> labels = np.zeros((300, 400), np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     made = render(labels, folder + "/slide.tiff", model="identity", workers=1)
-    >>> made.width, made.height, made.patches, made.run
+    >>> made.width, made.height, made.patches, made.generated
     (400, 300, 4, 4)
     """
     known = {item.name for item in fields(RenderOptions)}
     if unknown := sorted(set(options) - known):
         raise TypeError(f"render() has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    prepared = prepare(mask, out, RenderOptions(**options))
-    with open_runner(prepared) as (prepared, runner):
-        return run(prepared, runner, progress=progress)
+    try:
+        prepared = prepare(mask, out, RenderOptions(**options))
+        with open_runner(prepared) as (prepared, runner):
+            return run(prepared, runner, progress=progress)
+    except SafronError as error:
+        error.args = (for_python(str(error)),)
+        raise
 
 
 @contextmanager

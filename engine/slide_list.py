@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.system.failures import Lost
 from safron.io.errors import BadInput, SafronError, one_line
+from safron.io.files import parse_text
 from safron.io.remote import Target
 
 from .rendering import open_runner, run
@@ -33,6 +35,7 @@ from .report import RenderReport
 
 # These options describe the workers, which all slides share.
 SHARED = {"workers", "executor", "scheduler", "cluster", "security", "dashboard", "device", "memory"}
+MAX_LIST_BYTES = 64 << 20
 # Excel writes semicolons where numbers have a decimal comma.
 _SEPARATORS = ",;\t"
 
@@ -85,19 +88,20 @@ def read_list(file: Path) -> list[Row]:
     BadInput
         The file cannot be read, has unknown columns, or lists no slide.
     """
-    try:
-        rows = _parse(file.read_text(encoding="utf-8-sig"), f"--slides {file}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(
-            f"--slides {file}: cannot read it ({getattr(error, 'strerror', None) or error}); "
-            "give a CSV file in UTF-8 with columns mask and out"
-        ) from error
+    rows = parse_text(
+        file,
+        partial(_parse, f"--slides {file}"),
+        kind="CSV",
+        remedy="give a CSV file in UTF-8 with columns mask and out",
+        name="--slides ",
+        max_bytes=MAX_LIST_BYTES,
+    )
     if not rows:
         raise BadInput(f"--slides {file}: lists no slide; add a line for each below the header")
     return rows
 
 
-def _parse(text: str, name: str) -> list[Row]:
+def _parse(name: str, text: str) -> list[Row]:
     separator = max(_SEPARATORS, key=text.partition("\n")[0].count)
     reader = csv.DictReader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     columns = [column.strip() for column in reader.fieldnames or ()]

@@ -177,7 +177,7 @@ REFUSED = [
     ("mask,out\n", "--dry-run", "--slides: --dry-run needs MASK and OUT"),
     ("mask,out\n", "--status a.svs", "--slides and --status: give only one"),
     ("mask,out\n", "--batch other.csv", "--batch and --slides: both name a list"),
-    ("mask,out\n", "--slides none.csv", "--slides none.csv: cannot read it (No such file or directory)"),
+    ("mask,out\n", "--slides none.csv", "--slides none.csv: No such file or directory; check the path"),
     ("mask,out\n", "--report no/r.json", "--report no/r.json: folder "),
     ("mask,out\n", "--batch many", "'many' is neither a whole number nor a .csv file"),
 ]

@@ -260,7 +260,9 @@ REFUSED = [
     ),
     ExpectFail("preview's folder", "mask.zarr out.tiff --preview no/p.png", ("--preview no/p.png: folder ",)),
     ExpectFail(
-        "preview is OUT", "mask.zarr out.tiff --preview out.tiff", ("--preview out.tiff: OUT has the same name",)
+        "preview is OUT",
+        "mask.zarr out.tiff --preview out.tiff",
+        ("--preview out.tiff: OUT has the same name",),
     ),
     ExpectFail("report's folder", "mask.zarr out.tiff --report no/r.json", ("--report no/r.json: folder ",)),
     ExpectFail(
@@ -269,7 +271,9 @@ REFUSED = [
         ("--report folder.tiff: is a folder",),
     ),
     ExpectFail(
-        "report is preview", "mask.zarr out.tiff --preview r --report r", ("--report r: --preview has the same name",)
+        "report is preview",
+        "mask.zarr out.tiff --preview r --report r",
+        ("--report r: --preview has the same name",),
     ),
     ExpectFail("scratch", "mask.zarr out.tiff --scratch no", ("--scratch ", "no such folder; make it first")),
     ExpectFail(

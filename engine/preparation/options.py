@@ -215,6 +215,28 @@ class RenderOptions:
         }
 
 
+_FLAGS = {item.name for item in fields(RenderOptions) if item.default is False}
+_DASHED = "|".join(item.name.replace("_", "-") for item in fields(RenderOptions))
+# Messages shared with other programs name a flag both ways, as "--overwrite (overwrite=True)".
+_NAMED = re.compile(rf"--({_DASHED})(?![\w-])(?: \(\w+=True\))?")
+
+
+def for_python(message: str) -> str:
+    """Name options in a message as a Python caller gives them.
+
+    Examples
+    --------
+    >>> for_python("s.svs: exists already; pass --overwrite to replace it, or --tiff-tile 256")
+    's.svs: exists already; pass overwrite=True to replace it, or tiff_tile 256'
+    """
+
+    def named(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return f"{name}=True" if name in _FLAGS and found.start() else name
+
+    return _NAMED.sub(named, message)
+
+
 RenderOptions.__doc__ = f"{RenderOptions.__doc__}{attributes(RenderOptions)}"
 
 WORKERS = 2

@@ -159,7 +159,9 @@ def _check_length(given: str, *paths: Path) -> None:
     """Refuse a name that leaves no room for the suffix of the unfinished file."""
     over = max(len(os.fsencode(path.name)) - _longest_name(path.parent) for path in paths)
     if over > 0:
-        raise BadInput(f"{given}: file name too long: a temporary suffix is appended; shorten it by {over} bytes")
+        raise BadInput(
+            f"{given}: file name too long: a temporary suffix is appended; shorten it by {over} bytes"
+        )
 
 
 def _longest_name(folder: Path) -> int:
