@@ -177,7 +177,7 @@ def test_a_palette_that_cannot_apply_is_refused(tmp_path: Path) -> None:
             open_mask(tmp_path / name, palette=BLACK_WHITE, use_palette=True)
     colormap = np.zeros((3, 256), np.uint16)
     tifffile.imwrite(tmp_path / "w.tif", LABELS, photometric="palette", colormap=colormap)
-    with pytest.raises(BadInput, match="its numbers are no greys; leave the palette out"):
+    with pytest.raises(BadInput, match="its indices are not grey levels; leave the palette out"):
         open_mask(tmp_path / "w.tif", palette=BLACK_WHITE, use_palette=True)
 
 

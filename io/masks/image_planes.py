@@ -201,7 +201,9 @@ class TiffPlane(ImagePlane):
             page.samplesperpixel - alpha, np.dtype(page.dtype), alpha=alpha, cmyk=page.photometric == _CMYK
         )
         if use_palette and page.photometric == _INDEXED:
-            raise BadInput("it is indexed: its numbers are no greys; leave the palette out")
+            raise BadInput(
+                "it is an indexed image, and its indices are not grey levels; leave the palette out"
+            )
         self.white_is_0 = page.photometric == _WHITE_IS_0
         large = np.prod(page.chunks) * self.dtype.itemsize > MAX_SEGMENT
         if large and page.photometric in (_WHITE_IS_0, _INDEXED):

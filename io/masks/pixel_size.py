@@ -96,7 +96,7 @@ def pixel_size(
     >>> pixel_size("0.5", "0.5", "\u03bcm")
     PixelSize(mpp=0.5, notes=())
     >>> pixel_size(0.5, 0.5, "pixel").notes
-    ('its pixel size is 0.5 in pixels, which is no length; give the true one with mpp (--mpp)',)
+    ('its pixel size is 0.5 in pixels, which are not a length; give the true one with mpp (--mpp)',)
     """
     if height is None and width is None:
         return UNKNOWN
@@ -150,9 +150,9 @@ def _micrometres(value: Any, unit: Any) -> tuple[float | None, str]:
     if not name:
         return None, f"{shown} without a unit"
     if _plain(name).casefold().removesuffix("s") in PIXELS:
-        return None, f"{shown} in pixels, which is no length"
+        return None, f"{shown} in pixels, which are not a length"
     factor = _factor(name)
-    return (number * factor, "") if factor else (None, f"{shown} in {name[:60]!r}, which is no known unit")
+    return (number * factor, "") if factor else (None, f"{shown} in {name[:60]!r}, which is not a known unit")
 
 
 def _plain(unit: str) -> str:

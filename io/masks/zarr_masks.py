@@ -150,7 +150,7 @@ def _ome_plane(group: zarr.Group, name: str) -> ArrayPlane:
     except BadInput as error:
         raise BadInput(f"mask {name}: {error}") from None
     if level is None:
-        raise BadInput(f"mask {name}: this Zarr group is no OME-Zarr image; {_inside(group)}")
+        raise BadInput(f"mask {name}: this Zarr group is not an OME-Zarr image; {_inside(group)}")
     try:
         array: Any = group[level.path]
     except KeyError:

@@ -158,7 +158,10 @@ class Pyramid:
         """All levels, largest first."""
         return tuple(
             Level(
-                index, *(_level_side(side, index, self.tile) for side in (self.height, self.width)), self.tile
+                index,
+                _level_side(self.height, index, self.tile),
+                _level_side(self.width, index, self.tile),
+                self.tile,
             )
             for index in range(self.level_count)
         )
