@@ -299,7 +299,8 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",
         f"slide    {slide.flavor}, {slide.compression}, {slide.level_count} levels, tiles of {slide.tile} px, "
         f"about {plan.output_bytes() / 1e6:.1f} MB",
-        f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed",
+        f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed: "
+        f"{prepared.budget}",
         f"scratch  at most {prepared.scratch_bytes / 1e6:.1f} MB in {prepared.job.scratch.path}{more}",
         f"model    {prepared.job.model.card.name} on {prepared.job.model.device}, batch size {plan.batch}",
     ]

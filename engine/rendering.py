@@ -24,7 +24,7 @@ from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.mask_scan import Scan, scan_mask
 from safron.engine.preparation.options import RenderOptions, for_python, workers_of
 from safron.engine.preparation.placement import model_source, placement_of
-from safron.engine.preparation.prepare import keep_batch, prepare, settle
+from safron.engine.preparation.prepare import prepare, settle
 from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import disk_errors
 from safron.engine.scratch.completion import Finished, head_of
@@ -94,16 +94,29 @@ def render(
 
 @contextmanager
 def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepared, Runner]]:
-    """Give who runs the tasks, and the plan as completed by what they say of themselves.
+    """Start the workers, complete the plan by what they report, and check memory and disk.
 
     Parameters
     ----------
     prepared : a plan.
-    cluster : a `safron.engine.execution.dask_cluster.Cluster` that is open already; None opens what the options ask for.
+    cluster : a `safron.engine.execution.dask_cluster.Cluster` that is open already; None opens the one of the options.
+
+    Yields
+    ------
+    prepared : Prepared
+        The completed plan.
+    runner : Runner
+        Runs tasks on the workers.
+
+    Raises
+    ------
+    BadInput
+        The plan exceeds the memory budget or the free disk, or there are no workers.
     """
     options = prepared.options
     if prepared.where == "threads":
-        # What interrupts the main thread may come between any two steps, also while it holds the queue's lock.
+        check_budget(prepared)
+        # Tasks that share batches never run in the main thread: a signal could interrupt it while it holds the queue's lock.
         shared = shares_batches(prepared.job.model)
         workers = workers_of(options)
         with local_runner(workers, in_threads=shared, dashboard=options.dashboard) as runner:
@@ -116,9 +129,9 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
             yield opened
         return
     source = model_source(prepared)
-    prepared = settle(prepared, cluster.rehearse(source, prepared.plan, options.batch))
-    if prepared.at_a_time is None:
-        prepared = replace(prepared, at_a_time=cluster.width)
+    facts = cluster.rehearse(source, prepared.plan, options.batch)
+    prepared = settle(prepared, facts, width=cluster.width)
+    check_budget(prepared)
     yield prepared, ClusterRunner(cluster, source)
 
 
@@ -129,43 +142,39 @@ def run(
     progress: Callable[[int], None] | None = None,
     done: Callable[[], None] | None = None,
 ) -> RenderReport:
-    """Run a prepared render, or what an interrupted run of it left to do, and join the slide.
+    """Render, or resume an interrupted render, and complete the slide.
 
-    `done` is called when slide, preview and report stand where they should, and only scratch is left to delete.
+    Parameters
+    ----------
+    prepared, runner : see `open_runner`.
+    progress : called with the number of patches that are done, first with those of earlier runs.
+    done : called when slide, preview and report have their names and only scratch is left to delete.
+
+    Raises
+    ------
+    BadInput
+        The mask has an unknown label, or scratch belongs to a render with other inputs.
+    Failed
+        A task failed repeatedly, the mask changed, or the disk is full; the same command continues.
     """
     start = time.perf_counter()
-    prepared = keep_batch(prepared)
     watch = MaskWatch(prepared.job.mask)
     scan = scan_mask(prepared.job, runner)
     target, scratch = prepared.target, prepared.job.scratch
-    check_budget(prepared)
     if target.url is not None:
         target.local.parent.mkdir(parents=True, exist_ok=True)
     inputs = render_inputs(prepared, scan)
     with run_lock(target.local), disk_errors(scratch.path):
         finished = _finished_earlier(prepared, inputs)
         if finished is None:
-            # Another render may have finished it since we looked.
-            target.check(overwrite=prepared.options.overwrite)
-            options = prepared.options
-            opened = RenderState.open(
-                prepared.plan,
-                scratch,
-                target.part,
-                inputs,
-                watch,
-                overwrite=options.overwrite,
-                fresh=options.fresh,
-            )
-            with closing(opened) as state:
+            target.check(overwrite=prepared.options.overwrite)  # another render may have finished meanwhile
+            with closing(_open_state(prepared, inputs, watch)) as state:
                 if progress is not None:
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)
-                if prepared.where == "threads":
-                    scratch.boundaries.keep(prepared.plan.boundary_room, lazily=True)
                 _run_blocks(prepared, state, runner, progress)
-                finished = _join(prepared, scan, state, inputs, start)
-        # While scratch has the record, the same command does what is left of this, whatever happens.
+                finished = _complete(prepared, scan, state, inputs, start)
+        # As long as scratch has the record of the finished slide, the same command does whatever is left of this.
         finished.name_preview()
         target.part.unlink(missing_ok=True)
         report = RenderReport.of(finished.report)
@@ -176,36 +185,52 @@ def run(
     return report
 
 
+def _open_state(prepared: Prepared, inputs: dict[str, str], watch: MaskWatch) -> RenderState:
+    job, options = prepared.job, prepared.options
+    state = RenderState.open(
+        job.plan,
+        job.scratch,
+        prepared.target.part,
+        inputs,
+        watch,
+        overwrite=options.overwrite,
+        fresh=options.fresh,
+    )
+    if prepared.where == "threads":
+        job.scratch.boundaries.keep(job.plan.boundary_room, lazily=True)
+    return state
+
+
 def render_inputs(prepared: Prepared, scan: Scan) -> dict[str, str]:
-    """Everything that decides a pixel or a tag, by the name that a user knows it by."""
+    """Return everything that decides a pixel or a tag, under the name that users know."""
     job = prepared.job
     inputs = job.plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=job.model.sha256)
     inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
-    # A CPU and a GPU round differently: half a slide of each would be a third one.
+    # A CPU and a GPU round differently, so a render started on one is not resumed on the other.
     device = {"--device": kind_of(job.model.device), "--precision": prepared.options.precision}
     return inputs | device
 
 
 def _finished_earlier(prepared: Prepared, inputs: dict[str, str]) -> Finished | None:
-    """Give the record of a slide that got its name in a run that was killed after that; None where there is none."""
+    """Return the record of a slide whose run was killed after the slide got its name; None without one."""
     scratch = prepared.job.scratch
     finished = Finished.of(prepared.target, scratch.path)
     if finished is None or prepared.options.fresh:
         return None
     if finished.inputs == inputs:
         log.warning(
-            "%s: an earlier run finished it, and was killed before it could say so", prepared.target.name
+            "%s: an earlier run finished it but was killed before it could report that", prepared.target.name
         )
         return finished
     prepared.target.check(overwrite=prepared.options.overwrite)
-    scratch.remove()  # of a slide that is finished: nothing is lost
+    scratch.remove()  # it belongs to a finished slide, so nothing is lost
     return None
 
 
-def _join(
+def _complete(
     prepared: Prepared, scan: Scan, state: RenderState, inputs: dict[str, str], start: float
 ) -> Finished:
-    """Make one slide of all that is finished, and give it its name."""
+    """Write the upper levels, the preview and the directories, and give the slide its name."""
     target, scratch, overwrite = prepared.target, prepared.job.scratch, prepared.options.overwrite
     pixels = finish_levels(prepared.plan, scratch, state.writer)
     picture = prepared.options.preview
@@ -216,7 +241,7 @@ def _join(
     digest = state.writer.seal(pixels)
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
     assert report.generated + report.filled == report.patches, report
-    # The same command again, after a failure, would find its own picture in the way: so its name comes last.
+    # The preview gets its name last: otherwise the same command would refuse to overwrite it after a failure.
     names = None if picture is None or waiting is None else (str(waiting), str(picture))
     finished = Finished(report.output_bytes, head_of(target.part), inputs, report.values(), names)
     finished.write(scratch.path)
@@ -236,7 +261,7 @@ def _write_report(prepared: Prepared, report: RenderReport) -> None:
         report.write(path)
     except OSError as error:
         raise Failed(
-            f"--report {path}: {error.strerror}; the slide itself is done; mend it, and the same command writes the report"
+            f"--report {path}: {error.strerror}; the slide is finished; correct this, and the same command writes the report"
         ) from error
 
 
@@ -246,10 +271,10 @@ def _run_blocks(
     runner: Runner,
     progress: Callable[[int], None] | None,
 ) -> None:
-    """Run the tasks that are left and accept their results."""
+    """Run all unfinished tasks and accept their results."""
     given_up: list[GivenUp] = []
     job = prepared.job
-    # Other processes have their own.
+    # Other processes have their own queues.
     shared = prepared.where == "threads" and shares_batches(job.model)
     with (
         DeviceQueue(job.model, job.plan) if shared else nullcontext() as queue,
@@ -266,7 +291,7 @@ def _run_blocks(
 
 
 def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
-    """Say which blocks failed, where they lie, and why; causes that are alike once."""
+    """Return the error that names the failed blocks, their positions and the causes, each cause once."""
     causes: dict[str, list[str]] = {}
     waiting = 0
     for item in given_up:
@@ -281,9 +306,9 @@ def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
         f"{'; '.join(places[:NAMED])}{' and more' if len(places) > NAMED else ''}: {cause}"
         for cause, places in list(causes.items())[:NAMED]
     ]
-    more = f"; {waiting} more wait for their neighbours" if waiting else ""
+    more = f"; {waiting} more blocks need their patches" if waiting else ""
     return Failed(
-        f"{failed} block{'s' * (failed > 1)} failed {TRIES} times each: {'; '.join(named)}{more}. All others are finished and kept; "
+        f"{failed} block{'s' * (failed > 1)} failed {TRIES} times each: {'; '.join(named)}{more}. All other blocks are finished and kept; "
         "the same command tries these again"
     )
 

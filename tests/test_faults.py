@@ -393,7 +393,7 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
     if step.named:
         assert (
             outcome.error
-            == "safron-render: warning: out.tiff: an earlier run finished it, and was killed before it could say so"
+            == "safron-render: warning: out.tiff: an earlier run finished it but was killed before it could report that"
         )
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert left_over() == ["out.tiff", "p.png", "r.json"]
@@ -433,7 +433,7 @@ def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RenderReport, "json", full)
         outcome = run_cli(capfd, args)
-    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide itself is done"), 1))
+    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide is finished"), 1))
     made = on_patch(monkeypatch)
     assert run_cli(capfd, args).code == 0
     assert len(made) == 1, "the trial"

@@ -53,7 +53,7 @@ def test_a_batch_that_does_not_fit_from_the_start(
     report = render(MASK, tmp_path / "out.tiff", model=SmallGpu(most=4), batch=8, **OPTIONS)
     assert report.digest == undisturbed
     assert [record.getMessage() for record in caplog.records] == [
-        "cuda:0: out of memory with 8 patches a call; 4 are run"
+        "cuda:0: out of memory with a batch size of 8; 4 is used"
     ]
 
 
