@@ -357,7 +357,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: with_metadata(d, '{"zarr_format": 3, "node_type": "array"}'),
         "Zarr metadata",
     ),
-    "group": (with_arrays_inside, "no OME-Zarr image; pass one of those inside: masks/first"),
+    "group": (with_arrays_inside, "not an OME-Zarr image; pass one of those inside: masks/first"),
     "several channels": (image_with_labels, "axis c has 3 planes.* inside: labels/tissue"),
     "level 0 gone": (
         lambda d: save_ome(d / "m", LABELS, "yx", "0.5", datasets=[{"path": "s0"}]),
