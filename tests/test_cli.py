@@ -314,6 +314,33 @@ def test_refused_in_one_line_and_nothing_changed(
     assert contents(here) == before
 
 
+PATHS = {
+    "missing mask",
+    "no folder",
+    "exists",
+    "preview exists",
+    "report's folder",
+    "scratch",
+    "foreign scratch",
+    "foreign part",
+}
+
+
+@pytest.mark.parametrize("case", [case for case in REFUSED if case.what in PATHS], ids=lambda case: case.what)
+def test_wrong_paths_are_found_before_the_generator_loads(
+    case: ExpectFail, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*args: Any, **options: Any) -> None:
+        raise AssertionError("a large generator takes seconds to load")
+
+    monkeypatch.setattr("safron.engine.preparation.prepare.load_model", load)
+    check_fail(run_cli(capfd, USUAL + case.args), case)
+
+
+def test_all_kinds_of_paths_are_tested() -> None:
+    assert {case.what for case in REFUSED} >= PATHS
+
+
 def test_an_unknown_label_is_found_before_a_patch_runs(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,7 +481,8 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
             "blocks   9 (3 x 3) of 64 px, 1 at a time",
             "slide    svs, jpeg, 3 levels, tiles of 64 px, about 0.0 MB",
             "memory   at most ",
-            "MiB of 4096 MiB allowed",
+            "MiB of 4096 MiB allowed: ",
+            " boundary sums + ",
             "scratch  at most ",
             f"MB in {here / 'out.tiff.safron'}",
             "model    tiny on cpu, batch size 3",

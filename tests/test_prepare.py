@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,6 +31,18 @@ def test_a_dry_run_counts_the_memory_of_all_processes(mask: Path, tmp_path: Path
     assert three - two > 60 << 20, "one process takes that much before its first block"
     with pytest.raises(BadInput, match="projected peak memory is"):
         check_budget(prepare(mask, tmp_path / "o.tiff", replace(options, memory=two // 2), dry_run=True))
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_the_terms_of_a_budget_add_up(executor: str, mask: Path, tmp_path: Path) -> None:
+    options = RenderOptions(model="identity", block=512, executor=executor, workers=2)  # type: ignore[arg-type]
+    budget = prepare(mask, tmp_path / "o.tiff", options, dry_run=True).budget
+    terms = [int(number) << 20 for number in re.findall(r"(\d+) [a-z]", str(budget).replace(" x (", "x("))]
+    if executor == "processes":
+        driver, *each = terms
+        assert budget.total == pytest.approx(driver + 2 * sum(each), abs=len(terms) << 20)
+    else:
+        assert budget.total == pytest.approx(sum(terms), abs=len(terms) << 20)
 
 
 @pytest.mark.parametrize("compression", ["none", "jpeg"])
