@@ -222,7 +222,6 @@ def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -
 
 def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
     from safron.engine.execution.local import local_runner
-    from safron.engine.preparation.budget import check_budget
     from safron.engine.preparation.mask_scan import scan_mask
     from safron.engine.preparation.options import workers_of
     from safron.engine.preparation.prepare import prepare
@@ -239,7 +238,7 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
         if not quiet:
             for line in plan_lines(prepared, scan):
                 click.echo(line)
-        check_budget(prepared)
+        prepared.check_budget()
         return
     ends = f"{out} is finished; {prepared.job.scratch.path} can be deleted if it still exists"
     with open_runner(prepared) as (prepared, runner), _progress(prepared, quiet=quiet) as advance:

@@ -20,7 +20,6 @@ from safron.engine.execution.local import local_runner
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
 from safron.engine.execution.tasks import Job, block_task, boundary_task, listening
 from safron.engine.execution.upper_levels import finish_levels
-from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.mask_scan import Scan, scan_mask
 from safron.engine.preparation.options import RenderOptions, for_python, workers_of
 from safron.engine.preparation.placement import model_source, placement_of
@@ -115,7 +114,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     """
     options = prepared.options
     if prepared.where == "threads":
-        check_budget(prepared)
+        prepared.check_budget()
         # Tasks that share batches never run in the main thread: a signal could interrupt it while it holds the queue's lock.
         shared = shares_batches(prepared.job.model)
         workers = workers_of(options)
@@ -131,7 +130,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     source = model_source(prepared)
     facts = cluster.rehearse(source, prepared.plan, options.batch)
     prepared = settle(prepared, facts, width=cluster.width)
-    check_budget(prepared)
+    prepared.check_budget()
     yield prepared, ClusterRunner(cluster, source)
 
 

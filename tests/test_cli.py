@@ -432,7 +432,7 @@ def test_faults_of_ours_are_one_line_too(
         raise ZeroDivisionError("first line\nsecond line")
 
     monkeypatch.setattr("safron.engine.preparation.prepare.prepare", broken)
-    case = ExpectFail("", "", ("ZeroDivisionError: first line (--debug shows where)",), code=1)
+    case = ExpectFail("", "", ("ZeroDivisionError: first line (--debug shows the traceback)",), code=1)
     check_fail(run_cli(capfd, USUAL + "mask.zarr out.tiff"), case)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.prepare import prepare
 from safron.io.errors import BadInput
@@ -30,7 +29,7 @@ def test_a_dry_run_counts_the_memory_of_all_processes(mask: Path, tmp_path: Path
     three = prepare(mask, tmp_path / "o.tiff", replace(options, workers=3), dry_run=True).projected_bytes
     assert three - two > 60 << 20, "one process takes that much before its first block"
     with pytest.raises(BadInput, match="projected peak memory is"):
-        check_budget(prepare(mask, tmp_path / "o.tiff", replace(options, memory=two // 2), dry_run=True))
+        prepare(mask, tmp_path / "o.tiff", replace(options, memory=two // 2), dry_run=True).check_budget()
 
 
 @pytest.mark.parametrize("executor", ["threads", "processes"])
@@ -87,4 +86,4 @@ def test_huge_shapes_are_refused_by_arithmetic(shape: tuple[int, int], says: str
     """Nothing is stored of them, and no loop over their pixels, patches or blocks would end."""
     zarr.create_array(tmp_path / "m.zarr", shape=shape, chunks=(1024, 1024), dtype="uint8")
     with pytest.raises(BadInput, match=says):
-        check_budget(prepare(tmp_path / "m.zarr", tmp_path / "o.tiff", RenderOptions(model="identity")))
+        prepare(tmp_path / "m.zarr", tmp_path / "o.tiff", RenderOptions(model="identity")).check_budget()

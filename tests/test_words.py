@@ -107,14 +107,10 @@ RETIRED = tuple(
 
 EXEMPT: frozenset[str] = frozenset(
     {
-        "engine/cli.py",
         "engine/evaluation/fid.py",
         "engine/execution/dask_cluster.py",
         "engine/generator/halving.py",
         "engine/generator/onnx_model.py",
-        "engine/preparation/prepare.py",
-        "engine/report.py",
-        "engine/slide_list.py",
         "io/masks/open.py",
         "io/masks/write.py",
     }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safron.engine.execution.device_queue import BUFFERS, RUNNERS, shares_batches
 from safron.engine.execution.tasks import Job
@@ -18,10 +18,6 @@ from safron.io.errors import BadInput
 from safron.io.masks.chunk_cache import CACHE_BYTES
 
 from .options import RenderOptions, workers_of
-from .output_paths import working_folders
-
-if TYPE_CHECKING:
-    from .prepared import Prepared
 
 # Code and buffers of Zarr, Dask and the writer that are not loaded yet when a render is planned, measured.
 LATE_BYTES = 96 << 20
@@ -144,26 +140,6 @@ def heap_bytes(budget: Budget, job: Job, *, workers: int) -> int:
     return int(busy * (budget.working - outside)) + SYNC_BYTES
 
 
-def check_budget(prepared: Prepared) -> None:
-    """Refuse a plan that exceeds the memory budget or the free disk; the message has both numbers."""
-    check_memory(prepared.budget, prepared.plan, prepared.options)
-    target, scratch, part = prepared.target, prepared.job.scratch, prepared.target.part
-    written = part.stat().st_size if part.is_file() else 0
-    needs = max(0, prepared.plan.output_bytes() - written), 0 if scratch.store else prepared.scratch_bytes
-    needed: dict[int, int] = {}
-    folders: dict[int, Path] = {}
-    for folder, need in zip(working_folders(target, scratch, prepared.options), needs, strict=True):
-        disk = folder.stat().st_dev
-        needed[disk] = needed.get(disk, 0) + need
-        folders.setdefault(disk, folder)
-    for disk, need in needed.items():
-        free = shutil.disk_usage(folders[disk]).free
-        if need > free:
-            raise BadInput(
-                f"{folders[disk]}: about {_mib(need)} are needed, {_mib(free)} are free; free space or choose another disk"
-            )
-
-
 def check_memory(budget: Budget, plan: RenderPlan, options: RenderOptions) -> None:
     """Refuse a plan that exceeds the memory budget."""
     if budget.total > options.memory:
@@ -171,6 +147,26 @@ def check_memory(budget: Budget, plan: RenderPlan, options: RenderOptions) -> No
             f"projected peak memory is {_mib(budget.total)}, --memory allows {_mib(options.memory)}; "
             f"lower --workers {workers_of(options)} or --block {plan.block}, or raise --memory"
         )
+
+
+def check_disk(needs: Iterable[tuple[Path, int]]) -> None:
+    """Refuse a plan that exceeds the free disk.
+
+    Parameters
+    ----------
+    needs : folders, and the bytes that are needed in each; several may be on one disk.
+    """
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, need in needs:
+        disk = folder.stat().st_dev
+        first, before = disks.get(disk, (folder, 0))
+        disks[disk] = first, before + need
+    for folder, need in disks.values():
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise BadInput(
+                f"{folder}: about {_mib(need)} are needed, {_mib(free)} are free; free space or choose another disk"
+            )
 
 
 def _mib(size: float) -> str:

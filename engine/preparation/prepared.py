@@ -9,8 +9,9 @@ from safron.engine.execution.tasks import Job
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.remote import Target
 
-from .budget import Budget
+from .budget import Budget, check_disk, check_memory
 from .options import RenderOptions
+from .output_paths import working_folders
 
 Where = Literal["threads", "processes", "cluster"]
 
@@ -52,6 +53,20 @@ class Prepared:
     def scratch_bytes(self) -> int:
         """Upper bound on the disk space of scratch at one time, with one block in flight if the number is unknown."""
         return self.plan.scratch_bytes(at_a_time=self.at_a_time or 1)
+
+    def check_budget(self) -> None:
+        """Refuse a plan that exceeds the memory budget or the free disk.
+
+        Raises
+        ------
+        BadInput
+            The message has both numbers.
+        """
+        check_memory(self.budget, self.plan, self.options)
+        scratch, part = self.job.scratch, self.target.part
+        written = part.stat().st_size if part.is_file() else 0
+        needs = max(0, self.plan.output_bytes() - written), 0 if scratch.store else self.scratch_bytes
+        check_disk(zip(working_folders(self.target, scratch, self.options), needs, strict=True))
 
     @property
     def warnings(self) -> list[str]:
