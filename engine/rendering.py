@@ -10,13 +10,13 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from safron.engine.execution.device_queue import DeviceQueue, shares_batches
 from safron.engine.execution.local import local_runner
+from safron.engine.execution.patch_pool import open_pool
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
 from safron.engine.execution.tasks import Job, block_task, boundary_task, listening
 from safron.engine.execution.upper_levels import finish_levels
@@ -116,10 +116,13 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     if prepared.where == "threads":
         prepared.check_budget()
         # Tasks that share batches never run in the main thread: a signal could interrupt it while it holds the queue's lock.
-        shared = shares_batches(prepared.job.model)
-        workers = workers_of(options)
-        with local_runner(workers, in_threads=shared, dashboard=options.dashboard) as runner:
-            yield prepared, runner
+        job, workers = prepared.job, workers_of(options)
+        in_threads = job.model.same_places
+        with (
+            local_runner(workers, in_threads=in_threads, dashboard=options.dashboard) as runner,
+            open_pool(prepared.model, job.model, job.plan) as pool,
+        ):
+            yield replace(prepared, job=replace(job, pool=pool)), runner
         return
     from safron.engine.execution.dask_cluster import ClusterRunner, open_cluster
 
@@ -128,7 +131,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
             yield opened
         return
     source = model_source(prepared)
-    facts = cluster.rehearse(source, prepared.plan, options.batch)
+    facts = cluster.warm_up(source, prepared.plan, options.batch)
     prepared = settle(prepared, facts, width=cluster.width)
     prepared.check_budget()
     yield prepared, ClusterRunner(cluster, source)
@@ -195,7 +198,7 @@ def _open_state(prepared: Prepared, inputs: dict[str, str], watch: MaskWatch) ->
         overwrite=options.overwrite,
         fresh=options.fresh,
     )
-    if prepared.where == "threads":
+    if job.pool is not None:  # all tasks run in this process
         job.scratch.boundaries.keep(job.plan.boundary_room, lazily=True)
     return state
 
@@ -273,13 +276,8 @@ def _run_blocks(
     """Run all unfinished tasks and accept their results."""
     given_up: list[GivenUp] = []
     job = prepared.job
-    # Other processes have their own queues.
-    shared = prepared.where == "threads" and shares_batches(job.model)
-    with (
-        DeviceQueue(job.model, job.plan) if shared else nullcontext() as queue,
-        listening(job.scratch, progress or (lambda count: None)),
-    ):
-        for _, result in runner(_tasks(replace(job, queue=queue), state)):
+    with listening(job.scratch, progress or (lambda count: None)):
+        for _, result in runner(_tasks(job, state)):
             if isinstance(result, GivenUp):
                 given_up.append(result)
                 continue

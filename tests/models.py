@@ -23,7 +23,7 @@ class RampModel:
     """
 
     device = "cpu"
-    integral = False
+    returns_uint8 = False
 
     def __init__(
         self, *, tile: int = 64, context: int = 4, outside: int | None = None, noise: bool = True

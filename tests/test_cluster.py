@@ -187,7 +187,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
     model = RampModel(noise=False)
     made = render("mask.zarr", "out.tiff", model=model, **(options | {"executor": "threads", "workers": 1}))
     assert made.resumed == BLOCKS - 1
-    assert model.calls == 1 + 4, "the trial, and the patches of the one block"
+    assert model.calls == 2 + 4, "the warm-up, and the patches of the one block"
 
 
 def test_an_array_in_memory_is_refused(here: Path) -> None:

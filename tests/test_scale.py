@@ -43,7 +43,7 @@ def expected(mask: Any, model: Any, ratio: str, *, overlap: int, seed: int = 0) 
     grid = PatchGrid(
         *(-(-length * scale.numerator // scale.denominator) for length in mask.shape), tile, overlap, 4
     )
-    bits = choose_bits(grid, taper, integral=model.integral)
+    bits = choose_bits(grid, taper, returns_uint8=model.returns_uint8)
     weights = taper.weights(tile=tile, overlap=overlap)
     return at_true_size(
         mask, model, scale=scale, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed

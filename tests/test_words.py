@@ -109,8 +109,6 @@ EXEMPT: frozenset[str] = frozenset(
     {
         "engine/evaluation/fid.py",
         "engine/execution/dask_cluster.py",
-        "engine/generator/halving.py",
-        "engine/generator/onnx_model.py",
         "io/masks/open.py",
         "io/masks/write.py",
     }

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from safron.engine.execution.device_queue import BUFFERS, RUNNERS, shares_batches
+from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
-from safron.engine.generator.model import PatchModel
 from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan
 from safron.engine.scratch.arrays import SYNC_BYTES
 from safron.engine.system.memory import LARGEST
@@ -85,11 +84,6 @@ class Budget:
         )
 
 
-def batches_held(model: PatchModel, blocks: int) -> tuple[int, int]:
-    """Return how many batches, and generator calls, are in flight with so many blocks."""
-    return (BUFFERS, RUNNERS) if shares_batches(model) else (blocks, blocks)
-
-
 def process_budget(job: Job, *, process: int, blocks: int, batches: int, memory: int = 0) -> Budget:
     """Project the memory of one rendering process, without the generator's calls.
 
@@ -120,7 +114,7 @@ def worker_budget(job: Job, *, resident: int, blocks: int) -> Budget:
 
 def batch_bytes(job: Job, batches: int) -> int:
     """Return the bytes of so many batches in flight."""
-    return with_gaps(batches * job.plan.batch_bytes(integral=job.model.integral))
+    return with_gaps(batches * job.plan.batch_bytes(returns_uint8=job.model.returns_uint8))
 
 
 def with_gaps(nbytes: int) -> int:

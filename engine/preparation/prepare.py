@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safron.engine.execution.device_queue import BUFFERS
+from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
-from safron.engine.generator.halving import Halving
-from safron.engine.generator.model import PatchModel, load_model
-from safron.engine.generator.trial import choose_batch, try_model
+from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
+from safron.engine.generator.warm_up import choose_batch, warm_up
 from safron.engine.plan.blocks import choose_block
 from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE, Scale, choose_scale
@@ -32,7 +32,6 @@ from .budget import (
     LATE_BYTES,
     Budget,
     batch_bytes,
-    batches_held,
     check_memory,
     heap_bytes,
     process_budget,
@@ -61,13 +60,14 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     mask = open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
-    job = Job(_plan(mask, model, target, options), mask, model, open_scratch(target, options.scratch))
+    info = GeneratorInfo.of(model)
+    job = Job(_plan(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
-        return _prepare_threads(target, options, job)
+        return _prepare_threads(target, options, model, job)
     processes = workers_of(options) if where == "processes" else 0
     budget = Budget(driver=resident_bytes() + LATE_BYTES, processes=processes)
     at_a_time = blocks_elsewhere(options, where)
-    prepared = Prepared(target, options, job, budget, where, at_a_time=at_a_time)
+    prepared = Prepared(target, options, model, job, budget, where, at_a_time=at_a_time)
     return _foresee_workers(prepared) if dry_run else prepared
 
 
@@ -94,26 +94,29 @@ def _load_generator(options: RenderOptions) -> PatchModel:
     )
 
 
-def _prepare_threads(target: Target, options: RenderOptions, job: Job) -> Prepared:
-    """Run the generator once in this process, and project the memory of the render."""
-    workers, most_batches = workers_of(options), workers_of(options)
-    if not job.model.device.startswith("cpu"):
-        job, most_batches = replace(job, model=Halving(job.model)), BUFFERS
-    process = resident_bytes() + LATE_BYTES
-    budget = process_budget(job, process=process, blocks=workers, batches=most_batches, memory=options.memory)
+def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, job: Job) -> Prepared:
+    """Run the generator a few times in this process, and project the memory of the render."""
+    workers = workers_of(options)
+    budget = process_budget(
+        job,
+        process=resident_bytes() + LATE_BYTES,
+        blocks=workers,
+        batches=BUFFERS if job.model.on_gpu else workers,
+        memory=options.memory,
+    )
     check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
-    seen = try_model(job.model, job.plan)
-    batches, calls = batches_held(job.model, workers)
+    seen = warm_up(model, job.model, job.plan)
+    batches, calls = batches_held(seen.info, workers)
     budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * seen.added_bytes)
     heap = heap_bytes(budget, job, workers=workers)
-    job = _with_batch(job, seen.batch, fresh=options.fresh)
-    return Prepared(target, options, job, budget, "threads", heap, workers)
+    job = _with_batch(replace(job, model=seen.info), seen.batch, fresh=options.fresh)
+    return Prepared(target, options, model, job, budget, "threads", heap, workers)
 
 
 def _foresee_workers(prepared: Prepared) -> Prepared:
     """Estimate the memory of worker processes from what this process takes after a warm-up."""
     job, blocks = prepared.job, process_blocks(prepared.options.device)
-    try_model(job.model, job.plan)
+    warm_up(prepared.model, job.model, job.plan)
     each = worker_budget(job, resident=resident_bytes(), blocks=blocks)
     return replace(prepared, budget=prepared.budget.with_workers(each))
 
@@ -127,10 +130,10 @@ def settle(prepared: Prepared, facts: WorkerFacts, *, width: int) -> Prepared:
     facts : report of one worker; all are taken to be alike.
     width : tasks that all workers together run at a time.
     """
-    from safron.engine.execution.dask_worker import remote_model
-
     job = prepared.job
-    job = replace(job, plan=replace(job.plan, batch=facts.planned), model=remote_model(job.model, facts))
+    # Card and hash are those of the driver's file, which workers must have too; the rest is known only to the worker.
+    info = replace(facts.info, card=job.model.card, sha256=job.model.sha256)
+    job = replace(job, plan=replace(job.plan, batch=facts.planned), model=info)
     job = _with_batch(job, facts.batch, fresh=prepared.options.fresh)
     each = worker_budget(job, resident=facts.resident, blocks=facts.blocks)
     return replace(
@@ -146,22 +149,21 @@ def _with_batch(job: Job, batch: int, *, fresh: bool) -> Job:
 
     A resumed render keeps its batch size even if there is more memory now, because a GPU may round differently with another.
     """
-    plan, model = job.plan, job.model
+    plan, info = job.plan, job.model
     if batch != plan.batch:
-        log.warning("%s: out of memory with a batch size of %d; %d is used", model.device, plan.batch, batch)
+        log.warning("%s: out of memory with a batch size of %d; %d is used", info.device, plan.batch, batch)
     half = -(-batch // 2)
     before = recorded(job.scratch.path).get("inputs", {}).get("--batch")
-    if not fresh and before == str(half):
+    if before == str(half) and not fresh:
         batch = half
-        if isinstance(model, Halving):  # the warm-up ran the whole batch
-            seen = model.rehearsed
-            model = Halving(model.model, replace(seen, same_places=seen.same_places and seen.same_halves))
-    return replace(job, plan=replace(plan, batch=batch), model=model)
+        # The warm-up ran the whole batch.
+        info = replace(info, same_places=info.same_places and info.same_halves)
+    return replace(job, plan=replace(plan, batch=batch), model=info)
 
 
-def _plan(mask: LabelMask, model: PatchModel, target: Target, options: RenderOptions) -> RenderPlan:
+def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
     """Decide grid, scale, slide and blocks."""
-    card, canvas, taper = model.card, Window(0, 0, *mask.shape), Taper(options.taper)
+    card, canvas, taper = info.card, Window(0, 0, *mask.shape), Taper(options.taper)
     tile = card.tile if options.tile is None else options.tile
     mpp = mask.mpp if options.mpp is None else options.mpp
     scale = ONE if options.scale == "1" else choose_scale(mpp, card.mpp)
@@ -175,7 +177,7 @@ def _plan(mask: LabelMask, model: PatchModel, target: Target, options: RenderOpt
     card.require_tile(tile)
     region = _region(options.region, canvas)
     flavor = options.flavor or choose_flavor(target)
-    slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, model, tile, scale)
+    slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
     return RenderPlan(
         grid=grid,
         taper=taper,
@@ -190,8 +192,8 @@ def _plan(mask: LabelMask, model: PatchModel, target: Target, options: RenderOpt
             scale=scale,
             longest=max(slide.height, slide.width),
         ),
-        batch=choose_batch(options.batch, model),
-        bits=choose_bits(grid, taper, integral=model.integral),
+        batch=choose_batch(options.batch, info),
+        bits=choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
         noise_scales=card.noise_scales,
     )
@@ -214,7 +216,7 @@ def _slide_spec(
     mpp: float | None,
     flavor: Any,
     options: RenderOptions,
-    model: PatchModel,
+    info: GeneratorInfo,
     tile: int,
     scale: Scale,
 ) -> SlideSpec:
@@ -232,10 +234,10 @@ def _slide_spec(
         step = 1 << (pyramid.level_count - 1)
         height, width = -(-height // step) * step, -(-width // step) * step
     metadata = {
-        "Generator": model.card.name,
-        "Generator version": model.card.version,
-        "Generator SHA-256": model.sha256,
-        "Generator licence": model.card.licence,
+        "Generator": info.card.name,
+        "Generator version": info.card.version,
+        "Generator SHA-256": info.sha256,
+        "Generator licence": info.card.licence,
         "Seed": options.seed,
         "Patch tile": tile,
         "Patch overlap": options.overlap,
@@ -244,7 +246,7 @@ def _slide_spec(
         "Synthetic": "yes, made from a mask; not for diagnosis",
     }
     if not scale.is_one:
-        metadata["Generator um per pixel"] = f"{model.card.mpp:g}"
+        metadata["Generator um per pixel"] = f"{info.card.mpp:g}"
         metadata["Generator pixels per pixel"] = str(scale.ratio)
     return SlideSpec(
         height=height,
@@ -256,7 +258,7 @@ def _slide_spec(
         quality=options.quality,
         chroma=options.chroma,
         tile=pyramid.tile,
-        background=model.card.background,
+        background=info.card.background,
         software=f"safron {version('safron')}",
         metadata=tuple((key, str(value)) for key, value in metadata.items()),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from safron.engine.execution.tasks import Job
+from safron.engine.generator.model import PatchModel
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.remote import Target
 
@@ -24,7 +25,8 @@ class Prepared:
     ----------
     target : the slide to make.
     options : as given, with the number of workers chosen.
-    job : plan, mask, generator and scratch.
+    model : the generator.
+    job : plan, mask, scratch and properties of the generator.
     budget : upper bounds on memory.
     where : where tasks run: in threads of this process, in processes on this machine, or on a cluster.
     heap_bytes : memory that this process reserves before the first block; 0 if others render.
@@ -33,6 +35,7 @@ class Prepared:
 
     target: Target
     options: RenderOptions
+    model: PatchModel
     job: Job
     budget: Budget
     where: Where
