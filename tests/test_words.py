@@ -108,7 +108,6 @@ RETIRED = tuple(
 EXEMPT: frozenset[str] = frozenset(
     {
         "engine/execution/dask_cluster.py",
-        "io/masks/open.py",
         "io/masks/write.py",
     }
 )
