@@ -505,7 +505,7 @@ REFUSED = [
     (CLUSTER + 'walltime: "00:01:00"', "--cluster file.yaml", "must be more than 120 seconds"),
     (CLUSTER, "--cluster file.yaml --executor auto", "--cluster file.yaml: slurm takes no jobs"),
     ("", "--security none.yaml --executor processes", "--security none.yaml: no such file"),
-    ("ca: a", "--security file.yaml", "--security: nothing is sent over a network by threads"),
+    ("ca: a", "--security file.yaml", "--security: threads send nothing over a network"),
     (
         "ca: a",
         "--security file.yaml --executor processes",

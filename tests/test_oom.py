@@ -40,7 +40,7 @@ def test_memory_that_runs_out_half_way(
 def test_a_generator_that_rounds_differently_stops_in_one_line(tmp_path: Path) -> None:
     model = SmallGpu(most=4, since=11, exact=False)
     with pytest.raises(
-        Failed, match=r"out of memory with --batch 8, .* start over with --fresh --batch 4"
+        Failed, match=r"out of memory with batch 8, .* start over with fresh=True batch 4"
     ) as failed:
         render(MASK, tmp_path / "out.tiff", model=model, batch=8, **OPTIONS)
     assert "\n" not in str(failed.value)

@@ -142,7 +142,7 @@ def write_mask(path: str, mpp: float | None) -> None:
         (None, "--mpp 0.5", 0.5, ""),
         (0.5, "--mpp 1", 1.0, ""),
         (0.5, "--scale 1", 1.0, "--scale 1: the mask has 0.5 um per pixel and generator 'safron-seamless' 1"),
-        (None, "", 1.0, "has no pixel size; 1 um, the generator's, is taken for it. Give its own with --mpp"),
+        (None, "", 1.0, "has no pixel size; the generator's, 1 um, is used; pass the mask's with --mpp"),
     ],
     ids=str,
 )
