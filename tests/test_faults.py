@@ -179,7 +179,7 @@ def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
     made = on_patch(monkeypatch)
     report = render_cli(capfd, ARGS)
     assert (report["resumed"], report["digest"]) == (BLOCKS - 1, digest)
-    assert len(made) < 6, "the inner patches of one block, and the trial"
+    assert len(made) < 6, "the inner patches of one block, and the warm-up"
 
 
 def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
     made = on_patch(monkeypatch)
     outcome = run_cli(capfd, args)
     assert outcome.code == 0
-    assert len(made) == 1, "the trial"
+    assert len(made) == 1, "the warm-up"
     if step.named:
         assert (
             outcome.error
@@ -436,7 +436,7 @@ def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
     check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide is finished"), 1))
     made = on_patch(monkeypatch)
     assert run_cli(capfd, args).code == 0
-    assert len(made) == 1, "the trial"
+    assert len(made) == 1, "the warm-up"
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert not Path("out.tiff.safron").exists()
     assert Path("there.json").exists() == linked

@@ -73,7 +73,7 @@ def finish(
     assert blocks > 0
     made = on_patch(monkeypatch)
     report = render_cli(capfd, args)
-    assert len(made) == PATCHES - patches + 1, "every patch once, and the trial"
+    assert len(made) == PATCHES - patches + 1, "every patch once, and the warm-up"
     assert (report["resumed"], report["blocks"]) == (blocks, BLOCKS)
     assert report["run"] + report["painted"] == report["patches"] == PATCHES
     assert report["digest"] == digest
@@ -102,7 +102,7 @@ class SlowRender:
 
     @property
     def made(self) -> int:
-        """Patches so far, without the trial."""
+        """Patches so far, without the warm-up."""
         return self._count.stat().st_size - 1 if self._count.exists() else -1
 
     def wait_for(self, done: Callable[[], bool]) -> None:

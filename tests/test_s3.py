@@ -216,7 +216,7 @@ def test_a_store_that_stays_away_is_one_line_and_resumed(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(IdentityModel, "__call__", lambda *args: made.append(1) or paint(*args))
         report = render_cli(capfd, ARGS)
-    assert len(made) == 1, "the trial: no patch was made again"
+    assert len(made) == 1, "the warm-up: no patch was made again"
     assert report["resumed"] == report["blocks"] == BLOCKS
     assert there() == ["slides/made/out.tiff"]
     assert cached(tmp_path) == []
