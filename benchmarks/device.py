@@ -75,13 +75,13 @@ def measure(args: argparse.Namespace, mask: Path, workers: int, *, shared: bool)
         seconds = time.perf_counter() - start
     finally:
         rendering.open_pool = decide
-    copies = device.patches - 5 * args.batch - report.run
+    copies = device.patches - 5 * args.batch - report.generated
     row = {
-        "workers": workers, "batches": "shared" if shared else "apart", "seconds": round(seconds, 2), "patches": report.run,
-        "copies": copies, "useful": round(report.run / args.rate / seconds, 3),
+        "workers": workers, "batches": "shared" if shared else "apart", "seconds": round(seconds, 2), "patches": report.generated,
+        "copies": copies, "useful": round(report.generated / args.rate / seconds, 3),
     }  # fmt: skip
     print(
-        f"{workers:>7} {row['batches']:>8} {seconds:>8.2f} {report.run:>8} {copies:>7} {row['useful']:>7.3f}",
+        f"{workers:>7} {row['batches']:>8} {seconds:>8.2f} {report.generated:>8} {copies:>7} {row['useful']:>7.3f}",
         flush=True,
     )
     return row

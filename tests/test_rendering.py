@@ -43,7 +43,7 @@ def expected(
 
 
 def check_counts(report: RenderReport) -> None:
-    assert report.run + report.painted == report.patches
+    assert report.generated + report.filled == report.patches
 
 
 SIZES = [(1, 1), (255, 257), (256, 256), (491, 493), (700, 90), (64, 1100)]
@@ -137,7 +137,7 @@ def test_identity_reproduces_the_coloured_mask(
     for value, color in model.card.palette.items():
         colors[value] = color
     np.testing.assert_array_equal(level0(tmp_path / "s.tiff"), colors[mask])
-    assert (report.run, report.painted) == (report.patches, 0)
+    assert (report.generated, report.filled) == (report.patches, 0)
 
 
 def specks(height: int, width: int) -> np.ndarray[Any, Any]:
@@ -193,7 +193,7 @@ def test_same_digest_for_any_workers_blocks_batches_and_runs(tmp_path: Path) -> 
         report = render(mask, tmp_path / f"{number}.tiff", model=model, tiff_tile=128, **way)
         digests.add(report.digest)
         check_counts(report)
-        assert report.painted > 0
+        assert report.filled > 0
     assert len(digests) == 1
     assert (
         render(mask, tmp_path / "seed.tiff", model=RampModel(), tiff_tile=128, seed=1).digest not in digests
@@ -203,13 +203,13 @@ def test_same_digest_for_any_workers_blocks_batches_and_runs(tmp_path: Path) -> 
 def test_each_patch_runs_once(tmp_path: Path) -> None:
     mask, model = blobs(700, 900), RampModel()
     report = render(mask, tmp_path / "s.tiff", model=model, workers=1, block=256, tiff_tile=128)
-    assert model.calls == report.run + 2, "two more than patches: the warm-up before the render"
+    assert model.calls == report.generated + 2, "two more than patches: the warm-up before the render"
 
 
 def test_glass_is_never_run(tmp_path: Path) -> None:
     mask, model = np.zeros((500, 400), np.uint8), RampModel()
     report = render(mask, tmp_path / "s.tiff", model=model, compression="deflate", tiff_tile=128)
-    assert (report.run, report.painted) == (0, report.patches)
+    assert (report.generated, report.filled) == (0, report.patches)
     assert (level0(tmp_path / "s.tiff") == model.card.background).all()
     assert (tmp_path / "s.tiff").stat().st_size < 30_000, "glass tiles share their bytes"
 
@@ -228,7 +228,7 @@ def test_glass_of_any_labels(tmp_path: Path, fills: tuple[int, ...]) -> None:
     report = render(mask, tmp_path / "s.tiff", compression="deflate", **options)
     whole = expected(mask, model, tile=64, overlap=8)
     assert (level0(tmp_path / "s.tiff") == whole).all()
-    assert (report.painted > 0) == bool(fills)
+    assert (report.filled > 0) == bool(fills)
     mask[70, 80] = 4
     with pytest.raises(BadInput, match=r"label 4 at x=80, y=70 .* knows 0 label 0, 3 label 3, 5 label 5"):
         render(mask, tmp_path / "t.tiff", **options)
