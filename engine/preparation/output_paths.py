@@ -7,8 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from safron.engine.scratch.arrays import Scratch, recorded
-from safron.engine.scratch.completion import Finished
+from safron.engine.scratch.arrays import RECORD, Scratch, recorded
+from safron.engine.scratch.completion import Finished, is_damaged
 from safron.engine.scratch.lock import lock_path
 from safron.engine.scratch.render_state import require_unfinished
 from safron.io.errors import BadInput
@@ -101,7 +101,12 @@ def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOp
 def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> None:
     finished = Finished.of(target, scratch.path)
     # The run that finished the slide may have written its preview and report already.
-    before = {} if finished is None or options.fresh else finished.report["options"]
+    before = {} if finished is None or options.fresh else finished.options
+    if not (options.overwrite or before) and is_damaged(scratch.path) and target.exists():
+        raise BadInput(
+            f"{target.name}: exists already, and {scratch.path / RECORD}, the record of the run that made it, is damaged; "
+            f"if safron-render --validate finds the slide whole, delete {scratch.path}, else pass --overwrite"
+        )
     target.check(overwrite=options.overwrite or bool(before))
     names: dict[Path, str] = {} if target.url else {target.local.absolute(): "OUT"}
     for option, path in (("--preview", options.preview), ("--report", options.report)):
