@@ -226,7 +226,7 @@ OTHERS = [
     ("--level-count 2", "--level-count"),
     ("--mpp 0.25", "--mpp"),
     ("--region 0,0,200,200", "--region"),
-    ("--model safron-seamless --tile 64 --overlap 20 --scale 1", "--model"),
+    ("--model safron-seamless --tile 64 --overlap 20 --scale 1 --quiet", "--model"),
 ]
 
 
