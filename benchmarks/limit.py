@@ -211,7 +211,9 @@ def show(row: dict[str, Any]) -> None:
     """Print one measurement."""
     floor = ", ".join(f"{name} {value:.2f}" for name, value in row["floor_s"].items())
     stages = ", ".join(f"{name} {value:.2f}" for name, value in row["stages_s"].items())
-    print(f"  {row['generated']} patches generated, {row['filled']} filled, {row['tiles']} tiles; {row['way']}")
+    print(
+        f"  {row['generated']} patches generated, {row['filled']} filled, {row['tiles']} tiles; {row['way']}"
+    )
     print(f"  floor   {floor} s")
     print(
         f"  render  {row['wall_s']:.2f} s, {row['inside_s']:.2f} s of it after start-up; peak {row['peak_mib']:.0f} MiB"
