@@ -343,7 +343,7 @@ BAD_FOLDERS = (
     BadFolder(
         "a value that is none",
         {IMAGE: BLACK, MASK: ONE},
-        r"gland\.png: value 1 at row 2, column 3; a gland mask of EBHI-Seg is 255",
+        r"gland\.png: value 1 at row 2, column 3 is not a label; labels are 0 and 255",
     ),
     BadFolder(
         "glands without colour",

@@ -93,13 +93,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_same(path: Path, config: TrainConfig) -> Checkpoint:
-    """Load a run to continue. Only its length may change: other settings would make it another run.
-
-    Raises
-    ------
-    BadInput
-        There is no such run, or its settings differ.
-    """
+    """Load a run to continue, or raise `BadInput`: only its length may change, other settings would make it another run."""
     kept = load_checkpoint(path)
     same_length = dataclasses.replace(config, steps=kept.config.steps, epochs=kept.config.epochs)
     had, wanted = (_flat(settings.to_json()) for settings in (kept.config, same_length))

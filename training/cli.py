@@ -68,61 +68,41 @@ PRESET = option(
 )
 SIZE = option(
     "--size",
-    "Size of networks and tiles: small fits a CPU, tiny a test.",
+    "Size of networks and tiles: small fits a CPU.",
     type=click.Choice([*SIZES[DEFAULT]]),
     shown="full",
 )
 SEED = option("--seed", "The whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
 FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
+FACTS = ("data_set", "slide_of", "generator", "licence", "trained_on")
 CARD = (
-    option("--name", "Name of the generator, for its card.", "TEXT", shown="the preset's"),
-    option(
-        "--licence", "Licence of the weights, for the card.", "TEXT", shown="what the data say, or unknown"
-    ),
-    option(
-        "--trained-on", "What it was trained on, for the card.", "TEXT", shown="name and counts of the data"
-    ),
+    option("--name", "Generator's name on its card.", "TEXT", called="generator", shown="the preset's"),
+    option("--licence", "Licence of the weights on the card.", "TEXT", shown="the data's, or unknown"),
+    option("--trained-on", "Data named on the card.", "TEXT", shown="name and counts of the data"),
 )
 SETTING_NAMES = ("preset", "size", "config", "discriminator", "no_skips", "overlap", "mpp", "batch", "seed")
 """Options that change settings. Without any of them, --resume takes all settings from the checkpoint."""
 
 FIT_OPTIONS = (
     option(
-        "--data-set",
-        "How the data are laid out, what their masks mean, and how they are prepared.",
+        *("--data-set", "Layout of the data, meaning of their masks, preparation."),
         type=click.Choice([*DATA_SETS]),
         shown="by the folders, or pairs",
     ),
-    option(
-        "--slide-of",
-        "What in an image's name is its slide, as case[0-9]+; slides are held out whole.",
-        "REGEX",
-        shown="each image is a slide",
-    ),
+    option("--slide-of", "What in an image's name is its slide.", "REGEX", shown="each image is a slide"),
     *CARD,
     PRESET,
     SIZE,
-    option(
-        "--config",
-        'Settings in YAML, TOML or JSON, as {"batch": 4, "model": {"mpp": 0.5}}.',
-        "FILE",
-        type=PATH,
-    ),
+    option("--config", 'Settings (YAML, TOML, JSON), as {"model": {"mpp": 0.5}}.', "FILE", type=PATH),
     option(
         "--discriminator",
-        "Input of safron's discriminator: stitched tiles, or single patches.",
+        "Input of safron's discriminator.",
         type=click.Choice(["tile", "patch"]),
         shown="tile",
     ),
     option("--no-skips", "Leave out the skip connections of safron's U-Net.", is_flag=True),
     option("--overlap", "Number of pixels that patches of safron share.", "PX", type=WHOLE, shown="20"),
-    option(
-        "--mpp",
-        "Pixel size to train at, in micrometres, and that of pairs which do not say theirs.",
-        "UM",
-        type=POSITIVE,
-        shown="the data's own",
-    ),
+    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="the data's own"),
     option(
         "--batch", "Number of tiles per step, of all GPUs together.", "N", type=COUNT, shown="the preset's"
     ),
@@ -162,17 +142,14 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     compiled = options["compiled"]
-    said: dict[str, Any] = {
-        name: options[name] or "" for name in ("data_set", "slide_of", "licence", "trained_on")
-    }
+    facts: dict[str, Any] = {name: options[name] or "" for name in FACTS}
     with join_team(name_device(options["device"])) as (team, device):
         path = run(
             data,
             out,
             config,
             Schedule(config.steps, options["minutes"], save_every=options["save_every"]),
-            facts=DataFacts(**said),
-            name=options["name"] or "",
+            facts=DataFacts(**facts),
             resume=options["resume"],
             device=device,
             team=team,

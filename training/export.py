@@ -89,19 +89,22 @@ def export_checkpoint(
     Parameters
     ----------
     card
-        name, licence and trained_on for the card, where they are not those that the run was given.
+        generator (its name), licence and trained_on for the card, where they are not those that the run was given.
     """
     kept = load_checkpoint(checkpoint)
     network = make_generator(kept.config.model)
     network.load_state_dict(kept.state["average"])
-    about = kept.metadata
+    about = kept.metadata | {name: text for name, text in (card or {}).items() if text}
     # Version 0.1 guessed from the ending of a mask's name that data were EBHI-Seg; only its users know.
     guessed = "data_set" not in about and about.get("data", "EBHI-Seg") == "EBHI-Seg"
     data = "data that nobody named" if guessed else about["data"]
-    facts = {"trained_on": f"{data}: {about['images']} images of {about['slides']} slides"}
-    facts |= {"licence": EBHI_LICENCE} if about.get("data_set") == "ebhi" else {}
-    facts |= about.get("card", {}) | {name: text for name, text in (card or {}).items() if text}
-    return export(network, kept.config, out, steps=kept.step, **facts, float16=float16)
+    said = {
+        "name": about.get("generator", ""),
+        "licence": about.get("licence") or (EBHI_LICENCE if about.get("data_set") == "ebhi" else "unknown"),
+        "trained_on": about.get("trained_on")
+        or f"{data}: {about['images']} images of {about['slides']} slides",
+    }
+    return export(network, kept.config, out, steps=kept.step, float16=float16, **said)
 
 
 def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> dict[str, Any]:
@@ -112,20 +115,12 @@ def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> di
 
 
 def export(
-    network: nn.Module,
-    config: TrainConfig,
-    out: Path,
-    *,
-    steps: int,
-    trained_on: str,
-    licence: str = "unknown",
-    name: str = "",
-    float16: bool = False,
+    network: nn.Module, config: TrainConfig, out: Path, *, steps: int, float16: bool = False, **said: str
 ) -> dict[str, Any]:
     """Write `network` to `out` with its card, and return the card.
 
     Frozen norms are folded into the convolutions. With `float16` the network's weights and arithmetic are in half precision;
-    labels, noise and image keep the types of the contract.
+    labels, noise and image keep the types of the contract. What is `said` of the generator goes to `make_card`.
 
     Raises
     ------
@@ -149,7 +144,7 @@ def export(
         raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
     onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    card = make_card(config, steps=steps, trained_on=trained_on, licence=licence, name=name) | {
+    card = make_card(config, steps=steps, **said) | {
         "precision": "float16" if float16 else "float32",
         "parity_max_abs": _parity(wrapped, session, model),
         "overlap_mismatch": _overlap_mismatch(session, model),
@@ -168,7 +163,9 @@ def export(
     return card
 
 
-def make_card(config: TrainConfig, *, steps: int, trained_on: str, licence: str, name: str) -> dict[str, Any]:
+def make_card(
+    config: TrainConfig, *, steps: int, trained_on: str, licence: str = "unknown", name: str = ""
+) -> dict[str, Any]:
     """Return the card without the numbers that are measured on the exported file."""
     model = config.model
     labels = [

@@ -251,7 +251,6 @@ def fit(
     schedule: Schedule,
     *,
     facts: DataFacts | None = None,
-    name: str = "",
     resume: bool = False,
     device: str = "cpu",
     cache: Path | None = None,
@@ -270,8 +269,6 @@ def fit(
         Gets ``checkpoint.pt`` and ``.json``, ``log.jsonl``, ``tensorboard/`` and ``sheet-NNNNNN.png``.
     facts
         What the user says of the data; more may stand in their ``dataset.json``.
-    name
-        Of the generator, for its card; by default the preset's.
     resume
         Continue from ``out/checkpoint.pt``; the result is the same as without a break.
     device
@@ -323,10 +320,7 @@ def fit(
     about |= {"data_set": facts.data_set, "slide_of": facts.slide_of}
     if kept is not None:
         check_same_data(path, kept, about)
-    card = {"name": name, "licence": facts.licence, "trained_on": facts.trained_on}
-    about["card"] = (kept.metadata.get("card", {}) if kept else {}) | {
-        key: text for key, text in card.items() if text
-    }
+    about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}
     tiles = training.tiles(config.tile_side + 2 * config.model.context, config.epoch_stride)
     if config.epochs:
         steps = max(1, config.epochs * tiles // config.batch)
@@ -380,8 +374,8 @@ def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:
     """Complete what the user says of the data by what was said when the run began."""
     if "data_set" not in kept.metadata and facts.data_set in ("", "pairs"):
         return dataclasses.replace(facts, slide_of=facts.slide_of or SLIDES_OF_01)
-    said = {name: getattr(facts, name) or kept.metadata.get(name, "") for name in ("data_set", "slide_of")}
-    return dataclasses.replace(facts, **said)
+    texts = [name for name, value in vars(facts).items() if not value and name in kept.metadata]
+    return dataclasses.replace(facts, **{name: kept.metadata[name] for name in texts})
 
 
 def _describe(config: TrainConfig, about: Mapping[str, Any], held_out: Source, tiles: int) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from safron.io.fields import Mpp, convert
 from safron.io.files import parse_text
@@ -27,38 +26,32 @@ class DataSet:
     stride: int = 200  # pixels between the tiles of an epoch at full size, as in the SAFRON paper
 
 
-_APART = "images/ and masks/"
+_TWO = ("images", "masks")
 DATA_SETS = {
-    "pairs": DataSet(
-        "", f"NAME.png and NAME.mask.png, or {_APART}", (".mask",), ("images", "masks"), glands=False
-    ),
-    "glands": DataSet(
-        "", f"NAME.png and NAME.gland.png, or {_APART}", (".gland", ".mask"), ("images", "masks")
-    ),
+    "pairs": DataSet("", "NAME.png and NAME.mask.png, or images/ and masks/", (".mask",), _TWO, glands=False),
+    "glands": DataSet("", "NAME.png and NAME.gland.png, or images/ and masks/", (".gland", ".mask"), _TWO),
     "crag": DataSet(
-        "CRAG",
-        "Images/ and Annotation/",
-        (),
-        ("Images", "Annotation", "Annotations"),
-        test="(.*/)?(valid|test)/",
+        *("CRAG", "Images/ and Annotation/", (), ("Images", "Annotation", "Annotations")),
+        test=".*(valid|test)/",
     ),
     "digestpath": DataSet("DigestPath", "NAME.jpg and NAME_mask.jpg", ("_mask",), stride=512),
-    "glas": DataSet("GlaS", "NAME.bmp and NAME_anno.bmp", ("_anno",), test="(.*/)?test[AB]_"),
+    "glas": DataSet("GlaS", "NAME.bmp and NAME_anno.bmp", ("_anno",), test=".*test[AB]_"),
     "ebhi": DataSet("EBHI-Seg", "NAME.webp and NAME.gland.png", (".gland",)),
 }
-
-Choice = Literal["", "pairs", "glands", "crag", "digestpath", "glas", "ebhi"]
 
 
 @dataclass(frozen=True)
 class DataFacts:
     """What the user, or a file ``dataset.json`` beside the data, says of the data; empty where nothing is said."""
 
-    data_set: Choice = ""
+    data_set: str = ""  # one of `DATA_SETS`; only the user chooses it
     slide_of: str = ""  # regular expression, see `images.name_slides`
-    name: str = ""  # with licence and trained_on, for the card
+    generator: str = (
+        ""  # name of the generator, for the card, as the licence and the data that it was trained on
+    )
     licence: str = ""
     trained_on: str = ""
+    name: str = ""  # of the data
     mpp: Mpp | None = None  # of the images
 
 
@@ -76,4 +69,5 @@ def read_facts(folder: Path, given: DataFacts) -> DataFacts:
     remedy = 'it must look like {"name": "...", "licence": "...", "mpp": 0.55}'
     plain = parse_text(file, json.loads, kind="JSON", remedy=remedy)
     found: DataFacts = convert(plain, DataFacts, str(file), then=remedy, loose=True)
-    return replace(found, **{name: value for name, value in asdict(given).items() if value})
+    said = {name: value for name, value in asdict(given).items() if value}
+    return replace(found, **({"data_set": ""} | said))

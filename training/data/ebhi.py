@@ -18,7 +18,7 @@ from safron.io.files import replacing
 from safron.training.config.data_sets import DATA_SETS
 from safron.training.config.settings import GLASS
 from safron.training.data.cues import measure_cues
-from safron.training.data.images import BLACK_AND_WHITE, list_pairs, read_pair
+from safron.training.data.images import BLACK_AND_WHITE, check_values, list_pairs, read_pair
 from safron.training.data.source import Bytes, Pairs
 
 PREPARATION = 2
@@ -54,21 +54,14 @@ def slide_of(image: Path) -> str:
 
 
 def read_frame(image_path: Path, mask_path: Path) -> tuple[Bytes, npt.NDArray[np.bool_]]:
-    """Read one pair in its true proportions: uint8 [y, x, 3] RGB, and bool [y, x], true on glands.
-
-    Raises
-    ------
-    BadInput
-        See `read_pair`; or the mask has values other than 0 and 255.
-    """
+    """Read one pair in its true proportions: uint8 [y, x, 3] RGB, and bool [y, x], true on glands; see `read_pair`."""
     image, labels = read_pair(image_path, mask_path, BLACK_AND_WHITE)
-    mask = labels[:, :]
-    if (wrong := ~np.isin(mask, (0, 255))).any():
-        row, column = np.unravel_index(int(wrong.argmax()), mask.shape)
-        raise BadInput(
-            f"{mask_path}: value {mask[row, column]} at row {row}, column {column}; a gland mask of EBHI-Seg is 255 on glands "
-            "and 0 elsewhere: write it so, or choose --data-set glands"
-        )
+    mask = check_values(
+        labels[:, :],
+        mask_path,
+        (0, 255),
+        "gland masks of EBHI-Seg have no other; else choose --data-set glands",
+    )
     size = (SIZE[1], SIZE[0])
     large = cv2.resize(image, size, interpolation=cv2.INTER_LANCZOS4)
     # Smoothing before the threshold takes the steps off the drawn edges.

@@ -20,6 +20,7 @@ from safron.io.console import warn
 from safron.io.errors import BadInput
 from safron.io.mapped import spill
 from safron.io.masks.canvas_size import image_size
+from safron.io.masks.pair_files import list_images
 from safron.io.masks.pair_names import find_masks
 from safron.io.slides.whole_image import orientation
 from safron.training.config import TrainConfig
@@ -30,7 +31,6 @@ from safron.training.data.images import (
     BLACK_AND_WHITE,
     WHITEST_TISSUE,
     label_glands,
-    list_images,
     list_pairs,
     mask_folders,
     name_slides,
@@ -88,7 +88,7 @@ def open_source(
         pairs = prepare(folder, cache)
         told = "frames of EBHI-Seg, resized and stain-normalized"
         return _fit(replace(pairs, name=facts.name or pairs.name, told=told, mpp=MPP), config, folder, cache)
-    return _fit(read_pairs(folder, config, data_set, facts, cache, name), config, folder, cache)
+    return _fit(_read_pairs(folder, config, data_set, facts, cache, name), config, folder, cache)
 
 
 def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) -> Pairs:
@@ -133,28 +133,21 @@ def _shrink(pairs: Pairs, zoom: float, cache: Path | None) -> Pairs:
     return replace(pairs, images=images, labels=labels, cues=(), trust=())
 
 
-def read_pairs(
+def _read_pairs(
     folder: Path, config: TrainConfig, data_set: str, facts: DataFacts, cache: Path | None, name: str
 ) -> Pairs:
-    """Read all pairs below `folder` at their own size; their colours stay as they are, and cues are not measured yet.
-
-    Raises
-    ------
-    BadInput
-        See `open_source`; or the files say different pixel sizes.
-    """
+    """Read all pairs below `folder` at their own size; their colours stay as they are, and cues are not measured yet."""
     kind, model, found = DATA_SETS[data_set], config.model, list_pairs(folder, data_set)
     slides = name_slides((where for where, _, _ in found), facts.slide_of)
-    palette = {label.value: label.color for label in model.labels}
+    colours = {label.value: label.color for label in model.labels}
+    palette = BLACK_AND_WHITE if kind.glands else colours
     background = [label.value for label in model.labels if label.fill]
     notes, sizes, tissue = Counter[str](), dict[float, Path](), False
 
     def read() -> Iterator[Bytes]:
         nonlocal tissue
         for _, path, mask_path in found:
-            image, mask = read_pair(
-                path, mask_path, BLACK_AND_WHITE if kind.glands else palette, 127 * kind.glands
-            )
+            image, mask = read_pair(path, mask_path, palette, 127 * kind.glands)
             labels = label_glands(image, mask) if kind.glands else read_labels(mask, len(model.labels))
             tissue = tissue or not np.isin(labels, background).all()
             with suppress(BadInput):  # bitmaps, which say nothing
@@ -176,13 +169,7 @@ def read_pairs(
             f"{sizes[max(sizes)]} has {max(sizes):g} um per pixel and {sizes[min(sizes)]} {min(sizes):g}; bring them to one size"
         )
     is_test = [bool(kind.test and re.match(kind.test, where)) for where, _, _ in found]
-    aside = tuple(sorted({slide for slide, test in zip(slides, is_test, strict=True) if test}))
+    aside = {slide for slide, test in zip(slides, is_test, strict=True) if test and not all(is_test)}
     told = data_set if facts.data_set else f"{data_set}, by its folders"
     told += f", background where the mean of RGB is above {WHITEST_TISSUE}" if kind.glands else ""
-    return Pairs(
-        *(arrays[::2], arrays[1::2], (), (), slides),
-        name=name,
-        mpp=own,
-        aside=() if all(is_test) else aside,
-        told=told,
-    )
+    return Pairs(arrays[::2], arrays[1::2], (), (), slides, 1.0, name, own, tuple(aside), told)

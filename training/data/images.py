@@ -6,7 +6,7 @@ Masks are read by `safron.io.masks.open.open_mask`, which safron-mask and safron
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,25 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
-from safron.io.files import is_foreign
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
+from safron.io.masks.pair_files import list_images, match_files
 from safron.io.masks.pair_names import find_masks
 from safron.io.slides.whole_image import read_image
 from safron.training.config.data_sets import DATA_SETS
 from safron.training.data.source import Bytes
-
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 BLACK_AND_WHITE: dict[int, RGB] = {0: (0, 0, 0), 255: (255, 255, 255)}
 
 WHITEST_TISSUE = 230
 """Mean RGB above which a pixel outside glands is background, as in the SAFRON authors' code."""
 
+OTHER_LABELS = (
+    "name others by model.labels in a --config file, or choose --data-set glands for masks of glands"
+)
+
 Pair = tuple[str, Path, Path]
 """Name below the folder of the data, image, and mask."""
-
-
-def list_images(folder: Path) -> list[Path]:
-    """List the image files below `folder`, masks among them, sorted."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES)
-    return [path for path in paths if not is_foreign(path.name)]
 
 
 def mask_folders(folder: Path, data_set: str) -> list[tuple[Path, Path]]:
@@ -71,7 +67,9 @@ def list_pairs(folder: Path, data_set: str) -> list[Pair]:
     found: list[Pair] = []
     for root, masks in apart or [(folder, folder)]:
         inside = [path for path in files if root in path.parents and path not in own]
-        pairs = _match(inside, [path for path in own if masks in path.parents], (root, masks), stems)
+        pairs = match_files(
+            inside, sorted(path for path in own if masks in path.parents), (root, masks), stems
+        )
         where = root.parent.relative_to(folder) if apart else Path()
         found += [((where / name).as_posix(), image, mask) for name, image, mask in pairs]
     if not found:
@@ -80,32 +78,6 @@ def list_pairs(folder: Path, data_set: str) -> list[Pair]:
             "another --data-set"
         )
     return sorted(found)
-
-
-def _match(
-    images: Iterable[Path], masks: Collection[Path], roots: tuple[Path, Path], stems: tuple[str, ...]
-) -> list[Pair]:
-    """Pair images with masks: those whose paths below their roots differ only in `stems` or the file's type."""
-    named: list[dict[str, Path]] = [{}, {}]
-    for files, root, found in zip((images, sorted(masks)), roots, named, strict=True):
-        for path in files:
-            name = path.relative_to(root).with_suffix("").as_posix()
-            name = name.removesuffix(next(filter(name.endswith, stems), ""))
-            if (other := found.setdefault(name, path)) != path:
-                raise BadInput(
-                    f"{other} and {path} have one name, but a pair is one image and one mask; rename one of them"
-                )
-    image_of, mask_of = named
-    for name, path in image_of.items():
-        if name not in mask_of:
-            ending = stems[0] if roots[0] == roots[1] and stems else ""
-            raise BadInput(
-                f"{path} has no mask; put it at {roots[1] / name}{ending}.png, or remove the image"
-            )
-    for name, path in mask_of.items():
-        if name not in image_of:
-            raise BadInput(f"{path} has no image of its name; add the image or remove the mask")
-    return [(name, image_of[name], mask_of[name]) for name in image_of]
 
 
 def name_slides(names: Iterable[str], pattern: str) -> tuple[str, ...]:
@@ -136,13 +108,7 @@ def name_slides(names: Iterable[str], pattern: str) -> tuple[str, ...]:
 def read_pair(
     image_path: Path, mask_path: Path, palette: dict[int, RGB], tolerance: int = 0
 ) -> tuple[Bytes, LabelMask]:
-    """Read an image, and open its mask.
-
-    Raises
-    ------
-    BadInput
-        One of them cannot be read, or their sizes differ.
-    """
+    """Read an image and open its mask; raise `BadInput` if one cannot be read or their sizes differ."""
     image, mask = read_image(image_path), open_mask(mask_path, palette=palette, palette_tolerance=tolerance)
     if image.shape[:2] != mask.shape:
         raise BadInput(
@@ -160,7 +126,7 @@ def read_labels(mask: LabelMask, count: int) -> Bytes:
         text, unknown, _ = str(error).partition("; add it, or allow")
         text += "; correct it, or name its colours by model.labels in a --config file" if unknown else ""
         raise BadInput(text) from None
-    return check_values(values, Path(mask.source), count)
+    return check_values(values, Path(mask.source), range(count))
 
 
 def label_glands(image: Bytes, mask: LabelMask) -> Bytes:
@@ -177,18 +143,14 @@ def label_glands(image: Bytes, mask: LabelMask) -> Bytes:
     return np.where(values > (127 if blurred else 0), 2, np.where(bright, 0, 1)).astype(np.uint8)
 
 
-def check_values(values: npt.NDArray[Any], path: Path, count: int) -> Bytes:
-    """Return label values as uint8.
-
-    Raises
-    ------
-    BadInput
-        A value is not one of 0, 1, ... up to `count` - 1.
-    """
-    if (wrong := ~np.isin(values, np.arange(count))).any():
+def check_values(
+    values: npt.NDArray[Any], path: Path, allowed: Sequence[int], then: str = OTHER_LABELS
+) -> Bytes:
+    """Return label values as uint8; raise `BadInput`, which says what to do `then`, if one is not allowed."""
+    if (wrong := ~np.isin(values, allowed)).any():
         row, column = np.unravel_index(int(wrong.argmax()), values.shape)
+        known = f"{allowed[0]} {'to' if isinstance(allowed, range) else 'and'} {allowed[-1]}"
         raise BadInput(
-            f"{path}: value {values[row, column]} at row {row}, column {column} is not a label; labels are 0 to {count - 1}; "
-            "name others by model.labels in a --config file, or choose --data-set glands for masks of glands"
+            f"{path}: value {values[row, column]} at row {row}, column {column} is not a label; labels are {known}; {then}"
         )
     return np.ascontiguousarray(values, np.uint8)

@@ -162,7 +162,7 @@ class SlideTiles:
     def read(self, index: int, place: tuple[int, int], side: int) -> Sample:
         """Read the window at `place`; its cues are measured within it, as in an image of that size."""
         slide = self.files[self.items[index]]
-        labels = check_values(slide.read_labels(*place, side), slide.path, self.labels)
+        labels = check_values(slide.read_labels(*place, side), slide.path, range(self.labels))
         image = slide.read_image(*place, side)
         if self.cues is None:
             nothing = np.zeros((2, side, side), np.float32)
@@ -195,10 +195,7 @@ def open_slides(
     side = config.tile_side + 2 * model.context
     seen = [_look(path, known) for path, _ in found]
     mpp = model.mpp or (SEAMLESS_MPP if model.network == "seamless" else max(own for *_, own in seen))
-    slides = tuple(
-        _open(*files, config, (whole, shown), own, mpp)
-        for files, (whole, shown, own) in zip(found, seen, strict=True)
-    )
+    slides = tuple(_open(*pair, config, mpp, seen[number]) for number, pair in enumerate(found))
     for slide in slides:
         if min(slide.height, slide.width) < need:
             raise BadInput(
@@ -215,7 +212,7 @@ def open_slides(
     for number, (path, mask) in enumerate(found):
         place = tiles.place(np.random.default_rng(0), items.index(number), side)
         window = slides[number].read_labels(*place, side)
-        check_values(window, mask, len(model.labels))
+        check_values(window, mask, range(len(model.labels)))
         if np.isin(window, background).all():
             raise BadInput(
                 f"{mask}: {TRIES} places of {side} px in {path.name} hold nothing but background; check the mask, or remove "
@@ -234,12 +231,12 @@ def _find_cues(tiles: SlideTiles, side: int) -> CueScale:
     return fit_cues([sample.image for sample in samples], [sample.labels for sample in samples])
 
 
-Area = tuple[int, int, int, int]
-"""Row, column, height and width in pixels of level 0."""
+Area = tuple[int, int, int, int]  # row, column, height and width in pixels of level 0
+Seen = tuple[Area, Area, float]  # whole area, area that QuPath shows, micrometres per pixel
 
 
-def _look(path: Path, known: float | None) -> tuple[Area, Area, float]:
-    """Return the whole area of a slide, the area that QuPath shows, and its pixel size in micrometres."""
+def _look(path: Path, known: float | None) -> Seen:
+    """Find out what a slide says of itself."""
     import openslide
 
     try:
@@ -252,16 +249,14 @@ def _look(path: Path, known: float | None) -> tuple[Area, Area, float]:
     if not (mpp := size.mpp or known):
         why = f" ({size.notes[0].partition(';')[0]})" if size.notes else ""
         raise BadInput(
-            f"{path} does not say its pixel size{why}; give it as mpp in a dataset.json beside the data"
+            f"{path} does not say its pixel size{why}; give it as mpp in a dataset.json of the data"
         )
     return whole, shown, mpp
 
 
-def _open(
-    path: Path, mask_path: Path, config: TrainConfig, areas: tuple[Area, Area], own: float, mpp: float
-) -> Slide:
-    """Find the area of a slide that its labels cover, and bring both from `own` to the generator's pixel size."""
-    whole, shown = areas
+def _open(path: Path, mask_path: Path, config: TrainConfig, mpp: float, seen: Seen) -> Slide:
+    """Find the area of a slide that its labels cover, and bring both to the generator's pixel size, `mpp`."""
+    whole, shown, own = seen
     factor = mpp / own
     if mask_path.suffix == ".geojson":
         names = {label.name: label.value for label in config.model.labels}
