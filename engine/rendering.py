@@ -59,7 +59,7 @@ def render(
 
     Returns
     -------
-    report : RenderReport
+    RenderReport
         Counts, times, memory and the digest.
 
     Raises
