@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from safron.engine.preparation.placement import model_source, placement_of
 from safron.engine.preparation.prepare import keep_batch, prepare, settle
 from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import disk_errors
-from safron.engine.scratch.completion import Finished, head_of
+from safron.engine.scratch.completion import Finished, head_of, name_preview
 from safron.engine.scratch.lock import run_lock
 from safron.engine.scratch.mask_watch import MaskWatch
 from safron.engine.scratch.render_state import RenderState
@@ -163,7 +163,7 @@ def run(
                 _run_blocks(prepared, state, runner, progress)
                 finished = _join(prepared, scan, state, inputs, start)
         # While scratch has the record, the same command does what is left of this, whatever happens.
-        finished.name_preview()
+        name_preview(prepared.options.preview)
         target.part.unlink(missing_ok=True)
         report = RenderReport(**finished.report)
         _write_report(prepared, report)
@@ -189,14 +189,26 @@ def _finished_earlier(prepared: Prepared, inputs: dict[str, str]) -> Finished | 
     finished = Finished.of(prepared.target, scratch.path)
     if finished is None or prepared.options.fresh:
         return None
-    if finished.inputs == inputs:
+    if finished.inputs == inputs and _is_report(finished.report):
         log.warning(
             "%s: an earlier run finished it, and was killed before it could say so", prepared.target.name
         )
+        preview = prepared.options.preview
+        if preview is not None and finished.options.get("preview") != str(preview):
+            log.warning("--preview %s: not written, the earlier run had another one or none", preview)
         return finished
     check_target(prepared.target, overwrite=prepared.options.overwrite)
     scratch.remove()  # of a slide that is finished: nothing is lost
     return None
+
+
+def _is_report(values: Mapping[str, Any]) -> bool:
+    """Whether these are the values of a report."""
+    try:
+        RenderReport(**values).lines()
+    except (TypeError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def _join(
@@ -206,16 +218,14 @@ def _join(
     target, scratch, overwrite = prepared.target, prepared.job.scratch, prepared.options.overwrite
     pixels = finish_levels(prepared.plan, scratch, state.writer)
     picture = prepared.options.preview
-    waiting = None
     if picture is not None:
         with disk_errors(f"--preview {picture}"):
-            waiting = write_png(picture, pixels)
+            write_png(picture, pixels)
     digest = state.writer.seal(pixels)
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
     assert report.run + report.painted == report.patches, report
-    # The same command again, after a failure, would find its own picture in the way: so its name comes last.
-    names = None if picture is None or waiting is None else (str(waiting), str(picture))
-    finished = Finished(report.output_bytes, head_of(target.part), inputs, report.values(), names)
+    # The preview gets its name last: after a failure, the same command would find its own picture in the way.
+    finished = Finished(report.output_bytes, head_of(target.part), inputs, report.values())
     finished.write(scratch.path)
     if target.url is None:
         state.writer.publish(target.local, overwrite=overwrite)

@@ -89,7 +89,7 @@ def render_status(out: str | Path, *, scratch: str | Path | None = None) -> Rend
     journal = Scratch(folder).journal
     entries = list(read_journal(journal)) if journal.is_file() else []
     patches = {(entry.kind, entry.index): entry.run + entry.painted for entry in entries}
-    begun = datetime.fromtimestamp((folder / "weights").stat().st_mtime).astimezone()
+    begun = datetime.fromtimestamp((folder / "zarr.json").stat().st_mtime).astimezone()
     return RenderStatus(
         out=target.name,
         state="running" if runs else "interrupted",

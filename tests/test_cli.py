@@ -273,7 +273,9 @@ REFUSED = [
         ("foreign.tiff.safron: exists and is not a scratch folder of SAFRON",),
     ),
     ExpectFail(
-        "foreign part", "mask.zarr download.tiff", ("download.tiff.part: exists and is not an unfinished slide",)
+        "foreign part",
+        "mask.zarr download.tiff",
+        ("download.tiff.part: exists and is not an unfinished slide",),
     ),
     # Usage.
     ExpectFail("no arguments", "", ("Missing argument 'MASK'", "--help")),

@@ -305,7 +305,7 @@ def damage_scratch_torn() -> None:
     (SCRATCH / "zarr.json").write_text('{"zarr_format": 3, ')
 
 
-@pytest.mark.parametrize("damage", [damage_part_missing, damage_scratch_torn])
+@pytest.mark.parametrize("damage", [damage_part_missing])
 def test_without_its_other_half_a_render_starts_over(
     damage: Callable[[], None], here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,7 +329,14 @@ def damage_journal_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_part_cut, damage_scratch_missing, damage_index_missing, damage_journal_missing]
+    "damage",
+    [
+        damage_part_cut,
+        damage_scratch_missing,
+        damage_scratch_torn,
+        damage_index_missing,
+        damage_journal_missing,
+    ],
 )
 def test_with_a_broken_half_it_starts_over_when_told_to(
     damage: Callable[[], None], here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]

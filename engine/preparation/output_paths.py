@@ -7,8 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from safron.engine.scratch.arrays import Scratch
-from safron.engine.scratch.completion import Finished
+from safron.engine.scratch.arrays import RECORD, Scratch
+from safron.engine.scratch.completion import Finished, is_damaged
 from safron.engine.scratch.lock import lock_path
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
@@ -70,7 +70,12 @@ def check_outputs(source: Any, target: Target, options: RenderOptions) -> None:
             )
     finished = Finished.of(target, scratch.path)
     # What the run that finished the slide was told to write may stand there already.
-    known = {} if finished is None or options.fresh else finished.report["options"]
+    known = {} if finished is None or options.fresh else finished.options
+    if not (options.overwrite or known) and is_damaged(scratch.path) and target.exists():
+        raise BadInput(
+            f"{target.name}: exists already, and {scratch.path / RECORD}, the record of the run that made it, is damaged; "
+            f"if safron-render --validate finds the slide whole, delete {scratch.path}, else pass --overwrite"
+        )
     check_target(target, overwrite=options.overwrite or bool(known))
     given = (
         ("", None if target.url else target.local),

@@ -75,15 +75,21 @@ class RenderState:
         fresh: bool,
     ) -> RenderState:
         """Resume the scratch of the same inputs, or start a new one; `part` is the unfinished slide."""
-        differences = scratch.differences(inputs)
+        try:
+            differences = None if fresh else scratch.differences(inputs)
+        except BadInput as error:
+            if not overwrite:
+                raise BadInput(f"{error}: pass --fresh or --overwrite") from error
+            differences = None
         if differences and not (overwrite or fresh):
             require_same(differences, scratch.path)
         if differences == [] and part.exists() and not fresh:
             try:
                 if not scratch.journal.is_file():
                     raise BadInput(f"{scratch.journal}: the journal is missing; start again")
+                scratch.check_files()
                 scratch.check_arrays(plan)
-                entries = list(read_journal(scratch.journal))
+                entries = [entry for entry in read_journal(scratch.journal) if _is_of(plan, entry)]
                 end = max((entry.end for entry in entries), default=0)
                 writer = SlideWriter(part, scratch.index, plan.slide, resume_at=end or None)
             except BadInput as error:  # a file of the unfinished render is missing or was changed
@@ -279,6 +285,13 @@ class RenderState:
 
     def _is_spent(self, source: tuple[int, int]) -> bool:
         return all(self.done[consumer] for consumer in self.plan.consumers(source))
+
+
+def _is_of(plan: RenderPlan, entry: Entry) -> bool:
+    """Whether a journal entry is about a block that exists."""
+    return len(entry.index) == 2 and all(
+        0 <= place < count for place, count in zip(entry.index, plan.block_shape, strict=True)
+    )
 
 
 def _holds_tiles(part: Path) -> bool:
