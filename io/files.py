@@ -1,21 +1,343 @@
-"""How are bytes put on the disk so that a crash, or a full disk, loses nothing?"""
+"""How are inputs opened safely, and outputs written so that a crash or a full disk loses nothing?"""
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gzip
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from .errors import BadInput
+from .errors import BadInput, SafronError, one_line
+
+Parsed = TypeVar("Parsed")
+
+MAX_TEXT_BYTES = 1 << 20
+"""Largest text file that is parsed unless a caller allows more; a card or a settings file has some kB."""
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
+# Hidden files of Zarr v2; every other hidden file comes from an operating system or a file manager.
+_ZARR_V2 = {".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+_FOREIGN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir"}
+
+
+# Inputs
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file or folder of this name is left behind by a system and belongs to no data.
+
+    Examples
+    --------
+    >>> [is_foreign(name) for name in (".DS_Store", "._0", ".nfs0001", "Thumbs.db", ".zarray", "c", "0.0")]
+    [True, True, True, True, False, False, False]
+    """
+    return (name.startswith(".") and name not in _ZARR_V2) or name.lower() in _FOREIGN
+
+
+def check_regular(path: Path | str) -> None:
+    """Raise `BadInput` unless a path names a regular file, directly or through links.
+
+    A pipe or a device is never opened: reading one may wait for ever, or never end.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadInput(f"{path}: {getattr(error, 'strerror', None) or error}; check the path") from error
+    if stat.S_ISDIR(mode):
+        raise BadInput(f"{path}: is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise BadInput(f"{path}: is a pipe or a device; save its content as a file first")
+
+
+def open_input(path: Path | str) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises
+    ------
+    BadInput
+        It is missing, a folder, a pipe or a device, or may not be read.
+    """
+    check_regular(path)
+    try:
+        # O_NONBLOCK: a pipe that takes the file's place at this moment must not block either.
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}; check the path and its permissions") from error
+
+
+def read_text(path: Path | str, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark; one packed by gzip is unpacked.
+
+    Parameters
+    ----------
+    path : a regular file.
+    max_bytes : largest size, after unpacking.
+
+    Raises
+    ------
+    BadInput
+        It cannot be opened (see `open_input`), or is larger.
+    ValueError, OSError, EOFError, zlib.error
+        It is not UTF-8, or damaged.
+    """
+    with open_input(path) as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        data = (gzip.GzipFile(fileobj=file) if packed else file).read(max_bytes + 1)
+    if len(data) > max_bytes:
+        limit = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes} bytes"
+        raise BadInput(
+            f"{path}: is larger than {limit}, the most that is read; check that it is the right file"
+        )
+    return data.decode("utf-8-sig")
+
+
+def parse_text(
+    path: Path | str,
+    reader: Callable[[str], Parsed],
+    *,
+    kind: str,
+    remedy: str,
+    name: str = "",
+    max_bytes: int = MAX_TEXT_BYTES,
+) -> Parsed:
+    """Read a text file and parse it; whatever goes wrong is one line.
+
+    Parameters
+    ----------
+    path : JSON, YAML, CSV or another text file.
+    reader : turns the text into what is needed, and may raise any exception. `BadInput` is passed on as it is.
+    kind : how the message calls the form, such as "JSON".
+    remedy : what the user should do.
+    name : what precedes the path in messages, such as "palette ".
+    max_bytes : see `read_text`.
+
+    Raises
+    ------
+    BadInput
+        The file cannot be opened, is too large, is not text, or `reader` cannot make sense of it.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+    ...     _ = file.write('{"tile": 256}')
+    ...     file.flush()
+    ...     parse_text(file.name, json.loads, kind="JSON", remedy="check it")
+    {'tile': 256}
+    """
+    try:
+        return reader(read_text(path, max_bytes=max_bytes))
+    except BadInput as error:
+        raise BadInput(f"{name}{error}") if name and str(error).startswith(str(path)) else error from None
+    except (SafronError, MemoryError):
+        raise
+    except RecursionError as error:
+        raise BadInput(f"{name}{path}: its {kind} is nested too deeply; {remedy}") from error
+    except Exception as error:  # parsers and the code that uses their values raise what they like
+        raise BadInput(f"{name}{path}: cannot be read as {kind} ({one_line(error)}); {remedy}") from error
+
+
+# Outputs
+
+
+@contextmanager
+def output(
+    out: Path, *, overwrite: bool, endings: Sequence[str] = (), name: str = "", folder: bool = False
+) -> Iterator[Path]:
+    """Write an output under a temporary name; it appears under its own name whole, or not at all.
+
+    Parameters
+    ----------
+    out : the file, or folder, to make.
+    overwrite : whether something of the same kind that exists there may be replaced.
+    endings : allowed endings of the name, in lower case, such as ``(".json",)``; any where empty. This keeps an output
+        from replacing a file of another kind.
+    name : the option that asks for the output, for messages, such as "--report ".
+    folder : make a folder. The caller decides whether an existing one may be replaced.
+
+    Yields
+    ------
+    part : where to write; beside `out`, so that it lies on the same disk. A folder exists already, a file does not.
+
+    Raises
+    ------
+    BadInput
+        `out` cannot be written to, exists and may not be overwritten, or has another ending.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "report.json"
+    >>> with output(out, overwrite=False, endings=(".json",)) as part:
+    ...     _ = part.write_text("{}")
+    >>> out.read_text()
+    '{}'
+    """
+    check_output_path(out, overwrite=overwrite, name=name, endings=endings, folder=folder)
+    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    remove = partial(_remove, part)
+    # At exit once more: after a signal, a thread that is about to start may still write.
+    atexit.register(remove)
+    try:
+        if folder:
+            part.mkdir()
+        yield part
+        if folder:
+            _publish_folder(part, out, overwrite=overwrite)
+        else:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            publish(part, out, overwrite=overwrite)
+    finally:
+        remove()
+    atexit.unregister(remove)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of our own that takes the place of `path` once all of it is written and synced; until then the old one stays.
+
+    Files that a user names as an output are written with `output`, which replaces nothing unasked.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; nothing is left of the attempt.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def check_output_path(
+    out: Path, *, overwrite: bool, name: str = "", endings: Sequence[str] = (), folder: bool = False
+) -> None:
+    """Raise `BadInput` unless a file, or a folder, can be put there; see `output`."""
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise BadInput(f"{name}{out}: folder {parent} does not exist; make it first")
+    if endings and not out.name.lower().endswith(tuple(endings)):
+        raise BadInput(f"{name}{out}: must end in {' or '.join(endings)}; give another name")
+    if out.is_dir() and not folder:
+        raise BadInput(f"{name}{out}: is a folder; give the name of a file")
+    if os.path.lexists(out) and not overwrite:
+        raise BadInput(f"{name}{out}: exists already; pass --overwrite (overwrite=True) to replace it")
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise BadInput(f"{name}{out}: is a pipe or a device; give the name of a file")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(
+            f"{name}{out}: folder {parent} cannot be written to; choose another or change its permissions"
+        )
+    if out.exists() and not os.access(out, os.W_OK):
+        raise BadInput(f"{name}{out}: cannot be written to; give another name or change its permissions")
+
+
+def publish(part: Path, out: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name, atomically.
+
+    Raises
+    ------
+    BadInput
+        If `out` exists and may not be overwritten, even if it appeared a moment ago.
+    """
+    if overwrite:
+        part.replace(out)
+    else:
+        try:
+            _rename_to_new(part, out)
+        except FileExistsError:
+            raise exists(out) from None
+    sync_directory(out.parent)
+
+
+def exists(out: Path | str) -> BadInput:
+    """Give the error for an output that exists already."""
+    return BadInput(f"{out}: exists and is not overwritten; give another name, or --overwrite")
+
+
+def sync_directory(path: Path) -> None:
+    """Flush the names in a directory to the disk."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a network drive that cannot
+            raise
+    finally:
+        os.close(directory)
+
+
+def waiting_name(path: Path) -> Path:
+    """Temporary name of a file beside `path` until it is whole; no user's file has such a name."""
+    return path.with_name(f".{path.name}.safron.part")
+
+
+def _rename_to_new(part: Path, out: Path) -> None:
+    """Rename to a name that must not exist yet: rename() itself would replace an existing file silently."""
+    try:
+        os.link(part, out)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    else:
+        part.unlink()
+        return
+    # No hard links here (FAT, some network drives): reserve the name with an empty file, then replace that.
+    os.close(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        part.replace(out)
+    except OSError:
+        out.unlink()
+        raise
+
+
+def _publish_folder(part: Path, out: Path, *, overwrite: bool) -> None:
+    """Rename a finished folder; an old one is deleted only once the new one has its name."""
+    if not os.path.lexists(out):
+        part.rename(out)
+        return
+    if not overwrite:  # it appeared while this one was written
+        raise exists(out)
+    old = part.with_suffix(".old")
+    out.rename(old)
+    try:
+        part.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# Bytes at an offset
+
 
 def write_at(file: int, data: bytes, offset: int) -> None:
-    """Write all of `data` at `offset`; the kernel may take it in pieces."""
+    """Write all of `data` at `offset`; the kernel may take it in several pieces."""
     rest = memoryview(data)
     while rest:
         written = os.pwrite(file, rest, offset)
@@ -40,101 +362,3 @@ def read_at(file: int, count: int, offset: int) -> bytes:
         count -= len(piece)
         offset += len(piece)
     return b"".join(pieces)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` once all of it is written and synced; until then the old one stays.
-
-    Raises
-    ------
-    OSError
-        It cannot be written; nothing is left of the attempt.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def publish(part: Path, out: Path, *, overwrite: bool) -> None:
-    """Give a finished file its name, all at once.
-
-    Raises
-    ------
-    BadInput
-        If `out` exists and may not be overwritten, even where it came up a moment ago.
-    """
-    if overwrite:
-        part.replace(out)
-    else:
-        try:
-            _rename_to_new(part, out)
-        except FileExistsError:
-            raise exists(out) from None
-    sync_directory(out.parent)
-
-
-def exists(out: Path | str) -> BadInput:
-    """Give the error for an output that is there already."""
-    return BadInput(f"{out}: exists and is not overwritten; give another name, or --overwrite")
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory last."""
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a network drive that cannot
-            raise
-    finally:
-        os.close(directory)
-
-
-def _rename_to_new(part: Path, out: Path) -> None:
-    """Rename where the new name is not taken: rename() itself would replace a file without a word."""
-    try:
-        os.link(part, out)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-    else:
-        part.unlink()
-        return
-    # No hard links here (FAT, some network drives): take the name with an empty file, then replace that.
-    os.close(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    try:
-        part.replace(out)
-    except OSError:
-        out.unlink()
-        raise
-
-
-def waiting_name(path: Path) -> Path:
-    """Name that a file has beside `path` until it is whole; only we use it, so that what the user has there stays."""
-    return path.with_name(f".{path.name}.safron.part")
-
-
-def check_output_path(out: Path, *, overwrite: bool, name: str = "") -> None:
-    """Raise `BadInput` unless a file can be put there; `name` is the option that asks for it."""
-    folder = out.absolute().parent
-    if not folder.is_dir():
-        raise BadInput(f"{name}{out}: folder {folder} does not exist; make it first")
-    if out.is_dir():
-        raise BadInput(f"{name}{out}: is a folder; give the name of a file")
-    dangling = out.is_symlink() and not out.exists()
-    if (out.is_file() or dangling) and not overwrite:
-        raise BadInput(f"{name}{out}: exists already; pass --overwrite to replace it")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise BadInput(
-            f"{name}{out}: folder {folder} cannot be written to; choose another or change its permissions"
-        )
-    if out.exists() and not os.access(out, os.W_OK):
-        raise BadInput(f"{name}{out}: cannot be written to; give another name or change its permissions")

@@ -1,8 +1,8 @@
 """How does a finished file reach an object store, whole or not at all?
 
-A slide is always joined in a local folder. Where it is meant for a URL that fsspec knows (``s3://``,
-``gs://``, ``memory://``, ...), the joined file is then sent, in parts, several at a time. Object stores give the name
-with the last part; on stores that show half a file, it is sent under another name and renamed.
+A slide is always assembled in a local folder. If it is meant for a URL that fsspec knows (``s3://``, ``gs://``,
+``memory://``, ...), the finished file is then uploaded in parts, several at a time. Object stores make it visible with
+the last part; on stores that show unfinished files, it is uploaded under another name and renamed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import fsspec
 from . import files
 from .errors import BadInput, Failed, one_line
 
-# A file of these shows its name only when it is whole.
+# On these a file becomes visible only when it is whole.
 _ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "memory"}
 _S3 = {"s3", "s3a"}
 PART_BYTES = 16 << 20
@@ -29,13 +29,13 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Target:
-    """Where a slide goes.
+    """The destination of a slide.
 
     Attributes
     ----------
     name : as the user gave it.
-    local : the slide, or where it would stand if it were local: unfinished files stand beside this name.
-    url : where it is sent when it is joined; None for a local slide.
+    local : path of the slide, or the one that it would have if it were local; unfinished files lie beside it.
+    url : where the finished slide is uploaded; None for a local slide.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Target:
 
     @classmethod
     def of(cls, out: str | Path, *, folder: str | Path | None = None) -> Target:
-        """Make the target of a path or URL; `folder`, if it is local, is for the unfinished files of a URL."""
+        """Make the target of a path or URL; `folder`, if it is local, holds the unfinished files of a URL."""
         text = str(out)
         if text.startswith("file://"):
             text = text.removeprefix("file://")
@@ -56,26 +56,26 @@ class Target:
 
     @property
     def file_name(self) -> str:
-        """The last part of the name."""
+        """The name without its folders."""
         return self.name.rstrip("/").rpartition("/")[2] if self.url else self.local.name
 
     @property
     def part(self) -> Path:
-        """The unfinished slide."""
+        """Path of the unfinished slide."""
         return self.local.with_name(f"{self.local.name}.part")
 
     def exists(self) -> bool:
-        """Whether something stands there.
+        """Whether something exists there.
 
         Raises
         ------
         BadInput
-            When the store does not answer.
+            The store does not answer.
         """
         return self.size() is not None
 
     def size(self) -> int | None:
-        """Bytes of what stands there; None where nothing does."""
+        """Size in bytes of what exists there; None where nothing does."""
         if self.url is None:
             return self.local.stat().st_size if self.local.exists() else None
         try:
@@ -90,14 +90,14 @@ class Target:
             ) from error
 
     def send(self, *, overwrite: bool) -> None:
-        """Send the joined file, `part`, to the URL, and delete it here.
+        """Upload the finished file, `part`, to the URL, and delete it here.
 
         Raises
         ------
         BadInput
-            When something stands there and may not be overwritten.
+            Something exists there and may not be overwritten.
         Failed
-            When the store does not take it; the joined file stays.
+            The store does not accept it; the local file is kept.
         """
         assert self.url is not None
         if not overwrite and self.exists():
@@ -122,12 +122,12 @@ class Target:
 
 
 def is_url(text: str | Path) -> bool:
-    """Whether a name is an address of fsspec's rather than a path."""
+    """Whether a name is an fsspec URL rather than a path."""
     return "://" in str(text)
 
 
 def cache_folder() -> Path:
-    """Where unfinished slides for a URL lie unless told otherwise; it outlives a reboot, as a folder for temporary files may not."""
+    """Default folder for the unfinished slides of URLs; unlike a folder for temporary files, it survives a reboot."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "safron"
 
@@ -138,23 +138,23 @@ def _store(url: str) -> tuple[Any, str]:
 
 
 def check_address(target: Target, *, overwrite: bool) -> None:
-    """Raise `BadInput` unless a slide can be sent to the target's URL, as far as can be told without sending."""
+    """Raise `BadInput` unless a slide can be uploaded to the target's URL, as far as can be told beforehand."""
     url = target.url
     assert url is not None
     fs, bucket = _open(url)
-    # First: a store that does not answer is found here, and not taken for one without the bucket.
+    # First, so that a store that does not answer is not taken for one without the bucket.
     if target.exists() and not overwrite:
         raise BadInput(f"{url}: exists already; pass --overwrite to replace it")
     _require_bucket(fs, bucket, url)
 
 
 def check_folder(url: str) -> None:
-    """Raise `BadInput` unless things can be put below an address, as far as can be told without doing so."""
+    """Raise `BadInput` unless objects can be put below a URL, as far as can be told beforehand."""
     _require_bucket(*_open(f"{url.rstrip('/')}/x"), url)
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """Give the store of a URL, and its bucket there."""
+    """Open the store of a URL; return it and the bucket."""
     try:
         fs, path = _store(url)
     except ImportError as error:
@@ -163,7 +163,7 @@ def _open(url: str) -> tuple[Any, str]:
             f"{url}: this kind of address needs one more package: {one_line(error)}{hint}"
         ) from error
     except Exception as error:
-        raise BadInput(f"{url}: is no address that fsspec knows ({one_line(error)})") from error
+        raise BadInput(f"{url}: is not an address that fsspec knows ({one_line(error)})") from error
     bucket = path.strip("/").rpartition("/")[0].partition("/")[0]
     if not bucket and _protocol(fs) != "memory":
         raise BadInput(f"{url}: must name a file inside a bucket or folder")
@@ -184,7 +184,7 @@ def _protocol(fs: Any) -> str:
 def _put(file: Path, url: str, *, overwrite: bool) -> None:
     fs, path = _store(url)
     if _protocol(fs) in _S3:
-        # "create" lets the store itself refuse a name that was taken a moment ago.
+        # "create" makes the store itself refuse a name that was taken a moment ago.
         mode = "overwrite" if overwrite else "create"
         fs.put_file(str(file), path, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE, mode=mode)
     elif _protocol(fs) in _ATOMIC:

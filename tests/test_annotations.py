@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safron.io.errors import BadInput
-from safron.io.masks.annotations import Drawing, edges_of, inside, read_geojson
+from safron.io.masks import annotations
+from safron.io.masks.annotations import Coverage, Drawing, edges_of, inside, read_geojson
 
 SQUARE = [[10, 10], [20, 10], [20, 20], [10, 20], [10, 10]]
 HOLE = [[13, 13], [17, 13], [17, 17], [13, 17], [13, 13]]
@@ -118,6 +120,59 @@ def test_later_polygons_cover_earlier_ones(tmp_path: Path) -> None:
     assert [np.count_nonzero(labels == value) for value in (1, 2)] == [84, 6]
 
 
+def test_smaller_polygons_cover_larger_ones(tmp_path: Path) -> None:
+    """A frame's area is without its hole: the frame of 84 px lies upon the square of 90."""
+    other = [[10, 10], [20, 10], [20, 19], [10, 19], [10, 10]]
+    shapes = feature([HOLE]), feature([SQUARE, HOLE], "stroma"), feature([other], "background")
+    by_file = whole(read(tmp_path, *shapes, background=9))
+    by_area = whole(read(tmp_path, *shapes, background=9, order="area"))
+    assert [np.count_nonzero(by_file == value) for value in (0, 1, 2)] == [90, 10, 0]
+    assert [np.count_nonzero(by_area == value) for value in (0, 1, 2)] == [0, 84, 16]
+
+
+@pytest.mark.parametrize("side", [40, 7])
+def test_polygons_without_a_pixel_are_counted(tmp_path: Path, side: int) -> None:
+    specks = [[[y, 30.6], [y + 0.3, 30.6], [y + 0.3, 30.9]] for y in (3, 4)]
+    drawing = read(
+        tmp_path, feature([HOLE]), feature([HOLE[:4]], "stroma"), feature([SQUARE], "background"),
+        feature([[[5, 5], [15, 5], [15, 15], [5, 15]]], "stroma"), *(feature([speck]) for speck in specks),
+    )  # fmt: skip
+    coverage = Coverage()
+    for y in range(0, 40, side):
+        for x in range(0, 40, side):
+            part = slice(y, min(y + side, 40)), slice(x, min(x + side, 40))
+            np.testing.assert_array_equal(drawing.paint(*part, coverage), drawing.paint(*part))
+    covered, between = coverage.lost(drawing)
+    assert (covered, between) == ({"Gland": 1, "stroma": 1}, {"Gland": 2})
+
+
+def test_planes_are_counted(tmp_path: Path) -> None:
+    shapes = [feature([SQUARE], plane={"c": -1, "z": z, "t": 0}) for z in (0, 7, 7)] + [feature([HOLE])]
+    assert read(tmp_path, *shapes).planes == {(0, 0): 2, (7, 0): 2}
+
+
+def test_nuclei_are_counted_or_drawn_upon_their_cells(tmp_path: Path) -> None:
+    nucleus = {"type": "Polygon", "coordinates": [HOLE]}
+    cell = feature([SQUARE], "stroma") | {"nucleusGeometry": nucleus}
+    left_out = read(tmp_path, cell, feature([SQUARE]))
+    assert (left_out.nuclei, np.count_nonzero(whole(left_out) == 2)) == (1, 100)
+    drawn = read(tmp_path, cell, nuclei=7)
+    assert (drawn.nuclei, np.bincount(whole(drawn).ravel())[[1, 7]].tolist()) == (0, [84, 16])
+
+
+def test_packed_files_are_read_and_too_large_ones_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"type": "FeatureCollection", "features": [feature([SQUARE])]}
+    path = tmp_path / "a.geojson.gz"
+    path.write_bytes(gzip.compress(json.dumps(document).encode()))
+    assert np.count_nonzero(whole(read_geojson(path, height=40, width=40, labels={}))) == 100
+    monkeypatch.setattr(annotations, "MAX_GEOJSON_BYTES", 1 << 20)
+    path.write_bytes(gzip.compress(bytes((1 << 20) + 1)))
+    with pytest.raises(BadInput, match="is larger than 1 MiB"):
+        read_geojson(path, height=40, width=40, labels={})
+
+
 def test_ellipses_are_those_of_their_bounding_box(tmp_path: Path) -> None:
     diamond = [[5, 20], [20, 10], [35, 20], [20, 30], [5, 20]]
     labels = whole(read(tmp_path, feature([diamond], isEllipse=True)))
@@ -177,7 +232,8 @@ def test_polygons_far_beyond_the_canvas_cost_nothing(tmp_path: Path) -> None:
 
 def test_unknown_classes_are_listed_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(
-        BadInput, match=r"no label is known for 'Tumor' \(2\), 'Fat' \(1\); known are .*gland=2; pass --label"
+        BadInput,
+        match=r"no label is known for 'Tumor' \(2\), 'Fat' \(1\); known are .*gland=2; add them to the labels",
     ):
         read(tmp_path, feature([SQUARE], "Tumor"), feature([SQUARE], "Tumor"), feature([SQUARE], "Fat"))
 
@@ -192,6 +248,11 @@ def test_unknown_classes_are_listed_with_the_way_out(tmp_path: Path) -> None:
         (feature([[[1, 2], [float("nan"), 1]]]), "feature 0 has no valid geometry"),
         (feature([[[]]]), "feature 0 has no valid geometry"),
         (feature(5), "feature 0 has no valid geometry"),
+        (feature([SQUARE], plane=5), "feature 0 has no valid geometry"),
+        (
+            {"type": "Feature", "geometry": {"type": "Polygon"}, "properties": []},
+            "feature 0 has no valid geometry",
+        ),
         ({"type": "Feature", "geometry": None, "properties": None}, "none of its 1 objects is a polygon"),
         ({"type": "FeatureCollection", "features": []}, "none of its 0 objects"),
         (feature([[[90, 90], [95, 90], [95, 95]]]), "all its polygons lie beyond a canvas of 40 x 40 pixels"),
@@ -207,5 +268,7 @@ def test_no_file_and_no_json(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         read_geojson(tmp_path / "none.geojson", height=9, width=9, labels={})
     (tmp_path / "x.geojson").write_text("<xml>")
-    with pytest.raises(BadInput, match="no JSON"):
+    with pytest.raises(
+        BadInput, match=r"cannot be read as GeoJSON \(Expecting value.*; export it from QuPath"
+    ):
         read_geojson(tmp_path / "x.geojson", height=9, width=9, labels={})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy.typing as npt
 import pytest
 import zarr
 from safron.io.errors import Failed
-from safron.io.masks import chunk_cache
 from safron.io.masks.chunk_cache import ChunkCache
 from safron.io.masks.open import open_mask
 from safron.io.masks.zarr_chunks import ChunkFiles
@@ -185,11 +185,10 @@ def test_the_cache_gives_any_window_and_reads_a_chunk_once(tmp_path: Path, optio
 
 @pytest.mark.parametrize("chunks", [(300, 400), (150, 200)])
 def test_chunks_too_large_to_keep_many_are_unpacked_one_at_a_time(
-    tmp_path: Path, chunks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, chunks: tuple[int, int]
 ) -> None:
-    """And one that is all of the mask but once."""
+    """A chunk that is the whole mask is decoded once."""
     labels = np.random.default_rng(0).integers(0, 3, (300, 400)).astype(np.int32)
-    monkeypatch.setattr(chunk_cache, "CACHE_BYTES", 1000)
     zarr.create_array(tmp_path / "a.zarr", data=labels, chunks=chunks)
     plane = open_mask(tmp_path / "a.zarr").plane
     inner = plane.read_chunk
@@ -206,7 +205,7 @@ def test_chunks_too_large_to_keep_many_are_unpacked_one_at_a_time(
             at_work[0] -= 1
 
     plane.read_chunk = counted
-    cache = ChunkCache(plane, 32, 8)
+    cache = ChunkCache(plane, 32, 8, max_bytes=1000)
     assert cache.nbytes >= 3 * 4 * chunks[0] * chunks[1]
     places = [(slice(y, y + 40), slice(x, x + 40)) for y in range(0, 260, 30) for x in range(0, 360, 30)]
     with ThreadPoolExecutor(8) as threads:
@@ -214,3 +213,64 @@ def test_chunks_too_large_to_keep_many_are_unpacked_one_at_a_time(
             np.testing.assert_array_equal(found, labels[place])
     assert most[0] == len(cache._kept) == 1
     assert len(read) == 1 or chunks != labels.shape
+
+
+def counting(plane: Any) -> list[tuple[int, int]]:
+    """Count the chunks that a plane decodes."""
+    decoded: list[tuple[int, int]] = []
+    inner = plane.read_chunk
+
+    def counted(row: int, col: int) -> npt.NDArray[Any]:
+        decoded.append((row, col))
+        time.sleep(0.002)  # others ask for it meanwhile
+        return inner(row, col)
+
+    plane.read_chunk = counted
+    return decoded
+
+
+@pytest.mark.parametrize("chunk", [64, 100, 150, 400])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_large_chunks_are_decoded_once_in_raster_order(tmp_path: Path, chunk: int, workers: int) -> None:
+    """Blocks of 64 with 10 pixels around them, row by row, as a render reads them."""
+    labels = np.random.default_rng(0).integers(0, 200, (400, 640), dtype=np.uint8)
+    zarr.create_array(tmp_path / "a.zarr", data=labels, chunks=(chunk, chunk))
+    plane = open_mask(tmp_path / "a.zarr").plane
+    decoded = counting(plane)
+    cache = ChunkCache(plane, 64, workers)
+    places = [
+        (slice(max(0, y - 10), min(y + 74, 400)), slice(max(0, x - 10), min(x + 74, 640)))
+        for y in range(0, 400, 64)
+        for x in range(0, 640, 64)
+    ]
+    with ThreadPoolExecutor(workers) as threads:
+        for place, found in zip(places, threads.map(lambda place: cache.read(*place), places), strict=True):
+            np.testing.assert_array_equal(found, labels[place])
+    assert len(decoded) == len(set(decoded))
+    held = sum(chunk.nbytes for chunk in cache._kept.values())
+    assert held <= cache.nbytes
+
+
+def test_the_memory_for_large_chunks_is_kept_to(tmp_path: Path) -> None:
+    labels = np.zeros((512, 512), np.uint8)
+    zarr.create_array(tmp_path / "a.zarr", data=labels, chunks=(128, 128))
+    plane = open_mask(tmp_path / "a.zarr").plane
+    sizes = [ChunkCache(plane, 64, 2, max_bytes=limit)._count for limit in (1, 4 << 14, 9 << 14, 1 << 30)]
+    assert sizes == [1, 4, 9, 16]
+
+
+def test_a_chunk_that_fails_is_tried_by_each_that_waits(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", data=LABELS, chunks=(100, 130))
+    (tmp_path / "a.zarr/c/0/0").write_bytes(b"no zstd")
+    mask = open_mask(tmp_path / "a.zarr")
+    decoded = counting(mask.plane)
+    mask.keep_chunks(block=64, workers=4)
+
+    def fail(place: int) -> bool:
+        with pytest.raises(Failed, match="cannot read chunk c/0/0"):
+            mask[place : place + 5, 0:9]
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(fail, range(8)))
+    assert len(decoded) == 8

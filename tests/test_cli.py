@@ -253,6 +253,11 @@ REFUSED = [
     ExpectFail(
         "preview exists", "mask.zarr out.tiff --preview exists.png", ("--preview exists.png: exists already",)
     ),
+    ExpectFail(
+        "preview's ending",
+        "mask.zarr out.tiff --preview g.jpg",
+        ("--preview g.jpg: a preview is a PNG", "use g.png"),
+    ),
     ExpectFail("preview's folder", "mask.zarr out.tiff --preview no/p.png", ("--preview no/p.png: folder ",)),
     ExpectFail(
         "preview is OUT", "mask.zarr out.tiff --preview out.tiff", ("--preview out.tiff: is OUT, too",)
@@ -613,6 +618,17 @@ def test_help_and_version_load_nothing_heavy(flag: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     if flag == "--version":
         assert re.fullmatch(r"safron \d+\.\d+\S*\n", done.stdout)
+
+
+def test_an_svs_slide_without_a_pixel_size_is_warned_of(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite("plain.png", np.zeros((64, 64), np.uint8))
+    (line,) = run_cli(capfd, "plain.png out.svs --model identity --dry-run").err.splitlines()
+    assert line.startswith("safron-render: warning: the slide has no pixel size")
+    assert line.endswith("pass --mpp")
+    for args in ("out.svs --mpp 0.5", "out.ome.tiff", "out.tif --flavor generic"):
+        assert run_cli(capfd, f"plain.png {args} --model identity --dry-run").err == ""
 
 
 def test_a_stride_off_the_generators_alignment_is_warned_of(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,7 @@ import tifffile
 import zarr
 from safron.io.errors import BadInput, Failed
 from safron.io.legend import DEFAULT_LABELS
-from safron.io.masks import image_planes as label_images
+from safron.io.masks import image_planes
 from safron.io.masks.open import open_mask
 from safron.io.masks.palette import Palette, read_palette
 from safron.io.masks.write import blocks, write_labels
@@ -64,6 +66,20 @@ def save_ome(path: Path, data: npt.NDArray[Any], names: str, version: str, **ima
 
 def save_png(path: Path, data: npt.NDArray[Any], *options: int) -> Path:
     assert cv2.imwrite(str(path), data[..., ::-1] if data.ndim == 3 else data, list(options))
+    return path
+
+
+def save_npy(path: Path, data: npt.NDArray[Any]) -> Path:
+    np.save(path, data)
+    return path
+
+
+def save_zip(path: Path, folder: Path, root: str) -> Path:
+    """Pack a folder, as `root` in the archive."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, Path(root) / file.relative_to(folder))
+    shutil.rmtree(folder)
     return path
 
 
@@ -113,6 +129,13 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "tiff, indexed": lambda d: save_tiff(
         d / "m.tif", LABELS, photometric="palette", colormap=np.zeros((3, 256), np.uint16)
     ),
+    "bmp": lambda d: save_png(d / "m.bmp", LABELS),
+    "bmp in colours": lambda d: save_png(d / "m.bmp", COLOURS),
+    "numpy": lambda d: save_npy(d / "m.npy", LABELS.astype(np.int32)),
+    "numpy, column by column": lambda d: save_npy(d / "m.npy", np.asfortranarray(LABELS)),
+    "zarr in a zip": lambda d: save_zip(d / "m.zip", save_zarr(d / "m.zarr"), "m.zarr"),
+    "ome-zarr in an ozx": lambda d: save_zip(d / "m.ozx", save_ome(d / "m.zarr", LABELS, "yx", "0.5"), "."),
+    "a path with ::": lambda d: save_zarr(d / "m.zarr").rename(d / "a::b.zarr"),
     "vips' own": lambda d: save_vips(d / "m.v"),
     "tiff, white is 0": lambda d: save_tiff(d / "m.tif", LABELS, photometric="miniswhite"),
 }
@@ -129,7 +152,7 @@ def test_every_format_gives_the_same_labels(tmp_path: Path, save: Callable[[Path
     assert 0 < mask.chunks[0] <= HEIGHT
     again = pickle.loads(pickle.dumps(mask))
     np.testing.assert_array_equal(again[60:70, 60:130], LABELS[60:70, 60:130])
-    assert again.stamp() == mask.stamp()
+    assert again.fingerprint() == mask.fingerprint()
 
 
 @pytest.mark.parametrize("save", GOOD.values(), ids=GOOD)
@@ -149,7 +172,7 @@ def test_arrays_in_memory(wrap: Callable[[Any], Any]) -> None:
     np.testing.assert_array_equal(mask[20:90, 7:100], LABELS[20:90, 7:100])
     other = LABELS.copy()
     other[3, 4] = 9
-    assert open_mask(wrap(LABELS)).stamp() == mask.stamp() != open_mask(wrap(other)).stamp()
+    assert open_mask(wrap(LABELS)).fingerprint() == mask.fingerprint() != open_mask(wrap(other)).fingerprint()
 
 
 def test_booleans_and_one_bit_images_are_0_and_1(tmp_path: Path) -> None:
@@ -168,7 +191,7 @@ def test_colours_of_a_jpeg_tiff(tmp_path: Path, quality: int, *, tile: bool) -> 
     image = pyvips.Image.new_from_array(np.array([BUILTIN[0], BUILTIN[1], BUILTIN[2]], np.uint8)[halves])
     image.tiffsave(str(tmp_path / "m.tif"), compression="jpeg", Q=quality, tile=tile)
     mask = open_mask(tmp_path / "m.tif", palette=BUILTIN, palette_tolerance=255)
-    assert isinstance(mask.plane, label_images.TiffPlane)
+    assert isinstance(mask.plane, image_planes.TiffPlane)
     np.testing.assert_array_equal(mask[WHOLE], halves)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(mask))[30:70, 5:99], halves[30:70, 5:99])
 
@@ -178,7 +201,7 @@ def test_tiff_strips_too_large_for_us_mean_the_same(tmp_path: Path, monkeypatch:
     plain = save_tiff(tmp_path / "m.tif", LABELS)
     white = save_tiff(tmp_path / "w.tif", LABELS, photometric="miniswhite")
     indexed = save_tiff(tmp_path / "i.tif", LABELS, photometric="palette", colormap=colormap)
-    monkeypatch.setattr(label_images, "MAX_SEGMENT", 1000)
+    monkeypatch.setattr(image_planes, "MAX_SEGMENT", 1000)
     np.testing.assert_array_equal(open_mask(plain)[WHOLE], LABELS)
     for path in (white, indexed):
         with pytest.raises(BadInput, match=r"in a strip or tile of more than 64 MiB; save it in tiles"):
@@ -189,10 +212,10 @@ def test_urls_open_by_fsspec() -> None:
     zarr.create_array("memory://safron-test/mask", data=LABELS, chunks=(64, 64), overwrite=True)
     mask = open_mask("memory://safron-test/mask")
     np.testing.assert_array_equal(mask[WHOLE], LABELS)
-    before = mask.stamp()
-    assert open_mask("memory://safron-test/mask").stamp() == before
+    before = mask.change_token()
+    assert open_mask("memory://safron-test/mask").change_token() == before
     zarr.create_array("memory://safron-test/mask", data=LABELS, chunks=(64, 64), overwrite=True)
-    assert mask.stamp() != before, "written again"
+    assert mask.change_token() != before, "written again"
 
 
 def test_missing_chunks_are_the_fill_value(tmp_path: Path) -> None:
@@ -209,7 +232,7 @@ def test_missing_chunks_are_the_fill_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize(
     ("unit", "mpp"),
-    [("micrometer", 0.5), ("nanometer", pytest.approx(0.0005)), ("millimeter", 500), (None, None)],
+    [("micrometer", 0.5), ("centimeter", 5000), ("millimeter", 500), (None, None)],
 )
 def test_mpp_of_ome_zarr(tmp_path: Path, version: str, unit: str | None, mpp: float | None) -> None:
     axes = [{"name": name, "type": "space"} | ({"unit": unit} if unit else {}) for name in "yx"]
@@ -226,7 +249,7 @@ def test_the_scale_of_the_whole_image_counts(tmp_path: Path) -> None:
 def test_oblong_pixels_are_noted(tmp_path: Path) -> None:
     level = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.65]}]}]
     mask = open_mask(save_ome(tmp_path / "m.zarr", LABELS, "yx", "0.5", datasets=level))
-    assert mask.mpp == 0.5
+    assert mask.mpp is None
     assert "0.5 um high and 0.65 um wide" in mask.notes[0]
 
 
@@ -365,7 +388,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         "channels lie apart",
     ),
-    "a pipe": (lambda d: save_pipe(d / "m.png"), "neither a file nor a folder"),
+    "a pipe": (lambda d: save_pipe(d / "m.png"), "m.png: is a pipe or a device; save its content as a file"),
     "inks": (
         lambda d: save_tiff(d / "m.tif", np.zeros((9, 9, 4), np.uint8), photometric="separated"),
         "inks",
@@ -374,7 +397,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda d: np.zeros((0, 9), np.uint8), "it is empty"),
     "text array": (lambda d: np.array([["a"]]), "whole numbers"),
     "list": (lambda d: [[1, 2]], "no shape, dtype and slices"),
-    "empty URL": (lambda d: "memory://safron-test/nothing", "no Zarr array or group stands there"),
+    "empty URL": (lambda d: "memory://safron-test/nothing", "no Zarr array or group is there"),
     "strange URL": (lambda d: "gopher://a/b", "gopher"),
 }
 
@@ -437,12 +460,28 @@ def test_slices_outside_the_canvas_are_a_mistake_of_ours() -> None:
             open_mask(LABELS)[region]
 
 
-def test_a_stamp_tells_a_changed_file(tmp_path: Path) -> None:
+def test_fingerprints_follow_the_content_and_change_tokens_the_files(tmp_path: Path) -> None:
     path = save_zarr(tmp_path / "m.zarr")
-    before = open_mask(path).stamp()
+    mask = open_mask(path)
+    content, token = mask.fingerprint(), mask.change_token()
+    copy = open_mask(shutil.copytree(path, tmp_path / "staged.zarr"))
+    os.utime(tmp_path / "staged.zarr" / "c" / "0" / "0", (1, 1))
+    assert copy.fingerprint() == content
+    assert copy.change_token() != token
     zarr.open_array(str(path), mode="r+")[0, 0] = 9
-    assert open_mask(path).stamp() != before
-    assert open_mask(path, palette=BUILTIN).stamp() != open_mask(path).stamp()
+    assert mask.fingerprint() != content
+    assert mask.change_token() != token
+    assert open_mask(path, palette=BUILTIN).fingerprint() != mask.fingerprint()
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "c/._0", "c/0/.nfs0000001", "Thumbs.db", "c/desktop.ini"])
+def test_foreign_files_are_no_part_of_a_mask(tmp_path: Path, name: str) -> None:
+    mask = open_mask(save_zarr(tmp_path / "m.zarr"))
+    before = mask.fingerprint(), mask.change_token()
+    (tmp_path / "m.zarr" / name).write_bytes(b"x")
+    assert (mask.fingerprint(), mask.change_token()) == before
+    (tmp_path / "m.zarr" / "c" / "9").write_bytes(b"x")
+    assert mask.change_token() != before[1]
 
 
 # Writing
@@ -501,12 +540,21 @@ def test_what_stands_there_is_not_lost(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
 
 
-def test_only_a_zarr_is_ever_replaced(tmp_path: Path) -> None:
+def test_only_a_mask_is_ever_replaced(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years")
+    save_ome(tmp_path / "image.zarr", LABELS, "yx", "0.5")
+    save_zarr(tmp_path / "stack.zarr", np.zeros((3, 9, 9), np.uint8), chunks=(1, 9, 9))
+    save_zarr(tmp_path / "floats.zarr", LABELS.astype(np.float32))
+    (tmp_path / "link.zarr").symlink_to(save_zarr(tmp_path / "mask.zarr"))
     for out, message in (
-        (tmp_path / "home", "is no Zarr folder"),
-        (tmp_path / "none" / "m.zarr", "does not exist; create it first"),
+        (tmp_path / "home", "is no Zarr array of labels"),
+        (tmp_path / "none" / "m.zarr", "does not exist; make it first"),
+        (tmp_path / "image.zarr", "is no Zarr array of labels"),
+        (tmp_path / "stack.zarr", "is no Zarr array of labels"),
+        (tmp_path / "floats.zarr", "is no Zarr array of labels"),
+        (tmp_path / "link.zarr", "is no Zarr array of labels"),
+        (tmp_path / "m.tif", "end its name in .zarr"),
         (Path("s3://bucket/m.zarr"), "local folders"),
     ):
         with pytest.raises(BadInput, match=message):

@@ -14,11 +14,12 @@ import click
 import cv2
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 import zarr
 from safron.io.masks.cli import commands, main
 from safron.io.masks.open import open_mask
-from safron.io.masks.palette import read_palette
+from safron.io.masks.palette import read_palette, read_png_colours
 
 LABELS = np.random.default_rng(0).integers(0, 3, (90, 1300), dtype=np.uint8)
 COLOURS = np.array([read_palette("builtin")[value] for value in range(3)], np.uint8)[LABELS]
@@ -81,6 +82,84 @@ def test_import_notes_oblong_pixels(capsys: pytest.CaptureFixture[str]) -> None:
     assert "safron-mask: warning: o.zarr: its pixels are 0.5 um high and 1 um wide" in capsys.readouterr().err
 
 
+def test_import_of_a_grey_image_uses_the_palette(capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite("m.png", LABELS * 100)
+    Path("p.json").write_text('{"0": "#000000", "1": [100, 100, 100], "7": [200, 200, 200]}')
+    assert run("import", "m.png", "m.zarr", "--palette", "p.json") == 0
+    np.testing.assert_array_equal(read("m.zarr"), np.array([0, 1, 7])[LABELS])
+    capsys.readouterr()
+    assert run("import", "m.zarr", "n.zarr", "--palette", "p.json") == 2
+    assert (
+        "m.zarr: it holds labels, not colours (Zarr v3 array); leave the palette out"
+        in capsys.readouterr().err
+    )
+
+
+def test_import_of_an_indexed_png() -> None:
+    image = pyvips.Image.new_from_array(COLOURS)
+    image.pngsave("m.png", palette=True)
+    assert run("import", "m.png", "m.zarr", "--palette", "indices") == 0
+    table = read_png_colours(Path("m.png"))
+    np.testing.assert_array_equal(np.array([table[v] for v in sorted(table)])[read("m.zarr")], COLOURS)
+
+
+def test_mpp_answers_a_pixel_size_that_is_not_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite("m.tif", LABELS, resolution=(72, 72), resolutionunit="INCH")
+    assert run("import", "m.tif", "m.zarr") == 0
+    assert "warning: m.tif: its resolution of 72 dpi is meant for printing" in capsys.readouterr().err
+    assert run("import", "m.tif", "n.zarr", "--mpp", "0.5") == 0
+    assert (capsys.readouterr().err, open_mask("n.zarr").mpp) == ("", 0.5)
+    write_geojson()
+    assert run("from-geojson", "a.geojson", "l.zarr", "--like", "m.tif") == 0
+    assert "warning: m.tif: its resolution of 72 dpi" in capsys.readouterr().err
+
+
+def square(name: str, start: int, stop: int, **more: object) -> dict[str, object]:
+    ring = [[start, start], [stop, start], [stop, stop], [start, stop], [start, start]]
+    geometry = {"type": "Polygon", "coordinates": [ring]} | {k: v for k, v in more.items() if k == "plane"}
+    properties = {"classification": {"name": name}}
+    rest = {k: v for k, v in more.items() if k != "plane"}
+    return {"type": "Feature", "geometry": geometry, "properties": properties} | rest
+
+
+def test_nothing_drawn_is_lost_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("order.geojson").write_text(json.dumps([square("Gland", 40, 80), square("Stroma", 10, 190)]))
+    assert run("from-geojson", "order.geojson", "o.zarr", "--size", "200,200") == 0
+    assert (
+        "warning: 1 polygon (Gland) is covered wholly by later ones; pass --order area"
+        in capsys.readouterr().err
+    )
+    assert run("from-geojson", "order.geojson", "a.zarr", "--size", "200,200", "--order", "area") == 0
+    assert capsys.readouterr().err == ""
+    assert np.bincount(read("a.zarr").ravel()).tolist() == [7600, 30800, 1600]
+    planes = [
+        square("Stroma", 10, 190, plane={"z": 0, "t": 0}),
+        square("Gland", 40, 80, plane={"z": 7, "t": 0}),
+    ]
+    Path("plane.geojson").write_text(json.dumps(planes))
+    assert run("from-geojson", "plane.geojson", "p.zarr", "--size", "200,200") == 0
+    assert "warning: objects lie in 2 planes (z 0, 7)" in capsys.readouterr().err
+    nucleus = square("", 40, 80)["geometry"]
+    Path("cell.geojson").write_text(json.dumps([square("Stroma", 10, 190, nucleusGeometry=nucleus)]))
+    assert run("from-geojson", "cell.geojson", "c.zarr", "--size", "200,200") == 0
+    assert "warning: 1 nuclei of cells left out; pass --nuclei VALUE" in capsys.readouterr().err
+    assert run("from-geojson", "cell.geojson", "n.zarr", "--size", "200,200", "--nuclei", "2") == 0
+    assert capsys.readouterr().err == ""
+    assert np.bincount(read("n.zarr").ravel()).tolist() == [7600, 30800, 1600]
+
+
+def test_info_counts_absent_tiles(capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite("m.tif", LABELS, tile=(64, 64))
+    with tifffile.TiffFile("m.tif", mode="r+") as tif:
+        for code in (324, 325):
+            tag = tif.pages.first.tags[code]
+            tag.overwrite([0, *tag.value[1:]])
+    assert run("info", "m.tif") == 0
+    said = capsys.readouterr()
+    assert "absent  1 tiles or strips\n" in said.out
+    assert "1 of its 42 tiles or strips are absent; they are read as 0" in said.err
+
+
 def test_from_geojson_like_a_slide(capsys: pytest.CaptureFixture[str]) -> None:
     write_geojson()
     slide = np.zeros((60, 101, 3), np.uint8)
@@ -136,7 +215,14 @@ def test_ellipses_and_info(capsys: pytest.CaptureFixture[str]) -> None:
         ("import m.png m.zarr --palette builtin --palette-tolerance 300", "300 is not in the range"),
         ("import m.png m.zarr --mpp 0", "0.0 is not in the range"),
         ("ellipses m.zarr --size 9,9 --mpp nan", "nan is not a finite number"),
-        ("import m.png old.zarr --palette builtin", "it exists already"),
+        ("import m.png m.png --palette builtin --overwrite", "end its name in .zarr"),
+        ("ellipses group.zarr --size 9,9 --overwrite", "exists and is no Zarr array of labels"),
+        ("import grey.png m.zarr --palette builtin", "no colour of the palette is a grey"),
+        ("import m.png m.zarr --palette indices", "is not an indexed PNG"),
+        ("import a.geojson m.zarr", "draw them with safron-mask from-geojson a.geojson"),
+        ("from-geojson a.geojson m.zarr --size 40,40 --order size", "'size' is not one of"),
+        ("from-geojson a.geojson m.zarr --size 40,40 --nuclei 256", "256 is not in the range"),
+        ("import m.png old.zarr --palette builtin", "exists already; pass --overwrite"),
         ("import m.png s3://b/m.zarr --palette builtin", "local folders"),
         ("from-geojson a.geojson m.zarr", "give either --size W,H or --like SLIDE"),
         ("from-geojson a.geojson m.zarr --size 9,9 --like m.png", "give either"),
@@ -149,7 +235,7 @@ def test_ellipses_and_info(capsys: pytest.CaptureFixture[str]) -> None:
         ("from-geojson a.geojson m.zarr --like a.geojson", "cannot read it as a slide or image"),
         ("from-geojson none.geojson m.zarr --size 9,9", "No such file"),
         ("ellipses m.zarr", "Missing option '--size'"),
-        ("ellipses no/m.zarr --size 9,9", "create it first"),
+        ("ellipses no/m.zarr --size 9,9", "make it first"),
         ("ellipses m.zarr --size 9,9 --cell 3", "3 is not in the range"),
         ("info none.zarr", "there is no such file"),
     ],
@@ -159,7 +245,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     write_geojson()
     cv2.imwrite("m.png", COLOURS)
+    cv2.imwrite("grey.png", LABELS)
     zarr.create_array("old.zarr", data=LABELS)
+    zarr.open_group("group.zarr", mode="w")
     assert run(*args.split()) == 2
     said = capsys.readouterr()
     assert said.out == ""

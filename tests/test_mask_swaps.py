@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_masks_that_nobody_can_look_at(
         if number == 28:
             raise KeyboardInterrupt
         if number == 4 and mask == "does not answer":
-            patched.setattr(LabelMask, "stamp", fails)
+            patched.setattr(LabelMask, "change_token", fails)
 
     def fails(self: LabelMask) -> str:
         raise PermissionError(errno.EACCES, "not now")
@@ -164,3 +165,30 @@ def test_masks_that_nobody_can_look_at(
     made = render(source, "out.tiff", **options)
     assert (made.resumed > 0) == (mask == "in memory")
     assert made.run == PATCHES
+
+
+def test_a_copy_with_other_times_is_the_same_mask(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As jobs have it that stage their input anew; and a file manager has looked at the copy."""
+    interrupt(capfd, patch=28)
+    shutil.copytree("mask.zarr", "copy.zarr", copy_function=shutil.copyfile)
+    shutil.rmtree("mask.zarr")
+    Path("copy.zarr").rename("mask.zarr")
+    Path("mask.zarr/.DS_Store").touch()
+    report = render_cli(capfd, ARGS)
+    assert (report["digest"], report["resumed"] > 0) == (digest, True)
+
+
+def test_files_of_a_file_manager_are_no_change(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def look(number: int) -> None:
+        if number == 4:
+            Path("mask.zarr/.DS_Store").touch()
+            Path("mask.zarr/c/Thumbs.db").touch()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MaskWatch, "due", lambda self: True)
+        on_patch(patched, look)
+        assert render_cli(capfd, ARGS)["digest"] == digest

@@ -133,13 +133,13 @@ def test_too_much_overlap_to_sum_exactly_is_refused() -> None:
 @pytest.mark.parametrize(("block", "tile"), [(1000, 256), (512, 600), (0, 256), (-512, 256)])
 def test_bad_blocks_are_refused(block: int, tile: int) -> None:
     with pytest.raises(BadInput, match=f"--block {block}"):
-        choose_block(block, tile=tile, slide_tile=512, scale=ONE)
+        choose_block(block, tile=tile, slide_tile=512, scale=ONE, longest=1000)
 
 
 def test_a_chosen_block_holds_a_patch() -> None:
-    assert choose_block(None, tile=256, slide_tile=512, scale=ONE) == 2048
-    assert choose_block(None, tile=3000, slide_tile=512, scale=ONE) == 3072
-    assert choose_block(None, tile=256, slide_tile=4096, scale=ONE) == 4096
+    assert choose_block(None, tile=256, slide_tile=512, scale=ONE, longest=1000) == 2048
+    assert choose_block(None, tile=3000, slide_tile=512, scale=ONE, longest=1000) == 3072
+    assert choose_block(None, tile=256, slide_tile=4096, scale=ONE, longest=1000) == 4096
 
 
 @pytest.mark.parametrize(

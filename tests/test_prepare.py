@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.prepare import prepare
 from safron.io.errors import BadInput
@@ -56,3 +57,21 @@ def test_huge_chunks_are_in_the_plan_and_not_in_the_heap(tmp_path: Path) -> None
     small, large = plans
     assert large.projected_bytes - small.projected_bytes > 2 * side**2
     assert large.heap_bytes <= small.heap_bytes
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((1, 1 << 31), "2147483648 px make more than 16384 blocks along a side"),
+        ((1 << 31, 1 << 31), "more than 16384 blocks"),
+        ((1 << 40, 3), "a TIFF has at most 4294967295 pixels a side"),
+        ((2**63 - 1, 2**63 - 1), "a TIFF has at most 4294967295 pixels a side"),
+        ((33_000_000, 400_000), "are needed, .* are free"),
+    ],
+    ids=str,
+)
+def test_huge_shapes_are_refused_by_arithmetic(shape: tuple[int, int], says: str, tmp_path: Path) -> None:
+    """Nothing is stored of them, and no loop over their pixels, patches or blocks would end."""
+    zarr.create_array(tmp_path / "m.zarr", shape=shape, chunks=(1024, 1024), dtype="uint8")
+    with pytest.raises(BadInput, match=says):
+        check_budget(prepare(tmp_path / "m.zarr", tmp_path / "o.tiff", RenderOptions(model="identity")))

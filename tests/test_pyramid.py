@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import doctest
+import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,13 +18,10 @@ def textured(height: int, width: int, seed: int = 0) -> Pixels:
 
 
 def halve_reference(rgb: Pixels) -> Pixels:
-    """The meaning of halve(): a 2 x 2 box in integers; a side of one pixel is repeated to make a box."""
-    wide = rgb.astype(int)
-    for axis in (0, 1):
-        if wide.shape[axis] == 1:
-            wide = np.repeat(wide, 2, axis)
-    height, width = wide.shape[0] & ~1, wide.shape[1] & ~1
-    wide = wide[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
+    """The meaning of halve(): a 2 x 2 box in integers; an odd last row or column is repeated to make a box."""
+    odd = [(0, side % 2) for side in rgb.shape[:2]]
+    wide = np.pad(rgb.astype(int), (*odd, (0, 0)), "edge")
+    wide = wide.reshape(wide.shape[0] // 2, 2, wide.shape[1] // 2, 2, 3)
     return ((wide.sum((1, 3)) + 2) >> 2).astype(np.uint8)
 
 
@@ -69,7 +68,7 @@ def test_halve_takes_arrays_of_any_strides(view) -> None:  # type: ignore[no-unt
 
 
 def test_levels_halve_by_floor_and_never_vanish() -> None:
-    pyramid = Pyramid.auto(9001, 3, 512)
+    pyramid = Pyramid.auto(9001, 3, 512)  # no side is a multiple of the tile in any level
     assert [(level.height, level.width) for level in pyramid.levels] == [
         (9001, 3), (4500, 1), (2250, 1), (1125, 1), (562, 1), (281, 1)
     ]  # fmt: skip
@@ -78,12 +77,72 @@ def test_levels_halve_by_floor_and_never_vanish() -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "count"), [(1, 1, 1), (512, 512, 1), (513, 1, 2), (1024, 1024, 2), (200_000, 5, 10)]
+    ("height", "width", "count"),
+    [(1, 1, 1), (512, 512, 1), (513, 1, 2), (1024, 1024, 2), (1025, 512, 3), (200_000, 5, 10)],
 )
 def test_auto_halves_until_one_tile_is_enough(height: int, width: int, count: int) -> None:
     pyramid = Pyramid.auto(height, width, 512)
     assert pyramid.level_count == count
     assert pyramid.levels[-1].tiles == 1
+
+
+def tiles_wanted(side: int, tile: int, index: int) -> int:
+    """Tiles along a side of a level as large_image and DeepZoom count them: from the size of level 0."""
+    return math.ceil(math.ceil(side / (1 << index)) / tile)
+
+
+def rounded_down(side: int, tile: int, index: int) -> int:
+    """Tiles along a side of a level that is rounded down."""
+    return -(-max(1, side >> index) // tile)
+
+
+@pytest.mark.parametrize("tile", [16, 256, 512])
+def test_no_level_lacks_a_tile_that_readers_derive_from_level_0(tile: int) -> None:
+    rng = np.random.default_rng(7)
+    sizes = [(2049, 1537), (tile << 3, tile << 2), *rng.integers(1, 100_000, (200, 2)).tolist()]
+    affected = 0
+    for height, width in sizes:
+        pyramid = Pyramid.auto(height, width, tile)
+        for level in pyramid.levels:
+            index = level.index
+            assert (level.rows, level.cols) == (
+                tiles_wanted(height, tile, index),
+                tiles_wanted(width, tile, index),
+            )
+            for side, of in ((level.height, height), (level.width, width)):
+                up = rounded_down(of, tile, index) < tiles_wanted(of, tile, index) or not of >> index
+                assert side == (of >> index) + up
+                affected += up and of >> index > 0
+    assert affected
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([16, 128, 240, 512]))
+def test_each_level_is_half_of_the_one_above(height: int, width: int, tile: int) -> None:
+    levels = Pyramid.auto(height, width, tile).levels
+    for above, level in pairwise(levels):
+        for side, of in ((level.height, above.height), (level.width, above.width)):
+            assert side in {max(1, of >> 1), (of + 1) >> 1}
+    assert levels[-1].tiles == 1
+
+
+@given(
+    st.integers(1, 100_000),
+    st.integers(1, 100_000),
+    st.sampled_from([32, 128, 480, 512]),
+    st.sampled_from([16, 32]),
+)
+def test_whole_tiles_fit_into_every_level(height: int, width: int, tile: int, step: int) -> None:
+    pyramid = Pyramid.with_whole_tiles(height, width, tile, step=step)
+    assert pyramid.tile % step == 0
+    assert tile % pyramid.tile == 0
+    short = min(height, width)
+    if short >= step:
+        assert all(min(level.height, level.width) >= pyramid.tile for level in pyramid.levels)
+    if short >= 2 * step and max(height, width) > tile:
+        assert pyramid.level_count > 1  # or large_image would not open a long slide
+    if short >= 2 * tile:
+        assert pyramid.tile == tile
 
 
 def test_auto_takes_a_given_number_of_levels() -> None:

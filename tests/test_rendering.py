@@ -295,14 +295,18 @@ def test_align_pads_with_glass(tmp_path: Path) -> None:
     assert (made[:, 333:] == model.card.background).all()
 
 
-def test_levels_are_halved_from_the_level_above(tmp_path: Path) -> None:
-    from safron.io.slides.pyramid import halve
+# All sides of the second are rounded up, across the edges of blocks: 1025, 513, 257, 129, 65, 33.
+@pytest.mark.parametrize("size", [(1111, 905), (1025, 514)])
+def test_levels_are_halved_from_the_level_above(size: tuple[int, int], tmp_path: Path) -> None:
+    from safron.io.slides.pyramid import Pyramid, halve
 
-    mask = blobs(1111, 905)
-    report = render(mask, tmp_path / "s.tiff", model=RampModel(), compression="none", tiff_tile=32, block=256)
+    options: dict[str, Any] = {"compression": "none", "tiff_tile": 32, "block": 256, "level_count": 7}
+    report = render(blobs(*size), tmp_path / "s.tiff", model=RampModel(), **options)
     with tifffile.TiffFile(tmp_path / "s.tiff") as tiff:
         levels = [level.asarray() for level in tiff.series[0].levels]
     assert len(levels) == report.levels == 7
+    wanted = Pyramid(*size, 32, 7).levels
+    assert [level.shape[:2] for level in levels] == [(level.height, level.width) for level in wanted]
     for above, below in pairwise(levels):
         np.testing.assert_array_equal(below, halve(above)[: below.shape[0], : below.shape[1]])
 

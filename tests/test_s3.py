@@ -248,7 +248,7 @@ def test_a_run_that_was_killed_after_the_upload_is_known_to_be_done(
 REFUSED = [
     ExpectFail("no bucket", "s3://nosuch/out.tiff", ("there is no bucket 'nosuch'",)),
     ExpectFail("a bucket alone", "s3://out.tiff", ("s3://out.tiff: must name a file inside a bucket",)),
-    ExpectFail("no such kind", "nosuch://a/out.tiff", ("is no address that fsspec knows",)),
+    ExpectFail("no such kind", "nosuch://a/out.tiff", ("is not an address that fsspec knows",)),
     ExpectFail("extension", "s3://slides/out.png", (".svs, .tif, .tiff, .ome.tif or .ome.tiff",)),
     ExpectFail("scratch's bucket", "s3://slides/out.tiff --scratch s3://nosuch/a", ("nosuch",)),
     ExpectFail("--scratch", "s3://slides/out.tiff --scratch no", ("no such folder; make it first",)),

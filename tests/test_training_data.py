@@ -191,8 +191,8 @@ def scanned_part(folder: Path) -> npt.NDArray[np.uint8]:
 @pytest.mark.parametrize("notes", ["geojson", "mask of the part", "mask of the canvas"])
 def test_annotations_begin_where_qupath_shows_the_slide(tmp_path: Path, notes: str) -> None:
     image = scanned_part(tmp_path)
-    height, width, mpp = image_size(tmp_path / "case1.scn")
-    assert (height, width, mpp) == (384, 512, 0.5)
+    height, width, size = image_size(tmp_path / "case1.scn")
+    assert (height, width, size.mpp) == (384, 512, 0.5)
     labels = (image[:, :, 0] < 200).astype(np.uint8) * 2
     if notes == "geojson":
         ring = [[0, 100], [512, 100], [512, 384], [0, 384], [0, 100]]

@@ -80,11 +80,11 @@ def test_a_cut_slide_is_told(slide: Path) -> None:
     [
         (2, 325, struct.pack("<I", 0), 0, "level 1: 1 of 4 tiles are empty"),
         (0, 324, struct.pack("<Q", 1 << 40), 8, "level 0: 1 of 16 tiles lie beyond"),
-        (2, 282, struct.pack("<2I", 20_000, 1), 0, "level 1: resolution is missing or not square"),
+        (2, 282, struct.pack("<2I", 20_000, 1), 0, "level 1: resolution is missing or different in x and y"),
         (2, 254, struct.pack("<I", 1), 0, "level 1: NewSubfileType is not 0"),
         (3, 256, struct.pack("<I", 124), 0, "level 2: 122 x 124 under 245 x 246 pixels is not half"),
         (0, 258, struct.pack("<H", 16), 0, "level 0: BitsPerSample is 16, 8, 8, not 8, 8, 8"),
-        (0, 259, struct.pack("<H", 50_000), 0, "level 0: compression 50000 is not read everywhere"),
+        (0, 259, struct.pack("<H", 50_000), 0, "level 0: compression 50000 is not read by all viewers"),
         (0, 262, struct.pack("<H", 1), 0, "level 0: photometric 1 is neither"),
         (0, 530, struct.pack("<2H", 1, 1), 0, "level 0: YCbCrSubSampling 1, 1 shows wrong colours"),
         (1, 256, struct.pack("<I", 400), 0, "the thumbnail of 61 x 400 pixels is not smaller"),
@@ -118,7 +118,7 @@ def test_half_a_jpeg_tile_is_told(slide: Path) -> None:
     with tifffile.TiffFile(slide) as tiff:
         count = tiff.pages[0].databytecounts[5]
     patch_tag(slide, 0, 325, struct.pack("<I", count // 2), at=4 * 5)
-    assert "tile 5 does not decode (it ends before its picture does)" in only(validate_slide(slide))
+    assert "tile 5 does not decode (its data are cut off)" in only(validate_slide(slide))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_sub_ifds_are_held_to_the_chain(tmp_path: Path) -> None:
         count = next(tag for tag in tiff.pages[0].tags if tag.code == 330).offset + 4
     for place, value in ((width, struct.pack("<I", 240)), (offsets, struct.pack("<Q", 16))):
         path.write_bytes(whole[:place] + value + whole[place + len(value) :])
-        assert only(validate_slide(path)) == "level 1: its SubIFD and the chain tell of different tiles"
+        assert only(validate_slide(path)) == "level 1: its SubIFD and the chain point at different tiles"
     path.write_bytes(whole[:count] + struct.pack("<Q", 1) + whole[count + 8 :])
     assert any("SubIFDs have" in problem or "tag" in problem for problem in validate_slide(path))
 

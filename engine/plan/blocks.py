@@ -15,6 +15,7 @@ weighted sums are kept in scratch for the neighbours::
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 from safron.io.errors import BadInput
@@ -24,6 +25,8 @@ from .scale import ONE, Scale
 from .window import Window
 
 DEFAULT_BLOCK = 2048
+# Blocks along a side, at most: 33 million pixels of the default size. Plans look at each of them.
+MOST_BLOCKS = 1 << 14
 # Columns of blocks that are rendered together, row by row.
 BAND = 4
 
@@ -100,8 +103,25 @@ class AxisBlocks:
             return 0, 0
         start, stop = self.scale.reach(self.start, self.stop, length=self.length)
         lo, hi = self.axis.origin(patches[0]), self.axis.origin(patches[-1]) + self.axis.tile
-        lo, hi = max(lo, start), min(hi, stop)
-        return hi - lo, int((self.axis.count(lo, hi) > 1).sum())
+        lo, hi, first = max(lo, start), min(hi, stop), self.axis.origin(patches[0])
+        beside = -(-self.axis.tile // self.axis.stride)
+        before, after = min(patches[0], beside), min(len(self.axis) - 1 - patches[-1], beside)
+        return hi - lo, _shared_pixels(
+            self.axis.tile, self.axis.overlap, before, len(patches), after, lo - first, hi - first
+        )
+
+
+@lru_cache(maxsize=4096)
+def _shared_pixels(
+    tile: int, overlap: int, before: int, count: int, after: int, start: int, stop: int
+) -> int:
+    """Return how many pixels several patches write; a long axis asks for the same few cases again and again.
+
+    Pixels ``[start, stop)`` are counted from the first of `count` patches, with `before` and `after` more beside them.
+    """
+    stride, patches = tile - overlap, before + count + after
+    axis = AxisGrid((patches - 1) * stride + tile, tile, overlap)
+    return int((axis.count(start + before * stride, stop + before * stride) > 1).sum())
 
 
 @dataclass(frozen=True)
@@ -156,7 +176,7 @@ def least_block(*, tile: int, slide_tile: int, scale: Scale) -> int:
     return -(-pixels // slide_tile) * slide_tile
 
 
-def choose_block(block: int | None, *, tile: int, slide_tile: int, scale: Scale) -> int:
+def choose_block(block: int | None, *, tile: int, slide_tile: int, scale: Scale, longest: int) -> int:
     """Choose the side of a block, or check the given one.
 
     The default is 2048 for every canvas, so that memory does not depend on the canvas. If the generator draws more pixels
@@ -165,16 +185,22 @@ def choose_block(block: int | None, *, tile: int, slide_tile: int, scale: Scale)
     Raises
     ------
     BadInput
-        The given block is not a multiple of the TIFF tile, or it is smaller than a patch.
+        The given block is not a multiple of the TIFF tile or is smaller than a patch, or a slide whose longer side is
+        `longest` pixels would have too many blocks.
     """
     least = least_block(tile=tile, slide_tile=slide_tile, scale=scale)
     if block is None:
-        return max(least, int(DEFAULT_BLOCK / max(1.0, float(scale.ratio))) // slide_tile * slide_tile)
+        block = max(least, int(DEFAULT_BLOCK / max(1.0, float(scale.ratio))) // slide_tile * slide_tile)
     if block < least or block % slide_tile:
         patch = f"--tile {tile}"
         if not scale.is_one:
             patch = f"a patch of --tile {tile}, each of whose pixels is {float(1 / scale.ratio):.3g} px wide"
         raise BadInput(
             f"--block {block}: must be a multiple of --tiff-tile {slide_tile} and at least {patch}; try {least}"
+        )
+    if longest > MOST_BLOCKS * block:
+        raise BadInput(
+            f"--block {block}: {longest} px make more than {MOST_BLOCKS} blocks along a side; render a part with --region, or give "
+            f"--block {-(-longest // (MOST_BLOCKS * slide_tile)) * slide_tile}"
         )
     return block

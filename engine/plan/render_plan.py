@@ -213,12 +213,10 @@ class RenderPlan:
     @property
     def preview_level(self) -> int:
         """The first level that is small enough for the preview."""
-        level = 0
-        while max(self.slide.height, self.slide.width) >> level > PREVIEW_PIXELS:
-            level += 1
-        return level
+        levels = self.working_pyramid.levels
+        return next(level.index for level in levels if max(level.height, level.width) <= PREVIEW_PIXELS)
 
-    @property
+    @cached_property
     def working_pyramid(self) -> Pyramid:
         """All levels down to one pixel: those of the slide, then those that only scratch needs."""
         most = max(self.slide.height, self.slide.width).bit_length()
@@ -303,8 +301,8 @@ class RenderPlan:
             all_made += int(made.sum())
             last_edge = edge
         most = min(all_made, most + (at_a_time + 1) * self.largest_boundary)
-        thumbnails = self.slide.height * self.slide.width * 3 * 4 // 3 >> (2 * self.thumbnail_level)
-        return most + thumbnails
+        levels = self.working_pyramid.levels[self.thumbnail_level :]
+        return most + sum(3 * level.height * level.width for level in levels)
 
     def output_bytes(self) -> int:
         """Estimate the bytes of the slide, all levels, from bytes per pixel measured on stained tissue."""

@@ -46,9 +46,9 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
     """
     plan, card = job.plan, job.model.card
     if card.known.all() and not card.is_fill.any() and job.mask.plane.dtype in (np.uint8, np.bool_):
-        # Nothing to find; a stamp tells a changed mask as well, where there is one.
+        # Nothing to find, and a hash of the files tells a changed mask as well, where they can be read.
         with suppress(OSError):
-            return Scan(job.mask.stamp(), 0)
+            return Scan(job.mask.fingerprint(), 0)
     rows, columns = (len(axis) for axis in drawn_alone(plan).axis_blocks(SCAN_BLOCK))
     order = ((row, column) for row in range(rows) for column in range(columns))
     total = sha256(f"{plan.grid.height} {plan.grid.width}".encode())

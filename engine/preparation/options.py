@@ -168,7 +168,7 @@ class RenderOptions:
     )
     level_count: int | Literal["auto"] = setting(
         "auto",
-        "Number of pyramid levels; auto halves until one tile is enough.",
+        "Number of pyramid levels; auto halves until one tile is enough or, with ome or without JPEG, until a level would be smaller than a tile.",
         "auto|N",
         parse=_level_count,
     )

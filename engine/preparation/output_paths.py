@@ -13,6 +13,7 @@ from safron.engine.scratch.lock import lock_path
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
 from safron.io.remote import Target, check_address, is_url
+from safron.io.slides.preview import check_png_name
 
 from .options import RenderOptions
 
@@ -92,6 +93,8 @@ def check_outputs(source: Any, target: Target, options: RenderOptions) -> None:
         if path.absolute() in names:
             raise BadInput(f"{name}{path}: is {names[path.absolute()] or 'OUT'}, too; give another name")
         names[path.absolute()] = name.strip()
+    if options.preview is not None:
+        check_png_name(options.preview, "--preview ")
 
 
 def check_apart(source: str | Path, *given: tuple[str, str | Path | None]) -> None:

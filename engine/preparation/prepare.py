@@ -22,10 +22,10 @@ from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
 from safron.engine.system.memory import LARGEST, resident_bytes
 from safron.io.errors import BadInput
+from safron.io.masks.chunk_cache import CACHE_BYTES
 from safron.io.masks.open import open_mask
 from safron.io.remote import Target, check_folder, is_url
-from safron.io.slides.pyramid import Pyramid
-from safron.io.slides.spec import check_mpp, check_tile
+from safron.io.slides.spec import MOST_SIDE, check_mpp, check_tile, choose_pyramid
 from safron.io.slides.writer import SlideSpec
 
 from .budget import (
@@ -81,6 +81,10 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     workers = workers_of(options)
     tile = card.tile if options.tile is None else options.tile
     canvas = Window(0, 0, *mask.shape)
+    if max(mask.shape) > MOST_SIDE:
+        raise BadInput(
+            f"mask {mask.source}: {canvas.width} x {canvas.height} px; a TIFF has at most {MOST_SIDE} pixels a side"
+        )
     size = options.mpp if options.mpp is not None else mask.mpp
     scale = ONE if options.scale == "1" else choose_scale(size, card.mpp)
     grid = make_grid(
@@ -102,7 +106,13 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         region=region,
         scale=scale,
         slide=slide,
-        block=choose_block(options.block, tile=tile, slide_tile=options.tiff_tile, scale=scale),
+        block=choose_block(
+            options.block,
+            tile=tile,
+            slide_tile=options.tiff_tile,
+            scale=scale,
+            longest=max(slide.height, slide.width),
+        ),
         batch=choose_batch(options.batch, model),
         bits=choose_bits(grid, taper, integral=model.integral),
         seed=options.seed,
@@ -114,13 +124,16 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         at_a_time = blocks_elsewhere(options, where)
         prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time)
         return foreseen(prepared) if dry_run else prepared
-    chunks = mask.keep_chunks(block=plan.block, workers=workers)
-    kept = BOUNDARIES_KEPT * plan.boundary_bytes + chunks + workers * plan.worker_bytes()
     before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
     on_device = not model.device.startswith("cpu")
     if on_device:
         model = Halving(model)
     batches = BUFFERS if on_device else workers
+    kept = BOUNDARIES_KEPT * plan.boundary_bytes + workers * plan.worker_bytes()
+    # Large chunks of a mask may take half of the memory that is left; the generator's own is not known yet.
+    left = options.memory - before - with_gaps(kept + batches * batch)
+    chunks = mask.keep_chunks(block=plan.block, workers=workers, max_bytes=max(CACHE_BYTES, left // 2))
+    kept += chunks
     check_memory(before + with_gaps(kept + batches * batch), plan, options)  # before the trial takes some
     trial = try_model(model, plan)
     batches, calls = (BUFFERS, RUNNERS) if shares_batches(model) else (workers, workers)
@@ -196,9 +209,16 @@ def _slide_spec(
 ) -> SlideSpec:
     """Say what the slide is; nothing here may depend on how the work is cut up or shared out."""
     height, width = region.height, region.width
-    levels = Pyramid.auto(height, width, options.tiff_tile, options.level_count).level_count
+    pyramid = choose_pyramid(
+        height,
+        width,
+        tile=options.tiff_tile,
+        level_count=options.level_count,
+        flavor=flavor,
+        compression=options.compression,
+    )
     if options.align:
-        step = 1 << (levels - 1)
+        step = 1 << (pyramid.level_count - 1)
         height, width = -(-height // step) * step, -(-width // step) * step
     metadata = {
         "Generator": model.card.name,
@@ -219,12 +239,12 @@ def _slide_spec(
         height=height,
         width=width,
         mpp=mpp,
-        level_count=levels,
+        level_count=pyramid.level_count,
         flavor=flavor,
         compression=options.compression,
         quality=options.quality,
         chroma=options.chroma,
-        tile=options.tiff_tile,
+        tile=pyramid.tile,
         background=model.card.background,
         software=f"safron {version('safron')}",
         metadata=tuple((key, str(value)) for key, value in metadata.items()),

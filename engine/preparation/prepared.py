@@ -51,6 +51,10 @@ class Prepared:
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant."""
         notes = [f"mask {self.job.mask.source}: {note}" for note in self.job.mask.notes]
+        if self.plan.slide.flavor == "svs" and self.plan.slide.mpp is None:
+            notes.append(
+                "the slide has no pixel size: viewers show no scale, and opentile refuses an svs slide without one; pass --mpp"
+            )
         card, grid = self.job.model.card, self.plan.grid
         notes += self._size_notes()
         if grid.overlap and grid.rows.stride % card.alignment:

@@ -265,8 +265,8 @@ def _layouts(plan: RenderPlan) -> dict[str, Layout]:
 
 
 def _level_layout(plan: RenderPlan, level: int, chunk: int) -> Layout:
-    shape = (max(1, plan.slide.height >> level), max(1, plan.slide.width >> level), 3)
-    return shape, (chunk, chunk, 3), np.dtype(np.uint8)
+    size = plan.working_pyramid.level(level)
+    return (size.height, size.width, 3), (chunk, chunk, 3), np.dtype(np.uint8)
 
 
 @contextmanager

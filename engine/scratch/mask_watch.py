@@ -48,7 +48,7 @@ class MaskWatch:
         """Return the fingerprint of the mask; None if its storage cannot tell."""
         begun = time.monotonic()
         try:
-            return self.mask.stamp()
+            return self.mask.change_token()
         except FileNotFoundError:
             return "gone"
         except Exception:  # a store that cannot list files; labels are compared on resume

@@ -1,38 +1,44 @@
 """Which pixels lie inside the polygons that a pathologist drew?
 
-QuPath exports annotations as GeoJSON. A pixel takes the label of the last polygon in the file that holds its
-centre; the answer depends on the polygon and the pixel alone, so that blocks of any size give the same mask:
+QuPath exports annotations as GeoJSON. A pixel takes the label of the last polygon that holds its centre, in the order of
+the file or from large to small; this depends on the polygon and the pixel alone, so that blocks of any size give the same
+mask:
 
     row centre  ----+=========+----+===+----    pixels between the 1st and 2nd, 3rd and 4th crossing of the
                     1         2    3   4        polygon's edges are inside (even-odd, so holes stay open)
 
-An edge that ends on a row's centre counts for one of the two rows it touches, so neighbours neither overlap nor
-leave a gap. cv2.fillPoly would be faster, and would also paint the outline, which grows each shape by a pixel.
+An edge that ends on a row's centre counts for one of the two rows that it touches, so that neighbours neither overlap nor
+leave a gap. cv2.fillPoly would be faster, but it also fills the outline, which grows each shape by a pixel.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, one_line
+from safron.io.files import parse_text
 from safron.io.legend import DEFAULT_LABELS
 
 UNCLASSIFIED = "unclassified"
-"""How QuPath's users know an object that has neither a class nor a name."""
+"""Name that QuPath's users see for an object without a class or a name."""
+
+MAX_GEOJSON_BYTES = 256 << 20
+"""Largest GeoJSON file, unpacked; parsing takes about ten times as much memory."""
 
 CELL = 2048
 """Side of a cell of the index, in pixels."""
 
 ELLIPSE_SIDES = 720
-"""An ellipse of 10,000 px strays from a polygon of so many sides by less than 0.1 px."""
+"""A polygon of so many sides differs from an ellipse of 10,000 px by less than 0.1 px."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,45 @@ class Polygon:
     value : label of the pixels inside, 0..255.
     edges : float64 [n, 4], pixels: x, y of the upper end and of the lower end; horizontal edges are left out.
     box : y0, x0, y1, x1 of the canvas pixels that it may hold, half-open.
+    name : of its class, for messages.
+    area : in square pixels, without its holes.
     """
 
     value: int
     edges: npt.NDArray[np.float64]
     box: tuple[int, int, int, int]
+    name: str = ""
+    area: float = 0.0
+
+
+class Coverage:
+    """Notes which polygons of a drawing hold a pixel, and which of them can be seen; safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._drawn: set[int] = set()
+        self._visible: set[int] = set()
+
+    def add(self, drawn: set[int], visible: set[int]) -> None:
+        """Note polygons, by number, that hold a pixel of a region, and those that are not covered there."""
+        with self._lock:
+            self._drawn |= drawn
+            self._visible |= visible
+
+    def lost(self, drawing: Drawing) -> tuple[Counter[str], Counter[str]]:
+        """Count polygons by class that have no pixel: those covered wholly by later ones, and those between pixel centres.
+
+        Parameters
+        ----------
+        drawing : of which all regions were painted.
+        """
+        covered, between = Counter[str](), Counter[str]()
+        for number, polygon in enumerate(drawing.polygons):
+            if number not in self._drawn:
+                between[polygon.name] += 1
+            elif number not in self._visible:
+                covered[polygon.name] += 1
+        return covered, between
 
 
 @dataclass(frozen=True)
@@ -59,38 +99,54 @@ class Drawing:
     ----------
     polygons : later ones cover earlier ones.
     background : label of all other pixels.
-    outside : how many polygons the file held beyond the canvas.
-    skipped : how many objects of each kind that has no inside (points, lines) the file held.
+    outside : number of polygons in the file that lie beyond the canvas.
+    skipped : number of objects in the file of each kind that has no inside (points, lines).
+    planes : number of objects in each plane (z, t) of the image; one entry where all lie in one plane.
+    nuclei : number of nuclei of cells that are left out.
     """
 
     polygons: tuple[Polygon, ...]
     background: int
     outside: int
     skipped: Mapping[str, int]
+    planes: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    nuclei: int = 0
 
-    def paint(self, rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
+    def paint(self, rows: slice, cols: slice, coverage: Coverage | None = None) -> npt.NDArray[np.uint8]:
         """Labels of a region.
 
         Parameters
         ----------
         rows, cols : the region, in canvas pixels.
+        coverage : where to note which polygons have pixels in the region.
 
         Returns
         -------
         labels : uint8 [y, x]
         """
         labels = np.full((rows.stop - rows.start, cols.stop - cols.start), self.background, np.uint8)
+        # Which polygon each pixel shows, numbered from 1 in this region.
+        shown = None if coverage is None else np.zeros(labels.shape, np.int32)
         near: set[int] = set()
         for cell in _cells((rows.start, cols.start, rows.stop, cols.stop)):
             near.update(self._index.get(cell, ()))
-        for number in sorted(near):
+        drawn = sorted(near)
+        held: set[int] = set()
+        for place, number in enumerate(drawn, 1):
             polygon = self.polygons[number]
             y0, x0, y1, x1 = polygon.box
             y0, y1 = max(y0, rows.start), min(y1, rows.stop)
             x0, x1 = max(x0, cols.start), min(x1, cols.stop)
             if y0 < y1 and x0 < x1:
-                part = labels[y0 - rows.start : y1 - rows.start, x0 - cols.start : x1 - cols.start]
-                part[inside(polygon.edges, y0, y1, x0, x1)] = polygon.value
+                part = np.s_[y0 - rows.start : y1 - rows.start, x0 - cols.start : x1 - cols.start]
+                within = inside(polygon.edges, y0, y1, x0, x1)
+                labels[part][within] = polygon.value
+                if shown is not None and within.any():
+                    shown[part][within] = place
+                    held.add(number)
+        if coverage is not None and shown is not None:
+            seen = np.flatnonzero(np.bincount(shown.reshape(-1), minlength=len(drawn) + 1)[1:])
+            coverage.add(held, {drawn[place] for place in seen})
         return labels
 
     @cached_property
@@ -103,7 +159,7 @@ class Drawing:
 
 
 def inside(edges: npt.NDArray[np.float64], y0: int, y1: int, x0: int, x1: int) -> npt.NDArray[np.bool_]:
-    """Tell which pixel centres of a region lie inside a polygon.
+    """Find the pixel centres of a region that lie inside a polygon.
 
     Parameters
     ----------
@@ -130,10 +186,10 @@ def inside(edges: npt.NDArray[np.float64], y0: int, y1: int, x0: int, x1: int) -
     xa, ya, xb, yb = np.repeat(edges[met], counts, axis=0).T
     row = np.repeat(first, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     crossing = xa + (row + 0.5 - ya) * ((xb - xa) / (yb - ya))
-    # One column more than the region, for what crosses to its right.
+    # One more column than the region, for crossings to its right.
     col = np.clip(np.ceil(crossing - 0.5) - x0, 0, width).astype(np.int64)
     flips = np.bincount((row - y0) * (width + 1) + col, minlength=height * (width + 1)).astype(np.uint8)
-    odd = flips.reshape(height, width + 1)[:, :width] & 1  # a wrapped count is as odd as the count
+    odd = flips.reshape(height, width + 1)[:, :width] & 1  # a count that wrapped around keeps its parity
     return np.bitwise_xor.accumulate(odd, axis=1).astype(bool)
 
 
@@ -144,7 +200,7 @@ def edges_of(rings: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
         points = np.asarray(ring, np.float64)
         parts.append(np.concatenate([points, np.roll(points, -1, axis=0)], axis=1))
     edges = np.concatenate(parts)
-    # Turned the same way whichever polygon they belong to, so that a shared edge crosses rows at the same spots.
+    # Oriented alike whichever polygon they belong to, so that a shared edge crosses rows at the same places.
     down = edges[:, 1] <= edges[:, 3]
     edges = np.where(down[:, None], edges, edges[:, [2, 3, 0, 1]])
     return edges[edges[:, 1] < edges[:, 3]]
@@ -166,73 +222,118 @@ def read_geojson(
     ignore: Sequence[str] = (),
     background: int = 0,
     downsample: float = 1.0,
+    order: Literal["file", "area"] = "file",
+    nuclei: int | None = None,
+    remedy: str = "add them to the labels, or ignore them",
 ) -> Drawing:
-    """Read the annotations that QuPath exported.
+    """Read annotations that QuPath exported.
 
     Parameters
     ----------
-    path : a FeatureCollection, a list of features or one feature.
+    path : a FeatureCollection, a list of features or one feature, as it is or packed by gzip.
     height, width : canvas pixels; polygons are cut at the edges.
-    labels : label value by classification (or name, where there is none), in any case; added to
-        the names of `DEFAULT_LABELS`.
+    labels : label value by classification (or name, where there is none), in any case; added to the names of
+        `DEFAULT_LABELS`.
     ignore : classifications that are not drawn.
     background : label of all other pixels.
     downsample : pixels of the annotated image along one pixel of the mask.
+    order : "file": later polygons cover earlier ones; "area": smaller ones cover larger ones.
+    nuclei : label of the nuclei of QuPath's cells, drawn upon their cells; None leaves them out, and they are counted.
+    remedy : ends the message on unknown classifications; the caller knows by which option they can be added.
 
     Raises
     ------
     BadInput
-        The file is missing or no GeoJSON, holds no polygon, or one whose classification has no label.
+        The file is missing, is no GeoJSON, or larger than `MAX_GEOJSON_BYTES`; it holds no polygon, or one whose
+        classification has no label.
     """
-    features = _features(path)
     values = {label.name: label.value for label in DEFAULT_LABELS} | {
         name.lower(): value for name, value in labels.items()
     }
-    skip = {name.lower() for name in ignore}
-    polygons: list[Polygon] = []
-    skipped: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
-    for number, feature in enumerate(features):
-        try:
-            name = _name(feature)
-            found, rest = _outlines(feature.get("geometry") or {"type": "no geometry"})
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{path}: feature {number} has no valid geometry ({error!r})") from error
-        skipped.update(rest)
-        if name.lower() in skip or not found:
-            continue
-        if name.lower() not in values:
-            unknown[name] += len(found)
-            continue
-        value = values[name.lower()]
-        polygons += [_polygon(value, rings, height, width) for rings in _scaled(found, downsample)]
+    found = parse_text(
+        path,
+        lambda text: _read_objects(json.loads(text), {name.lower() for name in ignore}, nuclei is not None),
+        kind="GeoJSON",
+        remedy="export it from QuPath as GeoJSON",
+        max_bytes=MAX_GEOJSON_BYTES,
+    )
+    unknown = Counter(name for name, kind, _ in found.shapes if kind == "" and name.lower() not in values)
     if unknown:
-        raise BadInput(_explain(path, unknown, values))
+        raise BadInput(_explain(path, unknown, values, remedy))
+    polygons = [
+        _polygon(
+            values[name.lower()] if kind == "" else nuclei or 0,
+            name,
+            [ring / downsample for ring in rings],
+            height,
+            width,
+        )
+        for name, kind, rings in found.shapes
+    ]
     if not polygons:
-        raise BadInput(f"{path}: none of its {len(features)} objects is a polygon to draw")
-    here = tuple(polygon for polygon in polygons if _area(polygon.box))
+        raise BadInput(f"{path}: none of its {found.count} objects is a polygon to draw")
+    here = [polygon for polygon in polygons if _box_area(polygon.box)]
     if not here:
         raise BadInput(
             f"{path}: all its polygons lie beyond a canvas of {width} x {height} pixels; "
             "check the size, or pass --downsample where the mask is smaller than the annotated image"
         )
-    return Drawing(here, background, len(polygons) - len(here), dict(skipped))
+    if order == "area":
+        here.sort(key=lambda polygon: -polygon.area)
+    return Drawing(
+        tuple(here),
+        background,
+        len(polygons) - len(here),
+        dict(found.skipped),
+        dict(found.planes),
+        found.nuclei,
+    )
 
 
-def _features(path: Path) -> list[Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; pass a GeoJSON file exported from QuPath") from error
-    except ValueError as error:
-        raise BadInput(
-            f"{path}: no JSON ({error}); export it from QuPath as GeoJSON, uncompressed"
-        ) from error
+@dataclass
+class _Objects:
+    """The objects of a file.
+
+    Attributes
+    ----------
+    count : number of features.
+    shapes : name, "" or "nucleus", and rings of each polygon.
+    skipped, planes, nuclei : see `Drawing`.
+    """
+
+    count: int
+    shapes: list[tuple[str, str, list[npt.NDArray[np.float64]]]] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    planes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    nuclei: int = 0
+
+
+def _read_objects(document: Any, ignore: set[str], with_nuclei: bool) -> _Objects:
     if isinstance(document, dict):
         document = document.get("features", [document])
     if not isinstance(document, list) or not all(isinstance(f, dict) and "geometry" in f for f in document):
-        raise BadInput(f"{path}: no GeoJSON features in it; export it from QuPath as GeoJSON")
-    return document
+        raise ValueError("no GeoJSON features in it")
+    objects = _Objects(len(document))
+    for number, feature in enumerate(document):
+        try:
+            name = _name(feature)
+            geometry = feature.get("geometry") or {"type": "no geometry"}
+            found, rest = _outlines(geometry)
+            nucleus, _ = _outlines(feature.get("nucleusGeometry") or {"type": "none"})
+            plane = geometry.get("plane") or {}
+            place = int(plane.get("z", 0)), int(plane.get("t", 0))
+        except Exception as error:
+            raise ValueError(f"feature {number} has no valid geometry: {one_line(error)}") from error
+        objects.skipped.update(rest)
+        if name.lower() in ignore or not found:
+            continue
+        objects.planes[place] += 1
+        objects.shapes += [(name, "", rings) for rings in found]
+        if with_nuclei:
+            objects.shapes += [(name, "nucleus", rings) for rings in nucleus]
+        elif nucleus:
+            objects.nuclei += 1
+    return objects
 
 
 def _name(feature: Mapping[str, Any]) -> str:
@@ -245,13 +346,13 @@ def _name(feature: Mapping[str, Any]) -> str:
 
 
 def _outlines(geometry: Mapping[str, Any]) -> tuple[list[list[npt.NDArray[np.float64]]], list[str]]:
-    """Split a geometry into the rings of its polygons and the kinds of all else it holds."""
+    """Split a geometry into the rings of its polygons, and the kinds of everything else in it."""
     kind = geometry["type"]
     if kind == "GeometryCollection":
         parts = [_outlines(part) for part in geometry["geometries"]]
         return [rings for found, _ in parts for rings in found], [name for _, rest in parts for name in rest]
     if kind not in ("Polygon", "MultiPolygon"):
-        return [], [kind]
+        return [], [str(kind)]
     coordinates = [geometry["coordinates"]] if kind == "Polygon" else geometry["coordinates"]
     polygons = [[_ring(ring) for ring in polygon] for polygon in coordinates if polygon]
     if geometry.get("isEllipse"):  # QuPath's mark: the polygon stands for the ellipse in its bounding box
@@ -273,29 +374,26 @@ def _ellipse(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(points, np.float64)
 
 
-def _scaled(
-    polygons: Sequence[Sequence[npt.NDArray[np.float64]]], downsample: float
-) -> Iterator[list[npt.NDArray[np.float64]]]:
-    for rings in polygons:
-        yield [ring / downsample for ring in rings]
-
-
-def _polygon(value: int, rings: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> Polygon:
+def _polygon(
+    value: int, name: str, rings: Sequence[npt.NDArray[np.float64]], height: int, width: int
+) -> Polygon:
     size = (width, height)
     x0, y0 = np.clip(np.floor(rings[0].min(axis=0)), 0, size).astype(int).tolist()
     x1, y1 = np.clip(np.ceil(rings[0].max(axis=0)), 0, size).astype(int).tolist()
-    return Polygon(value, edges_of(rings), (y0, x0, y1, x1))
+    areas = [_ring_area(ring) for ring in rings]
+    return Polygon(value, edges_of(rings), (y0, x0, y1, x1), name, areas[0] - sum(areas[1:]))
 
 
-def _area(box: tuple[int, int, int, int]) -> int:
+def _ring_area(ring: npt.NDArray[np.float64]) -> float:
+    x, y = (ring - ring[0]).T
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+def _box_area(box: tuple[int, int, int, int]) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _explain(path: Path, unknown: Counter[str], values: Mapping[str, int]) -> str:
+def _explain(path: Path, unknown: Counter[str], values: Mapping[str, int], remedy: str) -> str:
     found = ", ".join(f"{name!r} ({count})" for name, count in unknown.most_common(12))
-    first = next(iter(unknown))
     known = ", ".join(f"{name}={value}" for name, value in values.items())
-    return (
-        f"{path}: no label is known for {found}; known are {known}; pass --label '{first}=2' or "
-        f"--ignore '{first}', and so on"
-    )
+    return f"{path}: no label is known for {found}; known are {known}; {remedy}"

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from safron.io.files import is_foreign
+from zarr.storage import LocalStore
 
-from .chunk_cache import ReadChunk
+from .pixel_size import PixelSize
+from .plane import ReadChunk
 from .zarr_chunks import ChunkFiles
 from .zarr_inline import read_here
 
-# Zarr and arrays in memory
+SMALL_CHUNK, MANY_CHUNKS = 64 * 64, 1 << 16
+"""Chunks of fewer pixels are noted where there are more of them than this: reading would take many times as long."""
 
 
 class ArrayPlane:
-    """Two axes of anything that has ``shape``, ``dtype`` and slicing; the other axes have length one."""
+    """Two axes of anything that has ``shape``, ``dtype`` and slicing; the other axes have length one.
+
+    Parameters
+    ----------
+    array : zarr.Array, NumPy, dask or the like.
+    kind : what it is, for messages.
+    axes : which of its axes are y and x.
+    size : of a pixel.
+    notes : what else the user should know.
+    """
 
     def __init__(
-        self, array: Any, kind: str, axes: tuple[int, int], mpp: float | None, notes: tuple[str, ...]
+        self, array: Any, kind: str, axes: tuple[int, int], size: PixelSize, notes: tuple[str, ...] = ()
     ):
         self.array = array
         self.kind = kind
         self.axes = axes
         self.shape = (int(array.shape[axes[0]]), int(array.shape[axes[1]]))
         self.dtype = np.dtype(array.dtype)
-        self.mpp = mpp
-        self.notes = notes
+        self.mpp = size.mpp
         self.keep_chunks = not isinstance(array, np.ndarray)
         files = ChunkFiles.of(array) if isinstance(array, zarr.Array) else None
         self.read_chunk: ReadChunk | None = (
@@ -38,6 +54,7 @@ class ArrayPlane:
             getattr(array, "chunksize", None) or getattr(array, "chunks", None) or (1024,) * len(array.shape)
         )
         self.chunks = (min(int(chunks[axes[0]]), self.shape[0]), min(int(chunks[axes[1]]), self.shape[1]))
+        self.notes = notes + size.notes + _small_chunks(self.shape, self.chunks)
 
     def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Integers [y, x] of an in-bounds region."""
@@ -51,33 +68,77 @@ class ArrayPlane:
     def blame(self, rows: slice, cols: slice) -> str:
         """Name the first chunk of the region that cannot be read."""
         if isinstance(self.array, zarr.Array):
-            unit = self.array.shards or self.array.chunks
-            height, width = unit[self.axes[0]], unit[self.axes[1]]
+            height, width = self._file_shape()
             for row in range(rows.start // height, -(-rows.stop // height)):
                 for col in range(cols.start // width, -(-cols.stop // width)):
-                    y, x = row * height, col * width
                     try:
-                        self.read(
-                            slice(y, min(y + height, self.shape[0])), slice(x, min(x + width, self.shape[1]))
-                        )
+                        self.read(*self._file_region(row, col))
                     except Exception:
-                        place = [0] * len(unit)
-                        place[self.axes[0]], place[self.axes[1]] = row, col
-                        return f"chunk {self.array.metadata.encode_chunk_key(tuple(place))}"
+                        return f"chunk {self._key(row, col)}"
         return f"rows {rows.start}..{rows.stop - 1}, columns {cols.start}..{cols.stop - 1}"
+
+    def stored(self) -> Iterator[tuple[slice, slice]] | None:
+        """Regions (y, x) of the chunks or shards that are stored; all others hold the fill value.
+
+        Returns
+        -------
+        regions : None where the storage is not listed: only files of this machine are.
+        """
+        if not isinstance(self.array, zarr.Array) or not isinstance(self.array.store, LocalStore):
+            return None
+        return self._stored(str(self.array.store.root / self.array.path))
+
+    def _stored(self, folder: str) -> Iterator[tuple[slice, slice]]:
+        places = [range(-(-n // m)) for n, m in zip(self.shape, self._file_shape(), strict=True)]
+        for parent, folders, files in os.walk(folder):
+            folders[:] = [name for name in folders if not is_foreign(name)]
+            for name in files:
+                key = os.path.relpath(f"{parent}/{name}", folder)
+                index = [int(number) for number in re.findall(r"\d+", key)]
+                if len(index) != len(self.array.shape):
+                    continue
+                row, col = index[self.axes[0]], index[self.axes[1]]
+                if row in places[0] and col in places[1] and key == self._key(row, col):
+                    yield self._file_region(row, col)
+
+    def _file_shape(self) -> tuple[int, int]:
+        """Height and width of what one file holds: a chunk or a shard."""
+        unit = self.array.shards or self.array.chunks
+        return unit[self.axes[0]], unit[self.axes[1]]
+
+    def _file_region(self, row: int, col: int) -> tuple[slice, slice]:
+        height, width = self._file_shape()
+        y, x = row * height, col * width
+        return slice(y, min(y + height, self.shape[0])), slice(x, min(x + width, self.shape[1]))
+
+    def _key(self, row: int, col: int) -> str:
+        """Name of a file below the array's folder."""
+        place = [0] * len(self.array.shape)
+        place[self.axes[0]], place[self.axes[1]] = row, col
+        return str(self.array.metadata.encode_chunk_key(tuple(place)))
+
+
+def _small_chunks(shape: tuple[int, int], chunks: tuple[int, int]) -> tuple[str, ...]:
+    count = math.prod(-(-length // side) for length, side in zip(shape, chunks, strict=True) if side)
+    if count <= MANY_CHUNKS or math.prod(chunks) >= SMALL_CHUNK:
+        return ()
+    return (
+        f"its {count} chunks hold {chunks[1]} x {chunks[0]} pixels each, which makes reading slow; "
+        "copy it with safron-mask import",
+    )
 
 
 def _read_chunk(
     files: ChunkFiles, axes: tuple[int, int], shape: tuple[int, int], row: int, col: int
 ) -> npt.NDArray[Any]:
-    """The plane [y, x] of one chunk, as far as it lies in the array."""
+    """The plane [y, x] of one chunk, cut at the edges of the array."""
     place: list[Any] = [0] * files.ndim
     place[axes[0]], place[axes[1]] = row, col
     chunk = files.read(tuple(place))
     for axis, index, length in zip(axes, (row, col), shape, strict=True):
-        place[axis] = slice(0, length - index * chunk.shape[axis])
+        place[axis] = slice(0, length - index * files.chunks[axis])
     for axis in set(range(files.ndim)) - set(axes):
         place[axis] = 0
     plane: npt.NDArray[Any] = chunk[tuple(place)]
-    # A view would keep the rest of the chunk as well.
-    return plane if plane.size == chunk.size else plane.copy()
+    # A view would keep the rest of the chunk in memory as well; a chunk that is not stored takes none.
+    return plane if plane.size == chunk.size or not any(chunk.strides) else plane.copy()

@@ -1,4 +1,4 @@
-"""``safron-mask``: make masks from images, annotations or nothing, and look into them."""
+"""``safron-mask``: make masks from images, annotations or a seed, and describe them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ from safron.io.console import (
 )
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from .mask import LabelMask
     from .write import Paint
 
 NAME = "safron-mask"
+REMEDY = "--mpp)"
+"""End of the notes that a user who passes --mpp has answered."""
 
 
 # Options
@@ -55,9 +59,9 @@ def _named_values(ctx: click.Context, param: click.Parameter, values: tuple[str,
 palette_options = (
     option(
         "--palette",
-        "Colours of a colour-coded image: builtin (background blue, stroma red, gland green), or a JSON "
-        'file as {"0": [0, 0, 255], "1": "#ff0000"}.',
-        "FILE.json|builtin",
+        "Colours of a colour-coded or grey image: builtin (background blue, stroma red, gland green), a JSON "
+        'file such as {"0": [0, 0, 255], "1": "#ff0000"}, or indices (the colour table of an indexed PNG).',
+        "FILE.json|builtin|indices",
     ),
     option(
         "--palette-tolerance",
@@ -70,7 +74,7 @@ palette_options = (
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
 write_options = (
-    option("--overwrite", "Replace OUT if it is a Zarr.", is_flag=True),
+    option("--overwrite", "Replace OUT if it is a mask.", is_flag=True),
     option(
         "--workers",
         "Number of chunks written at a time.",
@@ -100,7 +104,7 @@ def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command
 @click.group(cls=ProgramGroup, context_settings=SETTINGS)
 @version_option
 def commands() -> None:
-    """Make tissue masks for safron-render, and look into them.
+    """Make tissue masks for safron-render, and describe them.
 
     A mask is a Zarr array of labels (background 0, stroma 1, gland 2), of any size.
 
@@ -125,21 +129,22 @@ def import_(
 ) -> None:
     """Copy any mask to a Zarr.
 
-    IMAGE is a Zarr, OME-Zarr, slide, TIFF, PNG or other image; it is read piece by piece.
+    IMAGE is a Zarr or OME-Zarr (a folder, .zip or .ozx), a NumPy file (.npy), a slide, TIFF, PNG, BMP or other image; it is
+    read piece by piece. Where it is a JPEG, or its pixel size is not understood, a warning says so.
     """
     from safron.io.legend import DEFAULT_LABELS
 
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    mask = _open(image, palette, palette_tolerance)
+    mask = _open(image, palette, palette_tolerance, mpp=mpp)
     _write(
         out,
         lambda rows, cols: mask[rows, cols],
         mask.shape,
         mpp=mpp or mask.mpp,
         labels=DEFAULT_LABELS if palette == "builtin" else (),
-        # Strips as wide as the image are read once rather than once for every chunk they cross.
+        # Strips as wide as the image are read once, and not once for every chunk that they cross.
         block=(1024, min(mask.chunks[1], (1 << 26) // 1024)),
         workers=workers,
         overwrite=overwrite,
@@ -151,7 +156,7 @@ def import_(
     epilog="\b\nExamples:\n  safron-mask from-geojson export.geojson mask.zarr --like slide.svs\n"
     "  safron-mask from-geojson export.geojson mask.zarr --size 40000,30000 --label Tumor=2 --background 1",
 )
-@click.argument("annotations", type=click.Path(path_type=Path), metavar="ANNOTATIONS.geojson")
+@click.argument("annotations", type=click.Path(path_type=Path), metavar="ANNOTATIONS.geojson[.gz]")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @option("--size", f"{SIZE} Either this or --like.", "W,H", parse=_size)
 @option(
@@ -176,6 +181,19 @@ def import_(
     callback=_named_values,
     shown="background=0, stroma=1, gland=2",
 )
+@option(
+    "--order",
+    "Which polygon covers another: file, the later one; area, the smaller one.",
+    type=click.Choice(["file", "area"]),
+    default="file",
+)
+@option(
+    "--nuclei",
+    "Label of the nuclei of QuPath's cells, 0 to 255, drawn upon their cells.",
+    "N",
+    type=click.IntRange(0, 255),
+    shown="left out",
+)
 @option("--ignore", "Classification to leave out; repeat for each.", "NAME", multiple=True)
 @option(
     "--background",
@@ -192,6 +210,8 @@ def from_geojson(
     like: Path | None,
     downsample: float,
     labels: dict[str, int],
+    order: Any,
+    nuclei: int | None,
     ignore: tuple[str, ...],
     background: int,
     mpp: float | None,
@@ -200,15 +220,16 @@ def from_geojson(
 ) -> None:
     """Draw polygons exported from QuPath.
 
-    Later polygons cover earlier ones; a pixel belongs to a polygon if its centre does. Points and lines are counted and left out.
+    A pixel belongs to a polygon if its centre does. What is left out or covered wholly (points and lines, nuclei,
+    polygons under later ones) is counted in a warning.
     """
     from safron.io.legend import DEFAULT_LABELS
 
-    from .annotations import read_geojson
+    from .annotations import Coverage, read_geojson
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    height, width, slide_mpp = _canvas(size, like, downsample)
+    height, width, slide_mpp = _canvas(size, like, downsample, quiet=mpp is not None)
     drawing = read_geojson(
         annotations,
         height=height,
@@ -217,14 +238,28 @@ def from_geojson(
         ignore=ignore,
         background=background,
         downsample=downsample,
+        order=order,
+        nuclei=nuclei,
+        remedy="give each a label, as --label 'Tumor=2', or leave it out, as --ignore 'Tumor'",
     )
     for kind, count in drawing.skipped.items():
         warn(NAME, f"{count} x {kind} left out: only polygons have an inside")
     if drawing.outside:
         warn(NAME, f"{drawing.outside} polygons lie beyond the canvas of {width} x {height} pixels")
+    if len(drawing.planes) > 1:
+        axes = {"z": sorted({z for z, _ in drawing.planes}), "t": sorted({t for _, t in drawing.planes})}
+        found = "; ".join(f"{axis} {', '.join(map(str, at))}" for axis, at in axes.items() if len(at) > 1)
+        warn(
+            NAME,
+            f"objects lie in {len(drawing.planes)} planes ({found}), and all are drawn on one canvas; "
+            "export one plane to draw it alone",
+        )
+    if drawing.nuclei:
+        warn(NAME, f"{drawing.nuclei} nuclei of cells left out; pass --nuclei VALUE to draw them")
+    coverage = Coverage()
     _write(
         out,
-        drawing.paint,
+        lambda rows, cols: drawing.paint(rows, cols, coverage),
         (height, width),
         mpp=mpp or slide_mpp,
         labels=() if labels else DEFAULT_LABELS,  # other values may mean anything
@@ -232,6 +267,13 @@ def from_geojson(
         workers=workers,
         overwrite=overwrite,
     )
+    covered, between = coverage.lost(drawing)
+    if covered:
+        order_hint = "; pass --order area to draw the smaller upon the larger" if order == "file" else ""
+        covering = "later" if order == "file" else "smaller"
+        warn(NAME, f"{_polygons(covered)} covered wholly by {covering} ones{order_hint}")
+    if between:
+        warn(NAME, f"{_polygons(between)} smaller than a pixel or between pixel centres, and not in the mask")
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
@@ -266,10 +308,13 @@ def ellipses(
 ) -> None:
     """Make a mask of any size from a seed.
 
-    Ellipses stand for glands. Every pixel depends on the seed and its position alone, so that a smaller mask
+    Ellipses stand for glands. Every pixel depends only on the seed and its position, so that a smaller mask
     is the corner of a larger one.
     """
     from .phantoms import Phantom
+    from .write import check_target
+
+    check_target(out, overwrite=overwrite)
 
     phantom = Phantom(seed, style, cell or {"tissue": 160, "speckle": 100}[style])
     _write(out, phantom.paint, size, mpp=mpp, workers=workers, overwrite=overwrite)
@@ -279,50 +324,52 @@ def ellipses(
 @click.argument("mask")
 @_with(*palette_options, debug_option)
 def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
-    """Show what a mask holds.
+    """Describe a mask.
 
-    Size, type, chunks, micrometres per pixel, and each label's share; MASK is read piece by piece.
+    Size, type, chunks, micrometres per pixel, and the share of each label. Of a Zarr, only the chunks that are stored are
+    read.
     """
-    import numpy as np
-
-    from .write import blocks
+    from .census import count_labels
 
     opened = _open(mask, palette, palette_tolerance)
     height, width = opened.shape
-    counts = np.zeros(256, np.int64)
+    facts = opened.describe()
     with progress(height * width / 1e6, "Mpx") as advance:
         advance(0)
-        for rows, cols in blocks(height, width, (1024, min(max(opened.chunks[1], 4096), 1 << 16))):
-            labels = opened[rows, cols]
-            counts += np.bincount(labels.reshape(-1), minlength=256)
-            advance(labels.size / 1e6)
-    facts = opened.describe()
+        counts = count_labels(opened, lambda pixels: advance(pixels / 1e6))
     click.echo(f"mask    {facts['source']} ({facts['kind']})")
     click.echo(f"size    {width} x {height} pixels (width x height)")
     click.echo(f"dtype   {facts['dtype']}")
     click.echo(f"chunks  {opened.chunks[1]} x {opened.chunks[0]} pixels")
+    if absent := getattr(opened.plane, "absent", 0):
+        click.echo(f"absent  {absent} tiles or strips")
     click.echo(f"mpp     {'unknown' if opened.mpp is None else f'{opened.mpp:g} um per pixel'}")
-    for value in np.flatnonzero(counts):
-        click.echo(f"label   {value:<3d} {100 * counts[value] / (height * width):7.3f} %")
+    for value, count in counts.items():
+        click.echo(f"label   {value:<3d} {100 * count / math.prod(opened.shape):7.3f} %")
 
 
 # What the commands share
 
 
-def _open(source: str, palette: str | None, tolerance: int) -> LabelMask:
+def _open(source: str, palette: str | None, tolerance: int, *, mpp: float | None = None) -> LabelMask:
+    """Open a mask and pass on its notes."""
     from .open import open_mask
-    from .palette import read_palette
+    from .palette import read_palette, read_png_colours
 
-    mask = open_mask(source, palette=read_palette(palette) if palette else None, palette_tolerance=tolerance)
+    colours = None
+    if palette is not None:
+        colours = read_png_colours(Path(source)) if palette == "indices" else read_palette(palette)
+    mask = open_mask(source, palette=colours, palette_tolerance=tolerance, use_palette=colours is not None)
     for note in mask.notes:
-        warn(NAME, f"{source}: {note}")
+        if mpp is None or not note.endswith(REMEDY):
+            warn(NAME, f"{source}: {note}")
     return mask
 
 
 def _canvas(
-    size: tuple[int, int] | None, like: Path | None, downsample: float
+    size: tuple[int, int] | None, like: Path | None, downsample: float, *, quiet: bool
 ) -> tuple[int, int, float | None]:
-    """Height, width and micrometres per pixel of the mask to draw."""
+    """Height, width and micrometres per pixel of the mask to draw; `quiet` where the user gives the latter."""
     if (size is None) == (like is None):
         raise click.UsageError("give either --size W,H or --like SLIDE")
     if size is not None:
@@ -330,13 +377,22 @@ def _canvas(
     assert like is not None
     from .canvas_size import image_size
 
-    height, width, mpp = image_size(like)
+    height, width, pixel = image_size(like)
+    for note in () if quiet else pixel.notes:
+        warn(NAME, f"{like}: {note}")
     height, width = (math.ceil(side / downsample) for side in (height, width))
-    return height, width, mpp * downsample if mpp else None
+    return height, width, pixel.mpp * downsample if pixel.mpp else None
+
+
+def _polygons(counts: Counter[str]) -> str:
+    """Count polygons and name their classes, as the beginning of a sentence."""
+    several = counts.total() > 1
+    names = ", ".join(f"{count} {name}" if several else name for name, count in counts.most_common(8))
+    return f"{counts.total()} polygon{'s' * several} ({names}{', ...' * (len(counts) > 8)}) {'are' if several else 'is'}"
 
 
 def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None, **options: Any) -> None:
-    """Write a mask of `size` (height, width) piece by piece, and say what was written."""
+    """Write a mask of `size` (height, width) piece by piece, and print what was written."""
     from .write import write_labels
 
     height, width = size

@@ -1,49 +1,72 @@
-"""Has the content of a mask changed, as far as its files say?"""
+"""Has the content of a mask changed, as far as its files say?
+
+Files that an operating system or a file manager leaves in a folder are no part of the mask: see `safron.io.files.is_foreign`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from safron.io.files import is_foreign, open_input
 
-# What stores say of a file that changes with it, by fsspec's many names.
+# What stores say of a file that changes with its content, by fsspec's many names.
 _CHANGED = ("ETag", "etag", "CRC", "mtime", "LastModified", "last_modified", "modified", "updated", "created")
+
+_PIECE = 1 << 20
 
 
 def file_facts(where: str) -> Iterator[str]:
     """Name, size and time (or ETag) of every file of a mask, in order of name."""
-    fs, root = fsspec.url_to_fs(where)
-    if isinstance(fs, LocalFileSystem):
-        yield from _local_facts(Path(root), "")
+    if "://" in where:
+        yield from _remote_facts(where)
         return
-    fs.invalidate_cache()  # else a store may tell what it saw before
+    for name, path in _local_files(where, ""):
+        facts = Path(path).stat()
+        yield f"{name} {facts.st_size} {facts.st_mtime_ns}\n"
+
+
+def content_facts(where: str) -> Iterator[str]:
+    """Name and content hash (or size and ETag) of every file of a mask, in order of name."""
+    if "://" in where:
+        yield from _remote_facts(where)
+        return
+    for name, path in _local_files(where, ""):
+        digest = hashlib.blake2b(digest_size=16)
+        with open_input(path) as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+        yield f"{name} {digest.hexdigest()}\n"
+
+
+def _remote_facts(url: str) -> Iterator[str]:
+    fs, root = fsspec.url_to_fs(url)
+    fs.invalidate_cache()  # or a store may answer from what it saw before
     found = fs.find(root, detail=True) or {root: fs.info(root)}
     for path in sorted(found):
+        name = re.sub("^" + re.escape(root), "", path)
+        if any(map(is_foreign, name.split("/"))):
+            continue
         facts = found[path]
         changed = next((facts[key] for key in _CHANGED if facts.get(key)), None)
         if changed is None:  # as over HTTP
-            raise OSError(f"{where}: its storage does not say when a file changed")
-        yield f"{re.sub('^' + re.escape(root), '', path)} {facts.get('size')} {changed}\n"
+            raise OSError(f"{url}: its storage does not say when a file changed")
+        yield f"{name} {facts.get('size')} {changed}\n"
 
 
-def _local_facts(path: Path, name: str) -> Iterator[str]:
-    """The same for a file or folder of this machine, with no more than one folder's names in memory."""
-    if not path.is_dir():
-        yield _fact(name, path.stat())
+def _local_files(path: str, name: str) -> Iterator[tuple[str, str]]:
+    """All files of a file or folder on this machine, with only one folder's names in memory at a time."""
+    if not Path(path).is_dir():
+        yield name, path
         return
     with os.scandir(path) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+        entries = sorted((entry for entry in found if not is_foreign(entry.name)), key=lambda e: e.name)
     for entry in entries:
-        inside = f"{name}/{entry.name}"
         if entry.is_dir():
-            yield from _local_facts(Path(entry.path), inside)
+            yield from _local_files(entry.path, f"{name}/{entry.name}")
         else:
-            yield _fact(inside, entry.stat())
-
-
-def _fact(name: str, facts: os.stat_result) -> str:
-    return f"{name} {facts.st_size} {facts.st_mtime_ns}\n"
+            yield f"{name}/{entry.name}", entry.path

@@ -1,10 +1,10 @@
 """How is an image file read as labels, region by region, without loading it?
 
-One channel is taken as labels, in a TIFF the numbers as they are stored, be they indices or inverted; colours
-are looked up in a palette. TIFF is read tile by tile (or strip by strip) with tifffile, because libvips returns
-wrong pixels for a damaged TIFF tile without an error. Slides of
-scanner vendors are read by OpenSlide, everything else by libvips, which unpacks formats without random access
-(PNG, JPEG) to memory or, where large, to a temporary file.
+One channel is taken as labels; in a TIFF these are the numbers as they are stored, even where they are indices of a colour
+map or white is 0. Colours are looked up in a palette. TIFF is read tile by tile (or strip by strip) with tifffile,
+because libvips returns wrong pixels for a damaged TIFF tile without an error. Slides in the formats of scanner vendors
+are read by OpenSlide, BMP by OpenCV, everything else by libvips, which decodes formats without random access (PNG, JPEG) to
+memory or, where large, to a temporary file.
 """
 
 from __future__ import annotations
@@ -14,40 +14,50 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
 
-from .chunk_cache import ReadChunk
 from .palette import Palette
-from .plane import ACCEPTED, UM_PER_UNIT, Plane
+from .pixel_size import PixelSize, from_slide, from_tiff, from_vips
+from .plane import ACCEPTED, Plane, ReadChunk
 
 MAX_SEGMENT = 1 << 26
 """Decoded bytes of one TIFF tile or strip; larger ones (whole images in a strip) are left to libvips."""
 
-MAX_PRINT_MPP = 20.0
-"""Coarser resolutions in an image file are meant for printers: 72 dpi reads as 353 um per pixel."""
-
-OME_UNITS = {
-    "nm": "nanometer",
-    "µm": "micrometer",
-    "um": "micrometer",
-    "mm": "millimeter",
-    "cm": "centimeter",
-    "m": "meter",
-}
-
-# TIFF's photometric interpretations.
-_WHITE_IS_0, _INDEXED, _CMYK = 0, 3, 5
-
 VIPS_INTEGERS = {"uchar": "u1", "char": "i1", "ushort": "u2", "short": "i2", "uint": "u4", "int": "i4"}
+
+# TIFF's photometric interpretations, kinds of extra samples, and codes of lossy compressions.
+_WHITE_IS_0, _INDEXED, _CMYK = 0, 3, 5
+_ALPHA = (1, 2)
+_LOSSY_TIFF = (
+    {6: "JPEG", 7: "JPEG", 33007: "JPEG", 34892: "JPEG", 34934: "JPEG XR", 22610: "JPEG XR"}
+    | dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000")
+    | {34927: "WebP", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"}
+)
+_LOSSY_VIPS = {
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "heif": "HEIF",
+    "jp2k": "JPEG 2000",
+    "jxl": "JPEG XL",
+    "uhdr": "JPEG",
+}
+_GDAL_NODATA = 42113
 
 
 class ImagePlane:
-    """What the readers share: one channel is labels, three or four are colours."""
+    """The part that all readers of images share: one channel holds labels, three or four hold colours.
+
+    Parameters
+    ----------
+    path : an existing file.
+    palette : for colours.
+    use_palette : whether grey is looked up in it as well.
+    """
 
     kind: str
     shape: tuple[int, int]
@@ -58,47 +68,116 @@ class ImagePlane:
     keep_chunks = False
     read_chunk: ReadChunk | None = None
 
-    def __init__(self, path: Path, palette: Palette) -> None:
+    def __init__(self, path: Path, palette: Palette, *, use_palette: bool) -> None:
         self.path = path
         self.palette = palette
+        self.use_palette = use_palette
+        self.alpha = self.white_is_0 = False
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
-        """Pixels [y, x, channel] of a region."""
+        """Pixels [y, x, channel] of a region, with alpha, if any, as the last channel."""
         raise NotImplementedError
 
     def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Labels [y, x] of an in-bounds region."""
         pixels = self.pixels(rows, cols)
-        if pixels.shape[2] < 3:
-            return pixels[:, :, 0]
-        return self.palette.labels(pixels[:, :, :3], rows.start, cols.start)
+        if self.alpha:
+            pixels = self._without_alpha(pixels, rows, cols)
+        if pixels.shape[2] >= 3:
+            return self.palette.labels(pixels[:, :, :3], rows.start, cols.start)
+        if self.use_palette:
+            if pixels.dtype == np.bool_:
+                pixels = pixels * np.uint8(255)
+            if self.white_is_0:
+                pixels = 255 - pixels
+            return self.palette.labels(np.repeat(pixels[:, :, :1], 3, axis=2), rows.start, cols.start)
+        return pixels[:, :, 0]
+
+    def _without_alpha(self, pixels: npt.NDArray[Any], rows: slice, cols: slice) -> npt.NDArray[Any]:
+        """Take transparent pixels as white, as slides show them; refuse them where numbers are labels."""
+        clear = pixels[:, :, -1] == 0
+        pixels = pixels[:, :, :-1]
+        if not clear.any():
+            return pixels
+        if pixels.shape[2] < 3 and not self.use_palette:
+            row, col = np.unravel_index(int(clear.argmax()), clear.shape)
+            raise BadInput(
+                f"the pixel at row {rows.start + row}, column {cols.start + col} is transparent, so its label is "
+                "not known; save the mask without an alpha channel"
+            )
+        return np.where(clear[:, :, None], np.uint8(255), pixels)
 
     def blame(self, rows: slice, cols: slice) -> str:
         """Name a region that cannot be read."""
         return f"rows {rows.start}..{rows.stop - 1}, columns {cols.start}..{cols.stop - 1}"
 
-    def require(self, bands: int, dtype: np.dtype[Any], *, cmyk: bool = False) -> None:
-        """Refuse what is neither labels nor colours with a palette; libvips counts alpha among the bands."""
-        self.dtype = dtype
+    def tell(self, size: PixelSize, *notes: str) -> None:
+        """Take over a pixel size, its notes, and others; empty ones are left out."""
+        self.mpp = size.mpp
+        self.notes = tuple(filter(None, (*self.notes, *size.notes, *notes)))
+
+    def require(
+        self,
+        bands: int,
+        dtype: np.dtype[Any],
+        *,
+        alpha: bool = False,
+        cmyk: bool = False,
+        indexed: bool = False,
+    ) -> None:
+        """Refuse everything but labels, and colours with a palette.
+
+        Parameters
+        ----------
+        bands : channels, without alpha.
+        dtype : of the pixels.
+        alpha : whether there is an alpha channel.
+        cmyk : whether the colours are inks.
+        indexed : whether the colours come from a table in the file.
+        """
+        self.dtype, self.alpha = dtype, alpha
         if cmyk:
             raise BadInput("its colours are inks (CMYK); colour-coded masks are RGB: convert it")
         if dtype.kind not in "bui":
             raise BadInput(f"it holds {dtype}; labels are whole numbers from 0 to 255: save it as 8 bit")
         if bands > 4:
             raise BadInput(f"it has {bands} channels; a mask has one channel of labels, or colours")
-        if bands > 2 and dtype != np.uint8:
+        looked_up = bands > 2 or self.use_palette
+        if looked_up and dtype not in (np.uint8, np.bool_):
             raise BadInput(f"its colours are {dtype}; colour-coded masks have 8 bits a channel")
         if bands > 2 and not self.palette.colours:
+            if indexed:
+                raise BadInput(
+                    "it is an indexed image: its pixels are numbers of colours in a table; to take these numbers as "
+                    f"labels, copy it with safron-mask import {self.path.name} mask.zarr --palette indices"
+                )
             raise BadInput(
                 "it is a colour image; a palette must say which colour means which label: see --palette"
             )
+        if bands < 3 and self.use_palette and not self.palette.has_grey:
+            raise BadInput(
+                "it is a grey image, and no colour of the palette is a grey; leave the palette out"
+            )
+        if alpha and looked_up:
+            self.notes = ("its transparent pixels, if any, are read as white",)
+
+
+def _lossy(name: str | None) -> str:
+    """Note on a compression that changes pixels, or may; empty for the others."""
+    if name is None:
+        return ""
+    surely = "is" if name == "JPEG" else "may be"
+    return (
+        f"it is stored as {name}, which {surely} lossy, so that labels may be wrong, most of all along their borders; "
+        "export it as PNG, TIFF with deflate, or Zarr"
+    )
 
 
 class TiffPlane(ImagePlane):
     """The first image of a TIFF file: only the tiles or strips of a region are read."""
 
-    def __init__(self, path: Path, palette: Palette) -> None:
-        super().__init__(path, palette)
+    def __init__(self, path: Path, palette: Palette, *, use_palette: bool) -> None:
+        super().__init__(path, palette, use_palette=use_palette)
         import tifffile
 
         with _silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tif:
@@ -108,15 +187,24 @@ class TiffPlane(ImagePlane):
             if len(series.pages) > 1:
                 raise BadInput(f"it holds {len(series.pages)} planes ({series.axes}); a mask has one")
             self.page: Any = tif.pages.first
-            self.mpp = tiff_mpp(self.page, tif.ome_metadata)
             page = self.page
+            size, lossy = from_tiff(tif), _lossy(_LOSSY_TIFF.get(int(page.compression)))
             _ = page.jpegtables, page.dataoffsets, page.databytecounts, page.decode  # read while it is open
+            nodata = page.tags.valueof(_GDAL_NODATA)
         self.shape = (page.imagelength, page.imagewidth)
         self.chunks = (min(page.chunks[0], self.shape[0]), min(page.chunks[1], self.shape[1]))
         self.kind = "tiled TIFF" if page.is_tiled else "TIFF in strips"
         if page.planarconfig != 1 and page.is_tiled:
             raise BadInput("its channels lie apart, in tiles, which nothing here reads; save them together")
-        self.require(page.samplesperpixel, np.dtype(page.dtype), cmyk=page.photometric == _CMYK)
+        alpha = page.samplesperpixel in (2, 4) and page.extrasamples[-1:] in [(kind,) for kind in _ALPHA]
+        self.require(
+            page.samplesperpixel - alpha, np.dtype(page.dtype), alpha=alpha, cmyk=page.photometric == _CMYK
+        )
+        if use_palette and page.photometric == _INDEXED:
+            raise BadInput(
+                "it is an indexed image, and its indices are not grey levels; leave the palette out"
+            )
+        self.white_is_0 = page.photometric == _WHITE_IS_0
         large = np.prod(page.chunks) * self.dtype.itemsize > MAX_SEGMENT
         if large and page.photometric in (_WHITE_IS_0, _INDEXED):
             # libvips would give what they look like.
@@ -125,15 +213,26 @@ class TiffPlane(ImagePlane):
             )
         if page.planarconfig != 1 or page.imagedepth > 1 or large:
             raise NotImplementedError
+        segments = -(-self.shape[0] // page.chunks[0]) * -(-self.shape[1] // page.chunks[1])
+        listed = min(len(page.dataoffsets), len(page.databytecounts))
+        if listed < segments:
+            raise BadInput(f"it lists {listed} of its {segments} tiles or strips; was it written completely?")
+        self.absent = sum(count == 0 for count in page.databytecounts[:segments])
+        self.fill, absent = _fill(nodata, self.dtype), ""
+        if self.absent:
+            absent = (
+                f"{self.absent} of its {segments} tiles or strips are absent; they are read as {self.fill}"
+            )
+            absent += "" if nodata is None else f", from its nodata value of {nodata}"
+        self.tell(size, lossy, absent)
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Pixels [y, x, channel] of a region."""
         height, width = self.page.chunks[:2]
         across = -(-self.shape[1] // width)
-        region = np.zeros(
-            (rows.stop - rows.start, cols.stop - cols.start, self.page.samplesperpixel), self.dtype
-        )
-        with self.path.open("rb") as file:  # a handle of its own keeps concurrent reads apart
+        shape = (rows.stop - rows.start, cols.stop - cols.start, self.page.samplesperpixel)
+        region = np.full(shape, self.fill, self.dtype)
+        with self.path.open("rb") as file:  # a handle for each read keeps concurrent reads apart
             for row in range(rows.start // height, -(-rows.stop // height)):
                 for col in range(cols.start // width, -(-cols.stop // width)):
                     tile = self._segment(file, row * across + col)
@@ -148,7 +247,7 @@ class TiffPlane(ImagePlane):
         return region
 
     def _segment(self, file: Any, index: int) -> npt.NDArray[Any] | None:
-        """Decode a tile or strip [y, x, channel]; None where the file leaves it out, which means zeros."""
+        """Decode a tile or strip [y, x, channel]; None where it is absent."""
         count = self.page.databytecounts[index]
         if count == 0:
             return None
@@ -164,28 +263,37 @@ class TiffPlane(ImagePlane):
 
 
 class VipsPlane(ImagePlane):
-    """Any other image; libvips unpacks what has no random access once, at the first read."""
+    """Any other image; libvips decodes formats without random access once, at the first read.
 
-    def __init__(self, path: Path, palette: Palette) -> None:
-        super().__init__(path, palette)
+    Parameters
+    ----------
+    size : of a pixel, where another reader has found it; else libvips is asked.
+    """
+
+    def __init__(
+        self, path: Path, palette: Palette, *, use_palette: bool, size: PixelSize | None = None
+    ) -> None:
+        super().__init__(path, palette, use_palette=use_palette)
         import pyvips
 
         # revalidate: libvips would otherwise answer from its cache after the file was replaced
         image = pyvips.Image.new_from_file(str(path), fail_on="truncated", revalidate=True)
-        bits = image.get("bits-per-sample") if "bits-per-sample" in image.get_fields() else 8
-        if image.hasalpha():
-            image = image[: image.bands - 1]
-        if image.bands == 1 and bits < 8 and image.format == "uchar":
+        fields = image.get_fields()
+        bits = image.get("bits-per-sample") if "bits-per-sample" in fields else 8
+        alpha = bool(image.hasalpha())
+        if image.bands == 1 and bits < 8 and image.format == "uchar" and not use_palette:
             image = image // (255 // ((1 << bits) - 1))  # libvips stretches 1, 2 and 4 bits over 0..255
             image = image.cast("uchar")
         self.image: Any = image
         self.shape = (image.height, image.width)
         self.chunks = (min(512, image.height), min(512, image.width))
-        loader = image.get("vips-loader") if "vips-loader" in image.get_fields() else "vips"
-        self.kind = f"{loader.removesuffix('load').removesuffix('_source')} image"
-        self.mpp = print_mpp(1000.0 / image.yres)
+        loader = image.get("vips-loader") if "vips-loader" in fields else "vips"
+        loader = loader.removesuffix("_source").removesuffix("load")
+        self.kind = f"{loader} image"
         dtype = np.dtype(VIPS_INTEGERS.get(image.format, "f4"))
-        self.require(image.bands, dtype, cmyk=image.interpretation == "cmyk")
+        cmyk, indexed = image.interpretation == "cmyk", "palette" in fields
+        self.require(image.bands - alpha, dtype, alpha=alpha, cmyk=cmyk, indexed=indexed)
+        self.tell(size or from_vips(image), _lossy(_LOSSY_VIPS.get(loader)))
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Pixels [y, x, channel] of a region."""
@@ -194,21 +302,46 @@ class VipsPlane(ImagePlane):
         return region.reshape(size[1], size[0], -1)
 
 
+class BitmapPlane(ImagePlane):
+    """A Windows bitmap, which libvips does not read; OpenCV reads it whole."""
+
+    def __init__(self, path: Path, palette: Palette, *, use_palette: bool) -> None:
+        super().__init__(path, palette, use_palette=use_palette)
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise BadInput("it is a damaged bitmap, or of a kind that is not read; save it as PNG")
+        image = image[:, :, None] if image.ndim == 2 else image
+        # OpenCV stores blue first, and alpha, if any, last.
+        self._pixels: npt.NDArray[Any] = (
+            image[:, :, [2, 1, 0, 3][: image.shape[2]]] if image.shape[2] > 2 else image
+        )
+        self.shape = (image.shape[0], image.shape[1])
+        self.chunks = (min(512, self.shape[0]), min(512, self.shape[1]))
+        self.kind = "bmp image"
+        alpha = image.shape[2] == 4
+        self.require(image.shape[2] - alpha, image.dtype, alpha=alpha)
+
+    def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
+        """Pixels [y, x, channel] of a region."""
+        return self._pixels[rows, cols]
+
+
 class SlidePlane(ImagePlane):
     """A colour-coded slide in a scanner vendor's format."""
 
-    def __init__(self, path: Path, palette: Palette) -> None:
-        super().__init__(path, palette)
+    def __init__(self, path: Path, palette: Palette, *, use_palette: bool) -> None:
+        super().__init__(path, palette, use_palette=use_palette)
         import openslide
 
         self.slide: Any = openslide.OpenSlide(path)
         width, height = self.slide.dimensions
         self.shape = (height, width)
         self.chunks = (min(512, height), min(512, width))
-        self.kind = f"{self.slide.properties[openslide.PROPERTY_NAME_VENDOR]} slide"
-        mpp = self.slide.properties.get(openslide.PROPERTY_NAME_MPP_Y)
-        self.mpp = float(mpp) if mpp else None
-        self.require(3, np.dtype(np.uint8))
+        vendor = self.slide.properties[openslide.PROPERTY_NAME_VENDOR]
+        self.kind = f"{vendor} slide"
+        self.require(3, np.dtype(np.uint8), alpha=True)
+        self.tell(from_slide(self.slide))
+        self.notes += ("slides are mostly stored as JPEG, which changes colours along borders of labels",)
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Pixels [y, x, channel] of a region."""
@@ -216,7 +349,9 @@ class SlidePlane(ImagePlane):
         return np.asarray(self.slide.read_region((cols.start, rows.start), 0, size))
 
 
-def open_image(path: Path, name: str, colours: Mapping[int, RGB], tolerance: int) -> Plane:
+def open_image(
+    path: Path, name: str, colours: Mapping[int, RGB], tolerance: int, *, use_palette: bool = False
+) -> Plane:
     """Open an image file with the reader that suits it.
 
     Parameters
@@ -224,6 +359,7 @@ def open_image(path: Path, name: str, colours: Mapping[int, RGB], tolerance: int
     path : an existing file.
     name : how messages call it.
     colours, tolerance : see `Palette`.
+    use_palette : look grey images up in the palette as well.
 
     Raises
     ------
@@ -232,15 +368,16 @@ def open_image(path: Path, name: str, colours: Mapping[int, RGB], tolerance: int
     """
     try:
         palette = Palette(colours, tolerance)
-        vendor = slide_vendor(path)
-        if vendor not in (None, "generic-tiff"):
-            return SlidePlane(path, palette)
+        if slide_vendor(path) not in (None, "generic-tiff"):
+            return SlidePlane(path, palette, use_palette=use_palette)
         if is_tiff(path):
             try:
-                return TiffPlane(path, palette)
+                return TiffPlane(path, palette, use_palette=use_palette)
             except NotImplementedError:  # planes apart, or the whole image in one strip
-                return VipsPlane(path, palette)
-        return VipsPlane(path, palette)
+                size = tiff_size(path)[2]
+                return VipsPlane(path, palette, use_palette=use_palette, size=size)
+        reader = BitmapPlane if _starts(path, b"BM") else VipsPlane
+        return reader(path, palette, use_palette=use_palette)
     except BadInput as error:
         raise BadInput(f"mask {name}: {error}") from None
     except Exception as error:  # each library has exceptions of its own
@@ -249,7 +386,7 @@ def open_image(path: Path, name: str, colours: Mapping[int, RGB], tolerance: int
 
 @contextmanager
 def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Keep a library from telling of a fault that comes as an exception as well."""
+    """Keep a library from logging a fault that it also raises as an exception."""
     before, logger.disabled = logger.disabled, True
     try:
         yield
@@ -258,9 +395,10 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
 
 
 def shown_area(slide: Any) -> tuple[int, int, int, int]:
-    """Find what QuPath shows of a slide that OpenSlide has opened: y, x, height, width in pixels of level 0.
+    """Area that QuPath shows of a slide that OpenSlide has opened: y, x, height, width in pixels of level 0.
 
-    Some scanners (MRXS, SCN) scan parts of a large canvas. QuPath cuts it to their bounds, and counts from there.
+    Some scanners (MRXS, SCN) scan parts of a large canvas. QuPath crops it to the bounds of these parts, and counts
+    coordinates from there.
     """
     names = (f"openslide.bounds-{name}" for name in ("y", "x", "height", "width"))
     try:
@@ -280,24 +418,27 @@ def slide_vendor(path: Path) -> str | None:
 
 def is_tiff(path: Path) -> bool:
     """Whether a file begins as a TIFF or BigTIFF does."""
+    return _starts(path, b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def tiff_size(path: Path) -> tuple[int, int, PixelSize]:
+    """Height, width and pixel size of the first image of a TIFF."""
+    import tifffile
+
+    with _silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tif:
+        page = tif.pages.first
+        return page.imagelength, page.imagewidth, from_tiff(tif)
+
+
+def _starts(path: Path, *signatures: bytes) -> bool:
     with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+        return file.read(4).startswith(signatures)
 
 
-def print_mpp(mpp: float) -> float | None:
-    """Return a pixel size in um, or None where it is a resolution for printers, or none at all."""
-    return mpp if 0 < mpp <= MAX_PRINT_MPP else None
-
-
-def tiff_mpp(page: Any, ome: str | None) -> float | None:
-    """Micrometres along a pixel's height: OME-XML first, then the resolution tags."""
-    if ome:
-        pixels = ElementTree.fromstring(ome).find(".//{*}Pixels")
-        if pixels is not None and "PhysicalSizeY" in pixels.attrib:
-            unit = OME_UNITS.get(pixels.get("PhysicalSizeYUnit", "µm"))
-            return float(pixels.attrib["PhysicalSizeY"]) * UM_PER_UNIT[unit] if unit else None
-    resolution, unit = page.tags.valueof("YResolution"), page.tags.valueof("ResolutionUnit")
-    um_per_unit = {2: UM_PER_UNIT["inch"], 3: UM_PER_UNIT["centimeter"]}.get(int(unit or 0))
-    if not resolution or not um_per_unit or 0 in resolution:
-        return None
-    return print_mpp(um_per_unit * resolution[1] / resolution[0])
+def _fill(nodata: Any, dtype: np.dtype[Any]) -> int:
+    """Value of absent tiles: GDAL's nodata value where the pixels can hold it, else 0."""
+    try:
+        value = float(nodata)
+        return int(value) if value == int(value) == np.array(int(value)).astype(dtype) else 0
+    except (TypeError, ValueError, OverflowError):
+        return 0

@@ -2,32 +2,36 @@ r"""Which label does each canvas pixel have?
 
 A `LabelMask` is a checked, lazy view of a mask: nothing is read before it is sliced, every slice is uint8,
 and a value that is no label stops the read with its value and its place. `safron.io.masks.open.open_mask` makes one
-from a Zarr array, an OME-Zarr image, any image file that tifffile, libvips or OpenSlide reads, or an array in memory::
+from a Zarr array, an OME-Zarr image, any image file that tifffile, libvips, OpenCV or OpenSlide reads, or an array in
+memory::
 
-    Zarr v2, v3     ArrayPlane  \
-    array in memory ArrayPlane   \
-    TIFF            TiffPlane     >  read(rows, cols) -> integers  ->  LabelMask: bounds, values, messages
-    slide           SlidePlane   /
-    other image     VipsPlane   /
+    Zarr v2, v3            ArrayPlane  \
+    array in memory, .npy  ArrayPlane   \
+    TIFF                   TiffPlane     >  read(rows, cols) -> integers  ->  LabelMask: bounds, values, messages
+    slide                  SlidePlane   /
+    other image            VipsPlane   /
 """
 
 from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, Failed, SafronError, one_line
 
-from .chunk_cache import ChunkCache
-from .fingerprint import file_facts
+from .chunk_cache import CACHE_BYTES, ChunkCache
+from .fingerprint import content_facts, file_facts
 from .plane import Plane
 
 Labels = npt.NDArray[np.uint8]
 Reopen = tuple[Callable[..., "LabelMask"], tuple[Any, ...]]
+
+MAX_SIDE = (1 << 32) - 1
+"""Pixels a side that a TIFF can count; larger masks are refused when they are opened, whatever holds them."""
 
 
 class LabelMask:
@@ -39,8 +43,20 @@ class LabelMask:
     ----------
     plane : where the pixels come from.
     source : how messages call the mask.
-    reopen : a function, and its arguments, that make this mask again: a name, a path or URL, and whatever decides how
+    reopen : a function and its arguments that make this mask again: a name, a path or URL, and whatever decides how
         its labels are read; None for an array in memory.
+
+    Attributes
+    ----------
+    shape : height and width in pixels, exact, each from 1 to `MAX_SIDE`.
+    mpp : micrometres along a pixel's side; None where unknown.
+    chunks : height and width of what is decoded as one piece.
+    notes : what the user should know: what was not understood, taken for granted, or may be wrong.
+
+    Raises
+    ------
+    BadInput
+        The plane is empty, or has more than `MAX_SIDE` pixels a side.
 
     Examples
     --------
@@ -52,9 +68,15 @@ class LabelMask:
     """
 
     def __init__(self, plane: Plane, source: str, reopen: Reopen | None = None) -> None:
+        height, width = plane.shape
         if 0 in plane.shape:
             raise BadInput(
-                f"mask {source}: it is empty ({plane.shape[0]} x {plane.shape[1]} pixels); it needs a pixel at least"
+                f"mask {source}: it is empty ({height} x {width} pixels); it needs a pixel at least"
+            )
+        if max(plane.shape) > MAX_SIDE:
+            raise BadInput(
+                f"mask {source}: it declares {width} x {height} pixels (width x height), and a slide has at most "
+                f"{MAX_SIDE} a side; cut it up, or correct its metadata"
             )
         self.plane = plane
         self.source = source
@@ -113,20 +135,26 @@ class LabelMask:
                 )
         return np.ascontiguousarray(values, np.uint8)
 
-    def keep_chunks(self, *, block: int, workers: int) -> int:
-        """From now on keep decoded chunks for `workers` that read about `block` x `block` pixels at a time.
+    def keep_chunks(self, *, block: int, workers: int, max_bytes: int = CACHE_BYTES) -> int:
+        """From now on keep decoded chunks, for threads that read overlapping regions in raster order.
+
+        Parameters
+        ----------
+        block : pixels a side of most regions.
+        workers : threads that read at a time.
+        max_bytes : memory for the chunks that are kept. At least one is kept, whatever its size.
 
         Returns
         -------
-        nbytes : the most memory that they will take.
+        nbytes : upper bound on the memory that the chunks will take, including those being decoded.
         """
         if not self.plane.keep_chunks:
             return 0
-        self._cache = ChunkCache(self.plane, block, workers)
+        self._cache = ChunkCache(self.plane, block, workers, max_bytes=max_bytes)
         return self._cache.nbytes
 
     def describe(self) -> dict[str, Any]:
-        """Everything known without reading pixels, as JSON-ready values."""
+        """Everything that is known without reading pixels, as JSON-ready values."""
         return {
             "source": self.source,
             "kind": self.plane.kind,
@@ -136,17 +164,32 @@ class LabelMask:
             "mpp": self.mpp,
         }
 
-    def stamp(self) -> str:
-        """Hash that changes when the mask's content may have changed.
+    def fingerprint(self) -> str:
+        """Hash of the mask's content: of a copy it is the same, whatever the times of its files.
 
-        Files answer with their names, sizes and times (on object stores with their ETags), so that a huge
-        mask is not read; arrays in memory answer with their content.
+        Local files are read (as they are stored, so compressed), but not decoded; object stores answer with sizes
+        and ETags.
 
         Raises
         ------
         OSError
             The files are gone, or their storage does not list them or does not say when they change.
         """
+        return self._digest(content_facts)
+
+    def change_token(self) -> str:
+        """Hash of the names, sizes and times of the mask's files, which is cheap, for detecting changes while it is in use.
+
+        Equal tokens mean an unchanged mask; different ones mean that its content may have changed.
+
+        Raises
+        ------
+        OSError
+            See `fingerprint`.
+        """
+        return self._digest(file_facts)
+
+    def _digest(self, facts: Callable[[str], Iterator[str]]) -> str:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.shape, str(self.plane.dtype))).encode())
         if self._reopen is None:
@@ -157,13 +200,13 @@ class LabelMask:
         else:
             _, (_, where, *reading) = self._reopen
             digest.update(repr(tuple(reading)).encode())
-            for line in file_facts(where):
+            for line in facts(where):
                 digest.update(line.encode())
         return digest.hexdigest()
 
     @property
     def in_memory(self) -> bool:
-        """Whether it is an array of this process, which other processes cannot open."""
+        """Whether it is an array of this process, which no other process can open."""
         return self._reopen is None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -173,9 +216,6 @@ class LabelMask:
 
     def __repr__(self) -> str:
         return f"LabelMask({self.source}, {self.shape[0]} x {self.shape[1]}, {self.plane.kind})"
-
-
-# Small things
 
 
 def _bounded(part: slice, size: int) -> slice:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, convert
+from safron.io.files import open_input, parse_text
 from safron.io.legend import DEFAULT_LABELS
 
 _STRIP = 64
@@ -29,12 +30,17 @@ class _Entry(Struct):
 
 
 class Palette:
-    """Colours to labels.
+    """Converts colours to labels.
 
     Parameters
     ----------
     colours : label value, 0..255, to RGB.
     tolerance : largest difference in any channel, 0..255, to the nearest colour.
+
+    Raises
+    ------
+    BadInput
+        A value, a channel or the tolerance is out of range, or two labels have the same colour.
     """
 
     def __init__(self, colours: Mapping[int, RGB], tolerance: int = 0) -> None:
@@ -47,6 +53,11 @@ class Palette:
             raise BadInput("palette: two labels have the same colour")
         self.colours = dict(colours)
         self.tolerance = tolerance
+
+    @property
+    def has_grey(self) -> bool:
+        """Whether any of the colours is a grey, so that a grey image may be looked up."""
+        return any(len(set(rgb)) == 1 for rgb in self.colours.values())
 
     def labels(self, rgb: npt.NDArray[np.uint8], y: int, x: int) -> npt.NDArray[np.uint8]:
         """Look colours up.
@@ -63,10 +74,10 @@ class Palette:
         Raises
         ------
         BadInput
-            A colour is in no palette entry's reach.
+            A colour is further than the tolerance from every colour of the palette.
         """
         labels = np.empty(rgb.shape[:2], np.uint8)
-        for top in range(0, len(rgb), _STRIP):  # distances take more memory than the colours themselves
+        for top in range(0, len(rgb), _STRIP):  # the distances take more memory than the colours
             strip = slice(top, min(top + _STRIP, len(rgb)))
             labels[strip] = self._labels(np.ascontiguousarray(rgb[strip]), y + top, x)
         return labels
@@ -96,7 +107,7 @@ class Palette:
 
 
 def read_palette(source: str) -> dict[int, RGB]:
-    """Colours by label value.
+    """Read a palette: colours by label value.
 
     Parameters
     ----------
@@ -107,16 +118,11 @@ def read_palette(source: str) -> dict[int, RGB]:
     Raises
     ------
     BadInput
-        The file is missing, no JSON, or of another form.
+        The file is missing, not JSON, or has another form.
     """
     if source == "builtin":
         return {label.value: label.color for label in DEFAULT_LABELS}
-    try:
-        document = json.loads(Path(source).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"palette {source}: {error.strerror}; pass a JSON file or 'builtin'") from error
-    except ValueError as error:
-        raise BadInput(f"palette {source}: no JSON ({error})") from error
+    document = parse_text(source, json.loads, kind="JSON", name="palette ", remedy=_FORM)
     kind: Any = dict[Byte, _Color]
     if isinstance(document, dict) and "labels" in document:
         document = document["labels"]
@@ -132,3 +138,30 @@ def _rgb(color: RGB | str) -> RGB:
         red, green, blue = bytes.fromhex(color.removeprefix("#"))
         return red, green, blue
     return color
+
+
+def read_png_colours(path: Path) -> dict[int, RGB]:
+    """Read the colour table of an indexed PNG: RGB by index, the first index of each colour.
+
+    Raises
+    ------
+    BadInput
+        The file is not an indexed PNG.
+    """
+    with open_input(path) as file:
+        data = file.read(1 << 16)  # the table precedes the pixels
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\3":
+        start = 8
+        while start + 8 <= len(data):
+            size, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+            if kind == b"PLTE":
+                table = data[start + 8 : start + 8 + size]
+                colours: dict[RGB, int] = {}
+                for index in range(len(table) // 3):
+                    red, green, blue = table[3 * index : 3 * index + 3]
+                    colours.setdefault((red, green, blue), index)
+                return {index: rgb for rgb, index in colours.items()}
+            start += 12 + size
+    raise BadInput(
+        f"palette indices: {path} is not an indexed PNG; leave the palette out, or give its colours"
+    )

@@ -1,11 +1,11 @@
-"""What does a mask look like that no tissue was needed for?
+"""How is a mask of any size made from a seed alone?
 
-Ellipses stand for glands, on stroma with glass in it, at any size: every pixel is a pure function of the seed and
-its position, so chunks can be made in any order and number, and a smaller canvas is a corner of a larger one.
+Ellipses stand for glands, in stroma surrounded by background. Every pixel is a pure function of the seed and its position,
+so chunks can be made in any order and in parallel, and a smaller canvas is a corner of a larger one.
 
-    speckle    section III-C of the SAFRON paper: 3 to 7 ellipses per 100 x 100 pixels, wherever they fall; each
-               other pixel is stroma with probability 0.9, else background
-    tissue     ellipses that keep a gap between them, like crypts, in tissue with glass beside it and slits in it
+    speckle    section III-C of the SAFRON paper: 3 to 7 ellipses per 100 x 100 pixels, at random places; each other
+               pixel is stroma with probability 0.9, else background
+    tissue     ellipses with gaps between them, like crypts, in tissue with background beside it and slits in it
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Array = npt.NDArray[np.float64]
 BACKGROUND, STROMA, GLAND = 0, 1, 2
 
 SMALLEST, LARGEST = 0.08, 0.18
-"""Half axes of the ellipses of "speckle", in sides of a cell."""
+"""Range of the half axes of the ellipses of "speckle", in units of the cell."""
 
 PITCH = 0.48
-"""Distance of ellipses in "tissue", in sides of a cell: about five in a cell."""
+"""Distance between ellipses of "tissue", in units of the cell: about five fit in a cell."""
 
-GLASS, BARE = 0.55, 1.5
-"""Standard normal fields above these make glass (29 % of the canvas) and stroma without ellipses (7 %)."""
+OUTSIDE, BARE = 0.55, 1.5
+"""Thresholds on standard normal fields: above them lie background (29 % of the canvas) and stroma without ellipses (7 %)."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,14 @@ class Phantom:
 
     Attributes
     ----------
-    seed : any whole number.
+    seed : any integer.
     style : "tissue" or "speckle".
-    cell : side in pixels of the square that holds 3 to 7 ellipses (in "tissue", about five).
+    cell : side in pixels, at least 16, of the square that holds 3 to 7 ellipses (in "tissue", about five).
+
+    Raises
+    ------
+    BadInput
+        The cell is smaller.
     """
 
     seed: int
@@ -48,7 +53,9 @@ class Phantom:
 
     def __post_init__(self) -> None:
         if self.cell < 16:
-            raise BadInput(f"cell of {self.cell} pixels: ellipses would be specks; at least 16")
+            raise BadInput(
+                f"cell of {self.cell} pixels: its ellipses would be single pixels; give at least 16"
+            )
 
     def paint(self, rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
         """Labels of a region.
@@ -79,13 +86,13 @@ class Phantom:
         return labels
 
     def _ellipses(self, rows: slice, cols: slice) -> Array:
-        """Ellipses that may reach into a region: [n, 5] of y, x, half axes and angle in radians."""
+        """Ellipses that may overlap a region: [n, 5] of y, x, half axes and angle in radians."""
         if self.style == "speckle":
             return self._scattered(rows, cols)
         return self._packed(rows, cols)
 
     def _scattered(self, rows: slice, cols: slice) -> Array:
-        """Three to seven ellipses in each cell of the region and in those around it."""
+        """Three to seven ellipses in each cell of the region and of its surroundings."""
         cell_y, cell_x = _span(rows, self.cell, 1)[:, None, None], _span(cols, self.cell, 1)[None, :, None]
         place = cell_y, cell_x, np.arange(7)
         u = [_uniform(self.seed, 1 + draw, *place) for draw in range(5)]
@@ -95,7 +102,7 @@ class Phantom:
         return np.stack([*ellipses, np.pi * u[4]], axis=-1)[np.arange(7) < count]
 
     def _packed(self, rows: slice, cols: slice) -> Array:
-        """One ellipse to each point of a shaken triangular lattice, as wide as its nearest neighbour allows."""
+        """One ellipse at each point of a jittered triangular lattice, as wide as its nearest neighbour allows."""
         pitch = PITCH * self.cell
         row, col = _span(rows, pitch * 0.75**0.5, 4), _span(cols, pitch, 4)
         place = row[:, None], col[None, :]
@@ -110,33 +117,33 @@ class Phantom:
         return found[self._in_tissue(found)]
 
     def _in_tissue(self, found: Array) -> npt.NDArray[np.bool_]:
-        """Tell which ellipses are to be kept: clear of glass, and not where stroma is bare."""
+        """Select the ellipses that are clear of background and of bare stroma."""
         y, x, long = found[:, 0], found[:, 1], 1.2 * found[:, 2]
         kept = _field(self.seed, 24, y, x, 5.0 * self.cell, grid=False) < BARE
         for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-            kept &= self._tissue(y + dy * long, x + dx * long, grid=False) < GLASS
+            kept &= self._tissue(y + dy * long, x + dx * long, grid=False) < OUTSIDE
         return kept
 
     def _tissue(self, y: Array, x: Array, *, grid: bool) -> Array:
-        """Field that makes glass where it is high: standard normal at each pixel."""
+        """Field that is standard normal at each pixel; background lies where it is high."""
         coarse = _field(self.seed, 20, y, x, 10.0 * self.cell, grid=grid)
         fine = _field(self.seed, 21, y, x, 2.0 * self.cell, grid=grid)
         return 0.95 * coarse + 0.31 * fine
 
     def _open(self, ys: Array, xs: Array) -> npt.NDArray[np.bool_]:
-        """Glass beside the tissue, and slits in it: along the zero line of one field, where another is high."""
+        """Background beside the tissue, and slits in it, along the zero line of one field where another is high."""
         line = np.abs(_field(self.seed, 22, ys, xs, 2.5 * self.cell, grid=True))
         opening = _field(self.seed, 23, ys, xs, 3.0 * self.cell, grid=True) - 0.9
-        return (line < 0.06 * opening) | (self._tissue(ys, xs, grid=True) > GLASS)
+        return (line < 0.06 * opening) | (self._tissue(ys, xs, grid=True) > OUTSIDE)
 
 
 def _span(part: slice, pitch: float, more: int) -> npt.NDArray[np.int64]:
-    """Lattice places within `more` steps of a range of pixels."""
+    """Lattice points within `more` steps of a range of pixels."""
     return np.arange(int(part.start // pitch) - more, int((part.stop - 1) // pitch) + more + 1)
 
 
 def _nearest(y: Array, x: Array) -> tuple[Array, Array]:
-    """Distance and direction to the nearest neighbour, for all but the two outer rows and columns."""
+    """Distance and direction to the nearest neighbour, for all points but the two outer rows and columns."""
     rows, cols = y.shape[0] - 4, y.shape[1] - 4
     nearest, direction = np.full((rows, cols), np.inf), np.zeros((rows, cols))
     for down in range(5):
@@ -152,7 +159,7 @@ def _nearest(y: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _field(seed: int, stream: int, y: Array, x: Array, scale: float, *, grid: bool) -> Array:
-    """Smooth noise, standard normal at each point, with hills about `scale` pixels wide.
+    """Smooth noise, standard normal at each point, with features about `scale` pixels wide.
 
     A lattice of independent normals every `scale` pixels, interpolated by the cubic B-spline. The four terms of
     each axis are summed one by one: a matrix product would round differently in blocks of different shape.
@@ -190,19 +197,19 @@ def _spline(at: Array, scale: float) -> tuple[npt.NDArray[np.int64], Array]:
     first = np.floor(place)
     t = place - first
     weights: Array = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
-    # Written out: a sum over an axis may be taken in another order for another number of positions.
+    # Written out: NumPy may sum over an axis in another order for another number of positions.
     squares = weights[0] ** 2 + weights[1] ** 2 + weights[2] ** 2 + weights[3] ** 2
     return first.astype(np.int64) - 1, weights / np.sqrt(squares)
 
 
 def _normal(seed: int, stream: int, *place: npt.NDArray[np.int64]) -> Array:
-    """Independent standard normals, by Box and Muller."""
+    """Independent standard normal numbers, by the Box-Muller transform."""
     radius: Array = np.sqrt(-2 * np.log1p(-_uniform(seed, 2 * stream, *place)))
     return radius * np.cos(2 * np.pi * _uniform(seed, 2 * stream + 1, *place))
 
 
 def _uniform(seed: int, stream: int, *place: npt.NDArray[np.int64]) -> Array:
-    """Independent uniform numbers in [0, 1) for whole-number positions, broadcast together.
+    """Independent uniform numbers in [0, 1) for integer positions, broadcast together.
 
     The finalizer of SplitMix64 after each coordinate; every output bit depends on every input bit.
     """

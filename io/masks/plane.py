@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .chunk_cache import ReadChunk
-
 ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup")
-"""A folder that holds one of these is a Zarr array or group."""
+"""A folder that holds one of these files is a Zarr array or group."""
 
-UM_PER_UNIT = {
-    "angstrom": 1e-4,
-    "nanometer": 1e-3,
-    "micrometer": 1.0,
-    "millimeter": 1e3,
-    "centimeter": 1e4,
-    "meter": 1e6,
-    "inch": 25400.0,
-}
-"""Units of length that OME-Zarr writers use, in micrometres."""
+ACCEPTED = (
+    "a mask is a Zarr array or an OME-Zarr image (a folder, .zip or .ozx), a NumPy file (.npy), or a PNG, TIFF, BMP or "
+    "other image; save the labels as one of these"
+)
 
-ACCEPTED = "a mask is a Zarr array, an OME-Zarr image, or a PNG, TIFF or other image"
+ReadChunk = Callable[[int, int], npt.NDArray[Any]]
+"""Reads the chunk of a row and a column of chunks: integers [y, x], cut at the edges of the array."""
 
 
 class Plane(Protocol):
-    """What `LabelMask` needs of a source of pixels."""
+    """A source of pixels, as `LabelMask` uses it.
+
+    Attributes
+    ----------
+    kind : what it is, for messages.
+    shape : height and width in pixels.
+    dtype : of the stored values.
+    chunks : height and width of what is stored, and decoded, as one piece.
+    mpp : micrometres along a pixel's side; None where unknown.
+    notes : what the user should know.
+    keep_chunks : whether decoding takes so long that decoded chunks are worth keeping.
+    read_chunk : decodes one whole chunk, where that costs less than `read` of it; None elsewhere.
+    """
 
     kind: str
     shape: tuple[int, int]
@@ -35,8 +41,8 @@ class Plane(Protocol):
     chunks: tuple[int, int]
     mpp: float | None
     notes: tuple[str, ...]
-    keep_chunks: bool  # whether decoding takes so long that decoded chunks are worth keeping
-    read_chunk: ReadChunk | None  # decodes one whole chunk, where that costs less than `read` of it
+    keep_chunks: bool
+    read_chunk: ReadChunk | None
 
     def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Integers [y, x] of an in-bounds region; safe to call from many threads."""

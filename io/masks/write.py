@@ -1,19 +1,15 @@
-"""How does a mask of any size get onto disk, whole or not at all?
+"""How is a mask of any size written, whole or not at all?
 
-Blocks of whole chunks are painted in parallel, one writer to a chunk, into a hidden folder beside the target,
-which is renamed when the last block is done. Chunks that are background all over are not written.
+Blocks of whole chunks are drawn in parallel, one writer per chunk, into a hidden folder beside the target, which is
+renamed when the last block is done. Chunks that hold background alone are not written.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,9 +19,9 @@ import numpy.typing as npt
 import zarr
 import zarr.codecs
 from safron.io.errors import BadInput, Failed
+from safron.io.files import check_output_path, output
 from safron.io.legend import DEFAULT_LABELS, Label
-
-from .plane import ZARR_MARKERS
+from zarr.storage import LocalStore
 
 CHUNK = 1024
 """Side of a chunk, in pixels: 1 MiB of labels, some kB compressed."""
@@ -55,63 +51,63 @@ def write_labels(
     paint : returns the labels uint8 [y, x] of a region given as two slices (y, x); called from many threads.
     height, width : size of the canvas in pixels.
     mpp : micrometres per pixel, kept in the array's attributes; None where unknown.
-    labels : what the values mean, kept in the array's attributes; none where unknown.
-    block : pixels (y, x) painted by one call; rounded up to whole chunks.
-    fill : value of chunks that are not written because they hold nothing else.
-    workers : threads; None takes one per core, at most 8.
-    overwrite : replace a Zarr that stands at `out`.
-    progress : told the pixels of every finished block.
+    labels : meaning of the values, kept in the array's attributes; none where unknown.
+    block : pixels (y, x) drawn by one call; rounded up to whole chunks.
+    fill : value of the chunks that are not written because they hold nothing else.
+    workers : threads; None means one per core, at most 8.
+    overwrite : replace a mask that exists at `out`.
+    progress : called with the pixels of every finished block.
 
     Raises
     ------
     BadInput
         `out` exists, or cannot be created.
     Failed
-        The disk refused a write. What stood at `out` before is untouched.
+        The disk refused a write. A mask that existed at `out` is untouched.
     """
     check_target(out, overwrite=overwrite)
     workers = workers or min(8, os.cpu_count() or 1)
-    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-    remove = partial(shutil.rmtree, part, ignore_errors=True)
-    # Once more at the very end: a signal that comes while a thread starts leaves it at work unseen.
-    atexit.register(remove)
     try:
-        part.mkdir()
-        # In a thread, which a signal does not break off: Zarr would go on writing to a folder that is gone.
-        with ThreadPoolExecutor(1) as pool:
-            array = pool.submit(_create, part, height, width, mpp, labels, fill).result()
+        with output(out, overwrite=overwrite, folder=True) as part:
+            # In a thread, which a signal does not interrupt: Zarr would go on writing to a folder that is gone.
+            with ThreadPoolExecutor(1) as pool:
+                array = pool.submit(_create, part, height, width, mpp, labels, fill).result()
 
-        def work(rows: slice, cols: slice) -> int:
-            array[rows, cols] = paint(rows, cols)
-            return int(rows.stop - rows.start) * int(cols.stop - cols.start)
+            def work(rows: slice, cols: slice) -> int:
+                array[rows, cols] = paint(rows, cols)
+                return int(rows.stop - rows.start) * int(cols.stop - cols.start)
 
-        _run(work, blocks(height, width, block), workers, progress)
-        _replace(out, part)
+            _run(work, blocks(height, width, block), workers, progress)
     except OSError as error:
         raise Failed(f"{out}: cannot write the mask: {error.strerror or error}") from error
-    finally:
-        remove()
-    atexit.unregister(remove)
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Raise `BadInput` unless a mask may be written here; replaces nothing but a Zarr."""
+    """Raise `BadInput` unless a mask may be written here; it replaces nothing but a mask."""
     if "://" in str(out) or str(out).startswith(("s3:/", "gs:/", "memory:/")):
         raise BadInput(f"{out}: masks are written to local folders; copy it to object storage afterwards")
-    if not out.parent.is_dir():
-        raise BadInput(f"{out}: the folder {out.parent} does not exist; create it first")
-    if not os.access(out.parent, os.W_OK):
-        raise BadInput(f"{out}: the folder {out.parent} may not be written to")
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not overwrite:
-        raise BadInput(f"{out}: it exists already; choose another name, or pass --overwrite")
-    if out.is_symlink() or not any((out / marker).exists() for marker in ZARR_MARKERS):
-        raise BadInput(f"{out}: it exists and is no Zarr folder, so it is not replaced; choose another name")
+    if out.suffix not in ("", ".zarr"):
+        raise BadInput(f"{out}: a mask is written as a Zarr folder; end its name in .zarr")
+    if overwrite and os.path.lexists(out) and not _is_mask(out):
+        raise BadInput(
+            f"{out}: exists and is no Zarr array of labels, so it is not replaced; choose another name"
+        )
+    check_output_path(out, overwrite=overwrite, folder=True)
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether a folder is a Zarr array that may hold labels: two axes, whole numbers."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    try:
+        array = zarr.open_array(LocalStore(path, read_only=True), mode="r")
+    except Exception:  # no Zarr, a group, or damaged: not to be replaced
+        return False
+    return array.ndim == 2 and array.dtype.kind in "bui"
 
 
 def blocks(height: int, width: int, block: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Yield regions (y, x) of whole chunks that tile a canvas, row by row."""
+    """Yield the regions (y, x) of whole chunks that tile a canvas, row by row."""
     step_y, step_x = (max(1, -(-side // CHUNK)) * CHUNK for side in block)
     for y in range(0, height, step_y):
         for x in range(0, width, step_x):
@@ -128,7 +124,7 @@ def _create(
     if mpp is not None:
         attributes["mpp"] = mpp
     return zarr.create_array(
-        str(part),
+        LocalStore(part),  # as text, '::' in a path would mean a chain of stores
         shape=(height, width),
         chunks=(CHUNK, CHUNK),
         dtype="uint8",
@@ -147,7 +143,7 @@ def _run(
     workers: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Run all regions with few of them queued, so that memory does not grow with the canvas."""
+    """Run all regions, with few of them queued at a time, so that memory does not grow with the canvas."""
     with ThreadPoolExecutor(workers) as pool:
         running: set[Future[int]] = set()
         try:
@@ -162,18 +158,3 @@ def _run(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _replace(out: Path, part: Path) -> None:
-    """Put the finished folder in place; the old one goes only once the new one stands."""
-    if not out.exists():
-        part.rename(out)
-        return
-    old = part.with_suffix(".old")
-    out.rename(old)
-    try:
-        part.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old)

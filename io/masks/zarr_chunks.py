@@ -1,13 +1,16 @@
 """How is a Zarr array on this machine's disk read without Zarr's pipeline?
 
-Zarr hands each chunk through half a dozen coroutines, which takes longer than unpacking it. Where a chunk is one
-file and its codecs are the common ones, their own packages decode it here; every other array is left to Zarr.
+Zarr passes each chunk through half a dozen coroutines, which takes longer than decoding it. Where a chunk is one
+file and its codecs are common ones, this module calls their packages directly; every other array is left to Zarr.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -19,38 +22,41 @@ from zarr.storage import LocalStore
 
 Decode = Callable[[Any], Any]
 
-# Compressors of Zarr v3 whose bytes numcodecs decodes, whatever their settings.
+# Compressors of Zarr v3 that numcodecs decodes, whatever their settings.
 _PACKED = ("blosc", "gzip", "zstd")
 _CRC32C_RESIDUE = 0x48674BC7
 
 
 class ChunkFiles:
-    """Reads whole chunks of one array, each of which is one file.
+    """Reads whole chunks of an array that stores each chunk as one file.
 
     Parameters
     ----------
     array : the array.
-    steps : what turns the bytes of a file into those of its values, in this order.
+    steps : functions that turn the bytes of a file into those of its values, in this order.
     dtype : of the values.
 
     Attributes
     ----------
     folder : of the array.
-    ndim : axes of the array.
+    chunks : shape of a chunk, which may reach beyond the array.
+    ndim : number of axes of the array.
     """
 
     def __init__(self, array: zarr.Array[Any], steps: list[Decode], dtype: np.dtype[Any]) -> None:
         assert isinstance(array.store, LocalStore)
         self.folder = array.store.root / array.path
         self._metadata = array.metadata
-        self._shape = array.chunks
+        self.chunks = array.chunks
+        # A chunk that is not stored needs no more than the array has, and a declared chunk may be of any size.
+        self._absent = tuple(map(min, array.chunks, array.shape))
         self.ndim = array.ndim
         self._steps = steps
         self._dtype = dtype
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> ChunkFiles | None:
-        """Give the reader of an array; None where only Zarr can read it."""
+        """Make the reader of an array; None where only Zarr can read it."""
         metadata = array.metadata
         if not isinstance(array.store, LocalStore):
             return None
@@ -71,12 +77,12 @@ class ChunkFiles:
         return cls(array, steps, np.dtype(metadata.data_type.to_native_dtype()).newbyteorder(order))
 
     def read_region(self, region: tuple[slice, ...]) -> npt.NDArray[Any]:
-        """Decode what lies in bounded slices, one an axis."""
+        """Decode a region, given as one bounded slice per axis."""
         out = np.empty([part.stop - part.start for part in region], self._dtype)
-        return assemble(region, self._shape, out, self.read)
+        return assemble(region, self.chunks, out, self.read)
 
     def read(self, index: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Decode one chunk, with all that it holds beyond the edges of the array; not to be changed.
+        """Decode one chunk, read-only, including the pixels that it holds beyond the edges of the array.
 
         Raises
         ------
@@ -84,13 +90,13 @@ class ChunkFiles:
             Of any kind, where the file is damaged.
         """
         try:
-            data: Any = (self.folder / self._metadata.encode_chunk_key(index)).read_bytes()
+            data: Any = _file_bytes(self.folder / self._metadata.encode_chunk_key(index))
         except FileNotFoundError:
             fill = self._metadata.fill_value
-            return np.broadcast_to(np.asarray(0 if fill is None else fill, self._dtype), self._shape)
+            return np.broadcast_to(np.asarray(0 if fill is None else fill, self._dtype), self._absent)
         for step in self._steps:
             data = step(data)
-        return np.frombuffer(data, self._dtype).reshape(self._shape)
+        return np.frombuffer(data, self._dtype).reshape(self.chunks)
 
 
 def assemble(
@@ -103,10 +109,10 @@ def assemble(
 
     Parameters
     ----------
-    region : bounded slices, one an axis.
+    region : one bounded slice per axis.
     chunks : shape of a chunk.
-    out : as large as the region.
-    read : gives the chunk of an index, which may be larger at the far edges of the array.
+    out : array of the region's shape.
+    read : returns the chunk at an index; at the far edges of the array it may be larger than needed.
     """
     spans = zip(region, chunks, strict=True)
     for index in product(*(range(part.start // size, -(-part.stop // size)) for part, size in spans)):
@@ -124,6 +130,14 @@ def assemble(
     return out
 
 
+def _file_bytes(path: Path) -> bytes:
+    """Content of a regular file; opening a pipe would wait for ever."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path} is a pipe or a device")
+        return file.read()
+
+
 def _decoder(name: str) -> Decode:
     if name == "crc32c":
         return checked
@@ -131,21 +145,21 @@ def _decoder(name: str) -> Decode:
 
 
 def _unpack_blosc(data: bytes | memoryview) -> Any:
-    # Blosc reads as far as its header says, be there so many bytes or not.
+    # Blosc trusts the size in its header and would read beyond a truncated buffer.
     if int.from_bytes(data[12:16], "little") != len(data):
-        raise ValueError(f"has {len(data)} bytes, which is not what its Blosc header says")
+        raise ValueError(f"has {len(data)} bytes, but its Blosc header says otherwise")
     return numcodecs.Blosc().decode(data)
 
 
 def checked(data: bytes) -> memoryview:
-    """Take the checksum off that Zarr's codec CRC32C puts behind the bytes.
+    """Verify and remove the checksum that Zarr's codec CRC32C appends to the bytes.
 
     Raises
     ------
     ValueError
-        When it does not fit them.
+        When it does not match.
     """
-    # The checksum of bytes with their own checksum behind them is the same for all.
+    # Any bytes followed by their own CRC32C have the same CRC32C.
     if google_crc32c.value(data) != _CRC32C_RESIDUE:
-        raise ValueError("the checksum of a chunk does not fit it")
+        raise ValueError("the checksum of a chunk does not match")
     return memoryview(data)[:-4]

@@ -1,8 +1,8 @@
-"""How is a Zarr array read without handing the work to other threads?
+"""How is a Zarr array read without passing the work to other threads?
 
-Zarr reads on one thread with an event loop, which passes each file and each codec on to further threads. Where all
-cores are at work already, every such step waits for its turn: a block's labels took twice the processor time that
-reading them here takes. Plain chunks go without Zarr's pipeline as well, which halves it again.
+Zarr reads on one thread with an event loop, which passes each file and each codec to further threads. When all cores
+are busy, every such step waits for its turn: reading a block's labels that way took twice the CPU time of reading them
+on the calling thread. Plain chunks skip Zarr's pipeline as well, which halves it again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .zarr_chunks import ChunkFiles
 
 
 class _Inline(ThreadPoolExecutor):
-    """Runs what is submitted at once, on the thread that submits it."""
+    """Runs each call immediately, on the thread that submits it."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run it; the future is done."""
+        """Run the call and return a finished future."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -33,22 +33,22 @@ class _Inline(ThreadPoolExecutor):
 
 
 class _Loop:
-    """An event loop of one thread, closed when that ends."""
+    """The event loop of one thread, closed when the thread ends."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(_Inline(max_workers=1))
 
     def run(self, reading: Coroutine[Any, Any, Any]) -> Any:
-        """Wait for a coroutine; when it fails, nothing that it began goes on."""
+        """Wait for a coroutine; if it fails, cancel everything that it started."""
         try:
             return self.loop.run_until_complete(reading)
         except BaseException:
-            begun = asyncio.all_tasks(self.loop)
-            for task in begun:
+            started = asyncio.all_tasks(self.loop)
+            for task in started:
                 task.cancel()
-            if begun:  # without any, `gather` looks for a loop of its own
-                self.loop.run_until_complete(asyncio.gather(*begun, return_exceptions=True))
+            if started:  # given nothing, `gather` would look for a running loop
+                self.loop.run_until_complete(asyncio.gather(*started, return_exceptions=True))
             raise
 
     def __del__(self) -> None:
@@ -59,12 +59,12 @@ _local = threading.local()
 
 
 def read_here(array: zarr.Array[Any], index: tuple[Any, ...]) -> Any:
-    """Read part of an array as ``array[index]`` does, on this thread where its chunks are local files.
+    """Read part of an array as ``array[index]`` does, on the calling thread where its chunks are local files.
 
     Parameters
     ----------
-    array : any Zarr array; those of other stores are read as always, since their connections belong to Zarr's thread.
-    index : slices without steps, and whole numbers, for every axis.
+    array : any Zarr array. Those of other stores are read by Zarr, since their connections belong to Zarr's thread.
+    index : a slice without step, or an integer, for every axis.
     """
     files = ChunkFiles.of(array)
     if files is not None and all(isinstance(part, slice) for part in index):
@@ -78,7 +78,7 @@ def read_here(array: zarr.Array[Any], index: tuple[Any, ...]) -> Any:
 
 
 def _loop_runs() -> bool:
-    """Whether this thread runs an event loop already, as in a notebook."""
+    """Whether this thread already runs an event loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,11 +1,11 @@
 """How are the directories of a BigTIFF laid out as bytes?
 
-Little-endian throughout. A directory's size follows from its tags alone, so all places are known before the
-first byte is written, and the long tables (where each tile lies, how long it is) are streamed.
+All numbers are little-endian. The size of a directory follows from its tags alone, so all offsets are known before the
+first byte is written, and the long tables (offset and length of each tile) are streamed::
 
     header   "II" 43 8 0 | offset of the first directory, zero until all else is on the disk
     tiles    in any order
-    directory | its values that need more than 8 bytes | directory | ...
+    directory | its values of more than 8 bytes | directory | ...
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INLINE_BYTES = 8
 
 
 class Kind(IntEnum):
-    """TIFF's types of values, those in use here."""
+    """TIFF's value types, as far as they are used here."""
 
     ASCII = 2
     SHORT = 3
@@ -37,7 +37,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Tag:
-    """One tag with its value as bytes."""
+    """One tag, with its value as bytes."""
 
     code: int
     kind: Kind
@@ -46,13 +46,13 @@ class Tag:
 
     @property
     def nbytes(self) -> int:
-        """Size of the value."""
+        """Size of the value in bytes."""
         return len(self.value)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A tag whose value, one number a tile of a level, is streamed from elsewhere."""
+    """A tag with one number for each tile of a level. Its value is streamed, since it may be long."""
 
     code: int
     kind: Kind
@@ -62,13 +62,13 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Size of the value."""
+        """Size of the value in bytes."""
         return self.count * (8 if self.kind == Kind.LONG8 else 4)
 
 
 @dataclass(frozen=True)
 class Children:
-    """A tag that points at further directories, outside of the main chain."""
+    """A tag that points at further directories, which are not in the main chain."""
 
     code: int
     directories: tuple[Directory, ...]
@@ -81,37 +81,37 @@ class Children:
 
     @property
     def nbytes(self) -> int:
-        """Size of the value."""
+        """Size of the value in bytes."""
         return 8 * self.count
 
 
 @dataclass(frozen=True)
 class Directory:
-    """One image of the file: a name for us, and its tags."""
+    """One image of the file: a name, which is not written, and its tags."""
 
     name: str
     tags: tuple[Tag | Table | Children, ...]
 
     @property
     def nbytes(self) -> int:
-        """Size of the directory and of the values that stand behind it."""
+        """Size in bytes of the directory and of the values that follow it."""
         outside = sum(_align(tag.nbytes, 8) for tag in self.tags if tag.nbytes > _INLINE_BYTES)
         return _align(self.head_bytes, 8) + outside
 
     @property
     def head_bytes(self) -> int:
-        """Size of the directory alone."""
+        """Size in bytes of the directory alone."""
         return 8 + 20 * len(self.tags) + 8
 
 
 def header(first_directory: int) -> bytes:
-    """Encode the file header; a first directory at 0 means that the file is not finished."""
+    """Encode the file header; offset 0 of the first directory marks an unfinished file."""
     return struct.pack("<2sHHHQ", b"II", 43, 8, 0, first_directory)
 
 
-def ascii_tag(code: int, text: str) -> Tag:
-    """Encode text; what is not ASCII becomes a question mark."""
-    value = text.encode("ascii", "replace") + b"\0"
+def text_tag(code: int, text: str) -> Tag:
+    """Encode text in UTF-8, as OME-XML needs; all other texts here are ASCII."""
+    value = text.encode() + b"\0"
     return Tag(code, Kind.ASCII, len(value), value)
 
 
@@ -131,8 +131,10 @@ def long8_tag(code: int, *values: int) -> Tag:
 
 
 def rational_tag(code: int, value: Fraction) -> Tag:
-    """Encode a fraction in lowest terms, exact where both parts fit 32 bits and the nearest one otherwise.
+    """Encode a fraction in lowest terms: exactly if both parts fit into 32 bits, otherwise the nearest one.
 
+    Examples
+    --------
     >>> struct.unpack("<2I", rational_tag(282, Fraction("10000") / Fraction("0.2527")).value)
     (100000000, 2527)
     """
@@ -142,7 +144,7 @@ def rational_tag(code: int, value: Fraction) -> Tag:
 
 
 def children(chain: Sequence[Directory]) -> tuple[Directory, ...]:
-    """Give the directories that those of the chain point at."""
+    """Return the directories that the chain points at, such as SubIFDs."""
     tags = (tag for directory in chain for tag in directory.tags)
     return tuple(child for tag in tags if isinstance(tag, Children) for child in tag.directories)
 
@@ -150,21 +152,21 @@ def children(chain: Sequence[Directory]) -> tuple[Directory, ...]:
 def write_directories(
     chain: Sequence[Directory], at: int, read_table: Callable[[Table], Iterator[bytes]]
 ) -> Iterator[tuple[int, bytes]]:
-    """Lay the directories out from the byte `at` on and give what to write where.
+    """Lay out the directories, one after the other.
 
     Parameters
     ----------
     chain
-        The directories of the main chain, in order. Those that a `Children` tag names stand behind them.
+        The directories of the main chain, in order. The directories of `Children` tags follow the chain.
     at
-        The first free byte of the file.
+        Offset of the first free byte of the file. Directories begin at multiples of 16 bytes, values at multiples of 8.
     read_table
-        Gives the numbers of a table, little-endian, in slices.
+        Yields the numbers of a table in slices, as little-endian bytes.
 
     Yields
     ------
     offset, bytes
-        The first offset is that of the first directory.
+        What to write, and where. The first offset is that of the first directory.
     """
     below = children(chain)
     places: dict[str, int] = {}

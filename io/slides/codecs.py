@@ -1,6 +1,6 @@
 """How do pixels become the bytes of a tile?
 
-The bytes depend on the pixels and the spec alone. Encoding releases the GIL, so threads encode side by side.
+The bytes depend only on the pixels and the spec. Encoding releases the GIL, so threads encode in parallel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .pyramid import Pixels
 from .spec import Chroma, Compression, SlideSpec
 
 DEFLATE_LEVEL = 1
-"""The higher levels take half as long again and save 2 percent on tissue."""
+"""Higher levels take 1.5 times as long and save 2 % on tissue."""
 
 _UNIFORM_STRIP = 64
 _PROBE = 32
@@ -26,7 +26,7 @@ _PROBE = 32
 class EncodedTile:
     """One finished tile: its level, row and column in tiles, and its bytes.
 
-    `uniform` says that all its pixels have one colour: such bytes are stored once and shared.
+    `uniform` says that all its pixels have one colour. Equal uniform tiles are stored once.
     """
 
     level: int
@@ -42,8 +42,10 @@ def encode_tile(rgb: Pixels, spec: SlideSpec) -> tuple[bytes, bool]:
     Parameters
     ----------
     rgb
-        uint8 [h, w, 3] with 1 <= h, w <= spec.tile. A smaller one lies at the slide's edge and is filled up
-        by repeating its last row and column, which keeps JPEG from ringing.
+        uint8 [h, w, 3] with 1 <= h, w <= spec.tile. A tile at the slide's edge may be smaller; it is padded by
+        repeating its last row and column, which keeps JPEG from ringing.
+    spec
+        The slide's tile size and compression.
 
     Returns
     -------
@@ -71,9 +73,16 @@ def encode_region(rgb: Pixels, level: int, y: int, x: int, spec: SlideSpec) -> I
     rgb
         uint8 [h, w, 3]: whole tiles, or fewer pixels at the level's last row and column. It may be empty.
     level
-        Level of the slide that the region lies on.
+        The level of the slide that the region belongs to.
     y, x
-        The region's first row and column on that level, multiples of the tile.
+        The region's first row and column on that level, in pixels; multiples of the tile.
+    spec
+        The slide's levels, tile size and compression.
+
+    Yields
+    ------
+    EncodedTile
+        With row and column on the level.
     """
     size, tile = spec.pyramid.level(level), spec.tile
     bottom, right = y + rgb.shape[0], x + rgb.shape[1]
@@ -87,7 +96,17 @@ def encode_region(rgb: Pixels, level: int, y: int, x: int, spec: SlideSpec) -> I
 
 
 def encode_jpeg(rgb: Pixels, quality: int, chroma: Chroma) -> bytes:
-    """Encode uint8 [h, w, 3] as one JPEG stream in YCbCr."""
+    """Encode a picture as one JPEG stream in YCbCr.
+
+    Parameters
+    ----------
+    rgb
+        uint8 [h, w, 3], of any strides.
+    quality
+        1 to 100.
+    chroma
+        "420" stores colour at half resolution in both directions, "444" at full resolution.
+    """
     subsampling = (2, 2) if chroma == "420" else (1, 1)
     rgb = np.ascontiguousarray(rgb)
     encode = partial(imagecodecs.jpeg8_encode, colorspace="rgb", outcolorspace="ycbcr")
@@ -99,7 +118,7 @@ def _encode(rgb: Pixels, compression: Compression, quality: int, chroma: Chroma)
         return encode_jpeg(rgb, quality, chroma)
     if compression == "none":
         return rgb.tobytes()
-    # TIFF's predictor 2: each pixel less the one on its left, in bytes that wrap.
+    # TIFF's predictor 2: each pixel minus its left neighbour, modulo 256.
     differences = rgb.copy()
     differences[:, 1:] -= rgb[:, :-1]
     if compression == "deflate":
@@ -111,14 +130,14 @@ def _encode(rgb: Pixels, compression: Compression, quality: int, chroma: Chroma)
 def _encode_uniform(
     colour: tuple[int, int, int], compression: Compression, quality: int, chroma: Chroma, tile: int
 ) -> bytes:
-    """Encode glass once. Few colours are kept: without compression such a tile is as large as any."""
+    """Encode background once. Only few colours are kept, since an uncompressed tile is large."""
     rgb = np.empty((tile, tile, 3), np.uint8)
     rgb[:] = colour
     return _encode(rgb, compression, quality, chroma)
 
 
 def _is_uniform(rgb: Pixels) -> bool:
-    """Say whether all pixels are equal; where they are not, a few of them or a strip mostly show it."""
+    """Whether all pixels are equal. A few pixels or a strip mostly decide it, so the whole tile is rarely compared."""
     if (rgb[0, 0] != rgb[-1, -1]).any() or (rgb[::_PROBE, ::_PROBE] != rgb[0, 0]).any():
         return False
     row = rgb[:1]

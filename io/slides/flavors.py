@@ -1,20 +1,24 @@
-"""What does a finished slide say about itself, in each flavor?
+"""Which directories and tags does each flavor of a slide have?
+
+To add a flavor, write a function that returns the chain of directories, enter it in `_CHAINS`, and name it in
+`safron.io.slides.spec.Flavor`; `choose_flavor` in engine/preparation/output_paths.py maps file names to flavors::
 
     svs      IFD 0 level 0 | IFD 1 thumbnail | IFD 2.. levels 1..     each with an Aperio-style description
     ome      IFD 0 level 0 | IFD 1.. levels 1.., and the same levels again as SubIFDs of IFD 0     OME-XML
     generic  IFD 0 level 0 | IFD 1.. levels 1..                       a description in plain words
 
-The rules behind this were measured with the readers that people use:
+The rules behind this were measured with common readers:
 
-- svs: every level has a description and NewSubfileType 0, or Bio-Formats takes levels for labels. IFD 1 is a
-  thumbnail in one strip, or tifffile takes level 1 for it; it is smaller than the last level, or
-  Bio-Formats takes it for a level. Without any, Bio-Formats reads a plain TIFF where the name is not .svs.
-- ome: OpenSlide follows the chain alone, Bio-Formats the SubIFDs alone. Each has records of its own that
-  point at the same tiles. PhysicalSize has no unit (micrometres are the default), because Bio-Formats
-  rejects the sign for it.
-- generic: levels below the first have NewSubfileType 1. The description never says "xml", which ASAP rejects.
-- 4:4:4 JPEG leaves YCbCrSubSampling out: with (1, 1) there, Bio-Formats converts the colours twice.
-- ResolutionUnit is the centimetre: ASAP takes it for granted.
+- svs: every level has a description and NewSubfileType 0; otherwise Bio-Formats takes levels for labels. IFD 1 is a
+  thumbnail in one strip; otherwise tifffile takes level 1 for the thumbnail. The thumbnail is smaller than the last
+  level; otherwise Bio-Formats takes it for a level. Without a thumbnail, Bio-Formats reads a file whose name does
+  not end in .svs as a plain TIFF.
+- ome: OpenSlide follows only the chain, Bio-Formats only the SubIFDs. Each has its own directories, which
+  point at the same tiles. The unit of PhysicalSize is written in UTF-8: napari takes a size without a unit for
+  pixels, and Bio-Formats rejects the character reference "&#181;m" and then reads one level.
+- generic: levels from 1 on have NewSubfileType 1. The description never contains "xml", which ASAP rejects.
+- 4:4:4 JPEG has no YCbCrSubSampling tag: with (1, 1) there, Bio-Formats converts the colours twice.
+- ResolutionUnit is the centimetre, which ASAP assumes without reading it.
 """
 
 from __future__ import annotations
@@ -35,11 +39,11 @@ from .bigtiff import (
     Kind,
     Table,
     Tag,
-    ascii_tag,
     long8_tag,
     long_tag,
     rational_tag,
     short_tag,
+    text_tag,
 )
 from .pyramid import Level
 from .spec import SlideSpec
@@ -61,7 +65,7 @@ _Tags = list[Tag | Table | Children]
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A finished thumbnail: its size in pixels and where its JPEG stream lies in the file."""
+    """A written thumbnail: its size in pixels, and offset and length of its JPEG stream in the file."""
 
     height: int
     width: int
@@ -70,36 +74,58 @@ class Thumbnail:
 
 
 def directories(spec: SlideSpec, thumbnail: Thumbnail | None, written: datetime) -> tuple[Directory, ...]:
-    """Give the main chain of a slide's directories.
+    """Return the main chain of a slide's directories.
 
     Parameters
     ----------
+    spec
+        What the slide is.
     thumbnail
         The thumbnail of an svs slide; None for the other flavors.
     written
-        When the slide was made, for DateTime.
+        Time of writing, for the DateTime tag.
     """
-    levels = spec.pyramid.levels
-    if spec.flavor == "svs":
-        chain = [
-            Directory(f"level {level.index}", (*_level_tags(spec, level, written), *_aperio_tag(spec, level)))
-            for level in levels
-        ]
-        if thumbnail is not None:
-            chain.insert(1, Directory("thumbnail", tuple(_thumbnail_tags(spec, thumbnail, written))))
-        return tuple(chain)
-    text = ome_xml(spec) if spec.flavor == "ome" else plain_text(spec)
-    first = [*_level_tags(spec, levels[0], written), ascii_tag(270, text)]
-    reduced = [tuple(_level_tags(spec, level, written, _REDUCED)) for level in levels[1:]]
-    if spec.flavor == "ome" and reduced:
-        subs = tuple(Directory(f"sub level {index}", tags) for index, tags in enumerate(reduced, 1))
-        first.append(Children(SUB_IFDS, subs))
-    chain = [Directory(f"level {index}", tags) for index, tags in enumerate([tuple(first), *reduced])]
+    return _CHAINS[spec.flavor](spec, thumbnail, written)
+
+
+def _svs_chain(spec: SlideSpec, thumbnail: Thumbnail | None, written: datetime) -> tuple[Directory, ...]:
+    chain = [
+        Directory(f"level {level.index}", (*_level_tags(spec, level, written), *_aperio_tag(spec, level)))
+        for level in spec.pyramid.levels
+    ]
+    if thumbnail is not None:
+        chain.insert(1, Directory("thumbnail", tuple(_thumbnail_tags(spec, thumbnail, written))))
     return tuple(chain)
 
 
+def _ome_chain(spec: SlideSpec, _: Thumbnail | None, written: datetime) -> tuple[Directory, ...]:
+    first, *reduced = _plain_chain(spec, ome_xml(spec), written)
+    subs = tuple(Directory(f"sub {level.name}", level.tags) for level in reduced)
+    tags = (*first.tags, Children(SUB_IFDS, subs)) if subs else first.tags
+    return Directory(first.name, tags), *reduced
+
+
+def _generic_chain(spec: SlideSpec, _: Thumbnail | None, written: datetime) -> tuple[Directory, ...]:
+    return _plain_chain(spec, plain_text(spec), written)
+
+
+def _plain_chain(spec: SlideSpec, text: str, written: datetime) -> tuple[Directory, ...]:
+    """Return the levels alone, marked as reduced from level 1 on, with a description at level 0."""
+    first, *reduced = spec.pyramid.levels
+    return (
+        Directory("level 0", (*_level_tags(spec, first, written), text_tag(270, text))),
+        *(
+            Directory(f"level {level.index}", tuple(_level_tags(spec, level, written, _REDUCED)))
+            for level in reduced
+        ),
+    )
+
+
+_CHAINS = {"svs": _svs_chain, "ome": _ome_chain, "generic": _generic_chain}
+
+
 def aperio_text(spec: SlideSpec, size: str) -> str:
-    """Give an Aperio-style description: a head, and pairs of key and value."""
+    """Return an Aperio-style description: a head with the `size`, then pairs of key and value."""
     coding = _COMPRESSION_WORDS[spec.compression]
     coding += f" Q={spec.quality}" if spec.compression == "jpeg" else ""
     head = f"Aperio Image compatible, written by {_clean(spec.software)}\r\n{size} {coding}"
@@ -108,7 +134,7 @@ def aperio_text(spec: SlideSpec, size: str) -> str:
 
 
 def plain_text(spec: SlideSpec) -> str:
-    """Give a description in plain words, one pair of key and value a line, without the word "xml"."""
+    """Return a description in plain text: a pair of key and value on each line, without the word "xml"."""
     pairs = [("Objective", _number(spec.objective_power)), ("MPP", _number(spec.mpp)), *_provenance(spec)]
     head = f"Pyramid written by {_clean(spec.software)}"
     text = "\n".join([head, *(f"{key} = {value}" for key, value in pairs if value)])
@@ -116,10 +142,12 @@ def plain_text(spec: SlideSpec) -> str:
 
 
 def ome_xml(spec: SlideSpec) -> str:
-    """Give the OME-XML of a slide, in ASCII."""
+    """Return the OME-XML of a slide: ASCII but for the unit, which Bio-Formats reads in UTF-8 alone."""
     software = escape(_clean(spec.software))
     power, mpp = _number(spec.objective_power), _number(spec.mpp)
-    scale = f' PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}"' if mpp else ""
+    scale = (
+        "".join(f' PhysicalSize{axis}="{mpp}" PhysicalSize{axis}Unit="µm"' for axis in "XY") if mpp else ""
+    )
     objective = f'<Objective ID="Objective:0" NominalMagnification="{power}"/>'
     instrument = f'<Instrument ID="Instrument:0">{objective}</Instrument>' if power else ""
     settings = '<InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>' if power else ""
@@ -139,13 +167,13 @@ def ome_xml(spec: SlideSpec) -> str:
 
 
 def resolution(spec: SlideSpec, level: Level) -> Fraction | None:
-    """Give a level's pixels per centimetre, exactly as `mpp` was written in decimals."""
+    """Return a level's pixels per centimetre, as the exact fraction that the decimal digits of `mpp` mean."""
     return None if spec.mpp is None else 10_000 / (Fraction(repr(float(spec.mpp))) * level.downsample)
 
 
 @cache
 def srgb_profile() -> bytes:
-    """Give the sRGB colour profile: 480 bytes that libvips ships, the same in every copy."""
+    """Return the sRGB colour profile that libvips ships: 480 bytes, the same in every version."""
     return bytes(pyvips.Operation.call("profile_load", "srgb"))
 
 
@@ -174,7 +202,7 @@ def _thumbnail_tags(spec: SlideSpec, thumbnail: Thumbnail, written: datetime) ->
     size = f"{spec.width}x{spec.height} -> {thumbnail.width}x{thumbnail.height} -"
     return [
         *_image_tags(spec, thumbnail.height, thumbnail.width, "jpeg", 0, written),
-        ascii_tag(270, aperio_text(spec, size)),
+        text_tag(270, aperio_text(spec, size)),
         long8_tag(STRIP_OFFSETS, thumbnail.offset),
         long_tag(278, thumbnail.height),
         long_tag(STRIP_BYTE_COUNTS, thumbnail.length),
@@ -185,7 +213,7 @@ def _thumbnail_tags(spec: SlideSpec, thumbnail: Thumbnail, written: datetime) ->
 def _image_tags(
     spec: SlideSpec, height: int, width: int, compression: str, subfile: int, written: datetime
 ) -> Iterator[Tag]:
-    """Give the tags that levels and thumbnails share: 8-bit RGB, or YCbCr inside of JPEG."""
+    """Yield the tags that levels and thumbnails share: 8-bit RGB, or YCbCr inside JPEG."""
     yield long_tag(254, subfile)
     yield long_tag(256, width)
     yield long_tag(257, height)
@@ -194,32 +222,32 @@ def _image_tags(
     yield short_tag(262, _PHOTOMETRIC_YCBCR if compression == "jpeg" else _PHOTOMETRIC_RGB)
     yield short_tag(277, 3)
     yield short_tag(284, 1)
-    yield ascii_tag(305, _clean(spec.software))
-    yield ascii_tag(DATE_TIME, written.strftime("%Y:%m:%d %H:%M:%S"))
+    yield text_tag(305, _clean(spec.software))
+    yield text_tag(DATE_TIME, written.strftime("%Y:%m:%d %H:%M:%S"))
 
 
 def _aperio_tag(spec: SlideSpec, level: Level) -> Iterator[Tag]:
     size = f"{spec.width}x{spec.height} [0,0 {spec.width}x{spec.height}] ({spec.tile}x{spec.tile})"
     if level.index:
         size += f" -> {level.width}x{level.height}"
-    yield ascii_tag(270, aperio_text(spec, size))
+    yield text_tag(270, aperio_text(spec, size))
 
 
 def _provenance(spec: SlideSpec) -> Iterator[tuple[str, str]]:
-    """Give the metadata as one-line ASCII that no reader's key = value parser trips over."""
+    """Yield the metadata as one-line ASCII, so that every reader's parser of key = value splits it right."""
     yield "Background", " ".join(map(str, spec.background))
     for key, value in spec.metadata:
         yield _clean(key).replace("=", "-"), _clean(value)
 
 
 def _clean(text: str) -> str:
-    """Make text printable ASCII on one line, without the bar that ends a value."""
+    """Make text printable ASCII on one line. A bar, which would end the value, becomes a slash."""
     one_line = " ".join(text.split()).replace("|", "/").encode("ascii", "replace").decode()
     return "".join(char if char.isprintable() else "?" for char in one_line)
 
 
 def _number(value: float | None) -> str:
-    """Write a number as briefly as reads back the same: 20, 0.2527, never 1e-05."""
+    """Write a number with as few digits as read back the same, without exponent: 20, 0.2527."""
     if value is None:
         return ""
     return f"{value:.0f}" if value == int(value) else repr(float(value))

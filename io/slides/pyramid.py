@@ -1,12 +1,14 @@
 """Which smaller copies of the canvas does a slide hold, and how are they made?
 
-Level ``k`` has ``max(1, size >> k)`` pixels a side: the floor, as libvips and QuPath write it, so that an odd
-last row or column is left out of the next level.
+Each level has half the height and width of the level above, rounded down as libvips and QuPath do it::
 
     level 0   #########   9 x 9        a pixel of level k is the rounded mean of 2 x 2 pixels of level k - 1
     level 1   ####        4 x 4        (of 2 x 1 or 1 x 2 where that level is one pixel wide)
     level 2   ##          2 x 2
     level 3   #           1 x 1
+
+A side is rounded up where rounding down would lose a row or column of tiles: large_image derives the number of tiles
+from the size of level 0, and asks for that tile. With tiles of 512, a side of 1025 pixels becomes 513.
 
 Each level is made from the one above it, not from level 0. The mean is taken in integers, so the result does
 not depend on where the canvas is cut, as long as every cut lies on a multiple of ``2 ** last_level``.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -61,12 +64,26 @@ class Level:
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The levels of a canvas of ``height`` x ``width`` pixels.
+    """The levels of a canvas.
+
+    Parameters
+    ----------
+    height, width
+        Size of level 0 in pixels.
+    tile
+        Side of a tile in pixels.
+    level_count
+        Number of levels, level 0 included.
 
     Raises
     ------
     BadInput
         If a size is not positive, or there are more levels than the canvas can be halved into.
+
+    Examples
+    --------
+    >>> [(level.height, level.width) for level in Pyramid(1025, 600, 512, 3).levels]
+    [(1025, 600), (513, 300), (256, 150)]
     """
 
     height: int
@@ -89,29 +106,75 @@ class Pyramid:
 
     @classmethod
     def auto(cls, height: int, width: int, tile: int, level_count: int | Literal["auto"] = "auto") -> Pyramid:
-        """Choose the number of levels: halve until the last level fits into one tile.
+        """Choose the number of levels: halve until the last level fits into one tile of side `tile`.
 
         Examples
         --------
         >>> Pyramid.auto(4096, 9000, 512).level_count
         6
         >>> [(level.height, level.width) for level in Pyramid.auto(9, 9, 4).levels]
-        [(9, 9), (4, 4)]
+        [(9, 9), (5, 5), (2, 2)]
         """
         if level_count == "auto":
             level_count = 1
-            while max(height, width) >> (level_count - 1) > max(tile, 1):
+            while _level_side(max(height, width), level_count - 1, max(tile, 1)) > max(tile, 1):
                 level_count += 1
         return cls(height, width, tile, level_count)
 
-    @property
+    @classmethod
+    def with_whole_tiles(cls, height: int, width: int, tile: int, *, step: int) -> Pyramid:
+        """Choose levels that are at least as high and as wide as a tile, for readers that fail at smaller ones.
+
+        `auto` is stopped before a level would be too small. Where level 0 or 1 is too small already, tiles are
+        smaller: large_image opens a long slide only if it has two levels. All levels have the same tiles, as
+        wsidicom demands. A slide less than `step` high or wide cannot be helped.
+
+        Parameters
+        ----------
+        height, width
+            Size of level 0 in pixels.
+        tile
+            Largest side of a tile in pixels. The chosen one divides it, so blocks of whole tiles stay aligned.
+        step
+            Smallest side of a tile; all sides are multiples of it.
+
+        Examples
+        --------
+        >>> small = Pyramid.with_whole_tiles(300, 5000, 512, step=16)
+        >>> small.tile, [(level.height, level.width) for level in small.levels]
+        (128, [(300, 5000), (150, 2500)])
+        """
+        most = cls.auto(height, width, tile).level_count
+        short = min(height, width)
+        sizes = [size for size in range(step, tile + 1, step) if tile % size == 0] or [tile]
+        tile = max((size for size in sizes if size <= short >> (most > 1)), default=sizes[0])
+        count = 1
+        while count < most and _level_side(short, count, tile) >= tile:
+            count += 1
+        return cls(height, width, tile, count)
+
+    @cached_property
     def levels(self) -> tuple[Level, ...]:
         """All levels, largest first."""
-        return tuple(self.level(index) for index in range(self.level_count))
+        return tuple(
+            Level(
+                index,
+                _level_side(self.height, index, self.tile),
+                _level_side(self.width, index, self.tile),
+                self.tile,
+            )
+            for index in range(self.level_count)
+        )
 
     def level(self, index: int) -> Level:
-        """Give the level ``index``."""
-        return Level(index, max(1, self.height >> index), max(1, self.width >> index), self.tile)
+        """Return the level `index`."""
+        return self.levels[index]
+
+
+def _level_side(side: int, index: int, tile: int) -> int:
+    """Halve a side `index` times: rounded down, or up where that would lose a tile. At least 1 remains."""
+    halved = side >> index
+    return halved + (halved % tile == 0 and side > halved << index)
 
 
 def halve(rgb: Pixels) -> Pixels:
@@ -120,11 +183,12 @@ def halve(rgb: Pixels) -> Pixels:
     Parameters
     ----------
     rgb
-        uint8 [h, w, 3], of any strides. An odd last row or column is dropped; a side of one pixel stays.
+        uint8 [h, w, 3], of any strides.
 
     Returns
     -------
-    uint8 [max(1, h // 2), max(1, w // 2), 3]
+    uint8 [ceil(h / 2), ceil(w / 2), 3]. A box at an odd last row or column is the mean of the pixels that exist;
+    callers whose level is rounded down drop it.
 
     Examples
     --------
@@ -132,31 +196,33 @@ def halve(rgb: Pixels) -> Pixels:
     [[[1, 1, 1]]]
     """
     height, width = rgb.shape[:2]
-    if min(height, width) == 1:
-        return _halve_line(rgb)
-    even = rgb[: height & ~1, : width & ~1]
-    # cv2 takes rows of any distance, but pixels that lie side by side.
-    even = even if even.strides[1:] == (3, 1) else np.ascontiguousarray(even)
+    if height % 2 or width % 2:
+        return _halve_odd(rgb)
+    # cv2 takes rows at any distance, but pixels must lie side by side.
+    even = rgb if rgb.strides[1:] == (3, 1) else np.ascontiguousarray(rgb)
     # INTER_AREA at exactly 2 is (a + b + c + d + 2) >> 2 in integers (a test holds it to that).
     halved = cv2.resize(even, (width >> 1, height >> 1), interpolation=cv2.INTER_AREA)
     return np.asarray(halved, np.uint8)
 
 
-def _halve_line(rgb: Pixels) -> Pixels:
-    """Halve an image of one row or one column, where cv2 has no 2 x 2 box to take."""
-    wide: npt.NDArray[np.unsignedinteger] = rgb.astype(np.uint16)
-    for axis in (0, 1):
-        if wide.shape[axis] > 1:
-            even = wide.shape[axis] & ~1
-            pairs = np.take(wide, range(0, even, 2), axis) + np.take(wide, range(1, even, 2), axis)
-            wide = (pairs + np.uint16(1)) >> np.uint16(1)
-    return wide.astype(np.uint8)
+def _halve_odd(rgb: Pixels) -> Pixels:
+    """Halve an image with an odd side: its even part, and the last row or column repeated to make boxes of two."""
+    height, width = rgb.shape[:2]
+    below, right = height % 2, width % 2
+    out = np.empty((-(-height // 2), -(-width // 2), 3), np.uint8)
+    if min(height, width) > 1:
+        out[: height >> 1, : width >> 1] = halve(rgb[: height - below, : width - right])
+    if below:
+        out[-1:] = halve(np.pad(rgb[-1:], ((0, 1), (0, right), (0, 0)), "edge"))
+    if right:
+        out[:, -1:] = halve(np.pad(rgb[:, -1:], ((0, below), (0, 1), (0, 0)), "edge"))
+    return out
 
 
 def reduce_region(
     rgb: Pixels, y: int, x: int, pyramid: Pyramid, last_level: int
 ) -> Iterator[tuple[int, int, int, Pixels]]:
-    """Give a region of level 0 at every level from 0 to ``last_level``.
+    """Compute a region of level 0 at every level from 0 to `last_level`.
 
     Parameters
     ----------
@@ -167,16 +233,18 @@ def reduce_region(
     pyramid
         The levels of the whole canvas.
     last_level
-        The last level to make, itself included.
+        The last level to compute, itself included.
 
     Yields
     ------
     level, y, x, uint8 [h', w', 3]
-        The region at that level, its origin there, clipped to that level: empty where only an odd last row or
-        column was left.
+        The region at that level, its origin there, clipped to that level: empty if only an odd last row or
+        column remained, which the level leaves out.
 
+    Examples
+    --------
     >>> region = np.zeros((3, 4, 3), np.uint8)
-    >>> [(k, y, x, part.shape[:2]) for k, y, x, part in reduce_region(region, 4, 8, Pyramid(7, 12, 4, 3), 2)]
+    >>> [(k, y, x, part.shape[:2]) for k, y, x, part in reduce_region(region, 4, 8, Pyramid(7, 12, 16, 3), 2)]
     [(0, 4, 8, (3, 4)), (1, 2, 4, (1, 2)), (2, 1, 2, (0, 1))]
     """
     step = 1 << last_level

@@ -1,7 +1,7 @@
-"""What do the directories of a TIFF say, whoever wrote them?
+"""What do the directories of a TIFF from any program say?
 
-Classic TIFF and BigTIFF in either byte order. Nothing in the file is believed: each offset and count is held
-against the file's size before it is followed, and long tables are read in slices.
+Classic TIFF and BigTIFF in either byte order. Nothing in the file is trusted: each offset and count is compared with
+the file's size before it is followed, and long tables are read in slices.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class BrokenTiff(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A tag as its directory has it: where its values lie, not the values."""
+    """A tag as its directory has it: type, number and offset of its values, not the values."""
 
     code: int
     kind: int
@@ -60,14 +60,19 @@ Directory = dict[int, Entry]
 
 
 class TiffReader:
-    """The directories of one file.
+    """The directories of one file, opened for reading until the `with` block ends.
+
+    Parameters
+    ----------
+    path
+        The file.
 
     Raises
     ------
     BrokenTiff
-        If the file is not a TIFF, or was never finished; and later where what it says leads out of the file.
+        If the file is not a TIFF, or was never finished. All methods raise it when an offset leads out of the file.
     OSError
-        If the system does not give the file.
+        If the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +93,7 @@ class TiffReader:
         os.close(self._file)
 
     def bytes_at(self, offset: int, count: int) -> bytes:
-        """Read bytes that must lie inside the file."""
+        """Read `count` bytes, all of which must be inside the file."""
         if offset + count > self.size:
             raise BrokenTiff(f"bytes {offset} to {offset + count} lie beyond the file's end at {self.size}")
         try:
@@ -97,7 +102,7 @@ class TiffReader:
             raise BrokenTiff(str(error)) from None
 
     def chain(self) -> list[Directory]:
-        """Read the directories of the main chain."""
+        """Read the directories of the main chain, in order."""
         found, place, seen = [], self._first, set[int]()
         while place:
             if place in seen or len(seen) == MAX_DIRECTORIES:
@@ -115,7 +120,7 @@ class TiffReader:
         return [self._read_directory(place)[0] for place in places]
 
     def numbers(self, entry: Entry, start: int = 0, stop: int | None = None) -> npt.NDArray[np.int64]:
-        """Read the values of a tag from `start` to `stop`; rationals cannot be read as numbers."""
+        """Read the whole numbers of a tag from `start` to `stop` (None: to the end), as int64 [n]."""
         stop = entry.count if stop is None else min(stop, entry.count)
         if entry.kind not in _NUMBERS:
             raise BrokenTiff(f"tag {entry.code} has type {entry.kind}, not a whole number")
@@ -124,7 +129,7 @@ class TiffReader:
         return np.frombuffer(data, self._order + _NUMBERS[entry.kind]).astype(np.int64)
 
     def number(self, directory: Directory, code: int, default: int | None = None) -> int:
-        """Read a tag of one number."""
+        """Read the first number of a tag; without a default, a missing tag is an error."""
         if code not in directory:
             if default is None:
                 raise BrokenTiff(f"tag {code} is missing")
@@ -135,7 +140,7 @@ class TiffReader:
         return int(values[0])
 
     def rational(self, directory: Directory, code: int) -> float | None:
-        """Read a tag of one fraction; None where it is missing, not a fraction, or divides by zero."""
+        """Read a tag of one fraction; None if it is missing, not a fraction, or divides by zero."""
         entry = directory.get(code)
         if entry is None or entry.kind != _RATIONAL or entry.count < 1:
             return None
@@ -143,7 +148,7 @@ class TiffReader:
         return above / below if below else None
 
     def text(self, directory: Directory, code: int, limit: int = 1 << 20) -> str:
-        """Read a tag of text, as much of it as a limit allows."""
+        """Read a tag of text, at most `limit` bytes of it; empty if it is missing or not text."""
         entry = directory.get(code)
         if entry is None or entry.kind != _ASCII:
             return ""
@@ -151,14 +156,14 @@ class TiffReader:
         return data.split(b"\0")[0].decode("utf-8", "replace")
 
     def raw(self, directory: Directory, code: int, limit: int = 1 << 20) -> bytes | None:
-        """Read a tag's bytes."""
+        """Read a tag's values as bytes, at most `limit`; None if it is missing."""
         entry = directory.get(code)
         if entry is None:
             return None
         return self.bytes_at(entry.place, min(entry.count * _SIZES.get(entry.kind, 1), limit))
 
     def slices(self, *entries: Entry) -> Iterator[tuple[int, tuple[npt.NDArray[np.int64], ...]]]:
-        """Read tables of one length side by side: the first number's place, and a slice of each."""
+        """Read tables of equal length together: yield the index of a slice's first number, and the slice of each table."""
         for start in range(0, min(entry.count for entry in entries), _SLICE):
             yield start, tuple(self.numbers(entry, start, start + _SLICE) for entry in entries)
 
@@ -176,7 +181,7 @@ class TiffReader:
             raise BrokenTiff("was never finished: the header points at no directory")
 
     def _read_directory(self, place: int) -> tuple[Directory, int]:
-        """Read one directory and the place of the next."""
+        """Read one directory, and the offset of the next."""
         count_code, entry_size, word = ("Q", 20, 8) if self._big else ("H", 12, 4)
         count_size = struct.calcsize("=" + count_code)
         (count,) = self._unpack(count_code, self.bytes_at(place, count_size))

@@ -1,9 +1,9 @@
-"""Where does each tile lie in a slide that is still being written?
+"""At which offset is each tile of a slide that is still being written?
 
-A file of fixed records of 32 bytes beside the slide, one for each tile of each level in raster order, so that
+The index is a file beside the slide with a record of 32 bytes for each tile of each level in raster order. So
 memory does not grow with the slide, and a crash loses nothing that was synced::
 
-    header  "SAFRONIX" version | what the slide is made by (16 bytes)
+    header  "SAFRONIX" version | hash of the spec (16 bytes)
     record  offset u64 | length u32 | blake2b-16 of the tile's bytes | check u32     all zero: no tile yet
 """
 
@@ -36,27 +36,27 @@ _CHECK_START = np.uint32(0x5AF701)
 
 
 def pack_record(offset: int, length: int, digest: bytes) -> bytes:
-    """Encode one record; its check is filled in when it is written."""
+    """Encode one record, without its check, which `TileIndex.write` fills in."""
     return _PACK.pack(offset, length, digest)
 
 
 class TileIndex:
-    """The index of one slide; see the module for the file.
+    """The index of one slide; the module describes the file.
 
     Parameters
     ----------
     path
         The index file.
     spec
-        What the slide is made by; another slide's index is refused.
+        What determines the slide; the index of another spec is refused.
     valid_end
-        None begins a new file. A number goes on with the one that is there: records of tiles that end beyond
-        this byte of the slide, and torn ones, are cleared.
+        None begins a new file. A number opens the existing file and clears torn records, and those of tiles that end
+        beyond this byte of the slide.
 
     Raises
     ------
     BadInput
-        If the index to go on with is missing, or belongs to a slide made by another spec.
+        If the existing index is missing, or belongs to a slide with another spec.
     """
 
     def __init__(self, path: Path, spec: SlideSpec, *, valid_end: int | None) -> None:
@@ -74,20 +74,22 @@ class TileIndex:
             write_at(self._file, header, 0)
         elif os.pread(self._file, len(header), 0) != header:
             os.close(self._file)
-            raise BadInput(f"{path}: made by another slide's options; give the same ones, or start again")
+            raise BadInput(
+                f"{path}: belongs to a slide with other options; use the same options, or start again"
+            )
         os.ftruncate(self._file, len(header) + self._starts[-1] * RECORD.itemsize)
         if valid_end is not None:
             self._clear_beyond(valid_end)
 
     def position(self, level: int, row: int, col: int) -> int:
-        """Give a tile's place among the records."""
+        """Return the number of a tile's record."""
         size = self._pyramid.level(level)
         assert 0 <= row < size.rows, f"level {level} has no tile at row {row}"
         assert 0 <= col < size.cols, f"level {level} has no tile at column {col}"
         return self._starts[level] + row * size.cols + col
 
     def write(self, positions: list[int], packed: bytes) -> None:
-        """Store packed records, the later of two for one place; one write for each run of neighbours."""
+        """Store packed records, the last of several for one position, with one write for each sequence of neighbours."""
         where = np.array(positions, np.int64)
         order = np.argsort(where, kind="stable")
         where = where[order]
@@ -99,11 +101,11 @@ class TileIndex:
         os.fsync(self._file)
 
     def level_slices(self, level: int) -> Iterator[Records]:
-        """Give a level's records in raster order, in slices of bounded size."""
+        """Yield a level's records in raster order, in slices of bounded size."""
         return self._slices(self._starts[level], self._starts[level + 1])
 
     def missing(self, level: int) -> Iterator[tuple[Places, Places]]:
-        """Give rows and columns of a level's tiles that have no bytes yet, in raster order, a slice at a time."""
+        """Yield rows and columns, int64 [n] each, of a level's tiles without bytes, in raster order, in slices."""
         columns = self._pyramid.level(level).cols
         seen = 0
         for records in self.level_slices(level):
@@ -113,14 +115,14 @@ class TileIndex:
             seen += len(records)
 
     def first_missing(self) -> tuple[int, int, int] | None:
-        """Give level, row and column of the first tile that has no bytes yet."""
+        """Return level, row and column of the first tile without bytes; None if there is none."""
         for level in self._pyramid.levels:
             for rows, columns in self.missing(level.index):
                 return level.index, int(rows[0]), int(columns[0])
         return None
 
     def count(self) -> tuple[int, int]:
-        """Count the tiles that have bytes, and all."""
+        """Return the number of tiles with bytes, and of all tiles."""
         total = self._starts[-1]
         return sum(int(np.count_nonzero(part["length"])) for part in self._slices(0, total)), total
 
@@ -157,7 +159,7 @@ def _level_starts(pyramid: Pyramid) -> tuple[int, ...]:
 
 
 def _checks(records: Records) -> npt.NDArray[np.uint32]:
-    """Sum a record's words up with weights: enough to tell a torn record from a whole one."""
+    """Return a weighted sum of each record's words, enough to tell a torn record from a whole one."""
     words = records.view(np.uint32).reshape(len(records), RECORD.itemsize // 4)
     weighted: npt.NDArray[np.uint32] = words[:, :-1] * _CHECK_WEIGHTS
     return np.asarray(weighted.sum(axis=1, dtype=np.uint32) + _CHECK_START, np.uint32)

@@ -1,10 +1,10 @@
-"""Does a slide keep what a slide promises, so that the readers people use open it and see all of it?
+"""Do common readers open a slide and see all of it?
 
-Where its tiles lie and how they are coded is checked for all of them, up to 64 of a level are decoded; no pixel is
-compared with anything, since a slide does not say what it should show.
+Offset and length are checked for all tiles, and up to 64 tiles of each level are decoded. Pixels are not compared with
+anything, since a slide does not say what it should show.
 
-The file is read in slices and tiles are decoded one by one, so a check needs little memory whatever the size.
-Slides of other programs are checked by the same rules; a file that cannot be read at all has one problem.
+The file is read in slices and tiles are decoded one by one, so a check needs little memory for any size.
+Slides of other programs are checked by the same rules. A file that cannot be read at all counts as one problem.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from safron.io.errors import BadInput
 from .tiff_directories import BrokenTiff, Directory, TiffReader
 
 MAX_SAMPLED = 64
-"""Tiles of a level that are decoded; of a level with more, as many are taken evenly, with first and last."""
+"""Largest number of tiles of a level that are decoded: evenly spaced ones, with the first and the last."""
 
 _MAX_TILE_BYTES = 1 << 30
 _TILE_OFFSETS, _TILE_BYTE_COUNTS = 324, 325
@@ -47,22 +47,22 @@ class _Level:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name in messages."""
         return f"level {self.index}"
 
     @property
     def tiles(self) -> int:
-        """Tiles that its size asks for."""
+        """Number of tiles that its size needs."""
         return -(-self.height // self.tile_height) * -(-self.width // self.tile_width)
 
     @property
     def tile_bytes(self) -> int:
-        """Size of a tile's pixels."""
+        """Size of a decoded tile."""
         return self.tile_height * self.tile_width * 3
 
 
 def validate_slide(path: str | Path) -> list[str]:
-    """Reopen a slide and list the promises it breaks.
+    """Reopen a slide and list its problems.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ def validate_slide(path: str | Path) -> list[str]:
 
     Returns
     -------
-    One line for each problem; empty when the slide is good.
+    One line for each problem; empty for a good slide.
 
     Raises
     ------
     BadInput
-        If there is no such file, or it cannot be opened.
+        If the file does not exist or cannot be opened.
     """
     path = Path(path)
     try:
@@ -92,7 +92,7 @@ def validate_slide(path: str | Path) -> list[str]:
 def _check(tiff: TiffReader, path: Path) -> Iterator[str]:
     chain = tiff.chain()
     if 322 not in chain[0]:
-        yield "directory 0 is not tiled: viewers would read the whole image at once"
+        yield "directory 0 is not tiled, so viewers read the whole image at once"
         return
     ours = tiff.text(chain[0], 305).startswith("safron")
     directories, in_chain = _level_directories(tiff, chain)
@@ -124,7 +124,7 @@ def _is_aperio(tiff: TiffReader, first: Directory) -> bool:
 
 
 def _level_directories(tiff: TiffReader, chain: list[Directory]) -> tuple[list[Directory], bool]:
-    """Find the levels, and say whether the main chain, which OpenSlide follows, has them all."""
+    """Find the levels, and whether all of them are in the main chain, which OpenSlide follows."""
     if _is_aperio(tiff, chain[0]):
         return [directory for directory in chain if 322 in directory], True
     reduced, children = _reduced(tiff, chain), tiff.children(chain[0])
@@ -134,7 +134,7 @@ def _level_directories(tiff: TiffReader, chain: list[Directory]) -> tuple[list[D
 
 
 def _reduced(tiff: TiffReader, chain: list[Directory]) -> list[Directory]:
-    """Find the levels below the first that the chain has; of Aperio's flavor no level says that it is one."""
+    """Find levels 1 and up in the chain by their subfile type, which levels of an Aperio file do not have."""
     return [item for item in chain[1:] if 322 in item and tiff.number(item, 254, 0) & 1]
 
 
@@ -149,7 +149,7 @@ def _read_level(tiff: TiffReader, index: int, directory: Directory) -> _Level:
 
 
 def _check_coding(tiff: TiffReader, level: _Level) -> Iterator[str]:
-    """Check that pixels are 8-bit RGB, coded as all readers know it."""
+    """Check that pixels are 8-bit RGB in a coding that all readers know."""
     wanted = (
         (258, [8, 8, 8], "BitsPerSample"),
         (277, [3], "SamplesPerPixel"),
@@ -162,7 +162,7 @@ def _check_coding(tiff: TiffReader, level: _Level) -> Iterator[str]:
             yield f"{level.name}: {name} is {_listed(found)}, not {_listed(values)}"
     compression, photometric = (tiff.number(level.directory, code) for code in (259, 262))
     if compression not in (1, 5, 8, 32946, _JPEG, *_JPEG_2000):
-        yield f"{level.name}: compression {compression} is not read everywhere; JPEG, deflate and LZW are"
+        yield f"{level.name}: compression {compression} is not read by all viewers; JPEG, deflate and LZW are"
     if photometric not in (_RGB, _YCBCR):
         yield f"{level.name}: photometric {photometric} is neither RGB (2) nor YCbCr (6)"
     if photometric == _YCBCR and compression not in (_JPEG, *_JPEG_2000):
@@ -174,7 +174,7 @@ def _check_coding(tiff: TiffReader, level: _Level) -> Iterator[str]:
 
 
 def _check_our_coding(tiff: TiffReader, level: _Level) -> Iterator[str]:
-    """Check what no reader can know of a file: how its bytes were made."""
+    """Check how the bytes of our own files were made, which holds for no other program's files."""
     compression, photometric = (tiff.number(level.directory, code) for code in (259, 262))
     if compression == _JPEG and photometric != _YCBCR:
         yield f"{level.name}: photometric is {photometric}, but safron's JPEG tiles are YCbCr (6)"
@@ -184,7 +184,7 @@ def _check_our_coding(tiff: TiffReader, level: _Level) -> Iterator[str]:
 
 
 def _check_tiles(tiff: TiffReader, level: _Level) -> Iterator[str]:
-    """Check where all tiles lie, then decode some."""
+    """Check the offsets of all tiles, then decode some."""
     for code in (_TILE_OFFSETS, _TILE_BYTE_COUNTS):
         if code not in level.directory:
             raise BrokenTiff(f"tag {code} is missing")
@@ -196,7 +196,7 @@ def _check_tiles(tiff: TiffReader, level: _Level) -> Iterator[str]:
         empty += int(np.count_nonzero((counts <= 0) | (offsets <= 0)))
         outside += int(np.count_nonzero((counts > tiff.size) | (offsets > tiff.size - counts)))
     if empty:
-        yield f"{level.name}: {empty} of {level.tiles} tiles are empty, which readers show black or refuse"
+        yield f"{level.name}: {empty} of {level.tiles} tiles are empty; readers show them black or refuse them"
     if outside:
         yield f"{level.name}: {outside} of {level.tiles} tiles lie beyond the file's end"
     if not empty and not outside:
@@ -226,7 +226,7 @@ def _check_samples(tiff: TiffReader, level: _Level) -> Iterator[str]:
 
 
 def _decoder(tiff: TiffReader, level: _Level) -> Callable[[bytes], int]:
-    """Give a function that decodes a tile and says how many bytes of pixels it had."""
+    """Return a function that decodes a tile and returns the number of bytes of its pixels."""
     compression = tiff.number(level.directory, 259)
     nbytes = level.tile_bytes
     if compression == 1:
@@ -239,19 +239,19 @@ def _decoder(tiff: TiffReader, level: _Level) -> Callable[[bytes], int]:
         tables = tiff.raw(level.directory, 347)
 
         def decode_jpeg(data: bytes) -> int:
-            # libjpeg fills the rest with grey and says nothing.
+            # libjpeg fills the missing part with grey, without an error.
             if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-                raise ValueError("it ends before its picture does")
+                raise ValueError("its data are cut off")
             return int(imagecodecs.jpeg8_decode(data, tables=tables).size)
 
         return decode_jpeg
     if compression in _JPEG_2000:
         return lambda data: int(imagecodecs.jpeg2k_decode(data).size)
-    return lambda data: nbytes  # reported as not read everywhere already
+    return lambda data: nbytes  # `_check_coding` has reported it
 
 
 def _check_sizes(levels: list[_Level]) -> Iterator[str]:
-    """Check that each level is half of the one above: rounded down as here, or up as elsewhere."""
+    """Check that each level has half the size of the one above, rounded down or up."""
     for above, level in pairwise(levels):
         halved = all(
             size in {max(1, of >> 1), (of + 1) >> 1}
@@ -263,20 +263,20 @@ def _check_sizes(levels: list[_Level]) -> Iterator[str]:
 
 
 def _check_scale(tiff: TiffReader, levels: list[_Level]) -> Iterator[str]:
-    """Check that resolution doubles from level to level, and is what the description says; there may be none."""
+    """Check that pixel sizes double from level to level, and agree with the description. There may be none."""
     mpp = _mpp(tiff, levels[0])
     if mpp is None:
         return
     described = _described_mpp(tiff, levels[0])
     tagged = _tagged_mpp(tiff, levels[0])
     if described and tagged and not math.isclose(described, tagged, rel_tol=1e-6):
-        yield f"the description says {described:g} um a pixel, the resolution {tagged:g}"
+        yield f"the description says {described:g} um per pixel, the resolution tags {tagged:g}"
     for level in levels[1:]:
         found = _tagged_mpp(tiff, level)
         wanted = mpp * 2.0**level.index
         if tagged and not (found and math.isclose(found, wanted, rel_tol=1e-6)):
-            told = f"{found:g}" if found else "missing or not square"
-            yield f"{level.name}: resolution is {told}, not {wanted:g} um a pixel"
+            told = f"{found:g}" if found else "missing or different in x and y"
+            yield f"{level.name}: resolution is {told}, not {wanted:g} um per pixel"
 
 
 def _mpp(tiff: TiffReader, level: _Level) -> float | None:
@@ -296,37 +296,37 @@ def _described_mpp(tiff: TiffReader, level: _Level) -> float | None:
 
 
 def _tagged_mpp(tiff: TiffReader, level: _Level) -> float | None:
-    """Give micrometres a pixel where both resolutions agree and have a unit."""
+    """Return micrometres per pixel if both resolutions agree and have a unit."""
     across, down = (tiff.rational(level.directory, code) for code in (282, 283))
     scale = _UNITS_PER_UM.get(tiff.number(level.directory, 296, 2))
     return scale / across if scale and across and across == down else None
 
 
 def _check_aperio(tiff: TiffReader, chain: list[Directory], levels: list[_Level]) -> Iterator[str]:
-    """Check the rules by which readers tell levels from pictures of the slide."""
+    """Check the rules by which readers tell levels from thumbnail, label and macro."""
     for level in levels:
         if tiff.number(level.directory, 254, 0):
             yield f"{level.name}: NewSubfileType is not 0, so Bio-Formats takes it for a label"
         if not _is_aperio(tiff, level.directory):
             yield f"{level.name}: has no Aperio description"
     if len(chain) == 1 or 322 in chain[1]:
-        yield "directory 1 is not a thumbnail: tifffile would take level 1 for it"
+        yield "directory 1 is not a thumbnail, so tifffile takes level 1 for it"
         return
     last = levels[-1]
     height, width = (tiff.number(chain[1], code) for code in (257, 256))
     smaller = height * width < last.height * last.width or height * width == 1
     if not smaller and len(levels) > 1:
-        yield f"the thumbnail of {height} x {width} pixels is not smaller than the last level: a level to Bio-Formats"
+        yield f"the thumbnail of {height} x {width} pixels is not smaller than the last level, so Bio-Formats takes it for a level"
 
 
 def _check_ome(tiff: TiffReader, level: _Level) -> Iterator[str]:
-    """Check that the OME-XML can be read and tells of this image."""
+    """Check that the OME-XML can be read and describes this image."""
     try:
         pixels = ElementTree.fromstring(tiff.text(level.directory, 270)).find(".//{*}Pixels")
         facts = {} if pixels is None else pixels.attrib
         size = int(facts["SizeY"]), int(facts["SizeX"])
     except (ElementTree.ParseError, KeyError, ValueError):
-        yield "the OME-XML is damaged, so that some readers see one level"
+        yield "the OME-XML is damaged, so some readers see only one level"
         return
     if size != (level.height, level.width):
         yield f"the OME-XML says {size[0]} x {size[1]} pixels, level 0 has {level.height} x {level.width}"
@@ -335,7 +335,7 @@ def _check_ome(tiff: TiffReader, level: _Level) -> Iterator[str]:
 
 
 def _check_children(tiff: TiffReader, chain: list[Directory], *, ours: bool) -> Iterator[str]:
-    """Check that Bio-Formats and tifffile, which follow SubIFDs, see the levels that OpenSlide finds in the chain."""
+    """Check that the SubIFDs, which Bio-Formats and tifffile follow, have the levels of the chain, which OpenSlide follows."""
     children, reduced = tiff.children(chain[0]), _reduced(tiff, chain)
     if len(children) != len(reduced):
         if ours or (children and reduced):
@@ -355,11 +355,11 @@ def _check_children(tiff: TiffReader, chain: list[Directory], *, ours: bool) -> 
             for entries in zip(*tables, strict=True)
             for _, (found, wanted) in tiff.slices(*entries)
         ):
-            yield f"level {index}: its SubIFD and the chain tell of different tiles"
+            yield f"level {index}: its SubIFD and the chain point at different tiles"
 
 
 def _check_openslide(path: Path, levels: list[_Level], mpp: float | None) -> Iterator[str]:
-    """Check that OpenSlide sees the same levels and the same scale."""
+    """Check that OpenSlide sees the same levels and the same pixel size."""
     wanted = tuple((level.width, level.height) for level in levels)
     try:
         with openslide.OpenSlide(path) as slide:
@@ -375,7 +375,7 @@ def _check_openslide(path: Path, levels: list[_Level], mpp: float | None) -> Ite
     if found != wanted:
         yield f"OpenSlide sees {len(found)} levels from {_size(found[0])}, not {len(wanted)} from {_size(wanted[0])}"
     if mpp is not None and not math.isclose(seen_mpp, mpp, rel_tol=1e-6):
-        yield f"OpenSlide sees {seen_mpp:g} um a pixel, not {mpp:g}"
+        yield f"OpenSlide sees {seen_mpp:g} um per pixel, not {mpp:g}"
 
 
 def _size(dimensions: tuple[int, int]) -> str:

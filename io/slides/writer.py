@@ -1,19 +1,19 @@
-r"""How do tiles that come in any order become one slide, or none at all?
+r"""How do tiles in any order become one slide, or none at all?
 
-Tiles are appended to ``OUT.part`` as they come, and an index beside it says where each one lies. A file that
-is not finished has no first directory, so no reader opens it::
+Tiles are appended to ``OUT.part`` as they arrive, and an index beside it holds the offset of each tile. The header of an
+unfinished file points at no directory, so no reader opens it::
 
     append   tiles -> sync OUT.part -> their index records -> sync index
-    seal     directories -> sync -> first directory's place in the header -> sync
+    seal     directories -> sync -> offset of the first directory into the header -> sync
     publish  rename -> sync the folder
 
-The digest that `SlideWriter.seal` gives names the content, wherever the tiles lie in the file. It is the
+The digest that `SlideWriter.seal` returns identifies the content, independent of the offsets of tiles. It is the
 SHA-256 of
 
 1. ``safron slide 1\n``;
 2. for each directory of the chain, then for those below it, its name ("level 0", "thumbnail", "level 1", ..,
    "sub level 1", ..) and ``\n``, and for each tag by rising code: code u16, type u16, count u64, the value as
-   stored. DateTime is left out, and what only places things: Strip- and TileOffsets, Strip- and
+   stored. DateTime is left out, and so are tags that depend on offsets: Strip- and TileOffsets, Strip- and
    TileByteCounts, SubIFDs;
 3. for each level, for each tile in raster order: byte count u32 and BLAKE2b-128 of the bytes; then the same
    for the thumbnail's strip, where there is one.
@@ -55,7 +55,7 @@ __all__ = [
 
 MAX_THUMBNAIL = 1024
 _BATCH = 1 << 14  # tiles between two syncs: half a MB of records
-_SHARED_BYTES = 32 << 20  # tiles of one colour that are remembered, to point at instead of writing again
+_SHARED_BYTES = 32 << 20  # of uniform tiles that are remembered, so that equal ones are written once
 _DIGESTED = np.dtype([("length", "<u4"), ("digest", "V16")])
 _NOT_IN_DIGEST = frozenset(
     {
@@ -75,21 +75,21 @@ class SlideWriter:
     Parameters
     ----------
     part
-        The unfinished file, in the folder of the slide to be.
+        The unfinished file, in the folder of the future slide.
     index
-        The file that says where each tile lies.
+        The file with the offset of each tile.
     spec
-        What fixes the slide's bytes.
+        What determines the slide's bytes.
     resume_at
-        None starts anew. Otherwise the `end` of an earlier writer on the same files: what was written later
-        is dropped, and its tiles are missing again.
+        None starts from the beginning. Otherwise the `end` of an earlier writer on the same files: all later bytes
+        are dropped, and their tiles count as missing.
 
     Raises
     ------
     BadInput
-        If the files cannot be gone on with.
+        If the files are missing, or belong to another slide.
     Failed
-        If the disk does not take them.
+        If the disk is full or broken.
     """
 
     def __init__(self, part: Path, index: Path, spec: SlideSpec, *, resume_at: int | None = None) -> None:
@@ -114,10 +114,15 @@ class SlideWriter:
         self.close()
 
     def append(self, tiles: Iterable[EncodedTile]) -> int:
-        """Write tiles, then the records that make them count.
+        """Write tiles, then their index records.
 
-        A tile may be written again: the later bytes count. After a failure the writer is as it was before the
-        batch (of some thousand tiles) that failed.
+        A tile may be written again: the last bytes count. After a failure, the writer is in the state before the
+        failed batch (of up to 16,384 tiles).
+
+        Parameters
+        ----------
+        tiles
+            Encoded tiles in any order.
 
         Returns
         -------
@@ -126,7 +131,7 @@ class SlideWriter:
         Raises
         ------
         Failed
-            If the disk is full or broken; both files stay good to resume from.
+            If the disk is full or broken; both files can still be resumed from.
         """
         batch = _Batch(self.end)
         for tile in tiles:
@@ -140,31 +145,30 @@ class SlideWriter:
         return self.end
 
     def missing(self) -> tuple[int, int, int] | None:
-        """Give level, row and column of the first tile not yet written; None when all are."""
+        """Return level, row and column of the first missing tile; None if all are written."""
         return self._index.first_missing()
 
     def missing_at(self, level: int) -> Iterator[tuple[Places, Places]]:
-        """Give rows and columns of all tiles of a level that are not yet written, some at a time."""
+        """Yield rows and columns, int64 [n] each, of a level's missing tiles in raster order, in slices."""
         return self._index.missing(level)
 
     def seal(self, thumbnail: Pixels) -> str:
-        """Write the directories: from now on `part` is a whole slide that lacks its name.
+        """Write the directories: from now on `part` is a complete slide under its temporary name.
 
         Parameters
         ----------
         thumbnail
             uint8 [h, w, 3]: a small picture of the whole slide. It is halved until it is smaller than the
-            last level (a last level of one pixel has a thumbnail of one pixel), and written in flavor svs
-            alone.
+            last level (one pixel if that has one pixel), and written only with flavor svs.
 
         Returns
         -------
-        The slide's digest in hexadecimal: the same for the same tiles and tags, wherever they lie.
+        The slide's digest in hexadecimal: equal for equal tiles and tags, at whatever offsets.
 
         Raises
         ------
         Failed
-            If a tile is missing, or the disk is full; both files stay good to resume from.
+            If a tile is missing, or the disk is full; both files can still be resumed from.
         """
         missing = self.missing()
         if missing is not None:
@@ -175,26 +179,33 @@ class SlideWriter:
             return self._write_directories(thumbnail)
 
     def publish(self, out: Path, *, overwrite: bool) -> None:
-        """Give the sealed slide its name, in the folder of `part`, and close both files.
+        """Rename the sealed slide and close both files.
+
+        Parameters
+        ----------
+        out
+            The slide's name, in the folder of `part`.
+        overwrite
+            Whether an existing file of that name is replaced.
 
         Raises
         ------
         BadInput
             If `out` exists and may not be overwritten.
         Failed
-            If the disk does not take it; both files stay good to resume from.
+            If the file system refuses; both files can still be resumed from.
         """
         with self._disk_errors():
             try:
                 files.publish(self.part, out, overwrite=overwrite)
-            except BadInput:  # the name was taken meanwhile: the part is a part again
+            except BadInput:  # another program took the name meanwhile: this is an unfinished slide again
                 files.write_at(self._file, bigtiff.header(0), 0)
                 raise
             self._index.path.unlink(missing_ok=True)
         self.close()
 
     def finish(self, out: Path, thumbnail: Pixels, *, overwrite: bool) -> str:
-        """Seal and publish; return the digest."""
+        """Seal and publish; return the digest. See there for parameters and errors."""
         if not overwrite and os.path.lexists(out):
             raise files.exists(out)
         digest = self.seal(thumbnail)
@@ -202,14 +213,14 @@ class SlideWriter:
         return digest
 
     def close(self) -> None:
-        """Close both files and keep them, to resume from."""
+        """Close both files and keep them for resuming."""
         if self._open:
             self._open = False
             os.close(self._file)
             self._index.close()
 
     def _store(self, tile: EncodedTile, batch: _Batch) -> bytes:
-        """Put a tile's bytes into the file, or find them there; give its record."""
+        """Write a tile's bytes, unless an equal uniform tile is in the file; return its record."""
         found = (batch.shared.get(tile.data) or self._shared.get(tile.data)) if tile.uniform else None
         if found is None:
             offset = batch.end + batch.end % 2  # TIFF wants even offsets
@@ -225,7 +236,7 @@ class SlideWriter:
         if not batch.positions:
             return
         with self._disk_errors():
-            # Data first: a record must never point at bytes that a crash could lose.
+            # Data first: a record must never point at bytes that a crash can lose.
             os.fsync(self._file)
             self._index.write(batch.positions, bytes(batch.records))
         self.end = batch.end
@@ -283,14 +294,14 @@ class SlideWriter:
             yield
 
     def _still_needed(self) -> int:
-        """Guess how many bytes are still to come, from the tiles so far."""
+        """Estimate how many bytes are still to be written, from the mean size of the tiles so far."""
         written, total = self._index.count()
         return (total - written) * self.end // max(written, 1)
 
 
 @dataclass
 class _Batch:
-    """Tiles whose bytes are in the file and whose records are not yet."""
+    """Tiles whose bytes are in the file, but whose records are not yet in the index."""
 
     end: int
     positions: list[int] = field(default_factory=list)
@@ -299,7 +310,7 @@ class _Batch:
 
 
 def _open_part(part: Path, resume_at: int | None) -> int:
-    """Open the unfinished file, cut at `resume_at`, with a header that no reader follows."""
+    """Open the unfinished file, cut at `resume_at`, with a header that points at no directory."""
     if resume_at is None:
         part.unlink(missing_ok=True)  # not truncated: another name may hold the same file
         file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -320,20 +331,23 @@ def _open_part(part: Path, resume_at: int | None) -> int:
 
 def _check_part(part: Path, found: os.stat_result, resume_at: int) -> None:
     if not bigtiff.HEADER_BYTES <= resume_at <= found.st_size:
-        raise BadInput(f"{part}: has {found.st_size} bytes where the journal knows {resume_at}; start again")
+        raise BadInput(f"{part}: has {found.st_size} bytes, but the journal lists {resume_at}; start again")
     if found.st_nlink > 1:
-        # The crash came between the slide's name and the end of the part's: cutting one would cut the other.
-        raise BadInput(f"{part}: is also a file of another name, likely the finished slide; remove the .part")
+        # The crash came after the slide got its name and before the part lost its own: both are one file.
+        raise BadInput(
+            f"{part}: is the same file as another name, probably the finished slide; remove the .part"
+        )
 
 
 def _fit_thumbnail(picture: Pixels, last: Level) -> Pixels:
-    """Halve a picture until it has fewer pixels than the last level and no longer side, or one pixel."""
+    """Halve a picture, without odd last rows, until it has fewer pixels than the last level and no longer side."""
     while max(picture.shape[:2]) > 1 and not (
         picture.shape[0] <= min(last.height, MAX_THUMBNAIL)
         and picture.shape[1] <= min(last.width, MAX_THUMBNAIL)
         and picture.shape[0] * picture.shape[1] < last.height * last.width
     ):
-        picture = halve(picture)
+        height, width = (side & ~1 or 1 for side in picture.shape[:2])
+        picture = halve(picture[:height, :width])
     return picture
 
 
@@ -341,12 +355,14 @@ def _fit_thumbnail(picture: Pixels, last: Level) -> Pixels:
 def _disk_errors(
     path: Path, still_needed: Callable[[], int] | None = None, wanted: int = 0
 ) -> Iterator[None]:
-    """Turn what the system says of the disk into one line that says what to do."""
+    """Turn an OSError into one line that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Failed(f"{path}: {error.strerror}; mend the disk and run the same command again") from error
+            raise Failed(
+                f"{path}: {error.strerror}; repair the disk and run the same command again"
+            ) from error
         size = max(wanted, still_needed() if still_needed else 0)
         need = f", about {size / 1e6:,.1f} MB more are needed" if size else ""
         raise Failed(
