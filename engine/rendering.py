@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from safron.engine.execution.call_timer import CallTimer
 from safron.engine.execution.device_queue import DeviceQueue, shares_batches
 from safron.engine.execution.local import local_runner
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
@@ -100,11 +101,14 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     """
     options = prepared.options
     if prepared.where == "threads":
-        # What interrupts the main thread may come between any two steps, also while it holds the queue's lock.
-        shared = shares_batches(prepared.job.model)
-        workers = workers_of(options)
-        with local_runner(workers, in_threads=shared, dashboard=options.dashboard) as runner:
-            yield prepared, runner
+        prepared = keep_batch(prepared)
+        timer = CallTimer(options.patch_timeout, prepared.plan)
+        job = replace(prepared.job, model=timer.timed(prepared.job.model))
+        # The main thread must be free to end the render, also while a generator call does not return.
+        with local_runner(
+            workers_of(options), in_threads=True, dashboard=options.dashboard, timer=timer
+        ) as runner:
+            yield replace(prepared, job=job), runner
         return
     from safron.engine.execution.dask_cluster import ClusterRunner, open_cluster
 
@@ -113,7 +117,7 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
             yield opened
         return
     source = model_source(prepared)
-    prepared = settle(prepared, cluster.rehearse(source, prepared.plan, options.batch))
+    prepared = keep_batch(settle(prepared, cluster.warm_up(source, prepared.plan, options.batch)))
     if prepared.at_a_time is None:
         prepared = replace(prepared, at_a_time=cluster.width)
     yield prepared, ClusterRunner(cluster, source)
@@ -131,7 +135,6 @@ def run(
     `done` is called when slide, preview and report stand where they should, and only scratch is left to delete.
     """
     start = time.perf_counter()
-    prepared = keep_batch(prepared)
     watch = MaskWatch(prepared.job.mask)
     scan = scan_mask(prepared.job, runner)
     target, scratch = prepared.target, prepared.job.scratch

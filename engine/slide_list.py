@@ -23,7 +23,7 @@ from safron.engine.preparation.prepare import prepare
 from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
-from safron.engine.system.failures import Lost
+from safron.engine.system.failures import Lost, Stuck
 from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.remote import Target
 
@@ -140,7 +140,7 @@ def render_list(
                     raise BadInput(f"{row.out}: is OUT of line {taken[row.out]}, too")
                 taken[row.out] = row.line
                 yield _render_row(row, options, convert, watch, stack, clusters)
-            except Lost:
+            except (Lost, Stuck):
                 raise
             except Exception as error:
                 text = (

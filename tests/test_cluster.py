@@ -25,7 +25,7 @@ from safron.engine.execution import dask_cluster as cluster
 from safron.engine.execution import dask_worker as worker
 from safron.engine.execution.batch_system import JobSettings, job_arguments
 from safron.engine.execution.dask_cluster import open_cluster, start_processes
-from safron.engine.execution.dask_worker import ModelSource, Parcel
+from safron.engine.execution.dask_worker import JobPayload, ModelSource
 from safron.engine.generator.model import IdentityModel
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.placement import placement_of
@@ -152,22 +152,28 @@ def test_an_interrupt_while_workers_start_is_one_line(how: str, here: Path) -> N
     assert err == "safron-render: interrupted; finished blocks are kept, the same command continues\n"
 
 
-def test_the_first_interrupt_waits_and_the_second_does_not() -> None:
+def test_the_first_interrupt_waits_and_a_later_one_does_not() -> None:
     steps = []
 
-    def work(signals: int, *, then: Exception | None = None) -> None:
-        with interrupts_later():
-            for _ in range(signals):
+    def work(*times: float, then: Exception | None = None) -> None:
+        now = [0.0]
+        with interrupts_later(clock=lambda: now[0]):
+            for now[0] in times:
                 signal.raise_signal(signal.SIGINT)
-            steps.append(signals)
+            steps.append(times)
             if then is not None:
                 raise then
 
-    work(0)
-    for signals, then in ((1, None), (1, ValueError("came of the signal, too")), (2, None)):
+    work()
+    for times, then in (
+        ((0,), None),
+        ((0,), ValueError("came of the signal, too")),
+        ((0, 0.05), None),
+        ((0, 2), None),
+    ):
         with pytest.raises(KeyboardInterrupt):
-            work(signals, then=then)
-    assert steps == [0, 1, 1]
+            work(*times, then=then)
+    assert steps == [(), (0,), (0,), (0, 0.05)], "pressed twice is once"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -607,20 +613,20 @@ def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
 
     job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
     source = ModelSource("identity", "cpu", 1)
-    parcel = Parcel.pack("token", job, source)
-    assert parcel.unpack(sharers=1).plan == job.plan
+    payload = JobPayload.pack("token", job, source)
+    assert payload.unpack(sharers=1).plan == job.plan
 
-    def changed(**values: Any) -> Parcel:
+    def changed(**values: Any) -> JobPayload:
         from dataclasses import replace
 
-        return replace(parcel, **values)
+        return replace(payload, **values)
 
     for values, says in (
         (
-            {"versions": parcel.versions | {"numpy": "1.0"}},
+            {"versions": payload.versions | {"numpy": "1.0"}},
             "where the driver has 1.0; install the same versions",
         ),
-        ({"sha256": "0"}, "another generator than the driver's"),
+        ({"sha256": "0"}, "differs from the driver's file"),
         ({"device": "cuda"}, "runs on cpu, the render on cuda"),
     ):
         with pytest.raises(Failed, match=says):
@@ -631,7 +637,7 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
-    from safron.engine.execution.dask_worker import Desk
+    from safron.engine.execution.dask_worker import WorkerSession
     from safron.engine.execution.device_queue import Stopped
     from safron.engine.execution.tasks import boundary_task
     from safron.engine.preparation.prepare import prepare
@@ -644,12 +650,12 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
 
     job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
     job.scratch.create(job.plan, {"--seed": "0"})
-    desk = Desk(Parcel.pack("token", job, ModelSource("identity", "cpu", 1)), Worker())
-    assert desk.run("boundary", boundary_task, (0, 0)).index == (0, 0)
+    session = WorkerSession(JobPayload.pack("token", job, ModelSource("identity", "cpu", 1)), Worker())
+    assert session.run("boundary", boundary_task, (0, 0)).index == (0, 0)
     job.scratch.create(job.plan, {"--seed": "1"})
     monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.6)
     with pytest.raises(Stopped):
-        desk.run("boundary", boundary_task, (0, 0))
+        session.run("boundary", boundary_task, (0, 0))
     assert not job.scratch.boundaries.stored()
 
 

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safron.engine.execution.call_timer import first_call
 from safron.engine.execution.device_queue import BUFFERS, RUNNERS, shares_batches
 from safron.engine.execution.tasks import Job
 from safron.engine.generator.halving import Halving
@@ -135,7 +136,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     chunks = mask.keep_chunks(block=plan.block, workers=workers, max_bytes=max(CACHE_BYTES, left // 2))
     kept += chunks
     check_memory(before + with_gaps(kept + batches * batch), plan, options)  # before the trial takes some
-    trial = try_model(model, plan)
+    trial = first_call(lambda: try_model(model, plan), options.patch_timeout)
     batches, calls = (BUFFERS, RUNNERS) if shares_batches(model) else (workers, workers)
     working = with_gaps(kept + batches * batch)
     projected = before + working + calls * trial.added_bytes
