@@ -220,3 +220,13 @@ def test_closed_streams_do_not_change_the_exit_code(code: int, closed: str, here
     subprocess.run(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
     assert int(Path("code").read_text()) == code
     assert Path("out.tiff").exists() == (code == 0)
+
+
+@pytest.mark.parametrize(("more", "files"), [("--workers 8", 16), ("--executor processes --workers 2", 24)])
+def test_too_few_open_files_are_one_line(more: str, files: int, here: Path) -> None:
+    script = f"ulimit -n {files}; exec {Path(sys.executable).with_name('safron-render')} {ARGS} {more}"
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert f" open files, and this session allows {files}; raise it with ulimit -n " in line
+    assert not Path("out.tiff.safron").exists()

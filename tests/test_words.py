@@ -109,7 +109,6 @@ EXEMPT: frozenset[str] = frozenset(
     {
         "engine/cli.py",
         "engine/evaluation/fid.py",
-        "engine/execution/dask_cluster.py",
         "engine/generator/halving.py",
         "engine/generator/onnx_model.py",
         "engine/preparation/prepare.py",

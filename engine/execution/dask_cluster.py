@@ -26,6 +26,7 @@ from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.failures import Lost, Stuck
 from safron.engine.system.gpus import process_blocks, worker_gpus
 from safron.engine.system.memory import peak_bytes
+from safron.engine.system.open_files import require_open_files
 from safron.engine.system.signals import (
     BATCH_SYSTEM_SECONDS,
     END_SECONDS,
@@ -53,6 +54,9 @@ PATIENCE_SECONDS = 10.0
 COUNT_SECONDS = 5.0
 # A worker that has tasks and shows no progress for so long is told of, once.
 SLOW_SECONDS = 60.0
+# Open files that a scheduler in this process may need, and more for each worker; 34 and 12 were seen.
+OPEN_FILES = 64
+FILES_PER_WORKER = 16
 
 
 @dataclass
@@ -266,6 +270,7 @@ def open_cluster(placement: Placement) -> Iterator[Cluster]:
     """
     quiet_asyncio()
     _quiet_dask()
+    _require_open_files(placement)
     security = load_security(placement.security)
     stack = ExitStack()
     end_seconds = END_SECONDS if placement.cluster is None else BATCH_SYSTEM_SECONDS
@@ -278,6 +283,23 @@ def open_cluster(placement: Placement) -> Iterator[Cluster]:
         finally:
             with interrupts_later(), time_to_end(end_seconds):
                 stack.close()
+
+
+def _require_open_files(placement: Placement) -> None:
+    """Refuse workers whose connections and pipes this process may not open."""
+    count, reason = OPEN_FILES, f"--workers {placement.workers}"
+    if placement.scheduler is not None:
+        reason = f"--scheduler {placement.scheduler}"
+    elif placement.cluster is not None:
+        from .batch_system import job_count
+
+        count, reason = (
+            count + FILES_PER_WORKER * job_count(placement.cluster),
+            f"--cluster {placement.cluster}",
+        )
+    else:
+        count += FILES_PER_WORKER * placement.workers
+    require_open_files(count, reason)
 
 
 def _open(placement: Placement, security: Any, stack: ExitStack) -> Cluster:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
+from safron.engine.system.open_files import require_open_files
 from safron.engine.system.signals import END_SECONDS
 
 from .call_timer import CallTimer
@@ -16,6 +17,10 @@ from .scheduling import WAKE_SECONDS, Ended, Runner, Task, run_tasks
 
 # What is left of the time to end after threads were waited for is for the journal and the last line.
 STOP_SECONDS = END_SECONDS - 1.0
+
+
+# Open files that a render on threads may need; 17 were seen.
+OPEN_FILES = 32
 
 
 class Serial:
@@ -113,6 +118,7 @@ def local_runner(
     dashboard : address of the Dask dashboard, for which Dask runs the threads; None for none.
     timer : of generator calls; None times none.
     """
+    require_open_files(OPEN_FILES, f"--workers {workers}")
     timer = timer or CallTimer()
     if workers == 1 and not in_threads and dashboard is None:
         yield lambda tasks: run_tasks(tasks, Serial())
