@@ -59,7 +59,7 @@ def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
 
 
 class Slow:
-    """A render by worker processes in another process, slow enough to be caught at work."""
+    """A render by worker processes in another process, slow enough to be interrupted."""
 
     def __init__(self, args: str, *, seconds: float = 0.02) -> None:
         command = [sys.executable, TESTS / "slow_render.py", "patches.made", str(seconds), *args.split()]
@@ -79,7 +79,7 @@ class Slow:
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def end(self) -> tuple[str, str]:
-        """What it says until it ends; where it does not end, where its threads are."""
+        """Its output until it ends; if it does not end, where its threads are."""
         try:
             return self.process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
@@ -110,7 +110,7 @@ def test_worker_processes_make_the_same_slide(here: Path, digest: str) -> None:
     )  # fmt: skip
     assert report.digest == digest
     assert (report.run + report.painted, report.blocks) == (PATCHES, BLOCKS)
-    assert sum(counted) == PATCHES, "patches are counted here as they are made there"
+    assert sum(counted) == PATCHES, "finished patches are reported while workers run"
     assert sorted(path.name for path in here.iterdir()) == ["mask.zarr", "out.tiff", "serial.tiff"]
 
 
@@ -122,7 +122,7 @@ def test_no_worker_outlives_its_driver(
         slow.wait_for_patches(60)
         workers = slow.workers()
         assert len(workers) == 2
-        if how == "INT to all":  # what a terminal does
+        if how == "INT to all":  # as a terminal does
             os.killpg(slow.process.pid, signal.SIGINT)
         else:
             slow.process.send_signal(signal.Signals[f"SIG{how}"])
@@ -193,7 +193,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
     model = RampModel(noise=False)
     made = render("mask.zarr", "out.tiff", model=model, **(options | {"executor": "threads", "workers": 1}))
     assert made.resumed == BLOCKS - 1
-    assert model.calls == 1 + 4, "the trial, and the patches of the one block"
+    assert model.calls == 1 + 4, "the warm-up, and the patches of the one block"
 
 
 def test_an_array_in_memory_is_refused(here: Path) -> None:
@@ -266,7 +266,7 @@ def free_port() -> int:
         return port
 
 
-# A scheduler that is there already
+# A running scheduler
 
 
 class Running:
@@ -311,7 +311,7 @@ def test_a_scheduler_by_file_and_by_address(
         assert render_cli(capfd, ARGS + "--overwrite --scheduler", address)["digest"] == digest
 
 
-def test_a_scheduler_that_dies_half_way_is_one_line_and_resumed(
+def test_a_scheduler_that_dies_during_a_render_is_one_line_and_resumed(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
@@ -532,7 +532,7 @@ CLUSTER = "kind: slurm\nworkers: 2\ncores: 1\nmemory: 1GB\n"
 REFUSED = [
     ("", "--scheduler tcp://127.0.0.1:1", "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there"),
     ("", "--scheduler none.json", "--scheduler none.json: no such file; give tcp://HOST:PORT"),
-    ("not JSON", "--scheduler file.yaml", "--scheduler file.yaml: is no file of a Dask scheduler"),
+    ("not JSON", "--scheduler file.yaml", "--scheduler file.yaml: is not the file of a Dask scheduler"),
     ("", "--scheduler http://a:1", "--scheduler http://a:1: must be tcp://HOST:PORT"),
     (CLUSTER, "--scheduler tcp://a:1 --cluster file.yaml", "--scheduler and --cluster: both say"),
     (CLUSTER, "--executor threads --cluster file.yaml", "--executor threads: --cluster says"),
@@ -636,7 +636,7 @@ def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
 def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
+    """On a scheduler that outlives its driver, a block may still be in flight when another render begins."""
     from safron.engine.execution.dask_worker import WorkerSession
     from safron.engine.execution.device_queue import Stopped
     from safron.engine.execution.tasks import boundary_task
