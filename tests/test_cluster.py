@@ -182,7 +182,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
     labels[188, 316] = 2  # the first of the window of 72 px around the patch at (192, 320)
     zarr.open_array("mask.zarr", mode="r+")[:] = labels
     options: dict[str, Any] = {
-        "tile": 64, "overlap": 0, "block": 128, "tiff_tile": 64, "executor": "processes", "workers": 2
+        "tile": 64, "overlap": 0, "block": 128, "tiff_tile": 64, "scale": "1", "executor": "processes", "workers": 2,
     }  # fmt: skip
     with pytest.raises(
         Failed, match=r"^1 block failed .*\(1, 2\) at x=256, y=128, 128 x 128 px: its worker died"
