@@ -1,8 +1,9 @@
 """``safron-render`` with a generator that takes its time: python slow_render.py COUNT SECONDS ARGUMENTS...
 
-The identity generator sleeps SECONDS for each patch and adds a byte to the file COUNT. If STUCK_AFTER is set in the
-environment, a call after so many patches takes a minute and first makes the file ``stuck``. Finished blocks are made durable
-at once, so that a test need not wait for it. Worker processes import this file as well, and so have the same generator.
+The identity generator sleeps SECONDS for each call, which is a patch with --batch 1, and adds a byte to the file COUNT. If
+STUCK_AFTER is set in the environment, a call after so many takes a minute and first makes the file ``stuck``. Finished blocks
+are made durable at once, so that a test need not wait for it. Worker processes import this file as well, and so have the
+same generator.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
     if made >= stuck_after:
         Path("stuck").touch()
         time.sleep(60)
-    time.sleep(seconds * len(labels))
+    time.sleep(seconds)
     with count.open("ab") as file:
-        file.write(bytes(len(labels)))
+        file.write(bytes(1))
     return paint(self, labels, noise)
 
 

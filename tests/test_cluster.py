@@ -193,7 +193,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
     model = RampModel(noise=False)
     made = render("mask.zarr", "out.tiff", model=model, **(options | {"executor": "threads", "workers": 1}))
     assert made.resumed == BLOCKS - 1
-    assert model.calls == 1 + 4, "the warm-up, and the patches of the one block"
+    assert model.calls == 2 + 4, "the warm-up, and the patches of the one block"
 
 
 def test_an_array_in_memory_is_refused(here: Path) -> None:
@@ -578,7 +578,7 @@ REFUSED = [
     (CLUSTER + 'walltime: "00:01:00"', "--cluster file.yaml", "must be more than 120 seconds"),
     (CLUSTER, "--cluster file.yaml --executor auto", "--cluster file.yaml: slurm takes no jobs"),
     ("", "--security none.yaml --executor processes", "--security none.yaml: no such file"),
-    ("ca: a", "--security file.yaml", "--security: nothing is sent over a network by threads"),
+    ("ca: a", "--security file.yaml", "--security: threads send nothing over a network"),
     (
         "ca: a",
         "--security file.yaml --executor processes",

@@ -20,7 +20,7 @@ import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import RenderOptions, RenderReport, rendering
 from safron.engine.plan.render_plan import RenderPlan
-from safron.engine.preparation.output_paths import check_outputs
+from safron.engine.preparation.output_paths import check_paths
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.arrays import Scratch
 from safron.engine.scratch.boundary_store import BoundaryStore
@@ -343,7 +343,7 @@ class Step:
 
     @property
     def says(self) -> str:
-        return "out.tiff is finished; what is left of " if self.reported else "the same command continues"
+        return "out.tiff is finished; " if self.reported else "the same command continues"
 
     def press(self, patched: pytest.MonkeyPatch) -> None:
         function = getattr(*self.place)
@@ -394,7 +394,7 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
     if step.named:
         assert (
             outcome.error
-            == "safron-render: warning: out.tiff: an earlier run finished it, and was killed before it could say so"
+            == "safron-render: warning: out.tiff: an earlier run finished it but was killed before it could report that"
         )
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert left_over() == ["out.tiff", "p.png", "r.json"]
@@ -434,7 +434,7 @@ def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RenderReport, "json", full)
         outcome = run_cli(capfd, args)
-    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide itself is done"), 1))
+    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide is finished"), 1))
     made = on_patch(monkeypatch)
     assert run_cli(capfd, args).code == 0
     assert len(made) == 1, "the warm-up"
@@ -505,7 +505,7 @@ def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.Captur
 
 
 def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    none = ExpectFail("", "", ("--status out.tiff: no render of it was begun here",))
+    none = ExpectFail("", "", ("--status out.tiff: there is no finished or unfinished render of it",))
     check_fail(run_cli(capfd, "--status out.tiff"), none)
     interrupt(capfd)
     before = contents(here)
@@ -513,7 +513,7 @@ def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert outcome.code == 0
     assert f" of {BLOCKS} blocks, " in outcome.out
     assert f" of {PATCHES} patches (" in outcome.out
-    assert "interrupted; the command that began it continues it" in outcome.out
+    assert "interrupted; the same command continues" in outcome.out
     assert contents(here) == before, "looking changes nothing"
     assert run_cli(capfd, "--status out.tiff --report s.json --quiet").out == ""
     status = json.loads(Path("s.json").read_text())
@@ -561,7 +561,7 @@ def test_targets() -> None:
 )
 def test_nothing_is_put_into_a_mask_at_an_address(here: Path, out: str, scratch: str | None) -> None:
     with pytest.raises(BadInput, match=r"lies in the mask s3://a/m.zarr/?; choose another folder"):
-        check_outputs("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
+        check_paths("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
 
 
 def test_a_preview_leaves_alone_what_lies_beside_it(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

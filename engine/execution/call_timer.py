@@ -34,7 +34,7 @@ class CallTimer:
 
     def __init__(self, seconds: float | None = None, plan: RenderPlan | None = None) -> None:
         self.seconds = seconds
-        self._plan = plan
+        self.plan = plan
         # By thread: when its call began; the block of its task.
         self._calls: dict[int, float] = {}
         self._blocks: dict[int, Any] = {}
@@ -82,9 +82,9 @@ class CallTimer:
         )
 
     def _place(self, block: Any) -> str:
-        if self._plan is None:
+        if self.plan is None:
             return f"block {block}"
-        window = self._plan.block_plan(block).window
+        window = self.plan.block_plan(block).window
         return f"block ({block[0]}, {block[1]}) at x={window.x}, y={window.y}, {window.width} x {window.height} px"
 
 
@@ -95,11 +95,10 @@ def ends(error: Stuck) -> Stuck:
 
 
 class _TimedModel:
-    """A generator whose calls are timed; everything else is the generator's own."""
+    """A generator whose calls are timed."""
 
     def __init__(self, model: PatchModel, timer: CallTimer) -> None:
-        self.card, self.sha256 = model.card, model.sha256
-        self.device, self.integral = model.device, model.integral
+        self.card, self.sha256, self.device = model.card, model.sha256, model.device
         self._model, self._timer = model, timer
 
     def __call__(
@@ -108,9 +107,6 @@ class _TimedModel:
         """Run a batch; see `PatchModel`."""
         with self._timer.call():
             return self._model(labels, noise)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
 
 
 def first_call(call: Callable[[], Made], seconds: float | None) -> Made:

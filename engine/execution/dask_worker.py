@@ -16,13 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from distributed import WorkerPlugin
 from distributed.protocol import pickle
-from safron.engine.generator.card import Card
-from safron.engine.generator.halving import Halving, Rehearsed
-from safron.engine.generator.model import PatchModel, load_model
+from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.failures import Stuck
 from safron.engine.system.gpus import kind_of
@@ -31,7 +27,8 @@ from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError
 
 from .call_timer import CallTimer, first_call
-from .device_queue import DeviceQueue, Stopped, shares_batches
+from .device_queue import Stopped
+from .patch_pool import open_pool
 from .tasks import Job, listening
 
 INTERVAL_SECONDS = 0.5
@@ -97,8 +94,7 @@ class JobPayload:
     @classmethod
     def pack(cls, token: str, job: Job, source: ModelSource) -> JobPayload:
         """Pack a job; of the generator only its source is sent."""
-        rehearsed = getattr(job.model, "rehearsed", None)
-        content = pickle.dumps((job.plan, job.mask, job.scratch, rehearsed))
+        content = pickle.dumps((job.plan, job.mask, job.scratch, job.model))
         return cls(
             token=token,
             source=source,
@@ -109,12 +105,13 @@ class JobPayload:
             versions=deciding_versions(),
         )
 
-    def unpack(self, *, sharers: int) -> Job:
+    def unpack(self, *, sharers: int, timer: CallTimer | None = None) -> Job:
         """Return the job.
 
         Parameters
         ----------
         sharers : threads of this worker; they share the chunk cache of the mask.
+        timer : of generator calls; None times none.
 
         Raises
         ------
@@ -128,16 +125,18 @@ class JobPayload:
                     f"{name} {mine.get(name)} where the driver has {wanted}; install the same versions"
                 )
         model = self.source.load()
+        info = GeneratorInfo.of(model)
         if model.sha256 != self.sha256:
             raise Failed(f"--model {self.source.model}: differs from the driver's file of that name")
         if kind_of(model.device) != self.device:
             raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
-        plan, mask, scratch, rehearsed = pickle.loads(self.content)
+        plan, mask, scratch, seen = pickle.loads(self.content)
+        timer = timer or CallTimer()
+        timer.plan = plan
         mask.keep_chunks(block=plan.block, workers=sharers)
         scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
-        model = wrap_model(model, rehearsed)
-        queue = DeviceQueue(model, plan) if shares_batches(model) else None
-        return Job(plan, mask, model, scratch, queue)
+        info = replace(info, same_halves=seen.same_halves, same_places=seen.same_places)
+        return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan))
 
 
 def _identity(job: Job) -> bytes | None:
@@ -146,11 +145,6 @@ def _identity(job: Job) -> bytes | None:
         return job.scratch.identity()
     except Exception:  # of a disk or a store: tasks will report it
         return None
-
-
-def wrap_model(model: PatchModel, rehearsed: Rehearsed | None = None) -> PatchModel:
-    """Let a generator on a GPU halve its batch; `rehearsed` is the result of a warm-up elsewhere."""
-    return model if kind_of(model.device) == "cpu" else Halving(model, rehearsed)
 
 
 class JobPlugin(WorkerPlugin):
@@ -183,7 +177,7 @@ class WorkerSession:
     def __init__(self, payload: JobPayload, worker: Any) -> None:
         self._payload = payload
         self._worker = worker
-        self._timer = CallTimer()
+        self._timer = CallTimer(payload.source.call_seconds)
         self._lock = threading.Lock()
         self._job: Job | None = None
         self._listening: Any = None
@@ -220,11 +214,9 @@ class WorkerSession:
 
     def _unpack(self) -> None:
         try:
-            job = self._payload.unpack(sharers=self._worker.state.nthreads)
+            self._job = self._payload.unpack(sharers=self._worker.state.nthreads, timer=self._timer)
         except SafronError as error:
             raise type(error)(f"worker {self._worker.address}: {error}") from error
-        self._timer = CallTimer(self._payload.source.call_seconds, job.plan)
-        self._job = replace(job, model=self._timer.timed(job.model))
         if self._timer.seconds is not None:
             threading.Thread(target=self._check_calls, name="safron-timer", daemon=True).start()
         self._listening = listening(self._job.scratch, self._count)
@@ -263,8 +255,8 @@ class WorkerSession:
     def _leave(self) -> None:
         if self._closed and not self._tasks and self._listening is not None:
             self._listening.__exit__(None, None, None)
-            if self._job is not None and self._job.queue is not None:
-                self._job.queue.close()
+            if self._job is not None and self._job.pool is not None:
+                self._job.pool.close()
             self._listening = self._job = None
         trim_heap()
 
@@ -315,60 +307,36 @@ class WorkerFacts:
 
     Attributes
     ----------
-    device : device of the generator.
+    info : facts about the generator there, with what the warm-up found.
     planned : batch size that suits the device, or was asked for.
     batch : batch size that its memory has room for.
-    rehearsed : what the warm-up found; None on a CPU.
     resident : resident bytes of its process, including the generator.
     blocks : blocks in flight.
     """
 
-    device: str
+    info: GeneratorInfo
     planned: int
     batch: int
-    rehearsed: Rehearsed | None
     resident: int
     blocks: int
 
 
 def facts_of_worker(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
-    """Run the generator once in a worker, as `try_model` does in a process that renders by itself."""
+    """Try the generator in a worker, as a process that renders by itself does."""
     from distributed import get_worker
-    from safron.engine.generator.trial import choose_batch, try_model
+    from safron.engine.generator.warm_up import choose_batch, warm_up
 
     try:
-        model = wrap_model(source.load())
-        planned = choose_batch(batch, model)
-        trial = first_call(lambda: try_model(model, replace(plan, batch=planned)), source.call_seconds)
+        model = source.load()
+        info = GeneratorInfo.of(model)
+        planned = choose_batch(batch, info)
+        seen = first_call(lambda: warm_up(model, info, replace(plan, batch=planned)), source.call_seconds)
     except SafronError as error:
         raise type(error)(f"worker {get_worker().address}: {error}") from error
     return WorkerFacts(
-        device=model.device,
+        info=seen.info,
         planned=planned,
-        batch=trial.batch,
-        rehearsed=getattr(model, "rehearsed", None),
+        batch=seen.batch,
         resident=resident_bytes(),
         blocks=get_worker().state.nthreads,
     )
-
-
-@dataclass
-class RemoteModel:
-    """Describes a generator that runs elsewhere, as far as the driver needs to know it."""
-
-    card: Card
-    sha256: str
-    device: str
-    integral: bool
-    rehearsed: Rehearsed | None
-
-    def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[Any]:
-        """Refuse: the driver never calls the generator."""
-        raise AssertionError("the generator runs on workers")
-
-
-def remote_model(model: PatchModel, facts: WorkerFacts) -> RemoteModel:
-    """Describe a generator that was loaded here and warmed up in a worker."""
-    return RemoteModel(model.card, model.sha256, facts.device, model.integral, facts.rehearsed)

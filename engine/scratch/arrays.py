@@ -98,10 +98,7 @@ class Scratch:
 
     def create(self, plan: RenderPlan, inputs: Mapping[str, str]) -> None:
         """Make an empty scratch for `plan`. It becomes valid with its last write, the attributes."""
-        if self.path.exists() and not self._is_ours():
-            raise BadInput(
-                f"{self.path}: exists and is not a scratch folder of SAFRON; move it away or pass --scratch"
-            )
+        self.require_ours()
         self.remove()
         group = zarr.create_group(self.path)
         drawn = plan.drawn
@@ -136,11 +133,17 @@ class Scratch:
         """Return what identifies the render that this scratch belongs to; every worker can read it."""
         return self._arrays.read("zarr.json")
 
-    def _is_ours(self) -> bool:
-        """Whether this folder was made as scratch; a crash in `remove` may have left any part of one."""
-        if not self.path.is_dir():
-            return False
-        return (self.path / "zarr.json").is_file() or {item.name for item in self.path.iterdir()} <= _PARTS
+    def require_ours(self) -> None:
+        """Raise `BadInput` if the folder exists and was not made as scratch; a crash in `remove` may have left any part of one."""
+        if self.path.is_dir():
+            found = {item.name for item in self.path.iterdir()}
+            ours = (self.path / "zarr.json").is_file() or found <= _PARTS
+        else:
+            ours = not self.path.exists()
+        if not ours:
+            raise BadInput(
+                f"{self.path}: exists and is not a scratch folder of SAFRON; move it away or pass --scratch"
+            )
 
     def remove(self) -> None:
         """Delete the scratch.

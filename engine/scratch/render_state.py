@@ -111,10 +111,8 @@ class RenderState:
                 f"{part}: holds an unfinished render whose scratch is not at {scratch.path}; pass the --scratch that "
                 "it was started with, or --fresh or --overwrite to start over"
             )
-        if not (overwrite or _is_unfinished(part)):
-            raise BadInput(
-                f"{part}: exists and is not an unfinished slide; move it away, or pass --overwrite"
-            )
+        if not overwrite:
+            require_unfinished(part)
         scratch.create(plan, inputs)
         return cls(plan, scratch, SlideWriter(part, scratch.index, plan.slide), watch)
 
@@ -297,6 +295,12 @@ def _is_of(plan: RenderPlan, entry: Entry) -> bool:
 def _holds_tiles(part: Path) -> bool:
     """Whether this file is an unfinished slide that holds tiles."""
     return part.exists() and part.stat().st_size > HEADER_BYTES and _is_unfinished(part)
+
+
+def require_unfinished(part: Path) -> None:
+    """Raise `BadInput` if a file that this render would replace is not an unfinished slide."""
+    if not _is_unfinished(part):
+        raise BadInput(f"{part}: exists and is not an unfinished slide; move it away, or pass --overwrite")
 
 
 def _is_unfinished(part: Path) -> bool:
