@@ -195,7 +195,7 @@ class RenderOptions:
     )
     patch_timeout: Positive | None = setting(
         None,
-        "Longest time of one generator call; a longer one ends the render, and the same command continues.",
+        "Longest time of one generator call, as a number of seconds; a longer one ends the render, and the same command continues.",
         "SECONDS",
     )
     preview: Path | None = setting(
