@@ -214,7 +214,9 @@ def test_resume_is_exact(folder: Path, tmp_path: Path, bfloat16: bool) -> None:
     straight = train.fit(
         folder, tmp_path / "straight", config, train.Schedule(4, save_every=4), facts=EBHI, cache=tmp_path
     )
-    train.fit(folder, tmp_path / "broken", config, train.Schedule(2, save_every=9), facts=EBHI, cache=tmp_path)
+    train.fit(
+        folder, tmp_path / "broken", config, train.Schedule(2, save_every=9), facts=EBHI, cache=tmp_path
+    )
     broken = train.fit(
         folder, tmp_path / "broken", config, train.Schedule(4, save_every=9), resume=True, cache=tmp_path
     )
