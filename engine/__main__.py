@@ -19,7 +19,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : what follows ``safron-render`` on the command line; None takes it from there.
+    args
+        What follows ``safron-render`` on the command line; None takes it from there.
     """
     end_at_once_on_signals()
     open_missing_streams()

@@ -326,7 +326,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : arguments after ``safron-render``; None takes those of the command line.
+    args
+        Arguments after ``safron-render``; None takes those of the command line.
     """
     raise_on_signals()
     run_program(command, NAME, args, interrupted=KEPT)
@@ -337,7 +338,8 @@ def main_of_process(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : see `main`.
+    args
+        See `main`.
     """
     for number in SIGNALS:
         if callable(signal.getsignal(number)):

@@ -52,11 +52,15 @@ def render(
 
     Parameters
     ----------
-    mask : path of a Zarr array, OME-Zarr or image, or any 2-D array-like with shape, dtype and slicing:
-        labels [height, width], whole numbers that the generator's card knows.
-    out : the slide: .svs, .tif, .tiff, .ome.tif or .ome.tiff.
-    progress : called from worker threads after each batch, with the number of its patches.
-    **options : see `RenderOptions`.
+    mask
+        Path of a Zarr array, OME-Zarr or image, or any 2-D array-like with shape, dtype and slicing: labels
+        [height, width], whole numbers that the generator's card knows.
+    out
+        The slide: .svs, .tif, .tiff, .ome.tif or .ome.tiff.
+    progress
+        Called from worker threads after each batch, with the number of its patches.
+    **options
+        See `RenderOptions`.
 
     Returns
     -------
@@ -98,8 +102,11 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
 
     Parameters
     ----------
-    prepared : a plan.
-    cluster : a `safron.engine.execution.dask_cluster.Cluster` that is open already; None opens the one of the options.
+    prepared
+        A plan.
+    cluster
+        A `safron.engine.execution.dask_cluster.Cluster` that is open already; None opens the one of the
+        options.
 
     Yields
     ------
@@ -150,9 +157,12 @@ def run(
 
     Parameters
     ----------
-    prepared, runner : see `open_runner`.
-    progress : called with the number of patches that are done, first with those of earlier runs.
-    done : called when slide, preview and report have their names and only scratch is left to delete.
+    prepared, runner
+        See `open_runner`.
+    progress
+        Called with the number of patches that are done, first with those of earlier runs.
+    done
+        Called when slide, preview and report have their names and only scratch is left to delete.
 
     Raises
     ------

@@ -22,28 +22,45 @@ class RenderReport:
 
     Attributes
     ----------
-    out : the slide.
-    width, height : level-0 pixels.
-    levels : number of pyramid levels.
-    mpp : micrometres per level-0 pixel, or None.
-    patches : number of patches.
-    generated, filled : patches that went through the generator, and patches that were background and received the fill
+    out
+        The slide.
+    width, height
+        Level-0 pixels.
+    levels
+        Number of pyramid levels.
+    mpp
+        Micrometres per level-0 pixel, or None.
+    patches
+        Number of patches.
+    generated, filled
+        Patches that went through the generator, and patches that were background and received the fill
         colour. They add up to `patches`, counted over all runs that made this slide.
-    blocks, resumed : number of blocks, and how many of them an earlier, interrupted run had finished.
-    digest : SHA-256 of all encoded tiles in raster order and of all tags except DateTime. It does not depend on the number
-        of threads and workers, the block size or the order.
-    mask_fingerprint : SHA-256 of all labels that were read. If the generator knows every label and none is background, of
+    blocks, resumed
+        Number of blocks, and how many of them an earlier, interrupted run had finished.
+    digest
+        SHA-256 of all encoded tiles in raster order and of all tags except DateTime. It does not depend on
+        the number of threads and workers, the block size or the order.
+    mask_fingerprint
+        SHA-256 of all labels that were read. If the generator knows every label and none is background, of
         the names, sizes and times of the mask's files.
-    model, model_sha256, device : the generator, the hash of its file, and where it ran.
-    options : all options of the run.
-    seconds : wall time of this run.
-    output_bytes : size of the slide.
-    peak_bytes, projected_bytes : peak resident memory of this process, and the plan's upper bound for all processes of
-        this machine.
-    stages : seconds per stage, summed over workers.
-    versions : of this package and of the libraries that can change a pixel.
-    scale : pixels drawn by the generator per level-0 pixel along an axis; 1 if nothing was resampled.
-    warnings : guesses, and options that are allowed but probably not intended.
+    model, model_sha256, device
+        The generator, the hash of its file, and where it ran.
+    options
+        All options of the run.
+    seconds
+        Wall time of this run.
+    output_bytes
+        Size of the slide.
+    peak_bytes, projected_bytes
+        Peak resident memory of this process, and the plan's upper bound for all processes of this machine.
+    stages
+        Seconds per stage, summed over workers.
+    versions
+        Of this package and of the libraries that can change a pixel.
+    scale
+        Pixels drawn by the generator per level-0 pixel along an axis; 1 if nothing was resampled.
+    warnings
+        Guesses, and options that are allowed but probably not intended.
     """
 
     out: str

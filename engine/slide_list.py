@@ -49,9 +49,12 @@ class Row:
 
     Attributes
     ----------
-    line : line number in the file.
-    mask, out : as written there.
-    options : its other cells that are not empty, by column.
+    line
+        Line number in the file.
+    mask, out
+        As written there.
+    options
+        Its other cells that are not empty, by column.
     """
 
     line: int
@@ -66,10 +69,14 @@ class SlideResult:
 
     Attributes
     ----------
-    line, mask, out : see `Row`.
-    state : "done", "exists" or "failed".
-    error : the reason if it failed.
-    report : the report if it was rendered.
+    line, mask, out
+        See `Row`.
+    state
+        "done", "exists" or "failed".
+    error
+        The reason if it failed.
+    report
+        The report if it was rendered.
     """
 
     line: int
@@ -143,10 +150,14 @@ def render_list(
 
     Parameters
     ----------
-    rows : the list.
-    options : options of all slides; a row's own options override them.
-    convert : turns the name and the text of an option into its value.
-    watch : returns a context manager with the function that is told how many patches of a slide are done.
+    rows
+        The list.
+    options
+        Options of all slides; a row's own options override them.
+    convert
+        Turns the name and the text of an option into its value.
+    watch
+        Returns a context manager with the function that is told how many patches of a slide are done.
     """
     lines: dict[str, int] = {}
     with ExitStack() as stack:

@@ -23,13 +23,20 @@ class RenderStatus:
 
     Attributes
     ----------
-    out : the slide.
-    state : "finished", "running" or "interrupted".
-    holder : the process that is rendering it, or None.
-    blocks, all_blocks : finished blocks, and all blocks of the slide.
-    patches, all_patches : patches of finished tasks, and all patches of the slide.
-    written_bytes : size of the slide so far.
-    begun : start of the render, by the clock of the disk with the scratch: ISO 8601; None if it is finished.
+    out
+        The slide.
+    state
+        "finished", "running" or "interrupted".
+    holder
+        The process that is rendering it, or None.
+    blocks, all_blocks
+        Finished blocks, and all blocks of the slide.
+    patches, all_patches
+        Patches of finished tasks, and all patches of the slide.
+    written_bytes
+        Size of the slide so far.
+    begun
+        Start of the render, by the clock of the disk with the scratch: ISO 8601; None if it is finished.
     """
 
     out: str
@@ -66,8 +73,10 @@ def render_status(out: str | Path, *, scratch: str | Path | None = None) -> Rend
 
     Parameters
     ----------
-    out : the slide, as given to the render.
-    scratch : the scratch folder, if the render was given one.
+    out
+        The slide, as given to the render.
+    scratch
+        The scratch folder, if the render was given one.
 
     Raises
     ------

@@ -88,14 +88,22 @@ def option(
 
     Parameters
     ----------
-    name : name with dashes.
-    text : description with unit.
-    metavar : placeholder for the value in help.
-    called : name of the function's parameter, if it differs.
-    default : default value.
-    shown : the default in words.
-    parse : turns text into the value, or raises ValueError.
-    **more : passed to `click.option`.
+    name
+        Name with dashes.
+    text
+        Description with unit.
+    metavar
+        Placeholder for the value in help.
+    called
+        Name of the function's parameter, if it differs.
+    default
+        Default value.
+    shown
+        The default in words.
+    parse
+        Turns text into the value, or raises ValueError.
+    **more
+        Passed to `click.option`.
     """
     names = (name, called) if called else (name,)
     if more.get("is_flag"):
@@ -159,10 +167,14 @@ def progress(
 
     Parameters
     ----------
-    total : number of units, or None if unknown.
-    unit : what is counted, in the plural.
-    also : a second unit for the rate, such as ``(0.07, "Mpx")`` for megapixels per patch.
-    ending : keep the finished bar on screen, or always print a line after the last unit.
+    total
+        Number of units, or None if unknown.
+    unit
+        What is counted, in the plural.
+    also
+        A second unit for the rate, such as ``(0.07, "Mpx")`` for megapixels per patch.
+    ending
+        Keep the finished bar on screen, or always print a line after the last unit.
 
     Yields
     ------
@@ -228,12 +240,18 @@ class _Interruption:
 
     Attributes
     ----------
-    program : its name.
-    asked : whether a signal asked it to end, and when.
-    leaves : what it leaves behind then.
-    own : whether the process is the program's own, so that it may be ended at any moment.
-    begun : whether there is anything that an interruption must tidy up.
-    untold : held once the last line is printed: the main thread and another may want to.
+    program
+        Its name.
+    asked
+        Whether a signal asked it to end, and when.
+    leaves
+        What it leaves behind then.
+    own
+        Whether the process is the program's own, so that it may be ended at any moment.
+    begun
+        Whether there is anything that an interruption must tidy up.
+    untold
+        Held once the last line is printed: the main thread and another may want to.
     """
 
     program: str = ""
@@ -363,10 +381,14 @@ def run_program(
 
     Parameters
     ----------
-    command : the click command.
-    name : name of the program.
-    args : arguments after the name; None takes those of the command line.
-    interrupted : the message after Ctrl-C, until `say_if_interrupted` changes it.
+    command
+        The click command.
+    name
+        Name of the program.
+    args
+        Arguments after the name; None takes those of the command line.
+    interrupted
+        The message after Ctrl-C, until `say_if_interrupted` changes it.
     """
     with _lasting_streams():
         _run_program(command, name, args, interrupted)

@@ -33,9 +33,12 @@ class Target:
 
     Attributes
     ----------
-    name : as the user gave it.
-    local : path of the slide, or the one that it would have if it were local; unfinished files lie beside it.
-    url : where the finished slide is uploaded; None for a local slide.
+    name
+        As the user gave it.
+    local
+        Path of the slide, or the one that it would have if it were local; unfinished files lie beside it.
+    url
+        Where the finished slide is uploaded; None for a local slide.
     """
 
     name: str

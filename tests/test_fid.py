@@ -222,12 +222,12 @@ def test_masks_of_training_pairs_are_not_tissue(
 def test_training_and_evaluation_agree_on_what_a_mask_is(tmp_path: Path, image: str, mask: str) -> None:
     pytest.importorskip("torch")
     from safron.io.masks.pair_names import find_masks
-    from safron.training.data import ebhi, folders
+    from safron.training.data.images import list_pairs
 
     for name in (image, mask):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    listed = (ebhi.find_pairs if ".gland" in mask else folders.list_pairs)(tmp_path)
+    listed = [pair[1:] for pair in list_pairs(tmp_path, "ebhi" if ".gland" in mask else "pairs")]
     assert listed == [(tmp_path / image, tmp_path / mask)]
     assert find_masks(listed[0]) == {tmp_path / mask}
 

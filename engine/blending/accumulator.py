@@ -60,8 +60,10 @@ class _Axis:
 
     Attributes
     ----------
-    total : int32 [length], total weight of each pixel.
-    packed : int32 [length + 1], number of pixels before each that several patches write; bands hold these alone.
+    total
+        int32 [length], total weight of each pixel.
+    packed
+        int32 [length + 1], number of pixels before each that several patches write; bands hold these alone.
     """
 
     def __init__(self, axis: AxisGrid, weights: Int32, start: int, stop: int) -> None:
@@ -139,10 +141,14 @@ class Accumulator:
 
     Parameters
     ----------
-    window : pixels to make.
-    blend : patch grid, blend weights and fixed point.
-    image : memory for the pixels, uint8 [height, width, 3]; zeros by default.
-    sums : memory for at least `size` sums of `blend.sum_dtype`; zeros by default.
+    window
+        Pixels to make.
+    blend
+        Patch grid, blend weights and fixed point.
+    image
+        Memory for the pixels, uint8 [height, width, 3]; zeros by default.
+    sums
+        Memory for at least `size` sums of `blend.sum_dtype`; zeros by default.
     """
 
     def __init__(
@@ -177,8 +183,10 @@ class Accumulator:
 
         Parameters
         ----------
-        patches : output of the generator, RGB 0..255, uint8, float16 or float32 [n, tile, tile, 3].
-        first : write window of the first patch; each next one lies one stride to the right.
+        patches
+            Output of the generator, RGB 0..255, uint8, float16 or float32 [n, tile, tile, 3].
+        first
+            Write window of the first patch; each next one lies one stride to the right.
         """
         y, x = first.y - self.window.y, first.x - self.window.x
         if compiled is not None and (patches.dtype == np.uint8 or self.blend.sum_dtype == np.int32):
@@ -193,9 +201,12 @@ class Accumulator:
 
         Parameters
         ----------
-        labels : uint8 [height, width], of all pixels that the patches write.
-        colors : RGB by label, uint8 [256, 3].
-        first : write window of the first patch; the next ones lie a stride to its right, and below it.
+        labels
+            uint8 [height, width], of all pixels that the patches write.
+        colors
+            RGB by label, uint8 [256, 3].
+        first
+            Write window of the first patch; the next ones lie a stride to its right, and below it.
         """
         y, x = first.y - self.window.y, first.x - self.window.x
         height, width = labels.shape

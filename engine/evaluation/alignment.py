@@ -44,11 +44,16 @@ class Alignment:
 
     Attributes
     ----------
-    shift : (dy, dx), pixels by which the image lies lower and further right than its mask; (0, 0) is right.
-    explained, explained_at_zero : share of the colours' variance that the labels explain at that shift and at none, 0 to 1.
-    agreement : share of the squares, 0 to 1, in which the shift is among the best tenth of all shifts.
-    at_edge : whether the shift lies at the edge of the search, so that the true one may lie beyond.
-    windows : squares that were compared.
+    shift
+        (dy, dx), pixels by which the image lies lower and further right than its mask; (0, 0) is right.
+    explained, explained_at_zero
+        Share of the colours' variance that the labels explain at that shift and at none, 0 to 1.
+    agreement
+        Share of the squares, 0 to 1, in which the shift is among the best tenth of all shifts.
+    at_edge
+        Whether the shift lies at the edge of the search, so that the true one may lie beyond.
+    windows
+        Squares that were compared.
     """
 
     shift: tuple[int, int]
@@ -69,8 +74,10 @@ def check_size(slide: Pixels, mask: LabelMask, *, part: bool = False) -> None:
 
     Parameters
     ----------
-    slide, mask : the two.
-    part : the slide may show only the upper left part of the mask.
+    slide, mask
+        The two.
+    part
+        The slide may show only the upper left part of the mask.
 
     Raises
     ------
@@ -101,13 +108,17 @@ def measure_alignment(slide: Pixels, mask: LabelMask, grid: SlideGrid) -> Alignm
 
     Parameters
     ----------
-    slide : any size.
-    mask : the labels it was rendered from, at the same scale.
-    grid : says where on the mask the slide lies.
+    slide
+        Any size.
+    mask
+        The labels it was rendered from, at the same scale.
+    grid
+        Says where on the mask the slide lies.
 
     Returns
     -------
-    alignment : None where no square holds two labels.
+    Alignment | None
+        None where no square holds two labels.
     """
     shape = min(slide.shape[0], mask.shape[0] - grid.y), min(slide.shape[1], mask.shape[1] - grid.x)
     coarse, factor = _coarse_shift(slide, mask, grid, shape)

@@ -42,12 +42,19 @@ class Profiles:
 
     Attributes
     ----------
-    steps : float32 [2, windows, cells, lines, 3], mean signed step in grey levels; NaN beyond the slide.
-    sizes : float32 [2, windows, cells, lines], mean absolute step in grey levels; NaN where there is too little tissue.
-    origins : int [2, windows], slide coordinate of the first pixel of line 0, for its place in JPEG's blocks.
-    margin : lines before the first pixel of the first cell.
-    cells : grid cells of a window along each axis.
-    tissue_share : share of the pixels that were read that are tissue.
+    steps
+        float32 [2, windows, cells, lines, 3], mean signed step in grey levels; NaN beyond the slide.
+    sizes
+        float32 [2, windows, cells, lines], mean absolute step in grey levels; NaN where there is too little
+        tissue.
+    origins
+        Int [2, windows], slide coordinate of the first pixel of line 0, for its place in JPEG's blocks.
+    margin
+        Lines before the first pixel of the first cell.
+    cells
+        Grid cells of a window along each axis.
+    tissue_share
+        Share of the pixels that were read that are tissue.
     """
 
     steps: Floats
@@ -72,11 +79,13 @@ def find_tissue(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
     Parameters
     ----------
-    image : uint8 [y, x, 3], RGB; squares count from its corner.
+    image
+        uint8 [y, x, 3], RGB; squares count from its corner.
 
     Returns
     -------
-    tissue : bool [y, x]
+    npt.NDArray[np.bool_]
+        bool [y, x].
     """
     height, width = image.shape[:2]
     pad = ((0, -height % CELL), (0, -width % CELL))
@@ -92,13 +101,17 @@ def measure_profiles(slide: Pixels, grid: SlideGrid, *, most: int = MOST_NUMBERS
 
     Parameters
     ----------
-    slide : any size.
-    grid : where its patches lie.
-    most : lines along each axis; beyond them the slide is not read.
+    slide
+        Any size.
+    grid
+        Where its patches lie.
+    most
+        Lines along each axis; beyond them the slide is not read.
 
     Returns
     -------
-    profiles : without windows where the slide has no tissue.
+    Profiles
+        Without windows where the slide has no tissue.
     """
     stride, margin = grid.stride, grid.overlap + max(REACH, grid.overlap // 2) + 4
     height, width = slide.shape

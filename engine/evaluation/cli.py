@@ -253,7 +253,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : arguments after ``safron-eval``; None takes those of the command line.
+    args
+        Arguments after ``safron-eval``; None takes those of the command line.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_program(commands, NAME, args)

@@ -46,9 +46,12 @@ def deep_distances(
 
     Parameters
     ----------
-    weights : see `load_encoder`.
-    subset : tiles of each of KID's 100 subsets.
-    device : a PyTorch device.
+    weights
+        See `load_encoder`.
+    subset
+        Tiles of each of KID's 100 subsets.
+    device
+        A PyTorch device.
 
     Raises
     ------

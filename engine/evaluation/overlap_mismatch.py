@@ -24,11 +24,15 @@ class Mismatch:
 
     Attributes
     ----------
-    mean, largest : absolute difference in grey levels.
-    relative : mean over the standard deviation of the patches.
-    pairs : pairs of neighbours that were compared.
-    offset : root mean square over pairs and channels of the mean signed difference of an overlap, in grey levels: the
-        part that no averaging hides.
+    mean, largest
+        Absolute difference in grey levels.
+    relative
+        Mean over the standard deviation of the patches.
+    pairs
+        Pairs of neighbours that were compared.
+    offset
+        Root mean square over pairs and channels of the mean signed difference of an overlap, in grey levels:
+        the part that no averaging hides.
     """
 
     mean: float
@@ -52,15 +56,21 @@ def measure_mismatch(
 
     Parameters
     ----------
-    model : the generator.
-    mask : labels to generate patches for.
-    tile, overlap : pixels.
-    seed : seed of the noise.
-    pairs : neighbours to compare, at least, where the mask has as many.
+    model
+        The generator.
+    mask
+        Labels to generate patches for.
+    tile, overlap
+        Pixels.
+    seed
+        Seed of the noise.
+    pairs
+        Neighbours to compare, at least, where the mask has as many.
 
     Returns
     -------
-    mismatch : None where the grid has no overlap or no neighbours.
+    Mismatch | None
+        None where the grid has no overlap or no neighbours.
     """
     grid = PatchGrid(*mask.shape, tile, overlap, model.card.context)
     if not overlap or overlap >= grid.rows.stride:

@@ -37,12 +37,18 @@ class SeamReport:
 
     Attributes
     ----------
-    slide, model, mask, real : sources; None where not given.
-    grid : where its patches lie.
-    scores : how far the boundaries of patches stand out; None with too little tissue.
-    mismatch : of the generator, before blending; None without generator, mask or overlap.
-    alignment : of slide and mask; None without a mask, or where no square holds two labels.
-    real_boundary_ratio : boundary ratio of the real slide on the same grid.
+    slide, model, mask, real
+        Sources; None where not given.
+    grid
+        Where its patches lie.
+    scores
+        How far the boundaries of patches stand out; None with too little tissue.
+    mismatch
+        Of the generator, before blending; None without generator, mask or overlap.
+    alignment
+        Of slide and mask; None without a mask, or where no square holds two labels.
+    real_boundary_ratio
+        Boundary ratio of the real slide on the same grid.
     """
 
     slide: str
@@ -107,14 +113,22 @@ def evaluate_seams(
 
     Parameters
     ----------
-    slide : any slide or image; read in windows.
-    mask : the labels it was rendered from, for alignment and mismatch.
-    model : the generator, for the mismatch.
-    real : a real slide; the boundary ratio is divided by its own.
-    tile, overlap, seed : of the render; None takes them from the slide's description.
-    device : where the generator runs.
-    palette_tolerance : see `safron.io.masks.open.open_mask`.
-    part : the slide may show only the upper left part of the mask.
+    slide
+        Any slide or image; read in windows.
+    mask
+        The labels it was rendered from, for alignment and mismatch.
+    model
+        The generator, for the mismatch.
+    real
+        A real slide; the boundary ratio is divided by its own.
+    tile, overlap, seed
+        Of the render; None takes them from the slide's description.
+    device
+        Where the generator runs.
+    palette_tolerance
+        See `safron.io.masks.open.open_mask`.
+    part
+        The slide may show only the upper left part of the mask.
 
     Raises
     ------
@@ -169,8 +183,10 @@ def seam_table(reports: Sequence[SeamReport], names: Sequence[str] = ()) -> list
 
     Parameters
     ----------
-    reports : one for each row.
-    names : names of the rows; the slides' file names where there are none.
+    reports
+        One for each row.
+    names
+        Names of the rows; the slides' file names where there are none.
     """
     measures = ("step", "ramp", "edge", "blur", "patch")
     rows: list[tuple[str, ...]] = [
@@ -217,8 +233,10 @@ def check_report_path(path: Path, *, overwrite: bool) -> None:
 
     Parameters
     ----------
-    path : where the report shall be written.
-    overwrite : replace any JSON file.
+    path
+        Where the report shall be written.
+    overwrite
+        Replace any JSON file.
 
     Raises
     ------

@@ -54,13 +54,18 @@ class SeamScores:
 
     Attributes
     ----------
-    step, ramp, edge, blur, patch : see the module. `step`, `ramp` and `patch` are seams from 4.5 on, `edge` and `blur` also
-        from -4.5 down. None where the grid has no overlap, or leaves no place to compare with.
-    boundary_ratio : mean step on the boundaries over mean step inside patches; 1 without seams.
-    overlap_ratio : mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without
+    step, ramp, edge, blur, patch
+        See the module. `step`, `ramp` and `patch` are seams from 4.5 on, `edge` and `blur` also from -4.5
+        down. None where the grid has no overlap, or leaves no place to compare with.
+    boundary_ratio
+        Mean step on the boundaries over mean step inside patches; 1 without seams.
+    overlap_ratio
+        Mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without
         overlap.
-    boundaries : sides of patches with tissue that were measured.
-    tissue_share : share of the pixels that is tissue, 0 to 1.
+    boundaries
+        Sides of patches with tissue that were measured.
+    tissue_share
+        Share of the pixels that is tissue, 0 to 1.
     """
 
     step: float
@@ -93,8 +98,10 @@ def score_seams(profiles: Profiles, grid: SlideGrid) -> SeamScores | None:
 
     Parameters
     ----------
-    profiles : of the slide.
-    grid : the one that they were taken by.
+    profiles
+        Of the slide.
+    grid
+        The one that they were taken by.
     """
     stride, overlap = grid.stride, grid.overlap % grid.stride
     ends = (0, overlap) if overlap else (0,)

@@ -24,8 +24,10 @@ class SlideGrid:
 
     Attributes
     ----------
-    tile, overlap : pixels.
-    y, x : canvas position of the slide's first pixel; patches start at multiples of the stride of the canvas.
+    tile, overlap
+        Pixels.
+    y, x
+        Canvas position of the slide's first pixel; patches start at multiples of the stride of the canvas.
     """
 
     tile: int
@@ -66,9 +68,12 @@ def grid_of(slide: Pixels, *, tile: int | None, overlap: int | None, cards: Sequ
 
     Parameters
     ----------
-    slide : its description holds the facts of its render.
-    tile, overlap : pixels; None where they were not given.
-    cards : cards of its generator; their tile is used where neither option nor slide gives one.
+    slide
+        Its description holds the facts of its render.
+    tile, overlap
+        Pixels; None where they were not given.
+    cards
+        Cards of its generator; their tile is used where neither option nor slide gives one.
 
     Raises
     ------

@@ -25,11 +25,13 @@ def texture_features(tiles: Iterable[npt.NDArray[np.uint8]]) -> Floats:
 
     Parameters
     ----------
-    tiles : uint8 [y, x, 3], RGB, of any size.
+    tiles
+        uint8 [y, x, 3], RGB, of any size.
 
     Returns
     -------
-    features : float64 [n, 50]: 12 for colours, 30 for local binary patterns, 8 for the power spectrum.
+    Floats
+        float64 [n, 50]: 12 for colours, 30 for local binary patterns, 8 for the power spectrum.
     """
     return np.stack([np.concatenate([_colors(tile), _patterns(tile), _spectrum(tile)]) for tile in tiles])
 
@@ -87,11 +89,13 @@ def frechet_distance(real: Floats, fake: Floats) -> float:
 
     Parameters
     ----------
-    real, fake : float64 [n, d], at least two rows each.
+    real, fake
+        float64 [n, d], at least two rows each.
 
     Returns
     -------
-    distance : squared, at least 0; biased upwards for few rows.
+    float
+        Squared, at least 0; biased upwards for few rows.
     """
     first, second = (np.cov(part, rowvar=False).reshape(part.shape[1], -1) for part in (real, fake))
     values, vectors = np.linalg.eigh(first)
@@ -106,12 +110,15 @@ def kernel_distance(real: Floats, fake: Floats, *, seed: int = 0) -> tuple[float
 
     Parameters
     ----------
-    real, fake : float64 [n, d], at least two rows each.
-    seed : seed of the choice of subsets.
+    real, fake
+        float64 [n, d], at least two rows each.
+    seed
+        Seed of the choice of subsets.
 
     Returns
     -------
-    mean, deviation : over 100 random subsets of half of the smaller set, 1000 rows at most.
+    tuple[float, float]
+        Mean, deviation : over 100 random subsets of half of the smaller set, 1000 rows at most.
     """
     size, rng = subset_size(len(real), len(fake)), np.random.default_rng(seed)
     made = []

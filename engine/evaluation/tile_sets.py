@@ -33,12 +33,18 @@ class TileSet:
 
     Attributes
     ----------
-    source : folder, slide or image.
-    size : pixels a side.
-    places : file, y and x of each tile, in the order in which they are read.
-    mpp : micrometres per pixel of the first file, or None.
-    jpeg : quality at which every tile is coded once more, or None.
-    left_out : masks of training pairs that lie in the folder and are not tissue.
+    source
+        Folder, slide or image.
+    size
+        Pixels a side.
+    places
+        File, y and x of each tile, in the order in which they are read.
+    mpp
+        Micrometres per pixel of the first file, or None.
+    jpeg
+        Quality at which every tile is coded once more, or None.
+    left_out
+        Masks of training pairs that lie in the folder and are not tissue.
     """
 
     source: str
@@ -82,11 +88,16 @@ def find_tiles(
 
     Parameters
     ----------
-    source : a folder (searched with all its sub-folders), or one file.
-    size : pixels a side.
-    most : most tiles to take.
-    seed : seed of the choice.
-    jpeg : see `TileSet`.
+    source
+        A folder (searched with all its sub-folders), or one file.
+    size
+        Pixels a side.
+    most
+        Most tiles to take.
+    seed
+        Seed of the choice.
+    jpeg
+        See `TileSet`.
 
     Raises
     ------

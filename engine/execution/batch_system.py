@@ -147,9 +147,12 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
 
     Parameters
     ----------
-    file : the file of ``--cluster``; see above.
-    security : `distributed.Security`, or None.
-    dashboard : address of the Dask dashboard, or None.
+    file
+        The file of ``--cluster``; see above.
+    security
+        `distributed.Security`, or None.
+    dashboard
+        Address of the Dask dashboard, or None.
 
     Raises
     ------

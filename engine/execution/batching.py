@@ -44,11 +44,16 @@ class Strip:
 
     Attributes
     ----------
-    labels : uint8 [n, side, side], their windows; a view.
-    noise : float32 [n, channels, side, side], or None; a view.
-    first : write window of the first patch.
-    stride : pixels from one patch to the next.
-    deliver : takes what is generated, on the thread of the task.
+    labels
+        uint8 [n, side, side], their windows; a view.
+    noise
+        float32 [n, channels, side, side], or None; a view.
+    first
+        Write window of the first patch.
+    stride
+        Pixels from one patch to the next.
+    deliver
+        Takes what is generated, on the thread of the task.
     """
 
     labels: UInt8
@@ -130,10 +135,14 @@ class OwnBatches:
 
     Parameters
     ----------
-    call : the generator.
-    plan : says how many patches make a batch.
-    tally : of the task.
-    ran : told of each batch.
+    call
+        The generator.
+    plan
+        Says how many patches make a batch.
+    tally
+        Of the task.
+    ran
+        Told of each batch.
     """
 
     def __init__(self, call: Call, plan: RenderPlan, tally: Tally, ran: Ran) -> None:

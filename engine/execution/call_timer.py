@@ -28,8 +28,10 @@ class CallTimer:
 
     Parameters
     ----------
-    seconds : the longest time that a call may take; None times nothing.
-    plan : names the place of a block.
+    seconds
+        The longest time that a call may take; None times nothing.
+    plan
+        Names the place of a block.
     """
 
     def __init__(self, seconds: float | None = None, plan: RenderPlan | None = None) -> None:

@@ -65,8 +65,10 @@ class Cluster:
 
     Attributes
     ----------
-    client : of the scheduler.
-    where : its name in messages.
+    client
+        Of the scheduler.
+    where
+        Its name in messages.
     """
 
     client: Any
@@ -188,8 +190,10 @@ class DaskWorkers(DaskPool):
 
     Parameters
     ----------
-    cluster : the workers.
-    source : how they get the generator.
+    cluster
+        The workers.
+    source
+        How they get the generator.
     """
 
     def __init__(self, cluster: Cluster, source: ModelSource) -> None:
@@ -245,8 +249,10 @@ class ClusterRunner:
 
     Attributes
     ----------
-    cluster : the workers.
-    source : how they get the generator.
+    cluster
+        The workers.
+    source
+        How they get the generator.
     """
 
     cluster: Cluster
@@ -393,11 +399,16 @@ def start_processes(
 
     Parameters
     ----------
-    workers : number of processes.
-    gpus : shared out in turn; each process sees one of them and no other.
-    blocks : blocks in flight per process.
-    security : `distributed.Security`, or None.
-    dashboard : address of the Dask dashboard, or None.
+    workers
+        Number of processes.
+    gpus
+        Shared out in turn; each process sees one of them and no other.
+    blocks
+        Blocks in flight per process.
+    security
+        `distributed.Security`, or None.
+    dashboard
+        Address of the Dask dashboard, or None.
     """
     _quiet_tracker()
     protocol = "tcp://" if security is None else "tls://"

@@ -31,8 +31,10 @@ class DaskPool(ABC):
 
     Parameters
     ----------
-    client : a `distributed.Client`.
-    ahead : largest number of tasks in flight.
+    client
+        A `distributed.Client`.
+    ahead
+        Largest number of tasks in flight.
     """
 
     def __init__(self, client: Any, ahead: int) -> None:
@@ -148,8 +150,10 @@ class DaskThreads(DaskPool):
 
     Parameters
     ----------
-    client, ahead : see `DaskPool`.
-    timer : of generator calls.
+    client, ahead
+        See `DaskPool`.
+    timer
+        Of generator calls.
     """
 
     def __init__(self, client: Any, ahead: int, timer: CallTimer) -> None:

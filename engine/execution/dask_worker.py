@@ -42,9 +42,12 @@ class ModelSource:
 
     Attributes
     ----------
-    model : name of a shipped generator, absolute path of a file, or any `PatchModel`, which is pickled.
-    device, threads, precision : see `load_model`; all threads of a worker share one generator.
-    call_seconds : the longest time that a call may take; None for any.
+    model
+        Name of a shipped generator, absolute path of a file, or any `PatchModel`, which is pickled.
+    device, threads, precision
+        See `load_model`; all threads of a worker share one generator.
+    call_seconds
+        The longest time that a call may take; None for any.
     """
 
     model: str | PatchModel
@@ -75,12 +78,18 @@ class JobPayload:
 
     Attributes
     ----------
-    token : its name.
-    source : how to get the generator.
-    sha256, device : what the generator must turn out to be; the device is "cpu" or "cuda".
-    content : the rest of the job, pickled, so that the scheduler need not understand it.
-    scratch : identity of the job's scratch; None while there is none.
-    versions : library versions of the driver; others could make other pixels.
+    token
+        Its name.
+    source
+        How to get the generator.
+    sha256, device
+        What the generator must turn out to be; the device is "cpu" or "cuda".
+    content
+        The rest of the job, pickled, so that the scheduler need not understand it.
+    scratch
+        Identity of the job's scratch; None while there is none.
+    versions
+        Library versions of the driver; others could make other pixels.
     """
 
     token: str
@@ -110,8 +119,10 @@ class JobPayload:
 
         Parameters
         ----------
-        sharers : threads of this worker; they share the chunk cache of the mask.
-        timer : of generator calls; None times none.
+        sharers
+            Threads of this worker; they share the chunk cache of the mask.
+        timer
+            Of generator calls; None times none.
 
         Raises
         ------
@@ -307,11 +318,16 @@ class WorkerFacts:
 
     Attributes
     ----------
-    info : facts about the generator there, with what the warm-up found.
-    planned : batch size that suits the device, or was asked for.
-    batch : batch size that its memory has room for.
-    resident : resident bytes of its process, including the generator.
-    blocks : blocks in flight.
+    info
+        Facts about the generator there, with what the warm-up found.
+    planned
+        Batch size that suits the device, or was asked for.
+    batch
+        Batch size that its memory has room for.
+    resident
+        Resident bytes of its process, including the generator.
+    blocks
+        Blocks in flight.
     """
 
     info: GeneratorInfo

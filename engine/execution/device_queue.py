@@ -32,14 +32,22 @@ class _Batch:
 
     Attributes
     ----------
-    inputs : its patches.
-    taken : slots that are given away.
-    slots : of each part.
-    unfilled, undelivered : parts that are still being copied into it, and that are not delivered yet.
-    wanted : a task has nothing left to do but to wait for it.
-    done, seconds : whether it was run, and how long that took.
-    values : what the generator gave.
-    errors : what it raised, by the first slot of a part.
+    inputs
+        Its patches.
+    taken
+        Slots that are given away.
+    slots
+        Of each part.
+    unfilled, undelivered
+        Parts that are still being copied into it, and that are not delivered yet.
+    wanted
+        A task has nothing left to do but to wait for it.
+    done, seconds
+        Whether it was run, and how long that took.
+    values
+        What the generator gave.
+    errors
+        What it raised, by the first slot of a part.
     """
 
     inputs: Inputs
@@ -61,8 +69,10 @@ class DeviceQueue:
 
     Parameters
     ----------
-    call : the generator; the place of a patch in a batch may not change a bit of it.
-    plan : says how many patches make a batch.
+    call
+        The generator; the place of a patch in a batch may not change a bit of it.
+    plan
+        Says how many patches make a batch.
     """
 
     def __init__(self, call: Call, plan: RenderPlan) -> None:
@@ -212,11 +222,14 @@ class DeviceQueue:
 class SharedBatches:
     """The patches of one task on their way through a `DeviceQueue`.
 
-    Parameters
+    Attributes
     ----------
-    queue : the queue.
-    tally : of the task: "model" gets its share of the batches' time, "wait" the time that this thread waited.
-    ran : called with a number of patches when they are delivered.
+    queue
+        The queue.
+    tally
+        Of the task: "model" gets its share of the batches' time, "wait" the time that this thread waited.
+    ran
+        Called with a number of patches when they are delivered.
     """
 
     queue: DeviceQueue

@@ -52,10 +52,14 @@ class Threads:
 
     Parameters
     ----------
-    threads : where they run; the caller waits for tasks that `drop` leaves running.
-    ahead : largest number of tasks in flight.
-    timer : of generator calls.
-    unfinished : takes the futures of tasks that have not ended.
+    threads
+        Where they run; the caller waits for tasks that `drop` leaves running.
+    ahead
+        Largest number of tasks in flight.
+    timer
+        Of generator calls.
+    unfinished
+        Takes the futures of tasks that have not ended.
     """
 
     def __init__(
@@ -113,10 +117,14 @@ def local_runner(
 
     Parameters
     ----------
-    workers : tasks running at a time.
-    in_threads : whether a single worker has a thread of its own, too, so that the calling thread can be interrupted.
-    dashboard : address of the Dask dashboard, for which Dask runs the threads; None for none.
-    timer : of generator calls; None times none.
+    workers
+        Tasks running at a time.
+    in_threads
+        Whether a single worker has a thread of its own, too, so that the calling thread can be interrupted.
+    dashboard
+        Address of the Dask dashboard, for which Dask runs the threads; None for none.
+    timer
+        Of generator calls; None times none.
     """
     require_open_files(OPEN_FILES, f"--workers {workers}")
     timer = timer or CallTimer()

@@ -66,10 +66,14 @@ class _Work:
 
     Attributes
     ----------
-    strip : the patches.
-    waiting : the first patch of each call that nobody makes yet.
-    made : patches that helpers have generated, each with the number of the first.
-    helpers : threads that were called for help.
+    strip
+        The patches.
+    waiting
+        The first patch of each call that nobody makes yet.
+    made
+        Patches that helpers have generated, each with the number of the first.
+    helpers
+        Threads that were called for help.
     """
 
     strip: Strip
@@ -83,9 +87,12 @@ class PatchPool:
 
     Parameters
     ----------
-    call : the generator.
-    size : patches of a call.
-    calls : calls at a time, whoever asks for them; None makes one for each task, and nobody helps.
+    call
+        The generator.
+    size
+        Patches of a call.
+    calls
+        Calls at a time, whoever asks for them; None makes one for each task, and nobody helps.
     """
 
     def __init__(self, call: Call, size: int, calls: int | None) -> None:

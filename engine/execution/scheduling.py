@@ -34,11 +34,16 @@ class Task:
 
     Attributes
     ----------
-    key : unique in the stream.
-    call : function of `job` and `index` that any process can import.
-    job : shared by all tasks of a stream; sent to another process once.
-    index : block of this task; small.
-    after : keys of earlier tasks that must be finished first.
+    key
+        Unique in the stream.
+    call
+        Function of `job` and `index` that any process can import.
+    job
+        Shared by all tasks of a stream; sent to another process once.
+    index
+        Block of this task; small.
+    after
+        Keys of earlier tasks that must be finished first.
     """
 
     key: str
@@ -54,8 +59,10 @@ class GivenUp:
 
     Attributes
     ----------
-    task : the task that was given up.
-    error : why its last try failed; None if it needs another task that was given up.
+    task
+        The task that was given up.
+    error
+        Why its last try failed; None if it needs another task that was given up.
     """
 
     task: Task
@@ -71,7 +78,8 @@ class Pool(Protocol):
 
     Attributes
     ----------
-    ahead : largest number of tasks in flight.
+    ahead
+        Largest number of tasks in flight.
     """
 
     ahead: int

@@ -48,8 +48,10 @@ class Job:
 
     Attributes
     ----------
-    model : what is known of the generator.
-    pool : runs the generator; None where other processes do.
+    model
+        What is known of the generator.
+    pool
+        Runs the generator; None where other processes do.
     """
 
     plan: RenderPlan
@@ -110,8 +112,10 @@ def strips(job: Job, rect: PatchRect, target: Accumulator, tally: Tally) -> Iter
 
     Parameters
     ----------
-    target : where the patches go.
-    tally : of the task.
+    target
+        Where the patches go.
+    tally
+        Of the task.
     """
     if not len(rect):
         return

@@ -33,9 +33,12 @@ def providers(device: str, precision: str, sha256: str, *, float16: bool = False
 
     Parameters
     ----------
-    device, precision : checked.
-    sha256 : of the generator.
-    float16 : whether its graph computes in float16.
+    device, precision
+        Checked.
+    sha256
+        Of the generator.
+    float16
+        Whether its graph computes in float16.
     """
     if not device.startswith("cuda"):
         return ["CPUExecutionProvider"]
@@ -108,7 +111,8 @@ def nodes_on_cpu(assignment: Iterable[Any]) -> str:
 
     Parameters
     ----------
-    assignment : what ``InferenceSession.get_provider_graph_assignment_info`` returns.
+    assignment
+        What ``InferenceSession.get_provider_graph_assignment_info`` returns.
     """
     left = Counter(
         node.op_type

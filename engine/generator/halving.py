@@ -50,8 +50,10 @@ class Halving:
 
     Parameters
     ----------
-    model : the generator.
-    info : of it, with what the warm-up saw.
+    model
+        The generator.
+    info
+        Of it, with what the warm-up saw.
     """
 
     def __init__(self, model: PatchModel, info: GeneratorInfo) -> None:

@@ -28,13 +28,16 @@ from .shipped import MODELS
 class PatchModel(Protocol):
     """A patch generator.
 
+    It may have more attributes: those of `GeneratorInfo` that have a default there.
+
     Attributes
     ----------
-    card : what it needs and promises.
-    sha256 : hex digest that changes whenever its pixels may change.
-    device : where it runs, for the report.
-
-    It may have more attributes: those of `GeneratorInfo` that have a default there.
+    card
+        What it needs and promises.
+    sha256
+        Hex digest that changes whenever its pixels may change.
+    device
+        Where it runs, for the report.
     """
 
     card: Card
@@ -48,12 +51,15 @@ class PatchModel(Protocol):
 
         Parameters
         ----------
-        labels : uint8 [N, T + 2c, T + 2c].
-        noise : float32 [N, K, T + 2c, T + 2c], or None where K is 0.
+        labels
+            uint8 [N, T + 2c, T + 2c].
+        noise
+            float32 [N, K, T + 2c, T + 2c], or None where K is 0.
 
         Returns
         -------
-        RGB [N, T, T, 3], 0..255; uint8 if it says `returns_uint8`, else float16 or float32.
+        npt.NDArray[Any]
+            RGB [N, T, T, 3], 0..255; uint8 if it says `returns_uint8`, else float16 or float32.
         """
         ...
 
@@ -64,14 +70,23 @@ class GeneratorInfo:
 
     Attributes
     ----------
-    card, sha256, device : see `PatchModel`.
-    returns_uint8 : whether it returns uint8; floats are put on a fixed-point grid before blending.
-    batch_invariant : whether a patch has the same bits in any batch, so that a batch may have any size.
-    per_call : patches that it takes in one call; None takes any number.
-    calls : calls that threads of the engine make at a time on a CPU; None makes one for each task.
-    colors : uint8 [256, 3], of a generator that gives each label its colour and does nothing else; None of all others.
-    same_halves : whether the warm-up saw the same bits in half a batch.
-    same_places : whether it saw them at any place of a batch, beside any other patches.
+    card, sha256, device
+        See `PatchModel`.
+    returns_uint8
+        Whether it returns uint8; floats are put on a fixed-point grid before blending.
+    batch_invariant
+        Whether a patch has the same bits in any batch, so that a batch may have any size.
+    per_call
+        Patches that it takes in one call; None takes any number.
+    calls
+        Calls that threads of the engine make at a time on a CPU; None makes one for each task.
+    colors
+        uint8 [256, 3], of a generator that gives each label its colour and does nothing else; None of all
+        others.
+    same_halves
+        Whether the warm-up saw the same bits in half a batch.
+    same_places
+        Whether it saw them at any place of a batch, beside any other patches.
     """
 
     card: Card
@@ -121,8 +136,10 @@ class IdentityModel:
 
     Parameters
     ----------
-    palette : RGB by label; by default all 256 values have one.
-    tile, context : the window sizes to ask for.
+    palette
+        RGB by label; by default all 256 values have one.
+    tile, context
+        The window sizes to ask for.
     """
 
     returns_uint8 = True

@@ -50,13 +50,20 @@ class OnnxFile:
 
     Attributes
     ----------
-    ir_version : of the file format.
-    opset : newest opset of ONNX's own operators.
-    locations : files that hold some of its tensors, each once, sorted; relative to the file's folder.
-    random : operators whose output is not a function of their input, sorted.
-    whole_patch : operators that take statistics over the height and width of a patch, sorted.
-    scales_by_batch : whether values are quantized by a scale that depends on the whole batch.
-    float16 : whether it computes in float16: no weights of float32 with two axes or more, and some of float16.
+    ir_version
+        Of the file format.
+    opset
+        Newest opset of ONNX's own operators.
+    locations
+        Files that hold some of its tensors, each once, sorted; relative to the file's folder.
+    random
+        Operators whose output is not a function of their input, sorted.
+    whole_patch
+        Operators that take statistics over the height and width of a patch, sorted.
+    scales_by_batch
+        Whether values are quantized by a scale that depends on the whole batch.
+    float16
+        Whether it computes in float16: no weights of float32 with two axes or more, and some of float16.
     """
 
     ir_version: int

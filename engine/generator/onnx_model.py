@@ -37,10 +37,14 @@ class OnnxModel:
 
     Parameters
     ----------
-    path : the ONNX file.
-    device : "auto" (CUDA where it starts, else the CPU), "cpu", "cuda" or "cuda:N".
-    threads : patches that a CPU generates side by side, each on one core; 0 is one for every core.
-    precision : of arithmetic on CUDA: "float32", "tf32" (products rounded to 10 bits) or "float16" (TensorRT).
+    path
+        The ONNX file.
+    device
+        "auto" (CUDA where it starts, else the CPU), "cpu", "cuda" or "cuda:N".
+    threads
+        Patches that a CPU generates side by side, each on one core; 0 is one for every core.
+    precision
+        Of arithmetic on CUDA: "float32", "tf32" (products rounded to 10 bits) or "float16" (TensorRT).
 
     Raises
     ------

@@ -37,9 +37,12 @@ class WarmUp:
 
     Attributes
     ----------
-    info : of the generator, with what was seen of batches.
-    batch : batch size that the device has memory for.
-    added_bytes : memory that the generator keeps.
+    info
+        Of the generator, with what was seen of batches.
+    batch
+        Batch size that the device has memory for.
+    added_bytes
+        Memory that the generator keeps.
     """
 
     info: GeneratorInfo

@@ -38,10 +38,14 @@ class Optimized:
 
     Attributes
     ----------
-    changes : one line for each part of the graph that was replaced.
-    max_abs : largest difference of any value, 0..255, over the test windows.
-    levels : largest difference of any rounded pixel.
-    seconds_before, seconds_after : median time per patch of the old and of the new graph, called alternately.
+    changes
+        One line for each part of the graph that was replaced.
+    max_abs
+        Largest difference of any value, 0..255, over the test windows.
+    levels
+        Largest difference of any rounded pixel.
+    seconds_before, seconds_after
+        Median time per patch of the old and of the new graph, called alternately.
     """
 
     changes: tuple[str, ...]
@@ -56,9 +60,12 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
 
     Parameters
     ----------
-    source : a generator: an ONNX file with a card in it or beside it.
-    out : the new file. If there is a card beside `source`, a copy is put beside it.
-    overwrite : replace existing files; a card beside the old `out` is replaced or deleted with it.
+    source
+        A generator: an ONNX file with a card in it or beside it.
+    out
+        The new file. If there is a card beside `source`, a copy is put beside it.
+    overwrite
+        Replace existing files; a card beside the old `out` is replaced or deleted with it.
 
     Raises
     ------

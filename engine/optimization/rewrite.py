@@ -66,8 +66,10 @@ class Rewritten:
 
     Attributes
     ----------
-    model : the new graph with the metadata and the signature of the old one, except for weights listed as inputs.
-    changes : one line for each replacement.
+    model
+        The new graph with the metadata and the signature of the old one, except for weights listed as inputs.
+    changes
+        One line for each replacement.
     """
 
     model: onnx.ModelProto
@@ -79,8 +81,10 @@ def rewrite(model: onnx.ModelProto, *, label_values: Sequence[int] = ()) -> Rewr
 
     Parameters
     ----------
-    model : a generator; it is not changed.
-    label_values : the labels that can occur, if the graph has an input ``labels``, uint8 [N, y, x].
+    model
+        A generator; it is not changed.
+    label_values
+        The labels that can occur, if the graph has an input ``labels``, uint8 [N, y, x].
 
     Raises
     ------
@@ -293,10 +297,14 @@ def _emit_frequencies(
 
     Parameters
     ----------
-    x : tensor [N, C, y, x], padded as needed.
-    kernel : [O, C, ky, kx], correlated with x.
-    width, tile : output columns, of the image and of a strip.
-    output : name of the result [N, O, y - ky + 1, width].
+    x
+        Tensor [N, C, y, x], padded as needed.
+    kernel
+        [O, C, ky, kx], correlated with x.
+    width, tile
+        Output columns, of the image and of a strip.
+    output
+        Name of the result [N, O, y - ky + 1, width].
     """
     outputs, channels, rows, columns = kernel.shape
     length = tile + columns - 1
@@ -410,12 +418,14 @@ def _directions(table: Float64) -> tuple[Float64, Float64]:
 
     Parameters
     ----------
-    table : [labels, C].
+    table
+        [labels, C].
 
     Returns
     -------
-    channels : [labels, r], r at most labels - 1; if r has this size, 0 and 1 only.
-    directions : [r, C], with ``table == table[0] + channels @ directions``.
+    tuple[Float64, Float64]
+        [labels, r], r at most labels - 1; if r has this size, 0 and 1 only. directions : [r, C], with
+        ``table == table[0] + channels @ directions``.
     """
     steps = table - table[0]
     left, sizes, right = np.linalg.svd(steps[1:], full_matrices=False)
@@ -489,8 +499,10 @@ class _Phase:
 
     Attributes
     ----------
-    taps : taps that it uses, in the order of their input pixels.
-    before, behind : input pixels that they reach before and behind the phase's own input pixel.
+    taps
+        Taps that it uses, in the order of their input pixels.
+    before, behind
+        Input pixels that they reach before and behind the phase's own input pixel.
     """
 
     taps: list[int]

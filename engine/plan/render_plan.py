@@ -51,8 +51,9 @@ class _BoundarySizes:
 
     Attributes
     ----------
-    owned, crossing, beside : int64 [blocks, 2]: pixels, and pixels that several patches share, of all owned patches of each
-        block, of its boundary patches, and of the others.
+    owned, crossing, beside
+        int64 [blocks, 2]: pixels, and pixels that several patches share, of all owned patches of each block,
+        of its boundary patches, and of the others.
     """
 
     owned: Int64
@@ -75,17 +76,28 @@ class RenderPlan:
 
     Attributes
     ----------
-    grid : patches of the whole mask, in drawn pixels.
-    taper : blend weights.
-    canvas : all pixels of the mask.
-    region : part of the canvas that becomes the slide.
-    scale : drawn pixels per canvas pixel.
-    slide : layout of the slide; at least as large as `region`.
-    block : side of a block in canvas pixels.
-    batch : batch size, patches per generator call.
-    bits : fraction bits of patch values.
-    seed : seed of the noise.
-    noise_scales : see `safron.engine.generator.noise`.
+    grid
+        Patches of the whole mask, in drawn pixels.
+    taper
+        Blend weights.
+    canvas
+        All pixels of the mask.
+    region
+        Part of the canvas that becomes the slide.
+    scale
+        Drawn pixels per canvas pixel.
+    slide
+        Layout of the slide; at least as large as `region`.
+    block
+        Side of a block in canvas pixels.
+    batch
+        Batch size, patches per generator call.
+    bits
+        Fraction bits of patch values.
+    seed
+        Seed of the noise.
+    noise_scales
+        See `safron.engine.generator.noise`.
     """
 
     grid: PatchGrid
@@ -279,7 +291,8 @@ class RenderPlan:
 
         Parameters
         ----------
-        at_a_time : blocks in flight, whose boundary sums may exist before the block does.
+        at_a_time
+            Blocks in flight, whose boundary sums may exist before the block does.
         """
         rows, columns = self._boundary_sizes
         item = np.dtype(self.blend.sum_dtype).itemsize

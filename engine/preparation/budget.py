@@ -28,14 +28,22 @@ class Budget:
 
     Attributes
     ----------
-    process : what a rendering process takes before its first block: Python, libraries, the loaded generator.
-    generator : what calls of the generator add.
-    blocks : pixels, labels, sums and tiles of the blocks in flight.
-    batches : inputs and outputs of the batches in flight.
-    boundaries : boundary sums kept in memory.
-    chunks : decoded chunks of the mask.
-    driver : the process that hands out tasks; 0 if it also renders.
-    processes : rendering processes on this machine; 0 if they are on others.
+    process
+        What a rendering process takes before its first block: Python, libraries, the loaded generator.
+    generator
+        What calls of the generator add.
+    blocks
+        Pixels, labels, sums and tiles of the blocks in flight.
+    batches
+        Inputs and outputs of the batches in flight.
+    boundaries
+        Boundary sums kept in memory.
+    chunks
+        Decoded chunks of the mask.
+    driver
+        The process that hands out tasks; 0 if it also renders.
+    processes
+        Rendering processes on this machine; 0 if they are on others.
     """
 
     process: int = 0
@@ -89,10 +97,14 @@ def process_budget(job: Job, *, process: int, blocks: int, batches: int, memory:
 
     Parameters
     ----------
-    job : the render; its mask keeps decoded chunks from now on.
-    process : bytes that the process takes before the first block.
-    blocks, batches : how many are in flight.
-    memory : bytes allowed for all of it; half of what is left may go to a mask with large chunks.
+    job
+        The render; its mask keeps decoded chunks from now on.
+    process
+        bytes that the process takes before the first block.
+    blocks, batches
+        How many are in flight.
+    memory
+        bytes allowed for all of it; half of what is left may go to a mask with large chunks.
     """
     plan = job.plan
     budget = Budget(
@@ -148,7 +160,8 @@ def check_disk(needs: Iterable[tuple[Path, int]]) -> None:
 
     Parameters
     ----------
-    needs : folders, and the bytes that are needed in each; several may be on one disk.
+    needs
+        Folders, and the bytes that are needed in each; several may be on one disk.
     """
     disks: dict[int, tuple[Path, int]] = {}
     for folder, need in needs:

@@ -29,8 +29,10 @@ class Scan:
 
     Attributes
     ----------
-    fingerprint : changes when the mask does.
-    filled : number of patches whose whole window is background.
+    fingerprint
+        Changes when the mask does.
+    filled
+        Number of patches whose whole window is background.
     """
 
     fingerprint: str
@@ -100,10 +102,14 @@ class Scanned:
 
     Attributes
     ----------
-    index : (row, column) of the unit.
-    digest : SHA-256 of its labels.
-    unknown : (y, x, value) of the first label that the card lacks, or None.
-    filled : number of its patches whose whole window is background.
+    index
+        (row, column) of the unit.
+    digest
+        SHA-256 of its labels.
+    unknown
+        (y, x, value) of the first label that the card lacks, or None.
+    filled
+        Number of its patches whose whole window is background.
     """
 
     index: tuple[int, int]
@@ -150,7 +156,8 @@ def _count_filled(job: Job, rect: PatchRect, fill: npt.NDArray[np.bool_], area: 
 
     Parameters
     ----------
-    fill : where `area` is background, bool [height, width].
+    fill
+        Where `area` is background, bool [height, width].
     """
     plan, card = job.plan, job.model.card
     # A window that reaches beyond the canvas is background only if the padding label is.

@@ -127,9 +127,12 @@ def settle(prepared: Prepared, facts: WorkerFacts, *, width: int) -> Prepared:
 
     Parameters
     ----------
-    prepared : a plan for other processes.
-    facts : report of one worker; all are taken to be alike.
-    width : tasks that all workers together run at a time.
+    prepared
+        A plan for other processes.
+    facts
+        Report of one worker; all are taken to be alike.
+    width
+        Tasks that all workers together run at a time.
     """
     job = prepared.job
     # Card and hash are those of the driver's file, which workers must have too; the rest is known only to the worker.

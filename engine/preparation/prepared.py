@@ -23,14 +23,22 @@ class Prepared:
 
     Attributes
     ----------
-    target : the slide to make.
-    options : as given, with the number of workers chosen.
-    model : the generator.
-    job : plan, mask, scratch and properties of the generator.
-    budget : upper bounds on memory.
-    where : where tasks run: in threads of this process, in processes on this machine, or on a cluster.
-    heap_bytes : memory that this process reserves before the first block; 0 if others render.
-    at_a_time : blocks in flight in all processes; None if a scheduler has not told yet how many workers it has.
+    target
+        The slide to make.
+    options
+        As given, with the number of workers chosen.
+    model
+        The generator.
+    job
+        Plan, mask, scratch and properties of the generator.
+    budget
+        Upper bounds on memory.
+    where
+        Where tasks run: in threads of this process, in processes on this machine, or on a cluster.
+    heap_bytes
+        Memory that this process reserves before the first block; 0 if others render.
+    at_a_time
+        Blocks in flight in all processes; None if a scheduler has not told yet how many workers it has.
     """
 
     target: Target

@@ -66,13 +66,17 @@ class Scratch:
 
     Parameters
     ----------
-    path : the folder ``OUT.safron``.
-    store : address for fsspec of what workers share; None keeps it in the folder as well.
-    clock : see `BoundaryStore`.
+    path
+        The folder ``OUT.safron``.
+    store
+        Address for fsspec of what workers share; None keeps it in the folder as well.
+    clock
+        See `BoundaryStore`.
 
     Attributes
     ----------
-    boundaries : sums of boundary patches.
+    boundaries
+        Sums of boundary patches.
     """
 
     def __init__(

@@ -30,10 +30,14 @@ class Finished:
 
     Attributes
     ----------
-    size : bytes of the slide.
-    head : header of the slide in hexadecimal, which holds the offset of the first directory.
-    inputs : see `RenderPlan.inputs`.
-    report : report of the run as JSON values.
+    size
+        bytes of the slide.
+    head
+        Header of the slide in hexadecimal, which holds the offset of the first directory.
+    inputs
+        See `RenderPlan.inputs`.
+    report
+        Report of the run as JSON values.
     """
 
     size: int

@@ -59,8 +59,10 @@ def end_soon_after_a_signal(say: Callable[[str | None], None], *, code: int) -> 
 
     Parameters
     ----------
-    say : prints the last line, of an interruption if it is given None, unless one was printed already.
-    code : exit code after a signal.
+    say
+        Prints the last line, of an interruption if it is given None, unless one was printed already.
+    code
+        Exit code after a signal.
     """
     _end.say = say
     if sys.platform == "win32":  # signals do not wake other threads there

@@ -29,17 +29,22 @@ def open_mask(
 
     Parameters
     ----------
-    source : path of a Zarr array or OME-Zarr image (a folder or zip archive), of a NumPy file or of an image; URL of a
-        Zarr (``s3://``, ``memory://``, ...); or anything with ``shape``, ``dtype`` and slicing: NumPy, zarr.Array,
-        dask.array.
-    palette : label value to RGB; needed by colour-coded images.
-    palette_tolerance : largest difference, 0..255, in any channel to the nearest palette colour.
-    use_palette : insist on the palette: grey images are looked up in it as well, and a mask that holds labels is refused.
-        Otherwise the palette is for colour images alone.
+    source
+        Path of a Zarr array or OME-Zarr image (a folder or zip archive), of a NumPy file or of an image; URL
+        of a Zarr (``s3://``, ``memory://``, ...); or anything with ``shape``, ``dtype`` and slicing: NumPy,
+        zarr.Array, dask.array.
+    palette
+        Label value to RGB; needed by colour-coded images.
+    palette_tolerance
+        Largest difference, 0..255, in any channel to the nearest palette colour.
+    use_palette
+        Insist on the palette: grey images are looked up in it as well, and a mask that holds labels is
+        refused. Otherwise the palette is for colour images alone.
 
     Returns
     -------
-    mask : LabelMask
+    LabelMask
+        LabelMask.
 
     Raises
     ------

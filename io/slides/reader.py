@@ -26,13 +26,17 @@ class Pixels:
 
     Parameters
     ----------
-    path : any file that OpenSlide or libvips reads as 8-bit colours.
+    path
+        Any file that OpenSlide or libvips reads as 8-bit colours.
 
     Attributes
     ----------
-    shape : height and width in pixels.
-    mpp : micrometres per pixel; None where it is not known.
-    facts : values in the description by key; slides of safron-render have tile, overlap, seed and more.
+    shape
+        Height and width in pixels.
+    mpp
+        Micrometres per pixel; None where it is not known.
+    facts
+        Values in the description by key; slides of safron-render have tile, overlap, seed and more.
 
     Raises
     ------
