@@ -84,9 +84,9 @@ def render(
     >>> made.width, made.height, made.patches, made.generated
     (400, 300, 4, 4)
     """
-    known = {item.name for item in fields(RenderOptions)}
-    if unknown := sorted(set(options) - known):
-        raise TypeError(f"render() has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    names = {item.name for item in fields(RenderOptions)}
+    if unknown := sorted(set(options) - names):
+        raise TypeError(f"render() has no option {unknown[0]!r}; it has {', '.join(sorted(names))}")
     try:
         prepared = prepare(mask, out, RenderOptions(**options))
         with open_runner(prepared) as (prepared, runner):

@@ -245,12 +245,12 @@ def _weights(graph: _Graph, node: onnx.NodeProto, outputs_axis: int) -> tuple[Fl
 
 def _by_frequencies(graph: _Graph, node: onnx.NodeProto) -> None:
     """Replace a convolution of stride 1 with a large kernel."""
-    known = _weights(graph, node, 0)
+    weights = _weights(graph, node, 0)
     settings = _attributes(node)
     plain = settings.get("group", 1) == 1 and settings.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
-    if known is None or not plain or {*settings.get("strides", ()), *settings.get("dilations", ())} - {1}:
+    if weights is None or not plain or {*settings.get("strides", ()), *settings.get("dilations", ())} - {1}:
         return
-    kernel, bias = known
+    kernel, bias = weights
     pads = settings.get("pads", [0, 0, 0, 0])
     shape = graph.shape(node.input[0])
     if len(shape) != 4 or shape[3] is None:
@@ -461,14 +461,14 @@ def _label_channels(graph: _Graph, channels: Float64) -> str:
 
 def _by_phases(graph: _Graph, node: onnx.NodeProto) -> None:
     """Replace a transposed convolution that enlarges its input by a whole number."""
-    known = _weights(graph, node, 1)
+    weights = _weights(graph, node, 1)
     settings = _attributes(node)
     strides, pads = settings.get("strides", [1, 1]), settings.get("pads", [0, 0, 0, 0])
     shape = graph.shape(node.input[0])
     plain = settings.get("group", 1) == 1 and settings.get("auto_pad", b"NOTSET") == b"NOTSET"
-    if known is None or not plain or "output_shape" in settings or {*settings.get("dilations", ())} - {1}:
+    if weights is None or not plain or "output_shape" in settings or {*settings.get("dilations", ())} - {1}:
         return
-    kernel, bias = known
+    kernel, bias = weights
     if len(shape) != 4 or shape[2] is None or shape[3] is None or min(shape[2], shape[3]) < SMALL:
         return
     extra = settings.get("output_padding", [0, 0])

@@ -128,12 +128,12 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
         return Scanned(index, b"", None, 0)
     patches = [rect for rect in (unit.inner, unit.right, unit.below) if len(rect)]
     for rect in patches:
-        seen = rect.window(plan.grid).expand(plan.grid.context).clip(canvas)
+        read = rect.window(plan.grid).expand(plan.grid.context).clip(canvas)
         area = Window.from_bounds(
-            min(area.y, seen.y),
-            min(area.x, seen.x),
-            max(area.y_stop, seen.y_stop),
-            max(area.x_stop, seen.x_stop),
+            min(area.y, read.y),
+            min(area.x, read.x),
+            max(area.y_stop, read.y_stop),
+            max(area.x_stop, read.x_stop),
         )
     labels = np.ascontiguousarray(job.labels[area.slices()])
     least, most = (int(value) for value in cv2.minMaxLoc(labels)[:2])
@@ -141,9 +141,9 @@ def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
     unknown = None
     if not card.known[between].all():
         # OpenCV needs a seventh of NumPy's time for this.
-        known = np.asarray(cv2.LUT(labels, card.known.view(np.uint8)))
-        y, x = divmod(int(known.argmin()), labels.shape[1])
-        unknown = None if known[y, x] else (area.y + y, area.x + x, int(labels[y, x]))
+        is_known = np.asarray(cv2.LUT(labels, card.known.view(np.uint8)))
+        y, x = divmod(int(is_known.argmin()), labels.shape[1])
+        unknown = None if is_known[y, x] else (area.y + y, area.x + x, int(labels[y, x]))
     filled = 0
     if card.is_fill[between].any():
         fill = where_fill(labels, card.is_fill)
@@ -166,15 +166,15 @@ def _count_filled(job: Job, rect: PatchRect, fill: npt.NDArray[np.bool_], area: 
     across = []
     for column in rect.columns:
         read = plan.grid[rect.rows[0], column].read
-        seen = read.clip(Window(read.y, area.x, read.height, area.width))
-        if not (beyond and seen != read):
-            across.append((seen.x - area.x, seen.x_stop - area.x))
+        inside = read.clip(Window(read.y, area.x, read.height, area.width))
+        if not (beyond and inside != read):
+            across.append((inside.x - area.x, inside.x_stop - area.x))
     count = 0
     for index in range(len(rect.rows)):
         read = first.shift(index * plan.grid.rows.stride, 0)
-        seen = read.clip(Window(area.y, read.x, area.height, read.width))
-        if beyond and seen != read:
+        inside = read.clip(Window(area.y, read.x, area.height, read.width))
+        if beyond and inside != read:
             continue
-        columns = np.logical_and.reduce(fill[seen.y - area.y : seen.y_stop - area.y], axis=0)
+        columns = np.logical_and.reduce(fill[inside.y - area.y : inside.y_stop - area.y], axis=0)
         count += sum(bool(columns[start:stop].all()) for start, stop in across)
     return count

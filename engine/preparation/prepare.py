@@ -106,11 +106,11 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
         memory=options.memory,
     )
     check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
-    seen = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
-    batches, calls = batches_held(seen.info, workers)
-    budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * seen.added_bytes)
+    tried = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
+    batches, calls = batches_held(tried.info, workers)
+    budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * tried.added_bytes)
     heap = heap_bytes(budget, job, workers=workers)
-    job = _with_batch(replace(job, model=seen.info), seen.batch, fresh=options.fresh)
+    job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     return Prepared(target, options, model, job, budget, "threads", heap, workers)
 
 
