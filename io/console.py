@@ -1,4 +1,4 @@
-"""How do our programs talk? Warnings and failures are one line each on stderr, and an exit code says whose fault it was."""
+"""How do our programs print? Warnings and errors are one line each on stderr; the exit code tells bad input from other failures."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ version_option = click.version_option(
 debug_option = click.option(
     "--debug",
     is_flag=True,
-    expose_value=False,  # `run_program` looks for it, because errors arise before options are read
+    expose_value=False,  # `run_program` looks for it itself, because errors occur before options are parsed
     help="Show the traceback of an error.",
 )
 
 
 class _Positive(click.FloatRange):
-    """A number above 0, and finite: NaN lies on neither side of a bound."""
+    """A finite number above 0. A plain range would accept NaN, which is on neither side of a bound."""
 
     def __init__(self) -> None:
         super().__init__(0, min_open=True)
@@ -57,7 +57,7 @@ POSITIVE = _Positive()
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg] # of click 8.5 on
-    """A value that a function reads from text, or refuses with ValueError."""
+    """A value that a function parses from text, or refuses with ValueError."""
 
     name = "text"
 
@@ -82,18 +82,18 @@ def option(
     parse: Callable[[str], Any] | None = None,
     **more: Any,
 ) -> Callable[[Command], Command]:
-    """Make an option whose help says its default.
+    """Make an option whose help shows its default.
 
     Parameters
     ----------
-    name : with its dashes.
-    text : what it does, with its unit.
-    metavar : stands for the value in help.
-    called : the function's parameter, where it has another name.
-    default : the value where it is not given.
-    shown : says the default in words.
+    name : name with dashes.
+    text : description with unit.
+    metavar : placeholder for the value in help.
+    called : name of the function's parameter, if it differs.
+    default : default value.
+    shown : the default in words.
     parse : turns text into the value, or raises ValueError.
-    **more : of `click.option`.
+    **more : passed to `click.option`.
     """
     names = (name, called) if called else (name,)
     if more.get("is_flag"):
@@ -106,13 +106,13 @@ def option(
 
 
 def options_of(kind: type) -> Callable[[Command], Command]:
-    """Make an option of every field of a dataclass that was declared with `safron.io.fields.setting`, in their order."""
+    """Make an option of each field of a dataclass that is declared with `safron.io.fields.setting`, in order."""
 
     def add(command: Command) -> Command:
         for name, hint, default, said in reversed([*settings(kind)]):
             more: dict[str, Any] = {"parse": said.parse} if said.parse else _click_type(hint)
             if said.parse and default is not None:
-                default = said.shown or str(default)  # as a user would write it
+                default = said.shown or str(default)  # as a user would type it
             shown = None if default == said.shown else said.shown
             command = option(
                 f"--{name.replace('_', '-')}", said.text, said.metavar, default=default, shown=shown, **more
@@ -123,7 +123,7 @@ def options_of(kind: type) -> Callable[[Command], Command]:
 
 
 def _click_type(hint: Any) -> dict[str, Any]:
-    """What click should make of the text for an annotation."""
+    """Return the arguments of `click.option` that parse text as an annotation says."""
     kind = next(one for one in members(hint) if one is not NoneType)
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if kind is bool:
@@ -134,7 +134,7 @@ def _click_type(hint: Any) -> dict[str, Any]:
 
 
 def options_table(command: click.Command) -> str:
-    """Make the table of a command's options, in Markdown."""
+    """Return the table of a command's options in Markdown."""
     context = click.Context(command)
     rows = [("option", "default", "what it does"), ("---", "---", "---")]
     for param in command.params:
@@ -153,19 +153,20 @@ def options_table(command: click.Command) -> str:
 def progress(
     total: float | None, unit: str, *, also: tuple[float, str] | None = None, ending: bool = False
 ) -> Iterator[Advance]:
-    """Show on stderr how far a program is: a bar on a terminal, elsewhere a line every ten seconds.
+    """Show progress on stderr: a bar on a terminal, a line every ten seconds elsewhere.
 
     Parameters
     ----------
-    total : units in all, or None where that is not known.
+    total : number of units, or None if unknown.
     unit : what is counted, in the plural.
-    also : a second unit of the rate, as ``(0.07, "Mpx")`` for megapixels a patch.
-    ending : leave the finished bar, and print a line of the last unit however soon it comes.
+    also : a second unit for the rate, such as ``(0.07, "Mpx")`` for megapixels per patch.
+    ending : keep the finished bar on screen, or always print a line after the last unit.
 
     Yields
     ------
-    A function of how many units were done and, where given, a note to show behind them; any thread may call it.
-    The first call brings the units of an earlier run, which took no time now.
+    advance : Callable[..., None]
+        Takes the number of units done and optionally a note to show after them. Any thread may call it. The first call
+        reports the units of an earlier run, which do not count for the rate.
     """
     rates = ((1.0, unit), also) if also else ((1.0, unit),)
     of = "" if total is None else f"/{total:.0f}"
@@ -212,7 +213,7 @@ def progress(
 
 @dataclass
 class _Interruption:
-    """Whether a signal asked this process to end, and what it leaves behind then; one a process, as signals are."""
+    """Whether a signal asked this process to end, and the message for that case; one per process, like signal handlers."""
 
     asked: bool = False
     leaves: str = ""
@@ -222,26 +223,26 @@ _interruption = _Interruption()
 
 
 def say_if_interrupted(leaves: str) -> None:
-    """Change what is said of an interruption from now on."""
+    """Change the message that is printed after an interruption from now on."""
     _interruption.leaves = leaves
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
-    # Noted as well as raised: what breaks off the import of an extension module comes out as ImportError.
+    # Noted as well as raised: an interrupted import of an extension module raises ImportError instead.
     _interruption.asked = True
     raise KeyboardInterrupt
 
 
 def _note_interruptions() -> None:
-    """Note the signals that raise KeyboardInterrupt; what ignores or handles one otherwise stays."""
-    with suppress(ValueError):  # not in the main thread: then no signal comes here either
+    """Note signals that raise KeyboardInterrupt; signals that are ignored or handled otherwise are left alone."""
+    with suppress(ValueError):  # not in the main thread, where no signals arrive either
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is signal.default_int_handler:
                 signal.signal(number, _interrupt)
 
 
 class Program(click.Command):
-    """A command whose Ctrl-C is left to `run_program` to tell of: click itself would print an empty line first."""
+    """A command that leaves Ctrl-C to `run_program`: click itself would print an empty line first."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -252,7 +253,7 @@ class Program(click.Command):
 
 
 class ProgramGroup(Program, click.Group):
-    """The same for a program that has commands."""
+    """The same for a program with subcommands."""
 
 
 def run_program(
@@ -262,14 +263,14 @@ def run_program(
     *,
     interrupted: str = "nothing was written",
 ) -> NoReturn:
-    """Run a command line; every failure is one line on stderr and an exit code, with a traceback only for ``--debug``.
+    """Run a command line. Every failure is one line on stderr and an exit code, with a traceback only for ``--debug``.
 
     Parameters
     ----------
-    command : what click made of the options.
-    name : of the program.
-    args : what follows the name on the command line; None takes it from there.
-    interrupted : what Ctrl-C leaves behind, until `say_if_interrupted` says otherwise.
+    command : the click command.
+    name : name of the program.
+    args : arguments after the name; None takes those of the command line.
+    interrupted : the message after Ctrl-C, until `say_if_interrupted` changes it.
     """
     _interruption.asked, _interruption.leaves = False, interrupted
     _note_interruptions()
@@ -287,12 +288,12 @@ def run_program(
 
 
 def warn(name: str, text: str) -> None:
-    """Say something that the user of a program should know, in one line on stderr."""
+    """Print a warning as one line on stderr."""
     click.echo(f"{name}: warning: {' '.join(text.split())}", err=True)
 
 
 def _last_words(error: BaseException, name: str) -> tuple[str, int]:
-    """What to say of a failure, and the exit code that goes with it."""
+    """Return the message for a failure, and its exit code."""
     if _interruption.asked or isinstance(error, click.Abort | KeyboardInterrupt):
         return f"interrupted; {_interruption.leaves}", INTERRUPTED
     if isinstance(error, click.ClickException):
@@ -301,6 +302,6 @@ def _last_words(error: BaseException, name: str) -> tuple[str, int]:
     if isinstance(error, SafronError):
         return f"error: {error}", error.exit_code
     if isinstance(error, OSError) and error.filename is not None:
-        return f"error: {error.filename}: {error.strerror}; make room or choose another path", 1
+        return f"error: {error.filename}: {error.strerror}; free space or choose another path", 1
     first = (str(error).splitlines() or [""])[0]
-    return f"error: {type(error).__name__}: {first} (--debug shows where)", 1
+    return f"error: {type(error).__name__}: {first} (--debug shows the traceback)", 1

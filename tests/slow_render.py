@@ -1,8 +1,8 @@
 """``safron-render`` with a generator that takes its time: python slow_render.py COUNT SECONDS ARGUMENTS...
 
-The identity generator sleeps SECONDS for each patch and adds a byte to the file COUNT. What is finished is
-made durable at once, so that a test need not wait for it. Worker processes import this file as well, and
-so have the same generator.
+The identity generator sleeps SECONDS for each call, which is a patch with --batch 1, and adds a byte to the file COUNT.
+What is finished is made durable at once, so that a test need not wait for it. Worker processes import this file as
+well, and so have the same generator.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ paint = IdentityModel.__call__
 
 def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
     """Sleep, count, paint."""
-    time.sleep(seconds * len(labels))
+    time.sleep(seconds)
     with count.open("ab") as file:
-        file.write(bytes(len(labels)))
+        file.write(bytes(1))
     return paint(self, labels, noise)
 
 

@@ -94,3 +94,14 @@ def test_training(load_bench: Callable[[str], Any], preset: str) -> None:
     assert min(trained["first_step_s"], trained["step_s"], trained["peak_mib"]) > 0
     made = training.time_patches(preset, "tiny", threads=1, calls=1)
     assert 0 < made["engine_patch_s"]["least"] <= made["engine_patch_s"]["median"] < math.inf
+
+
+def test_planted_seams(run: Run) -> None:
+    made = run("planted_seams --generated 1 --side 300 --tile 64 --overlap 12")
+    rows = {(row["planted"], row["jpeg"]): row for row in made["results"]["generated"]}
+    assert (
+        rows["none", False]["found"]
+        == 0
+        < rows["offset 8", True]["found"]
+        == rows["offset 8", True]["images"]
+    )

@@ -187,7 +187,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
     model = RampModel(noise=False)
     made = render("mask.zarr", "out.tiff", model=model, **(options | {"executor": "threads", "workers": 1}))
     assert made.resumed == BLOCKS - 1
-    assert model.calls == 1 + 4, "the trial, and the patches of the one block"
+    assert model.calls == 2 + 4, "the warm-up, and the patches of the one block"
 
 
 def test_an_array_in_memory_is_refused(here: Path) -> None:
@@ -471,6 +471,55 @@ def test_gpus_and_accounts_in_the_words_of_each_batch_system(kind: str, expected
     assert arguments["job_script_prologue"] == ["module load cuda"]
 
 
+def test_a_file_adds_to_the_lists_and_scheduler_options_that_are_ours() -> None:
+    options = {
+        "worker_extra_args": ["--resources", "GPU=1"],
+        "job_extra": ["--exclusive"],
+        "scheduler_options": {"port": 8790},
+        "log_directory": "logs",
+    }
+    settings = {
+        "kind": "slurm",
+        "workers": 1,
+        "cores": 2,
+        "memory": "8GB",
+        "walltime": "02:00:00",
+        "options": options,
+    }
+    _, arguments = job_arguments(convert(settings, JobSettings, "file.yaml"))
+    wanted = "--nthreads 1 --memory-limit 0 --lifetime 7140s --lifetime-stagger 30s --resources GPU=1"
+    assert " ".join(arguments["worker_extra_args"]) == wanted
+    assert arguments["job_extra_directives"] == ["--exclusive"]
+    assert arguments["log_directory"] == "logs"
+    assert not {"scheduler_options", "job_extra", "job_script_prologue"} & set(arguments)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for SLURM is a shell script")
+def test_the_job_script_and_the_port_of_a_file_with_options(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    (here / "bin").mkdir()
+    (here / "bin" / "sbatch").write_text(f'#!/bin/sh\ncp "$1" {here}/job\nexit 1\n')
+    (here / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
+    port = free_port()
+    (here / "slurm.yaml").write_text(
+        SLURM
+        + "options:\n  worker_extra_args: ['--resources', 'FAST=1']\n  job_extra_directives: ['--constraint=a100']\n"
+        f"  scheduler_options: {{port: {port}}}\n"
+    )
+    check_fail(
+        run_cli(capfd, ARGS + "--cluster slurm.yaml"), ExpectFail("", "", ("slurm takes no jobs",), code=1)
+    )
+    script = (here / "job").read_text()
+    assert "#SBATCH --constraint=a100\n" in script
+    (command,) = [line for line in script.splitlines() if "--scheduler" in line or " tcp://" in line]
+    assert f":{port} " in command
+    for part in ("--nthreads 4", "--memory-limit 0", "--lifetime 1740s", "--resources FAST=1"):
+        assert part in command
+
+
 # What is refused
 
 CLUSTER = "kind: slurm\nworkers: 2\ncores: 1\nmemory: 1GB\n"
@@ -501,11 +550,29 @@ REFUSED = [
         "kind 'cron' must be slurm, pbs, lsf or sge",
     ),
     (CLUSTER.replace("2", "0"), "--cluster file.yaml", "workers 0 must be a whole number, at least 1"),
+    (
+        CLUSTER + "options: {job_extra_directives: --constraint=a100}",
+        "--cluster file.yaml",
+        "options.job_extra_directives '--constraint=a100' must be a list of texts of one line",
+    ),
+    (
+        CLUSTER + "options: {worker_extra_args: [[--resources]]}",
+        "--cluster file.yaml",
+        "options.worker_extra_args [['--resources']] must be a list of texts",
+    ),
+    (
+        CLUSTER + "options: {scheduler_options: 8790}",
+        "--cluster file.yaml",
+        "8790 must be lines of NAME: VALUE",
+    ),
+    (CLUSTER + "options: {silence_logs: 1}", "--cluster file.yaml", "options.silence_logs: is set by"),
+    (CLUSTER.replace("1GB", "8"), "--cluster file.yaml", "memory 8 must be a size with its unit"),
+    (CLUSTER.replace("1GB", "much"), "--cluster file.yaml", "memory 'much' must be a size with its unit"),
     (CLUSTER + "walltime: 1h", "--cluster file.yaml", "walltime '1h' must be"),
     (CLUSTER + 'walltime: "00:01:00"', "--cluster file.yaml", "must be more than 120 seconds"),
     (CLUSTER, "--cluster file.yaml --executor auto", "--cluster file.yaml: slurm takes no jobs"),
     ("", "--security none.yaml --executor processes", "--security none.yaml: no such file"),
-    ("ca: a", "--security file.yaml", "--security: nothing is sent over a network by threads"),
+    ("ca: a", "--security file.yaml", "--security: threads send nothing over a network"),
     (
         "ca: a",
         "--security file.yaml --executor processes",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from cases import ExpectFail, check_fail, render_cli, run_cli
+from cases import ExpectFail, check_fail, contents, render_cli, run_cli
+from safron.engine.report import RenderReport
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
 from safron.engine.scratch.journal import Entry, Journal, read_journal
+from safron.engine.scratch.records import checked, with_checksum
 from small_renders import ARGS, PATCHES, interrupt, undisturbed_digest, write_small_mask
 
 SCRATCH = Path("out.tiff.safron")
@@ -192,6 +196,161 @@ def test_a_journal_of_an_older_version_is_refused(unfinished: str, capfd: pytest
     about["attributes"]["safron"]["format"] = 2
     (SCRATCH / "zarr.json").write_text(json.dumps(about))
     check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("other inputs (scratch format)", "--overwrite")))
+
+
+# All of scratch, and the record of a finished slide
+
+
+@pytest.fixture
+def finished(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """A slide that has its name, and whose run was killed before it wrote its report; the digest."""
+    digest = undisturbed_digest(capfd)
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RenderReport, "write", killed)
+        assert run_cli(capfd, FINISHED).code == 130
+    return digest
+
+
+FINISHED = ARGS + "--preview p.png --report r.json"
+RECORD = SCRATCH / "finished.json"
+
+
+def flip(data: bytes, chance: random.Random) -> bytes:
+    place = chance.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ 1 << chance.randrange(8)]) + data[place + 1 :]
+
+
+def cut_off(data: bytes, chance: random.Random) -> bytes:
+    return data[: chance.randrange(len(data))]
+
+
+def shift(data: bytes, chance: random.Random) -> bytes:
+    return bytes(chance.randrange(256) for _ in range(chance.randrange(1, 9))) + data
+
+
+def double(data: bytes, chance: random.Random) -> bytes:
+    return data + data
+
+
+def nest(data: bytes, chance: random.Random) -> bytes:
+    return b"[" * 100_000
+
+
+def other_value(data: bytes, chance: random.Random) -> bytes:
+    """A value of another type, or a path, in JSON that is otherwise whole."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return b"{}\n" + data
+    inside = found
+    while isinstance(inside, dict) and inside and chance.random() < 0.7:
+        key = chance.choice(sorted(inside))
+        if not isinstance(inside[key], dict):
+            break
+        inside = inside[key]
+    if isinstance(inside, dict) and inside:
+        new = chance.choice(
+            [None, [], {}, -1, 1e300, "/etc/passwd", ["../mine.txt", "../mine.txt"], True, 2**70]
+        )
+        inside[chance.choice(sorted(inside))] = new
+    return json.dumps(found).encode()
+
+
+def as_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(Path("mine.txt").absolute())
+
+
+DAMAGES = (flip, cut_off, shift, double, nest, other_value, other_value)
+
+
+def mine() -> dict[str, bytes | None]:
+    """All that is not ours to change."""
+    return {name: data for name, data in contents(Path()).items() if name.startswith(("mine", "mask"))}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_scratch_damaged_anyhow_is_one_line_or_costs_work(
+    seed: int, unfinished: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(seed)
+    Path("mine.txt").write_text("mine")
+    before = mine()
+    file = chance.choice(
+        sorted(path for path in SCRATCH.rglob("*") if path.is_file() and path.stat().st_size)
+    )
+    if seed % 10 == 9:
+        as_link(file)
+    else:
+        file.write_bytes(chance.choice(DAMAGES)(file.read_bytes(), chance))
+    outcome = run_cli(capfd, ARGS + "--report r.json")
+    assert mine() == before
+    if outcome.code:
+        check_fail(outcome, ExpectFail("", "", (str(SCRATCH),)))
+        assert "--fresh" in outcome.error or "--overwrite" in outcome.error
+        outcome = run_cli(capfd, ARGS + "--report r.json --fresh")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(Path("r.json").read_text())["digest"] == unfinished
+    assert mine() == before
+    assert not SCRATCH.exists()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_damaged_record_of_a_finished_slide_moves_no_file(
+    seed: int, finished: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(seed)
+    Path("mine.txt").write_text("mine")
+    before, slide = mine(), Path("out.tiff").read_bytes()
+    RECORD.write_bytes(DAMAGES[seed % len(DAMAGES)](RECORD.read_bytes(), chance))
+    outcome = run_cli(capfd, FINISHED)
+    assert mine() == before
+    if outcome.code == 0:  # what was changed says the same
+        assert json.loads(Path("r.json").read_text())["digest"] == finished
+        return
+    says = ("out.tiff: exists already, and ", "finished.json", "--validate", "--overwrite")
+    check_fail(outcome, ExpectFail("", "", says))
+    assert Path("out.tiff").read_bytes() == slide
+    report = render_cli(capfd, ARGS + "--preview p.png --overwrite")
+    assert report["digest"] == finished
+    assert mine() == before
+    assert not SCRATCH.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preview": ["mine.txt", "out.tiff"]},
+        {"report": {"options": {}}},
+        {"report": {"options": {"preview": "mine.txt"}}},
+        {"inputs": ["--seed"]},
+        {"head": 7},
+        {"size": True},
+    ],
+    ids=str,
+)
+def test_a_crafted_record_moves_no_file_and_blocks_no_run(
+    change: dict[str, Any], finished: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a checksum that fits: whoever can write there can make one."""
+    Path("mine.txt").write_text("mine")
+    RECORD.write_text(json.dumps(with_checksum(checked(json.loads(RECORD.read_text())) | change)))
+    outcome = run_cli(capfd, FINISHED)
+    check_fail(outcome, ExpectFail("", "", (": exists already", "--overwrite")))
+    assert render_cli(capfd, ARGS + "--preview p.png --overwrite")["digest"] == finished
+    assert Path("mine.txt").read_text() == "mine"
+
+
+def test_a_record_does_not_name_the_preview(finished: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another name for it than the run that finished the slide had is told, and nothing is moved there."""
+    outcome = run_cli(capfd, FINISHED.replace("p.png", "other.png"))
+    assert outcome.code == 0
+    assert "warning: --preview other.png: not written" in outcome.err
+    assert not Path("other.png").exists()
 
 
 # What says how arrays are stored

@@ -20,9 +20,10 @@ import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import RenderOptions, RenderReport, rendering
 from safron.engine.plan.render_plan import RenderPlan
-from safron.engine.preparation.output_paths import check_outputs
+from safron.engine.preparation.output_paths import check_paths
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.arrays import Scratch
+from safron.engine.scratch.boundary_store import BoundaryStore
 from safron.engine.scratch.journal import read_journal
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
@@ -76,7 +77,7 @@ def test_a_mask_that_changes_under_way_is_noticed(
     with pytest.MonkeyPatch.context() as patched:
         on_patch(patched, change)
         outcome = run_cli(capfd, args)
-    case = ExpectFail("", "", ("mask mask.zarr: its files changed while it was rendered", "--fresh"), code=1)
+    case = ExpectFail("", "", ("mask mask.zarr: its files changed during the render", "--fresh"), code=1)
     check_fail(outcome, case)
     assert not Path("out.tiff").exists()
     check_fail(run_cli(capfd, args), ExpectFail("", "", ("other inputs (mask content)",)))
@@ -179,7 +180,7 @@ def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
     made = on_patch(monkeypatch)
     report = render_cli(capfd, ARGS)
     assert (report["resumed"], report["digest"]) == (BLOCKS - 1, digest)
-    assert len(made) < 6, "the inner patches of one block, and the trial"
+    assert len(made) < 6, "the inner patches of one block, and the warm-up"
 
 
 def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None
         raise PermissionError(errno.EACCES, "not now")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(LabelMask, "stamp", fails)
+        patched.setattr(LabelMask, "change_token", fails)
         assert guard.changed() is None
     assert guard.changed() is False
     shutil.rmtree(tmp_path / "mask.zarr")
@@ -236,9 +237,9 @@ def test_a_disk_that_takes_no_more_ends_it_at_once(
 def test_a_seam_that_the_disk_did_not_take_once_is_written_later(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store, calls = Scratch.store_seams, []
+    store, calls = BoundaryStore.flush, []
 
-    def broken(self: Scratch, *, seconds: float = 0.0) -> None:
+    def broken(self: BoundaryStore, *, seconds: float = 0.0) -> None:
         calls.append(seconds)
         if len(calls) == 3:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -246,7 +247,7 @@ def test_a_seam_that_the_disk_did_not_take_once_is_written_later(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
-        patched.setattr(Scratch, "store_seams", broken)
+        patched.setattr(BoundaryStore, "flush", broken)
         report = render_cli(capfd, f"{ARGS} --workers {workers}")
     assert len(calls) > 3
     assert (report["run"], report["digest"]) == (PATCHES, digest)
@@ -263,13 +264,13 @@ def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
             raise KeyboardInterrupt
         let_go(self, block)
 
-    def full(self: Scratch, *, seconds: float = 0.0) -> None:
+    def full(self: BoundaryStore, *, seconds: float = 0.0) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 60.0)
         patched.setattr(state.RenderState, "_release_boundaries", interrupted)
-        patched.setattr(Scratch, "store_seams", full)
+        patched.setattr(BoundaryStore, "flush", full)
         assert run_cli(capfd, ARGS).code == 130
     lines = {(entry.kind, entry.index) for entry in read_journal(Path("out.tiff.safron/journal.jsonl"))}
     assert ("block", (0, 0)) in lines, "what needs no spent seam is kept"
@@ -342,7 +343,7 @@ class Step:
 
     @property
     def says(self) -> str:
-        return "out.tiff is finished; what is left of " if self.reported else "the same command continues"
+        return "out.tiff is finished; " if self.reported else "the same command continues"
 
     def press(self, patched: pytest.MonkeyPatch) -> None:
         function = getattr(*self.place)
@@ -389,11 +390,11 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
     made = on_patch(monkeypatch)
     outcome = run_cli(capfd, args)
     assert outcome.code == 0
-    assert len(made) == 1, "the trial"
+    assert len(made) == 1, "the warm-up"
     if step.named:
         assert (
             outcome.error
-            == "safron-render: warning: out.tiff: an earlier run finished it, and was killed before it could say so"
+            == "safron-render: warning: out.tiff: an earlier run finished it but was killed before it could report that"
         )
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert left_over() == ["out.tiff", "p.png", "r.json"]
@@ -433,10 +434,10 @@ def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RenderReport, "json", full)
         outcome = run_cli(capfd, args)
-    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide itself is done"), 1))
+    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide is finished"), 1))
     made = on_patch(monkeypatch)
     assert run_cli(capfd, args).code == 0
-    assert len(made) == 1, "the trial"
+    assert len(made) == 1, "the warm-up"
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert not Path("out.tiff.safron").exists()
     assert Path("there.json").exists() == linked
@@ -467,11 +468,11 @@ def test_seams_that_a_crash_left_behind_are_deleted_by_the_next_run(
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
-        patched.setattr(Scratch, "free_seams", lambda self, block: None)
+        patched.setattr(BoundaryStore, "free", lambda self, block: None)
         interrupt(capfd, patch=34)
-    before = Scratch(Path("out.tiff.safron")).stored_seams()
+    before = Scratch(Path("out.tiff.safron")).boundaries.stored()
     interrupt(capfd, patch=1)
-    after = Scratch(Path("out.tiff.safron")).stored_seams()
+    after = Scratch(Path("out.tiff.safron")).boundaries.stored()
     assert after < before
     assert (0, 0) in before - after
 
@@ -495,7 +496,7 @@ def test_fresh_starts_over_and_replaces_no_slide(
 def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("out.tiff.part").write_text("half a download")
     check_fail(
-        run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("is no unfinished slide; move it away",))
+        run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("is not an unfinished slide; move it away",))
     )
     assert Path("out.tiff.part").read_text() == "half a download"
 
@@ -504,7 +505,7 @@ def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.Captur
 
 
 def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    none = ExpectFail("", "", ("--status out.tiff: no render of it was begun here",))
+    none = ExpectFail("", "", ("--status out.tiff: there is no finished or unfinished render of it",))
     check_fail(run_cli(capfd, "--status out.tiff"), none)
     interrupt(capfd)
     before = contents(here)
@@ -512,7 +513,7 @@ def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert outcome.code == 0
     assert f" of {BLOCKS} blocks, " in outcome.out
     assert f" of {PATCHES} patches (" in outcome.out
-    assert "interrupted; the command that began it continues it" in outcome.out
+    assert "interrupted; the same command continues" in outcome.out
     assert contents(here) == before, "looking changes nothing"
     assert run_cli(capfd, "--status out.tiff --report s.json --quiet").out == ""
     status = json.loads(Path("s.json").read_text())
@@ -560,7 +561,7 @@ def test_targets() -> None:
 )
 def test_nothing_is_put_into_a_mask_at_an_address(here: Path, out: str, scratch: str | None) -> None:
     with pytest.raises(BadInput, match=r"lies in the mask s3://a/m.zarr/?; choose another folder"):
-        check_outputs("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
+        check_paths("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
 
 
 def test_a_preview_leaves_alone_what_lies_beside_it(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

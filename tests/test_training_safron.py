@@ -342,17 +342,17 @@ def test_the_least_that_the_rules_let_through_is_trained(name: str, changes: dic
 def test_an_epoch_is_all_tiles_at_a_stride(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Two images of 96 x 120 are not held out; windows of 48 px every 48 px, the last at the edge: 2 x 3 in each.
+    # Three images of 96 x 120 are trained on; windows of 48 px every 48 px, the last at the edge: 2 x 3 in each.
     config = replace(TINY, epochs=2, epoch_stride=48, batch=3)
     path = train.fit(folder, tmp_path, config, train.Schedule(config.steps), show=True)
-    assert (load_checkpoint(path).step, load_checkpoint(path).config.steps) == (8, 8)
+    assert (load_checkpoint(path).step, load_checkpoint(path).config.steps) == (12, 12)
     line, last = capsys.readouterr().err.splitlines()
-    assert last.startswith("8/8 steps")
+    assert last.startswith("12/12 steps")
     for words in (
-        "2 images of 1 slides",
-        "held out 2 of 1",
-        "12 tiles of 40 px at 1 um per pixel (one each 48 px)",
-        "8 steps are 2 epochs",
+        "(read as pairs, by its folders): 3 images of 3 slides, each image a slide of its own",
+        "held out 1 images of 1 slides",
+        "18 tiles of 40 px at an unknown pixel size (one each 48 px)",
+        "12 steps are 2 epochs",
         "labels: background, stroma, gland; cpu, float32",
     ):
         assert words in line

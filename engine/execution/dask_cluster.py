@@ -30,7 +30,7 @@ from safron.engine.system.signals import children_deaf_to_ctrl_c, interrupts_lat
 from safron.io.errors import BadInput, Failed, one_line
 
 from .dask_pool import DASK_SETTINGS, DaskPool, dashboard_options, quiet_asyncio
-from .dask_worker import JobPlugin, ModelSource, Parcel, WorkerFacts, rehearse, run_shipped
+from .dask_worker import JobPlugin, ModelSource, Parcel, WorkerFacts, facts_of_worker, run_shipped
 from .device_queue import Stopped
 from .scheduling import Task, run_tasks
 from .tasks import Job, notify
@@ -61,9 +61,9 @@ class Cluster:
     _jobs: dict[str, Job] = field(default_factory=dict)
     _seen: dict[str, int] = field(default_factory=dict)
 
-    def rehearse(self, source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
-        """Wait for a first worker, and let it run the generator once."""
-        future = self.client.submit(rehearse, source, plan, batch, pure=False)
+    def warm_up(self, source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
+        """Wait for a first worker, and let it try the generator."""
+        future = self.client.submit(facts_of_worker, source, plan, batch, pure=False)
         told = False
         while True:
             try:

@@ -17,20 +17,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from distributed import WorkerPlugin
 from distributed.protocol import pickle
-from safron.engine.generator.card import Card
-from safron.engine.generator.halving import Halving, Rehearsed
-from safron.engine.generator.model import PatchModel, load_model
+from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import resident_bytes, trim_heap
 from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError
 
-from .device_queue import DeviceQueue, Stopped, shares_batches
+from .device_queue import Stopped
+from .patch_pool import open_pool
 from .tasks import Job, listening
 
 INTERVAL_SECONDS = 0.5
@@ -94,8 +91,7 @@ class Parcel:
     @classmethod
     def pack(cls, token: str, job: Job, source: ModelSource) -> Parcel:
         """Pack a job; the generator goes by its source."""
-        rehearsed = getattr(job.model, "rehearsed", None)
-        content = pickle.dumps((job.plan, job.mask, job.scratch, rehearsed))
+        content = pickle.dumps((job.plan, job.mask, job.scratch, job.model))
         return cls(
             token=token,
             source=source,
@@ -125,16 +121,16 @@ class Parcel:
                     f"{name} {mine.get(name)} where the driver has {wanted}; install the same versions"
                 )
         model = self.source.load()
+        info = GeneratorInfo.of(model)
         if model.sha256 != self.sha256:
             raise Failed(f"--model {self.source.model}: another generator than the driver's stands there")
         if kind_of(model.device) != self.device:
             raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
-        plan, mask, scratch, rehearsed = pickle.loads(self.content)
+        plan, mask, scratch, seen = pickle.loads(self.content)
         mask.keep_chunks(block=plan.block, workers=sharers)
         scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
-        model = wrap_model(model, rehearsed)
-        queue = DeviceQueue(model, plan) if shares_batches(model) else None
-        return Job(plan, mask, model, scratch, queue)
+        info = replace(info, same_halves=seen.same_halves, same_places=seen.same_places)
+        return Job(plan, mask, info, scratch, open_pool(model, info, plan))
 
 
 def _identity(job: Job) -> bytes | None:
@@ -143,11 +139,6 @@ def _identity(job: Job) -> bytes | None:
         return job.scratch.identity()
     except Exception:  # of a disk or a store: what is wrong with it will show
         return None
-
-
-def wrap_model(model: PatchModel, rehearsed: Rehearsed | None = None) -> PatchModel:
-    """Let a generator on a GPU halve its batch, and know what a trial showed elsewhere."""
-    return model if kind_of(model.device) == "cpu" else Halving(model, rehearsed)
 
 
 class JobPlugin(WorkerPlugin):
@@ -244,8 +235,8 @@ class Desk:
     def _leave(self) -> None:
         if self._closed and not self._tasks and self._listening is not None:
             self._listening.__exit__(None, None, None)
-            if self._job is not None and self._job.queue is not None:
-                self._job.queue.close()
+            if self._job is not None and self._job.pool is not None:
+                self._job.pool.close()
             self._listening = self._job = None
         trim_heap()
 
@@ -295,60 +286,36 @@ class WorkerFacts:
 
     Attributes
     ----------
-    device : where the generator runs there.
-    planned : patches a call that suit the device, or were asked for.
-    batch : patches a call that its memory takes.
-    rehearsed : what the trial showed; None on a CPU.
+    info : of the generator there, with what the warm-up saw.
+    planned : batch size that suits the device, or was asked for.
+    batch : batch size that its memory takes.
     resident : bytes of its process, the generator included.
-    blocks : that it has in work at a time.
+    blocks : that it has in flight at a time.
     """
 
-    device: str
+    info: GeneratorInfo
     planned: int
     batch: int
-    rehearsed: Rehearsed | None
     resident: int
     blocks: int
 
 
-def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
-    """Run the generator once in a worker, as `try_model` does in a process that renders by itself."""
+def facts_of_worker(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
+    """Try the generator in a worker, as a process that renders by itself does."""
     from distributed import get_worker
-    from safron.engine.generator.trial import choose_batch, try_model
+    from safron.engine.generator.warm_up import choose_batch, warm_up
 
     try:
-        model = wrap_model(source.load())
-        planned = choose_batch(batch, model)
-        trial = try_model(model, replace(plan, batch=planned))
+        model = source.load()
+        info = GeneratorInfo.of(model)
+        planned = choose_batch(batch, info)
+        seen = warm_up(model, info, replace(plan, batch=planned))
     except SafronError as error:
         raise type(error)(f"worker {get_worker().address}: {error}") from error
     return WorkerFacts(
-        device=model.device,
+        info=seen.info,
         planned=planned,
-        batch=trial.batch,
-        rehearsed=getattr(model, "rehearsed", None),
+        batch=seen.batch,
         resident=resident_bytes(),
         blocks=get_worker().state.nthreads,
     )
-
-
-@dataclass
-class RemoteModel:
-    """Stands for a generator that runs elsewhere: what the driver must know of it, and no more."""
-
-    card: Card
-    sha256: str
-    device: str
-    integral: bool
-    rehearsed: Rehearsed | None
-
-    def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[Any]:
-        """Refuse: whoever calls this holds the driver's job and not a worker's."""
-        raise AssertionError("the generator runs on workers")
-
-
-def remote_model(model: PatchModel, facts: WorkerFacts) -> RemoteModel:
-    """Describe a generator that was looked at here and tried there."""
-    return RemoteModel(model.card, model.sha256, facts.device, model.integral, facts.rehearsed)
