@@ -16,15 +16,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.system.memory import keep_one_heap
+from safron.engine.system.signals import end_soon_after_a_signal, raise_on_signals
 from safron.io.console import (
+    INTERRUPTED,
     SETTINGS,
+    SIGNALS,
     Program,
+    begin,
     debug_option,
     option,
     options_of,
+    own_process,
     progress,
     run_program,
     say_if_interrupted,
+    say_last,
     version_option,
     warn,
 )
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from .slide_list import SlideResult
 
 NAME = "safron-render"
+KEPT = "finished blocks are kept, the same command continues"
 
 
 def _validate(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -106,6 +113,7 @@ def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **
     _check_usage(mask, out, slides, status, dry_run=dry_run)
     chosen = RenderOptions(**options)
     _import_engine()
+    begin()
     with _warnings(quiet=quiet):
         if status is not None:
             _show_status(status, chosen, quiet=quiet)
@@ -320,9 +328,23 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     ----------
     args : arguments after ``safron-render``; None takes those of the command line.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    kept = "finished blocks are kept, the same command continues"
-    run_program(command, NAME, args, interrupted=kept)
+    raise_on_signals()
+    run_program(command, NAME, args, interrupted=KEPT)
+
+
+def main_of_process(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command in a process that does nothing else, and ends within seconds of a signal.
+
+    Parameters
+    ----------
+    args : see `main`.
+    """
+    for number in SIGNALS:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.default_int_handler)
+    own_process(NAME, "nothing was written")
+    end_soon_after_a_signal(say_last, code=INTERRUPTED)
+    main(args)
 
 
 if __name__ == "__main__":

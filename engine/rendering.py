@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from safron.engine.execution.call_timer import CallTimer
 from safron.engine.execution.local import local_runner
 from safron.engine.execution.patch_pool import open_pool
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
@@ -115,12 +116,13 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
     options = prepared.options
     if prepared.where == "threads":
         prepared.check_budget()
-        # Tasks that share batches never run in the main thread: a signal could interrupt it while it holds the queue's lock.
+        # No task runs in the main thread: it must be free to end the render while a generator call does not return, and a
+        # signal could interrupt it while it holds the lock of a queue.
         job, workers = prepared.job, workers_of(options)
-        in_threads = job.model.same_places
+        timer = CallTimer(options.patch_timeout, job.plan)
         with (
-            local_runner(workers, in_threads=in_threads, dashboard=options.dashboard) as runner,
-            open_pool(prepared.model, job.model, job.plan) as pool,
+            local_runner(workers, in_threads=True, dashboard=options.dashboard, timer=timer) as runner,
+            open_pool(timer.timed(prepared.model), job.model, job.plan) as pool,
         ):
             yield replace(prepared, job=replace(job, pool=pool)), runner
         return

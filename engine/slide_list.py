@@ -25,7 +25,7 @@ from safron.engine.preparation.prepare import prepare
 from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
-from safron.engine.system.failures import Lost
+from safron.engine.system.failures import Lost, Stuck
 from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.files import parse_text
 from safron.io.remote import Target
@@ -157,7 +157,7 @@ def render_list(
                     raise BadInput(f"{row.out}: line {lines[row.out]} has the same OUT; give another name")
                 lines[row.out] = row.line
                 yield renderer.render(row)
-            except Lost:
+            except (Lost, Stuck):
                 raise
             except Exception as error:
                 text = (

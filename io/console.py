@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 import signal
 import sys
@@ -10,8 +12,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -211,15 +213,60 @@ def progress(
         yield advance
 
 
+SIGNALS: tuple[int, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals that ask a program to end. They are treated alike; Windows has no SIGHUP."""
+
+REPEAT_SECONDS = 1.0
+"""Signals that follow the first one within this time count as one: Ctrl-C pressed twice, or sent to a whole group."""
+
+
 @dataclass
 class _Interruption:
-    """Whether a signal asked this process to end, and the message for that case; one per process, like signal handlers."""
+    """How this process ends; there is one, as for signals.
 
-    asked: bool = False
+    Attributes
+    ----------
+    program : its name.
+    asked : whether a signal asked it to end, and when.
+    leaves : what it leaves behind then.
+    own : whether the process is the program's own, so that it may be ended at any moment.
+    begun : whether there is anything that an interruption must tidy up.
+    untold : held once the last line is printed: the main thread and another may want to.
+    """
+
+    program: str = ""
+    asked: float | None = None
     leaves: str = ""
+    own: bool = False
+    begun: bool = True
+    untold: threading.Lock = field(default_factory=threading.Lock)
 
 
 _interruption = _Interruption()
+
+
+def own_process(program: str, leaves: str) -> None:
+    """Say that this process does nothing but run a program.
+
+    Until `begin` is called a signal ends it at once, and later a second one does.
+    """
+    _interruption.program, _interruption.leaves = program, leaves
+    _interruption.own, _interruption.begun = True, False
+    _note_interruptions()
+
+
+def begin() -> None:
+    """Let signals raise KeyboardInterrupt from now on, so that what is begun can be tidied up."""
+    _interruption.begun = True
+
+
+def say_last(line: str | None) -> None:
+    """Print the last line of this process on stderr, that of an interruption if it is None; only the first call prints."""
+    if _interruption.untold.acquire(blocking=False):
+        text = f"interrupted; {_interruption.leaves}" if line is None else line
+        click.echo(f"{_interruption.program}: {' '.join(text.split())}", err=True)
 
 
 def say_if_interrupted(leaves: str) -> None:
@@ -227,18 +274,67 @@ def say_if_interrupted(leaves: str) -> None:
     _interruption.leaves = leaves
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    # Noted as well as raised: an interrupted import of an extension module raises ImportError instead.
-    _interruption.asked = True
+def _interrupt(number: int, frame: Any) -> None:
+    now, first = time.monotonic(), _interruption.asked
+    # Noted as well as raised: an interrupted import of an extension module comes out as ImportError.
+    _interruption.asked = now if first is None else first
+    if first is not None and now - first < REPEAT_SECONDS:
+        return
+    if _interruption.own and (first is not None or not _interruption.begun):
+        say_last(None)
+        os._exit(INTERRUPTED)
     raise KeyboardInterrupt
 
 
 def _note_interruptions() -> None:
-    """Note signals that raise KeyboardInterrupt; signals that are ignored or handled otherwise are left alone."""
-    with suppress(ValueError):  # not in the main thread, where no signals arrive either
-        for number in (signal.SIGINT, signal.SIGTERM):
+    """Note the signals that raise KeyboardInterrupt; one that is ignored or handled otherwise stays so."""
+    with suppress(ValueError):  # not in the main thread: then no signal comes here either
+        for number in SIGNALS:
             if signal.getsignal(number) is signal.default_int_handler:
                 signal.signal(number, _interrupt)
+
+
+class _Stream:
+    """A standard stream whose other end may close: what is printed then is lost, and that is no failure of the program."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, or nothing if nobody reads it."""
+        with self._lost():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written."""
+        with self._lost():
+            self._stream.flush()
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):
+                raise
+            with suppress(
+                OSError, ValueError
+            ):  # else Python fails on what is left in the buffer, and exits with 120
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _lasting_streams() -> Iterator[None]:
+    """Print to streams that may be closed at any time."""
+    with ExitStack() as stack:
+        for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
+            if stream is not None:
+                stack.enter_context(redirect(_Stream(stream)))
+        yield
 
 
 class Program(click.Command):
@@ -272,7 +368,15 @@ def run_program(
     args : arguments after the name; None takes those of the command line.
     interrupted : the message after Ctrl-C, until `say_if_interrupted` changes it.
     """
-    _interruption.asked, _interruption.leaves = False, interrupted
+    with _lasting_streams():
+        _run_program(command, name, args, interrupted)
+
+
+def _run_program(command: click.Command, name: str, args: Sequence[str] | None, interrupted: str) -> NoReturn:
+    own = _interruption.own
+    if not own:
+        _interruption.asked, _interruption.untold = None, threading.Lock()
+    _interruption.program, _interruption.leaves = name, interrupted
     _note_interruptions()
     try:
         code = command.main(args, prog_name=name, standalone_mode=False)
@@ -283,7 +387,11 @@ def run_program(
         if "--debug" in (sys.argv if args is None else args) and not isinstance(error, click.ClickException):
             traceback.print_exc()
         words, code = _last_words(error, name)
-        click.echo(f"{name}: {' '.join(words.split())}", err=True)
+        say_last(words)
+    if own:  # what is left takes no time, and an interruption of it would be a traceback
+        with suppress(ValueError):
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -294,7 +402,7 @@ def warn(name: str, text: str) -> None:
 
 def _last_words(error: BaseException, name: str) -> tuple[str, int]:
     """Return the message for a failure, and its exit code."""
-    if _interruption.asked or isinstance(error, click.Abort | KeyboardInterrupt):
+    if _interruption.asked is not None or isinstance(error, click.Abort | KeyboardInterrupt):
         return f"interrupted; {_interruption.leaves}", INTERRUPTED
     if isinstance(error, click.ClickException):
         called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name

@@ -1,4 +1,4 @@
-"""Scratch that something damaged between two runs: what it still proves is gone on with, the rest is made again."""
+"""Scratch that was damaged between two runs: verified blocks are kept, the others are rendered again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def cut_index() -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_index, cut_index])
-def test_blocks_whose_tiles_the_index_lost_are_made_again(
+def test_blocks_whose_tiles_the_index_lost_are_rendered_again(
     damage: Callable[[], None], unfinished: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     blocks = sum(entry.kind == "block" for entry in read_journal(JOURNAL))
@@ -98,7 +98,7 @@ def test_a_journal_is_read_up_to_the_first_damage(tmp_path: Path) -> None:
         assert list(read_journal(path)) == ENTRIES[:gone]
 
 
-def test_a_journal_goes_on_after_a_write_that_was_broken_off(
+def test_a_journal_continues_after_an_interrupted_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "journal.jsonl"
@@ -128,7 +128,7 @@ def test_a_journal_goes_on_after_a_write_that_was_broken_off(
         lambda text: text.replace(b'"index": [0, 0]', b'"index": [9, 0]', 1),
         lambda text: text.replace(b'"painted"', b'"pain?ed"', 1),
     ],
-    ids=["a line is gone", "another count", "another block", "another word"],
+    ids=["a lost line", "another count", "another block", "another word"],
 )
 def test_a_damaged_journal_costs_work_and_nothing_else(
     damage: Callable[[bytes], bytes], unfinished: str, capfd: pytest.CaptureFixture[str]
@@ -138,8 +138,8 @@ def test_a_damaged_journal_costs_work_and_nothing_else(
     assert (report["run"], report["digest"]) == (PATCHES, unfinished)
 
 
-def leave_seams_of_another_mask(capfd: pytest.CaptureFixture[str]) -> None:
-    """As a run does that is ended after its mask was exchanged: they are whole, and the journal does not name them."""
+def leave_boundary_sums_of_another_mask(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a run that ends after its mask was exchanged: they are whole, and the journal does not name them."""
     interrupt(capfd, patch=12)
     written = list((SCRATCH / "boundary").glob("*/c.*"))
     assert written
@@ -150,18 +150,18 @@ def leave_seams_of_another_mask(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "foreign"), [(0.0, False), (60.0, False), (60.0, True)])
-def test_a_journal_that_ends_anywhere_is_gone_on_with(
+def test_a_journal_that_ends_anywhere_is_resumed(
     seconds: float,
     foreign: bool,
     here: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Seams that were never written count with the last block that needed them, wherever the journal is torn."""
+    """Boundary sums that were never written count with the last block that needed them, wherever the journal is torn."""
     digest = undisturbed_digest(capfd)
     monkeypatch.setattr(state, "SYNC_SECONDS", seconds)
     if foreign:
-        leave_seams_of_another_mask(capfd)
+        leave_boundary_sums_of_another_mask(capfd)
     interrupt(capfd, patch=34)  # in the last block
     whole = here.with_name(f"{here.name}-whole")
     shutil.copytree(here, whole)
@@ -177,16 +177,16 @@ def test_a_journal_that_ends_anywhere_is_gone_on_with(
         Path("out.tiff").unlink()
 
 
-def test_blocks_whose_seams_have_no_line_are_made_again(
+def test_blocks_whose_boundaries_have_no_line_are_rendered_again(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Else their patches would be missing from the counts, in every run that follows."""
+    """Otherwise their patches would be missing from the counts of all later runs."""
     digest = undisturbed_digest(capfd)
     interrupt(capfd, patch=34)  # in the last block
     entries = list(read_journal(JOURNAL))
-    seams = [entry for entry in entries if entry.kind == "boundary"]
+    boundaries = [entry for entry in entries if entry.kind == "boundary"]
     Journal(JOURNAL, [entry for entry in entries if entry.kind == "block"]).close()
-    assert seams
+    assert boundaries
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
@@ -336,7 +336,7 @@ def test_a_damaged_record_of_a_finished_slide_moves_no_file(
 def test_a_crafted_record_moves_no_file_and_blocks_no_run(
     change: dict[str, Any], finished: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With a checksum that fits: whoever can write there can make one."""
+    """With a checksum that fits: anyone who can write there can make one."""
     Path("mine.txt").write_text("mine")
     RECORD.write_text(json.dumps(with_checksum(checked(json.loads(RECORD.read_text())) | change)))
     outcome = run_cli(capfd, FINISHED)

@@ -1,4 +1,4 @@
-"""Disks, masks, rights and clocks that change under way; runs that end between two steps; starting over."""
+"""Disks, masks, permissions and clocks that change during a render; runs that end between two steps; starting over."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
 
 
 @both
-def test_a_mask_that_changes_under_way_is_noticed(
+def test_a_mask_that_changes_during_a_render_is_noticed(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ARGS + f"--workers {workers}"
@@ -87,7 +87,7 @@ def test_a_mask_that_changes_under_way_is_noticed(
     assert (report["run"], report["digest"]) == (PATCHES, digest), "nothing of the other mask is in it"
 
 
-def test_what_was_made_before_the_last_look_is_kept(
+def test_blocks_from_before_the_last_check_are_kept(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunk = Path("mask.zarr/c/1/2")
@@ -137,7 +137,7 @@ def test_a_damaged_chunk_costs_its_blocks_and_no_others(
 @pytest.mark.parametrize(
     "spoil", [Path.unlink, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"damage")]
 )
-def test_a_part_of_a_level_that_is_lost_is_made_again(
+def test_a_lost_part_of_a_level_is_rendered_again(
     spoil: Callable[[Path], Any],
     here: Path,
     digest: str,
@@ -159,7 +159,7 @@ def test_a_part_of_a_level_that_is_lost_is_made_again(
     assert render_cli(capfd, ARGS)["digest"] == digest
 
 
-def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
+def test_a_block_that_fails_three_times_is_named_and_rendered_by_the_next_run(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block_task = rendering.block_task
@@ -183,22 +183,22 @@ def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
     assert len(made) < 6, "the inner patches of one block, and the warm-up"
 
 
-def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None:
+def test_a_store_that_does_not_answer_has_not_changed(tmp_path: Path) -> None:
     zarr.save_array(str(tmp_path / "mask.zarr"), np.zeros((8, 8), np.uint8))
-    guard = rendering.MaskWatch(open_mask(tmp_path / "mask.zarr"))
+    watch = rendering.MaskWatch(open_mask(tmp_path / "mask.zarr"))
 
     def fails(mask: LabelMask) -> str:
         raise PermissionError(errno.EACCES, "not now")
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(LabelMask, "change_token", fails)
-        assert guard.changed() is None
-    assert guard.changed() is False
+        assert watch.changed() is None
+    assert watch.changed() is False
     shutil.rmtree(tmp_path / "mask.zarr")
-    assert guard.changed(), "a mask that is gone is not the same any more"
+    assert watch.changed(), "a deleted mask has changed"
 
 
-# Disks and rights
+# Disks and permissions
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None
         (errno.EDQUOT, "disk full (Disk quota exceeded)"),
         (errno.EACCES, "Permission denied"),
     ],
-    ids=["disk", "quota", "rights"],
+    ids=["disk", "quota", "permissions"],
 )
 @both
-def test_a_disk_that_takes_no_more_ends_it_at_once(
+def test_a_full_disk_ends_a_render_at_once(
     workers: int, number: int, says: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write = slides.files.write_at
@@ -234,16 +234,16 @@ def test_a_disk_that_takes_no_more_ends_it_at_once(
 
 
 @both
-def test_a_seam_that_the_disk_did_not_take_once_is_written_later(
+def test_boundary_sums_that_could_not_be_written_once_are_written_later(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store, calls = BoundaryStore.flush, []
+    flush, calls = BoundaryStore.flush, []
 
     def broken(self: BoundaryStore, *, seconds: float = 0.0) -> None:
         calls.append(seconds)
         if len(calls) == 3:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        store(self, seconds=seconds)
+        flush(self, seconds=seconds)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
@@ -253,16 +253,16 @@ def test_a_seam_that_the_disk_did_not_take_once_is_written_later(
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
-def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
+def test_an_interrupt_while_boundary_sums_are_released_and_the_disk_is_full(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The journal must not name the last block that needed a seam without naming the seam."""
-    let_go = state.RenderState._release_boundaries
+    """The journal must not name the last block that needed boundary sums without naming these."""
+    release = state.RenderState._release_boundaries
 
     def interrupted(self: state.RenderState, block: tuple[int, int]) -> None:
         if block == (1, 1):
             raise KeyboardInterrupt
-        let_go(self, block)
+        release(self, block)
 
     def full(self: BoundaryStore, *, seconds: float = 0.0) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -273,17 +273,17 @@ def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
         patched.setattr(BoundaryStore, "flush", full)
         assert run_cli(capfd, ARGS).code == 130
     lines = {(entry.kind, entry.index) for entry in read_journal(Path("out.tiff.safron/journal.jsonl"))}
-    assert ("block", (0, 0)) in lines, "what needs no spent seam is kept"
+    assert ("block", (0, 0)) in lines, "blocks that need no released sums are kept"
     assert ("block", (1, 1)) not in lines or ("boundary", (0, 0)) in lines
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
 @both
-def test_rights_that_are_lost_half_way(
+def test_permissions_that_are_lost_during_a_render(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Seams cannot be written any more; the folder is locked against root, too."""
+    """Boundary sums cannot be written any more; the folder is locked against root, too."""
     folder = Path("out.tiff.safron/boundary/pixels")
 
     def lock(number: int) -> None:
@@ -308,7 +308,7 @@ def test_rights_that_are_lost_half_way(
 
 
 def test_no_clock_is_compared(here: Path, digest: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Files from a host whose clock is years ahead, or behind, are gone on with."""
+    """A render is resumed from files of a host whose clock is years ahead or behind."""
     interrupt(capfd)
     for number, path in enumerate(sorted(Path().rglob("out.tiff*"))):
         for inner in (path, *path.rglob("*")):
@@ -463,7 +463,7 @@ def test_a_finished_slide_is_not_taken_for_that_of_other_inputs(
     assert left_over() == ["out.tiff"]
 
 
-def test_seams_that_a_crash_left_behind_are_deleted_by_the_next_run(
+def test_boundary_sums_that_a_crash_left_behind_are_deleted_by_the_next_run(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
@@ -494,11 +494,11 @@ def test_fresh_starts_over_and_replaces_no_slide(
 
 
 def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    Path("out.tiff.part").write_text("half a download")
+    Path("out.tiff.part").write_text("a download")
     check_fail(
         run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("is not an unfinished slide; move it away",))
     )
-    assert Path("out.tiff.part").read_text() == "half a download"
+    assert Path("out.tiff.part").read_text() == "a download"
 
 
 # How far is it?

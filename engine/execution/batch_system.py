@@ -195,6 +195,11 @@ def start_jobs(file: Path, *, security: Any = None, dashboard: str | None = None
     return cluster
 
 
+def job_count(file: Path) -> int:
+    """Number of jobs that a file asks for; each is a worker."""
+    return read_settings(file, "--cluster", JobSettings).workers
+
+
 def job_blocks(file: Path) -> int:
     """Blocks in flight when all jobs of a file are running."""
     settings = read_settings(file, "--cluster", JobSettings)

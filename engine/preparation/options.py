@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
-from safron.io.fields import Count, NotNegative, attributes, fit, hints, setting
+from safron.io.fields import Count, NotNegative, Positive, attributes, fit, hints, setting
 
 if TYPE_CHECKING:
     from safron.engine.generator.model import PatchModel
@@ -192,6 +192,11 @@ class RenderOptions:
         "SIZE",
         shown="4GiB",
         parse=_size,
+    )
+    patch_timeout: Positive | None = setting(
+        None,
+        "Longest time of one generator call, as a number of seconds; a longer one ends the render, and the same command continues.",
+        "SECONDS",
     )
     preview: Path | None = setting(
         None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"

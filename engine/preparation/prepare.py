@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safron.engine.execution.call_timer import first_call
 from safron.engine.execution.device_queue import BUFFERS
 from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
@@ -105,7 +106,7 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
         memory=options.memory,
     )
     check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
-    seen = warm_up(model, job.model, job.plan)
+    seen = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
     batches, calls = batches_held(seen.info, workers)
     budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * seen.added_bytes)
     heap = heap_bytes(budget, job, workers=workers)
@@ -116,7 +117,7 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
 def _foresee_workers(prepared: Prepared) -> Prepared:
     """Estimate the memory of worker processes from what this process takes after a warm-up."""
     job, blocks = prepared.job, process_blocks(prepared.options.device)
-    warm_up(prepared.model, job.model, job.plan)
+    first_call(lambda: warm_up(prepared.model, job.model, job.plan), prepared.options.patch_timeout)
     each = worker_budget(job, resident=resident_bytes(), blocks=blocks)
     return replace(prepared, budget=prepared.budget.with_workers(each))
 

@@ -71,7 +71,7 @@ def fit_cues(images: Sequence[Bytes], labels: Sequence[Bytes]) -> CueScale:
         means, trust = _darkness(rgb, label, expected)
         for row in range(len(CUED)):
             sure = means[row][trust[row] >= 1.0]
-            kept[row].append(sure[-seen[row] % 97 :: 97])
+            kept[row].append(sure[-seen[row] % 97 :: 97].copy())
             seen[row] += sure.size
     return CueScale(expected, tuple(np.sort(np.concatenate(parts)) for parts in kept))
 
