@@ -42,14 +42,14 @@ def tiny(here: Path) -> Path:
 
 def test_limit_of_the_engine_alone(run: Run) -> None:
     (row,) = run("limit --model identity --side 600")["rows"]
-    assert row["run"] + row["painted"] == 9
+    assert row["generated"] + row["filled"] == 9
     assert row["tiles"] > 0
     assert min(row["chain_s"], row["share"], row["floor_s"]["encode"], row["floor_s"]["read"]) > 0
 
 
 def test_limit_of_a_generator(run: Run, tiny: Path) -> None:
     (row,) = run(f"limit --model {tiny} --side 600 --batches 1 --bare 2")["rows"]
-    assert min(row["run"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
+    assert min(row["generated"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
     assert row["chain_s"] is None
 
 
