@@ -175,7 +175,7 @@ def bench_workers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             )  # fmt: skip
             found.append(round(made["seconds"], 2))
             digests.add(made["digest"])
-            print(f"{workers} workers: {made['seconds']:.1f} s, {made['run']} patches", flush=True)
+            print(f"{workers} workers: {made['seconds']:.1f} s, {made['generated']} patches", flush=True)
     assert len(digests) == 1, "the same slide"
     bare = _bare_speed_up(args.model)
     print(f"bare calls in two processes against one: {bare:.3f}")

@@ -133,7 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, recording(model, events):
         slide = Path(folder) / "slide.tiff"
         report = render(gland_labels(*args.size), slide, model=model, workers=args.workers)
-    title = f"{report.model}, {report.width} x {report.height} px, {report.run} patches run, {report.seconds:.1f} s"
+    title = f"{report.model}, {report.width} x {report.height} px, {report.generated} patches generated, {report.seconds:.1f} s"
     args.out.write_text(draw(events, title), encoding="utf-8")
     spent = {stage: round(seconds, 3) for stage, seconds in sums(events).items()}
     print(json.dumps({"benchmark": "timeline", "seconds": round(report.seconds, 3), "stages_s": spent}))

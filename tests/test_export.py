@@ -126,6 +126,33 @@ def test_the_papers_graph_in_small(tmp_path: Path, skips: bool, float16: bool) -
     assert image.std() > 1
 
 
+@pytest.mark.parametrize(
+    ("name", "context"),
+    [("safron-seamless", 20), ("safron", 20), ("safron", 4), ("safron", 1), ("safron", 0)],
+)
+def test_background_fades_into_its_fill(tmp_path: Path, name: str, context: int) -> None:
+    """A patch that is all background is filled without a call: no straight line may show where it meets another."""
+    config = preset(name, "tiny")
+    if name == "safron":
+        config = replace(
+            config, model=replace(config.model, context=context, tile=64, levels=6, alignment=64)
+        )
+    tile = 64
+    write(config, tmp_path / "m.onnx")
+    model = OnnxModel(tmp_path / "m.onnx", device="cpu", threads=1)
+    labels = np.full((1, tile + 2 * context, tile + 2 * context), 2, np.uint8)
+    labels[:, :, : 32 + context] = 0  # of the patch's columns 0 to 31
+    noise = np.random.default_rng(0).standard_normal((1, 5, *labels.shape[1:])).astype(np.float32)
+    image = (model(labels, noise) if config.model.noise_scales else model(labels))[0]
+    fill = np.array(config.model.labels[0].fill)
+    reach = min(4, context)  # of the window in which background is measured
+    assert np.abs(image[:, : 32 - reach] - fill).max() < 1e-3
+    assert np.abs(image[:, 32:] - fill).max() > 10
+    if reach == 4:  # a share of 0.8 of nine columns is reached between the second and the third
+        steps = np.abs(np.diff(image.mean(axis=(0, 2))))[26:31]
+        assert steps.max() < np.abs(image[:, 31].mean(axis=0) - fill).mean()
+
+
 @pytest.mark.parametrize("skips", [True, False], ids=["skips", "no skips"])
 def test_folding_keeps_the_function(skips: bool) -> None:
     config = replace(preset("safron", "tiny").model, skips=skips)

@@ -14,6 +14,7 @@ from cases import run_program
 from safron.engine.generator.model import load_model
 from safron.io.errors import BadInput
 from safron.training import cli
+from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import (
     GLASS,
     PRESETS,
@@ -34,6 +35,7 @@ from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa:
 
 SEAMLESS = PRESETS["safron-seamless"].model
 TINY = replace(preset("safron-seamless", "tiny"), steps=6, bfloat16=False)
+EBHI = DataFacts(data_set="ebhi")
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +212,11 @@ def test_loss_goes_down_on_one_tile(pairs: Pairs) -> None:
 def test_resume_is_exact(folder: Path, tmp_path: Path, bfloat16: bool) -> None:
     config = replace(TINY, bfloat16=bfloat16)
     straight = train.fit(
-        folder, tmp_path / "straight", config, train.Schedule(4, save_every=4), cache=tmp_path
+        folder, tmp_path / "straight", config, train.Schedule(4, save_every=4), facts=EBHI, cache=tmp_path
     )
-    train.fit(folder, tmp_path / "broken", config, train.Schedule(2, save_every=9), cache=tmp_path)
+    train.fit(
+        folder, tmp_path / "broken", config, train.Schedule(2, save_every=9), facts=EBHI, cache=tmp_path
+    )
     broken = train.fit(
         folder, tmp_path / "broken", config, train.Schedule(4, save_every=9), resume=True, cache=tmp_path
     )
@@ -250,7 +254,7 @@ def test_settings_of_the_shipped_generator_are_kept() -> None:
 def test_export_keeps_the_picture_and_writes_the_card(folder: Path, tmp_path: Path) -> None:
     import onnxruntime
 
-    saved = train.fit(folder, tmp_path, TINY, train.Schedule(1), cache=tmp_path)
+    saved = train.fit(folder, tmp_path, TINY, train.Schedule(1), facts=EBHI, cache=tmp_path)
     out = tmp_path / "tiny.onnx"
     card = export.export_checkpoint(saved, out)
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
@@ -264,6 +268,8 @@ def test_export_keeps_the_picture_and_writes_the_card(folder: Path, tmp_path: Pa
     assert card["labels"][0]["fill"] == list(GLASS)
     assert (card["steps"], card["config_sha256"]) == (1, TINY.sha256())
     assert "CC BY 4.0" in card["licence"]
+    assert card["trained_on"] == "EBHI-Seg: 1 images of 1 slides"
+    assert card["mpp"] == 1
 
     average = fresh()
     average.load_state_dict(load_checkpoint(saved).state["average"])
@@ -292,7 +298,7 @@ def test_export_refuses_a_name_with_a_card_beside_it(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # A card beside the file takes the place of the one inside, and the checkpoint's own JSON is no card at all.
-    saved = train.fit(folder, tmp_path, TINY, train.Schedule(1), cache=tmp_path)
+    saved = train.fit(folder, tmp_path, TINY, train.Schedule(1), facts=EBHI, cache=tmp_path)
     outcome = run_program(capfd, cli.main, "export", saved, saved.with_suffix(".onnx"))
     assert (outcome.code, "checkpoint.json, which lies beside it" in outcome.error) == (2, True)
     assert not saved.with_suffix(".onnx").exists()
@@ -337,7 +343,7 @@ BAD_FOLDERS = (
     BadFolder(
         "a value that is none",
         {IMAGE: BLACK, MASK: ONE},
-        r"gland\.png: value 1 at row 2, column 3; a gland mask is 255",
+        r"gland\.png: value 1 at row 2, column 3 is not a label; labels are 0 and 255",
     ),
     BadFolder(
         "glands without colour",
@@ -379,7 +385,7 @@ def test_bad_settings(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not a safron checkpoint"):
         load_checkpoint(tmp_path / "bad.pt")
     out = tmp_path / "run"
-    train.fit(folder, out, TINY, train.Schedule(1))
+    train.fit(folder, out, TINY, train.Schedule(1), facts=EBHI)
     with pytest.raises(BadInput, match="--resume"):
         train.fit(folder, out, TINY, train.Schedule(2))
     with pytest.raises(BadInput, match="other settings"):
@@ -395,11 +401,11 @@ def test_resume_refuses_other_data(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match=rf"other data \({told}\) than that given \(.* data EBHI-Seg\)"
     ) as problem:
-        train.fit(folder, out, TINY, train.Schedule(2), resume=True)
+        train.fit(folder, out, TINY, train.Schedule(2), facts=EBHI, resume=True)
     one_line(problem)
     for name in ("a_2", "b_2", "c_2"):
         pair(tmp_path / "pairs", name)
-    with pytest.raises(BadInput, match=rf"\({told}\) than that given \(images 4, slides 2, data pairs\)"):
+    with pytest.raises(BadInput, match=rf"\({told}\) than that given \(images 5, slides 5, data pairs\)"):
         train.fit(tmp_path / "pairs", out, TINY, train.Schedule(2), resume=True)
     assert load_checkpoint(path).step == 1
     # A checkpoint that says nothing of its data goes on.

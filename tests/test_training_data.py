@@ -18,6 +18,7 @@ from cases import Outcome, run_program
 from safron.io.errors import BadInput
 from safron.io.masks.canvas_size import image_size
 from safron.training import cli
+from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import LABELS, TrainConfig, override, preset, read_overrides
 from safron.training.data import Pairs, draw_batch, folders, slide_tiles, split
 from training_cases import image_of, labels_of, one_line, pair, write
@@ -60,8 +61,10 @@ def test_pairs_side_by_side_and_in_folders_are_the_same(tmp_path: Path) -> None:
         # Colours stand for labels just as well as values do.
         colors = np.array([label.color for label in LABELS], np.uint8)
         write(tmp_path / "apart" / "masks" / f"{name}.png", colors[labels])
-    one, two = (folders.read_pairs(tmp_path / kind, LABELS) for kind in ("beside", "apart"))
-    assert one.slides == two.slides == ("a", "a", "b")
+    one, two = (folders.open_source(tmp_path / kind, TINY) for kind in ("beside", "apart"))
+    assert isinstance(one, Pairs)
+    assert isinstance(two, Pairs)
+    assert one.slides == two.slides == ("a_1", "a_2", "b_1")
     for index in range(3):
         assert np.array_equal(one.labels[index], two.labels[index])
         assert np.array_equal(one.images[index], two.images[index])
@@ -75,7 +78,7 @@ def test_images_of_other_sizes_and_kinds_go_together(tmp_path: Path) -> None:
     pair(tmp_path, "c_1", size=(40, 40))  # smaller than a tile with its context: left out
     (tmp_path / "b_1.png").rename(tmp_path / "b_1.bmp")
     source = folders.open_source(tmp_path, TINY)
-    assert source.slides == ("a", "b")
+    assert source.slides == ("a_1", "b_1")
     batch = draw_batch(source, TINY, 0)
     assert batch.labels.shape == (2, 72, 72)
     assert batch.images.shape == (2, 3, 32, 32)
@@ -86,9 +89,10 @@ def test_pairs_are_brought_to_the_pixel_size(tmp_path: Path, mpp: float) -> None
     labels = labels_of(300, 320)
     write(tmp_path / "a_1.png", image_of(labels))
     write(tmp_path / "a_1.mask.png", labels)
-    config = override(TINY, {"model": {"mpp": mpp}}, "test")
+    config = override(TINY, {"image_mpp": 1.0, "model": {"mpp": mpp}}, "test")
     source = folders.open_source(tmp_path, config)
     assert isinstance(source, Pairs)
+    assert source.mpp == mpp
     assert source.size(0) == (int(300 / mpp), int(320 / mpp))
     place = (60, 40)
     sample = source.read(0, place, 80)
@@ -380,16 +384,19 @@ ON_SLIDES = {
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (unpaired_image, r"a_1\.png has no mask; put it at a_1\.mask\.png"),
+        (unpaired_image, r"a_1\.png has no mask; put it at .*a_1\.mask\.png"),
         (unpaired_mask, r"a_1\.mask\.png has no image of its name"),
         (other_size, r"is 100 x 91 but its image is 100 x 90"),
         (unreadable, r"a_1\.png cannot be read as an image"),
         (cut_off, r"a_1\.jpg breaks off before its end"),
-        (fractions, r"a_1\.tif: value 0\.89.* at row .* is not a label; labels are 0 to 2 in whole numbers"),
-        (no_numbers, r"a_1\.tif: value nan at row .* is not a label"),
-        (negative, r"a_1\.tif: value -1 at row 0, column 0 is not a label"),
-        (wide_colours, r"a_1\.tif has colours of uint16; a mask of colours has 8 bits"),
-        (outside_of_both, r"a_1\.mask\.png lies outside .*images and .*masks"),
+        (fractions, r"a_1\.tif: it holds float32; labels are whole numbers from 0 to 255"),
+        (no_numbers, r"a_1\.tif: it holds float32; labels are whole numbers"),
+        (negative, r"a_1\.tif: value -1 at row 0, column 0; labels are whole numbers"),
+        (wide_colours, r"a_1\.tif: its colours are uint16; colour-coded masks have 8 bits"),
+        (
+            outside_of_both,
+            r"a_1\.mask\.png is named as a mask, but not as one of .*images/ and masks/; move it out",
+        ),
         (two_images, r"a_1\.jpg and .*a_1\.png have one name"),
         (two_masks, r"a_1\.png and .*a_1\.tif have one name"),
         (slides_beside_pairs, r"holds slides \(case1\.tif\) and pairs \(a_1\.mask\.png\)"),
@@ -398,7 +405,10 @@ ON_SLIDES = {
         (all_background, "every pixel of its masks is background"),
         (unknown_value, r"a_1\.mask\.png: value 9 at row 5, column 7 is not a label; labels are 0 to 2"),
         (unknown_colour, r"a_1\.mask\.png: colour \(1, 2, 3\) at row 5, column 7 is not in the palette"),
-        (too_small, "at most 100 x 60 px at 1 um per pixel, and a training tile or .* is 72 px with its"),
+        (
+            too_small,
+            "at most 100 x 60 px at an unknown pixel size, and a training tile or .* is 72 px with its",
+        ),
         (nothing, "holds no training data"),
         (no_folder, "is not a folder"),
         (slide_without_mask, r"case2\.svs has no mask; put case2\.zarr or case2\.geojson beside it"),
@@ -429,7 +439,7 @@ def test_a_whole_jpeg_is_read(tmp_path: Path) -> None:
     write(tmp_path / "a_1.jpg", image_of(labels_of(90, 100)))
     with (tmp_path / "a_1.jpg").open("ab") as file:
         file.write(b"what some cameras append")
-    assert folders.read_pairs(tmp_path, LABELS).images[0].shape == (90, 100, 3)
+    assert draw_batch(folders.open_source(tmp_path, TINY), TINY, 0).images.shape == (2, 3, 32, 32)
 
 
 @pytest.mark.parametrize("slides_too", [False, True])
@@ -456,17 +466,18 @@ def test_a_share_held_out_leaves_something_to_train_on(tmp_path: Path) -> None:
 
 
 def test_frames_want_three_labels(tmp_path: Path) -> None:
-    write(tmp_path / "A-1-400-001.gland.png", labels_of(90, 100))
     two = [{"value": value, "name": f"l{value}", "color": [value, 0, 0]} for value in range(2)]
     with pytest.raises(BadInput, match=r"model\.labels must be three or more") as problem:
-        folders.open_source(tmp_path, override(TINY, {"model": {"labels": two}}, "test"))
+        folders.open_source(
+            tmp_path, override(TINY, {"model": {"labels": two}}, "test"), None, DataFacts("ebhi")
+        )
     one_line(problem)
 
 
 def test_the_folder_in_which_one_stands_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair(tmp_path / "colon", "a_1")
     monkeypatch.chdir(tmp_path / "colon")
-    assert folders.read_pairs(Path(), LABELS).name == "colon"
+    assert folders.open_source(Path(), TINY).name == "colon"
 
 
 def test_settings_come_from_yaml_toml_and_json(tmp_path: Path) -> None:
@@ -482,10 +493,10 @@ def test_settings_come_from_yaml_toml_and_json(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         assert override(TrainConfig(), read_overrides(tmp_path / name), name) == expected, name
     for name, text, words in (
-        ("bad.json", "{", "is not JSON"),
-        ("bad.toml", "=", "is not TOML"),
-        ("bad.yaml", "a: [", "is not YAML"),
-        ("code.yaml", "!!python/object/apply:os.getcwd []", "is not YAML"),
+        ("bad.json", "{", "cannot be read as JSON"),
+        ("bad.toml", "=", "cannot be read as TOML"),
+        ("bad.yaml", "a: [", "cannot be read as YAML"),
+        ("code.yaml", "!!python/object/apply:os.getcwd []", "cannot be read as YAML"),
         ("list.json", "[]", "holds no settings"),
         ("empty.yaml", "", "holds no settings"),
     ):

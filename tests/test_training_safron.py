@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import run_program
 from disks import small_disk
 from safron.io.errors import BadInput, Failed
+from safron.training import cli
+from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import PRESETS, RENAMED, override, preset
 from safron.training.data import Pairs, draw_batch, open_source
 from safron.training.data.cues import measure_cues
-from training_cases import count_macs, image_of, labels_of, one_line, pair
+from training_cases import count_macs, image_of, labels_of, one_line, pair, write
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 
@@ -272,6 +275,8 @@ def as_version_01(path: Path, **settings: Any) -> None:
     plain = {old.get(name, name): value for name, value in about["config"].items()}
     for name in ("freeze_dropout", "epoch_stride"):
         del plain[name]
+    said = ("images", "slides", "data", "torch", "device", "precision", "processes")
+    about["metadata"] = {name: value for name, value in about["metadata"].items() if name in said}
     about |= {"format": 1, "config": plain | {"grid_phase": False, "diffaugment": []} | settings}
     state = {name.replace("discriminator", "judges"): part for name, part in kept["state"].items()}
     torch.save({"about": json.dumps(about), "state": state}, path)
@@ -279,8 +284,11 @@ def as_version_01(path: Path, **settings: Any) -> None:
 
 def test_runs_of_version_01_go_on(folder: Path, tmp_path: Path) -> None:
     config = replace(TINY, steps=4, freeze_norms=0.25, freeze_dropout=False, epoch_stride=200)
-    straight = train.fit(folder, tmp_path / "straight", config, train.Schedule(4))
-    path = train.fit(folder, tmp_path / "old", config, train.Schedule(2))
+    config = override(config, {"image_mpp": 1.0, "model": {"mpp": 1.0}}, "what that version wrote down")
+    slides = DataFacts(slide_of="(.*)_")  # in that version what precedes the last - or _
+    straight = train.fit(folder, tmp_path / "straight", config, train.Schedule(4), facts=slides)
+    path = train.fit(folder, tmp_path / "old", config, train.Schedule(2), facts=slides)
+    assert load_checkpoint(path).metadata["slides"] == 1
     as_version_01(path)
     assert load_checkpoint(path).config == config
     # What that version did not have is not asked for: it had neither of the two.
@@ -292,10 +300,56 @@ def test_runs_of_version_01_go_on(folder: Path, tmp_path: Path) -> None:
         for key, value in one.state[part].items():
             assert torch.equal(value, two.state[part][key]), (part, key)
     for name, value in (("grid_phase", True), ("diffaugment", ["color"]), ("judge", "classes")):
-        as_version_01(train.fit(folder, tmp_path / name, config, train.Schedule(1)), **{name: value})
+        as_version_01(
+            train.fit(folder, tmp_path / name, config, train.Schedule(1), facts=slides), **{name: value}
+        )
         with pytest.raises(BadInput, match=f"{RENAMED.get(name, name)} is .* removed in 0.2") as problem:
             train.fit(folder, tmp_path / name, config, train.Schedule(4), resume=True)
         one_line(problem)
+
+
+def test_a_run_of_version_01_on_frames_goes_on_when_they_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate(("A-1-400-001", "B-1-400-001", "C-1-400-001")):
+        labels = labels_of(224, 224, seed)
+        write(tmp_path / "ebhi" / f"{name}.png", image_of(labels, grain=12))
+        write(tmp_path / "ebhi" / f"{name}.gland.png", (labels == 2) * np.uint8(255))
+    # Its preset enlarged the frames.
+    small = override(TINY, {"image_mpp": 1.0, "model": {"mpp": 0.95}}, "test")
+    facts = DataFacts("ebhi")
+    straight = train.fit(tmp_path / "ebhi", tmp_path / "straight", small, train.Schedule(2), facts=facts)
+    path = train.fit(tmp_path / "ebhi", tmp_path / "old", small, train.Schedule(1), facts=facts)
+    as_version_01(path)
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"bfloat16": false}')
+    words = (tmp_path / "ebhi", tmp_path / "old", "--resume", "--steps", "2", "--device", "cpu")
+    outcome = run_program(capfd, cli.main, *words)
+    assert (outcome.code, "--data-set glands or ebhi" in outcome.error) == (2, True)
+    again = ("--preset", "safron", "--size", "tiny", "--config", settings, "--data-set", "ebhi")
+    outcome = run_program(capfd, cli.main, *words, *again)
+    assert outcome.code == 0, outcome.err
+    assert "0.95 um per pixel" in outcome.err
+    one, two = (load_checkpoint(file) for file in (straight, path))
+    assert (two.step, two.config.model.mpp, two.metadata["data_set"]) == (2, 0.95, "ebhi")
+    for key, value in one.state["generator"].items():
+        assert torch.equal(value, two.state["generator"][key]), key
+
+
+def test_a_card_does_not_repeat_what_version_01_guessed(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from safron.training.export import export_checkpoint
+
+    path = train.fit(folder, tmp_path, TINY, train.Schedule(1), facts=DataFacts(name="EBHI-Seg"))
+    as_version_01(path)  # where any mask called *.gland.png was of EBHI-Seg
+    card = export_checkpoint(path, tmp_path / "x.onnx")
+    assert (card["licence"], card["trained_on"]) == (
+        "unknown",
+        "data that nobody named: 3 images of 3 slides",
+    )
+    told = {"licence": "CC BY 4.0, Shi et al.", "trained_on": "EBHI-Seg"}
+    card = export_checkpoint(path, tmp_path / "y.onnx", card=told)
+    assert told.items() <= card.items()
 
 
 def test_float16_scales_its_loss(folder: Path) -> None:
@@ -342,17 +396,17 @@ def test_the_least_that_the_rules_let_through_is_trained(name: str, changes: dic
 def test_an_epoch_is_all_tiles_at_a_stride(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Two images of 96 x 120 are not held out; windows of 48 px every 48 px, the last at the edge: 2 x 3 in each.
+    # Three images of 96 x 120 are trained on; windows of 48 px every 48 px, the last at the edge: 2 x 3 in each.
     config = replace(TINY, epochs=2, epoch_stride=48, batch=3)
     path = train.fit(folder, tmp_path, config, train.Schedule(config.steps), show=True)
-    assert (load_checkpoint(path).step, load_checkpoint(path).config.steps) == (8, 8)
+    assert (load_checkpoint(path).step, load_checkpoint(path).config.steps) == (12, 12)
     line, last = capsys.readouterr().err.splitlines()
-    assert last.startswith("8/8 steps")
+    assert last.startswith("12/12 steps")
     for words in (
-        "2 images of 1 slides",
-        "held out 2 of 1",
-        "12 tiles of 40 px at 1 um per pixel (one each 48 px)",
-        "8 steps are 2 epochs",
+        "(read as pairs, by its folders): 3 images of 3 slides, each image a slide of its own",
+        "held out 1 images of 1 slides",
+        "18 tiles of 40 px at an unknown pixel size (one each 48 px)",
+        "12 steps are 2 epochs",
         "labels: background, stroma, gland; cpu, float32",
     ):
         assert words in line

@@ -92,20 +92,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(config, about["step"], about["metadata"], state, unsaid)
 
 
-def load_same(path: Path, config: TrainConfig, data: dict[str, Any]) -> Checkpoint:
-    """Load a run to continue. Only its length may change: other settings or other data would make it another run.
-
-    Parameters
-    ----------
-    data
-        Metadata that describes the training data; compared with those that the checkpoint has.
-
-    Raises
-    ------
-    BadInput
-        There is no such run, or its settings or its data differ.
-    """
+def load_same(path: Path, config: TrainConfig) -> Checkpoint:
+    """Load a run to continue, or raise `BadInput`: only its length may change, other settings would make it another run."""
     kept = load_checkpoint(path)
+    same_length = dataclasses.replace(config, steps=kept.config.steps, epochs=kept.config.epochs)
+    had, wanted = (_flat(settings.to_json()) for settings in (kept.config, same_length))
+    # A pixel size that is not given is the data's own, which the run has found.
+    asked = [name for name in had if wanted[name] is not None and name not in kept.unsaid]
+    if different := [name for name in asked if had[name] != wanted[name]]:
+        raise BadInput(
+            f"{path} was made with other settings than those given ({', '.join(different)}); leave them out to continue as "
+            "it was, or choose another folder"
+        )
+    return kept
+
+
+def check_same_data(path: Path, kept: Checkpoint, data: dict[str, Any]) -> None:
+    """Raise `BadInput` unless metadata that describe the training data are those of the checkpoint, as far as it has them."""
     then, now = (
         ", ".join(f"{name} {about[name]}" for name in data if kept.metadata.get(name))
         for about in (kept.metadata, data)
@@ -114,14 +117,6 @@ def load_same(path: Path, config: TrainConfig, data: dict[str, Any]) -> Checkpoi
         raise BadInput(
             f"{path} was trained on other data ({then}) than that given ({now}); give the same, or choose another folder"
         )
-    same_length = dataclasses.replace(config, steps=kept.config.steps, epochs=kept.config.epochs)
-    had, wanted = (_flat(settings.to_json()) for settings in (kept.config, same_length))
-    if different := [name for name in had if had[name] != wanted[name] and name not in kept.unsaid]:
-        raise BadInput(
-            f"{path} was made with other settings than those given ({', '.join(different)}); leave them out to continue as "
-            "it was, or choose another folder"
-        )
-    return kept
 
 
 def _flat(plain: dict[str, Any]) -> dict[str, Any]:

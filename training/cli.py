@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +25,7 @@ from safron.io.console import (
     version_option,
 )
 from safron.io.errors import BadInput
+from safron.training.config.data_sets import DATA_SETS, DataFacts
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 
 DEFAULT = "safron-seamless"
@@ -67,33 +68,41 @@ PRESET = option(
 )
 SIZE = option(
     "--size",
-    "Size of networks and tiles: small fits a CPU, tiny a test.",
+    "Size of networks and tiles: small fits a CPU.",
     type=click.Choice([*SIZES[DEFAULT]]),
     shown="full",
 )
 SEED = option("--seed", "The whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
 FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
+FACTS = ("data_set", "slide_of", "generator", "licence", "trained_on")
+CARD = (
+    option("--name", "Generator's name on its card.", "TEXT", called="generator", shown="the preset's"),
+    option("--licence", "Licence of the weights on the card.", "TEXT", shown="the data's, or unknown"),
+    option("--trained-on", "Data named on the card.", "TEXT", shown="name and counts of the data"),
+)
 SETTING_NAMES = ("preset", "size", "config", "discriminator", "no_skips", "overlap", "mpp", "batch", "seed")
 """Options that change settings. Without any of them, --resume takes all settings from the checkpoint."""
 
 FIT_OPTIONS = (
+    option(
+        *("--data-set", "Layout of the data, meaning of their masks, preparation."),
+        type=click.Choice([*DATA_SETS]),
+        shown="by the folders, or pairs",
+    ),
+    option("--slide-of", "What in an image's name is its slide.", "REGEX", shown="each image is a slide"),
+    *CARD,
     PRESET,
     SIZE,
-    option(
-        "--config",
-        'Settings in YAML, TOML or JSON, as {"batch": 4, "model": {"mpp": 0.5}}.',
-        "FILE",
-        type=PATH,
-    ),
+    option("--config", 'Settings (YAML, TOML, JSON), as {"model": {"mpp": 0.5}}.', "FILE", type=PATH),
     option(
         "--discriminator",
-        "Input of safron's discriminator: stitched tiles, or single patches.",
+        "Input of safron's discriminator.",
         type=click.Choice(["tile", "patch"]),
         shown="tile",
     ),
     option("--no-skips", "Leave out the skip connections of safron's U-Net.", is_flag=True),
     option("--overlap", "Number of pixels that patches of safron share.", "PX", type=WHOLE, shown="20"),
-    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="the preset's"),
+    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="the data's own"),
     option(
         "--batch", "Number of tiles per step, of all GPUs together.", "N", type=COUNT, shown="the preset's"
     ),
@@ -108,15 +117,15 @@ FIT_OPTIONS = (
 )
 
 
-def _add_options(command: Any) -> Any:
-    """Add the options of `fit`, in the order of its help."""
-    return reduce(lambda so_far, add: add(so_far), reversed(FIT_OPTIONS), command)
+def _add(options: Sequence[Any]) -> Callable[[Any], Any]:
+    """Add options to a command, in the order of its help."""
+    return lambda command: reduce(lambda so_far, add: add(so_far), reversed(options), command)
 
 
 @cli.command(epilog="Example: safron-train pairs/ runs/first --minutes 90")
 @click.argument("data", type=PATH)
 @click.argument("out", type=PATH)
-@_add_options
+@_add(FIT_OPTIONS)
 @debug_option
 def fit(data: Path, out: Path, **options: Any) -> None:
     """Train on the images and masks in DATA; write checkpoints, log and sample sheets to OUT."""
@@ -133,12 +142,14 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     compiled = options["compiled"]
+    facts: dict[str, Any] = {name: options[name] or "" for name in FACTS}
     with join_team(name_device(options["device"])) as (team, device):
         path = run(
             data,
             out,
             config,
             Schedule(config.steps, options["minutes"], save_every=options["save_every"]),
+            facts=DataFacts(**facts),
             resume=options["resume"],
             device=device,
             team=team,
@@ -187,6 +198,11 @@ def _given_config(given: dict[str, Any], kept: TrainConfig | None = None) -> Tra
         changes["model"]["skips"] = False
     if "discriminator" in given:
         changes["discriminator_input"] = given["discriminator"]
+    if "epoch_stride" not in file:
+        paper = TrainConfig().epoch_stride
+        changes["epoch_stride"] = (
+            config.epoch_stride * DATA_SETS[given.get("data_set", "pairs")].stride // paper
+        )
     if given.get("discriminator") == "patch" and not {"discriminator_levels", "judge_levels"} & file.keys():
         # A quarter of the tile's view: at full size pix2pix's 70 pixels, which fit into a patch of 256.
         fewer = max(1, config.discriminator_levels - 2)
@@ -201,14 +217,15 @@ def _length(config: TrainConfig) -> str:
 @cli.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
 @click.argument("checkpoint", type=PATH)
 @click.argument("out", type=PATH)
+@_add(CARD)
 @FLOAT16
 @debug_option
-def export(checkpoint: Path, out: Path, float16: bool) -> None:
+def export(checkpoint: Path, out: Path, float16: bool, **card: str | None) -> None:
     """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and compare it with PyTorch."""
     _need_torch()
     from safron.training.export import export_checkpoint
 
-    _tell(out, export_checkpoint(checkpoint, out, float16=float16))
+    _tell(out, export_checkpoint(checkpoint, out, card=card, float16=float16))
 
 
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")

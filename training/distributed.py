@@ -32,13 +32,7 @@ class Team:
         return self.rank == 0
 
     def share(self, batch: int) -> slice:
-        """Return this process's part of a batch.
-
-        Raises
-        ------
-        BadInput
-            The batch cannot be shared evenly.
-        """
+        """Return this process's part of a batch, or raise `BadInput` if it cannot be shared evenly."""
         if batch % self.size:
             text = f"cannot be shared by {self.size} processes; give a multiple, as --batch {self.size}"
             raise BadInput(f"a batch of {batch} {text}")

@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from safron.io.files import replacing
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
-from safron.training.data.ebhi import EBHI
 from safron.training.networks import PaperGenerator, crop, make_generator, to_rgb
 from torch import Tensor, nn
 
@@ -38,18 +38,20 @@ FLOAT16_LIMIT = 1e-2
 """The same for a float16 file, compared with PyTorch in float32."""
 
 FADE_WINDOW, FADE_FROM = 9, 0.8
-"""Background fades into its fill from this share of a square of this many pixels on, and is the fill where it has all."""
+"""Background fades into its fill from this share of a square of this many pixels on, and is the fill where it has all.
+With less context the square is smaller."""
 
-DATA_LICENCE = (
+EBHI_LICENCE = (
     "Weights derived from EBHI-Seg (Shi et al., Front Med 10:1114673, 2023, doi:10.3389/fmed.2023.1114673), "
     "CC BY 4.0; images were resized, stain-normalised and cropped."
 )
+"""For runs whose user chose the data set by name."""
 
 
 class Contract(nn.Module):
     """The generator contract around a network: one-hot labels in front of it, RGB 0..255 behind it.
 
-    Deep inside background a seamless network's picture is exactly the label's fill: a patch that is all background is filled
+    Deep inside background the picture is exactly the label's fill: a patch that is all background is filled
     without a call of the generator, and the two must meet without an edge.
     """
 
@@ -61,8 +63,8 @@ class Contract(nn.Module):
         self.network, self.context = network, config.context
         self.precision = next(network.parameters()).dtype
         self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
-        seamless = config.network == "seamless"
-        self.background = [index for index, label in enumerate(config.labels) if label.fill and seamless]
+        self.background = [index for index, label in enumerate(config.labels) if label.fill]
+        self.window = min(FADE_WINDOW, 2 * config.context + 1)
         fills = torch.tensor([config.labels[index].fill for index in self.background], dtype=torch.float32)
         self.register_buffer("fills", fills.reshape(len(fills), 1, 1, 1, 3))
 
@@ -72,40 +74,53 @@ class Contract(nn.Module):
         noise = None if noise is None else noise.to(self.precision)
         image = to_rgb(self.network(one_hot.to(self.precision), noise).float())
         for place, index in enumerate(self.background):
-            share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], FADE_WINDOW, stride=1)
-            depth = crop(share, self.context - FADE_WINDOW // 2).movedim(1, -1)
+            share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], self.window, stride=1)
+            depth = crop(share, self.context - self.window // 2).movedim(1, -1)
             veil = ((depth - FADE_FROM) / (1.0 - FADE_FROM)).clamp(0.0, 1.0)
             image = image + (self.fills[place] - image) * veil
         return image
 
 
-def export_checkpoint(checkpoint: Path, out: Path, *, float16: bool = False) -> dict[str, Any]:
-    """Export the moving average of a checkpoint and return its card; see `export`."""
+def export_checkpoint(
+    checkpoint: Path, out: Path, *, card: Mapping[str, str | None] | None = None, float16: bool = False
+) -> dict[str, Any]:
+    """Export the moving average of a checkpoint and return its card; see `export`.
+
+    Parameters
+    ----------
+    card
+        generator (its name), licence and trained_on for the card, where they are not those that the run was given.
+    """
     kept = load_checkpoint(checkpoint)
     network = make_generator(kept.config.model)
     network.load_state_dict(kept.state["average"])
-    about = kept.metadata
-    # The first version trained on nothing else, and its checkpoints do not name it.
-    data = about.get("data", EBHI)
-    classes = " (normal, polyp, low-grade)" if data == EBHI else ""
-    trained_on = f"{data}: {about['images']} images of {about['slides']} slides{classes}"
-    return export(network, kept.config, out, steps=kept.step, trained_on=trained_on, float16=float16)
+    about = kept.metadata | {name: text for name, text in (card or {}).items() if text}
+    # Version 0.1 guessed from the ending of a mask's name that data were EBHI-Seg; only its users know.
+    guessed = "data_set" not in about and about.get("data", "EBHI-Seg") == "EBHI-Seg"
+    data = "data that nobody named" if guessed else about["data"]
+    said = {
+        "name": about.get("generator", ""),
+        "licence": about.get("licence") or (EBHI_LICENCE if about.get("data_set") == "ebhi" else "unknown"),
+        "trained_on": about.get("trained_on")
+        or f"{data}: {about['images']} images of {about['slides']} slides",
+    }
+    return export(network, kept.config, out, steps=kept.step, float16=float16, **said)
 
 
 def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> dict[str, Any]:
     """Export an untrained generator whose weights are drawn from the seed, and return its card; see `export`."""
     torch.manual_seed(config.seed)
-    network = make_generator(config.model)
-    return export(network, config, out, steps=0, trained_on="nothing: random weights", float16=float16)
+    facts = {"trained_on": "nothing: random weights", "licence": "random weights, no data"}
+    return export(make_generator(config.model), config, out, steps=0, **facts, float16=float16)
 
 
 def export(
-    network: nn.Module, config: TrainConfig, out: Path, *, steps: int, trained_on: str, float16: bool = False
+    network: nn.Module, config: TrainConfig, out: Path, *, steps: int, float16: bool = False, **said: str
 ) -> dict[str, Any]:
     """Write `network` to `out` with its card, and return the card.
 
     Frozen norms are folded into the convolutions. With `float16` the network's weights and arithmetic are in half precision;
-    labels, noise and image keep the types of the contract.
+    labels, noise and image keep the types of the contract. What is `said` of the generator goes to `make_card`.
 
     Raises
     ------
@@ -129,7 +144,7 @@ def export(
         raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
     onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    card = make_card(config, steps=steps, trained_on=trained_on) | {
+    card = make_card(config, steps=steps, **said) | {
         "precision": "float16" if float16 else "float32",
         "parity_max_abs": _parity(wrapped, session, model),
         "overlap_mismatch": _overlap_mismatch(session, model),
@@ -148,17 +163,18 @@ def export(
     return card
 
 
-def make_card(config: TrainConfig, *, steps: int, trained_on: str) -> dict[str, Any]:
+def make_card(
+    config: TrainConfig, *, steps: int, trained_on: str, licence: str = "unknown", name: str = ""
+) -> dict[str, Any]:
     """Return the card without the numbers that are measured on the exported file."""
     model = config.model
     labels = [
         {name: value for name, value in entry.items() if value is not None}
         for entry in config.to_json()["model"]["labels"]
     ]
-    licence = DATA_LICENCE if trained_on.startswith(EBHI) else "unknown: ask who made the training data"
     return {
         "version": CARD_VERSION,
-        "name": model.name,
+        "name": name or model.name,
         "tile": {"multiple_of": model.alignment, "default": model.tile} if model.dynamic_tile else model.tile,
         "context": model.context,
         "alignment": model.alignment,
@@ -166,13 +182,12 @@ def make_card(config: TrainConfig, *, steps: int, trained_on: str) -> dict[str, 
         "outside": "edge",
         "noise_channels": len(model.noise_scales),
         "noise_scales": list(model.noise_scales),
-        "mpp": model.mpp,
         "norm": "none" if model.network == "seamless" else "frozen",
-        "licence": licence if steps else "random weights, no data",
+        "licence": licence,
         "trained_on": trained_on,
         "steps": steps,
         "config_sha256": config.sha256(),
-    }
+    } | ({"mpp": model.mpp} if model.mpp else {})
 
 
 Window = dict[str, npt.NDArray[Any]]

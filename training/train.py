@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,11 @@ import numpy as np
 import torch
 from safron.io.console import progress
 from safron.io.errors import BadInput, Failed
-from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
+from safron.training.checkpoint import Checkpoint, check_same_data, load_same, save_checkpoint
 from safron.training.config import TrainConfig
+from safron.training.config.data_sets import DataFacts, read_facts
 from safron.training.data import Batch, Source, draw_batches, open_source, split
+from safron.training.data.folders import show_mpp
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import SpectralConv, crop, make_discriminator, make_generator, one_hot_labels
@@ -33,6 +35,9 @@ from safron.training.run_log import RunLog, own_folder
 from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
+
+SLIDES_OF_01 = "(?:images/)?(?:(.+)(?=/)|([^/]+)(?=[-_][^-_]*$)|(.+))"
+"""How version 0.1 found slides: by sub-folder, or else up to the last - or _; its runs go on so."""
 
 SLOWEST = 0.05
 """Share of its first value that a learning rate falls to."""
@@ -245,6 +250,7 @@ def fit(
     config: TrainConfig,
     schedule: Schedule,
     *,
+    facts: DataFacts | None = None,
     resume: bool = False,
     device: str = "cpu",
     cache: Path | None = None,
@@ -261,6 +267,8 @@ def fit(
         Images and masks; see `data.open_source`.
     out
         Gets ``checkpoint.pt`` and ``.json``, ``log.jsonl``, ``tensorboard/`` and ``sheet-NNNNNN.png``.
+    facts
+        What the user says of the data; more may stand in their ``dataset.json``.
     resume
         Continue from ``out/checkpoint.pt``; the result is the same as without a break.
     device
@@ -295,13 +303,24 @@ def fit(
     if path.exists() and not resume:
         raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
     part = team.share(config.batch)
-    with team.first_then_others():  # the first process prepares the data, the others find it in the cache
-        source = open_source(folder, config, cache or out)
-    training, held_out = split(source, config.held_out)
-    about = {"images": len(training), "slides": len(set(training.slides)), "data": training.name}
-    kept = load_same(path, config, about) if resume else None
+    kept = load_same(path, config) if resume else None
+    facts = read_facts(folder, facts or DataFacts())
     if kept is not None:  # which may be of a version that did less
         config = dataclasses.replace(kept.config, steps=config.steps, epochs=config.epochs)
+        facts = _facts_of(kept, facts)
+    with team.first_then_others():  # the first process prepares the data, the others find it in the cache
+        source = open_source(folder, config, cache or out, facts)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, mpp=source.mpp))
+    training, held_out = split(source, config.held_out)
+    about: dict[str, Any] = {
+        "images": len(training),
+        "slides": len(set(training.slides)),
+        "data": training.name,
+    }
+    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of}
+    if kept is not None:
+        check_same_data(path, kept, about)
+    about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}
     tiles = training.tiles(config.tile_side + 2 * config.model.context, config.epoch_stride)
     if config.epochs:
         steps = max(1, config.epochs * tiles // config.batch)
@@ -351,14 +370,25 @@ def fit(
     return path
 
 
-def _describe(config: TrainConfig, about: dict[str, Any], held_out: Source, tiles: int) -> str:
+def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:
+    """Complete what the user says of the data by what was said when the run began."""
+    if "data_set" not in kept.metadata and facts.data_set in ("", "pairs"):
+        return dataclasses.replace(facts, slide_of=facts.slide_of or SLIDES_OF_01)
+    texts = [name for name, value in vars(facts).items() if not value and name in kept.metadata]
+    return dataclasses.replace(facts, **{name: kept.metadata[name] for name in texts})
+
+
+def _describe(config: TrainConfig, about: Mapping[str, Any], held_out: Source, tiles: int) -> str:
     """Say on one line what is trained on, and for how long."""
-    labels = ", ".join(label.name for label in config.model.labels)
+    labels, apart = ", ".join(label.name for label in config.model.labels), len(set(held_out.slides))
+    each = (
+        ", each image a slide of its own (see --slide-of)" if about["slides"] == about["images"] > 1 else ""
+    )
     return (
-        f"{about['data']}: {about['images']} images of {about['slides']} slides, held out {len(held_out)} of "
-        f"{len(set(held_out.slides))}; an epoch is {tiles} tiles of {config.tile_side} px at {config.model.mpp:g} um per pixel "
-        f"(one each {config.epoch_stride} px), {config.steps} steps are {config.steps * config.batch / tiles:.3g} epochs; "
-        f"labels: {labels}; {about['device']}, {about['precision']}"
+        f"{about['data']} (read as {held_out.told}): {about['images']} images of {about['slides']} slides{each}, held out "
+        f"{len(held_out)} images of {apart} slides; an epoch is {tiles} tiles of {config.tile_side} px at "
+        f"{show_mpp(config.model.mpp)} (one each {config.epoch_stride} px), {config.steps} steps are "
+        f"{config.steps * config.batch / tiles:.3g} epochs; labels: {labels}; {about['device']}, {about['precision']}"
     )
 
 

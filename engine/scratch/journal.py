@@ -100,7 +100,9 @@ def read_journal(path: Path) -> Iterator[Entry]:
                 entry = Entry(
                     record["kind"], tuple(record["index"]), record["run"], record["painted"], record["end"]
                 )
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
+                return
+            if not all(type(number) is int for number in (*entry.index, entry.run, entry.painted, entry.end)):
                 return
             whole, check = _line(entry, check)
             if line != whole:

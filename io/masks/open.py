@@ -73,7 +73,7 @@ def _open_named(
     if path.is_dir():
         if not is_zarr(path):
             raise BadInput(
-                f"mask {name}: this folder is no Zarr (no zarr.json, .zarray or .zgroup in it; was it "
+                f"mask {name}: this folder is not a Zarr (no zarr.json, .zarray or .zgroup in it; was it "
                 f"copied completely?); {ACCEPTED}"
             )
         return LabelMask(_holds_labels(open_zarr(str(path), name), name, use_palette), name, reopen)

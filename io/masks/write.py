@@ -90,7 +90,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         raise BadInput(f"{out}: a mask is written as a Zarr folder; end its name in .zarr")
     if overwrite and os.path.lexists(out) and not _is_mask(out):
         raise BadInput(
-            f"{out}: exists and is no Zarr array of labels, so it is not replaced; choose another name"
+            f"{out}: exists and is not a Zarr array of labels, so it is not replaced; choose another name"
         )
     check_output_path(out, overwrite=overwrite, folder=True)
 

@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from safron.io.console import warn
-from safron.io.errors import BadInput, one_line
+from safron.io.errors import BadInput
 from safron.io.fields import HUGE, Count, Mpp, NotNegative, convert, shown
+from safron.io.files import parse_text
 from safron.io.legend import Label
 
 Levels = Annotated[int, Meta(ge=1, le=12)]
@@ -64,8 +65,8 @@ class ModelConfig:
     # What follows came after the first version, which did what the defaults say: see `TrainConfig.sha256`.
     # Pixels that neighbouring patches of a training tile share; they are averaged.
     overlap: NotNegative = 20
-    # Pixel size in micrometres.
-    mpp: Mpp = 1.0
+    # Pixel size in micrometres; none: the data's own, which a run fills in if it is known.
+    mpp: Mpp | None = None
     # Paper's network: channels of its first layer; how often it halves the scale, a patch being 2^levels; whether encoder
     # layers are joined to the decoder; share of channels dropped in training.
     base: Count = 64
@@ -131,8 +132,8 @@ class TrainConfig:
     freeze_dropout: bool = False
     # Mixed precision with a scaled loss, for GPUs without bfloat16.
     float16: bool = False
-    # Pixel size of pairs in micrometres, before they are brought to the model's; slides know their own.
-    image_mpp: Mpp = 1.0
+    # Pixel size of pairs in micrometres, before they are brought to the model's; none: what their files say.
+    image_mpp: Mpp | None = None
 
     @property
     def stride(self) -> int:
@@ -178,7 +179,7 @@ class TrainConfig:
             names = [entry.name for entry in fields(kind)]
             for entry in fields(kind)[names.index(first) :]:
                 value = part.pop(entry.name)
-                if value != entry.default:
+                if value not in (entry.default, AT_FIRST.get(entry.name)):
                     part[once.get(entry.name, entry.name)] = value
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -190,6 +191,9 @@ RENAMED = {
     "judge_levels": "discriminator_levels",
 }
 """Names of settings in version 0.1, by which they are still read and hashed, and today's."""
+
+AT_FIRST = {"mpp": 1.0, "image_mpp": 1.0}
+"""Values of the first version where today's default is another; settings that it wrote down do not name them."""
 
 REMOVED: dict[str, tuple[Any, ...]] = {"grid_phase": (False,), "diffaugment": ([], ())}
 """Settings of version 0.1 that are gone, and the values that mean the same today."""
@@ -216,7 +220,8 @@ def current_settings(plain: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def config_from_json(plain: Mapping[str, Any]) -> TrainConfig:
     """Rebuild a `TrainConfig` from `TrainConfig.to_json`, of this version or of an older one."""
-    return override(TrainConfig(), current_settings(plain, "settings"), "settings")
+    first = TrainConfig(image_mpp=AT_FIRST["image_mpp"], model=ModelConfig(mpp=AT_FIRST["mpp"]))
+    return override(first, current_settings(plain, "settings"), "settings")
 
 
 def override(config: TrainConfig, changes: Mapping[str, Any], source: str) -> TrainConfig:
@@ -328,14 +333,8 @@ def read_overrides(path: Path) -> dict[str, Any]:
     """
     kind = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML"}.get(path.suffix.lower(), "JSON")
     read: dict[str, Callable[[str], Any]] = {"YAML": _read_yaml, "TOML": tomllib.loads, "JSON": json.loads}
-    try:
-        plain = read[kind](path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; pass a YAML, TOML or JSON file of settings") from error
-    except ValueError as error:
-        raise BadInput(
-            f"{path} is not {kind} ({one_line(error)}); its name must end in .yaml, .toml or .json, after its content"
-        ) from error
+    remedy = "its name must end in .yaml, .toml or .json, after its content"
+    plain = parse_text(path, read[kind], kind=kind, remedy=remedy)
     if not isinstance(plain, dict):
         raise BadInput(f'{path} holds no settings; it must look like {{"batch": 4}}')
     return plain
@@ -348,7 +347,4 @@ def _read_yaml(text: str) -> Any:
     loader: Any = type("Loader", (yaml.SafeLoader,), {})
     number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
     loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    try:
-        return yaml.load(text, loader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+    return yaml.load(text, loader)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from safron.io.mapped import spill
 from safron.training.data.source import Bytes, Floats
 
 CUE_SIGMA = 18.0
@@ -49,10 +51,8 @@ class CueScale:
         return np.stack([_to_normal(mean, sample) for mean, sample in zip(means, self.samples, strict=True)])
 
 
-def fit_cues(
-    images: Sequence[Bytes], labels: Sequence[Bytes]
-) -> tuple[CueScale, list[tuple[Floats, Floats]]]:
-    """Find the scale of a data set's cues; return it with the darkness and trust of each image, [2, y, x] each."""
+def fit_cues(images: Sequence[Bytes], labels: Sequence[Bytes]) -> CueScale:
+    """Find the scale of a data set's cues."""
     # A rim is dark and a lumen pale in every gland, and the generator sees the depth as far as its context reaches.
     # Only what depth does not explain is left to the cue.
     count, total = np.zeros((2, SEEN_DEPTH + 1)), np.zeros((2, SEEN_DEPTH + 1))
@@ -64,21 +64,26 @@ def fit_cues(
             count[row] += np.bincount(depth, minlength=SEEN_DEPTH + 1)
             total[row] += np.bincount(depth, density[member], SEEN_DEPTH + 1)
     expected = (total / np.maximum(count, 1)).astype(np.float32)
-    measured = [_darkness(rgb, label, expected) for rgb, label in zip(images, labels, strict=True)]
-    samples = (
-        np.sort(np.concatenate([means[row][trust[row] >= 1.0] for means, trust in measured])[::97])
-        for row in range(len(CUED))
-    )
-    return CueScale(expected, tuple(samples)), measured
+    # Every 97th sure pixel of all images in a row, of one image at a time.
+    kept: tuple[list[Floats], ...] = ([], [])
+    seen = [0, 0]
+    for rgb, label in zip(images, labels, strict=True):
+        means, trust = _darkness(rgb, label, expected)
+        for row in range(len(CUED)):
+            sure = means[row][trust[row] >= 1.0]
+            kept[row].append(sure[-seen[row] % 97 :: 97].copy())
+            seen[row] += sure.size
+    return CueScale(expected, tuple(np.sort(np.concatenate(parts)) for parts in kept))
 
 
 def measure_cues(
-    images: Sequence[Bytes], labels: Sequence[Bytes]
+    images: Sequence[Bytes], labels: Sequence[Bytes], folder: Path | None = None
 ) -> tuple[tuple[npt.NDArray[np.float16], ...], tuple[npt.NDArray[np.float16], ...]]:
-    """Measure the cues of a whole data set and the trust in them, as `Pairs` holds them."""
-    scale, measured = fit_cues(images, labels)
-    cues = tuple(scale.normal(means).astype(np.float16) for means, _ in measured)
-    return cues, tuple(trust.astype(np.float16) for _, trust in measured)
+    """Measure the cues of a whole data set and the trust in them, as `Pairs` holds them; see `spill` for `folder`."""
+    scale = fit_cues(images, labels)
+    pairs = (scale.measure(rgb, label) for rgb, label in zip(images, labels, strict=True))
+    arrays = spill((part.astype(np.float16) for pair in pairs for part in pair), folder)
+    return arrays[::2], arrays[1::2]
 
 
 def _darkness(image: Bytes, labels: Bytes, expected: Floats) -> tuple[Floats, Floats]:

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.files import replacing
+from safron.training.config.data_sets import DATA_SETS
 from safron.training.config.settings import GLASS
 from safron.training.data.cues import measure_cues
-from safron.training.data.images import match_pairs, read_same_size
+from safron.training.data.images import BLACK_AND_WHITE, check_values, list_pairs, read_pair
 from safron.training.data.source import Bytes, Pairs
 
 PREPARATION = 2
@@ -26,10 +27,8 @@ PREPARATION = 2
 SIZE = (224, 299)
 """Height and width of a prepared pair: the published frames are squeezed to 224 x 224."""
 
-MASK_SUFFIX = ".gland.png"
-
-EBHI = "EBHI-Seg"
-"""Name of the data set on the card, whatever the folder is called."""
+MPP = 1.0
+"""Pixel size of prepared pairs in micrometres, as measured on crypts."""
 
 REFERENCE_MEAN = np.array([62.0, 22.0, -14.0], np.float32)
 REFERENCE_STD = np.array([17.0, 9.0, 8.0], np.float32)
@@ -45,24 +44,6 @@ ARRAYS = ("images", "labels", "cues", "trust")
 """Fields of `Pairs` that are kept in the cache, beside the slides' names."""
 
 
-def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """List (image, mask) pairs below `folder`, sorted by file name.
-
-    Raises
-    ------
-    BadInput
-        The folder is missing or holds no image, or a file has no counterpart, or two.
-    """
-    if not folder.is_dir():
-        raise BadInput(f"{folder} is not a folder; give the folder of the images and their *.gland.png masks")
-    files = sorted(path for path in folder.rglob("*") if path.suffix in {".webp", ".png"})
-    masks = [path for path in files if path.name.endswith(MASK_SUFFIX)]
-    images = [path for path in files if not path.name.endswith(MASK_SUFFIX)]
-    if not images:
-        raise BadInput(f"{folder} holds no .webp or .png image; put NAME.webp and NAME{MASK_SUFFIX} there")
-    return sorted(match_pairs(images, masks, (folder, folder), MASK_SUFFIX), key=lambda pair: pair[0].name)
-
-
 def slide_of(image: Path) -> str:
     """Return the slide that a frame was taken from: its name up to the second-last hyphen.
 
@@ -72,21 +53,15 @@ def slide_of(image: Path) -> str:
     return image.stem.rsplit("-", 2)[0].lower()
 
 
-def read_pair(image_path: Path, mask_path: Path) -> tuple[Bytes, npt.NDArray[np.bool_]]:
-    """Read one pair in its true proportions: uint8 [y, x, 3] RGB, and bool [y, x], true on glands.
-
-    Raises
-    ------
-    BadInput
-        See `read_same_size`; or the mask has values other than 0 and 255.
-    """
-    image, mask = read_same_size(image_path, mask_path, cv2.IMREAD_GRAYSCALE)
-    if (wrong := ~np.isin(mask, (0, 255))).any():
-        row, column = np.unravel_index(int(wrong.argmax()), mask.shape)
-        raise BadInput(
-            f"{mask_path}: value {mask[row, column]} at row {row}, column {column}; a gland mask is 255 on glands and 0 "
-            "elsewhere: write it so"
-        )
+def read_frame(image_path: Path, mask_path: Path) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+    """Read one pair in its true proportions: uint8 [y, x, 3] RGB, and bool [y, x], true on glands; see `read_pair`."""
+    image, labels = read_pair(image_path, mask_path, BLACK_AND_WHITE)
+    mask = check_values(
+        labels[:, :],
+        mask_path,
+        (0, 255),
+        "gland masks of EBHI-Seg have no other; else choose --data-set glands",
+    )
     size = (SIZE[1], SIZE[0])
     large = cv2.resize(image, size, interpolation=cv2.INTER_LANCZOS4)
     # Smoothing before the threshold takes the steps off the drawn edges.
@@ -144,17 +119,20 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
     Raises
     ------
     BadInput
-        See `find_pairs` and `read_pair`; or an image is blank, or no image has enough tissue.
+        See `list_pairs` and `read_frame`; or an image is blank, or no image has enough tissue.
     """
-    found = find_pairs(folder)
+    found = sorted(
+        ((image, mask) for _, image, mask in list_pairs(folder, "ebhi")), key=lambda pair: pair[0].name
+    )
+    name = DATA_SETS["ebhi"].name
     kept_at = cache / f"pairs-{_cache_key(found)}.npz" if cache else None
     if kept_at and kept_at.exists():
         with np.load(kept_at) as kept:
             arrays: dict[str, Any] = {name: tuple(kept[name]) for name in ARRAYS}
-            return Pairs(**arrays, slides=tuple(map(str, kept["slides"])), name=EBHI)
+            return Pairs(**arrays, slides=tuple(map(str, kept["slides"])), name=name)
     images, labels, slides = [], [], []
     for image_path, mask_path in found:
-        rgb, gland = read_pair(image_path, mask_path)
+        rgb, gland = read_frame(image_path, mask_path)
         balanced = balance_white(rgb)
         label = label_pixels(balanced, gland)
         if (label != 0).mean() < LEAST_TISSUE_IN_FRAME:
@@ -169,7 +147,7 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
     if not images:
         raise BadInput(f"{folder} holds no image with {LEAST_TISSUE_IN_FRAME:.0%} tissue or more to train on")
     cues, trust = measure_cues(images, labels)
-    pairs = Pairs(tuple(images), tuple(labels), cues, trust, tuple(slides), name=EBHI)
+    pairs = Pairs(tuple(images), tuple(labels), cues, trust, tuple(slides), name=name)
     if kept_at:
         kept_at.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept_at) as file:

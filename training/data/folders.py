@@ -1,44 +1,62 @@
 """What kind of training data does a folder hold?
 
-A-1-400-003.webp + A-1-400-003.gland.png    frames of EBHI-Seg, prepared by `ebhi.prepare`
-CASE.svs + CASE.zarr or CASE.geojson        slides with masks or QuPath annotations, read window by window
-NAME.png + NAME.mask.png                    images and masks side by side, or in images/ and masks/
+A data set that the user names is read as `config.data_sets` has it. Else the folder's layout decides: slides with masks or
+QuPath annotations (CASE.svs + CASE.zarr or CASE.geojson) are read window by window, Images/ and Annotation/ are gland masks
+as in CRAG, and all else are pairs of images and labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+from safron.io.console import warn
 from safron.io.errors import BadInput
-from safron.io.legend import Label
-from safron.io.masks.palette import Palette
+from safron.io.mapped import spill
+from safron.io.masks.canvas_size import image_size
+from safron.io.masks.pair_files import list_images
+from safron.io.masks.pair_names import find_masks
+from safron.io.slides.whole_image import orientation
 from safron.training.config import TrainConfig
+from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts
 from safron.training.data.cues import CUED, measure_cues
-from safron.training.data.ebhi import EBHI, prepare
-from safron.training.data.images import check_values, match_pairs, read_same_size
+from safron.training.data.ebhi import MPP, prepare
+from safron.training.data.images import (
+    BLACK_AND_WHITE,
+    WHITEST_TISSUE,
+    label_glands,
+    list_pairs,
+    mask_folders,
+    name_slides,
+    read_labels,
+    read_pair,
+)
 from safron.training.data.slide_tiles import find_slides, open_slides
 from safron.training.data.source import Bytes, Pairs, Source
 
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SAME_SCALE = 0.02
+"""Pixel sizes that differ by this share or less count as equal, and nothing is resized."""
 
-MASK_SUFFIX = ".mask.png"
 
-
-def open_source(folder: Path, config: TrainConfig, cache: Path | None = None) -> Source:
+def open_source(
+    folder: Path, config: TrainConfig, cache: Path | None = None, facts: DataFacts | None = None
+) -> Source:
     """Find out what `folder` holds, check it, and make it ready to draw batches from.
 
     Parameters
     ----------
     folder
-        Frames, slides or pairs; see the module's table.
+        Slides or pairs; see the module's text.
     cache
-        Where prepared frames are kept for the next run.
+        Where prepared frames are kept for the next run, and pairs for this one.
+    facts
+        What is known of the data; by default what their ``dataset.json`` says.
 
     Raises
     ------
@@ -48,151 +66,110 @@ def open_source(folder: Path, config: TrainConfig, cache: Path | None = None) ->
     """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder; give the folder that holds the images and their masks")
-    frame = next(folder.rglob("*.gland.png"), None)
-    slides = find_slides(folder)
-    if slides and (other := frame or _first_mask(folder)):
-        raise BadInput(
-            f"{folder} holds slides ({slides[0][0].name}) and pairs ({other.name}); training takes one kind: "
-            "move the others to a folder of their own"
-        )
+    facts = read_facts(folder, DataFacts()) if facts is None else facts
+    # "." and ".." are folders with names, too.
+    name = folder.name if folder.name.strip(".") else folder.resolve().name
+    name = facts.name or DATA_SETS[facts.data_set or "pairs"].name or name
+    slides = [] if facts.data_set else find_slides(folder)
     if slides:
-        return open_slides(slides, config, _name(folder))
-    if frame is None:
-        return _fit(read_pairs(folder, config.model.labels), config, folder)
-    if len(config.model.labels) <= max(CUED):
+        taken = {path for path, _ in slides}
+        if others := sorted(find_masks(path for path in list_images(folder) if path not in taken)):
+            raise BadInput(
+                f"{folder} holds slides ({slides[0][0].name}) and pairs ({others[0].name}); training takes one kind: "
+                "move the others to a folder of their own"
+            )
+        return open_slides(slides, config, name, facts.mpp)
+    data_set = facts.data_set or ("crag" if mask_folders(folder, "crag") else "pairs")
+    if DATA_SETS[data_set].glands and len(config.model.labels) <= max(CUED):
         raise BadInput(
-            f"{folder} holds frames of {EBHI}, labelled background, stroma and gland; model.labels must be three or more"
+            f"{folder} holds gland masks, from which background, stroma and gland are labelled; model.labels must be three or more"
         )
-    return _fit(prepare(folder, cache), config, folder)
+    if data_set == "ebhi":
+        pairs = prepare(folder, cache)
+        told = "frames of EBHI-Seg, resized and stain-normalized"
+        return _fit(replace(pairs, name=facts.name or pairs.name, told=told, mpp=MPP), config, folder, cache)
+    return _fit(_read_pairs(folder, config, data_set, facts, cache, name), config, folder, cache)
 
 
-def _first_mask(folder: Path) -> Path | None:
-    """Find the mask of one pair, in the places where `list_pairs` looks."""
-    beside = (path for path in _files(folder) if path.name.endswith(MASK_SUFFIX))
-    return next(beside, None) or (next(_files(folder / "masks"), None) if _is_apart(folder) else None)
-
-
-def _fit(pairs: Pairs, config: TrainConfig, folder: Path) -> Pairs:
+def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) -> Pairs:
     """Bring pairs to the generator's pixel size, measure its cues, and drop pairs that are too small for a training tile."""
-    zoom = config.image_mpp / config.model.mpp
-    pairs = _shrink(pairs, zoom) if zoom < 1.0 else replace(pairs, zoom=zoom)
+    own = config.image_mpp or pairs.mpp or config.model.mpp
+    mpp = config.model.mpp or own
+    zoom = own / mpp if own and mpp else 1.0
+    zoom = 1.0 if abs(zoom - 1.0) <= SAME_SCALE else zoom
+    pairs = replace(pairs, mpp=mpp)
+    pairs = _shrink(pairs, zoom, cache) if zoom < 1.0 else replace(pairs, zoom=zoom)
     if len(config.model.noise_scales) < 2:
         pairs = replace(pairs, cues=(), trust=())
     elif not pairs.cues:
-        cues, trust = measure_cues(pairs.images, pairs.labels)
+        cues, trust = measure_cues(pairs.images, pairs.labels, cache)
         pairs = replace(pairs, cues=cues, trust=trust)
     need = config.least_side
     large = [index for index in range(len(pairs)) if min(pairs.size(index)) >= need]
     if not large:
         height, width = max((pairs.size(index) for index in range(len(pairs))), key=min)
         raise BadInput(
-            f"{folder}: its images are at most {width} x {height} px at {config.model.mpp:g} um per pixel, and a training tile "
+            f"{folder}: its images are at most {width} x {height} px at {show_mpp(mpp)}, and a training tile "
             f"or a window of the sample sheets is {need} px with its context; choose a smaller --size, a finer --mpp, a smaller "
             "grid, or give larger images"
         )
     return pairs.take(large)
 
 
-def _shrink(pairs: Pairs, zoom: float) -> Pairs:
-    """Resize the pairs once, which takes less memory than doing it at each read. They have no cues yet."""
+def show_mpp(mpp: float | None) -> str:
+    """Say a pixel size in words."""
+    return f"{mpp:g} um per pixel" if mpp else "an unknown pixel size"
+
+
+def _shrink(pairs: Pairs, zoom: float, cache: Path | None) -> Pairs:
+    """Resize the pairs once, which takes less than doing it at each read; their cues are measured anew."""
 
     def resize(array: Bytes, how: int) -> Bytes:
         size = (max(1, int(array.shape[1] * zoom)), max(1, int(array.shape[0] * zoom)))
         return np.asarray(cv2.resize(array, size, interpolation=how))
 
-    images = tuple(resize(image, cv2.INTER_AREA) for image in pairs.images)
-    labels = tuple(resize(label, cv2.INTER_NEAREST) for label in pairs.labels)
-    return Pairs(images, labels, (), (), pairs.slides, name=pairs.name)
+    images = spill((resize(image, cv2.INTER_AREA) for image in pairs.images), cache)
+    labels = spill((resize(label, cv2.INTER_NEAREST) for label in pairs.labels), cache)
+    return replace(pairs, images=images, labels=labels, cues=(), trust=())
 
 
-def list_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """List (image, mask) pairs below `folder`, sorted by path.
+def _read_pairs(
+    folder: Path, config: TrainConfig, data_set: str, facts: DataFacts, cache: Path | None, name: str
+) -> Pairs:
+    """Read all pairs below `folder` at their own size; their colours stay as they are, and cues are not measured yet."""
+    kind, model, found = DATA_SETS[data_set], config.model, list_pairs(folder, data_set)
+    slides = name_slides((where for where, _, _ in found), facts.slide_of)
+    colours = {label.value: label.color for label in model.labels}
+    palette = BLACK_AND_WHITE if kind.glands else colours
+    background = [label.value for label in model.labels if label.fill]
+    notes, sizes, tissue = Counter[str](), dict[float, Path](), False
 
-    Raises
-    ------
-    BadInput
-        There is none, or a file has no counterpart, or two.
-    """
-    files = list(_files(folder))
-    masks = [path for path in files if path.name.endswith(MASK_SUFFIX)]
-    images = [path for path in files if not path.name.endswith(MASK_SUFFIX)]
-    roots = folder, folder
-    if _is_apart(folder):
-        roots = folder / "images", folder / "masks"
-        if others := [path for path in masks if not any(root in path.parents for root in roots)]:
-            raise BadInput(
-                f"{others[0]} lies outside {roots[0]} and {roots[1]}, the folders of the pairs; move it there, or out of {folder}"
-            )
-        images, masks = (list(_files(root)) for root in roots)
-    if not images and not masks:
-        raise BadInput(
-            f"{folder} holds no training data; put pairs NAME.png and NAME{MASK_SUFFIX} there, or images/ and masks/, "
-            "or slides with NAME.zarr or NAME.geojson"
-        )
-    return match_pairs(images, masks, roots, MASK_SUFFIX)
+    def read() -> Iterator[Bytes]:
+        nonlocal tissue
+        for _, path, mask_path in found:
+            image, mask = read_pair(path, mask_path, palette, 127 * kind.glands)
+            labels = label_glands(image, mask) if kind.glands else read_labels(mask, len(model.labels))
+            tissue = tissue or not np.isin(labels, background).all()
+            with suppress(BadInput):  # bitmaps, which say nothing
+                if mpp := image_size(path)[2].mpp:
+                    sizes.setdefault(mpp, path)
+            if orientation(path) != 1:
+                notes["an orientation in EXIF, which turns neither images nor masks here"] += 1
+            notes.update(note for note in mask.notes if "lossy" in note and not kind.glands)
+            yield from (image, labels)
 
-
-def _is_apart(folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "masks").is_dir()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES)
-
-
-def slide_name(image: Path, folder: Path) -> str:
-    """Guess the slide that an image comes from: its sub-folder, or else its name up to the last - or _.
-
-    >>> slide_name(Path("data/case7/0001.png"), Path("data"))
-    'case7'
-    >>> slide_name(Path("data/images/case7_0001.png"), Path("data"))
-    'case7'
-    """
-    parts = image.relative_to(folder).parts[:-1]
-    if parts and parts[0] == "images":
-        parts = parts[1:]
-    if parts:
-        return "/".join(parts)
-    cut = max(image.stem.rfind("-"), image.stem.rfind("_"))
-    return image.stem[:cut] if cut > 0 else image.stem
-
-
-def read_pairs(folder: Path, labels: Sequence[Label]) -> Pairs:
-    """Read all pairs below `folder`; their colours stay as they are, and cues are not measured yet.
-
-    A mask has one channel of label values, or the labels' colours.
-
-    Raises
-    ------
-    BadInput
-        See `open_source`.
-    """
-    palette = Palette({label.value: label.color for label in labels})
-    found = list_pairs(folder)
-    images, masks = [], []
-    for image_path, mask_path in found:
-        image, raw = read_same_size(image_path, mask_path, cv2.IMREAD_UNCHANGED)
-        images.append(image)
-        masks.append(_as_labels(raw, mask_path, labels, palette))
-    background = [label.value for label in labels if label.fill]
-    if all(np.isin(mask, background).all() for mask in masks):
+    arrays = spill(read(), cache)
+    for note, count in notes.most_common(3):
+        warn("safron-train", f"{folder}: {count} files with this: {note}")
+    if not tissue:
         raise BadInput(f"{folder}: every pixel of its masks is background; check how the masks were made")
-    slides = tuple(slide_name(image, folder) for image, _ in found)
-    return Pairs(tuple(images), tuple(masks), (), (), slides, name=_name(folder))
-
-
-def _name(folder: Path) -> str:
-    # "." and ".." are folders with names, too.
-    return folder.name if folder.name.strip(".") else folder.resolve().name
-
-
-def _as_labels(raw: npt.NDArray[Any], path: Path, labels: Sequence[Label], palette: Palette) -> Bytes:
-    if raw.ndim == 3 and raw.shape[2] >= 3:
-        if raw.dtype != np.uint8:
-            raise BadInput(f"{path} has colours of {raw.dtype}; a mask of colours has 8 bits a channel")
-        try:
-            return palette.labels(np.ascontiguousarray(raw[..., 2::-1]), 0, 0)
-        except BadInput as error:
-            raise BadInput(f"{path}: {error}") from None
-    flat = raw[..., 0] if raw.ndim == 3 else raw
-    return check_values(flat, path, len(labels))
+    own = config.image_mpp or facts.mpp or max(sizes, default=None)
+    if own in sizes and max(sizes) > min(sizes) * (1 + SAME_SCALE):
+        raise BadInput(
+            f"{sizes[max(sizes)]} has {max(sizes):g} um per pixel and {sizes[min(sizes)]} {min(sizes):g}; bring them to one size"
+        )
+    is_test = [bool(kind.test and re.match(kind.test, where)) for where, _, _ in found]
+    aside = {slide for slide, test in zip(slides, is_test, strict=True) if test and not all(is_test)}
+    told = data_set if facts.data_set else f"{data_set}, by its folders"
+    told += f", background where the mean of RGB is above {WHITEST_TISSUE}" if kind.glands else ""
+    return Pairs(arrays[::2], arrays[1::2], (), (), slides, 1.0, name, own, tuple(aside), told)

@@ -25,6 +25,7 @@ from safron.io.masks.annotations import Drawing, read_geojson
 from safron.io.masks.image_planes import shown_area
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
+from safron.io.masks.pixel_size import from_slide
 from safron.training.config import TrainConfig
 from safron.training.data.cues import CueScale, fit_cues
 from safron.training.data.images import check_values
@@ -43,6 +44,9 @@ LEAST_TISSUE_IN_WINDOW = 0.1
 
 CUE_WINDOWS = 64
 """Windows from which the scale of the cues is found, divided among the slides, at least one of each."""
+
+SEAMLESS_MPP = 1.0
+"""Pixel size of the seamless network, whose 20 px of context are little at a finer one, unless the user chooses it."""
 
 PROPORTION = 0.01
 """Largest difference between the proportions of mask and slide."""
@@ -128,7 +132,10 @@ class SlideTiles:
     background: tuple[int, ...]  # values of the background labels
     labels: int  # their number
     name: str
+    mpp: float | None
     cues: CueScale | None = None  # None for a generator without cues
+    aside: tuple[str, ...] = ()
+    told: str = "slides"
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -155,7 +162,7 @@ class SlideTiles:
     def read(self, index: int, place: tuple[int, int], side: int) -> Sample:
         """Read the window at `place`; its cues are measured within it, as in an image of that size."""
         slide = self.files[self.items[index]]
-        labels = check_values(slide.read_labels(*place, side), slide.path, self.labels)
+        labels = check_values(slide.read_labels(*place, side), slide.path, range(self.labels))
         image = slide.read_image(*place, side)
         if self.cues is None:
             nothing = np.zeros((2, side, side), np.float32)
@@ -168,8 +175,15 @@ class SlideTiles:
         return sum(count_tiles(slide.height, slide.width, side, stride) for slide in slides)
 
 
-def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: str) -> SlideTiles:
+def open_slides(
+    found: Sequence[tuple[Path, Path]], config: TrainConfig, name: str, known: float | None = None
+) -> SlideTiles:
     """Open slides with their masks, and check all that can be checked before training.
+
+    Parameters
+    ----------
+    known
+        Pixel size of slides that do not say theirs.
 
     Raises
     ------
@@ -179,11 +193,13 @@ def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: s
     """
     model, need = config.model, config.least_side
     side = config.tile_side + 2 * model.context
-    slides = tuple(_open(path, mask, config) for path, mask in found)
+    seen = [_look(path, known) for path, _ in found]
+    mpp = model.mpp or (SEAMLESS_MPP if model.network == "seamless" else max(own for *_, own in seen))
+    slides = tuple(_open(*pair, config, mpp, seen[number]) for number, pair in enumerate(found))
     for slide in slides:
         if min(slide.height, slide.width) < need:
             raise BadInput(
-                f"{slide.path} is {slide.width} x {slide.height} px at {model.mpp:g} um per pixel, and a training tile or a window "
+                f"{slide.path} is {slide.width} x {slide.height} px at {mpp:g} um per pixel, and a training tile or a window "
                 f"of the sample sheets is {need} px with its context; choose a finer --mpp or a smaller --size"
             )
     items = [
@@ -192,11 +208,11 @@ def open_slides(found: Sequence[tuple[Path, Path]], config: TrainConfig, name: s
         for _ in range(max(1, slide.height * slide.width // side**2))
     ]
     background = tuple(label.value for label in model.labels if label.fill)
-    tiles = SlideTiles(slides, tuple(items), background, len(model.labels), name)
+    tiles = SlideTiles(slides, tuple(items), background, len(model.labels), name, mpp)
     for number, (path, mask) in enumerate(found):
         place = tiles.place(np.random.default_rng(0), items.index(number), side)
         window = slides[number].read_labels(*place, side)
-        check_values(window, mask, len(model.labels))
+        check_values(window, mask, range(len(model.labels)))
         if np.isin(window, background).all():
             raise BadInput(
                 f"{mask}: {TRIES} places of {side} px in {path.name} hold nothing but background; check the mask, or remove "
@@ -212,34 +228,43 @@ def _find_cues(tiles: SlideTiles, side: int) -> CueScale:
         index = tiles.items.index(number)
         for _ in range(max(1, CUE_WINDOWS // len(tiles.files))):
             samples.append(tiles.read(index, tiles.place(rng, index, side), side))
-    return fit_cues([sample.image for sample in samples], [sample.labels for sample in samples])[0]
+    return fit_cues([sample.image for sample in samples], [sample.labels for sample in samples])
 
 
-def _open(path: Path, mask_path: Path, config: TrainConfig) -> Slide:
-    """Open a slide, find the area that its labels cover, and bring both to the generator's pixel size."""
+Area = tuple[int, int, int, int]  # row, column, height and width in pixels of level 0
+Seen = tuple[Area, Area, float]  # whole area, area that QuPath shows, micrometres per pixel
+
+
+def _look(path: Path, known: float | None) -> Seen:
+    """Find out what a slide says of itself."""
     import openslide
 
-    model = config.model
     try:
         with openslide.OpenSlide(path) as handle:
-            whole, shown = (0, 0, *handle.dimensions[::-1]), shown_area(handle)
-            mpp = handle.properties.get(openslide.PROPERTY_NAME_MPP_Y)
+            whole, shown, size = (0, 0, *handle.dimensions[::-1]), shown_area(handle), from_slide(handle)
     except Exception as error:  # OpenSlide has one exception, the file system others
         raise BadInput(
             f"{path} cannot be read as a slide ({one_line(error)}); restore it or remove it"
         ) from error
-    if mpp is None:
+    if not (mpp := size.mpp or known):
+        why = f" ({size.notes[0].partition(';')[0]})" if size.notes else ""
         raise BadInput(
-            f"{path} does not say its pixel size; give a copy that does, such as a file with resolution tags"
+            f"{path} does not say its pixel size{why}; give it as mpp in a dataset.json of the data"
         )
-    factor = model.mpp / float(mpp)
+    return whole, shown, mpp
+
+
+def _open(path: Path, mask_path: Path, config: TrainConfig, mpp: float, seen: Seen) -> Slide:
+    """Find the area of a slide that its labels cover, and bring both to the generator's pixel size, `mpp`."""
+    whole, shown, own = seen
+    factor = mpp / own
     if mask_path.suffix == ".geojson":
-        names = {label.name: label.value for label in model.labels}
+        names = {label.name: label.value for label in config.model.labels}
         height, width = (math.floor(side / factor) for side in shown[2:])
         drawing = read_geojson(mask_path, height=height, width=width, labels=names, downsample=factor)
         return Slide(path, drawing, height, width, factor, shown[:2])
     mask = open_mask(mask_path)
-    area = min((whole, shown), key=lambda area: _misfit(mask, area, float(mpp)))
+    area = min((whole, shown), key=lambda area: _misfit(mask, area, own))
     if _misfit(mask, area, None) > PROPORTION:
         raise BadInput(
             f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} but its slide is {whole[3]} x {whole[2]}; a mask covers its "
@@ -250,7 +275,7 @@ def _open(path: Path, mask_path: Path, config: TrainConfig) -> Slide:
     return Slide(path, mask, height, width, factor, area[:2], scale)
 
 
-def _misfit(mask: LabelMask, area: tuple[int, int, int, int], mpp: float | None) -> float:
+def _misfit(mask: LabelMask, area: Area, mpp: float | None) -> float:
     """How far the proportions of a mask are from those of an area, and its size where both pixel sizes are known."""
     rows, columns = mask.shape[0] / area[2], mask.shape[1] / area[3]
     misfit = abs(rows - columns) / rows

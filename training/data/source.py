@@ -1,7 +1,7 @@
 """What can training windows be read from?
 
 A `Source` holds items (images, or parts of slides) from which windows of image and labels are read. `Pairs` is the
-source that lives in memory; `slide_tiles.SlideTiles` reads from whole-slide files.
+source of whole images; `slide_tiles.SlideTiles` reads from whole-slide files.
 """
 
 from __future__ import annotations
@@ -42,6 +42,18 @@ class Source(Protocol):
     def slides(self) -> tuple[str, ...]:
         """Slide of each item; a slide is never split between training and held-out data."""
 
+    @property
+    def aside(self) -> tuple[str, ...]:
+        """Slides that the owners of the data keep for testing."""
+
+    @property
+    def mpp(self) -> float | None:
+        """Pixel size at which windows are read, in micrometres; None where it is not known."""
+
+    @property
+    def told(self) -> str:
+        """How the data were read, for the user."""
+
     def __len__(self) -> int:
         """Number of items."""
 
@@ -71,7 +83,7 @@ def count_tiles(height: int, width: int, side: int, stride: int) -> int:
 
 
 def split(source: S, held_out: float) -> tuple[S, S]:
-    """Split by slide into training and held-out items. A single slide serves as both.
+    """Split by slide into training and held-out items: the owners' test slides, or else a share. A single slide serves as both.
 
     Raises
     ------
@@ -81,7 +93,7 @@ def split(source: S, held_out: float) -> tuple[S, S]:
     if held_out <= 0 or len(set(source.slides)) < 2:
         return source, source
     names = sorted(set(source.slides), key=lambda slide: hashlib.sha256(slide.encode()).hexdigest())
-    aside = set(names[: max(1, round(held_out * len(names)))])
+    aside = set(source.aside or names[: max(1, round(held_out * len(names)))])
     if len(aside) == len(names):
         raise BadInput(
             f"held_out is {held_out:g}, which of {len(names)} slides leaves none to train on; give less"
@@ -92,7 +104,7 @@ def split(source: S, held_out: float) -> tuple[S, S]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of image and labels in memory.
+    """Pairs of image and labels, in memory or mapped from a file.
 
     Attributes
     ----------
@@ -105,6 +117,8 @@ class Pairs:
         Slide of each pair, and name of the data set.
     zoom
         Pixels of the generator along one pixel of the pairs; they are enlarged as they are read.
+    mpp, aside, told
+        See `Source`.
     """
 
     images: tuple[Bytes, ...]
@@ -114,6 +128,9 @@ class Pairs:
     slides: tuple[str, ...]
     zoom: float = 1.0
     name: str = ""
+    mpp: float | None = None
+    aside: tuple[str, ...] = ()
+    told: str = ""
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -147,7 +164,7 @@ class Pairs:
             )
             return Sample(labels[window], image[window], cues, trust)
 
-        def enlarge(array: npt.NDArray[Any], how: int, first: tuple[int, int] = (0, 0)) -> npt.NDArray[Any]:
+        def enlarge(array: npt.NDArray[Any], how: int, first: tuple[int, int]) -> npt.NDArray[Any]:
             # Pixel centres: (i + 0.5) of the result lies at (i + 0.5) / zoom of the pair, whose pixel `first` is the array's.
             y, x = ((at + 0.5) / self.zoom - 0.5 - begin for at, begin in zip(place, first, strict=True))
             matrix = np.array([[1 / self.zoom, 0, x], [0, 1 / self.zoom, y]])
@@ -163,10 +180,11 @@ class Pairs:
             for planes in (self._planes(part, index, window) for part in (self.cues, self.trust))
         )
         # Each pixel gets the label that covers most of its surroundings, so that outlines are smooth, not stepped.
-        values = np.unique(labels)
-        shares = [enlarge((labels == value).astype(np.float32), cv2.INTER_LINEAR) for value in values]
+        near, corner = labels[window], (top, left)
+        values = np.unique(near)
+        shares = [enlarge((near == value).astype(np.float32), cv2.INTER_LINEAR, corner) for value in values]
         largest = np.asarray(values[np.argmax(shares, axis=0)], np.uint8)
-        return Sample(largest, enlarge(image, cv2.INTER_CUBIC), cues, trust)
+        return Sample(largest, enlarge(image[window], cv2.INTER_CUBIC, corner), cues, trust)
 
     def _planes(
         self, part: tuple[npt.NDArray[np.float16], ...], index: int, window: tuple[slice, slice]
