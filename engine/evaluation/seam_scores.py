@@ -35,10 +35,10 @@ Floats = npt.NDArray[np.floating]
 
 JPEG_PERIOD = 16
 """JPEG codes blocks of 8 pixels, 16 for colour. Their edges fall on a grid's own phases as often as its stride has it."""
-SEAM_Z = 4.5
+SEAM_Z = 4.0
 """A measure beyond this is a seam; docs/evaluation.md says how far images without seams come."""
-NO_PLACE = 1.25
-"""Factor on the spread where the grid leaves no place to compare with, because boundaries nearby are alike."""
+FEW_SHIFTS, WITH_FEW_SHIFTS = 20, 1.25
+"""Factor on chance's spread where the grid leaves fewer other places than this to compare with."""
 LEAST_BOUNDARIES = 8
 """Fewer sides of patches with tissue say nothing."""
 LEAST_SHIFTS = 10
@@ -56,7 +56,7 @@ class SeamScores:
 
     Attributes
     ----------
-    step, ramp, edge, blur, patch : see the module. They show seams from 4.5 on, `edge` and `blur` also from -4.5 down.
+    step, ramp, edge, blur, patch : see the module. They show seams from 4 on, `edge` and `blur` also from -4 down.
         None where the grid has no overlap, or no place to compare with.
     boundary_ratio : mean step on the boundaries over mean step inside patches; 1 without seams.
     overlap_ratio : mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without
@@ -277,7 +277,10 @@ def _stand_out(scores: Floats, overlap: int) -> float:
     elsewhere = means[_elsewhere(len(means), overlap)]
     middle = float(np.median(elsewhere)) if len(elsewhere) else 0.0
     spread = 1.4826 * float(np.median(np.abs(elsewhere - middle))) if len(elsewhere) else 0.0
-    return float((means[0] - middle) / max(spread, (1.0 if len(elsewhere) else NO_PLACE) * count**-0.5))
+    return float(
+        (means[0] - middle)
+        / max(spread, (1.0 if len(elsewhere) >= FEW_SHIFTS else WITH_FEW_SHIFTS) * count**-0.5)
+    )
 
 
 def _elsewhere(stride: int, overlap: int) -> Any:
