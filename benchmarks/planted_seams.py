@@ -189,14 +189,8 @@ def measure(images: list[Image], grid: SlideGrid, taper: str, controls: int) -> 
                     "too_little_tissue": len(found) - len(known),
                     "found": sum(bool(scores.found) for scores in known),
                     "by": {name: sum(name in scores.found for scores in known) for name in MEASURES},
-                    "weakest": min(
-                        (max(abs(getattr(scores, name) or 0.0) for name in MEASURES) for scores in known),
-                        default=None,
-                    ),
-                    "strongest": max(
-                        (max(abs(getattr(scores, name) or 0.0) for name in MEASURES) for scores in known),
-                        default=None,
-                    ),
+                    "weakest": min((scores.z for scores in known), default=None),
+                    "strongest": max((scores.z for scores in known), default=None),
                 }
             )
     return rows

@@ -27,8 +27,8 @@ REACH = 8
 """Lines on both sides of a boundary that tell how smooth the tissue is there."""
 WINDOW = 1536
 """Side of a window, at least, in pixels."""
-MOST_NUMBERS = 2_000_000
-"""Lines to keep along each axis: bounds the memory to some 300 MB, and a stride of 236 to about 400 million pixels."""
+MOST_LINES = 1_000_000
+"""Lines to keep along each axis: some 400 MB of memory, and at a stride of 236 about 200 million pixels."""
 CLIP, LEAST_CLIP = 2.0, 4.0
 """Signed steps are clipped at this many times the window's median absolute step in tissue, so that few nuclei do not
 outweigh the rest, but not below this many grey levels."""
@@ -96,7 +96,7 @@ def find_tissue(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return np.asarray(cells.repeat(CELL, axis=0).repeat(CELL, axis=1)[:height, :width], np.bool_)
 
 
-def measure_profiles(slide: Pixels, grid: SlideGrid, *, most: int = MOST_NUMBERS) -> Profiles:
+def measure_profiles(slide: Pixels, grid: SlideGrid, *, most: int = MOST_LINES) -> Profiles:
     """Read a slide window by window, in a fixed random order, until `most` lines with tissue are known.
 
     Parameters

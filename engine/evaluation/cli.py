@@ -87,7 +87,7 @@ def seams(
 ) -> None:
     """Look for seams between the patches of each SLIDE; one row per slide. Needs no weights and no reference.
 
-    Step, ramp, edge, blur and patch are in standard deviations: 4.5 or more is a seam, and the last column names it.
+    Step, ramp, edge, blur and patch are in standard deviations: 4 or more is a seam, and the last column names it.
     """
     from .seam_report import evaluate_seams, seam_table, write_report
 

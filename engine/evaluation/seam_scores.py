@@ -35,8 +35,10 @@ Floats = npt.NDArray[np.floating]
 
 JPEG_PERIOD = 16
 """JPEG codes blocks of 8 pixels, 16 for colour. Their edges fall on a grid's own phases as often as its stride has it."""
-SEAM_Z = 4.5
-"""A measure beyond this is a seam; see docs/evaluation.md for how often slides without seams come near."""
+SEAM_Z = 4.0
+"""A measure beyond this is a seam; docs/evaluation.md says how far images without seams come."""
+FEW_SHIFTS, WITH_FEW_SHIFTS = 20, 1.25
+"""Factor on chance's spread where the grid leaves fewer other places than this to compare with."""
 LEAST_BOUNDARIES = 8
 """Fewer sides of patches with tissue say nothing."""
 LEAST_SHIFTS = 10
@@ -54,13 +56,23 @@ class SeamScores:
 
     Attributes
     ----------
+    <<<<<<< HEAD
     step, ramp, edge, blur, patch
         See the module. `step`, `ramp` and `patch` are seams from 4.5 on, `edge` and `blur` also from -4.5
         down. None where the grid has no overlap, or leaves no place to compare with.
     boundary_ratio
         Mean step on the boundaries over mean step inside patches; 1 without seams.
     overlap_ratio
-        Mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without
+        Mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without.
+    =======
+    step, ramp, edge, blur, patch
+        See the module. They show seams from 4 on, `edge` and `blur` also from -4 down. None where the grid
+        has no overlap, or no place to compare with.
+    boundary_ratio
+        Mean step on the boundaries over mean step inside patches; 1 without seams.
+    overlap_ratio
+        Mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without.
+    >>>>>>> work-evaluation
         overlap.
     boundaries
         Sides of patches with tissue that were measured.
@@ -88,9 +100,8 @@ class SeamScores:
 
     @property
     def z(self) -> float:
-        """The score that stands out most."""
-        scores = (self.step, self.ramp, self.patch, self.edge, self.blur)
-        return max((score for score in scores if score is not None), key=abs)
+        """The score nearest to a seam, or furthest beyond, at least 0."""
+        return max(self.step, self.ramp or 0.0, self.patch or 0.0, abs(self.edge), abs(self.blur or 0.0), 0.0)
 
 
 def score_seams(profiles: Profiles, grid: SlideGrid) -> SeamScores | None:
@@ -283,7 +294,10 @@ def _stand_out(scores: Floats, overlap: int) -> float:
     elsewhere = means[_elsewhere(len(means), overlap)]
     middle = float(np.median(elsewhere)) if len(elsewhere) else 0.0
     spread = 1.4826 * float(np.median(np.abs(elsewhere - middle))) if len(elsewhere) else 0.0
-    return float((means[0] - middle) / max(spread, count**-0.5))
+    return float(
+        (means[0] - middle)
+        / max(spread, (1.0 if len(elsewhere) >= FEW_SHIFTS else WITH_FEW_SHIFTS) * count**-0.5)
+    )
 
 
 def _elsewhere(stride: int, overlap: int) -> Any:
@@ -298,12 +312,12 @@ def _elsewhere(stride: int, overlap: int) -> Any:
 
 
 def _worst_patch(sides: Floats, overlap: int) -> float | None:
-    """Largest sum over the sides of one patch, against the largest that the grid has when it is moved.
+    """Largest sum over the sides of one patch, against the largest of any patch when the grid is moved.
 
     A single patch that is wrong is lost in a mean over all boundaries.
     """
-    elsewhere = _elsewhere(sides.shape[-1], overlap)
-    if not len(elsewhere):
+    elsewhere = np.arange(overlap + 5, sides.shape[-1] - overlap - 4)
+    if len(elsewhere) < LEAST_SHIFTS:
         return None
     down, across = sides[0].swapaxes(1, 2), sides[1]  # both [windows, y, x, stride]
     blank = np.full_like(across[:, :, :1], np.nan)
@@ -317,7 +331,6 @@ def _worst_patch(sides: Floats, overlap: int) -> float | None:
     others = others[np.isfinite(others)]
     if not np.isfinite(largest[0]) or not len(others):
         return None
-    middle = float(np.median(others))
-    return float(
-        (largest[0] - middle) / max(PATCH_SPREAD, 1.4826 * float(np.median(np.abs(others - middle))))
-    )
+    # A largest value has a long tail: what counts is how far it lies beyond the largest anywhere.
+    spread = 1.4826 * float(np.median(np.abs(others - np.median(others))))
+    return float((largest[0] - others.max()) / max(PATCH_SPREAD, spread))
