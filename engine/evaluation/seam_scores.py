@@ -56,23 +56,13 @@ class SeamScores:
 
     Attributes
     ----------
-    <<<<<<< HEAD
-    step, ramp, edge, blur, patch
-        See the module. `step`, `ramp` and `patch` are seams from 4.5 on, `edge` and `blur` also from -4.5
-        down. None where the grid has no overlap, or leaves no place to compare with.
-    boundary_ratio
-        Mean step on the boundaries over mean step inside patches; 1 without seams.
-    overlap_ratio
-        Mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without.
-    =======
     step, ramp, edge, blur, patch
         See the module. They show seams from 4 on, `edge` and `blur` also from -4 down. None where the grid
         has no overlap, or no place to compare with.
     boundary_ratio
         Mean step on the boundaries over mean step inside patches; 1 without seams.
     overlap_ratio
-        Mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without.
-    >>>>>>> work-evaluation
+        Mean step inside overlaps over mean step inside patches; below 1 where averaging blurs. None without
         overlap.
     boundaries
         Sides of patches with tissue that were measured.
