@@ -99,4 +99,4 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv .venv-readers build demo site safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-readers build demo site safron.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

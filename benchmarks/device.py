@@ -18,6 +18,7 @@ import json
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Device:
     rate : patches a second.
     """
 
-    integral, device, sha256 = False, "cuda:0", "0" * 64
+    device, sha256 = "cuda:0", "0" * 64
 
     def __init__(self, rate: float, batch: int) -> None:
         self.card = load_model("safron-seamless", device="cpu").card
@@ -56,11 +57,11 @@ class Device:
 
 
 def measure(args: argparse.Namespace, mask: Path, workers: int, *, shared: bool) -> dict[str, Any]:
-    """Render once; the four batches of the trial are not counted."""
+    """Render once; the five batches of the warm-up are not counted."""
     device = Device(args.rate, args.batch)
-    decide = rendering.shares_batches
+    decide = rendering.open_pool
     if not shared:
-        rendering.shares_batches = lambda model: False
+        rendering.open_pool = lambda model, info, plan: decide(model, replace(info, same_places=False), plan)
     try:
         start = time.perf_counter()
         report = render(
@@ -73,14 +74,14 @@ def measure(args: argparse.Namespace, mask: Path, workers: int, *, shared: bool)
         )
         seconds = time.perf_counter() - start
     finally:
-        rendering.shares_batches = decide
-    copies = device.patches - 4 * args.batch - report.run
+        rendering.open_pool = decide
+    copies = device.patches - 5 * args.batch - report.generated
     row = {
-        "workers": workers, "batches": "shared" if shared else "apart", "seconds": round(seconds, 2), "patches": report.run,
-        "copies": copies, "useful": round(report.run / args.rate / seconds, 3),
+        "workers": workers, "batches": "shared" if shared else "apart", "seconds": round(seconds, 2), "patches": report.generated,
+        "copies": copies, "useful": round(report.generated / args.rate / seconds, 3),
     }  # fmt: skip
     print(
-        f"{workers:>7} {row['batches']:>8} {seconds:>8.2f} {report.run:>8} {copies:>7} {row['useful']:>7.3f}",
+        f"{workers:>7} {row['batches']:>8} {seconds:>8.2f} {report.generated:>8} {copies:>7} {row['useful']:>7.3f}",
         flush=True,
     )
     return row

@@ -327,14 +327,14 @@ def whole(args: argparse.Namespace, model: str, side: int, best: float, folder: 
         print(f"  {side} x {side}: failed, {done.stderr.strip().splitlines()[-1:]}")
         return {"error": done.stderr.strip()[-160:]}
     made = json.loads(report.read_text())
-    floor = made["run"] / best
+    floor = made["generated"] / best
     print(
-        f"  {side} x {side}: {wall:.1f} s, {made['seconds']:.1f} s without start-up; {made['run']} patches; bare {floor:.1f} s, "
+        f"  {side} x {side}: {wall:.1f} s, {made['seconds']:.1f} s without start-up; {made['generated']} patches; bare {floor:.1f} s, "
         f"share {floor / wall:.2f}, {floor / made['seconds']:.2f} without start-up; peak {made['peak_bytes'] / 2**20:.0f} MiB"
     )
     stages = made["stages"]
     return {
-        "wall_s": round(wall, 2), "inside_s": round(made["seconds"], 2), "patches": made["run"],
+        "wall_s": round(wall, 2), "inside_s": round(made["seconds"], 2), "patches": made["generated"],
         "share": round(floor / wall, 3), "peak_mib": made["peak_bytes"] >> 20, "stages_s": stages,
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ the batch that a short trial found best; JPEG encoding of exactly the tiles that
 place in the file once; reading the mask once. Half of the generator's calls are made before the render and half after.
 The render is a ``safron-render`` process as a user runs it, start-up and loading included.
 
-For the identity generator also the **chain**: blocks read, painted, halved, encoded and written one after the other on all cores by
+For the identity generator also the **chain**: blocks read, filled with colour, halved, encoded and written one after the other on all cores by
 the same compiled code, with no patch, overlap, digest, journal or start-up. No engine that makes the same file can be faster.
 
 A table, then one line of JSON. On a shared machine read the ratios, not the times.
@@ -180,7 +180,7 @@ def measure(args: argparse.Namespace, folder: Path, mask: Path, model: str) -> d
     made = render_apart(folder, mask, model=model, device=args.device, block=args.block, workers=args.workers)
     floor = {"model": 0.0}
     if bare is not None:
-        floor["model"] = (before + bare.seconds(half)) / (2 * half) * made["run"]
+        floor["model"] = (before + bare.seconds(half)) / (2 * half) * made["generated"]
     floor["encode"], tiles = encode_seconds(folder / "slide.tiff", os.cpu_count() or 1)
     floor["read"] = read_seconds(mask, args.workers)
     chain = chain_seconds(mask, folder / "chain", args.workers) if path is None else None
@@ -191,8 +191,8 @@ def measure(args: argparse.Namespace, folder: Path, mask: Path, model: str) -> d
     return {
         "model": generator.card.name,
         "way": str(bare),
-        "run": made["run"],
-        "painted": made["painted"],
+        "generated": made["generated"],
+        "filled": made["filled"],
         "tiles": tiles,
         "floor_s": floor | {"sum": total},
         "chain_s": chain,
@@ -211,7 +211,9 @@ def show(row: dict[str, Any]) -> None:
     """Print one measurement."""
     floor = ", ".join(f"{name} {value:.2f}" for name, value in row["floor_s"].items())
     stages = ", ".join(f"{name} {value:.2f}" for name, value in row["stages_s"].items())
-    print(f"  {row['run']} patches run, {row['painted']} painted, {row['tiles']} tiles; {row['way']}")
+    print(
+        f"  {row['generated']} patches generated, {row['filled']} filled, {row['tiles']} tiles; {row['way']}"
+    )
     print(f"  floor   {floor} s")
     print(
         f"  render  {row['wall_s']:.2f} s, {row['inside_s']:.2f} s of it after start-up; peak {row['peak_mib']:.0f} MiB"

@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 from common import render_apart, write_mask
+from safron.engine.execution.call_timer import CallTimer
 from safron.engine.execution.dask_pool import DaskThreads
 from safron.engine.execution.scheduling import Task, run_tasks
 from safron.engine.plan.blocks import AxisBlocks
@@ -144,7 +145,8 @@ def bench_schedule(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 rows_of_blocks = -(-count // columns)
                 begun = time.perf_counter()
                 for _ in run_tasks(
-                    stream(rows_of_blocks, columns, block, args.seconds), DaskThreads(client, 2 * workers + 2)
+                    stream(rows_of_blocks, columns, block, args.seconds),
+                    DaskThreads(client, 2 * workers + 2, CallTimer()),
                 ):
                     pass
                 wall = time.perf_counter() - begun
@@ -175,7 +177,7 @@ def bench_workers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             )  # fmt: skip
             found.append(round(made["seconds"], 2))
             digests.add(made["digest"])
-            print(f"{workers} workers: {made['seconds']:.1f} s, {made['run']} patches", flush=True)
+            print(f"{workers} workers: {made['seconds']:.1f} s, {made['generated']} patches", flush=True)
     assert len(digests) == 1, "the same slide"
     bare = _bare_speed_up(args.model)
     print(f"bare calls in two processes against one: {bare:.3f}")

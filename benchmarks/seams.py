@@ -1,15 +1,15 @@
-"""How well do generators hide their patches, on masks of slides that they have not seen?
+"""How visible are the patches of generators, on masks of held-out slides?
 
     python benchmarks/seams.py PAIRS tile=tile.onnx ours=ours.onnx none=overlap0.onnx@0 random --tile 64
     python benchmarks/seams.py --slide slide.tiff --mask mask.zarr --model safron-seamless
 
-The first makes one mosaic of the held-out masks in a folder of training pairs, renders it with each generator (NAME=FILE,
-with @OVERLAP where it is not 20) without loss, and sets the results under each other: what ``safron-eval seams`` measures,
-texture distances from the real images under the same masks, of tiles and of crops on overlaps (Table II of the SAFRON paper
-has the FID of such), and how far a lattice of four pixels shows. Several files under one NAME are one recipe trained from
-several seeds: a further table has their means and standard deviations. ``random`` and ``real`` in a generator's place are
-controls: noise, and real tissue of other places. The second form measures a slide that is there. Tables, then one line of
-JSON. Needs the extra "train" for the pairs.
+The first form makes one mosaic of the held-out masks in a folder of training pairs and renders it losslessly with each
+generator (NAME=FILE, with @OVERLAP if it is not 20). It prints one table with the measures of ``safron-eval seams``, texture
+distances from the real images under the same masks, of tiles and of crops on overlaps (Table II of the SAFRON paper has
+the FID of such crops), and the strength of a lattice of four pixels. Several files under one NAME are one recipe trained
+with several seeds: a further table has their means and standard deviations. ``random`` and ``real`` in place of a
+generator are controls: noise, and real tissue of other places. The second form measures an existing slide. Prints tables,
+then one line of JSON. The pairs need the extra "train".
 
 The mosaic has edges of its own, where frames meet. Frames are cropped so that those edges fall on no patch edge.
 """
@@ -30,8 +30,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.engine import render
-from safron.engine.evaluation.gradients import SlideGrid, find_tissue
+from safron.engine.evaluation.boundary_profiles import find_tissue
 from safron.engine.evaluation.seam_report import SeamReport, evaluate_seams, format_table, seam_table
+from safron.engine.evaluation.slide_grid import SlideGrid
 from safron.engine.evaluation.texture_distance import (
     frechet_distance,
     kernel_distance,
@@ -82,7 +83,7 @@ class Mosaic:
 
 
 def read_frames(folder: Path, prepared: Path) -> Frames:
-    """Images and labels of the slides that training keeps aside, prepared as for training, 1 um a pixel."""
+    """Images and labels of the slides that training holds out, prepared as for training, at 1 um per pixel."""
     from safron.training.data import split
     from safron.training.data.ebhi import prepare
 
@@ -91,7 +92,7 @@ def read_frames(folder: Path, prepared: Path) -> Frames:
 
 
 def clear_pitch(longest: int, count: int, zoom: float, grid: SlideGrid) -> int:
-    """Pitch of frames whose edges stay furthest from the edges of the patch grid, up to three pixels; the longest such."""
+    """Longest pitch whose frame edges keep three pixels, or as many as possible, from the edges of the patch grid."""
 
     def clearance(pitch: int) -> int:
         edges = [round(index * pitch * zoom) - 1 for index in range(1, count)]
@@ -109,7 +110,7 @@ def _distance(edge: int, phase: int, stride: int) -> int:
 
 @cache
 def make_mosaic(held: Frames, mpp: float, grid: SlideGrid) -> Mosaic:
-    """Lay frames out side by side and bring them to `mpp`, as training does."""
+    """Lay frames out side by side and resize them to `mpp`, as training does."""
     count, zoom = len(held.images) // COLUMNS, 1.0 / mpp
     height, width = (
         clear_pitch(side, number, zoom, grid)
@@ -188,9 +189,9 @@ def real_crops(
 
 
 def lattice(image: Bytes) -> float:
-    """How unlike the steps between neighbouring pixels are from place to place of a lattice of `LATTICE` pixels, 1 or more.
+    """Largest mean step between neighbouring pixels over the smallest, by place in a lattice of `LATTICE` pixels; 1 or more.
 
-    The largest mean step over the smallest, of the worse axis. A network that halves its scale twice may leave it.
+    Taken on the worse axis. A network that halves its resolution twice may leave such a lattice.
     """
     grey = image.astype(np.float32).mean(axis=2)
     worst = 1.0
@@ -236,7 +237,7 @@ def distances(image: Bytes, mosaic: Mosaic, grid: SlideGrid) -> dict[str, Any]:
 
 
 def control(name: str, mosaic: Mosaic) -> Bytes:
-    """An image to set the scale: every value by chance (`random`), or the real tissue of other places, mirrored (`real`)."""
+    """An image that sets the scale: random values (`random`), or real tissue of other places, mirrored (`real`)."""
     if name == "real":
         return np.ascontiguousarray(mosaic.image[:, ::-1])
     return np.random.default_rng(0).integers(0, 256, mosaic.image.shape, np.uint8)
@@ -277,7 +278,7 @@ def over_seeds(results: list[dict[str, Any]]) -> list[list[str]]:
         reports: list[SeamReport] = [result["report"] for result in same if result["report"]]
         columns: list[list[float | None]] = [
             [report.mismatch.mean if report.mismatch else None for report in reports],
-            [report.gradients.z for report in reports],
+            [report.scores.z if report.scores else None for report in reports],
             [report.boundary_ratio for report in reports],
             *([result[key] for result in same] for key in DISTANCES),
         ]

@@ -50,7 +50,8 @@ def recording(model: Any, events: list[Event]) -> Iterator[None]:
         finally:
             events.append((threading.current_thread().name, stage, start, time.perf_counter()))
 
-    stage_of, run = Tally.stage, model._run_into
+    stage_of, kind = Tally.stage, type(model)
+    run = kind.__call__
 
     @contextmanager
     def stage(self: Tally, name: str) -> Iterator[None]:
@@ -60,12 +61,12 @@ def recording(model: Any, events: list[Event]) -> Iterator[None]:
         events.append((threading.current_thread().name, name, start, time.perf_counter()))
 
     Tally.stage = stage  # type: ignore[assignment, method-assign]
-    model._run_into = lambda *given: timed("generator", run, *given)
+    kind.__call__ = lambda *given: timed("generator", run, *given)
     try:
         yield
     finally:
         Tally.stage = stage_of  # type: ignore[method-assign]
-        model._run_into = run
+        kind.__call__ = run
 
 
 def draw(events: list[Event], title: str) -> str:
@@ -133,7 +134,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, recording(model, events):
         slide = Path(folder) / "slide.tiff"
         report = render(gland_labels(*args.size), slide, model=model, workers=args.workers)
-    title = f"{report.model}, {report.width} x {report.height} px, {report.run} patches run, {report.seconds:.1f} s"
+    title = f"{report.model}, {report.width} x {report.height} px, {report.generated} patches generated, {report.seconds:.1f} s"
     args.out.write_text(draw(events, title), encoding="utf-8")
     spent = {stage: round(seconds, 3) for stage, seconds in sums(events).items()}
     print(json.dumps({"benchmark": "timeline", "seconds": round(report.seconds, 3), "stages_s": spent}))

@@ -1,4 +1,4 @@
-"""``safron-render``: parse, plan, run, report. Everything else is `safron.engine.render`."""
+"""``safron-render``: parses options, prints plans and reports, and leaves the work to `safron.engine.rendering`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.system.memory import keep_one_heap
+from safron.engine.system.signals import end_soon_after_a_signal, raise_on_signals
 from safron.io.console import (
+    INTERRUPTED,
     SETTINGS,
+    SIGNALS,
     Program,
+    begin,
     debug_option,
     option,
     options_of,
+    own_process,
     progress,
     run_program,
     say_if_interrupted,
+    say_last,
     version_option,
     warn,
 )
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from .slide_list import SlideResult
 
 NAME = "safron-render"
+KEPT = "finished blocks are kept, the same command continues"
 
 
 def _validate(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -48,7 +55,7 @@ def _validate(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     for problem in problems:
         click.echo(f"{value}: {problem}")
     if not problems:
-        click.echo(f"{value}: keeps every promise")
+        click.echo(f"{value}: valid")
     ctx.exit(1 if problems else 0)
 
 
@@ -61,7 +68,7 @@ Examples:
   safron-render --status slide.svs
   safron-render --validate slide.svs
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and 130 the same command continues.
+Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted. After 1 and 130 the same command continues.
 """
 
 
@@ -75,13 +82,13 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
     "CSV",
     type=click.Path(path_type=Path),
 )
-@option("--status", "Print how far a render of OUT is, and stop.", "OUT")
+@option("--status", "Print how far the render of OUT is, and stop.", "OUT")
 @option("--dry-run", "Print the plan and stop.", is_flag=True)
-@option("--quiet", "Print nothing but errors.", is_flag=True)
+@option("--quiet", "Print only errors.", is_flag=True)
 @debug_option
 @option(
     "--validate",
-    "Reopen a slide, print every promise that it breaks, and stop.",
+    "Check a slide: print everything that is wrong with it, and stop.",
     "FILE",
     expose_value=False,
     is_eager=True,
@@ -91,21 +98,22 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted; after 1 and
 def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **options: Any) -> None:
     """Render the tissue mask MASK into the pyramidal slide OUT.
 
-    MASK is a Zarr array, an OME-Zarr or any image that tifffile, libvips or OpenSlide opens: one label a pixel, or
-    colours of the generator's palette. OUT ends in .svs, .tif, .tiff, .ome.tif or .ome.tiff. Both may be
-    addresses, as s3://BUCKET/NAME.
+    MASK is a Zarr array, an OME-Zarr, or an image that tifffile, libvips or OpenSlide opens. Its pixels are labels, or
+    colours of the generator's palette. OUT ends in .svs, .tif, .tiff, .ome.tif or .ome.tiff. Both can be addresses
+    such as s3://BUCKET/NAME.
     """
     keep_one_heap()
-    # NumPy, once it is imported, starts threads for linear algebra that spin for a tenth of a second; nothing here needs them.
+    # Importing NumPy starts threads for linear algebra, which spin for a tenth of a second and are not needed here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     slides, status = options.pop("slides"), options.pop("status")
     if isinstance(options["batch"], Path):
         if slides is not None:
-            raise click.UsageError("--batch and --slides: both name a list; give one of them")
+            raise click.UsageError("--batch and --slides: both name a list; give only one")
         slides, options["batch"] = options["batch"], None
     _check_usage(mask, out, slides, status, dry_run=dry_run)
     chosen = RenderOptions(**options)
     _import_engine()
+    begin()
     with _warnings(quiet=quiet):
         if status is not None:
             _show_status(status, chosen, quiet=quiet)
@@ -118,7 +126,7 @@ def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **
 
 
 def _import_engine() -> None:
-    """Import what every command needs. None of it is garbage: to look for some takes 0.03 s here and 0.07 at the end."""
+    """Import what every command needs, without garbage collection: it would find nothing, in 0.03 s here and 0.07 s at the end."""
     gc.disable()
     try:
         import_module(".rendering", __package__)
@@ -130,7 +138,7 @@ def _import_engine() -> None:
 def _check_usage(
     mask: str | None, out: str | None, slides: Path | None, status: str | None, *, dry_run: bool
 ) -> None:
-    """Refuse what cannot go together; click knows no either-or."""
+    """Refuse combinations of arguments that click cannot express."""
     if slides is None and status is None:
         for param, value in (("MASK", mask), ("OUT", out)):
             if value is None:
@@ -138,11 +146,11 @@ def _check_usage(
         return
     name = "--slides" if slides is not None else "--status"
     if slides is not None and status is not None:
-        raise click.UsageError("--slides and --status: give one of them")
+        raise click.UsageError("--slides and --status: give only one")
     if mask is not None:
-        raise click.UsageError(f"{name}: MASK and OUT are not given beside it")
+        raise click.UsageError(f"{name}: leave out MASK and OUT")
     if dry_run:
-        raise click.UsageError(f"{name}: --dry-run is for one slide")
+        raise click.UsageError(f"{name}: --dry-run needs MASK and OUT")
 
 
 def _show_status(out: str, options: RenderOptions, *, quiet: bool) -> None:
@@ -163,7 +171,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
-    """Render the slides of a list, with a line for each."""
+    """Render the slides of a list and print a line for each."""
     from safron.engine.preparation.output_paths import check_apart
     from safron.io.files import check_output_path
 
@@ -211,18 +219,17 @@ def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -
     elif quiet:
         return
     elif result.report is None:
-        click.echo(f"{head}exists already, passed over")
+        click.echo(f"{head}already exists, skipped")
     else:
         report = result.report
         click.echo(
-            f"{head}done, {report.width} x {report.height} px, {report.run} patches run, {report.painted} painted, "
+            f"{head}done, {report.width} x {report.height} px, {report.generated} patches generated, {report.filled} filled, "
             f"{report.seconds:.1f} s, digest {report.digest}"
         )
 
 
 def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderOptions) -> None:
     from safron.engine.execution.local import local_runner
-    from safron.engine.preparation.budget import check_budget
     from safron.engine.preparation.mask_scan import scan_mask
     from safron.engine.preparation.options import workers_of
     from safron.engine.preparation.prepare import prepare
@@ -239,9 +246,9 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
         if not quiet:
             for line in plan_lines(prepared, scan):
                 click.echo(line)
-        check_budget(prepared)
+        prepared.check_budget()
         return
-    ends = f"{out} is finished; what is left of {prepared.job.scratch.path} may be deleted"
+    ends = f"{out} is finished; {prepared.job.scratch.path} can be deleted if it still exists"
     with open_runner(prepared) as (prepared, runner), _progress(prepared, quiet=quiet) as advance:
         report = run(prepared, runner, progress=advance, done=partial(say_if_interrupted, ends))
     if not quiet:
@@ -250,7 +257,7 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
 
 
 class _Warnings(logging.Handler):
-    """Shows the engine's warnings as our own."""
+    """Prints warnings of the engine as warnings of the program."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warn(NAME, record.getMessage())
@@ -271,18 +278,18 @@ def _warnings(*, quiet: bool) -> Iterator[None]:
 
 
 def _scale_lines(prepared: Prepared) -> list[str]:
-    """Say how tissue comes to its true size."""
+    """Return the line about resampling, if the render needs any."""
     plan, card = prepared.plan, prepared.job.model.card
     if plan.scale.is_one:
         return []
     return [
-        f"scale    drawn on {plan.grid.width} x {plan.grid.height} px of {card.mpp:g} um, {float(plan.scale.ratio):.4g} for each of "
-        "the slide's, and resampled"
+        f"scale    generated at {card.mpp:g} um/px, {plan.grid.width} x {plan.grid.height} px, {float(plan.scale.ratio):.4g} per pixel "
+        "of the mask along an axis, and resampled"
     ]
 
 
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
-    """Say what a render will do."""
+    """Return the plan as printed by ``--dry-run``."""
     plan, slide = prepared.plan, prepared.plan.slide
     rows, columns = plan.block_shape
     grid = plan.grid
@@ -290,18 +297,19 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     at_a_time, more = f"{prepared.at_a_time} at a time", ""
     if prepared.at_a_time is None:
         at_a_time = "as many at a time as the workers have threads"
-        more = f", {plan.largest_boundary / 1e6:.1f} MB more for each block in work after the first"
+        more = f", {plan.largest_boundary / 1e6:.1f} MB more for each block in flight after the first"
     return [
         f"canvas   {slide.width} x {slide.height} px of a mask of {plan.canvas.width} x {plan.canvas.height} px, {scale}",
         *_scale_lines(prepared),
         f"patches  {plan.patches} of {grid.tile} px, overlap {grid.overlap} {plan.taper.name}, context {grid.context}: "
-        f"{plan.patches - scan.painted} to run, {scan.painted} painted as glass",
+        f"{plan.patches - scan.filled} to generate, {scan.filled} to fill as background",
         f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",
         f"slide    {slide.flavor}, {slide.compression}, {slide.level_count} levels, tiles of {slide.tile} px, "
         f"about {plan.output_bytes() / 1e6:.1f} MB",
-        f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed",
+        f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed: "
+        f"{prepared.budget}",
         f"scratch  at most {prepared.scratch_bytes / 1e6:.1f} MB in {prepared.job.scratch.path}{more}",
-        f"model    {prepared.job.model.card.name} on {prepared.job.model.device}, {plan.batch} patches a call",
+        f"model    {prepared.job.model.card.name} on {prepared.job.model.device}, batch size {plan.batch}",
     ]
 
 
@@ -314,15 +322,31 @@ def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Call
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; every failure is one line on stderr and an exit code.
+    """Run the command. Every failure is one line on stderr and an exit code.
 
     Parameters
     ----------
-    args : what follows ``safron-render`` on the command line; None takes it from there.
+    args
+        Arguments after ``safron-render``; None takes those of the command line.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    kept = "finished blocks are kept, the same command continues"
-    run_program(command, NAME, args, interrupted=kept)
+    raise_on_signals()
+    run_program(command, NAME, args, interrupted=KEPT)
+
+
+def main_of_process(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command in a process that does nothing else, and ends within seconds of a signal.
+
+    Parameters
+    ----------
+    args
+        See `main`.
+    """
+    for number in SIGNALS:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.default_int_handler)
+    own_process(NAME, "nothing was written")
+    end_soon_after_a_signal(say_last, code=INTERRUPTED)
+    main(args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How does a mask become a slide?
 
-`render` joins the parts: open, load, plan, scan, check, run, join. Everything that can be refused is
-refused before the first patch runs, and the slide appears whole, by a rename, or not at all.
+`prepare` decides and checks, `open_runner` starts the workers, `run` renders. Everything that can be refused is refused before
+the first patch is generated. The slide appears complete, by a rename, or not at all.
 """
 
 from __future__ import annotations
@@ -9,40 +9,39 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from safron.engine.execution.device_queue import DeviceQueue, shares_batches
+from safron.engine.execution.call_timer import CallTimer
 from safron.engine.execution.local import local_runner
+from safron.engine.execution.patch_pool import open_pool
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
 from safron.engine.execution.tasks import Job, block_task, boundary_task, listening
 from safron.engine.execution.upper_levels import finish_levels
-from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.mask_scan import Scan, scan_mask
-from safron.engine.preparation.options import RenderOptions, workers_of
-from safron.engine.preparation.output_paths import check_target
+from safron.engine.preparation.options import RenderOptions, for_python, workers_of
 from safron.engine.preparation.placement import model_source, placement_of
-from safron.engine.preparation.prepare import keep_batch, prepare, settle
+from safron.engine.preparation.prepare import prepare, settle
 from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import disk_errors
-from safron.engine.scratch.completion import Finished, head_of
+from safron.engine.scratch.completion import Finished, head_of, name_preview
 from safron.engine.scratch.lock import run_lock
 from safron.engine.scratch.mask_watch import MaskWatch
 from safron.engine.scratch.render_state import RenderState
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import peak_bytes, reserve_heap
 from safron.engine.system.versions import deciding_versions
-from safron.io.errors import Failed, one_line
+from safron.io.errors import Failed, SafronError, one_line
 from safron.io.slides.preview import write_png
 
 from .report import RenderReport
 
 log = logging.getLogger("safron")
 
-# Blocks that a message names.
+# At most so many blocks are named in a message.
 NAMED = 4
 
 
@@ -53,11 +52,15 @@ def render(
 
     Parameters
     ----------
-    mask : path of a Zarr array, OME-Zarr or image, or any 2-D array-like with shape, dtype and slicing:
-        labels [height, width], whole numbers that the generator's card knows.
-    out : the slide: .svs, .tif, .tiff, .ome.tif or .ome.tiff.
-    progress : called with the number of patches after each batch, from worker threads.
-    **options : see `RenderOptions`.
+    mask
+        Path of a Zarr array, OME-Zarr or image, or any 2-D array-like with shape, dtype and slicing: labels
+        [height, width], whole numbers that the generator's card knows.
+    out
+        The slide: .svs, .tif, .tiff, .ome.tif or .ome.tiff.
+    progress
+        Called from worker threads after each batch, with the number of its patches.
+    **options
+        See `RenderOptions`.
 
     Returns
     -------
@@ -67,9 +70,9 @@ def render(
     Raises
     ------
     BadInput
-        When something given cannot be used; nothing was changed.
+        An argument cannot be used; nothing was changed.
     Failed
-        When the work broke off; the same call continues it.
+        The render could not be finished; the same call resumes it.
 
     Examples
     --------
@@ -78,33 +81,57 @@ def render(
     >>> labels = np.zeros((300, 400), np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     made = render(labels, folder + "/slide.tiff", model="identity", workers=1)
-    >>> made.width, made.height, made.patches, made.run
+    >>> made.width, made.height, made.patches, made.generated
     (400, 300, 4, 4)
     """
-    known = {item.name for item in fields(RenderOptions)}
-    if unknown := sorted(set(options) - known):
-        raise TypeError(f"render() has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    prepared = prepare(mask, out, RenderOptions(**options))
-    with open_runner(prepared) as (prepared, runner):
-        return run(prepared, runner, progress=progress)
+    names = {item.name for item in fields(RenderOptions)}
+    if unknown := sorted(set(options) - names):
+        raise TypeError(f"render() has no option {unknown[0]!r}; it has {', '.join(sorted(names))}")
+    try:
+        prepared = prepare(mask, out, RenderOptions(**options))
+        with open_runner(prepared) as (prepared, runner):
+            return run(prepared, runner, progress=progress)
+    except SafronError as error:
+        error.args = (for_python(str(error)),)
+        raise
 
 
 @contextmanager
 def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepared, Runner]]:
-    """Give who runs the tasks, and the plan as completed by what they say of themselves.
+    """Start the workers, complete the plan by what they report, and check memory and disk.
 
     Parameters
     ----------
-    prepared : a plan.
-    cluster : a `safron.engine.execution.dask_cluster.Cluster` that is open already; None opens what the options ask for.
+    prepared
+        A plan.
+    cluster
+        A `safron.engine.execution.dask_cluster.Cluster` that is open already; None opens the one of the
+        options.
+
+    Yields
+    ------
+    prepared : Prepared
+        The completed plan.
+    runner : Runner
+        Runs tasks on the workers.
+
+    Raises
+    ------
+    BadInput
+        The plan exceeds the memory budget or the free disk, or there are no workers.
     """
     options = prepared.options
     if prepared.where == "threads":
-        # What interrupts the main thread may come between any two steps, also while it holds the queue's lock.
-        shared = shares_batches(prepared.job.model)
-        workers = workers_of(options)
-        with local_runner(workers, in_threads=shared, dashboard=options.dashboard) as runner:
-            yield prepared, runner
+        prepared.check_budget()
+        # No task runs in the main thread: it must be free to end the render while a generator call does not return, and a
+        # signal could interrupt it while it holds the lock of a queue.
+        job, workers = prepared.job, workers_of(options)
+        timer = CallTimer(options.patch_timeout, job.plan)
+        with (
+            local_runner(workers, in_threads=True, dashboard=options.dashboard, timer=timer) as runner,
+            open_pool(timer.timed(prepared.model), job.model, job.plan) as pool,
+        ):
+            yield replace(prepared, job=replace(job, pool=pool)), runner
         return
     from safron.engine.execution.dask_cluster import ClusterRunner, open_cluster
 
@@ -113,9 +140,9 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
             yield opened
         return
     source = model_source(prepared)
-    prepared = settle(prepared, cluster.rehearse(source, prepared.plan, options.batch))
-    if prepared.at_a_time is None:
-        prepared = replace(prepared, at_a_time=cluster.width)
+    facts = cluster.warm_up(source, prepared.plan, options.batch)
+    prepared = settle(prepared, facts, width=cluster.width)
+    prepared.check_budget()
     yield prepared, ClusterRunner(cluster, source)
 
 
@@ -126,46 +153,45 @@ def run(
     progress: Callable[[int], None] | None = None,
     done: Callable[[], None] | None = None,
 ) -> RenderReport:
-    """Run a prepared render, or what an interrupted run of it left to do, and join the slide.
+    """Render, or resume an interrupted render, and complete the slide.
 
-    `done` is called when slide, preview and report stand where they should, and only scratch is left to delete.
+    Parameters
+    ----------
+    prepared, runner
+        See `open_runner`.
+    progress
+        Called with the number of patches that are done, first with those of earlier runs.
+    done
+        Called when slide, preview and report have their names and only scratch is left to delete.
+
+    Raises
+    ------
+    BadInput
+        The mask has an unknown label, or scratch belongs to a render with other inputs.
+    Failed
+        A task failed repeatedly, the mask changed, or the disk is full; the same command continues.
     """
     start = time.perf_counter()
-    prepared = keep_batch(prepared)
     watch = MaskWatch(prepared.job.mask)
     scan = scan_mask(prepared.job, runner)
     target, scratch = prepared.target, prepared.job.scratch
-    check_budget(prepared)
     if target.url is not None:
         target.local.parent.mkdir(parents=True, exist_ok=True)
     inputs = render_inputs(prepared, scan)
     with run_lock(target.local), disk_errors(scratch.path):
         finished = _finished_earlier(prepared, inputs)
         if finished is None:
-            # Another render may have finished it since we looked.
-            check_target(target, overwrite=prepared.options.overwrite)
-            options = prepared.options
-            opened = RenderState.open(
-                prepared.plan,
-                scratch,
-                target.part,
-                inputs,
-                watch,
-                overwrite=options.overwrite,
-                fresh=options.fresh,
-            )
-            with closing(opened) as state:
+            target.check(overwrite=prepared.options.overwrite)  # another render may have finished meanwhile
+            with closing(_open_state(prepared, inputs, watch)) as state:
                 if progress is not None:
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)
-                if prepared.where == "threads":
-                    scratch.boundaries.keep(prepared.plan.boundary_room, lazily=True)
                 _run_blocks(prepared, state, runner, progress)
-                finished = _join(prepared, scan, state, inputs, start)
-        # While scratch has the record, the same command does what is left of this, whatever happens.
-        finished.name_preview()
+                finished = _complete(prepared, scan, state, inputs, start)
+        # As long as scratch has the record of the finished slide, the same command does whatever is left of this.
+        name_preview(prepared.options.preview)
         target.part.unlink(missing_ok=True)
-        report = RenderReport(**finished.report)
+        report = RenderReport.of(finished.report)
         _write_report(prepared, report)
         if done is not None:
             done()
@@ -173,49 +199,75 @@ def run(
     return report
 
 
+def _open_state(prepared: Prepared, inputs: dict[str, str], watch: MaskWatch) -> RenderState:
+    job, options = prepared.job, prepared.options
+    state = RenderState.open(
+        job.plan,
+        job.scratch,
+        prepared.target.part,
+        inputs,
+        watch,
+        overwrite=options.overwrite,
+        fresh=options.fresh,
+    )
+    if job.pool is not None:  # all tasks run in this process
+        job.scratch.boundaries.keep(job.plan.boundary_room, lazily=True)
+    return state
+
+
 def render_inputs(prepared: Prepared, scan: Scan) -> dict[str, str]:
-    """Everything that decides a pixel or a tag, by the name that a user knows it by."""
+    """Return everything that decides a pixel or a tag, under the name that users know."""
     job = prepared.job
     inputs = job.plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=job.model.sha256)
     inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
-    # A CPU and a GPU round differently: half a slide of each would be a third one.
+    # A CPU and a GPU round differently, so a render started on one is not resumed on the other.
     device = {"--device": kind_of(job.model.device), "--precision": prepared.options.precision}
     return inputs | device
 
 
 def _finished_earlier(prepared: Prepared, inputs: dict[str, str]) -> Finished | None:
-    """Give the record of a slide that got its name in a run that was killed after that; None where there is none."""
+    """Return the record of a slide whose run was killed after the slide got its name; None without one."""
     scratch = prepared.job.scratch
     finished = Finished.of(prepared.target, scratch.path)
     if finished is None or prepared.options.fresh:
         return None
-    if finished.inputs == inputs:
+    if finished.inputs == inputs and _is_report(finished.report):
         log.warning(
-            "%s: an earlier run finished it, and was killed before it could say so", prepared.target.name
+            "%s: an earlier run finished it but was killed before it could report that", prepared.target.name
         )
+        preview = prepared.options.preview
+        if preview is not None and finished.options.get("preview") != str(preview):
+            log.warning("--preview %s: not written, the earlier run had another one or none", preview)
         return finished
-    check_target(prepared.target, overwrite=prepared.options.overwrite)
-    scratch.remove()  # of a slide that is finished: nothing is lost
+    prepared.target.check(overwrite=prepared.options.overwrite)
+    scratch.remove()  # it belongs to a finished slide, so nothing is lost
     return None
 
 
-def _join(
+def _is_report(values: Mapping[str, Any]) -> bool:
+    """Whether these are the values of a report."""
+    try:
+        RenderReport.of(dict(values)).lines()
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return False
+    return True
+
+
+def _complete(
     prepared: Prepared, scan: Scan, state: RenderState, inputs: dict[str, str], start: float
 ) -> Finished:
-    """Make one slide of all that is finished, and give it its name."""
+    """Write the upper levels, the preview and the directories, and give the slide its name."""
     target, scratch, overwrite = prepared.target, prepared.job.scratch, prepared.options.overwrite
     pixels = finish_levels(prepared.plan, scratch, state.writer)
     picture = prepared.options.preview
-    waiting = None
     if picture is not None:
         with disk_errors(f"--preview {picture}"):
-            waiting = write_png(picture, pixels)
+            write_png(picture, pixels)
     digest = state.writer.seal(pixels)
     report = _report(prepared, scan, state, digest, time.perf_counter() - start)
-    assert report.run + report.painted == report.patches, report
-    # The same command again, after a failure, would find its own picture in the way: so its name comes last.
-    names = None if picture is None or waiting is None else (str(waiting), str(picture))
-    finished = Finished(report.output_bytes, head_of(target.part), inputs, report.values(), names)
+    assert report.generated + report.filled == report.patches, report
+    # The preview gets its name last: otherwise the same command would refuse to overwrite it after a failure.
+    finished = Finished(report.output_bytes, head_of(target.part), inputs, report.values())
     finished.write(scratch.path)
     if target.url is None:
         state.writer.publish(target.local, overwrite=overwrite)
@@ -233,7 +285,7 @@ def _write_report(prepared: Prepared, report: RenderReport) -> None:
         report.write(path)
     except OSError as error:
         raise Failed(
-            f"--report {path}: {error.strerror}; the slide itself is done; mend it, and the same command writes the report"
+            f"--report {path}: {error.strerror}; the slide is finished; correct this, and the same command writes the report"
         ) from error
 
 
@@ -243,16 +295,11 @@ def _run_blocks(
     runner: Runner,
     progress: Callable[[int], None] | None,
 ) -> None:
-    """Run the tasks that are left and accept their results."""
+    """Run all unfinished tasks and accept their results."""
     given_up: list[GivenUp] = []
     job = prepared.job
-    # Other processes have their own.
-    shared = prepared.where == "threads" and shares_batches(job.model)
-    with (
-        DeviceQueue(job.model, job.plan) if shared else nullcontext() as queue,
-        listening(job.scratch, progress or (lambda count: None)),
-    ):
-        for _, result in runner(_tasks(replace(job, queue=queue), state)):
+    with listening(job.scratch, progress or (lambda count: None)):
+        for _, result in runner(_tasks(job, state)):
             if isinstance(result, GivenUp):
                 given_up.append(result)
                 continue
@@ -263,7 +310,7 @@ def _run_blocks(
 
 
 def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
-    """Say which blocks failed, where they lie, and why; causes that are alike once."""
+    """Return the error that names the failed blocks, their positions and the causes, each cause once."""
     causes: dict[str, list[str]] = {}
     waiting = 0
     for item in given_up:
@@ -278,9 +325,9 @@ def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
         f"{'; '.join(places[:NAMED])}{' and more' if len(places) > NAMED else ''}: {cause}"
         for cause, places in list(causes.items())[:NAMED]
     ]
-    more = f"; {waiting} more wait for their neighbours" if waiting else ""
+    more = f"; {waiting} more blocks need their patches" if waiting else ""
     return Failed(
-        f"{failed} block{'s' * (failed > 1)} failed {TRIES} times each: {'; '.join(named)}{more}. All others are finished and kept; "
+        f"{failed} block{'s' * (failed > 1)} failed {TRIES} times each: {'; '.join(named)}{more}. All other blocks are finished and kept; "
         "the same command tries these again"
     )
 
@@ -311,8 +358,8 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         levels=plan.slide.level_count,
         mpp=plan.slide.mpp,
         patches=plan.patches,
-        run=state.run,
-        painted=state.painted,
+        generated=state.run,
+        filled=state.painted,
         blocks=rows * columns,
         resumed=state.resumed,
         digest=digest,

@@ -1,42 +1,66 @@
-"""What was made, from what, and at what cost?"""
+"""What was made, from which inputs, and at what cost?"""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safron.io import files
 from safron.io.files import waiting_name
 
+# Names before 0.2, which scripts may read.
+_OLD_NAMES = {"run": "generated", "painted": "filled"}
+
 
 @dataclass(frozen=True)
 class RenderReport:
-    """The record of one render; `json` writes it, `lines` says it to a person.
+    """The record of one render. `json` writes it for programs, `lines` for people.
 
     Attributes
     ----------
-    out : the slide.
-    width, height : its level-0 pixels.
-    levels : number of pyramid levels.
-    mpp : micrometres per level-0 pixel, or None.
-    scale : pixels that the generator drew for each level-0 pixel along an axis; 1 where nothing was resampled.
-    warnings : what was guessed, or is probably not meant.
-    patches, run, painted : patches of the grid; sent to the generator; painted as glass. The last two
-        add up to the first: every patch exactly once, counted over all runs that made this slide.
-    blocks, resumed : tasks, and how many of them an earlier, interrupted run had finished.
-    digest : sha256 of all encoded tiles in raster order and all tags but DateTime; the same for any
-        number of threads and workers, any block size and order.
-    mask_fingerprint, model, model_sha256, device : what made it, and where. The first is a sha256 of all labels
-        that were read; for a generator that knows every label and no glass, of the mask's files, sizes and times.
-    options : every option of the run.
-    seconds : wall time of this run.
-    stages : seconds by stage, summed over workers.
-    output_bytes, peak_bytes, projected_bytes : size of the slide; peak resident memory of this process, and what
-        was projected for all processes of this machine.
-    versions : of this package and the libraries that can change a pixel.
+    out
+        The slide.
+    width, height
+        Level-0 pixels.
+    levels
+        Number of pyramid levels.
+    mpp
+        Micrometres per level-0 pixel, or None.
+    patches
+        Number of patches.
+    generated, filled
+        Patches that went through the generator, and patches that were background and received the fill
+        colour. They add up to `patches`, counted over all runs that made this slide.
+    blocks, resumed
+        Number of blocks, and how many of them an earlier, interrupted run had finished.
+    digest
+        SHA-256 of all encoded tiles in raster order and of all tags except DateTime. It does not depend on
+        the number of threads and workers, the block size or the order.
+    mask_fingerprint
+        SHA-256 of all labels that were read. If the generator knows every label and none is background, of
+        the names, sizes and times of the mask's files.
+    model, model_sha256, device
+        The generator, the hash of its file, and where it ran.
+    options
+        All options of the run.
+    seconds
+        Wall time of this run.
+    output_bytes
+        Size of the slide.
+    peak_bytes, projected_bytes
+        Peak resident memory of this process, and the plan's upper bound for all processes of this machine.
+    stages
+        Seconds per stage, summed over workers.
+    versions
+        Of this package and of the libraries that can change a pixel.
+    scale
+        Pixels drawn by the generator per level-0 pixel along an axis; 1 if nothing was resampled.
+    warnings
+        Guesses, and options that are allowed but probably not intended.
     """
 
     out: str
@@ -45,8 +69,8 @@ class RenderReport:
     levels: int
     mpp: float | None
     patches: int
-    run: int
-    painted: int
+    generated: int
+    filled: int
     blocks: int
     resumed: int
     digest: str
@@ -65,23 +89,40 @@ class RenderReport:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def run(self) -> int:
+        """`generated`, under its name before 0.2."""
+        return self.generated
+
+    @property
+    def painted(self) -> int:
+        """`filled`, under its name before 0.2."""
+        return self.filled
+
+    @property
     def megapixels_per_second(self) -> float:
-        """Level-0 megapixels a second of wall time."""
+        """Level-0 megapixels per second of wall time."""
         return self.width * self.height / 1e6 / self.seconds if self.seconds else 0.0
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Restore a report from its `values`."""
+        new = {_OLD_NAMES.get(name, name): value for name, value in values.items()}
+        return cls(**{item.name: new[item.name] for item in fields(cls) if item.name in new})
+
     def values(self) -> dict[str, Any]:
-        """The whole record as JSON values; it can be made again from them."""
-        return asdict(self)
+        """Return the report as JSON values, with old names beside the new ones."""
+        old = {name: getattr(self, name) for name in _OLD_NAMES}
+        return asdict(self) | old | {"megapixels_per_second": self.megapixels_per_second}
 
     def json(self) -> str:
-        """The whole record as JSON."""
-        return json.dumps(self.values() | {"megapixels_per_second": self.megapixels_per_second}, indent=2)
+        """Return the report as JSON."""
+        return json.dumps(self.values(), indent=2)
 
     def write(self, path: str | Path) -> None:
-        """Write `json` to a file, which is there whole or not at all."""
+        """Write `json` to a file. The file appears complete or not at all."""
         path = Path(path)
         text = self.json() + "\n"
-        # /dev/stdout, a pipe: a rename would take their place.
+        # A rename would replace /dev/stdout or a pipe.
         if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_text(text, encoding="utf-8")
             return
@@ -97,15 +138,15 @@ class RenderReport:
             raise
 
     def lines(self) -> list[str]:
-        """A few lines for a person."""
+        """Return a summary of a few lines."""
         resumed = f", {self.resumed} of them from an earlier run" if self.resumed else ""
         scale = f"{self.mpp:g} um/px" if self.mpp else "no mpp"
-        busiest = sorted(self.stages.items(), key=lambda item: -item[1])
-        spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in busiest if seconds >= 0.05)
+        slowest_first = sorted(self.stages.items(), key=lambda item: -item[1])
+        spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in slowest_first if seconds >= 0.05)
         return [
             f"slide    {self.out}: {self.width} x {self.height} px, {self.levels} levels, {scale}, "
             f"{self.output_bytes / 1e6:.1f} MB",
-            f"patches  {self.patches}: {self.run} run once each, {self.painted} painted as glass; "
+            f"patches  {self.patches}: {self.generated} generated, {self.filled} filled as background; "
             f"{self.blocks} blocks{resumed}",
             f"model    {self.model} ({self.model_sha256[:12]}) on {self.device}",
             f"time     {self.seconds:.1f} s, {self.megapixels_per_second:.2f} Mpx/s"

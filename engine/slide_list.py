@@ -1,9 +1,9 @@
 """How are many slides rendered with one command?
 
-The list is CSV with a header: ``mask`` and ``out``, and any option of one slide as a further column, by its
-long name without the dashes. Slides are rendered one after the other on the same workers; one that
-fails does not stop the others, and one that exists already is passed over, so that the same command
-continues a list as it continues a slide.
+The list is a CSV file with a header: ``mask``, ``out`` and, as further columns, any option of a single slide by its long
+name without dashes. Columns are separated by commas, semicolons or tabs. Slides are rendered one after the other on the
+same workers. If one fails, the others are still rendered. Slides that exist are skipped, so the same command resumes a
+list just as it resumes a slide.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,15 +25,22 @@ from safron.engine.preparation.prepare import prepare
 from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
-from safron.engine.system.failures import Lost
+from safron.engine.system.failures import Lost, Stuck
 from safron.io.errors import BadInput, SafronError, one_line
+from safron.io.files import parse_text
 from safron.io.remote import Target
 
 from .rendering import open_runner, run
 from .report import RenderReport
 
-# Options of all slides together: they say who renders, not what.
+# These options describe the workers, which all slides share.
 SHARED = {"workers", "executor", "scheduler", "cluster", "security", "dashboard", "device", "memory"}
+MAX_LIST_BYTES = 64 << 20
+# Excel writes semicolons where numbers have a decimal comma.
+_SEPARATORS = ",;\t"
+
+Convert = Callable[[str, str], Any]
+Watch = Callable[[Prepared], AbstractContextManager[Callable[[int], None] | None]]
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,12 @@ class Row:
 
     Attributes
     ----------
-    line : its line in the file.
-    mask, out : as written there.
-    options : what its other columns say, as text.
+    line
+        Line number in the file.
+    mask, out
+        As written there.
+    options
+        Its other cells that are not empty, by column.
     """
 
     line: int
@@ -53,14 +65,18 @@ class Row:
 
 @dataclass(frozen=True)
 class SlideResult:
-    """What became of one slide.
+    """The outcome for one slide.
 
     Attributes
     ----------
-    line, mask, out : see `Row`.
-    state : "done", "exists" or "failed".
-    error : why it failed.
-    report : of the render, where there was one.
+    line, mask, out
+        See `Row`.
+    state
+        "done", "exists" or "failed".
+    error
+        The reason if it failed.
+    report
+        The report if it was rendered.
     """
 
     line: int
@@ -77,70 +93,82 @@ def read_list(file: Path) -> list[Row]:
     Raises
     ------
     BadInput
-        When it is no such list.
+        The file cannot be read, has unknown columns, or lists no slide.
     """
-    known = {item.name.replace("_", "-") for item in fields(RenderOptions)} - SHARED
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, skipinitialspace=True)
-            names = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = names
-            _check_columns(file, names, known)
-            return [_row(file, reader.line_num, cells) for cells in reader if any(cells.values())]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(
-            f"--slides {file}: cannot read it ({getattr(error, 'strerror', None) or error}); "
-            "give a CSV file with columns mask and out"
-        ) from error
+    rows = parse_text(
+        file,
+        partial(_parse, f"--slides {file}"),
+        kind="CSV",
+        remedy="give a CSV file in UTF-8 with columns mask and out",
+        name="--slides ",
+        max_bytes=MAX_LIST_BYTES,
+    )
+    if not rows:
+        raise BadInput(f"--slides {file}: lists no slide; add a line for each below the header")
+    return rows
 
 
-def _check_columns(file: Path, names: list[str], known: set[str]) -> None:
-    for name in ("mask", "out"):
-        if name not in names:
-            raise BadInput(f"--slides {file}: its first line must name the columns, mask and out among them")
-    for name in names:
-        if names.count(name) > 1:
-            raise BadInput(f"--slides {file}: two columns are called {name!r}")
-        if name in SHARED:
-            raise BadInput(f"--slides {file}: {name} is the same for all slides; give it as --{name}")
-        if name not in known | {"mask", "out"}:
-            raise BadInput(f"--slides {file}: column {name!r} is no option of a slide")
+def _parse(name: str, text: str) -> list[Row]:
+    separator = max(_SEPARATORS, key=text.partition("\n")[0].count)
+    reader = csv.DictReader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    columns = [column.strip() for column in reader.fieldnames or ()]
+    _check_columns(columns, name)
+    reader.fieldnames = columns
+    return [
+        _row(f"{name}, line {reader.line_num}", reader.line_num, cells)
+        for cells in reader
+        if any(cells.values())
+    ]
 
 
-def _row(file: Path, line: int, cells: dict[Any, Any]) -> Row:
+def _check_columns(columns: list[str], name: str) -> None:
+    options = {item.name.replace("_", "-") for item in fields(RenderOptions)} - SHARED
+    for required in ("mask", "out"):
+        if required not in columns:
+            raise BadInput(f"{name}: its first line must name the columns, mask and out among them")
+    for column in columns:
+        if columns.count(column) > 1:
+            raise BadInput(f"{name}: two columns are called {column!r}")
+        if column in SHARED:
+            raise BadInput(f"{name}: {column} is the same for all slides; give it as --{column}")
+        if column not in options | {"mask", "out"}:
+            raise BadInput(f"{name}: unknown column {column!r}; use the name of a safron-render option")
+
+
+def _row(place: str, line: int, cells: dict[Any, Any]) -> Row:
     if None in cells or None in cells.values():
-        raise BadInput(f"--slides {file}, line {line}: has not as many cells as the first line has names")
-    values = {name: text.strip() for name, text in cells.items()}
+        raise BadInput(f"{place}: must have as many cells as the first line has names")
+    values = {column: text.strip() for column, text in cells.items()}
     mask, out = values.pop("mask"), values.pop("out")
-    return Row(line, mask, out, {name: text for name, text in values.items() if text})
+    return Row(line, mask, out, {column: text for column, text in values.items() if text})
 
 
 def render_list(
-    rows: list[Row],
-    options: RenderOptions,
-    *,
-    convert: Callable[[str, str], Any],
-    watch: Callable[[Prepared], AbstractContextManager[Callable[[int], None] | None]],
+    rows: list[Row], options: RenderOptions, *, convert: Convert, watch: Watch
 ) -> Iterator[SlideResult]:
-    """Render the slides of a list one after the other; yield what became of each.
+    """Render the slides of a list one after the other and yield the outcome of each.
 
     Parameters
     ----------
-    rows : the list.
-    options : of all slides; a row's own come before them.
-    convert : turns the name and the text of an option into its value.
-    watch : gives the function that hears of a slide's patches.
+    rows
+        The list.
+    options
+        Options of all slides; a row's own options override them.
+    convert
+        Turns the name and the text of an option into its value.
+    watch
+        Returns a context manager with the function that is told how many patches of a slide are done.
     """
-    taken: dict[str, int] = {}
+    lines: dict[str, int] = {}
     with ExitStack() as stack:
-        clusters: list[Any] = []
+        renderer = _ListRenderer(options, convert, watch, stack)
         for row in rows:
             try:
-                if row.out in taken:
-                    raise BadInput(f"{row.out}: is OUT of line {taken[row.out]}, too")
-                taken[row.out] = row.line
-                yield _render_row(row, options, convert, watch, stack, clusters)
-            except Lost:
+                if row.out in lines:
+                    raise BadInput(f"{row.out}: line {lines[row.out]} has the same OUT; give another name")
+                lines[row.out] = row.line
+                yield renderer.render(row)
+            except (Lost, Stuck):
                 raise
             except Exception as error:
                 text = (
@@ -151,41 +179,47 @@ def render_list(
                 yield SlideResult(row.line, row.mask, row.out, "failed", " ".join(text.split()))
 
 
-def _render_row(
-    row: Row,
-    options: RenderOptions,
-    convert: Callable[[str, str], Any],
-    watch: Callable[[Prepared], AbstractContextManager[Callable[[int], None] | None]],
-    stack: ExitStack,
-    clusters: list[Any],
-) -> SlideResult:
-    if not row.mask or not row.out:
-        raise BadInput("mask and out must be given")
-    own = {name.replace("-", "_"): convert(name, text) for name, text in row.options.items()}
-    mine = replace(replace(options, report=None), **own)
-    target = Target.of(row.out, folder=mine.scratch)
-    if not (mine.overwrite or mine.fresh) and target.exists() and not _is_begun(target, mine):
-        return SlideResult(row.line, row.mask, row.out, "exists")
-    prepared = prepare(row.mask, row.out, mine)
-    if prepared.where != "threads" and not clusters:
-        from safron.engine.execution.dask_cluster import open_cluster
+@dataclass
+class _ListRenderer:
+    """Renders single rows. The cluster is opened for the first row that needs it and kept for the others."""
 
-        clusters.append(stack.enter_context(open_cluster(placement_of(prepared.options))))
-    cluster = clusters[0] if clusters else None
-    with open_runner(prepared, cluster) as (settled, runner), watch(settled) as advance:
-        report = run(settled, runner, progress=advance)
-    return SlideResult(row.line, row.mask, row.out, "done", report=report)
+    options: RenderOptions
+    convert: Convert
+    watch: Watch
+    stack: ExitStack
+    cluster: Any = None
+
+    def render(self, row: Row) -> SlideResult:
+        if not row.mask or not row.out:
+            raise BadInput("mask and out must be given")
+        own = {name.replace("-", "_"): self.convert(name, text) for name, text in row.options.items()}
+        options = replace(replace(self.options, report=None), **own)
+        target = Target.of(row.out, folder=options.scratch)
+        if (
+            not (options.overwrite or options.fresh)
+            and target.exists()
+            and not _is_unfinished(target, options)
+        ):
+            return SlideResult(row.line, row.mask, row.out, "exists")
+        prepared = prepare(row.mask, row.out, options)
+        if prepared.where != "threads" and self.cluster is None:
+            from safron.engine.execution.dask_cluster import open_cluster
+
+            self.cluster = self.stack.enter_context(open_cluster(placement_of(prepared.options)))
+        with open_runner(prepared, self.cluster) as (settled, runner), self.watch(settled) as advance:
+            report = run(settled, runner, progress=advance)
+        return SlideResult(row.line, row.mask, row.out, "done", report=report)
 
 
-def _is_begun(target: Target, options: RenderOptions) -> bool:
-    """Whether a run was begun that is not done, be it that it has only to clean up; leavings of a removal are none."""
+def _is_unfinished(target: Target, options: RenderOptions) -> bool:
+    """Whether a run of this slide still has something to do, if only to clean up; remains of a removal do not count."""
     folder = scratch_path(target, options.scratch)
     return bool(recorded(folder)) or Finished.of(target, folder) is not None
 
 
 def write_results(path: Path, results: Iterable[SlideResult]) -> None:
-    """Write what became of all slides as JSON."""
-    slides = [asdict(result) for result in results]
+    """Write the outcome of all slides as JSON."""
+    slides = [asdict(result) | {"report": result.report and result.report.values()} for result in results]
     counts = {
         state: sum(slide["state"] == state for slide in slides) for state in ("done", "exists", "failed")
     }

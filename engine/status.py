@@ -1,4 +1,4 @@
-"""How far is an interrupted, or a running, render of this slide?"""
+"""How far is a running or interrupted render of this slide?"""
 
 from __future__ import annotations
 
@@ -23,13 +23,20 @@ class RenderStatus:
 
     Attributes
     ----------
-    out : the slide.
-    state : "finished", "running" or "interrupted".
-    holder : who renders it now, or None.
-    blocks, all_blocks : finished, and of the whole slide.
-    patches, all_patches : made by finished boundaries and blocks, and of the whole slide.
-    written_bytes : of the unfinished slide, or of the finished one.
-    begun : when it was begun, by the clock of the disk it lies on: ISO 8601.
+    out
+        The slide.
+    state
+        "finished", "running" or "interrupted".
+    holder
+        The process that is rendering it, or None.
+    blocks, all_blocks
+        Finished blocks, and all blocks of the slide.
+    patches, all_patches
+        Patches of finished tasks, and all patches of the slide.
+    written_bytes
+        Size of the slide so far.
+    begun
+        Start of the render, by the clock of the disk with the scratch: ISO 8601; None if it is finished.
     """
 
     out: str
@@ -43,36 +50,38 @@ class RenderStatus:
     begun: str | None
 
     def line(self) -> str:
-        """Say it to a person."""
+        """Return the status in one line."""
         if self.state == "finished":
             return f"{self.out}: finished, {self.written_bytes / 1e6:.1f} MB"
         share = 100 * self.patches / max(1, self.all_patches)
-        what = {
+        state = {
             "running": f"running, {self.holder}",
-            "interrupted": "interrupted; the command that began it continues it",
+            "interrupted": "interrupted; the same command continues",
         }[self.state]
         return (
             f"{self.out}: {self.blocks} of {self.all_blocks} blocks, {self.patches} of {self.all_patches} patches "
-            f"({share:.0f} %), {self.written_bytes / 1e6:.1f} MB, begun {self.begun}; {what}"
+            f"({share:.0f} %), {self.written_bytes / 1e6:.1f} MB, begun {self.begun}; {state}"
         )
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the status as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def render_status(out: str | Path, *, scratch: str | Path | None = None) -> RenderStatus:
-    """Look at what a render has left so far; nothing is changed.
+    """Find out how far a render is; nothing is changed.
 
     Parameters
     ----------
-    out : the slide, as it was given to the render.
-    scratch : the folder for scratch, where the render was given one.
+    out
+        The slide, as given to the render.
+    scratch
+        The scratch folder, if the render was given one.
 
     Raises
     ------
     BadInput
-        When nothing of this slide is there.
+        There is no trace of a render of this slide.
     """
     target = Target.of(out, folder=scratch)
     folder = scratch_path(target, scratch)
@@ -82,14 +91,15 @@ def render_status(out: str | Path, *, scratch: str | Path | None = None) -> Rend
         size = target.size()
         if size is None and runs is None:
             raise BadInput(
-                f"--status {target.name}: no render of it was begun here; with --scratch, give that, too"
+                f"--status {target.name}: there is no finished or unfinished render of it; "
+                "if it was started with --scratch, pass that too"
             )
         state: Literal["finished", "running"] = "finished" if runs is None else "running"
         return RenderStatus(target.name, state, runs, 0, 0, 0, 0, size or 0, None)
     journal = Scratch(folder).journal
     entries = list(read_journal(journal)) if journal.is_file() else []
     patches = {(entry.kind, entry.index): entry.run + entry.painted for entry in entries}
-    begun = datetime.fromtimestamp((folder / "weights").stat().st_mtime).astimezone()
+    begun = datetime.fromtimestamp((folder / "zarr.json").stat().st_mtime).astimezone()
     return RenderStatus(
         out=target.name,
         state="running" if runs else "interrupted",

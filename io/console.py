@@ -1,8 +1,10 @@
-"""How do our programs talk? Warnings and failures are one line each on stderr, and an exit code says whose fault it was."""
+"""How do our programs print? Warnings and errors are one line each on stderr; the exit code tells bad input from other failures."""
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 import signal
 import sys
@@ -10,8 +12,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -35,13 +37,13 @@ version_option = click.version_option(
 debug_option = click.option(
     "--debug",
     is_flag=True,
-    expose_value=False,  # `run_program` looks for it, because errors arise before options are read
+    expose_value=False,  # `run_program` looks for it itself, because errors occur before options are parsed
     help="Show the traceback of an error.",
 )
 
 
 class _Positive(click.FloatRange):
-    """A number above 0, and finite: NaN lies on neither side of a bound."""
+    """A finite number above 0. A plain range would accept NaN, which is on neither side of a bound."""
 
     def __init__(self) -> None:
         super().__init__(0, min_open=True)
@@ -57,7 +59,7 @@ POSITIVE = _Positive()
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg] # of click 8.5 on
-    """A value that a function reads from text, or refuses with ValueError."""
+    """A value that a function parses from text, or refuses with ValueError."""
 
     name = "text"
 
@@ -82,18 +84,26 @@ def option(
     parse: Callable[[str], Any] | None = None,
     **more: Any,
 ) -> Callable[[Command], Command]:
-    """Make an option whose help says its default.
+    """Make an option whose help shows its default.
 
     Parameters
     ----------
-    name : with its dashes.
-    text : what it does, with its unit.
-    metavar : stands for the value in help.
-    called : the function's parameter, where it has another name.
-    default : the value where it is not given.
-    shown : says the default in words.
-    parse : turns text into the value, or raises ValueError.
-    **more : of `click.option`.
+    name
+        Name with dashes.
+    text
+        Description with unit.
+    metavar
+        Placeholder for the value in help.
+    called
+        Name of the function's parameter, if it differs.
+    default
+        Default value.
+    shown
+        The default in words.
+    parse
+        Turns text into the value, or raises ValueError.
+    **more
+        Passed to `click.option`.
     """
     names = (name, called) if called else (name,)
     if more.get("is_flag"):
@@ -106,13 +116,13 @@ def option(
 
 
 def options_of(kind: type) -> Callable[[Command], Command]:
-    """Make an option of every field of a dataclass that was declared with `safron.io.fields.setting`, in their order."""
+    """Make an option of each field of a dataclass that is declared with `safron.io.fields.setting`, in order."""
 
     def add(command: Command) -> Command:
         for name, hint, default, said in reversed([*settings(kind)]):
             more: dict[str, Any] = {"parse": said.parse} if said.parse else _click_type(hint)
             if said.parse and default is not None:
-                default = said.shown or str(default)  # as a user would write it
+                default = said.shown or str(default)  # as a user would type it
             shown = None if default == said.shown else said.shown
             command = option(
                 f"--{name.replace('_', '-')}", said.text, said.metavar, default=default, shown=shown, **more
@@ -123,7 +133,7 @@ def options_of(kind: type) -> Callable[[Command], Command]:
 
 
 def _click_type(hint: Any) -> dict[str, Any]:
-    """What click should make of the text for an annotation."""
+    """Return the arguments of `click.option` that parse text as an annotation says."""
     kind = next(one for one in members(hint) if one is not NoneType)
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if kind is bool:
@@ -134,7 +144,7 @@ def _click_type(hint: Any) -> dict[str, Any]:
 
 
 def options_table(command: click.Command) -> str:
-    """Make the table of a command's options, in Markdown."""
+    """Return the table of a command's options in Markdown."""
     context = click.Context(command)
     rows = [("option", "default", "what it does"), ("---", "---", "---")]
     for param in command.params:
@@ -153,19 +163,24 @@ def options_table(command: click.Command) -> str:
 def progress(
     total: float | None, unit: str, *, also: tuple[float, str] | None = None, ending: bool = False
 ) -> Iterator[Advance]:
-    """Show on stderr how far a program is: a bar on a terminal, elsewhere a line every ten seconds.
+    """Show progress on stderr: a bar on a terminal, a line every ten seconds elsewhere.
 
     Parameters
     ----------
-    total : units in all, or None where that is not known.
-    unit : what is counted, in the plural.
-    also : a second unit of the rate, as ``(0.07, "Mpx")`` for megapixels a patch.
-    ending : leave the finished bar, and print a line of the last unit however soon it comes.
+    total
+        Number of units, or None if unknown.
+    unit
+        What is counted, in the plural.
+    also
+        A second unit for the rate, such as ``(0.07, "Mpx")`` for megapixels per patch.
+    ending
+        Keep the finished bar on screen, or always print a line after the last unit.
 
     Yields
     ------
-    A function of how many units were done and, where given, a note to show behind them; any thread may call it.
-    The first call brings the units of an earlier run, which took no time now.
+    advance : Callable[..., None]
+        Takes the number of units done and optionally a note to show after them. Any thread may call it. The first call
+        reports the units of an earlier run, which do not count for the rate.
     """
     rates = ((1.0, unit), also) if also else ((1.0, unit),)
     of = "" if total is None else f"/{total:.0f}"
@@ -210,38 +225,138 @@ def progress(
         yield advance
 
 
+SIGNALS: tuple[int, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals that ask a program to end. They are treated alike; Windows has no SIGHUP."""
+
+REPEAT_SECONDS = 1.0
+"""Signals that follow the first one within this time count as one: Ctrl-C pressed twice, or sent to a whole group."""
+
+
 @dataclass
 class _Interruption:
-    """Whether a signal asked this process to end, and what it leaves behind then; one a process, as signals are."""
+    """How this process ends; there is one, as for signals.
 
-    asked: bool = False
+    Attributes
+    ----------
+    program
+        Its name.
+    asked
+        Whether a signal asked it to end, and when.
+    leaves
+        What it leaves behind then.
+    own
+        Whether the process is the program's own, so that it may be ended at any moment.
+    begun
+        Whether there is anything that an interruption must tidy up.
+    untold
+        Held once the last line is printed: the main thread and another may want to.
+    """
+
+    program: str = ""
+    asked: float | None = None
     leaves: str = ""
+    own: bool = False
+    begun: bool = True
+    untold: threading.Lock = field(default_factory=threading.Lock)
 
 
 _interruption = _Interruption()
 
 
+def own_process(program: str, leaves: str) -> None:
+    """Say that this process does nothing but run a program.
+
+    Until `begin` is called a signal ends it at once, and later a second one does.
+    """
+    _interruption.program, _interruption.leaves = program, leaves
+    _interruption.own, _interruption.begun = True, False
+    _note_interruptions()
+
+
+def begin() -> None:
+    """Let signals raise KeyboardInterrupt from now on, so that what is begun can be tidied up."""
+    _interruption.begun = True
+
+
+def say_last(line: str | None) -> None:
+    """Print the last line of this process on stderr, that of an interruption if it is None; only the first call prints."""
+    if _interruption.untold.acquire(blocking=False):
+        text = f"interrupted; {_interruption.leaves}" if line is None else line
+        click.echo(f"{_interruption.program}: {' '.join(text.split())}", err=True)
+
+
 def say_if_interrupted(leaves: str) -> None:
-    """Change what is said of an interruption from now on."""
+    """Change the message that is printed after an interruption from now on."""
     _interruption.leaves = leaves
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    # Noted as well as raised: what breaks off the import of an extension module comes out as ImportError.
-    _interruption.asked = True
+def _interrupt(number: int, frame: Any) -> None:
+    now, first = time.monotonic(), _interruption.asked
+    # Noted as well as raised: an interrupted import of an extension module comes out as ImportError.
+    _interruption.asked = now if first is None else first
+    if first is not None and now - first < REPEAT_SECONDS:
+        return
+    if _interruption.own and (first is not None or not _interruption.begun):
+        say_last(None)
+        os._exit(INTERRUPTED)
     raise KeyboardInterrupt
 
 
 def _note_interruptions() -> None:
-    """Note the signals that raise KeyboardInterrupt; what ignores or handles one otherwise stays."""
+    """Note the signals that raise KeyboardInterrupt; one that is ignored or handled otherwise stays so."""
     with suppress(ValueError):  # not in the main thread: then no signal comes here either
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             if signal.getsignal(number) is signal.default_int_handler:
                 signal.signal(number, _interrupt)
 
 
+class _Stream:
+    """A standard stream whose other end may close: what is printed then is lost, and that is no failure of the program."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, or nothing if nobody reads it."""
+        with self._lost():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written."""
+        with self._lost():
+            self._stream.flush()
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):
+                raise
+            with suppress(
+                OSError, ValueError
+            ):  # else Python fails on what is left in the buffer, and exits with 120
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _lasting_streams() -> Iterator[None]:
+    """Print to streams that may be closed at any time."""
+    with ExitStack() as stack:
+        for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
+            if stream is not None:
+                stack.enter_context(redirect(_Stream(stream)))
+        yield
+
+
 class Program(click.Command):
-    """A command whose Ctrl-C is left to `run_program` to tell of: click itself would print an empty line first."""
+    """A command that leaves Ctrl-C to `run_program`: click itself would print an empty line first."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -252,7 +367,7 @@ class Program(click.Command):
 
 
 class ProgramGroup(Program, click.Group):
-    """The same for a program that has commands."""
+    """The same for a program with subcommands."""
 
 
 def run_program(
@@ -262,16 +377,28 @@ def run_program(
     *,
     interrupted: str = "nothing was written",
 ) -> NoReturn:
-    """Run a command line; every failure is one line on stderr and an exit code, with a traceback only for ``--debug``.
+    """Run a command line. Every failure is one line on stderr and an exit code, with a traceback only for ``--debug``.
 
     Parameters
     ----------
-    command : what click made of the options.
-    name : of the program.
-    args : what follows the name on the command line; None takes it from there.
-    interrupted : what Ctrl-C leaves behind, until `say_if_interrupted` says otherwise.
+    command
+        The click command.
+    name
+        Name of the program.
+    args
+        Arguments after the name; None takes those of the command line.
+    interrupted
+        The message after Ctrl-C, until `say_if_interrupted` changes it.
     """
-    _interruption.asked, _interruption.leaves = False, interrupted
+    with _lasting_streams():
+        _run_program(command, name, args, interrupted)
+
+
+def _run_program(command: click.Command, name: str, args: Sequence[str] | None, interrupted: str) -> NoReturn:
+    own = _interruption.own
+    if not own:
+        _interruption.asked, _interruption.untold = None, threading.Lock()
+    _interruption.program, _interruption.leaves = name, interrupted
     _note_interruptions()
     try:
         code = command.main(args, prog_name=name, standalone_mode=False)
@@ -282,18 +409,22 @@ def run_program(
         if "--debug" in (sys.argv if args is None else args) and not isinstance(error, click.ClickException):
             traceback.print_exc()
         words, code = _last_words(error, name)
-        click.echo(f"{name}: {' '.join(words.split())}", err=True)
+        say_last(words)
+    if own:  # what is left takes no time, and an interruption of it would be a traceback
+        with suppress(ValueError):
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def warn(name: str, text: str) -> None:
-    """Say something that the user of a program should know, in one line on stderr."""
+    """Print a warning as one line on stderr."""
     click.echo(f"{name}: warning: {' '.join(text.split())}", err=True)
 
 
 def _last_words(error: BaseException, name: str) -> tuple[str, int]:
-    """What to say of a failure, and the exit code that goes with it."""
-    if _interruption.asked or isinstance(error, click.Abort | KeyboardInterrupt):
+    """Return the message for a failure, and its exit code."""
+    if _interruption.asked is not None or isinstance(error, click.Abort | KeyboardInterrupt):
         return f"interrupted; {_interruption.leaves}", INTERRUPTED
     if isinstance(error, click.ClickException):
         called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
@@ -301,6 +432,6 @@ def _last_words(error: BaseException, name: str) -> tuple[str, int]:
     if isinstance(error, SafronError):
         return f"error: {error}", error.exit_code
     if isinstance(error, OSError) and error.filename is not None:
-        return f"error: {error.filename}: {error.strerror}; make room or choose another path", 1
+        return f"error: {error.filename}: {error.strerror}; free space or choose another path", 1
     first = (str(error).splitlines() or [""])[0]
-    return f"error: {type(error).__name__}: {first} (--debug shows where)", 1
+    return f"error: {type(error).__name__}: {first} (--debug shows the traceback)", 1

@@ -57,12 +57,18 @@ def convert(
 
     Parameters
     ----------
-    plain : dictionaries, lists, texts and numbers, as JSON and YAML have them; NumPy's numbers are taken, too.
-    kind : a dataclass, a `msgspec.Struct`, or any annotation of plain types, `Path` among them.
-    source : where the value comes from, such as the name of a file; messages begin with it.
-    then : what to do where the value is wrong; messages end with it.
-    loose : pass over names that a class does not have, where it is no Struct that forbids them.
-    strict : refuse numbers in quotes.
+    plain
+        Dictionaries, lists, texts and numbers, as JSON and YAML have them; NumPy's numbers are taken, too.
+    kind
+        A dataclass, a `msgspec.Struct`, or any annotation of plain types, `Path` among them.
+    source
+        Where the value comes from, such as the name of a file; messages begin with it.
+    then
+        What to do where the value is wrong; messages end with it.
+    loose
+        Pass over names that a class does not have, where it is no Struct that forbids them.
+    strict
+        Refuse numbers in quotes.
 
     Raises
     ------
@@ -88,9 +94,14 @@ def fit(value: Any, kind: Any, name: str) -> Any:
 
     Parameters
     ----------
-    value : anything; a value of another type that means the same is taken, such as NumPy's numbers or any path-like.
-    kind : an annotation. A class with a static method ``fits`` decides for itself, and its ``words`` are its name.
-    name : how messages call it, such as ``--tile``.
+    value
+        Anything; a value of another type that means the same is taken, such as NumPy's numbers or any
+        path-like.
+    kind
+        An annotation. A class with a static method ``fits`` decides for itself, and its ``words`` are its
+        name.
+    name
+        How messages call it, such as ``--tile``.
 
     Raises
     ------
@@ -112,10 +123,14 @@ class Setting(NamedTuple):
 
     Attributes
     ----------
-    text : what it does, with its unit.
-    metavar : stands for the value in help.
-    shown : the default in words; None shows the value itself.
-    parse : turns the command line's text into the value, or raises ValueError; None goes by the annotation.
+    text
+        What it does, with its unit.
+    metavar
+        Stands for the value in help.
+    shown
+        The default in words; None shows the value itself.
+    parse
+        Turns the command line's text into the value, or raises ValueError; None goes by the annotation.
     """
 
     text: str

@@ -79,8 +79,10 @@ def read_text(path: Path | str, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
     Parameters
     ----------
-    path : a regular file.
-    max_bytes : largest size, after unpacking.
+    path
+        A regular file.
+    max_bytes
+        Largest size, after unpacking.
 
     Raises
     ------
@@ -114,12 +116,18 @@ def parse_text(
 
     Parameters
     ----------
-    path : JSON, YAML, CSV or another text file.
-    reader : turns the text into what is needed, and may raise any exception. `BadInput` is passed on as it is.
-    kind : how the message calls the form, such as "JSON".
-    remedy : what the user should do.
-    name : what precedes the path in messages, such as "palette ".
-    max_bytes : see `read_text`.
+    path
+        JSON, YAML, CSV or another text file.
+    reader
+        Turns the text into what is needed, and may raise any exception. `BadInput` is passed on as it is.
+    kind
+        How the message calls the form, such as "JSON".
+    remedy
+        What the user should do.
+    name
+        What precedes the path in messages, such as "palette ".
+    max_bytes
+        See `read_text`.
 
     Raises
     ------
@@ -158,16 +166,23 @@ def output(
 
     Parameters
     ----------
-    out : the file, or folder, to make.
-    overwrite : whether something of the same kind that exists there may be replaced.
-    endings : allowed endings of the name, in lower case, such as ``(".json",)``; any where empty. This keeps an output
-        from replacing a file of another kind.
-    name : the option that asks for the output, for messages, such as "--report ".
-    folder : make a folder. The caller decides whether an existing one may be replaced.
+    out
+        The file, or folder, to make.
+    overwrite
+        Whether something of the same kind that exists there may be replaced.
+    endings
+        Allowed endings of the name, in lower case, such as ``(".json",)``; any where empty. This keeps an
+        output from replacing a file of another kind.
+    name
+        The option that asks for the output, for messages, such as "--report ".
+    folder
+        Make a folder. The caller decides whether an existing one may be replaced.
 
     Yields
     ------
-    part : where to write; beside `out`, so that it lies on the same disk. A folder exists already, a file does not.
+    Path
+        Where to write; beside `out`, so that it lies on the same disk. A folder exists already, a file does
+        not.
 
     Raises
     ------

@@ -13,10 +13,15 @@ class Label:
 
     Attributes
     ----------
-    value : 0..255 in the mask.
-    name : tissue component.
-    color : RGB that stands for it in colour-coded masks.
-    fill : RGB of background: windows that hold only such labels are filled with it and never sent to the generator.
+    value
+        0..255 in the mask.
+    name
+        Tissue component.
+    color
+        RGB that stands for it in colour-coded masks.
+    fill
+        RGB of background: windows that hold only such labels are filled with it and never sent to the
+        generator.
     """
 
     value: Byte

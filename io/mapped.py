@@ -18,8 +18,10 @@ def spill(arrays: Iterable[npt.NDArray[Any]], folder: Path | None = None) -> tup
 
     Parameters
     ----------
-    arrays : of any shapes and types; each is dropped before the next is asked for.
-    folder : on whose disk the file lies; it need not exist yet. By default that of temporary files.
+    arrays
+        Of any shapes and types; each is dropped before the next is asked for.
+    folder
+        On whose disk the file lies; it need not exist yet. By default that of temporary files.
 
     Raises
     ------

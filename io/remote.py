@@ -33,9 +33,12 @@ class Target:
 
     Attributes
     ----------
-    name : as the user gave it.
-    local : path of the slide, or the one that it would have if it were local; unfinished files lie beside it.
-    url : where the finished slide is uploaded; None for a local slide.
+    name
+        As the user gave it.
+    local
+        Path of the slide, or the one that it would have if it were local; unfinished files lie beside it.
+    url
+        Where the finished slide is uploaded; None for a local slide.
     """
 
     name: str
@@ -89,6 +92,17 @@ class Target:
                 f"{self.name}: the store does not answer ({one_line(error)}); check address and credentials"
             ) from error
 
+    def check(self, *, overwrite: bool) -> None:
+        """Raise `BadInput` unless a slide can be put there, as far as can be told beforehand."""
+        if self.url is None:
+            files.check_output_path(self.local, overwrite=overwrite)
+            return
+        fs, bucket = _open(self.url)
+        # First, so that a store that does not answer is not taken for one without the bucket.
+        if self.exists() and not overwrite:
+            raise BadInput(f"{self.url}: exists already; pass --overwrite to replace it")
+        _require_bucket(fs, bucket, self.url)
+
     def send(self, *, overwrite: bool) -> None:
         """Upload the finished file, `part`, to the URL, and delete it here.
 
@@ -111,13 +125,13 @@ class Target:
             except Exception as error:
                 if not tries_left:
                     raise Failed(
-                        f"{self.name}: the store does not take the slide ({one_line(error)}); "
-                        "nothing stands there, and the same command sends it again"
+                        f"{self.name}: the store refuses the slide ({one_line(error)}); "
+                        "nothing was stored, and the same command sends it again"
                     ) from error
                 time.sleep(1.0)
         sent, here = self.size(), self.part.stat().st_size
         if sent != here:
-            raise Failed(f"{self.name}: {sent} of {here} bytes arrived; run the same command again")
+            raise Failed(f"{self.name}: only {sent} of {here} bytes arrived; run the same command again")
         self.part.unlink()
 
 
@@ -135,17 +149,6 @@ def cache_folder() -> Path:
 def _store(url: str) -> tuple[Any, str]:
     fs, path = fsspec.url_to_fs(url)
     return fs, str(path)
-
-
-def check_address(target: Target, *, overwrite: bool) -> None:
-    """Raise `BadInput` unless a slide can be uploaded to the target's URL, as far as can be told beforehand."""
-    url = target.url
-    assert url is not None
-    fs, bucket = _open(url)
-    # First, so that a store that does not answer is not taken for one without the bucket.
-    if target.exists() and not overwrite:
-        raise BadInput(f"{url}: exists already; pass --overwrite to replace it")
-    _require_bucket(fs, bucket, url)
 
 
 def check_folder(url: str) -> None:
@@ -173,7 +176,7 @@ def _open(url: str) -> tuple[Any, str]:
 def _require_bucket(fs: Any, bucket: str, url: str) -> None:
     if _protocol(fs) in _ATOMIC - {"memory"} and not fs.exists(bucket):
         raise BadInput(
-            f"{url}: there is no bucket {bucket!r}, or it may not be seen; make it first, or check credentials"
+            f"{url}: there is no bucket {bucket!r}, or you may not see it; make it first, or check credentials"
         )
 
 

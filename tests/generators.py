@@ -60,7 +60,7 @@ class SmallGpu(RampModel):
 
 
 class NamedGpu(SmallGpu):
-    """Writes into a file which thread of which process ran a batch that is not of the trial.
+    """Writes into a file which thread of which process ran a batch that is not of the warm-up.
 
     Parameters
     ----------

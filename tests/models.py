@@ -23,14 +23,14 @@ class RampModel:
     """
 
     device = "cpu"
-    integral = False
+    returns_uint8 = False
 
     def __init__(
         self, *, tile: int = 64, context: int = 4, outside: int | None = None, noise: bool = True
     ) -> None:
         scales = (1, 8) if noise else ()
         self.card = Card(
-            "ramp", tile, context, LABELS, tile_multiple=1, outside=outside, noise_scales=scales, mpp=0.5
+            "ramp", tile, context, LABELS, tile_multiple=1, outside=outside, noise_scales=scales, mpp=1.0
         )
         self.sha256 = hashlib.sha256(b"ramp").hexdigest()
         self.calls = 0

@@ -31,9 +31,9 @@ paint = IdentityModel.__call__
 
 def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
     """Sleep, count, paint."""
-    time.sleep(SECONDS * len(labels))
+    time.sleep(SECONDS)
     with Path("count").open("ab") as file:
-        file.write(bytes(len(labels)))
+        file.write(bytes(1))
     return paint(self, labels, noise)
 
 

@@ -37,8 +37,8 @@ def on_patch(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None] = lambd
     paint = IdentityModel.__call__
 
     def watched(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
-        act(len(made))  # the first is the trial
-        made.extend(range(len(labels)))
+        act(len(made))  # the first is the warm-up
+        made.append(len(made))  # a call is a patch, with --batch 1; the warm-up's has it twice
         return paint(self, labels, noise)
 
     monkeypatch.setattr(IdentityModel, "__call__", watched)

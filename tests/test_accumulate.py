@@ -75,7 +75,9 @@ def test_patches_side_by_side_are_added_as_one_by_one(
     taper: Any, overlap: int, height: int, width: int
 ) -> None:
     grid = PatchGrid(height, width, 64, overlap, 0)
-    blend = Blend(grid, Taper(taper), choose_bits(PatchGrid(1, 1, 64, 20, 0), Taper(taper), integral=True))
+    blend = Blend(
+        grid, Taper(taper), choose_bits(PatchGrid(1, 1, 64, 20, 0), Taper(taper), returns_uint8=True)
+    )
     window = Window(11, 23, height - 30, width - 41)
     rng = np.random.default_rng(overlap)
     single, rows = Accumulator(window, blend), Accumulator(window, blend)

@@ -56,7 +56,7 @@ class ByHand:
     """The same network called as its makers would: RGB in -1..1 in, an image in -1..1 out, one at a time."""
 
     device = "cpu"
-    integral = False
+    returns_uint8 = False
 
     def __init__(self, path: Path, card: Card, crop: int = 0) -> None:
         import onnxruntime
@@ -95,7 +95,7 @@ def test_pix2pix_renders_with_a_card_beside_it(tmp_path: Path, context: int, cro
         tile=tile,
         overlap=12,
         weights=taper.weights(tile=tile, overlap=12),
-        bits=choose_bits(grid, taper, integral=False),
+        bits=choose_bits(grid, taper, returns_uint8=False),
     )
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "s.tiff", level=0), expected)
     assert expected.std() > 10

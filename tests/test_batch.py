@@ -63,7 +63,7 @@ def test_a_line_that_fails_does_not_stop_the_others(here: Path, capfd: pytest.Ca
         (
             "1/6 1.svs: mask none.zarr: there is no such file or folder",
             "2/6 2.svs: Invalid value for '--seed': 'x' is not a valid integer",
-            "4/6 3.svs: 3.svs: is OUT of line 4, too",
+            "4/6 3.svs: 3.svs: line 4 has the same OUT; give another name",
             "5/6 5.svs: mask and out must be given",
             "6/6 6.jpg: 6.jpg: a slide's name must end in",
             "--slides list.csv: 5 of 6 slides failed; the same command tries them again",
@@ -92,7 +92,7 @@ def test_the_same_command_goes_on_with_a_list(here: Path, capfd: pytest.CaptureF
     assert [slide["state"] for slide in json.loads(Path("r.json").read_text())["slides"]] == ["done"]
     outcome = run_cli(capfd, args + "--report s.json")
     assert outcome.code == 0
-    assert outcome.out.startswith("1/2 a.svs: exists already, passed over\n2/2 b.svs: done")
+    assert outcome.out.startswith("1/2 a.svs: already exists, skipped\n2/2 b.svs: done")
     report = json.loads(Path("s.json").read_text())["slides"][1]["report"]
     assert report["resumed"] > 0
     assert report["digest"] == render_cli(capfd, f"b.zarr alone.svs {OPTIONS}")["digest"]
@@ -106,7 +106,7 @@ def test_what_a_finished_slide_left_behind_does_not_make_it_unfinished(
     assert run_cli(capfd, args).code == 0
     Path(left).mkdir(parents=True)
     outcome = run_cli(capfd, args)
-    assert (outcome.code, outcome.out, outcome.err) == (0, "1/1 a.svs: exists already, passed over\n", "")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "1/1 a.svs: already exists, skipped\n", "")
 
 
 def test_a_slide_whose_run_was_killed_while_it_cleaned_up_is_cleaned_up(
@@ -150,19 +150,34 @@ def test_batch_with_a_file_is_a_list(here: Path, capfd: pytest.CaptureFixture[st
     assert run_cli(capfd, args).out.startswith("1/1 a.svs: done")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"], ids=["semicolon", "tab"])
+def test_lists_of_spreadsheets_are_read(
+    separator: str, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where numbers have a decimal comma, Excel separates cells by semicolons; pasted cells have tabs."""
+    rows = ("mask", "out", "region"), ("a.zarr", "a.svs", '"0,0,99,77"')
+    args = write_list("\r\n".join(separator.join(row) for row in rows))
+    assert run_cli(capfd, args).out.startswith("1/1 a.svs: done, 99 x 77 px")
+
+
 REFUSED = [
+    ("mask,out\n", "", "--slides list.csv: lists no slide; add a line for each below the header"),
     ("mask,slide\n", "", "--slides list.csv: its first line must name the columns, mask and out among them"),
     ("", "", "--slides list.csv: its first line must name the columns"),
-    ("mask,out,colour\n", "", "--slides list.csv: column 'colour' is no option of a slide"),
+    (
+        "mask,out,colour\n",
+        "",
+        "--slides list.csv: unknown column 'colour'; use the name of a safron-render option",
+    ),
     ("mask,out,workers\n", "", "--slides list.csv: workers is the same for all slides; give it as --workers"),
     ("mask,out,mask\n", "", "--slides list.csv: two columns are called 'mask'"),
-    ("mask,out\na.zarr\n", "", "--slides list.csv, line 2: has not as many cells"),
-    ("mask,out\na.zarr,b,c\n", "", "--slides list.csv, line 2: has not as many cells"),
-    ("mask,out\n", "a.zarr", "--slides: MASK and OUT are not given beside it"),
-    ("mask,out\n", "--dry-run", "--slides: --dry-run is for one slide"),
-    ("mask,out\n", "--status a.svs", "--slides and --status: give one of them"),
+    ("mask,out\na.zarr\n", "", "--slides list.csv, line 2: must have as many cells"),
+    ("mask,out\na.zarr,b,c\n", "", "--slides list.csv, line 2: must have as many cells"),
+    ("mask,out\n", "a.zarr", "--slides: leave out MASK and OUT"),
+    ("mask,out\n", "--dry-run", "--slides: --dry-run needs MASK and OUT"),
+    ("mask,out\n", "--status a.svs", "--slides and --status: give only one"),
     ("mask,out\n", "--batch other.csv", "--batch and --slides: both name a list"),
-    ("mask,out\n", "--slides none.csv", "--slides none.csv: cannot read it (No such file or directory)"),
+    ("mask,out\n", "--slides none.csv", "--slides none.csv: No such file or directory; check the path"),
     ("mask,out\n", "--report no/r.json", "--report no/r.json: folder "),
     ("mask,out\n", "--batch many", "'many' is neither a whole number nor a .csv file"),
 ]

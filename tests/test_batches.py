@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 from models import RampModel
 from plans import plan_for
 from safron.engine import RenderOptions, render, rendering
+from safron.engine.execution.batching import Strip
 from safron.engine.execution.device_queue import DeviceQueue, SharedBatches, Stopped
-from safron.engine.generator.halving import Halving
+from safron.engine.generator.model import GeneratorInfo
+from safron.engine.generator.warm_up import warm_up
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.preparation.placement import choose_workers
@@ -55,7 +58,7 @@ class FakeGpu(RampModel):
             time.sleep(self.seconds)
         self.sizes.append(len(labels))
         self.threads.add(threading.current_thread().name)
-        if self.bad is not None and len(self.sizes) > 5 and (labels[:, 0, 0] == self.bad).any():
+        if self.bad is not None and len(self.sizes) > 6 and (labels[:, 0, 0] == self.bad).any():
             raise Failed("generator 'ramp' returned nan")
         image = super().__call__(labels, noise)
         return image if self.same_places else image + np.arange(len(labels))[:, None, None, None] / 64
@@ -89,10 +92,15 @@ def test_a_device_that_is_busy_runs_few_copies(
         out.mkdir()
         report = render(MASK, out / "s.tiff", model=model, batch=16, workers=6, **OPTIONS)
         assert report.digest == digest
-        return sum(model.sizes[5:]) - report.run
+        return sum(model.sizes[6:]) - report.run
 
     shared = copies("shared")
-    monkeypatch.setattr(rendering, "shares_batches", lambda model: False)
+    decide = rendering.open_pool
+    monkeypatch.setattr(
+        rendering,
+        "open_pool",
+        lambda model, info, plan: decide(model, replace(info, same_places=False), plan),
+    )
     assert 0 <= shared < copies("own") / 2
 
 
@@ -187,7 +195,7 @@ def test_each_task_gets_its_own(seed: int) -> None:
                     x = 12 * own.randrange(100)
                     pushed += [(int(label), x + 12 * index) for index, label in enumerate(labels)]
                     windows = np.broadcast_to(labels[:, None, None], (len(labels), SIDE, SIDE))
-                    batches.push(windows, None, first.shift(0, x), deliver)
+                    batches.push(Strip(windows, None, first.shift(0, x), 12, deliver))
                     if own.random() < 0.03:
                         raise KeyError("gives up")
         except (KeyError, Failed):
@@ -211,7 +219,8 @@ def test_who_waits_when_the_queue_ends_is_told() -> None:
 
     def task() -> None:
         with SharedBatches(queue, Tally(), lambda count: None) as batches:
-            batches.push(np.zeros((3, SIDE, SIDE), np.uint8), None, Window(0, 0, 16, 16), lambda *_: None)
+            windows = np.zeros((3, SIDE, SIDE), np.uint8)
+            batches.push(Strip(windows, None, Window(0, 0, 16, 16), 12, lambda *_: None))
 
     model: Any = slow
     queue = DeviceQueue(model, a_plan(batch=4))
@@ -227,12 +236,11 @@ def test_who_waits_when_the_queue_ends_is_told() -> None:
     assert not ending.is_alive()
 
 
-def test_a_trial_sees_whether_places_matter() -> None:
-    labels = np.random.default_rng(0).integers(0, 3, (5, 72, 72), np.uint8)
-    for same in (True, False):
-        model = Halving(FakeGpu(same_places=same))
-        model.rehearse(labels, np.zeros((5, 2, 72, 72), np.float32))
-        assert model.rehearsed.same_places is same
+@pytest.mark.parametrize("same", [True, False])
+def test_the_warm_up_sees_whether_places_matter(same: bool) -> None:
+    model = FakeGpu(same_places=same)
+    plan = plan_for(400, 400, tile=64, overlap=4, block=256, slide_tile=64, batch=5, noise_scales=(1, 8))
+    assert warm_up(model, GeneratorInfo.of(model), plan).info.same_places is same
 
 
 def test_memory_of_batches_does_not_grow_with_workers(tmp_path: Path) -> None:
@@ -243,7 +251,9 @@ def test_memory_of_batches_does_not_grow_with_workers(tmp_path: Path) -> None:
         for n in (5, 25)
     )
     more = many.projected_bytes - few.projected_bytes - 20 * few.plan.worker_bytes()
-    assert abs(more) < 3 * few.plan.batch_bytes(integral=False), "25 batches of their own would be 20 more"
+    assert abs(more) < 3 * few.plan.batch_bytes(returns_uint8=False), (
+        "25 batches of their own would be 20 more"
+    )
 
 
 def test_an_interrupt_on_a_thread_ends_the_render(tmp_path: Path) -> None:

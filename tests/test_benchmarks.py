@@ -42,14 +42,14 @@ def tiny(here: Path) -> Path:
 
 def test_limit_of_the_engine_alone(run: Run) -> None:
     (row,) = run("limit --model identity --side 600")["rows"]
-    assert row["run"] + row["painted"] == 9
+    assert row["generated"] + row["filled"] == 9
     assert row["tiles"] > 0
     assert min(row["chain_s"], row["share"], row["floor_s"]["encode"], row["floor_s"]["read"]) > 0
 
 
 def test_limit_of_a_generator(run: Run, tiny: Path) -> None:
     (row,) = run(f"limit --model {tiny} --side 600 --batches 1 --bare 2")["rows"]
-    assert min(row["run"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
+    assert min(row["generated"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
     assert row["chain_s"] is None
 
 
@@ -94,3 +94,14 @@ def test_training(load_bench: Callable[[str], Any], preset: str) -> None:
     assert min(trained["first_step_s"], trained["step_s"], trained["peak_mib"]) > 0
     made = training.time_patches(preset, "tiny", threads=1, calls=1)
     assert 0 < made["engine_patch_s"]["least"] <= made["engine_patch_s"]["median"] < math.inf
+
+
+def test_planted_seams(run: Run) -> None:
+    made = run("planted_seams --generated 1 --side 300 --tile 64 --overlap 12")
+    rows = {(row["planted"], row["jpeg"]): row for row in made["results"]["generated"]}
+    assert (
+        rows["none", False]["found"]
+        == 0
+        < rows["offset 8", True]["found"]
+        == rows["offset 8", True]["images"]
+    )

@@ -1,8 +1,7 @@
 """Whatever is killed, and whenever: the same command again makes the slide of an undisturbed run.
 
-Each run is killed at a moment that its seed decides: the driver, while it works with threads or with worker
-processes, or one of the workers. Drivers are forked from a process that has loaded everything, so that a
-run takes a second.
+The seed decides when a run is killed. Killed is the driver, of threads or of worker processes, or one of the workers.
+Drivers are forked from a process that has loaded everything, so that a run takes a second.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from cases import write_mask
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 
 HEIGHT, WIDTH, PATCHES = 340, 470, 88
-MOST = 6  # patches of one seam or block task
+MOST = 6  # patches of one task
 WORKERS = 2
 ARGS = (
     "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
     f"--device cpu --threads 1 --batch 1 --quiet --workers {WORKERS} --report report.json"
 ).split()
 PROCESSES = [*ARGS, "--executor", "processes"]
-# The driver feeds at most twice the workers and two tasks; any of them may be done and not yet in the journal.
+# At most 2 x workers + 2 tasks are in flight; any of them may be done and not yet in the journal.
 IN_FLIGHT = 2 * WORKERS + 2
 
 
@@ -51,7 +50,7 @@ class Nursery:
         return Render(folder, int(self.process.stdout.readline()), self)
 
     def wait(self, seconds: float) -> int | None:
-        """The exit status of the render, or None while it goes on."""
+        """The exit status of the render, or None while it runs."""
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], seconds)[0]:
             return None
@@ -136,10 +135,10 @@ def test_a_driver_of_processes_is_killed(seed: int, nursery: Nursery, digest: st
 
 
 @pytest.mark.parametrize("seed", range(30, 36))
-def test_a_driver_whose_seams_are_in_memory_is_killed(
+def test_a_driver_whose_boundary_sums_are_in_memory_is_killed(
     seed: int, nursery: Nursery, digest: str, tmp_path: Path
 ) -> None:
-    """Some seams are on disk then, some were never written, and some that were needed are gone."""
+    """Some sums are on disk then, some were never written, and some that were needed are lost."""
     kill_drivers(ARGS, random.Random(seed), nursery, digest, tmp_path, seconds=0.1)
 
 

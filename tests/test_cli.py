@@ -20,6 +20,7 @@ import zarr
 from cases import Expect, ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import protected, read_only_folder, small_disk
 from onnx_models import write_onnx
+from safron.engine.generator import warm_up
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.io import console
 
@@ -108,7 +109,7 @@ REFUSED = [
     ExpectFail(
         "missing mask", "nosuch.zarr out.tiff", ("mask nosuch.zarr: there is no such file or folder",)
     ),
-    ExpectFail("no Zarr", "folder.tiff out.tiff", ("mask folder.tiff: this folder is no Zarr",)),
+    ExpectFail("no Zarr", "folder.tiff out.tiff", ("mask folder.tiff: this folder is not a Zarr",)),
     ExpectFail("no image", "text.txt out.tiff", ("mask text.txt: cannot read it as an image",)),
     ExpectFail("3-D", "three.zarr out.tiff", ("mask three.zarr: its shape is 2 x 150 x 130",)),
     ExpectFail("float labels", "float.zarr out.tiff", ("mask float.zarr: it holds float32",)),
@@ -129,7 +130,7 @@ REFUSED = [
     ExpectFail("unknown codec", "codec.zarr out.tiff", ("mask codec.zarr", "nosuch")),
     # The generator.
     ExpectFail("missing model", "mask.zarr out.tiff --model no.onnx", ("--model no.onnx: no such file",)),
-    ExpectFail("not ONNX", "mask.zarr out.tiff --model not.onnx", ("not.onnx: ONNX Runtime cannot load it",)),
+    ExpectFail("not ONNX", "mask.zarr out.tiff --model not.onnx", ("not.onnx: not an ONNX file",)),
     ExpectFail(
         "no card", "mask.zarr out.tiff --model nocard.onnx", ("nocard.onnx: no generator card in it",)
     ),
@@ -260,7 +261,9 @@ REFUSED = [
     ),
     ExpectFail("preview's folder", "mask.zarr out.tiff --preview no/p.png", ("--preview no/p.png: folder ",)),
     ExpectFail(
-        "preview is OUT", "mask.zarr out.tiff --preview out.tiff", ("--preview out.tiff: is OUT, too",)
+        "preview is OUT",
+        "mask.zarr out.tiff --preview out.tiff",
+        ("--preview out.tiff: OUT has the same name",),
     ),
     ExpectFail("report's folder", "mask.zarr out.tiff --report no/r.json", ("--report no/r.json: folder ",)),
     ExpectFail(
@@ -269,7 +272,9 @@ REFUSED = [
         ("--report folder.tiff: is a folder",),
     ),
     ExpectFail(
-        "report is preview", "mask.zarr out.tiff --preview r --report r", ("--report r: is --preview, too",)
+        "report is preview",
+        "mask.zarr out.tiff --preview r --report r",
+        ("--report r: --preview has the same name",),
     ),
     ExpectFail("scratch", "mask.zarr out.tiff --scratch no", ("--scratch ", "no such folder; make it first")),
     ExpectFail(
@@ -310,6 +315,33 @@ def test_refused_in_one_line_and_nothing_changed(
     assert contents(here) == before
 
 
+PATHS = {
+    "missing mask",
+    "no folder",
+    "exists",
+    "preview exists",
+    "report's folder",
+    "scratch",
+    "foreign scratch",
+    "foreign part",
+}
+
+
+@pytest.mark.parametrize("case", [case for case in REFUSED if case.what in PATHS], ids=lambda case: case.what)
+def test_wrong_paths_are_found_before_the_generator_loads(
+    case: ExpectFail, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*args: Any, **options: Any) -> None:
+        raise AssertionError("a large generator takes seconds to load")
+
+    monkeypatch.setattr("safron.engine.preparation.prepare.load_model", load)
+    check_fail(run_cli(capfd, USUAL + case.args), case)
+
+
+def test_all_kinds_of_paths_are_tested() -> None:
+    assert {case.what for case in REFUSED} >= PATHS
+
+
 def test_an_unknown_label_is_found_before_a_patch_runs(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +349,7 @@ def test_an_unknown_label_is_found_before_a_patch_runs(
     run = OnnxModel.__call__
     monkeypatch.setattr(OnnxModel, "__call__", lambda *args: calls.append(1) or run(*args))
     assert run_cli(capfd, USUAL + "unknown.zarr out.tiff").code == 2
-    assert len(calls) == 1, "the trial"
+    assert len(calls) == 2, "the warm-up, of one patch twice"
 
 
 @pytest.mark.parametrize(
@@ -330,13 +362,17 @@ def test_an_unknown_label_is_found_before_a_patch_runs(
     ids=lambda case: case.what,
 )
 def test_errors_of_worker_threads_are_one_line_too(
-    case: ExpectFail, here: Path, capfd: pytest.CaptureFixture[str]
+    case: ExpectFail, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(warm_up, "_run_twice", lambda *_: None)  # it would find the generator's fault
     check_fail(run_cli(capfd, USUAL + case.args), case)
     assert not Path("out.tiff").exists()
 
 
-def test_what_exists_survives_a_render_that_fails(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_exists_survives_a_render_that_fails(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_up, "_run_twice", lambda *_: None)  # it would find the generator's fault
     before = contents(here)
     failing = USUAL + "mask.zarr exists.tiff --overwrite --preview exists.png --model nan2.onnx"
     check_fail(run_cli(capfd, failing), ExpectFail("", "", ("returned values nan..nan",), code=1))
@@ -401,7 +437,7 @@ def test_faults_of_ours_are_one_line_too(
         raise ZeroDivisionError("first line\nsecond line")
 
     monkeypatch.setattr("safron.engine.preparation.prepare.prepare", broken)
-    case = ExpectFail("", "", ("ZeroDivisionError: first line (--debug shows where)",), code=1)
+    case = ExpectFail("", "", ("ZeroDivisionError: first line (--debug shows the traceback)",), code=1)
     check_fail(run_cli(capfd, USUAL + "mask.zarr out.tiff"), case)
 
 
@@ -446,14 +482,15 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
         "mask.zarr out.tiff --dry-run --batch 3",
         (
             "canvas   130 x 150 px of a mask of 130 x 150 px, 0.5 um/px",
-            "patches  9 of 64 px, overlap 20 flat, context 4: 9 to run, 0 painted as glass",
+            "patches  9 of 64 px, overlap 20 flat, context 4: 9 to generate, 0 to fill as background",
             "blocks   9 (3 x 3) of 64 px, 1 at a time",
             "slide    svs, jpeg, 3 levels, tiles of 64 px, about 0.0 MB",
             "memory   at most ",
-            "MiB of 4096 MiB allowed",
+            "MiB of 4096 MiB allowed: ",
+            " boundary sums + ",
             "scratch  at most ",
             f"MB in {here / 'out.tiff.safron'}",
-            "model    tiny on cpu, 3 patches a call",
+            "model    tiny on cpu, batch size 3",
         ),
     )
     outcome = run_cli(capfd, USUAL + case.args)
@@ -468,7 +505,7 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
     [
         ("--executor processes --workers 3", ", 3 at a time", ""),
         ("--cluster jobs.yaml", ", 20 at a time", ""),
-        ("--scheduler tcp://127.0.0.1:9", ", as many at a time as", " MB more for each block in work"),
+        ("--scheduler tcp://127.0.0.1:9", ", as many at a time as", " MB more for each block in flight"),
     ],
 )
 def test_a_dry_run_says_how_many_blocks_others_work_on(
@@ -523,7 +560,8 @@ def test_scratch_may_be_the_address_of_a_folder(here: Path, capfd: pytest.Captur
 def test_the_report_adds_up(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = render_cli(capfd, USUAL + "mask.zarr out.tiff --seed 3 --scratch .")
     assert (report["width"], report["height"], report["mpp"]) == (WIDTH, HEIGHT, 0.5)
-    assert report["run"] + report["painted"] == report["patches"] == 9
+    assert report["generated"] + report["filled"] == report["patches"] == 9
+    assert (report["run"], report["painted"]) == (report["generated"], report["filled"]), "names before 0.2"
     assert (report["blocks"], report["resumed"]) == (9, 0)
     assert report["output_bytes"] == Path("out.tiff").stat().st_size
     assert report["options"]["seed"] == 3
@@ -536,7 +574,7 @@ def test_the_summary_is_what_a_person_wants_to_know(here: Path, capfd: pytest.Ca
     outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff --report r.json")
     digest = json.loads(Path("r.json").read_text())["digest"]
     assert (outcome.code, outcome.err) == (0, "")
-    for text in ("out.tiff: 130 x 150 px", "9 run once each, 0 painted", "9 blocks", f"digest   {digest}"):
+    for text in ("out.tiff: 130 x 150 px", "9 generated, 0 filled", "9 blocks", f"digest   {digest}"):
         assert text in outcome.out
 
 
@@ -561,7 +599,7 @@ def test_overwrite_replaces_all_three(here: Path, capfd: pytest.CaptureFixture[s
 def test_validate(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_cli(capfd, USUAL + "mask.zarr out.tiff").code == 0
     good = run_cli(capfd, "--validate out.tiff")
-    assert (good.code, good.out, good.err) == (0, "out.tiff: keeps every promise\n", "")
+    assert (good.code, good.out, good.err) == (0, "out.tiff: valid\n", "")
     whole = Path("out.tiff").read_bytes()
     Path("cut.tiff").write_bytes(whole[: len(whole) // 2])
     cut = run_cli(capfd, "--validate cut.tiff")

@@ -25,7 +25,7 @@ from safron.engine.execution import dask_cluster as cluster
 from safron.engine.execution import dask_worker as worker
 from safron.engine.execution.batch_system import JobSettings, job_arguments
 from safron.engine.execution.dask_cluster import open_cluster, start_processes
-from safron.engine.execution.dask_worker import ModelSource, Parcel
+from safron.engine.execution.dask_worker import JobPayload, ModelSource
 from safron.engine.generator.model import IdentityModel
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.placement import placement_of
@@ -59,7 +59,7 @@ def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
 
 
 class Slow:
-    """A render by worker processes in another process, slow enough to be caught at work."""
+    """A render by worker processes in another process, slow enough to be interrupted."""
 
     def __init__(self, args: str, *, seconds: float = 0.02) -> None:
         command = [sys.executable, TESTS / "slow_render.py", "patches.made", str(seconds), *args.split()]
@@ -79,7 +79,7 @@ class Slow:
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def end(self) -> tuple[str, str]:
-        """What it says until it ends; where it does not end, where its threads are."""
+        """Its output until it ends; if it does not end, where its threads are."""
         try:
             return self.process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
@@ -110,7 +110,7 @@ def test_worker_processes_make_the_same_slide(here: Path, digest: str) -> None:
     )  # fmt: skip
     assert report.digest == digest
     assert (report.run + report.painted, report.blocks) == (PATCHES, BLOCKS)
-    assert sum(counted) == PATCHES, "patches are counted here as they are made there"
+    assert sum(counted) == PATCHES, "finished patches are reported while workers run"
     assert sorted(path.name for path in here.iterdir()) == ["mask.zarr", "out.tiff", "serial.tiff"]
 
 
@@ -122,7 +122,7 @@ def test_no_worker_outlives_its_driver(
         slow.wait_for_patches(60)
         workers = slow.workers()
         assert len(workers) == 2
-        if how == "INT to all":  # what a terminal does
+        if how == "INT to all":  # as a terminal does
             os.killpg(slow.process.pid, signal.SIGINT)
         else:
             slow.process.send_signal(signal.Signals[f"SIG{how}"])
@@ -152,22 +152,28 @@ def test_an_interrupt_while_workers_start_is_one_line(how: str, here: Path) -> N
     assert err == "safron-render: interrupted; finished blocks are kept, the same command continues\n"
 
 
-def test_the_first_interrupt_waits_and_the_second_does_not() -> None:
+def test_the_first_interrupt_waits_and_a_later_one_does_not() -> None:
     steps = []
 
-    def work(signals: int, *, then: Exception | None = None) -> None:
-        with interrupts_later():
-            for _ in range(signals):
+    def work(*times: float, then: Exception | None = None) -> None:
+        now = [0.0]
+        with interrupts_later(clock=lambda: now[0]):
+            for now[0] in times:
                 signal.raise_signal(signal.SIGINT)
-            steps.append(signals)
+            steps.append(times)
             if then is not None:
                 raise then
 
-    work(0)
-    for signals, then in ((1, None), (1, ValueError("came of the signal, too")), (2, None)):
+    work()
+    for times, then in (
+        ((0,), None),
+        ((0,), ValueError("came of the signal, too")),
+        ((0, 0.05), None),
+        ((0, 2), None),
+    ):
         with pytest.raises(KeyboardInterrupt):
-            work(signals, then=then)
-    assert steps == [0, 1, 1]
+            work(*times, then=then)
+    assert steps == [(), (0,), (0,), (0, 0.05)], "pressed twice is once"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -176,7 +182,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
     labels[188, 316] = 2  # the first of the window of 72 px around the patch at (192, 320)
     zarr.open_array("mask.zarr", mode="r+")[:] = labels
     options: dict[str, Any] = {
-        "tile": 64, "overlap": 0, "block": 128, "tiff_tile": 64, "executor": "processes", "workers": 2
+        "tile": 64, "overlap": 0, "block": 128, "tiff_tile": 64, "scale": "1", "executor": "processes", "workers": 2,
     }  # fmt: skip
     with pytest.raises(
         Failed, match=r"^1 block failed .*\(1, 2\) at x=256, y=128, 128 x 128 px: its worker died"
@@ -187,7 +193,7 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
     model = RampModel(noise=False)
     made = render("mask.zarr", "out.tiff", model=model, **(options | {"executor": "threads", "workers": 1}))
     assert made.resumed == BLOCKS - 1
-    assert model.calls == 1 + 4, "the trial, and the patches of the one block"
+    assert model.calls == 2 + 4, "the warm-up, and the patches of the one block"
 
 
 def test_an_array_in_memory_is_refused(here: Path) -> None:
@@ -260,7 +266,7 @@ def free_port() -> int:
         return port
 
 
-# A scheduler that is there already
+# A running scheduler
 
 
 class Running:
@@ -305,7 +311,7 @@ def test_a_scheduler_by_file_and_by_address(
         assert render_cli(capfd, ARGS + "--overwrite --scheduler", address)["digest"] == digest
 
 
-def test_a_scheduler_that_dies_half_way_is_one_line_and_resumed(
+def test_a_scheduler_that_dies_during_a_render_is_one_line_and_resumed(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
@@ -471,13 +477,62 @@ def test_gpus_and_accounts_in_the_words_of_each_batch_system(kind: str, expected
     assert arguments["job_script_prologue"] == ["module load cuda"]
 
 
+def test_a_file_adds_to_the_lists_and_scheduler_options_that_are_ours() -> None:
+    options = {
+        "worker_extra_args": ["--resources", "GPU=1"],
+        "job_extra": ["--exclusive"],
+        "scheduler_options": {"port": 8790},
+        "log_directory": "logs",
+    }
+    settings = {
+        "kind": "slurm",
+        "workers": 1,
+        "cores": 2,
+        "memory": "8GB",
+        "walltime": "02:00:00",
+        "options": options,
+    }
+    _, arguments = job_arguments(convert(settings, JobSettings, "file.yaml"))
+    wanted = "--nthreads 1 --memory-limit 0 --lifetime 7140s --lifetime-stagger 30s --resources GPU=1"
+    assert " ".join(arguments["worker_extra_args"]) == wanted
+    assert arguments["job_extra_directives"] == ["--exclusive"]
+    assert arguments["log_directory"] == "logs"
+    assert not {"scheduler_options", "job_extra", "job_script_prologue"} & set(arguments)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for SLURM is a shell script")
+def test_the_job_script_and_the_port_of_a_file_with_options(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    (here / "bin").mkdir()
+    (here / "bin" / "sbatch").write_text(f'#!/bin/sh\ncp "$1" {here}/job\nexit 1\n')
+    (here / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
+    port = free_port()
+    (here / "slurm.yaml").write_text(
+        SLURM
+        + "options:\n  worker_extra_args: ['--resources', 'FAST=1']\n  job_extra_directives: ['--constraint=a100']\n"
+        f"  scheduler_options: {{port: {port}}}\n"
+    )
+    check_fail(
+        run_cli(capfd, ARGS + "--cluster slurm.yaml"), ExpectFail("", "", ("slurm takes no jobs",), code=1)
+    )
+    script = (here / "job").read_text()
+    assert "#SBATCH --constraint=a100\n" in script
+    (command,) = [line for line in script.splitlines() if "--scheduler" in line or " tcp://" in line]
+    assert f":{port} " in command
+    for part in ("--nthreads 4", "--memory-limit 0", "--lifetime 1740s", "--resources FAST=1"):
+        assert part in command
+
+
 # What is refused
 
 CLUSTER = "kind: slurm\nworkers: 2\ncores: 1\nmemory: 1GB\n"
 REFUSED = [
     ("", "--scheduler tcp://127.0.0.1:1", "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there"),
     ("", "--scheduler none.json", "--scheduler none.json: no such file; give tcp://HOST:PORT"),
-    ("not JSON", "--scheduler file.yaml", "--scheduler file.yaml: is no file of a Dask scheduler"),
+    ("not JSON", "--scheduler file.yaml", "--scheduler file.yaml: is not the file of a Dask scheduler"),
     ("", "--scheduler http://a:1", "--scheduler http://a:1: must be tcp://HOST:PORT"),
     (CLUSTER, "--scheduler tcp://a:1 --cluster file.yaml", "--scheduler and --cluster: both say"),
     (CLUSTER, "--executor threads --cluster file.yaml", "--executor threads: --cluster says"),
@@ -501,11 +556,29 @@ REFUSED = [
         "kind 'cron' must be slurm, pbs, lsf or sge",
     ),
     (CLUSTER.replace("2", "0"), "--cluster file.yaml", "workers 0 must be a whole number, at least 1"),
+    (
+        CLUSTER + "options: {job_extra_directives: --constraint=a100}",
+        "--cluster file.yaml",
+        "options.job_extra_directives '--constraint=a100' must be a list of texts of one line",
+    ),
+    (
+        CLUSTER + "options: {worker_extra_args: [[--resources]]}",
+        "--cluster file.yaml",
+        "options.worker_extra_args [['--resources']] must be a list of texts",
+    ),
+    (
+        CLUSTER + "options: {scheduler_options: 8790}",
+        "--cluster file.yaml",
+        "8790 must be lines of NAME: VALUE",
+    ),
+    (CLUSTER + "options: {silence_logs: 1}", "--cluster file.yaml", "options.silence_logs: is set by"),
+    (CLUSTER.replace("1GB", "8"), "--cluster file.yaml", "memory 8 must be a size with its unit"),
+    (CLUSTER.replace("1GB", "much"), "--cluster file.yaml", "memory 'much' must be a size with its unit"),
     (CLUSTER + "walltime: 1h", "--cluster file.yaml", "walltime '1h' must be"),
     (CLUSTER + 'walltime: "00:01:00"', "--cluster file.yaml", "must be more than 120 seconds"),
     (CLUSTER, "--cluster file.yaml --executor auto", "--cluster file.yaml: slurm takes no jobs"),
     ("", "--security none.yaml --executor processes", "--security none.yaml: no such file"),
-    ("ca: a", "--security file.yaml", "--security: nothing is sent over a network by threads"),
+    ("ca: a", "--security file.yaml", "--security: threads send nothing over a network"),
     (
         "ca: a",
         "--security file.yaml --executor processes",
@@ -540,20 +613,20 @@ def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
 
     job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
     source = ModelSource("identity", "cpu", 1)
-    parcel = Parcel.pack("token", job, source)
-    assert parcel.unpack(sharers=1).plan == job.plan
+    payload = JobPayload.pack("token", job, source)
+    assert payload.unpack(sharers=1).plan == job.plan
 
-    def changed(**values: Any) -> Parcel:
+    def changed(**values: Any) -> JobPayload:
         from dataclasses import replace
 
-        return replace(parcel, **values)
+        return replace(payload, **values)
 
     for values, says in (
         (
-            {"versions": parcel.versions | {"numpy": "1.0"}},
+            {"versions": payload.versions | {"numpy": "1.0"}},
             "where the driver has 1.0; install the same versions",
         ),
-        ({"sha256": "0"}, "another generator than the driver's"),
+        ({"sha256": "0"}, "differs from the driver's file"),
         ({"device": "cuda"}, "runs on cpu, the render on cuda"),
     ):
         with pytest.raises(Failed, match=says):
@@ -563,8 +636,8 @@ def test_a_worker_that_would_make_another_slide_is_refused(here: Path) -> None:
 def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a scheduler that goes on without its driver, a block may still be at work when another render begins."""
-    from safron.engine.execution.dask_worker import Desk
+    """On a scheduler that outlives its driver, a block may still be in flight when another render begins."""
+    from safron.engine.execution.dask_worker import WorkerSession
     from safron.engine.execution.device_queue import Stopped
     from safron.engine.execution.tasks import boundary_task
     from safron.engine.preparation.prepare import prepare
@@ -577,12 +650,12 @@ def test_a_worker_whose_driver_is_gone_writes_into_no_other_render(
 
     job = prepare("mask.zarr", "out.tiff", RenderOptions(model="identity", tile=64, block=512)).job
     job.scratch.create(job.plan, {"--seed": "0"})
-    desk = Desk(Parcel.pack("token", job, ModelSource("identity", "cpu", 1)), Worker())
-    assert desk.run("boundary", boundary_task, (0, 0)).index == (0, 0)
+    session = WorkerSession(JobPayload.pack("token", job, ModelSource("identity", "cpu", 1)), Worker())
+    assert session.run("boundary", boundary_task, (0, 0)).index == (0, 0)
     job.scratch.create(job.plan, {"--seed": "1"})
     monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.6)
     with pytest.raises(Stopped):
-        desk.run("boundary", boundary_task, (0, 0))
+        session.run("boundary", boundary_task, (0, 0))
     assert not job.scratch.boundaries.stored()
 
 

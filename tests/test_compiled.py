@@ -46,7 +46,7 @@ def test_compiled_and_numpy_give_the_same_bits(
     overlap: int, taper: Any, dtype: Any, corner: Any, shape: Any, seed: int
 ) -> None:
     grid = PatchGrid(150, 170, 40, min(overlap, 39), 0)
-    bits = choose_bits(grid, Taper(taper), integral=True)
+    bits = choose_bits(grid, Taper(taper), returns_uint8=True)
     blend = Blend(grid, Taper(taper), 0 if dtype == np.uint8 else max(4, bits))
     rng = np.random.default_rng(seed)
     # Outside 0..255 too, and ties.
@@ -67,6 +67,45 @@ def test_compiled_and_numpy_give_the_same_bits(
             made.append((whole, *sums))
     for fast, slow in zip(*made, strict=True):
         np.testing.assert_array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("way", [pytest.param(compiled, marks=needs_compiled), None])
+@settings(deadline=None, max_examples=15)
+@given(
+    overlap=st.integers(0, 39),
+    taper=st.sampled_from(["flat", "linear", "cosine"]),
+    exact=st.booleans(),
+    corner=st.tuples(st.integers(0, 90), st.integers(0, 90)),
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 80)),
+    count=st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    seed=st.integers(0, 1000),
+)
+def test_patches_of_labels_are_added_as_one(
+    way: Any, overlap: int, taper: Any, exact: bool, corner: Any, shape: Any, count: Any, seed: int
+) -> None:
+    """With the same sums as if each had been painted and added."""
+    grid = PatchGrid(150, 170, 40, overlap, 0)
+    bits = 0 if exact else max(4, choose_bits(grid, Taper(taper), returns_uint8=False))
+    blend, stride = Blend(grid, Taper(taper), bits), 40 - overlap
+    rng = np.random.default_rng(seed)
+    colors = rng.integers(0, 256, (256, 3), np.uint8)
+    height, width = ((number - 1) * stride + 40 for number in count)
+    labels = rng.integers(0, 256, (height, width + 3), np.uint8)[:, 2:-1]
+    first = Window(stride * rng.integers(0, 3), stride * rng.integers(0, 3), 40, 40)
+    made = []
+    for together in (True, False):
+        image = np.zeros((*shape, 3), np.uint8)
+        target = Accumulator(Window(*corner, *shape), blend, image)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(accumulate, "compiled", way if together else None)
+            if together:
+                target.paint(labels, colors, first)
+            for row, column in () if together else np.ndindex(count):
+                y, x = row * stride, column * stride
+                target.add(colors[labels[y : y + 40, x : x + 40]][None], first.shift(y, x))
+        made.append((image, target._h, target._v))
+    for one, other in zip(*made, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("way", [pytest.param(compiled, marks=needs_compiled), None])
@@ -110,6 +149,21 @@ def test_compiled_code_refuses_what_would_reach_beyond_an_array() -> None:
     ):
         with pytest.raises((TypeError, ValueError, BufferError)):
             compiled.add(*good[:place], bad, *good[place + 1 :])
+    labels, colors = np.zeros((2, 3), np.uint8), np.zeros((256, 3), np.uint8)
+    good = [image, across, down, rows, columns, labels, colors, weights, np.ones(3, np.int32), 0, 0, 4]
+    compiled.add_labels(*good)
+    for place, bad in (
+        (0, np.zeros((4, 6, 4), np.uint8)),
+        (5, np.zeros((3, 3), np.uint8)),
+        (5, np.zeros((2, 6), np.uint8)[:, ::2]),
+        (5, np.zeros((2, 3), np.int8)),
+        (6, np.zeros((255, 3), np.uint8)),
+        (7, np.ones(3, np.int32)),
+        (8, np.ones(3, np.int64)),
+        (11, 13),
+    ):
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            compiled.add_labels(*good[:place], bad, *good[place + 1 :])
     totals = np.ones(4, np.int32), np.ones(6, np.int32)
     compiled.divide(*good[:5], *totals, 4, True)
     with pytest.raises(ValueError, match="row_total"):

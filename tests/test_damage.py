@@ -1,19 +1,23 @@
-"""Scratch that something damaged between two runs: what it still proves is gone on with, the rest is made again."""
+"""Scratch that was damaged between two runs: verified blocks are kept, the others are rendered again."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from cases import ExpectFail, check_fail, render_cli, run_cli
+from cases import ExpectFail, check_fail, contents, render_cli, run_cli
+from safron.engine.report import RenderReport
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
 from safron.engine.scratch.journal import Entry, Journal, read_journal
+from safron.engine.scratch.records import checked, with_checksum
 from small_renders import ARGS, PATCHES, interrupt, undisturbed_digest, write_small_mask
 
 SCRATCH = Path("out.tiff.safron")
@@ -51,7 +55,7 @@ def cut_index() -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_index, cut_index])
-def test_blocks_whose_tiles_the_index_lost_are_made_again(
+def test_blocks_whose_tiles_the_index_lost_are_rendered_again(
     damage: Callable[[], None], unfinished: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     blocks = sum(entry.kind == "block" for entry in read_journal(JOURNAL))
@@ -94,7 +98,7 @@ def test_a_journal_is_read_up_to_the_first_damage(tmp_path: Path) -> None:
         assert list(read_journal(path)) == ENTRIES[:gone]
 
 
-def test_a_journal_goes_on_after_a_write_that_was_broken_off(
+def test_a_journal_continues_after_an_interrupted_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "journal.jsonl"
@@ -124,7 +128,7 @@ def test_a_journal_goes_on_after_a_write_that_was_broken_off(
         lambda text: text.replace(b'"index": [0, 0]', b'"index": [9, 0]', 1),
         lambda text: text.replace(b'"painted"', b'"pain?ed"', 1),
     ],
-    ids=["a line is gone", "another count", "another block", "another word"],
+    ids=["a lost line", "another count", "another block", "another word"],
 )
 def test_a_damaged_journal_costs_work_and_nothing_else(
     damage: Callable[[bytes], bytes], unfinished: str, capfd: pytest.CaptureFixture[str]
@@ -134,8 +138,8 @@ def test_a_damaged_journal_costs_work_and_nothing_else(
     assert (report["run"], report["digest"]) == (PATCHES, unfinished)
 
 
-def leave_seams_of_another_mask(capfd: pytest.CaptureFixture[str]) -> None:
-    """As a run does that is ended after its mask was exchanged: they are whole, and the journal does not name them."""
+def leave_boundary_sums_of_another_mask(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a run that ends after its mask was exchanged: they are whole, and the journal does not name them."""
     interrupt(capfd, patch=12)
     written = list((SCRATCH / "boundary").glob("*/c.*"))
     assert written
@@ -146,18 +150,18 @@ def leave_seams_of_another_mask(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "foreign"), [(0.0, False), (60.0, False), (60.0, True)])
-def test_a_journal_that_ends_anywhere_is_gone_on_with(
+def test_a_journal_that_ends_anywhere_is_resumed(
     seconds: float,
     foreign: bool,
     here: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Seams that were never written count with the last block that needed them, wherever the journal is torn."""
+    """Boundary sums that were never written count with the last block that needed them, wherever the journal is torn."""
     digest = undisturbed_digest(capfd)
     monkeypatch.setattr(state, "SYNC_SECONDS", seconds)
     if foreign:
-        leave_seams_of_another_mask(capfd)
+        leave_boundary_sums_of_another_mask(capfd)
     interrupt(capfd, patch=34)  # in the last block
     whole = here.with_name(f"{here.name}-whole")
     shutil.copytree(here, whole)
@@ -173,16 +177,16 @@ def test_a_journal_that_ends_anywhere_is_gone_on_with(
         Path("out.tiff").unlink()
 
 
-def test_blocks_whose_seams_have_no_line_are_made_again(
+def test_blocks_whose_boundaries_have_no_line_are_rendered_again(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Else their patches would be missing from the counts, in every run that follows."""
+    """Otherwise their patches would be missing from the counts of all later runs."""
     digest = undisturbed_digest(capfd)
     interrupt(capfd, patch=34)  # in the last block
     entries = list(read_journal(JOURNAL))
-    seams = [entry for entry in entries if entry.kind == "boundary"]
+    boundaries = [entry for entry in entries if entry.kind == "boundary"]
     Journal(JOURNAL, [entry for entry in entries if entry.kind == "block"]).close()
-    assert seams
+    assert boundaries
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
@@ -192,6 +196,161 @@ def test_a_journal_of_an_older_version_is_refused(unfinished: str, capfd: pytest
     about["attributes"]["safron"]["format"] = 2
     (SCRATCH / "zarr.json").write_text(json.dumps(about))
     check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("other inputs (scratch format)", "--overwrite")))
+
+
+# All of scratch, and the record of a finished slide
+
+
+@pytest.fixture
+def finished(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """A slide that has its name, and whose run was killed before it wrote its report; the digest."""
+    digest = undisturbed_digest(capfd)
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RenderReport, "write", killed)
+        assert run_cli(capfd, FINISHED).code == 130
+    return digest
+
+
+FINISHED = ARGS + "--preview p.png --report r.json"
+RECORD = SCRATCH / "finished.json"
+
+
+def flip(data: bytes, chance: random.Random) -> bytes:
+    place = chance.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ 1 << chance.randrange(8)]) + data[place + 1 :]
+
+
+def cut_off(data: bytes, chance: random.Random) -> bytes:
+    return data[: chance.randrange(len(data))]
+
+
+def shift(data: bytes, chance: random.Random) -> bytes:
+    return bytes(chance.randrange(256) for _ in range(chance.randrange(1, 9))) + data
+
+
+def double(data: bytes, chance: random.Random) -> bytes:
+    return data + data
+
+
+def nest(data: bytes, chance: random.Random) -> bytes:
+    return b"[" * 100_000
+
+
+def other_value(data: bytes, chance: random.Random) -> bytes:
+    """A value of another type, or a path, in JSON that is otherwise whole."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return b"{}\n" + data
+    inside = found
+    while isinstance(inside, dict) and inside and chance.random() < 0.7:
+        key = chance.choice(sorted(inside))
+        if not isinstance(inside[key], dict):
+            break
+        inside = inside[key]
+    if isinstance(inside, dict) and inside:
+        new = chance.choice(
+            [None, [], {}, -1, 1e300, "/etc/passwd", ["../mine.txt", "../mine.txt"], True, 2**70]
+        )
+        inside[chance.choice(sorted(inside))] = new
+    return json.dumps(found).encode()
+
+
+def as_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(Path("mine.txt").absolute())
+
+
+DAMAGES = (flip, cut_off, shift, double, nest, other_value, other_value)
+
+
+def mine() -> dict[str, bytes | None]:
+    """All that is not ours to change."""
+    return {name: data for name, data in contents(Path()).items() if name.startswith(("mine", "mask"))}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_scratch_damaged_anyhow_is_one_line_or_costs_work(
+    seed: int, unfinished: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(seed)
+    Path("mine.txt").write_text("mine")
+    before = mine()
+    file = chance.choice(
+        sorted(path for path in SCRATCH.rglob("*") if path.is_file() and path.stat().st_size)
+    )
+    if seed % 10 == 9:
+        as_link(file)
+    else:
+        file.write_bytes(chance.choice(DAMAGES)(file.read_bytes(), chance))
+    outcome = run_cli(capfd, ARGS + "--report r.json")
+    assert mine() == before
+    if outcome.code:
+        check_fail(outcome, ExpectFail("", "", (str(SCRATCH),)))
+        assert "--fresh" in outcome.error or "--overwrite" in outcome.error
+        outcome = run_cli(capfd, ARGS + "--report r.json --fresh")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(Path("r.json").read_text())["digest"] == unfinished
+    assert mine() == before
+    assert not SCRATCH.exists()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_damaged_record_of_a_finished_slide_moves_no_file(
+    seed: int, finished: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(seed)
+    Path("mine.txt").write_text("mine")
+    before, slide = mine(), Path("out.tiff").read_bytes()
+    RECORD.write_bytes(DAMAGES[seed % len(DAMAGES)](RECORD.read_bytes(), chance))
+    outcome = run_cli(capfd, FINISHED)
+    assert mine() == before
+    if outcome.code == 0:  # what was changed says the same
+        assert json.loads(Path("r.json").read_text())["digest"] == finished
+        return
+    says = ("out.tiff: exists already, and ", "finished.json", "--validate", "--overwrite")
+    check_fail(outcome, ExpectFail("", "", says))
+    assert Path("out.tiff").read_bytes() == slide
+    report = render_cli(capfd, ARGS + "--preview p.png --overwrite")
+    assert report["digest"] == finished
+    assert mine() == before
+    assert not SCRATCH.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preview": ["mine.txt", "out.tiff"]},
+        {"report": {"options": {}}},
+        {"report": {"options": {"preview": "mine.txt"}}},
+        {"inputs": ["--seed"]},
+        {"head": 7},
+        {"size": True},
+    ],
+    ids=str,
+)
+def test_a_crafted_record_moves_no_file_and_blocks_no_run(
+    change: dict[str, Any], finished: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a checksum that fits: anyone who can write there can make one."""
+    Path("mine.txt").write_text("mine")
+    RECORD.write_text(json.dumps(with_checksum(checked(json.loads(RECORD.read_text())) | change)))
+    outcome = run_cli(capfd, FINISHED)
+    check_fail(outcome, ExpectFail("", "", (": exists already", "--overwrite")))
+    assert render_cli(capfd, ARGS + "--preview p.png --overwrite")["digest"] == finished
+    assert Path("mine.txt").read_text() == "mine"
+
+
+def test_a_record_does_not_name_the_preview(finished: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another name for it than the run that finished the slide had is told, and nothing is moved there."""
+    outcome = run_cli(capfd, FINISHED.replace("p.png", "other.png"))
+    assert outcome.code == 0
+    assert "warning: --preview other.png: not written" in outcome.err
+    assert not Path("other.png").exists()
 
 
 # What says how arrays are stored

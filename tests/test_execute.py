@@ -34,7 +34,7 @@ def work(job: Any, name: str) -> str:
 
 
 def tasks(count: int, started: list[int], job: Any = None) -> Iterator[Task]:
-    """Seams and blocks; a block needs its own seam and the one before."""
+    """Boundaries and blocks; a block needs its own boundary and the one before."""
     for number in range(count):
         started.append(number)
         yield Task(f"boundary-{number}", work, job, f"boundary-{number}")
@@ -68,8 +68,8 @@ def test_threads_run_each_task_once_after_its_needs_and_reads_the_stream_slowly(
         assert number == 0 or place[f"boundary-{number - 1}"] < place[f"block-{number}"]
 
 
-def test_without_pages_no_port_is_open_and_dask_is_not_imported() -> None:
-    """It would take a second of every render."""
+def test_without_a_dashboard_no_port_is_open_and_dask_is_not_imported() -> None:
+    """Dask would take a second of every render."""
     code = (
         "import sys, psutil\nfrom safron.engine.execution.local import local_runner\n"
         "from safron.engine.execution.scheduling import Task\n"
@@ -80,8 +80,8 @@ def test_without_pages_no_port_is_open_and_dask_is_not_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_is_at_work_when_the_stream_breaks_off_is_waited_for() -> None:
-    """And what has not begun never runs."""
+def test_running_tasks_are_waited_for_when_the_stream_breaks_off() -> None:
+    """And queued tasks never run."""
     stop = threading.Event()
 
     def fail(name: str, number: int) -> None:
@@ -110,8 +110,8 @@ def test_a_task_that_fails_twice_succeeds(workers: int) -> None:
 
 
 @both
-def test_what_failures_keep_does_not_grow_with_their_images(workers: int) -> None:
-    """A failure is kept to the end of a render, and its frames would keep a block's image each."""
+def test_failures_do_not_keep_their_images(workers: int) -> None:
+    """A failure is kept to the end of a render, and its frames would each keep a block's image."""
     held = []
 
     class Image:
@@ -162,7 +162,7 @@ def test_a_task_that_fails_each_time_is_given_up_and_the_others_finish(workers: 
     ],
     ids=repr,
 )
-def test_what_no_other_try_could_mend_ends_it_at_once(workers: int, error: Exception) -> None:
+def test_a_failure_that_no_retry_can_mend_ends_it_at_once(workers: int, error: Exception) -> None:
     def fail(name: str, number: int) -> None:
         if name == "boundary-2":
             raise error
@@ -184,7 +184,7 @@ def test_when_nothing_succeeds_any_more_it_ends() -> None:
     assert len([key for key in given_up if key.startswith("boundary")]) < HOPELESS
 
 
-def test_what_dask_leaves_behind_is_not_printed(caplog: pytest.LogCaptureFixture) -> None:
+def test_exceptions_that_dask_leaves_behind_are_not_printed(caplog: pytest.LogCaptureFixture) -> None:
     quiet_asyncio()
     quiet_asyncio()
     logger = logging.getLogger("asyncio")

@@ -1,4 +1,4 @@
-"""Disks, masks, rights and clocks that change under way; runs that end between two steps; starting over."""
+"""Disks, masks, permissions and clocks that change during a render; runs that end between two steps; starting over."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from safron.engine import RenderOptions, RenderReport, rendering
 from safron.engine.plan.render_plan import RenderPlan
-from safron.engine.preparation.output_paths import check_outputs
+from safron.engine.preparation.output_paths import check_paths
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.arrays import Scratch
+from safron.engine.scratch.boundary_store import BoundaryStore
 from safron.engine.scratch.journal import read_journal
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
@@ -60,7 +61,7 @@ def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
 
 
 @both
-def test_a_mask_that_changes_under_way_is_noticed(
+def test_a_mask_that_changes_during_a_render_is_noticed(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ARGS + f"--workers {workers}"
@@ -76,7 +77,7 @@ def test_a_mask_that_changes_under_way_is_noticed(
     with pytest.MonkeyPatch.context() as patched:
         on_patch(patched, change)
         outcome = run_cli(capfd, args)
-    case = ExpectFail("", "", ("mask mask.zarr: its files changed while it was rendered", "--fresh"), code=1)
+    case = ExpectFail("", "", ("mask mask.zarr: its files changed during the render", "--fresh"), code=1)
     check_fail(outcome, case)
     assert not Path("out.tiff").exists()
     check_fail(run_cli(capfd, args), ExpectFail("", "", ("other inputs (mask content)",)))
@@ -86,7 +87,7 @@ def test_a_mask_that_changes_under_way_is_noticed(
     assert (report["run"], report["digest"]) == (PATCHES, digest), "nothing of the other mask is in it"
 
 
-def test_what_was_made_before_the_last_look_is_kept(
+def test_blocks_from_before_the_last_check_are_kept(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunk = Path("mask.zarr/c/1/2")
@@ -136,7 +137,7 @@ def test_a_damaged_chunk_costs_its_blocks_and_no_others(
 @pytest.mark.parametrize(
     "spoil", [Path.unlink, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"damage")]
 )
-def test_a_part_of_a_level_that_is_lost_is_made_again(
+def test_a_lost_part_of_a_level_is_rendered_again(
     spoil: Callable[[Path], Any],
     here: Path,
     digest: str,
@@ -158,7 +159,7 @@ def test_a_part_of_a_level_that_is_lost_is_made_again(
     assert render_cli(capfd, ARGS)["digest"] == digest
 
 
-def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
+def test_a_block_that_fails_three_times_is_named_and_rendered_by_the_next_run(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block_task = rendering.block_task
@@ -179,25 +180,25 @@ def test_a_block_that_fails_three_times_is_named_and_made_by_the_next_run(
     made = on_patch(monkeypatch)
     report = render_cli(capfd, ARGS)
     assert (report["resumed"], report["digest"]) == (BLOCKS - 1, digest)
-    assert len(made) < 6, "the inner patches of one block, and the trial"
+    assert len(made) < 6, "the inner patches of one block, and the warm-up"
 
 
-def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None:
+def test_a_store_that_does_not_answer_has_not_changed(tmp_path: Path) -> None:
     zarr.save_array(str(tmp_path / "mask.zarr"), np.zeros((8, 8), np.uint8))
-    guard = rendering.MaskWatch(open_mask(tmp_path / "mask.zarr"))
+    watch = rendering.MaskWatch(open_mask(tmp_path / "mask.zarr"))
 
     def fails(mask: LabelMask) -> str:
         raise PermissionError(errno.EACCES, "not now")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(LabelMask, "stamp", fails)
-        assert guard.changed() is None
-    assert guard.changed() is False
+        patched.setattr(LabelMask, "change_token", fails)
+        assert watch.changed() is None
+    assert watch.changed() is False
     shutil.rmtree(tmp_path / "mask.zarr")
-    assert guard.changed(), "a mask that is gone is not the same any more"
+    assert watch.changed(), "a deleted mask has changed"
 
 
-# Disks and rights
+# Disks and permissions
 
 
 @pytest.mark.parametrize(
@@ -207,10 +208,10 @@ def test_a_store_that_does_not_answer_is_no_changed_mask(tmp_path: Path) -> None
         (errno.EDQUOT, "disk full (Disk quota exceeded)"),
         (errno.EACCES, "Permission denied"),
     ],
-    ids=["disk", "quota", "rights"],
+    ids=["disk", "quota", "permissions"],
 )
 @both
-def test_a_disk_that_takes_no_more_ends_it_at_once(
+def test_a_full_disk_ends_a_render_at_once(
     workers: int, number: int, says: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write = slides.files.write_at
@@ -233,56 +234,56 @@ def test_a_disk_that_takes_no_more_ends_it_at_once(
 
 
 @both
-def test_a_seam_that_the_disk_did_not_take_once_is_written_later(
+def test_boundary_sums_that_could_not_be_written_once_are_written_later(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store, calls = Scratch.store_seams, []
+    flush, calls = BoundaryStore.flush, []
 
-    def broken(self: Scratch, *, seconds: float = 0.0) -> None:
+    def broken(self: BoundaryStore, *, seconds: float = 0.0) -> None:
         calls.append(seconds)
         if len(calls) == 3:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        store(self, seconds=seconds)
+        flush(self, seconds=seconds)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
-        patched.setattr(Scratch, "store_seams", broken)
+        patched.setattr(BoundaryStore, "flush", broken)
         report = render_cli(capfd, f"{ARGS} --workers {workers}")
     assert len(calls) > 3
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
-def test_an_interrupt_while_seams_are_let_go_and_the_disk_is_full(
+def test_an_interrupt_while_boundary_sums_are_released_and_the_disk_is_full(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The journal must not name the last block that needed a seam without naming the seam."""
-    let_go = state.RenderState._release_boundaries
+    """The journal must not name the last block that needed boundary sums without naming these."""
+    release = state.RenderState._release_boundaries
 
     def interrupted(self: state.RenderState, block: tuple[int, int]) -> None:
         if block == (1, 1):
             raise KeyboardInterrupt
-        let_go(self, block)
+        release(self, block)
 
-    def full(self: Scratch, *, seconds: float = 0.0) -> None:
+    def full(self: BoundaryStore, *, seconds: float = 0.0) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 60.0)
         patched.setattr(state.RenderState, "_release_boundaries", interrupted)
-        patched.setattr(Scratch, "store_seams", full)
+        patched.setattr(BoundaryStore, "flush", full)
         assert run_cli(capfd, ARGS).code == 130
     lines = {(entry.kind, entry.index) for entry in read_journal(Path("out.tiff.safron/journal.jsonl"))}
-    assert ("block", (0, 0)) in lines, "what needs no spent seam is kept"
+    assert ("block", (0, 0)) in lines, "blocks that need no released sums are kept"
     assert ("block", (1, 1)) not in lines or ("boundary", (0, 0)) in lines
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
 @both
-def test_rights_that_are_lost_half_way(
+def test_permissions_that_are_lost_during_a_render(
     workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Seams cannot be written any more; the folder is locked against root, too."""
+    """Boundary sums cannot be written any more; the folder is locked against root, too."""
     folder = Path("out.tiff.safron/boundary/pixels")
 
     def lock(number: int) -> None:
@@ -307,7 +308,7 @@ def test_rights_that_are_lost_half_way(
 
 
 def test_no_clock_is_compared(here: Path, digest: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Files from a host whose clock is years ahead, or behind, are gone on with."""
+    """A render is resumed from files of a host whose clock is years ahead or behind."""
     interrupt(capfd)
     for number, path in enumerate(sorted(Path().rglob("out.tiff*"))):
         for inner in (path, *path.rglob("*")):
@@ -342,7 +343,7 @@ class Step:
 
     @property
     def says(self) -> str:
-        return "out.tiff is finished; what is left of " if self.reported else "the same command continues"
+        return "out.tiff is finished; " if self.reported else "the same command continues"
 
     def press(self, patched: pytest.MonkeyPatch) -> None:
         function = getattr(*self.place)
@@ -389,11 +390,11 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
     made = on_patch(monkeypatch)
     outcome = run_cli(capfd, args)
     assert outcome.code == 0
-    assert len(made) == 1, "the trial"
+    assert len(made) == 1, "the warm-up"
     if step.named:
         assert (
             outcome.error
-            == "safron-render: warning: out.tiff: an earlier run finished it, and was killed before it could say so"
+            == "safron-render: warning: out.tiff: an earlier run finished it but was killed before it could report that"
         )
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert left_over() == ["out.tiff", "p.png", "r.json"]
@@ -433,10 +434,10 @@ def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RenderReport, "json", full)
         outcome = run_cli(capfd, args)
-    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide itself is done"), 1))
+    check_fail(outcome, ExpectFail("", "", ("--report r.json: No space left", "the slide is finished"), 1))
     made = on_patch(monkeypatch)
     assert run_cli(capfd, args).code == 0
-    assert len(made) == 1, "the trial"
+    assert len(made) == 1, "the warm-up"
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert not Path("out.tiff.safron").exists()
     assert Path("there.json").exists() == linked
@@ -462,16 +463,16 @@ def test_a_finished_slide_is_not_taken_for_that_of_other_inputs(
     assert left_over() == ["out.tiff"]
 
 
-def test_seams_that_a_crash_left_behind_are_deleted_by_the_next_run(
+def test_boundary_sums_that_a_crash_left_behind_are_deleted_by_the_next_run(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
-        patched.setattr(Scratch, "free_seams", lambda self, block: None)
+        patched.setattr(BoundaryStore, "free", lambda self, block: None)
         interrupt(capfd, patch=34)
-    before = Scratch(Path("out.tiff.safron")).stored_seams()
+    before = Scratch(Path("out.tiff.safron")).boundaries.stored()
     interrupt(capfd, patch=1)
-    after = Scratch(Path("out.tiff.safron")).stored_seams()
+    after = Scratch(Path("out.tiff.safron")).boundaries.stored()
     assert after < before
     assert (0, 0) in before - after
 
@@ -493,18 +494,18 @@ def test_fresh_starts_over_and_replaces_no_slide(
 
 
 def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    Path("out.tiff.part").write_text("half a download")
+    Path("out.tiff.part").write_text("a download")
     check_fail(
-        run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("is no unfinished slide; move it away",))
+        run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("is not an unfinished slide; move it away",))
     )
-    assert Path("out.tiff.part").read_text() == "half a download"
+    assert Path("out.tiff.part").read_text() == "a download"
 
 
 # How far is it?
 
 
 def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    none = ExpectFail("", "", ("--status out.tiff: no render of it was begun here",))
+    none = ExpectFail("", "", ("--status out.tiff: there is no finished or unfinished render of it",))
     check_fail(run_cli(capfd, "--status out.tiff"), none)
     interrupt(capfd)
     before = contents(here)
@@ -512,7 +513,7 @@ def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert outcome.code == 0
     assert f" of {BLOCKS} blocks, " in outcome.out
     assert f" of {PATCHES} patches (" in outcome.out
-    assert "interrupted; the command that began it continues it" in outcome.out
+    assert "interrupted; the same command continues" in outcome.out
     assert contents(here) == before, "looking changes nothing"
     assert run_cli(capfd, "--status out.tiff --report s.json --quiet").out == ""
     status = json.loads(Path("s.json").read_text())
@@ -560,7 +561,7 @@ def test_targets() -> None:
 )
 def test_nothing_is_put_into_a_mask_at_an_address(here: Path, out: str, scratch: str | None) -> None:
     with pytest.raises(BadInput, match=r"lies in the mask s3://a/m.zarr/?; choose another folder"):
-        check_outputs("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
+        check_paths("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
 
 
 def test_a_preview_leaves_alone_what_lies_beside_it(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from safron.engine.evaluation.texture_distance import (
 )
 from safron.engine.evaluation.tile_sets import find_tiles
 from safron.io.errors import BadInput
+from safron.io.slides.reader import Pixels
 
 SIDE = 64
 
@@ -44,7 +45,7 @@ def texture(real: list[Any], fake: list[Any]) -> tuple[float, float]:
 
 
 def save(folder: Path, tiles: list[Any], suffix: str = ".png") -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for index, tile in enumerate(tiles):
         cv2.imwrite(str(folder / f"{index:04}{suffix}"), tile[:, :, ::-1])
     return folder
@@ -177,7 +178,7 @@ def test_without_weights_the_command_says_what_it_measures(
         capfd, main, "fid", real, fake, "--size", str(SIDE), "--report", tmp_path / "r.json"
     )
     assert outcome.code == 0
-    assert "no --weights: texture distances are measured, which are not FID and KID" in outcome.err
+    assert "no --weights: measuring texture distances, which are not FID and KID" in outcome.err
     assert "30 tiles for 50 features" in outcome.err
     assert "texture Frechet" in outcome.out
     assert "30 tiles of 64 px of each set; weight-free; not FID or KID" in outcome.out
@@ -185,6 +186,64 @@ def test_without_weights_the_command_says_what_it_measures(
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["tiles"], report["weights_sha256"], report["jpeg"]) == (30, None, None)
     assert report["measures"][0][1] > 0
+
+
+@pytest.mark.parametrize("layout", ["beside", "glands", "two folders", "two names"])
+def test_masks_of_training_pairs_are_not_tissue(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], layout: str
+) -> None:
+    """The same figures with masks in the folder as without, and a line that says how many were left out."""
+    tiles, mask = tissue(0, 12), np.ones((SIDE, SIDE), np.uint8)
+    alone, pairs = save(tmp_path / "alone", tiles), tmp_path / "pairs"
+    save(pairs if layout != "two folders" else pairs / "images", tiles)
+    for index in range(12):
+        name = {
+            "beside": f"{index:04}.mask.png",
+            "glands": f"{index:04}.gland.png",
+            "two folders": f"masks/{index:04}.png",
+            "two names": f"{index:04}_anno.bmp",
+        }[layout]
+        (pairs / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(pairs / name), mask)
+    args = ("--size", str(SIDE), "--report", tmp_path / "r.json")
+    outcome = run_program(capfd, main, "fid", pairs, alone, *args)
+    assert outcome.code == 0
+    assert f"{pairs}: 12 masks of training pairs are left out" in outcome.err
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["masks_left_out"] == [12, 0]
+    assert report["measures"][0][1] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("x.png", "x.mask.png"), ("images/x.png", "masks/x.png"), ("x.webp", "x.gland.png")],
+    ids=["beside", "two folders", "glands"],
+)
+def test_training_and_evaluation_agree_on_what_a_mask_is(tmp_path: Path, image: str, mask: str) -> None:
+    pytest.importorskip("torch")
+    from safron.io.masks.pair_names import find_masks
+    from safron.training.data.images import list_pairs
+
+    for name in (image, mask):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listed = [pair[1:] for pair in list_pairs(tmp_path, "ebhi" if ".gland" in mask else "pairs")]
+    assert listed == [(tmp_path / image, tmp_path / mask)]
+    assert find_masks(listed[0]) == {tmp_path / mask}
+
+
+@pytest.mark.parametrize("channels", [2, 4], ids=["grey", "colour"])
+def test_transparent_pixels_are_white(tmp_path: Path, channels: int) -> None:
+    """What was not scanned is black under alpha 0 in many exports, and would count as tissue."""
+    image = np.full((2 * SIDE, SIDE, channels), 120, np.uint8)
+    image[:SIDE], image[SIDE:, :, -1] = 0, 255
+    PIL = pytest.importorskip("PIL.Image")
+    PIL.fromarray(image).save(tmp_path / "a.png")
+    with Pixels(tmp_path / "a.png") as pixels:
+        read = pixels.read(0, 0, 2 * SIDE, SIDE)
+    assert (read[:SIDE] == 255).all()
+    assert (read[SIDE:] == 120).all()
+    assert [(y, x) for _, y, x in find_tiles(tmp_path, size=SIDE, most=9).places] == [(SIDE, 0)]
 
 
 # With an encoder
@@ -275,8 +334,8 @@ def test_the_library_and_our_own_arithmetic_agree() -> None:
     ("kind", "says"),
     [
         ("wants", "does not take uint8 tiles"),
-        ("maps", "must give features [n, d]"),
-        ("fails", "gives features that are not finite"),
+        ("maps", "must return features [n, d]"),
+        ("fails", "returns features that are not finite"),
     ],
 )
 def test_an_encoder_of_another_kind_is_refused(tmp_path: Path, kind: str, says: str) -> None:
@@ -306,18 +365,18 @@ def test_a_seed_below_zero_is_refused(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "'--seed': -1 is not in the range x>=0" in outcome.error
 
 
-def test_what_is_no_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_an_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from safron.engine.evaluation.fid import load_encoder
 
-    with pytest.raises(BadInput, match="there is no such file"):
+    with pytest.raises(BadInput, match="no such file"):
         load_encoder(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("no weights")
     import sys
 
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(
-        BadInput, match="is no TorchScript file; for torch-fidelity's InceptionV3 weights run pip"
+        BadInput, match="not a TorchScript file; for torch-fidelity's InceptionV3 weights run pip"
     ):
         load_encoder(tmp_path / "text.pt")
 

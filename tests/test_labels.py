@@ -349,7 +349,7 @@ def text_file(folder: Path) -> Path:
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda d: d / "none.zarr", "no such file or folder"),
-    "folder": (lambda d: d, "this folder is no Zarr"),
+    "folder": (lambda d: d, "this folder is not a Zarr"),
     "text": (text_file, "cannot read it as an image .* a mask is a Zarr array"),
     "no zarr.json": (without_metadata, "no zarr.json, .zarray or .zgroup"),
     "broken zarr.json": (lambda d: with_metadata(d, '{"zarr_format"'), "Zarr metadata is wrong"),
@@ -357,7 +357,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: with_metadata(d, '{"zarr_format": 3, "node_type": "array"}'),
         "Zarr metadata",
     ),
-    "group": (with_arrays_inside, "no OME-Zarr image; pass one of those inside: masks/first"),
+    "group": (with_arrays_inside, "not an OME-Zarr image; pass one of those inside: masks/first"),
     "several channels": (image_with_labels, "axis c has 3 planes.* inside: labels/tissue"),
     "level 0 gone": (
         lambda d: save_ome(d / "m", LABELS, "yx", "0.5", datasets=[{"path": "s0"}]),
@@ -548,12 +548,12 @@ def test_only_a_mask_is_ever_replaced(tmp_path: Path) -> None:
     save_zarr(tmp_path / "floats.zarr", LABELS.astype(np.float32))
     (tmp_path / "link.zarr").symlink_to(save_zarr(tmp_path / "mask.zarr"))
     for out, message in (
-        (tmp_path / "home", "is no Zarr array of labels"),
+        (tmp_path / "home", "is not a Zarr array of labels"),
         (tmp_path / "none" / "m.zarr", "does not exist; make it first"),
-        (tmp_path / "image.zarr", "is no Zarr array of labels"),
-        (tmp_path / "stack.zarr", "is no Zarr array of labels"),
-        (tmp_path / "floats.zarr", "is no Zarr array of labels"),
-        (tmp_path / "link.zarr", "is no Zarr array of labels"),
+        (tmp_path / "image.zarr", "is not a Zarr array of labels"),
+        (tmp_path / "stack.zarr", "is not a Zarr array of labels"),
+        (tmp_path / "floats.zarr", "is not a Zarr array of labels"),
+        (tmp_path / "link.zarr", "is not a Zarr array of labels"),
         (tmp_path / "m.tif", "end its name in .zarr"),
         (Path("s3://bucket/m.zarr"), "local folders"),
     ):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +15,8 @@ import pytest
 from onnx_models import CARD, CONTEXT, TILE, write_onnx
 from safron.engine.generator import devices
 from safron.engine.generator.devices import check_providers, choose_device, providers
-from safron.engine.generator.external_weights import external_locations
 from safron.engine.generator.model import IdentityModel, PatchModel, load_model
+from safron.engine.generator.onnx_file import OnnxFile
 from safron.engine.generator.onnx_model import OnnxModel, check_output
 from safron.engine.generator.shipped import model_names
 from safron.io.errors import BadInput, Failed
@@ -44,7 +42,7 @@ def grey(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def test_runs_a_batch(tmp_path: Path) -> None:
     model, labels = load(write_onnx(tmp_path / "m.onnx", card=CARD)), some_labels()
     assert isinstance(model, PatchModel)
-    assert (model.card.name, model.device, model.integral) == ("tiny", "cpu", False)
+    assert (model.card.name, model.device, model.returns_uint8) == ("tiny", "cpu", False)
     np.testing.assert_array_equal(model(labels, None), grey(labels))
 
 
@@ -241,16 +239,16 @@ def test_every_place_of_weights_is_found() -> None:
     model = helper.make_model(graph, functions=[function])
     helper.set_model_props(model, {"location": "nowhere"})
     expected = ["Lücke", "branch", "first", "function", "indices", "list", "second", "values"]
-    assert external_locations(model.SerializeToString()) == sorted(expected)
+    assert OnnxFile.parse(model.SerializeToString()).locations == tuple(sorted(expected))
 
 
 @pytest.mark.parametrize("data", [b"\x08", b"\x3a\x05ab", b"\x3b\x01", b"\xff" * 20, b"\x3a\x02\x2a\x09"])
 def test_what_is_no_message_has_no_places(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ValueError, match=r"end|wire type"):
-        external_locations(data)
+        OnnxFile.parse(data)
     path = tmp_path / "m.onnx"
     path.write_bytes(data + b"location")
-    with pytest.raises(BadInput, match=r"m\.onnx: is no ONNX file"):
+    with pytest.raises(BadInput, match=r"m\.onnx: not an ONNX file"):
         load(path)
 
 
@@ -278,10 +276,10 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cuda_loads", lambda: True)
+    monkeypatch.setattr(devices, "_cuda_may_start", lambda: True)
     names = ["auto", "cpu", "cuda", "cuda:0", "cuda:3"]
     assert [choose_device(name) for name in names] == ["cuda:0", "cpu", "cuda:0", "cuda:0", "cuda:3"]
-    monkeypatch.setattr(devices, "_cuda_loads", lambda: False)
+    monkeypatch.setattr(devices, "_cuda_may_start", lambda: False)
     assert (choose_device("auto"), choose_device("cpu")) == ("cpu", "cpu")
     with pytest.raises(BadInput, match="--device cuda:1: no CUDA device or driver found; use --device cpu"):
         choose_device("cuda:1")
@@ -336,28 +334,6 @@ def test_patches_of_another_size_than_the_card_says_are_refused(tmp_path: Path, 
     path, side = write_onnx(tmp_path / "m.onnx", card=CARD, crop=crop), SIDE - 2 * crop
     with pytest.raises(Failed, match=rf"returned \(1, {side}, {side}, 3\) for .* the contract wants"):
         load(path)(some_labels())
-
-
-def test_at_most_as_many_calls_as_threads_run_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = OnnxModel(write_onnx(tmp_path / "m.onnx", card=CARD), device="cpu", threads=2)
-    run, running, most = model._run_into, [0], [0]
-    lock = threading.Lock()
-
-    def watched(*given: Any) -> Any:
-        with lock:
-            running[0] += 1
-            most[0] = max(most[0], running[0])
-        time.sleep(0.02)
-        with lock:
-            running[0] -= 1
-        return run(*given)
-
-    monkeypatch.setattr(model, "_run_into", watched)
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(model, [np.zeros((4, SIDE, SIDE), np.uint8)] * 3))
-    assert most[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from generators import MEMORY, SmallGpu
 from safron.engine import render
 from safron.engine.generator.halving import Halving, is_out_of_memory
+from safron.engine.generator.model import GeneratorInfo
 from safron.io.errors import BadInput, Failed
 
 MASK = np.random.default_rng(0).integers(1, 3, (300, 420), np.uint8)
@@ -26,20 +27,20 @@ def undisturbed(tmp_path: Path) -> str:
 def test_memory_that_runs_out_half_way(
     batch: int, tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Five calls of the trial: the batch, its halves, its patches elsewhere; then two that fit.
-    model = SmallGpu(most=4, since=7)
+    # Six calls of the warm-up: the batch, twice, its halves, its patches elsewhere; then two that fit.
+    model = SmallGpu(most=4, since=8)
     report = render(MASK, tmp_path / "out.tiff", model=model, batch=batch, **OPTIONS)
     assert report.digest == undisturbed
-    assert set(model.sizes[7:]) == {4}
+    assert set(model.sizes[8:]) == {4}
     assert report.run + report.painted == report.patches
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == ["cuda:0: out of memory; goes on with 4 patches a call, the same pixels"]
+    assert warnings == ["cuda:0: out of memory; continues with a batch size of 4, same pixels"]
 
 
 def test_a_generator_that_rounds_differently_stops_in_one_line(tmp_path: Path) -> None:
-    model = SmallGpu(most=4, since=10, exact=False)
+    model = SmallGpu(most=4, since=11, exact=False)
     with pytest.raises(
-        Failed, match=r"out of memory with --batch 8, .* start over with --fresh --batch 4"
+        Failed, match=r"out of memory with batch 8, .* start over with fresh=True batch 4"
     ) as failed:
         render(MASK, tmp_path / "out.tiff", model=model, batch=8, **OPTIONS)
     assert "\n" not in str(failed.value)
@@ -53,7 +54,7 @@ def test_a_batch_that_does_not_fit_from_the_start(
     report = render(MASK, tmp_path / "out.tiff", model=SmallGpu(most=4), batch=8, **OPTIONS)
     assert report.digest == undisturbed
     assert [record.getMessage() for record in caplog.records] == [
-        "cuda:0: out of memory with 8 patches a call; 4 are run"
+        "cuda:0: out of memory with a batch size of 8; 4 is used"
     ]
 
 
@@ -69,7 +70,7 @@ def test_an_unfinished_render_keeps_the_batch_that_it_was_begun_with(
 
     class Stop(SmallGpu):
         def __call__(self, labels: Any, noise: Any = None) -> Any:
-            if len(self.sizes) == 9:
+            if len(self.sizes) == 10:
                 raise KeyboardInterrupt
             return super().__call__(labels, noise)
 
@@ -79,7 +80,7 @@ def test_an_unfinished_render_keeps_the_batch_that_it_was_begun_with(
     report = render(MASK, tmp_path / "out.tiff", model=model, batch=8, **OPTIONS)
     assert report.resumed > 0
     assert report.digest == undisturbed
-    assert 8 not in model.sizes[5:], "after the trial"
+    assert 8 not in model.sizes[6:], "after the warm-up"
 
 
 def test_what_counts_as_out_of_memory() -> None:
@@ -94,4 +95,4 @@ def test_other_failures_pass_through() -> None:
     model = SmallGpu(most=99)
     model.__class__ = type("Broken", (SmallGpu,), {"__call__": lambda *args: 1 / 0})
     with pytest.raises(ZeroDivisionError):
-        Halving(model)(np.zeros((2, 72, 72), np.uint8))
+        Halving(model, GeneratorInfo.of(model))(np.zeros((2, 72, 72), np.uint8))

@@ -48,7 +48,7 @@ def test_every_unit_means_its_length(unit: str, metres: float) -> None:
 
 def test_no_two_units_are_confused_by_case() -> None:
     for unit in ("MM", "PM", "YM"):  # mm or Mm, pm or Pm, ym or Ym
-        assert "no known unit" in pixel_size(0.5, 0.5, unit).notes[0]
+        assert "not a known unit" in pixel_size(0.5, 0.5, unit).notes[0]
     assert UM_PER_UNIT["Mm"] == 1e12
 
 
@@ -69,7 +69,7 @@ def test_no_two_units_are_confused_by_case() -> None:
         (0.5, float("nan"), "um", "which is not"),
         (0.5, 0.5, "xyz", "is 0.5 in 'xyz', which is not a known unit"),
         (0.5, 0.5, 7, "is 0.5 in '7', which is not a known unit"),
-        (0.5, 0.5, "second", "no known unit"),
+        (0.5, 0.5, "second", "not a known unit"),
         (1.0, 1.0, "pixel", "is 1 in pixels, which are not a length"),
         (1.0, 1.0, "Pixels", "in pixels"),
         (0.5, 0.5, None, "is 0.5 without a unit"),

@@ -126,8 +126,8 @@ def test_bad_geometry_is_named(tile: int, overlap: int, told: str) -> None:
 def test_too_much_overlap_to_sum_exactly_is_refused() -> None:
     grid = PatchGrid(1000, 1000, 256, 255, 0)
     with pytest.raises(BadInput, match="too many patches share a pixel"):
-        choose_bits(grid, Taper("linear"), integral=False)
-    assert choose_bits(PatchGrid(1000, 1000, 256, 20, 0), Taper("flat"), integral=False) == 12
+        choose_bits(grid, Taper("linear"), returns_uint8=False)
+    assert choose_bits(PatchGrid(1000, 1000, 256, 20, 0), Taper("flat"), returns_uint8=False) == 12
 
 
 @pytest.mark.parametrize(("block", "tile"), [(1000, 256), (512, 600), (0, 256), (-512, 256)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from safron.engine.preparation.budget import check_budget
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.prepare import prepare
 from safron.io.errors import BadInput
@@ -29,7 +29,19 @@ def test_a_dry_run_counts_the_memory_of_all_processes(mask: Path, tmp_path: Path
     three = prepare(mask, tmp_path / "o.tiff", replace(options, workers=3), dry_run=True).projected_bytes
     assert three - two > 60 << 20, "one process takes that much before its first block"
     with pytest.raises(BadInput, match="projected peak memory is"):
-        prepare(mask, tmp_path / "o.tiff", replace(options, memory=two // 2), dry_run=True)
+        prepare(mask, tmp_path / "o.tiff", replace(options, memory=two // 2), dry_run=True).check_budget()
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_the_terms_of_a_budget_add_up(executor: str, mask: Path, tmp_path: Path) -> None:
+    options = RenderOptions(model="identity", block=512, executor=executor, workers=2)  # type: ignore[arg-type]
+    budget = prepare(mask, tmp_path / "o.tiff", options, dry_run=True).budget
+    terms = [int(number) << 20 for number in re.findall(r"(\d+) [a-z]", str(budget).replace(" x (", "x("))]
+    if executor == "processes":
+        driver, *each = terms
+        assert budget.total == pytest.approx(driver + 2 * sum(each), abs=len(terms) << 20)
+    else:
+        assert budget.total == pytest.approx(sum(terms), abs=len(terms) << 20)
 
 
 @pytest.mark.parametrize("compression", ["none", "jpeg"])
@@ -64,8 +76,8 @@ def test_huge_chunks_are_in_the_plan_and_not_in_the_heap(tmp_path: Path) -> None
     [
         ((1, 1 << 31), "2147483648 px make more than 16384 blocks along a side"),
         ((1 << 31, 1 << 31), "more than 16384 blocks"),
-        ((1 << 40, 3), "a TIFF has at most 4294967295 pixels a side"),
-        ((2**63 - 1, 2**63 - 1), "a TIFF has at most 4294967295 pixels a side"),
+        ((1 << 40, 3), "a slide has at most 4294967295 a side"),
+        ((2**63 - 1, 2**63 - 1), "a slide has at most 4294967295 a side"),
         ((33_000_000, 400_000), "are needed, .* are free"),
     ],
     ids=str,
@@ -74,4 +86,4 @@ def test_huge_shapes_are_refused_by_arithmetic(shape: tuple[int, int], says: str
     """Nothing is stored of them, and no loop over their pixels, patches or blocks would end."""
     zarr.create_array(tmp_path / "m.zarr", shape=shape, chunks=(1024, 1024), dtype="uint8")
     with pytest.raises(BadInput, match=says):
-        check_budget(prepare(tmp_path / "m.zarr", tmp_path / "o.tiff", RenderOptions(model="identity")))
+        prepare(tmp_path / "m.zarr", tmp_path / "o.tiff", RenderOptions(model="identity")).check_budget()

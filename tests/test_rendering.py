@@ -22,6 +22,7 @@ from models import RampModel
 from oracle import render_whole
 from safron.engine import IdentityModel, RenderReport, load_model, render
 from safron.engine.generator.card import Label
+from safron.engine.generator.model import GeneratorInfo
 from safron.engine.plan.grid import PatchGrid
 from safron.engine.plan.render_plan import choose_bits
 from safron.engine.plan.taper import Taper, TaperName
@@ -37,12 +38,12 @@ def expected(
 ) -> Any:
     grid = PatchGrid(*mask.shape, tile, overlap, model.card.context)
     weights = Taper(taper).weights(tile=tile, overlap=overlap)
-    bits = choose_bits(grid, Taper(taper), integral=model.integral)
+    bits = choose_bits(grid, Taper(taper), returns_uint8=GeneratorInfo.of(model).returns_uint8)
     return render_whole(mask, model, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed)
 
 
 def check_counts(report: RenderReport) -> None:
-    assert report.run + report.painted == report.patches
+    assert report.generated + report.filled == report.patches
 
 
 SIZES = [(1, 1), (255, 257), (256, 256), (491, 493), (700, 90), (64, 1100)]
@@ -136,7 +137,7 @@ def test_identity_reproduces_the_coloured_mask(
     for value, color in model.card.palette.items():
         colors[value] = color
     np.testing.assert_array_equal(level0(tmp_path / "s.tiff"), colors[mask])
-    assert (report.run, report.painted) == (report.patches, 0)
+    assert (report.generated, report.filled) == (report.patches, 0)
 
 
 def specks(height: int, width: int) -> np.ndarray[Any, Any]:
@@ -192,7 +193,7 @@ def test_same_digest_for_any_workers_blocks_batches_and_runs(tmp_path: Path) -> 
         report = render(mask, tmp_path / f"{number}.tiff", model=model, tiff_tile=128, **way)
         digests.add(report.digest)
         check_counts(report)
-        assert report.painted > 0
+        assert report.filled > 0
     assert len(digests) == 1
     assert (
         render(mask, tmp_path / "seed.tiff", model=RampModel(), tiff_tile=128, seed=1).digest not in digests
@@ -202,13 +203,13 @@ def test_same_digest_for_any_workers_blocks_batches_and_runs(tmp_path: Path) -> 
 def test_each_patch_runs_once(tmp_path: Path) -> None:
     mask, model = blobs(700, 900), RampModel()
     report = render(mask, tmp_path / "s.tiff", model=model, workers=1, block=256, tiff_tile=128)
-    assert model.calls == report.run + 1, "one call more than patches: the trial before the render"
+    assert model.calls == report.generated + 2, "two more than patches: the warm-up before the render"
 
 
 def test_glass_is_never_run(tmp_path: Path) -> None:
     mask, model = np.zeros((500, 400), np.uint8), RampModel()
     report = render(mask, tmp_path / "s.tiff", model=model, compression="deflate", tiff_tile=128)
-    assert (report.run, report.painted) == (0, report.patches)
+    assert (report.generated, report.filled) == (0, report.patches)
     assert (level0(tmp_path / "s.tiff") == model.card.background).all()
     assert (tmp_path / "s.tiff").stat().st_size < 30_000, "glass tiles share their bytes"
 
@@ -227,7 +228,7 @@ def test_glass_of_any_labels(tmp_path: Path, fills: tuple[int, ...]) -> None:
     report = render(mask, tmp_path / "s.tiff", compression="deflate", **options)
     whole = expected(mask, model, tile=64, overlap=8)
     assert (level0(tmp_path / "s.tiff") == whole).all()
-    assert (report.painted > 0) == bool(fills)
+    assert (report.filled > 0) == bool(fills)
     mask[70, 80] = 4
     with pytest.raises(BadInput, match=r"label 4 at x=80, y=70 .* knows 0 label 0, 3 label 3, 5 label 5"):
         render(mask, tmp_path / "t.tiff", **options)
@@ -322,26 +323,26 @@ def test_unknown_option_is_named(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"taper": "zzz"}, "--taper 'zzz': must be 'flat', 'linear' or 'cosine'"),
-    ({"region": (0, 0, 100)}, "--region (0, 0, 100): must be 4 whole numbers or None"),
-    ({"region": "0,0,5,5"}, "--region '0,0,5,5': must be 4 whole numbers or None"),
-    ({"region": (0.0, 0.0, 5.0, 5.0)}, "--region (0.0, 0.0, 5.0, 5.0): must be 4 whole numbers or None"),
-    ({"memory": "4GiB"}, "--memory '4GiB': must be a whole number"),
-    ({"level_count": "3"}, "--level-count '3': must be a whole number or 'auto'"),
-    ({"level_count": None}, "--level-count None: must be a whole number or 'auto'"),
-    ({"model": None}, "--model None: must be text, a path or a generator"),
-    ({"model": 7}, "--model 7: must be text, a path or a generator"),
-    ({"tile": 256.0}, "--tile 256.0: must be a whole number or None"),
-    ({"quality": 90.5}, "--quality 90.5: must be a whole number, 1 to 100"),
-    ({"seed": 1.5}, "--seed 1.5: must be a whole number"),
-    ({"seed": np.arange(3)}, "--seed array([0, 1, 2]): must be a whole number"),
-    ({"workers": True}, "--workers True: must be a whole number, at least 1, or None"),
-    ({"mpp": "0.5"}, "--mpp '0.5': must be a number or None"),
-    ({"overwrite": "yes"}, "--overwrite 'yes': must be True or False"),
-    ({"report": 3}, "--report 3: must be a path or None"),
-    ({"scratch": b"x"}, "--scratch b'x': must be text, a path or None"),
-    ({"executor": "fork"}, "--executor 'fork': must be 'auto', 'threads' or 'processes'"),
-    ({"chroma": 420}, "--chroma 420: must be '420' or '444'"),
+    ({"taper": "zzz"}, "taper 'zzz': must be 'flat', 'linear' or 'cosine'"),
+    ({"region": (0, 0, 100)}, "region (0, 0, 100): must be 4 whole numbers or None"),
+    ({"region": "0,0,5,5"}, "region '0,0,5,5': must be 4 whole numbers or None"),
+    ({"region": (0.0, 0.0, 5.0, 5.0)}, "region (0.0, 0.0, 5.0, 5.0): must be 4 whole numbers or None"),
+    ({"memory": "4GiB"}, "memory '4GiB': must be a whole number"),
+    ({"level_count": "3"}, "level_count '3': must be a whole number or 'auto'"),
+    ({"level_count": None}, "level_count None: must be a whole number or 'auto'"),
+    ({"model": None}, "model None: must be text, a path or a generator"),
+    ({"model": 7}, "model 7: must be text, a path or a generator"),
+    ({"tile": 256.0}, "tile 256.0: must be a whole number or None"),
+    ({"quality": 90.5}, "quality 90.5: must be a whole number, 1 to 100"),
+    ({"seed": 1.5}, "seed 1.5: must be a whole number"),
+    ({"seed": np.arange(3)}, "seed array([0, 1, 2]): must be a whole number"),
+    ({"workers": True}, "workers True: must be a whole number, at least 1, or None"),
+    ({"mpp": "0.5"}, "mpp '0.5': must be a number or None"),
+    ({"overwrite": "yes"}, "overwrite 'yes': must be True or False"),
+    ({"report": 3}, "report 3: must be a path or None"),
+    ({"scratch": b"x"}, "scratch b'x': must be text, a path or None"),
+    ({"executor": "fork"}, "executor 'fork': must be 'auto', 'threads' or 'processes'"),
+    ({"chroma": 420}, "chroma 420: must be '420' or '444'"),
 ]
 
 

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
 from safron.engine.generator.onnx_model import OnnxModel
-from safron.engine.optimization.cli import optimize, trial_windows
+from safron.engine.optimization.cli import example_windows, optimize
 from safron.engine.optimization.rewrite import Rewritten, rewrite
 from safron.io.errors import BadInput, Failed
 
@@ -280,7 +280,7 @@ def test_generator_with_a_large_stem(
     weight = next(tensor for tensor in made.graph.initializer if tensor.name == spectral.input[1])
     assert weight.dims[1] == 2 * channels
     seen = set()
-    for labels, _ in trial_windows(before, seed=1):
+    for labels, _ in example_windows(before, seed=1):
         expected, found = (np.rint(model(labels)).astype(int) for model in (before, after))
         assert abs(found - expected).max() <= 1
         seen.update(expected.ravel().tolist())
@@ -353,7 +353,7 @@ def test_an_old_card_goes_with_the_old_file(tmp_path: Path, monkeypatch: pytest.
             optimize(source, out, overwrite=True)
     assert not out.exists(), "neither file may stand under the other's card"
     beside.write_text(json.dumps(CARD | {"name": "old"}))
-    with pytest.raises(BadInput, match=r"o\.json: exists; give another name, or --overwrite"):
+    with pytest.raises(BadInput, match=r"o\.json: exists; give another name, or pass --overwrite"):
         optimize(source, out)
     optimize(source, out, overwrite=True)
     assert not beside.exists()
@@ -362,29 +362,29 @@ def test_an_old_card_goes_with_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = write_onnx(tmp_path / "small.onnx", card=CARD)
-    with pytest.raises(BadInput, match="nothing in it can be made cheaper; render with it as it is"):
+    with pytest.raises(BadInput, match="nothing in it can be made faster; render with it as it is"):
         optimize(small, tmp_path / "out.onnx")
     with pytest.raises(BadInput, match=r"IN .*none\.onnx: no such file; give an ONNX file"):
         optimize(tmp_path / "none.onnx", tmp_path / "out.onnx")
     source = write_stem(tmp_path / "g.onnx")
-    with pytest.raises(BadInput, match=r"must end in \.onnx and have another name"):
+    with pytest.raises(BadInput, match=r"must end in \.onnx and differ from"):
         optimize(source, source)
     other = source.rename(tmp_path / "g.model")
-    with pytest.raises(BadInput, match=r"g\.model, endings aside"):
+    with pytest.raises(BadInput, match=r"differ from .*g\.model in more than the ending"):
         optimize(other, source, overwrite=True)
     other.rename(source)
     (tmp_path / "old.onnx").write_bytes(b"old")
-    with pytest.raises(BadInput, match="exists; give another name, or --overwrite"):
+    with pytest.raises(BadInput, match="exists; give another name, or pass --overwrite"):
         optimize(source, tmp_path / "old.onnx")
     monkeypatch.setattr("safron.engine.optimization.cli.FLOAT_LIMIT", 1e-12)
-    with pytest.raises(Failed, match=r"its pixels differ by .* nothing was written"):
+    with pytest.raises(Failed, match=r"pixels of the rewritten graph differ by .* nothing was written"):
         optimize(source, tmp_path / "old.onnx", overwrite=True)
     assert (tmp_path / "old.onnx").read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.onnx", "old.onnx", "small.onnx"]
     broken = Rewritten(onnx.ModelProto(), ("a change",))
     monkeypatch.setattr("safron.engine.optimization.rewrite.rewrite", lambda *_, **__: broken)
     with pytest.raises(
-        Failed, match=r"g\.onnx: rewritten, it is not a generator any more \(--model new\.onnx: "
+        Failed, match=r"g\.onnx: the rewritten graph is not a valid generator \(--model new\.onnx: "
     ):
         optimize(source, tmp_path / "new.onnx")
     node = helper.make_node("Relu", ["x"], ["y"])

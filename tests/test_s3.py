@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )
 
-HEIGHT, WIDTH, BLOCKS = 1500, 1300, 9
+HEIGHT, WIDTH, BLOCKS = 1800, 1500, 12
 # Without compression the slide is larger than two parts of the smallest size that S3 takes.
 ARGS = (
     "s3://slides/mask.zarr s3://slides/made/out.tiff --model identity --block 512 --compression none "
@@ -202,7 +202,10 @@ def test_a_store_that_stays_away_is_one_line_and_resumed(
         patched.setattr(remote, "_put", fail)
         outcome = run_cli(capfd, ARGS)
     case = ExpectFail(
-        "", "", ("s3://slides/made/out.tiff: the store does not take", "the same command sends it"), code=1
+        "",
+        "",
+        ("s3://slides/made/out.tiff: the store refuses the slide", "the same command sends it"),
+        code=1,
     )
     check_fail(outcome, case)
     store.down = False
@@ -213,7 +216,7 @@ def test_a_store_that_stays_away_is_one_line_and_resumed(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(IdentityModel, "__call__", lambda *args: made.append(1) or paint(*args))
         report = render_cli(capfd, ARGS)
-    assert len(made) == 1, "the trial: no patch was made again"
+    assert len(made) == 1, "the warm-up: no patch was made again"
     assert report["resumed"] == report["blocks"] == BLOCKS
     assert there() == ["slides/made/out.tiff"]
     assert cached(tmp_path) == []

@@ -43,7 +43,7 @@ def expected(mask: Any, model: Any, ratio: str, *, overlap: int, seed: int = 0) 
     grid = PatchGrid(
         *(-(-length * scale.numerator // scale.denominator) for length in mask.shape), tile, overlap, 4
     )
-    bits = choose_bits(grid, taper, integral=model.integral)
+    bits = choose_bits(grid, taper, returns_uint8=model.returns_uint8)
     weights = taper.weights(tile=tile, overlap=overlap)
     return at_true_size(
         mask, model, scale=scale, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed
@@ -142,7 +142,7 @@ def write_mask(path: str, mpp: float | None) -> None:
         (None, "--mpp 0.5", 0.5, ""),
         (0.5, "--mpp 1", 1.0, ""),
         (0.5, "--scale 1", 1.0, "--scale 1: the mask has 0.5 um per pixel and generator 'safron-seamless' 1"),
-        (None, "", 1.0, "has no pixel size; 1 um, the generator's, is taken for it. Give its own with --mpp"),
+        (None, "", 1.0, "has no pixel size; the generator's, 1 um, is used; pass the mask's with --mpp"),
     ],
     ids=str,
 )

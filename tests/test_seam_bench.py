@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from safron.engine.evaluation.gradients import SlideGrid
+from safron.engine.evaluation.slide_grid import SlideGrid
 
 GRID = SlideGrid(64, 20)
 

@@ -21,10 +21,10 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from bioformats_jar import DUMP, find_jar
 from safron.io.slides.pyramid import Pixels
 from safron.io.slides.spec import SlideSpec, choose_pyramid
 from slide_cases import CODINGS, SUFFIXES, agree, canvas_for, levels_for, spec_for, write_slide
-from test_bioformats import DUMP, find_jar
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of other projects' code
 

@@ -254,7 +254,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : the command line after ``safron-train``; by default that of this process.
+    args
+        The command line after ``safron-train``; by default that of this process.
     """
     interrupted = "checkpoints are kept, --resume continues from the last"
     run_program(cli, "safron-train", args, interrupted=interrupted)

@@ -89,7 +89,7 @@ def export_checkpoint(
     Parameters
     ----------
     card
-        generator (its name), licence and trained_on for the card, where they are not those that the run was given.
+        Generator (its name), licence and trained_on for the card, where they are not those that the run was given.
     """
     kept = load_checkpoint(checkpoint)
     network = make_generator(kept.config.model)

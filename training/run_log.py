@@ -28,8 +28,10 @@ class RunLog:
 
     Parameters
     ----------
-    out : folder of the run; it exists.
-    step : steps done; 0 for a new run.
+    out
+        Folder of the run; it exists.
+    step
+        Steps done; 0 for a new run.
     """
 
     def __init__(self, out: Path, step: int) -> None:

@@ -21,7 +21,11 @@ def render(job: Job, generator: Any) -> dict[str, str]:
     path, block = job.out / "safron.tiff", max(512, job.block() // 512 * 512)
     options = {"threads": job.threads, "batch": job.batch} | job.setting | {"block": block}
     report = render_slide(job.mask, path, model=generator, overwrite=True, **options)
-    return {"kind": "tiff", "path": str(path), "patches": f"{report.run} run, {report.painted} painted"}
+    return {
+        "kind": "tiff",
+        "path": str(path),
+        "patches": f"{report.generated} generated, {report.filled} filled",
+    }
 
 
 if __name__ == "__main__":

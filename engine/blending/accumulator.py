@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from safron.engine.plan.fixed_point import Blend, Int32, Sums, UInt8, Values
 from safron.engine.plan.grid import AxisGrid
 from safron.engine.plan.taper import Taper
@@ -60,8 +60,10 @@ class _Axis:
 
     Attributes
     ----------
-    total : int32 [length], total weight of each pixel.
-    packed : int32 [length + 1], number of pixels before each that several patches write; bands hold these alone.
+    total
+        int32 [length], total weight of each pixel.
+    packed
+        int32 [length + 1], number of pixels before each that several patches write; bands hold these alone.
     """
 
     def __init__(self, axis: AxisGrid, weights: Int32, start: int, stop: int) -> None:
@@ -121,6 +123,16 @@ def _axis(axis: AxisGrid, taper: Taper, start: int, stop: int) -> _Axis:
     return _Axis(axis, taper.weights(tile=axis.tile, overlap=axis.overlap), start, stop)
 
 
+@lru_cache(maxsize=256)
+def _summed(blend: Blend, length: int) -> Int32:
+    """Sum of the weights of patches a stride apart that together write so many pixels."""
+    tile, stride = blend.grid.tile, blend.grid.rows.stride
+    total = np.zeros(length, np.int32)
+    for start in range(0, length - tile + 1, stride):
+        total[start : start + tile] += blend.weights
+    return total
+
+
 class Accumulator:
     """The image of one window: add patches, merge other accumulators, finalize.
 
@@ -129,10 +141,14 @@ class Accumulator:
 
     Parameters
     ----------
-    window : pixels to make.
-    blend : patch grid, blend weights and fixed point.
-    image : memory for the pixels, uint8 [height, width, 3]; zeros by default.
-    sums : memory for at least `size` sums of `blend.sum_dtype`; zeros by default.
+    window
+        Pixels to make.
+    blend
+        Patch grid, blend weights and fixed point.
+    image
+        Memory for the pixels, uint8 [height, width, 3]; zeros by default.
+    sums
+        Memory for at least `size` sums of `blend.sum_dtype`; zeros by default.
     """
 
     def __init__(
@@ -167,8 +183,10 @@ class Accumulator:
 
         Parameters
         ----------
-        patches : output of the generator, RGB 0..255, uint8, float16 or float32 [n, tile, tile, 3].
-        first : write window of the first patch; each next one lies one stride to the right.
+        patches
+            Output of the generator, RGB 0..255, uint8, float16 or float32 [n, tile, tile, 3].
+        first
+            Write window of the first patch; each next one lies one stride to the right.
         """
         y, x = first.y - self.window.y, first.x - self.window.x
         if compiled is not None and (patches.dtype == np.uint8 or self.blend.sum_dtype == np.int32):
@@ -177,6 +195,29 @@ class Accumulator:
             compiled.add(*self._parts(), dense, self._weights, y, x, stride, self.blend.bits)
         else:
             self._add(self.blend.encode(patches), y, x)
+
+    def paint(self, labels: UInt8, colors: UInt8, first: Window) -> None:
+        """Add rows of patches that give each label its colour: where they overlap they are alike, so they are one large one.
+
+        Parameters
+        ----------
+        labels
+            uint8 [height, width], of all pixels that the patches write.
+        colors
+            RGB by label, uint8 [256, 3].
+        first
+            Write window of the first patch; the next ones lie a stride to its right, and below it.
+        """
+        y, x = first.y - self.window.y, first.x - self.window.x
+        height, width = labels.shape
+        rows, columns = (_summed(self.blend, length) for length in (height, width))
+        if compiled is not None:
+            compiled.add_labels(*self._parts(), labels, colors, rows, columns, y, x, self.blend.bits)
+            return
+        tile, stride = self.blend.grid.tile, self.blend.grid.columns.stride
+        for row in range(0, height - tile + 1, stride):
+            windows = sliding_window_view(labels[row : row + tile], (tile, tile))[0, ::stride]
+            self.add(colors[windows], first.shift(row, 0))
 
     def _parts(self) -> tuple[Values, ...]:
         """Return the arguments that describe the window to the C extension."""

@@ -24,12 +24,18 @@ def resample(
 
     Parameters
     ----------
-    drawing : RGB of the drawn pixels, uint8 [y, x, 3]; `Scale.reach` says which are needed.
-    drawn : their window.
-    out : memory for the window, uint8 [window.height, window.width, 3].
-    window : pixels of the slide's canvas.
-    scale : drawn pixels for each of the canvas.
-    canvas : all pixels of the mask; nothing is drawn beyond.
+    drawing
+        RGB of the drawn pixels, uint8 [y, x, 3]; `Scale.reach` says which are needed.
+    drawn
+        Their window.
+    out
+        Memory for the window, uint8 [window.height, window.width, 3].
+    window
+        Pixels of the slide's canvas.
+    scale
+        Drawn pixels for each of the canvas.
+    canvas
+        All pixels of the mask; nothing is drawn beyond.
     """
     rows, row_weights = _taps(window.y, window.y_stop, scale, canvas.height, drawn.y, drawn.height)
     columns, column_weights = _taps(window.x, window.x_stop, scale, canvas.width, drawn.x, drawn.width)

@@ -1,1 +1,1 @@
-"""How good is a slide: seams, alignment, distance from real tissue?"""
+"""How good is a slide? Seams between patches, alignment with the mask, distance from real tissue."""

@@ -1,4 +1,4 @@
-"""``safron-eval``: can the patches be seen, does the slide lie on its mask, and how near is it to real tissue?"""
+"""``safron-eval``: measure seams between patches, alignment with the mask, and distance from real tissue."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from safron.io.console import SETTINGS, ProgramGroup, debug_option, option, run_
 from safron.io.errors import BadInput
 
 if TYPE_CHECKING:
+    from .alignment import Alignment
     from .tile_sets import TileSet
 
 NAME = "safron-eval"
-NOT_FID = "weight-free; not FID or KID, comparable with nothing but itself"
+NOT_FID = "weight-free; not FID or KID, only comparable with itself"
 
 
-def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """Refuse at once what could not be written after hours."""
+def _check_report(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse at once a report that could not be written after hours."""
     if value is not None:
-        from safron.io.files import check_output_path
+        from .seam_report import check_report_path
 
-        check_output_path(value, overwrite=True, name="--report ")
+        check_report_path(value, overwrite=ctx.params["overwrite"])
     return value
 
 
-report_option = option(
-    "--report",
-    "Write everything that was measured as JSON.",
-    "JSON",
-    callback=_writable,
-    type=click.Path(path_type=Path, dir_okay=False),
-)
+def report_options(command: Any) -> Any:
+    """--report, and --overwrite, which is read first."""
+    report = option(
+        "--report",
+        "Write all measurements to this .json file; an earlier report there is replaced.",
+        "JSON",
+        callback=_check_report,
+        type=click.Path(path_type=Path, dir_okay=False),
+    )
+    overwrite = option(
+        "--overwrite", "Let --report replace a JSON file that is not a report.", is_flag=True, is_eager=True
+    )
+    return report(overwrite(command))
 
 
 @click.group(cls=ProgramGroup, context_settings=SETTINGS)
@@ -47,14 +54,15 @@ def commands() -> None:
 )
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
 @option("--mask", "Mask that the slides were rendered from; adds the alignment.", "MASK")
+@option("--part", "The slides show the upper left part of a larger mask.", is_flag=True)
 @option(
     "--model",
-    "Generator, for the mismatch before blending; needs --mask. One for all slides, or one for each in turn.",
+    "Generator, for the mismatch before blending; needs --mask. One for all slides, or one per slide in order.",
     "NAME|FILE",
     called="models",
     multiple=True,
 )
-@option("--real", "Real slide: boundary ratios are divided by its own ratios at the same phases.", "SLIDE")
+@option("--real", "Real slide: boundary ratios are divided by its own on the same grid.", "SLIDE")
 @option("--tile", "Patch size, in pixels a side.", "PX", type=click.IntRange(1), shown="the slide's own")
 @option(
     "--overlap",
@@ -72,18 +80,20 @@ def commands() -> None:
     type=click.IntRange(0, 255),
     default=0,
 )
-@report_option
+@report_options
 @debug_option
-def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None, **options: Any) -> None:
-    """Look for the grid of patches in each SLIDE, one row of a table each. No weights, no reference.
+def seams(
+    slides: tuple[str, ...], models: tuple[str, ...], report: Path | None, overwrite: bool, **options: Any
+) -> None:
+    """Look for seams between the patches of each SLIDE; one row per slide. Needs no weights and no reference.
 
-    A z of 6 or more, either way, is a seam.
+    Step, ramp, edge, blur and patch are in standard deviations: 4 or more is a seam, and the last column names it.
     """
     from .seam_report import evaluate_seams, seam_table, write_report
 
     if len(models) not in (0, 1, len(slides)):
         raise click.UsageError(
-            f"{len(models)} generators for {len(slides)} slides: give one, or one for each"
+            f"{len(models)} generators for {len(slides)} slides: give one for all, or one per slide"
         )
     each = models * len(slides) if len(models) == 1 else models or (None,) * len(slides)
     reports = [
@@ -91,8 +101,26 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     ]
     for line in seam_table(reports):
         click.echo(line)
+    for item in reports:
+        if doubt := _doubt(item.alignment):
+            warn(NAME, f"{item.slide}: {doubt}")
     if report is not None:
         write_report(report, {"seams": [item.json for item in reports]})
+
+
+def _doubt(found: Alignment | None) -> str | None:
+    """Why slide and mask may not belong together; None where they do, or nothing is known."""
+    if found is None or (found.sure and found.shift == (0, 0)):
+        return None
+    shift = "shift {},{}".format(*found.shift)
+    if found.sure:
+        return f"{shift}: the image does not lie on this mask, and would if it were moved back by that many rows, columns"
+    if found.at_edge:
+        return f"{shift} lies at the edge of the search; the mask may be of another slide"
+    return (
+        f"{shift} is not sure: it fits {found.agreement:.0%} of {found.windows} places with two labels, which explain "
+        f"{found.explained:.1%} of the colours; the mask may be of another slide"
+    )
 
 
 @commands.command(epilog="Example: safron-eval fid real/ slide.tiff --weights inception.pt --size 256")
@@ -128,7 +156,7 @@ def seams(slides: tuple[str, ...], models: tuple[str, ...], report: Path | None,
     default=0,
 )
 @option("--device", "PyTorch device of the encoder.", "DEVICE", default="cpu")
-@report_option
+@report_options
 @debug_option
 def fid(
     real: str,
@@ -140,15 +168,20 @@ def fid(
     seed: int,
     device: str,
     report: Path | None,
+    overwrite: bool,
 ) -> None:
-    """Compare the tissue of REAL and FAKE, each a slide, an image or a folder of either.
+    """Compare the tissue of REAL and FAKE, each a slide, an image, or a folder of either.
 
-    With --weights: FID and KID. Without: texture distances, which need no weights and are not FID.
+    Masks of training pairs in a folder are left out. With --weights: FID and KID. Without: texture distances, which
+    need no weights and are not FID.
     """
     from .seam_report import format_table, write_report
     from .tile_sets import find_tiles
 
     sets = [find_tiles(source, size=size, most=tiles, seed=seed, jpeg=jpeg) for source in (real, fake)]
+    for found in sets:
+        if found.left_out:
+            warn(NAME, f"{found.source}: {found.left_out} masks of training pairs are left out")
     count = min(len(found) for found in sets)
     if count < 8:
         raise BadInput(
@@ -158,7 +191,7 @@ def fid(
     if first.mpp and second.mpp and abs(first.mpp / second.mpp - 1) > 0.05:
         warn(
             NAME,
-            f"REAL has {first.mpp:g} um per pixel and FAKE {second.mpp:g}: the distance will be of scale, too",
+            f"REAL has {first.mpp:g} um per pixel and FAKE {second.mpp:g}: the distance includes the difference in scale",
         )
     measured = _texture(first, second) if weights is None else _deep(first, second, weights, device)
     rows = [["measure", "distance", "+-"]]
@@ -172,17 +205,18 @@ def fid(
         warn(
             NAME,
             f"{count} tiles for {measured['dimensions']} features: the Frechet distance is mostly bias; "
-            "read the kernel distance",
+            "use the kernel distance",
         )
     if report is not None:
         facts = {"real": real, "fake": fake, "tiles": count, "size": size, "jpeg": jpeg, "seed": seed}
-        write_report(report, facts | {"mpp": [first.mpp, second.mpp]} | measured)
+        left_out = [found.left_out for found in sets]
+        write_report(report, facts | {"mpp": [first.mpp, second.mpp], "masks_left_out": left_out} | measured)
 
 
 def _texture(real: TileSet, fake: TileSet) -> dict[str, Any]:
     from .texture_distance import frechet_distance, kernel_distance, standardize, texture_features
 
-    click.echo(f"{NAME}: no --weights: texture distances are measured, which are not FID and KID", err=True)
+    click.echo(f"{NAME}: no --weights: measuring texture distances, which are not FID and KID", err=True)
     first, second = standardize(texture_features(real), texture_features(fake))
     kernel, spread = kernel_distance(first, second)
     measures = [
@@ -200,7 +234,6 @@ def _deep(real: TileSet, fake: TileSet, weights: Path, device: str) -> dict[str,
             raise BadInput(
                 f"--weights: needs {module}, which is not installed; run: pip install 'safron[train]'"
             )
-    # Here alone the engine's command reaches into training, which is where PyTorch may be used.
     from .fid import deep_distances
     from .texture_distance import subset_size
 
@@ -220,7 +253,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : what follows ``safron-eval`` on the command line; None takes it from there.
+    args
+        Arguments after ``safron-eval``; None takes those of the command line.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_program(commands, NAME, args)

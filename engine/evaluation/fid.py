@@ -1,7 +1,7 @@
-"""How far apart are two sets of tiles for a network that has seen the world?
+"""FID and KID of two sets of tiles.
 
-FID and KID from torchmetrics, on features of an encoder whose weights lie in a local file: a TorchScript file, or
-torch-fidelity's weights of InceptionV3. Nothing is ever fetched.
+torchmetrics computes them from features of an encoder in a local file: TorchScript, or torch-fidelity's InceptionV3
+weights. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -46,14 +46,17 @@ def deep_distances(
 
     Parameters
     ----------
-    weights : see `load_encoder`.
-    subset : tiles of each of KID's 100 subsets.
-    device : a PyTorch device.
+    weights
+        See `load_encoder`.
+    subset
+        Tiles of each of KID's 100 subsets.
+    device
+        A PyTorch device.
 
     Raises
     ------
     BadInput
-        The file is no encoder, or it does not take tiles of this size.
+        The file is not an encoder, or does not take tiles of this size.
     """
     encoder = load_encoder(weights, device)
     features = [torch.cat(list(_features(encoder, tiles, weights, device))) for tiles in (real, fake)]
@@ -63,14 +66,14 @@ def deep_distances(
 
 
 class _Given(nn.Module):
-    """Stands where torchmetrics has its network: the features are there already."""
+    """Takes the place of torchmetrics' network, since features are computed beforehand."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.num_features = count
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return what came."""
+        """Return the features unchanged."""
         return features
 
 
@@ -99,19 +102,19 @@ def kernel(real: Tensor, fake: Tensor, *, subset: int) -> tuple[float, float]:
 
 
 def load_encoder(weights: Path, device: str = "cpu") -> Encoder:
-    """Load an encoder that takes uint8 [n, 3, y, x], RGB 0..255, and gives features [n, d].
+    """Load an encoder that takes uint8 [n, 3, y, x], RGB 0..255, and returns features [n, d].
 
-    A TorchScript file must take that itself; one whose ``forward`` knows ``return_features``, as the common InceptionV3
-    file does, is asked for them. A file of plain weights is taken for torch-fidelity's InceptionV3.
+    A TorchScript file must take such tiles. If its ``forward`` has an argument ``return_features``, as the common
+    InceptionV3 file has, that is set. A file of plain weights is read as torch-fidelity's InceptionV3.
 
     Raises
     ------
     BadInput
-        The file is missing, or is neither, or PyTorch has no such device.
+        The file is missing or is neither of the two, or PyTorch cannot use the device.
     """
     _check_device(device)
     if not weights.is_file():
-        raise BadInput(f"--weights {weights}: there is no such file; give an encoder's weights")
+        raise BadInput(f"--weights {weights}: no such file; give an encoder's weights")
     try:
         module: Any = _load_script(weights).to(device).eval()
     except RuntimeError:
@@ -123,7 +126,7 @@ def load_encoder(weights: Path, device: str = "cpu") -> Encoder:
 
 
 def _check_device(device: str) -> None:
-    """Raise `BadInput` unless PyTorch computes there; a name alone does not tell."""
+    """Raise `BadInput` unless PyTorch can compute there, which its name does not tell."""
     try:
         torch.zeros(1, device=device).cpu()
     except Exception as error:  # AssertionError and RuntimeError, by what is missing
@@ -134,7 +137,7 @@ def _check_device(device: str) -> None:
 
 def _load_script(weights: Path) -> Any:
     with warnings.catch_warnings():
-        # PyTorch would rather have files of torch.export, which holds one input size and few people have.
+        # PyTorch recommends torch.export instead, whose files fix the input size.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         return torch.jit.load(str(weights), map_location="cpu")  # type: ignore[no-untyped-call]
@@ -147,14 +150,14 @@ def _load_inception(weights: Path, device: str) -> Encoder:
         )
     except ImportError as error:
         raise BadInput(
-            f"--weights {weights}: is no TorchScript file; for torch-fidelity's InceptionV3 weights run "
+            f"--weights {weights}: not a TorchScript file; for torch-fidelity's InceptionV3 weights run "
             "pip install torch-fidelity torchvision, else save the encoder with torch.jit.script"
         ) from error
     try:
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
         )
-    except Exception as error:  # whatever a foreign file raises
+    except Exception as error:  # foreign files raise anything
         raise BadInput(
             f"--weights {weights}: neither a TorchScript file nor torch-fidelity's InceptionV3 weights"
         ) from error
@@ -181,13 +184,13 @@ def _encode(encoder: Encoder, tiles: list[npt.NDArray[np.uint8]], weights: Path,
     try:
         with torch.inference_mode():
             features = encoder(batch)
-    except Exception as error:  # TorchScript raises what it meets
+    except Exception as error:  # TorchScript raises the exceptions of its operators
         first = (str(error).strip().splitlines() or [""])[-1]
         raise BadInput(
             f"--weights {weights}: does not take uint8 tiles {list(batch.shape)}: {first}"
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(tiles):
-        raise BadInput(f"--weights {weights}: must give features [n, d] for tiles [n, 3, y, x]")
+        raise BadInput(f"--weights {weights}: must return features [n, d] for tiles [n, 3, y, x]")
     if not features.isfinite().all():
-        raise BadInput(f"--weights {weights}: gives features that are not finite; give another encoder")
+        raise BadInput(f"--weights {weights}: returns features that are not finite; give another encoder")
     return features.double().cpu()

@@ -1,7 +1,6 @@
-"""What is said of one slide, or of several side by side?
+"""All measurements of one slide, and tables of several slides.
 
-`evaluate_seams` joins the measurements of `safron.engine.evaluation.gradients` for one slide; `seam_table` sets several under
-each other, and `write_report` keeps them as JSON.
+`evaluate_seams` measures a slide; `seam_table` sets several under each other; `write_report` keeps them as JSON.
 """
 
 from __future__ import annotations
@@ -13,34 +12,48 @@ from pathlib import Path
 from typing import Any
 
 from safron.engine.generator.model import PatchModel, load_model
-from safron.io.errors import BadInput, Failed
+from safron.io.errors import BadInput, Failed, SafronError
+from safron.io.files import check_output_path, output, parse_text
 from safron.io.legend import DEFAULT_LABELS
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.slides.reader import Pixels
 
-from .alignment import Alignment, measure_alignment
-from .gradients import SEAM_Z, GradientScores, SlideGrid, grid_of, measure_gradients, score_gradients
+from .alignment import Alignment, check_size, measure_alignment
+from .boundary_profiles import measure_profiles
 from .overlap_mismatch import Mismatch, measure_mismatch
+from .seam_scores import SeamScores, score_seams
+from .slide_grid import SlideGrid, grid_of
+
+PROGRAM = "safron-eval"
+"""Stands in every report under ``program``: only such files are replaced without --overwrite."""
+ENDINGS = (".json",)
+MAX_REPORT_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
 class SeamReport:
-    """What was measured on one slide.
+    """Measurements of one slide.
 
     Attributes
     ----------
-    slide, model, mask, real : what was given; None where it was not.
-    grid : where its patches lie.
-    gradients : steps at the grid's phases.
-    mismatch : of the generator, before blending; None without generator, mask or overlap.
-    alignment : of slide and mask; None without a mask, or where it holds no two labels side by side.
-    real_boundary_ratio : boundary ratio of the real slide at the same phases.
+    slide, model, mask, real
+        Sources; None where not given.
+    grid
+        Where its patches lie.
+    scores
+        How far the boundaries of patches stand out; None with too little tissue.
+    mismatch
+        Of the generator, before blending; None without generator, mask or overlap.
+    alignment
+        Of slide and mask; None without a mask, or where no square holds two labels.
+    real_boundary_ratio
+        Boundary ratio of the real slide on the same grid.
     """
 
     slide: str
     grid: SlideGrid
-    gradients: GradientScores
+    scores: SeamScores | None
     mismatch: Mismatch | None = None
     alignment: Alignment | None = None
     real_boundary_ratio: float | None = None
@@ -49,21 +62,36 @@ class SeamReport:
     real: str | None = None
 
     @property
-    def boundary_ratio(self) -> float:
-        """Boundary ratio, divided by the real slide's where there is one."""
-        return self.gradients.boundary_ratio / (self.real_boundary_ratio or 1.0)
+    def boundary_ratio(self) -> float | None:
+        """Boundary ratio, divided by the real slide's where there is one; None with too little tissue."""
+        return None if self.scores is None else self.scores.boundary_ratio / (self.real_boundary_ratio or 1.0)
 
     @property
-    def has_seams(self) -> bool:
-        """Whether the grid's own phases stand out."""
-        return abs(self.gradients.z) >= SEAM_Z
+    def seams(self) -> tuple[str, ...]:
+        """Names of the measures that found seams."""
+        mismatch = ("mismatch",) if self.mismatch is not None and self.mismatch.visible else ()
+        return mismatch + (() if self.scores is None else self.scores.found)
+
+    @property
+    def has_seams(self) -> bool | None:
+        """Whether any measure found seams; None where none could be taken."""
+        return None if self.scores is None and not self.seams else bool(self.seams)
+
+    @property
+    def verdict(self) -> str:
+        """The last column of the table."""
+        if self.has_seams is None:
+            return "too little tissue"
+        return f"yes: {', '.join(self.seams)}" if self.seams else "no"
 
     @property
     def json(self) -> dict[str, Any]:
         """Everything as JSON values."""
         return asdict(self) | {
-            "z": self.gradients.z,
+            "z": None if self.scores is None else self.scores.z,
             "has_seams": self.has_seams,
+            "seams": list(self.seams),
+            "alignment_sure": None if self.alignment is None else self.alignment.sure,
             "boundary_ratio_over_real": None if self.real_boundary_ratio is None else self.boundary_ratio,
         }
 
@@ -79,26 +107,36 @@ def evaluate_seams(
     seed: int | None = None,
     device: str = "auto",
     palette_tolerance: int = 0,
+    part: bool = False,
 ) -> SeamReport:
     """Measure one slide.
 
     Parameters
     ----------
-    slide : any slide or image; read in windows.
-    mask : what it was rendered from, for alignment and mismatch.
-    model : the generator, for the mismatch.
-    real : a real slide whose boundary ratio is divided by.
-    tile, overlap, seed : of the render; None takes what the slide says of itself.
-    device : where the generator runs.
-    palette_tolerance : see `safron.io.masks.open.open_mask`.
+    slide
+        Any slide or image; read in windows.
+    mask
+        The labels it was rendered from, for alignment and mismatch.
+    model
+        The generator, for the mismatch.
+    real
+        A real slide; the boundary ratio is divided by its own.
+    tile, overlap, seed
+        Of the render; None takes them from the slide's description.
+    device
+        Where the generator runs.
+    palette_tolerance
+        See `safron.io.masks.open.open_mask`.
+    part
+        The slide may show only the upper left part of the mask.
 
     Raises
     ------
     BadInput
-        Something cannot be read, the grid is not known, or there is no tissue.
+        A file cannot be read, the grid is not known, or the mask has another size than the slide.
     """
     if model is not None and mask is None:
-        raise BadInput("--model: a generator is measured on windows of a mask; give --mask, too")
+        raise BadInput("--model: the generator is run on windows of a mask; give --mask, too")
     generator = None if model is None else load_model(model, device=device)
     cards = [] if generator is None else [generator.card]
     labels = (
@@ -106,24 +144,29 @@ def evaluate_seams(
     )
     with Pixels(slide) as pixels:
         grid = grid_of(pixels, tile=tile, overlap=overlap, cards=cards)
-        gradients = _gradients(pixels, grid)
+        if labels is not None:
+            check_size(pixels, labels, part=part)
+        scores = score_seams(measure_profiles(pixels, grid), grid)
         alignment = None if labels is None else measure_alignment(pixels, labels, grid)
         said = pixels.facts.get("Seed", "0")
         number = seed if seed is not None else int(said) if said.lstrip("-").isdecimal() else 0
-    mismatch, real_ratio = None, None
+    mismatch, of_real = None, None
     if generator is not None and labels is not None:
         generator.card.require_tile(grid.tile)
         mismatch = measure_mismatch(generator, labels, tile=grid.tile, overlap=grid.overlap, seed=number)
     if real is not None:
+        plain = SlideGrid(grid.tile, grid.overlap)
         with Pixels(real) as pixels:
-            real_ratio = _gradients(pixels, SlideGrid(grid.tile, grid.overlap)).boundary_ratio
+            of_real = score_seams(measure_profiles(pixels, plain), plain)
+        if of_real is None:
+            raise BadInput(f"--real {real}: has too little tissue to compare with; give a larger slide")
     return SeamReport(
         slide=str(slide),
         grid=grid,
-        gradients=gradients,
+        scores=scores,
         mismatch=mismatch,
         alignment=alignment,
-        real_boundary_ratio=real_ratio,
+        real_boundary_ratio=None if of_real is None else of_real.boundary_ratio,
         model=None if generator is None else generator.card.name,
         mask=None if labels is None else labels.source,
         real=None if real is None else str(real),
@@ -135,40 +178,40 @@ def _open_mask(mask: Any, palette: Any, tolerance: int) -> LabelMask:
     return open_mask(mask, palette=colors, palette_tolerance=tolerance)
 
 
-def _gradients(slide: Pixels, grid: SlideGrid) -> GradientScores:
-    try:
-        return score_gradients(measure_gradients(slide, grid), grid, slide.shape[0] * slide.shape[1])
-    except BadInput as error:
-        raise BadInput(f"{slide.path}: {error}") from None
-
-
 def seam_table(reports: Sequence[SeamReport], names: Sequence[str] = ()) -> list[str]:
-    """Lines of a table, one slide a row; the first line is the head.
+    """Lines of a table with one slide a row; the first line is the head.
 
     Parameters
     ----------
-    reports : one a row.
-    names : what the rows are called; the slides' file names where there are none.
+    reports
+        One for each row.
+    names
+        Names of the rows; the slides' file names where there are none.
     """
-    head = ("slide", "mismatch", "worst", "z", "largest z", "boundary", "overlap", "shift", "seams")
-    rows = [head]
+    measures = ("step", "ramp", "edge", "blur", "patch")
+    rows: list[tuple[str, ...]] = [
+        ("slide", "mismatch", "worst", *measures, "boundary", "overlap", "shift", "seams")
+    ]
     for index, report in enumerate(reports):
-        scores, mismatch, alignment = report.gradients, report.mismatch, report.alignment
-        axis, where = max((("y", scores.rows), ("x", scores.columns)), key=lambda item: abs(item[1].largest))
+        scores, mismatch, alignment = report.scores, report.mismatch, report.alignment
+        shift = "-" if alignment is None else "{},{}".format(*alignment.shift)
         rows.append(
             (
                 names[index] if names else Path(report.slide).name,
                 "-" if mismatch is None else f"{mismatch.mean:.3g} ({mismatch.relative:.1%})",
                 "-" if mismatch is None else f"{mismatch.largest:.3g}",
-                f"{scores.z:.1f}",
-                f"{where.largest:.1f} at {axis} {where.largest_phase}",
-                f"{report.boundary_ratio:.3f}",
-                "-" if scores.overlap_ratio is None else f"{scores.overlap_ratio:.3f}",
-                "-" if alignment is None else "{},{}".format(*alignment.shift),
-                "yes" if report.has_seams else "no",
+                *(_number(getattr(scores, name, None), ".1f") for name in measures),
+                _number(report.boundary_ratio, ".3f"),
+                _number(getattr(scores, "overlap_ratio", None), ".3f"),
+                shift if alignment is None or alignment.sure else f"{shift}?",
+                report.verdict,
             )
         )
     return format_table(rows)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -185,12 +228,40 @@ def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def write_report(path: Path, content: dict[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
+def check_report_path(path: Path, *, overwrite: bool) -> None:
+    """Refuse a report's name that does not end in .json, or that another JSON file has.
+
+    Parameters
+    ----------
+    path
+        Where the report shall be written.
+    overwrite
+        Replace any JSON file.
+
+    Raises
+    ------
+    BadInput
+        The name has another ending, its folder is missing, or a file is there that is not a report.
+    """
+    check_output_path(path, overwrite=overwrite or _is_report(path), name="--report ", endings=ENDINGS)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is a report of safron-eval, which a new one may replace."""
     try:
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        found = parse_text(path, json.loads, kind="JSON", remedy="", max_bytes=MAX_REPORT_BYTES)
+    except SafronError:
+        return False
+    # Reports of version 0.1 do not name the program.
+    return isinstance(found, dict) and (
+        found.get("program") == PROGRAM or not {"seams", "measures"}.isdisjoint(found)
+    )
+
+
+def write_report(path: Path, content: dict[str, Any]) -> None:
+    """Write a report as JSON, whole or not at all; `check_report_path` decides beforehand whether it may."""
+    try:
+        with output(path, overwrite=True, endings=ENDINGS, name="--report ") as part:
+            part.write_text(json.dumps({"program": PROGRAM} | content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise Failed(f"--report {path}: {error.strerror}; choose another path") from error

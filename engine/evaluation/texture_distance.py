@@ -1,8 +1,8 @@
-"""How far apart are two sets of tiles, where no network's weights are at hand?
+"""Distances between two sets of tiles that need no network.
 
-Each tile becomes 50 plain numbers: optical densities, local binary patterns at three scales, and its power spectrum.
-The distances between the two clouds of numbers are built as FID and KID are, and are neither: **they compare with
-nothing but themselves**, at the same tile size, number of tiles, pixel size and compression.
+Each tile is described by 50 numbers: optical densities, local binary patterns at three scales, and its power spectrum.
+The distances between the two sets of numbers have the formulas of FID and KID, but are neither: **they are only
+comparable with themselves**, at the same tile size, number of tiles, pixel size and compression.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ SUBSETS = 100
 
 
 def texture_features(tiles: Iterable[npt.NDArray[np.uint8]]) -> Floats:
-    """Describe tiles by 50 numbers each.
+    """Describe each tile by 50 numbers.
 
     Parameters
     ----------
-    tiles : uint8 [y, x, 3], RGB, of any size.
+    tiles
+        uint8 [y, x, 3], RGB, of any size.
 
     Returns
     -------
-    features : float64 [n, 50]: 12 of colours, 30 of local binary patterns, 8 of the power spectrum.
+    Floats
+        float64 [n, 50]: 12 for colours, 30 for local binary patterns, 8 for the power spectrum.
     """
     return np.stack([np.concatenate([_colors(tile), _patterns(tile), _spectrum(tile)]) for tile in tiles])
 
@@ -77,7 +79,7 @@ def _spectrum(tile: npt.NDArray[np.uint8]) -> Floats:
 
 
 def standardize(real: Floats, fake: Floats) -> tuple[Floats, Floats]:
-    """Bring both sets, [n, d], to the real set's mean 0 and deviation 1, so that no number outweighs the others."""
+    """Scale both sets, [n, d], so that each number of the real set has mean 0 and deviation 1."""
     mean, deviation = real.mean(axis=0), np.maximum(real.std(axis=0), 1e-3)
     return (real - mean) / deviation, (fake - mean) / deviation
 
@@ -87,11 +89,13 @@ def frechet_distance(real: Floats, fake: Floats) -> float:
 
     Parameters
     ----------
-    real, fake : float64 [n, d], at least two rows each.
+    real, fake
+        float64 [n, d], at least two rows each.
 
     Returns
     -------
-    distance : squared, at least 0; biased upwards for few rows.
+    float
+        Squared, at least 0; biased upwards for few rows.
     """
     first, second = (np.cov(part, rowvar=False).reshape(part.shape[1], -1) for part in (real, fake))
     values, vectors = np.linalg.eigh(first)
@@ -106,12 +110,15 @@ def kernel_distance(real: Floats, fake: Floats, *, seed: int = 0) -> tuple[float
 
     Parameters
     ----------
-    real, fake : float64 [n, d], at least two rows each.
-    seed : of the choice of subsets.
+    real, fake
+        float64 [n, d], at least two rows each.
+    seed
+        Seed of the choice of subsets.
 
     Returns
     -------
-    mean, deviation : over 100 random subsets of half of the smaller set, 1000 rows at most.
+    tuple[float, float]
+        Mean, deviation : over 100 random subsets of half of the smaller set, 1000 rows at most.
     """
     size, rng = subset_size(len(real), len(fake)), np.random.default_rng(seed)
     made = []

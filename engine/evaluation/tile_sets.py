@@ -1,41 +1,50 @@
-"""Which pictures are compared when two sets of images are?
+"""Which tiles are compared when two sets of images are?
 
-Tiles of one size, cut side by side from images or slides, tissue only, and as many of one set as of the other: every
-statistic here is biased by the number of tiles, and none is comparable across sizes, pixel sizes or JPEG qualities.
+Tiles have one size, are cut side by side from images or slides, and hold tissue; both sets have the same number of them.
+Every statistic depends on the number of tiles, and none can be compared across tile sizes, pixel sizes or JPEG qualities.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.io.masks.pair_names import find_masks
 from safron.io.slides.reader import Pixels
 
-from .gradients import find_tissue
+from .boundary_profiles import find_tissue
 
 Tile = npt.NDArray[np.uint8]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".svs", ".bmp")
-LEAST_TISSUE = 0.5
+LEAST_TISSUE_IN_TILE = 0.5
+"""Smallest share of a tile's pixels that is tissue."""
 
 
 @dataclass(frozen=True)
 class TileSet:
-    """A set of tiles that are read when asked for.
+    """A set of tiles; their pixels are read while iterating.
 
     Attributes
     ----------
-    source : folder, slide or image.
-    size : pixels a side.
-    places : file, y and x of each tile, in the order in which they are read.
-    mpp : micrometres per pixel of the first file, or None.
-    jpeg : quality at which every tile is coded once more, or None.
+    source
+        Folder, slide or image.
+    size
+        Pixels a side.
+    places
+        File, y and x of each tile, in the order in which they are read.
+    mpp
+        Micrometres per pixel of the first file, or None.
+    jpeg
+        Quality at which every tile is coded once more, or None.
+    left_out
+        Masks of training pairs that lie in the folder and are not tissue.
     """
 
     source: str
@@ -43,6 +52,7 @@ class TileSet:
     places: tuple[tuple[Path, int, int], ...]
     mpp: float | None
     jpeg: int | None = None
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -50,8 +60,7 @@ class TileSet:
     def take(self, count: int, *, seed: int) -> TileSet:
         """Return `count` tiles chosen at random, still in their order."""
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self.places))[:count])
-        places = tuple(self.places[index] for index in chosen)
-        return TileSet(self.source, self.size, places, self.mpp, self.jpeg)
+        return replace(self, places=tuple(self.places[index] for index in chosen))
 
     def __iter__(self) -> Iterator[Tile]:
         """Tiles uint8 [size, size, 3], RGB; one file is open at a time."""
@@ -73,16 +82,22 @@ def find_tiles(
 ) -> TileSet:
     """Choose tiles that hold tissue from a folder of images, a slide or an image.
 
-    Every place of every file has a random number; of those with tissue, the ones with the lowest are taken. So each
-    place is as likely as any other, and of what lies above the numbers at hand nothing is read.
+    Every place of every file gets a random number, and the places with tissue that have the lowest numbers are taken.
+    So each place is as likely as any other, and places whose number is too high are not read. Masks beside images, as
+    training pairs have them, are left out.
 
     Parameters
     ----------
-    source : a folder (searched with all below it), or one file.
-    size : pixels a side.
-    most : tiles, all there are where there are no more.
-    seed : of the choice.
-    jpeg : see `TileSet`.
+    source
+        A folder (searched with all its sub-folders), or one file.
+    size
+        Pixels a side.
+    most
+        Most tiles to take.
+    seed
+        Seed of the choice.
+    jpeg
+        See `TileSet`.
 
     Raises
     ------
@@ -92,9 +107,11 @@ def find_tiles(
     path = Path(source)
     if not path.exists():
         raise BadInput(f"{source}: there is no such file or folder")
-    files = (
+    found = (
         sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGES) if path.is_dir() else [path]
     )
+    masks = find_masks(found) if path.is_dir() else set()
+    files = [file for file in found if file not in masks]
     if not files:
         raise BadInput(f"{source}: this folder holds no image ({', '.join(IMAGES)})")
     rng = np.random.default_rng(seed)
@@ -107,12 +124,12 @@ def find_tiles(
             _choose(chosen, pixels, index, size=size, numbers=numbers, most=most)
     if not chosen:
         raise BadInput(f"{source}: has no tile of {size} x {size} pixels with tissue; lower --size")
-    places = tuple((files[index], y, x) for _, index, y, x in sorted(chosen, key=lambda found: found[1:]))
-    return TileSet(str(source), size, places, mpp, jpeg)
+    places = tuple((files[index], y, x) for _, index, y, x in sorted(chosen, key=lambda place: place[1:]))
+    return TileSet(str(source), size, places, mpp, jpeg, len(masks))
 
 
 _Numbered = tuple[float, int, int, int]
-"""Less its random number, index of the file, y and x: the highest number comes first from a heap."""
+"""Negative random number, index of the file, y and x: a heap gives the highest number first."""
 
 
 def _choose(
@@ -124,20 +141,20 @@ def _choose(
     numbers: npt.NDArray[np.float64],
     most: int,
 ) -> None:
-    """Put a file's places with tissue on the heap, those with low numbers first, as long as they are among the lowest."""
+    """Put a file's places with tissue on the heap as long as their numbers are among the `most` lowest."""
     columns = pixels.shape[1] // size
     for index in np.argsort(numbers):
         number = float(numbers[index])
         if len(chosen) >= most and number >= -chosen[0][0]:
             return
         y, x = (int(index) // columns) * size, (int(index) % columns) * size
-        if find_tissue(pixels.read(y, x, size, size)).mean() >= LEAST_TISSUE:
+        if find_tissue(pixels.read(y, x, size, size)).mean() >= LEAST_TISSUE_IN_TILE:
             add = heapq.heappush if len(chosen) < most else heapq.heapreplace
             add(chosen, (-number, file, y, x))
 
 
 def _code(tile: Tile, quality: int | None) -> Tile:
-    """Pass a tile through JPEG, so that both sets have the same losses."""
+    """Code and decode a tile as JPEG, so that both sets have the same losses."""
     if quality is None:
         return tile
     coded = cv2.imencode(".jpg", tile[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]

@@ -11,11 +11,12 @@ from typing import Any
 
 from safron.engine.system.failures import Lost, WorkersDied
 
-from .scheduling import TRIES, Task
+from .call_timer import CallTimer
+from .scheduling import TRIES, WAKE_SECONDS, Ended, Task
 
 
 def dashboard_options(address: str | None) -> dict[str, Any]:
-    """Options of a scheduler for Dask's pages: none, or at an address, which is loopback's unless it says otherwise."""
+    """Return options of a scheduler for the dashboard at an address; without one it listens on loopback only."""
     if address is None:
         return {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     return {"dashboard": True, "dashboard_address": address}
@@ -26,12 +27,14 @@ FETCHED = 8
 
 
 class DaskPool(ABC):
-    """Tasks on a Dask scheduler; subclasses say what is submitted for a task.
+    """Tasks on a Dask scheduler; subclasses define what is submitted for a task.
 
     Parameters
     ----------
-    client : a `distributed.Client`.
-    ahead : tasks that may be unfinished at one time.
+    client
+        A `distributed.Client`.
+    ahead
+        Largest number of tasks in flight.
     """
 
     def __init__(self, client: Any, ahead: int) -> None:
@@ -53,36 +56,47 @@ class DaskPool(ABC):
 
     @abstractmethod
     def send(self, name: str, task: Task) -> Any:
-        """Submit what runs `task`; return the future."""
+        """Submit a call that runs `task`; return the future."""
 
     @abstractmethod
     def received(self, name: str, task: Task, result: Any) -> None:
-        """Take note of a task's result, None where it has none; nothing more will be heard of it."""
+        """Record that a task has ended, with its result or None; nothing more comes from it."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Look for workers that are slow or stuck; called while no task ends."""
 
     def lost(self) -> Lost:
-        """Give the error for a scheduler that is gone."""
+        """Return the error for a lost scheduler."""
         return Lost("the Dask scheduler of this process was lost; the same command continues")
 
-    def next(self) -> tuple[Task, Any, BaseException | None]:
-        """Wait for a task that ends."""
-        if not self._fetched:
-            self._fetch()
+    def next(self) -> Ended | None:
+        """Wait for a task to end, not so long that a signal waits for it."""
+        if not self._fetched and not self._fetch():
+            self.check()
+            return None
         future, result = self._fetched.popleft()
         task, _ = self._futures.pop(future.key)
         error = result.error if isinstance(result, _Raised) else None
         self.received(future.key, task, None if error else result)
         return task, None if error else result, error
 
-    def _fetch(self) -> None:
-        """Bring a few results here; the others wait where they were made, and `ahead` bounds them."""
+    def _fetch(self) -> bool:
+        """Bring a few results here; the others stay with their workers, and `ahead` bounds them. False if there are none."""
         if not self._finished:
-            self._finished += self._done.next_batch()
+            with self._done.thread_condition:
+                if not self._done.has_ready():
+                    self._done.thread_condition.wait(WAKE_SECONDS)
+            self._finished += self._done.next_batch(block=False)
         part = [self._finished.popleft() for _ in range(min(FETCHED, len(self._finished)))]
+        if not part:
+            return False
         try:
             values = self.client.gather(part)
-        except Exception:  # of one of them: ask each
+        except Exception:  # one of them failed: ask for each
             values = [self._result(future) for future in part]
         self._fetched.extend(zip(part, values, strict=True))
+        return True
 
     def _result(self, future: Any) -> Any:
         from concurrent.futures import CancelledError
@@ -102,7 +116,7 @@ class DaskPool(ABC):
             return _Raised(error)
 
     def drop(self) -> None:
-        """Cancel what is unfinished."""
+        """Cancel unfinished tasks."""
         for name, (task, _) in self._futures.items():
             self.received(name, task, None)
         self.client.cancel([future for _, future in self._futures.values()], force=True)
@@ -111,37 +125,57 @@ class DaskPool(ABC):
 
 @dataclass(frozen=True)
 class _Raised:
-    """What a task raised, in the place of its result."""
+    """Exception of a task, in the place of its result."""
 
     error: Exception
 
 
-# Dask pickles what it submits, an in-memory mask with it; for threads of this process only a name travels.
-_here: dict[str, Task] = {}
+# Dask pickles what it submits, with it a mask in memory; for threads of this process only a name is sent.
+_tasks_here: dict[str, tuple[Task, CallTimer]] = {}
 _numbers = count()
 
 
 def _run_here(name: str) -> Any:
     """Run a task of this process."""
-    task = _here.get(name)
-    return None if task is None else task.call(task.job, task.index)  # None: cancelled meanwhile
+    found = _tasks_here.get(name)
+    if found is None:  # cancelled meanwhile
+        return None
+    task, timer = found
+    with timer.task(task.index):
+        return task.call(task.job, task.index)
 
 
 class DaskThreads(DaskPool):
-    """Tasks on Dask worker threads of this process."""
+    """Tasks on Dask worker threads of this process.
+
+    Parameters
+    ----------
+    client, ahead
+        See `DaskPool`.
+    timer
+        Of generator calls.
+    """
+
+    def __init__(self, client: Any, ahead: int, timer: CallTimer) -> None:
+        super().__init__(client, ahead)
+        self._timer = timer
 
     def send(self, name: str, task: Task) -> Any:
         """Submit the name of a task."""
-        _here[name] = task
+        _tasks_here[name] = task, self._timer
         return self.client.submit(_run_here, name, pure=False, key=name)
 
     def received(self, name: str, task: Task, result: Any) -> None:
         """Forget a task."""
-        _here.pop(name, None)
+        _tasks_here.pop(name, None)
+
+    def check(self) -> None:
+        """Raise if a generator call takes too long."""
+        self._timer.check()
 
 
 DASK_SETTINGS = {
-    # The plan bounds memory beforehand; these pause or kill workers by a guess.
+    # The plan bounds memory; these would pause or kill workers by an estimate of their own.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -151,18 +185,18 @@ DASK_SETTINGS = {
     "distributed.admin.low-level-log-length": 100,
     "distributed.admin.system-monitor.log-length": 100,
     "distributed.admin.tick.limit": "60s",
-    # A task whose worker died this often, and once more, is given up.
+    # A task is given up once its workers died more often than this.
     "distributed.scheduler.allowed-failures": TRIES - 1,
 }
 
 
 def quiet_asyncio() -> None:
-    """Keep asyncio from printing what Dask left behind when it closed under load: nobody waits for that any more."""
+    """Keep asyncio from printing exceptions that Dask left behind when it closed under load: nobody waits for them."""
     logger = logging.getLogger("asyncio")
     if _is_news not in logger.filters:
         logger.addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a message of asyncio tells of more than an exception that nobody fetched."""
+    """Whether a message of asyncio reports more than an exception that nobody fetched."""
     return "exception was never retrieved" not in record.getMessage()

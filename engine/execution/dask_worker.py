@@ -1,9 +1,8 @@
 """What happens in a worker process?
 
-A job is sent to each worker once, as a plugin that the scheduler also gives to workers that come later. It
-is unpacked when its first task runs, and the generator is loaded once a process, whatever the number of
-slides. Tasks then travel as a token, a function and a block index. While one runs, its patches are
-counted to whoever listens at the other end.
+A job is sent to each worker once, as a plugin that the scheduler also sends to workers that join later. It is unpacked when
+its first task runs. The generator is loaded once per process, for any number of slides. A task is then sent as a token, a
+function and a block index. While it runs, the worker reports finished patches to the driver.
 """
 
 from __future__ import annotations
@@ -17,45 +16,48 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from distributed import WorkerPlugin
 from distributed.protocol import pickle
-from safron.engine.generator.card import Card
-from safron.engine.generator.halving import Halving, Rehearsed
-from safron.engine.generator.model import PatchModel, load_model
+from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
 from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.system.failures import Stuck
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import resident_bytes, trim_heap
 from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError
 
-from .device_queue import DeviceQueue, Stopped, shares_batches
+from .call_timer import CallTimer, first_call
+from .device_queue import Stopped
+from .patch_pool import open_pool
 from .tasks import Job, listening
 
 INTERVAL_SECONDS = 0.5
-# Network drives keep what they know of a file for up to a minute.
+# Network drives cache the content of a file for up to a minute.
 PATIENCE_SECONDS = 65.0
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How a worker comes to the generator.
+    """How a worker gets the generator.
 
     Attributes
     ----------
-    model : name of a shipped generator, absolute path of a file, or any `PatchModel`, which is pickled.
-    device : as `load_model` takes it.
-    threads, precision : as `load_model` takes them; all threads of a worker share one generator.
+    model
+        Name of a shipped generator, absolute path of a file, or any `PatchModel`, which is pickled.
+    device, threads, precision
+        See `load_model`; all threads of a worker share one generator.
+    call_seconds
+        The longest time that a call may take; None for any.
     """
 
     model: str | PatchModel
     device: str
     threads: int
     precision: str = "float32"
+    call_seconds: float | None = None
 
     def load(self) -> PatchModel:
-        """Load the generator, or give the one that this process has."""
+        """Load the generator, or return the one that this process has loaded."""
         if not isinstance(self.model, str):
             return self.model
         with _models_lock:
@@ -71,16 +73,23 @@ _models_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """A job on its way to the workers.
+class JobPayload:
+    """A job as it is sent to the workers.
 
     Attributes
     ----------
-    token : names it.
-    source, sha256, device : the generator, and what it must turn out to be: cpu or cuda.
-    content : the rest of the job, pickled, so that a scheduler need not understand it.
-    scratch : what makes the scratch that of this job, or None while there is none.
-    versions : those of the driver; others could make other pixels.
+    token
+        Its name.
+    source
+        How to get the generator.
+    sha256, device
+        What the generator must turn out to be; the device is "cpu" or "cuda".
+    content
+        The rest of the job, pickled, so that the scheduler need not understand it.
+    scratch
+        Identity of the job's scratch; None while there is none.
+    versions
+        Library versions of the driver; others could make other pixels.
     """
 
     token: str
@@ -92,10 +101,9 @@ class Parcel:
     versions: dict[str, str]
 
     @classmethod
-    def pack(cls, token: str, job: Job, source: ModelSource) -> Parcel:
-        """Pack a job; the generator goes by its source."""
-        rehearsed = getattr(job.model, "rehearsed", None)
-        content = pickle.dumps((job.plan, job.mask, job.scratch, rehearsed))
+    def pack(cls, token: str, job: Job, source: ModelSource) -> JobPayload:
+        """Pack a job; of the generator only its source is sent."""
+        content = pickle.dumps((job.plan, job.mask, job.scratch, job.model))
         return cls(
             token=token,
             source=source,
@@ -106,17 +114,20 @@ class Parcel:
             versions=deciding_versions(),
         )
 
-    def unpack(self, *, sharers: int) -> Job:
-        """Make the job again.
+    def unpack(self, *, sharers: int, timer: CallTimer | None = None) -> Job:
+        """Return the job.
 
         Parameters
         ----------
-        sharers : threads of this worker, which share what is kept of the mask.
+        sharers
+            Threads of this worker; they share the chunk cache of the mask.
+        timer
+            Of generator calls; None times none.
 
         Raises
         ------
         Failed
-            When this worker would make another slide of it.
+            This worker would render another slide.
         """
         mine = deciding_versions()
         for name, wanted in self.versions.items():
@@ -125,61 +136,59 @@ class Parcel:
                     f"{name} {mine.get(name)} where the driver has {wanted}; install the same versions"
                 )
         model = self.source.load()
+        info = GeneratorInfo.of(model)
         if model.sha256 != self.sha256:
-            raise Failed(f"--model {self.source.model}: another generator than the driver's stands there")
+            raise Failed(f"--model {self.source.model}: differs from the driver's file of that name")
         if kind_of(model.device) != self.device:
             raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
-        plan, mask, scratch, rehearsed = pickle.loads(self.content)
+        plan, mask, scratch, seen = pickle.loads(self.content)
+        timer = timer or CallTimer()
+        timer.plan = plan
         mask.keep_chunks(block=plan.block, workers=sharers)
         scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
-        model = wrap_model(model, rehearsed)
-        queue = DeviceQueue(model, plan) if shares_batches(model) else None
-        return Job(plan, mask, model, scratch, queue)
+        info = replace(info, same_halves=seen.same_halves, same_places=seen.same_places)
+        return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan))
 
 
 def _identity(job: Job) -> bytes | None:
-    """What the scratch says that it belongs to; None where that cannot be seen from here."""
+    """Return what identifies the render that the scratch belongs to; None if it cannot be read here."""
     try:
         return job.scratch.identity()
-    except Exception:  # of a disk or a store: what is wrong with it will show
+    except Exception:  # of a disk or a store: tasks will report it
         return None
-
-
-def wrap_model(model: PatchModel, rehearsed: Rehearsed | None = None) -> PatchModel:
-    """Let a generator on a GPU halve its batch, and know what a trial showed elsewhere."""
-    return model if kind_of(model.device) == "cpu" else Halving(model, rehearsed)
 
 
 class JobPlugin(WorkerPlugin):
     """Brings a job to a worker, and stops its tasks when it is taken away."""
 
-    def __init__(self, parcel: Parcel) -> None:
-        self.name = parcel.token
-        self._parcel = parcel
+    def __init__(self, payload: JobPayload) -> None:
+        self.name = payload.token
+        self._payload = payload
 
     def setup(self, worker: Any) -> None:
-        """Take the parcel in."""
+        """Open a session for the job."""
         with suppress(ValueError):  # not in the main thread: then Ctrl-C does not come here either
             # On a terminal Ctrl-C goes to every process; the driver ends the workers.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _desks[self.name] = Desk(self._parcel, worker)
+        _sessions[self.name] = WorkerSession(self._payload, worker)
 
     def teardown(self, worker: Any) -> None:
         """Stop tasks of this job at their next batch."""
-        desk = _desks.pop(self.name, None)
-        if desk is not None:
-            desk.close()
+        session = _sessions.pop(self.name, None)
+        if session is not None:
+            session.close()
 
 
-_desks: dict[str, Desk] = {}
+_sessions: dict[str, WorkerSession] = {}
 
 
-class Desk:
-    """Where the tasks of one job are done in this process."""
+class WorkerSession:
+    """Runs the tasks of one job in this process."""
 
-    def __init__(self, parcel: Parcel, worker: Any) -> None:
-        self._parcel = parcel
+    def __init__(self, payload: JobPayload, worker: Any) -> None:
+        self._payload = payload
         self._worker = worker
+        self._timer = CallTimer(payload.source.call_seconds)
         self._lock = threading.Lock()
         self._job: Job | None = None
         self._listening: Any = None
@@ -190,16 +199,17 @@ class Desk:
 
     def run(self, name: str, call: Callable[[Any, Any], Any], index: Any) -> Any:
         """Run one task."""
-        with self._at_work() as job:
+        with self._opened() as job:
             self._require_ours(job, patience=PATIENCE_SECONDS)
             self._current.name, self._current.patches = name, 0
             try:
-                return call(job, index)
+                with self._timer.task(index):
+                    return call(job, index)
             finally:
                 self._current.name = None
 
     @contextmanager
-    def _at_work(self) -> Iterator[Job]:
+    def _opened(self) -> Iterator[Job]:
         with self._lock:
             if self._job is None:
                 self._unpack()
@@ -215,28 +225,40 @@ class Desk:
 
     def _unpack(self) -> None:
         try:
-            self._job = self._parcel.unpack(sharers=self._worker.state.nthreads)
+            self._job = self._payload.unpack(sharers=self._worker.state.nthreads, timer=self._timer)
         except SafronError as error:
             raise type(error)(f"worker {self._worker.address}: {error}") from error
+        if self._timer.seconds is not None:
+            threading.Thread(target=self._check_calls, name="safron-timer", daemon=True).start()
         self._listening = listening(self._job.scratch, self._count)
         self._listening.__enter__()
 
-    def _require_ours(self, job: Job, *, patience: float = 0.0) -> None:
-        """Stop where the scratch is another render's now: the driver of this one is gone, and its successor began anew.
+    def _check_calls(self) -> None:
+        """Tell the driver if a generator call takes too long."""
+        while not self._closed:
+            try:
+                self._timer.check()
+            except Stuck as error:
+                self.tell({"stuck": f"worker {self._worker.address}: {error}"})
+                return
+            time.sleep(INTERVAL_SECONDS)
 
-        A network drive may show for a minute what stood there before, so a task that begins is patient.
+    def _require_ours(self, job: Job, *, patience: float = 0.0) -> None:
+        """Stop if the scratch now belongs to another render: the driver of this one died, and a later one started over.
+
+        A network drive may show the previous content for a minute, so a task that starts waits that long.
         """
         end = time.monotonic() + patience
-        while self._parcel.scratch is not None:
+        while self._payload.scratch is not None:
             found = _identity(job)
-            if found is None or found == self._parcel.scratch:
+            if found is None or found == self._payload.scratch:
                 return
             if time.monotonic() >= end:
                 raise Stopped
             time.sleep(0.5)
 
     def close(self) -> None:
-        """Stop the tasks at work; forget the job when the last of them has left."""
+        """Stop running tasks; forget the job when the last of them has ended."""
         with self._lock:
             self._closed = True
             self._leave()
@@ -244,13 +266,13 @@ class Desk:
     def _leave(self) -> None:
         if self._closed and not self._tasks and self._listening is not None:
             self._listening.__exit__(None, None, None)
-            if self._job is not None and self._job.queue is not None:
-                self._job.queue.close()
+            if self._job is not None and self._job.pool is not None:
+                self._job.pool.close()
             self._listening = self._job = None
         trim_heap()
 
     def _count(self, patches: int) -> None:
-        """Pass on how far the task of this thread is, now and then."""
+        """Report the progress of this thread's task from time to time."""
         if self._closed:
             raise Stopped
         name = getattr(self._current, "name", None)
@@ -262,93 +284,75 @@ class Desk:
             self._told = now
             if self._job is not None and self._job.scratch.store is None:
                 self._require_ours(self._job)
-            self.tell({"task": name, "patches": self._current.patches})
+            address = self._worker.address
+            self.tell({"task": name, "patches": self._current.patches, "worker": address})
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to the driver."""
-        self._worker.log_event(self._parcel.token, message)
+        self._worker.log_event(self._payload.token, message)
 
 
 class _ToDriver(logging.Handler):
-    """Sends what a user should know to the driver of every job of this process."""
+    """Sends warnings to the driver of every job of this process."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        for desk in list(_desks.values()):
-            desk.tell({"warning": record.getMessage()})
+        for session in list(_sessions.values()):
+            session.tell({"warning": record.getMessage()})
 
 
-def run_shipped(name: str, token: str, call: Callable[[Any, Any], Any], index: Any) -> Any:
-    """Run a task of a job that a plugin has brought."""
-    desk = _desks.get(token)
-    if desk is None:
+def run_task(name: str, token: str, call: Callable[[Any, Any], Any], index: Any) -> Any:
+    """Run a task of a job whose session is open."""
+    session = _sessions.get(token)
+    if session is None:
         raise RuntimeError(f"job {token} is not on this worker")
     logger = logging.getLogger("safron")
     if not logger.handlers:
         logger.addHandler(_ToDriver())
         logger.propagate = False
-    return desk.run(name, call, index)
+    return session.run(name, call, index)
 
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """What the first worker says of itself, before anything runs.
+    """Facts about the first worker, from a warm-up.
 
     Attributes
     ----------
-    device : where the generator runs there.
-    planned : patches a call that suit the device, or were asked for.
-    batch : patches a call that its memory takes.
-    rehearsed : what the trial showed; None on a CPU.
-    resident : bytes of its process, the generator included.
-    blocks : that it has in work at a time.
+    info
+        Facts about the generator there, with what the warm-up found.
+    planned
+        Batch size that suits the device, or was asked for.
+    batch
+        Batch size that its memory has room for.
+    resident
+        Resident bytes of its process, including the generator.
+    blocks
+        Blocks in flight.
     """
 
-    device: str
+    info: GeneratorInfo
     planned: int
     batch: int
-    rehearsed: Rehearsed | None
     resident: int
     blocks: int
 
 
-def rehearse(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
-    """Run the generator once in a worker, as `try_model` does in a process that renders by itself."""
+def facts_of_worker(source: ModelSource, plan: RenderPlan, batch: int | None) -> WorkerFacts:
+    """Try the generator in a worker, as a process that renders by itself does."""
     from distributed import get_worker
-    from safron.engine.generator.trial import choose_batch, try_model
+    from safron.engine.generator.warm_up import choose_batch, warm_up
 
     try:
-        model = wrap_model(source.load())
-        planned = choose_batch(batch, model)
-        trial = try_model(model, replace(plan, batch=planned))
+        model = source.load()
+        info = GeneratorInfo.of(model)
+        planned = choose_batch(batch, info)
+        seen = first_call(lambda: warm_up(model, info, replace(plan, batch=planned)), source.call_seconds)
     except SafronError as error:
         raise type(error)(f"worker {get_worker().address}: {error}") from error
     return WorkerFacts(
-        device=model.device,
+        info=seen.info,
         planned=planned,
-        batch=trial.batch,
-        rehearsed=getattr(model, "rehearsed", None),
+        batch=seen.batch,
         resident=resident_bytes(),
         blocks=get_worker().state.nthreads,
     )
-
-
-@dataclass
-class RemoteModel:
-    """Stands for a generator that runs elsewhere: what the driver must know of it, and no more."""
-
-    card: Card
-    sha256: str
-    device: str
-    integral: bool
-    rehearsed: Rehearsed | None
-
-    def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[Any]:
-        """Refuse: whoever calls this holds the driver's job and not a worker's."""
-        raise AssertionError("the generator runs on workers")
-
-
-def remote_model(model: PatchModel, facts: WorkerFacts) -> RemoteModel:
-    """Describe a generator that was looked at here and tried there."""
-    return RemoteModel(model.card, model.sha256, facts.device, model.integral, facts.rehearsed)

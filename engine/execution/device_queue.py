@@ -5,32 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from safron.engine.generator.model import PatchModel
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.task_result import Tally
 
-from .batching import Deliver, _beside, _Inputs, _part
-
-UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
+from .batching import Batches, Call, Deliver, Inputs, Ran, Strip
 
 RUNNERS = 2
 """Calls at a time on a device: while it works on one batch, the next is on its way there."""
 BUFFERS = RUNNERS + 3
 """Batches that are held: one more to be filled, one that is being delivered, and one for parts of a batch that failed."""
-
-
-def shares_batches(model: PatchModel) -> bool:
-    """Whether patches of several tasks may lie in one batch: on a device, where a trial saw no bit depend on the place."""
-    rehearsed = getattr(model, "rehearsed", None)
-    return rehearsed is not None and rehearsed.same_places
 
 
 class Stopped(Exception):
@@ -43,17 +32,25 @@ class _Batch:
 
     Attributes
     ----------
-    inputs : its patches.
-    taken : slots that are given away.
-    slots : of each part.
-    unfilled, undelivered : parts that are still being copied into it, and that are not delivered yet.
-    wanted : a task has nothing left to do but to wait for it.
-    done, seconds : whether it was run, and how long that took.
-    values : what the generator gave.
-    errors : what it raised, by the first slot of a part.
+    inputs
+        Its patches.
+    taken
+        Slots that are given away.
+    slots
+        Of each part.
+    unfilled, undelivered
+        Parts that are still being copied into it, and that are not delivered yet.
+    wanted
+        A task has nothing left to do but to wait for it.
+    done, seconds
+        Whether it was run, and how long that took.
+    values
+        What the generator gave.
+    errors
+        What it raised, by the first slot of a part.
     """
 
-    inputs: _Inputs
+    inputs: Inputs
     taken: int = 0
     slots: list[slice] = field(default_factory=list)
     unfilled: int = 0
@@ -72,16 +69,18 @@ class DeviceQueue:
 
     Parameters
     ----------
-    model : the generator; the place of a patch in a batch may not change a bit of it.
-    plan : says how many patches make a batch.
+    call
+        The generator; the place of a patch in a batch may not change a bit of it.
+    plan
+        Says how many patches make a batch.
     """
 
-    def __init__(self, model: PatchModel, plan: RenderPlan) -> None:
+    def __init__(self, call: Call, plan: RenderPlan) -> None:
         self.plan = plan
-        self._model = model
+        self._call = call
         self.changed = threading.Condition()
-        self._free = deque(_Inputs.empty(plan) for _ in range(BUFFERS - 1))
-        self._spare, self._apart = _Inputs.empty(plan), threading.Lock()
+        self._free = deque(Inputs.empty(plan) for _ in range(BUFFERS - 1))
+        self._spare, self._apart = Inputs.empty(plan), threading.Lock()
         self._open: _Batch | None = None
         self._full: deque[_Batch] = deque()
         self._running = 0
@@ -112,10 +111,14 @@ class DeviceQueue:
             if thread.ident is not None:
                 thread.join()
 
+    def open(self, tally: Tally, ran: Ran) -> Batches:
+        """See `safron.engine.execution.batching.Pool`."""
+        return SharedBatches(self, tally, ran)
+
     # What tasks call; all but `filled` with `changed` held.
 
     def reserve(self, most: int) -> tuple[_Batch, slice] | None:
-        """Give slots of the open batch, at most so many; None where all batches are in work."""
+        """Give slots of the open batch, at most so many; None where all batches are in flight."""
         self.check()
         if self._open is None:
             if not self._free:
@@ -168,7 +171,7 @@ class DeviceQueue:
         while (batch := self._next()) is not None:
             start = time.perf_counter()
             try:
-                batch.values = batch.inputs.run(self._model, batch.taken, self.plan.batch)
+                batch.values = self._call(*batch.inputs.filled_up(batch.taken))
             except BaseException as error:
                 self._run_parts(batch, error)
             batch.seconds = time.perf_counter() - start
@@ -186,10 +189,12 @@ class DeviceQueue:
         with self._apart:
             for slots in batch.slots:
                 count = slots.stop - slots.start
-                inputs = batch.inputs
-                self._spare.put(slice(count), inputs.labels[slots], _part(inputs.noise, slots))
+                noise = batch.inputs.noise
+                self._spare.put(
+                    slice(count), batch.inputs.labels[slots], None if noise is None else noise[slots]
+                )
                 try:
-                    values = self._spare.run(self._model, count, self.plan.batch)[:count]
+                    values = self._call(*self._spare.filled_up(count))[:count]
                 except BaseException as error_of_part:
                     batch.errors[slots.start] = error_of_part
                     continue
@@ -217,16 +222,19 @@ class DeviceQueue:
 class SharedBatches:
     """The patches of one task on their way through a `DeviceQueue`.
 
-    Parameters
+    Attributes
     ----------
-    queue : the queue.
-    tally : of the task: "model" gets its share of the batches' time, "wait" the time that this thread waited.
-    ran : called with a number of patches when they are delivered.
+    queue
+        The queue.
+    tally
+        Of the task: "model" gets its share of the batches' time, "wait" the time that this thread waited.
+    ran
+        Called with a number of patches when they are delivered.
     """
 
     queue: DeviceQueue
     tally: Tally
-    ran: Callable[[int], None]
+    ran: Ran
     _waiting: list[tuple[_Batch, slice, Window, Deliver]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -242,16 +250,16 @@ class SharedBatches:
                 for batch, *_ in self._waiting:
                     self.queue.release(batch)
 
-    def push(self, labels: UInt8, noise: Float32 | None, first: Window, deliver: Deliver) -> None:
-        """Take patches, and deliver those that were run meanwhile; see `Batches`."""
+    def push(self, strip: Strip) -> None:
+        """Take patches, and deliver those that were generated meanwhile; see `Batches`."""
         done = 0
-        while done < len(labels):
-            batch, slots = self._reserve(len(labels) - done)
+        while done < len(strip):
+            batch, slots = self._reserve(len(strip) - done)
             # From here on it is ours to release.
-            self._waiting.append((batch, slots, _beside(first, done, self.queue.plan), deliver))
+            self._waiting.append((batch, slots, strip.window(done), strip.deliver))
             part = slice(done, done + slots.stop - slots.start)
             try:
-                batch.inputs.put(slots, labels[part], _part(noise, part))
+                batch.inputs.put(slots, *strip.inputs(part))
             finally:
                 self.queue.filled(batch)
             done = part.stop

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from queue import SimpleQueue
-from typing import Any
+from queue import Empty, SimpleQueue
 
+from safron.engine.system.open_files import require_open_files
+from safron.engine.system.signals import END_SECONDS
+
+from .call_timer import CallTimer
 from .dask_pool import DASK_SETTINGS, DaskThreads, quiet_asyncio
-from .scheduling import Runner, Task, run_tasks
+from .scheduling import WAKE_SECONDS, Ended, Runner, Task, run_tasks
+
+# What is left of the time to end after threads were waited for is for the journal and the last line.
+STOP_SECONDS = END_SECONDS - 1.0
+
+
+# Open files that a render on threads may need; 17 were seen.
+OPEN_FILES = 32
 
 
 class Serial:
-    """One task after the other, here and now: what every other pool must equal."""
+    """One task after the other in the thread that asks: every other pool must give the same."""
 
     ahead = 1
 
@@ -25,7 +35,7 @@ class Serial:
         """Take the next task."""
         self._task = task
 
-    def next(self) -> tuple[Task, Any, BaseException | None]:
+    def next(self) -> Ended:
         """Run it."""
         assert self._task is not None
         try:
@@ -42,54 +52,88 @@ class Threads:
 
     Parameters
     ----------
-    threads : where they run; whoever made it waits for what `drop` leaves at work.
-    ahead : tasks that may be unfinished at one time.
+    threads
+        Where they run; the caller waits for tasks that `drop` leaves running.
+    ahead
+        Largest number of tasks in flight.
+    timer
+        Of generator calls.
+    unfinished
+        Takes the futures of tasks that have not ended.
     """
 
-    def __init__(self, threads: ThreadPoolExecutor, ahead: int) -> None:
+    def __init__(
+        self, threads: ThreadPoolExecutor, ahead: int, timer: CallTimer, unfinished: set[Future[None]]
+    ) -> None:
         self.ahead = ahead
         self._threads = threads
-        self._unfinished: set[Future[None]] = set()
-        self._done: SimpleQueue[tuple[Task, Any, BaseException | None]] = SimpleQueue()
+        self._timer = timer
+        self._unfinished = unfinished
+        self._stopped = False
+        self._ended: SimpleQueue[Ended] = SimpleQueue()
 
     def submit(self, task: Task) -> None:
-        """Hand a task to the next thread that is free."""
+        """Hand a task to the next free thread."""
         future = self._threads.submit(self._run, task)
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
 
     def _run(self, task: Task) -> None:
+        if self._stopped:
+            return
         try:
-            self._done.put((task, task.call(task.job, task.index), None))
-        except BaseException as error:  # an interrupt, too, must reach who waits
-            self._done.put((task, None, error))
+            with self._timer.task(task.index):
+                result = task.call(task.job, task.index)
+        except BaseException as error:  # an interrupt, too, must reach the thread that waits
+            self._stopped = self._stopped or not isinstance(error, Exception)
+            self._ended.put((task, None, error))
+        else:
+            self._ended.put((task, result, None))
 
-    def next(self) -> tuple[Task, Any, BaseException | None]:
-        """Wait for a task that ends."""
-        return self._done.get()
+    def next(self) -> Ended | None:
+        """Wait for a task to end, not so long that a signal waits for it."""
+        try:
+            return self._ended.get(timeout=WAKE_SECONDS)
+        except Empty:
+            self._timer.check()
+            return None
 
     def drop(self) -> None:
-        """Cancel what has not begun."""
+        """Cancel tasks that have not begun."""
+        self._stopped = True
         for future in list(self._unfinished):
             future.cancel()
 
 
 @contextmanager
-def local_runner(workers: int, *, in_threads: bool = False, dashboard: str | None = None) -> Iterator[Runner]:
+def local_runner(
+    workers: int,
+    *,
+    in_threads: bool = False,
+    dashboard: str | None = None,
+    timer: CallTimer | None = None,
+) -> Iterator[Runner]:
     """Give a runner of this process: serial for one worker, else threads.
 
     Parameters
     ----------
-    workers : tasks at work at a time.
-    in_threads : whether one worker shall have a thread of its own, too.
-    dashboard : address of Dask's pages, which then runs the threads; None shows none.
+    workers
+        Tasks running at a time.
+    in_threads
+        Whether a single worker has a thread of its own, too, so that the calling thread can be interrupted.
+    dashboard
+        Address of the Dask dashboard, for which Dask runs the threads; None for none.
+    timer
+        Of generator calls; None times none.
     """
+    require_open_files(OPEN_FILES, f"--workers {workers}")
+    timer = timer or CallTimer()
     if workers == 1 and not in_threads and dashboard is None:
         yield lambda tasks: run_tasks(tasks, Serial())
         return
     if dashboard is None:
-        with ThreadPoolExecutor(workers, "safron-block") as threads:
-            yield lambda tasks: run_tasks(tasks, Threads(threads, workers + 2))
+        with _threads(workers) as (threads, unfinished):
+            yield lambda tasks: run_tasks(tasks, Threads(threads, workers + 2, timer, unfinished))
         return
     import dask
     from distributed import Client, LocalCluster
@@ -109,4 +153,17 @@ def local_runner(workers: int, *, in_threads: bool = False, dashboard: str | Non
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        yield lambda tasks: run_tasks(tasks, DaskThreads(client, workers + 2))
+        yield lambda tasks: run_tasks(tasks, DaskThreads(client, workers + 2, timer))
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[tuple[ThreadPoolExecutor, set[Future[None]]]]:
+    """Give threads; if the body raises, wait for what runs in them for a bounded time only: a generator call may hang."""
+    threads, unfinished = ThreadPoolExecutor(workers, "safron-block"), set[Future[None]]()
+    try:
+        yield threads, unfinished
+    except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        wait(list(unfinished), timeout=STOP_SECONDS)
+        raise
+    threads.shutdown()

@@ -1,13 +1,14 @@
-"""Who runs the tasks, in which order, and what becomes of one that fails?
+"""In which order do tasks run, and what happens if one fails?
 
-A render is a stream of tasks, block by block: the boundary of a block, then the block. Each
-task names the earlier tasks that it needs. `run_tasks` feeds the stream to a pool, a bounded number of
-tasks at a time, so that neither the graph nor the results waiting grow with the canvas. A task that
-fails is run again, and given up after `TRIES`; tasks that need it are given up with it, all others go
-on. What no other try could mend (a wrong input, a full disk) ends the stream at once.
+A render is a stream of tasks, block by block: the boundary patches of a block, then the rest of it. Each task names the
+earlier tasks that it needs. `run_tasks` feeds the stream to a pool and keeps only a bounded number of tasks in flight, so
+that neither the graph nor the waiting results grow with the canvas. A task that fails is retried, up to `TRIES` times in
+all. Then it is given up together with the tasks that need it, and all others continue. A failure that no retry can mend
+(wrong input, full disk) ends the stream at once.
 
-`Serial` defines the meaning: one task after the other. `Threads` runs them on threads of this process, `DaskThreads`
-too, where somebody wants to watch on Dask's pages; `safron.engine.execution.dask_cluster` on other processes and hosts.
+`Serial` defines the meaning: one task after the other. `Threads` runs them on threads of this process and `DaskThreads` on
+Dask threads of this process, for users who want the Dask dashboard. `safron.engine.execution.dask_cluster` runs them in
+other processes and on other hosts.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import Any, Protocol
 from safron.engine.system.failures import WorkersDied, is_worth_another_try
 
 TRIES = 3
-# Tasks given up without a success between them after which it is not the blocks that are at fault.
+# After so many tasks given up without a success in between, the fault is not in the blocks.
 HOPELESS = 32
+# A pool that waits for a task returns this often, so that signals and slow calls are noticed.
+WAKE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,16 @@ class Task:
 
     Attributes
     ----------
-    key : unique in the stream.
-    call : function of `job` and `index` that any process can import.
-    job : what all tasks of a stream share; sent to another process once.
-    index : what this task is about; small.
-    after : keys of earlier tasks that must be finished first.
+    key
+        Unique in the stream.
+    call
+        Function of `job` and `index` that any process can import.
+    job
+        Shared by all tasks of a stream; sent to another process once.
+    index
+        Block of this task; small.
+    after
+        Keys of earlier tasks that must be finished first.
     """
 
     key: str
@@ -47,16 +55,22 @@ class Task:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """Stands in the place of a result.
+    """Takes the place of a result.
 
     Attributes
     ----------
-    task : what was given up.
-    error : why its last try failed; None where it waits for another task that was given up.
+    task
+        The task that was given up.
+    error
+        Why its last try failed; None if it needs another task that was given up.
     """
 
     task: Task
     error: BaseException | None
+
+
+Ended = tuple[Task, Any, BaseException | None]
+"""A task with its result, or with the exception that it raised."""
 
 
 class Pool(Protocol):
@@ -64,7 +78,8 @@ class Pool(Protocol):
 
     Attributes
     ----------
-    ahead : tasks that may be in it at one time.
+    ahead
+        Largest number of tasks in flight.
     """
 
     ahead: int
@@ -72,11 +87,17 @@ class Pool(Protocol):
     def submit(self, task: Task) -> None:
         """Take a task whose needs are finished."""
 
-    def next(self) -> tuple[Task, Any, BaseException | None]:
-        """Wait for a task; give it with its result, or with what it raised."""
+    def next(self) -> Ended | None:
+        """Wait for a task to end; None if none has for a while.
+
+        Raises
+        ------
+        Exception
+            The pool cannot continue.
+        """
 
     def drop(self) -> None:
-        """Give back what is unfinished, and stop it where that can be done."""
+        """Give back unfinished tasks, and stop them if possible."""
 
 
 Runner = Callable[[Iterable[Task]], Iterator[tuple[str, Any]]]
@@ -88,7 +109,7 @@ def run_tasks(tasks: Iterable[Task], pool: Pool) -> Iterator[tuple[str, Any]]:
     Raises
     ------
     BaseException
-        What a task raised, where trying again, or another task, would meet the same.
+        A task raised it, and a retry or another task would meet the same.
     """
     stream = _Stream(iter(tasks), pool)
     in_a_row = 0
@@ -101,7 +122,10 @@ def run_tasks(tasks: Iterable[Task], pool: Pool) -> Iterator[tuple[str, Any]]:
                     pool.submit(item)
             if not stream.running:
                 return
-            task, result, error = pool.next()
+            ended = pool.next()
+            if ended is None:
+                continue
+            task, result, error = ended
             if error is None:
                 in_a_row = 0
                 stream.finished(task)
@@ -109,7 +133,7 @@ def run_tasks(tasks: Iterable[Task], pool: Pool) -> Iterator[tuple[str, Any]]:
                 continue
             if not is_worth_another_try(error):
                 raise error
-            # Whose death it was that so many workers died is not known, so there is one more round.
+            # It is not known which task killed so many workers, so each of them gets one more try.
             if stream.failed(task, times=TRIES - 1 if isinstance(error, WorkersDied) else 1):
                 in_a_row += 1
                 if in_a_row == HOPELESS:
@@ -121,7 +145,7 @@ def run_tasks(tasks: Iterable[Task], pool: Pool) -> Iterator[tuple[str, Any]]:
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Let go of the images and batches in the frames of a failure; what it says is kept to the end of the render."""
+    """Release the images and batches in the frames of a failure; its message is kept to the end of the render."""
     link: BaseException | None = error
     while link is not None:
         clear_frames(link.__traceback__)
@@ -130,7 +154,7 @@ def _forget_frames(error: BaseException) -> None:
 
 @dataclass
 class _Stream:
-    """Which tasks are unfinished, and which of them may run."""
+    """Unfinished tasks, and which of them may run."""
 
     tasks: Iterator[Task]
     pool: Pool
@@ -141,7 +165,7 @@ class _Stream:
     _given_up: set[str] = field(default_factory=set)
 
     def ready(self) -> Iterator[Task | GivenUp]:
-        """Tasks that may run now, read from the stream as far as there is room for them."""
+        """Yield tasks that may run now, read from the stream as far as there is room for them."""
         while self._again:
             yield self._again.popleft()
         for key in [key for key, task in self._waiting.items() if self._may_run(task)]:
@@ -156,7 +180,7 @@ class _Stream:
                 self._waiting[task.key] = task
 
     def _may_run(self, task: Task) -> bool:
-        """Whether nothing that it needs is unfinished: a task that is finished left its work in scratch."""
+        """Whether all tasks that it needs are finished: a finished task left its work in scratch."""
         return not any(key in self.running or key in self._waiting for key in task.after)
 
     def _start(self, task: Task) -> Task | GivenUp:
@@ -167,12 +191,12 @@ class _Stream:
         return task
 
     def finished(self, task: Task) -> None:
-        """Take note that a task is done."""
+        """Record that a task is done."""
         del self.running[task.key]
         self._failures.pop(task.key, None)
 
     def failed(self, task: Task, *, times: int = 1) -> bool:
-        """Queue a task again; True where it had its tries."""
+        """Queue a task again; True if it has no tries left."""
         failures = self._failures.pop(task.key, 0) + times
         if failures < TRIES:
             self._failures[task.key] = failures

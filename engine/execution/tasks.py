@@ -1,8 +1,8 @@
 """What happens in one task?
 
 Three kinds of task, each a plain function of a `Job` and a block index, so that any executor, thread
-or machine may run it, again if need be: `scan_block` looks at the mask, `boundary_task` runs the patches
-that reach into the next block, `block_task` runs the others and makes the block's pixels and tiles.
+or machine may run it, again if need be: `scan_block` looks at the mask, `boundary_task` generates the patches that
+also write into other blocks, `block_task` generates the others and makes the block's pixels and tiles.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -21,8 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.blending.accumulator import Accumulator
 from safron.engine.blending.resample import resample
 from safron.engine.generator.inputs import Labels, read_labels, where_fill
-from safron.engine.generator.label_colors import paint_labels
-from safron.engine.generator.model import PatchModel
+from safron.engine.generator.model import GeneratorInfo
 from safron.engine.generator.noise import normal_noise
 from safron.engine.plan.blocks import BlockPlan, PatchRect
 from safron.engine.plan.render_plan import RenderPlan
@@ -35,8 +35,8 @@ from safron.io.masks.scaled import ScaledMask
 from safron.io.slides.pyramid import reduce_region
 from safron.io.slides.writer import EncodedTile, encode_region
 
-from .batching import Batches, Deliver, OwnBatches
-from .device_queue import DeviceQueue, SharedBatches, Stopped
+from .batching import Batches, Pool, Strip
+from .device_queue import Stopped
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -48,14 +48,17 @@ class Job:
 
     Attributes
     ----------
-    queue : where the patches of all tasks of this process meet; None where each task has its own batches.
+    model
+        What is known of the generator.
+    pool
+        Runs the generator; None where other processes do.
     """
 
     plan: RenderPlan
     mask: LabelMask
-    model: PatchModel
+    model: GeneratorInfo
     scratch: Scratch
-    queue: DeviceQueue | None = None
+    pool: Pool | None = None
 
     @property
     def labels(self) -> Labels:
@@ -100,58 +103,63 @@ def notify(scratch: Scratch, count: int) -> None:
 
 def _batches(job: Job, tally: Tally) -> Batches:
     """Where the patches of a task go."""
-
-    def ran(count: int) -> None:
-        notify(job.scratch, count)
-
-    if job.queue is not None:
-        return SharedBatches(job.queue, tally, ran)
-    return OwnBatches(job.model, job.plan, tally, ran)
+    assert job.pool is not None, "the generator runs in other processes"
+    return job.pool.open(tally, partial(notify, job.scratch))
 
 
-def run_patches(job: Job, rect: PatchRect, batches: Batches, tally: Tally, deliver: Deliver) -> None:
-    """Queue the patches of `rect`, painting those whose whole window is glass."""
+def strips(job: Job, rect: PatchRect, target: Accumulator, tally: Tally) -> Iterator[Strip]:
+    """Give the patches of `rect` that need the generator; fill those that hold background only.
+
+    Parameters
+    ----------
+    target
+        Where the patches go.
+    tally
+        Of the task.
+    """
     if not len(rect):
         return
-    grid, card = job.plan.grid, job.model.card
-    area = rect.window(grid).expand(grid.context)
+    grid, model, written = job.plan.grid, job.model, rect.window(job.plan.grid)
+    down, across, context = grid.rows.stride, grid.columns.stride, grid.context
+    side = grid.tile + 2 * context
     with tally.stage("read"):
-        labels = read_labels(job.labels, area, outside=card.outside)
-    side, is_fill = grid.tile + 2 * grid.context, card.is_fill
+        labels = read_labels(job.labels, written.expand(context), outside=model.card.outside)
+    inner = labels[context:][: written.height, context:][:, : written.width]
+    corner = Window(written.y, written.x, grid.tile, grid.tile)
+    if model.colors is not None:
+        with tally.stage("blend"):
+            target.paint(inner, model.colors, corner)
+        tally.run += len(rect)
+        notify(job.scratch, len(rect))
+        return
+    is_fill, fill_colors = model.card.is_fill, model.card.fill_colors
     # A view: a row of patches after the other, [rows, columns, side, side].
-    windows = sliding_window_view(labels, (side, side))[:: grid.rows.stride, :: grid.columns.stride]
-    for index, row in enumerate(rect.rows):
-        strip = labels[index * grid.rows.stride :][:side]
+    windows = sliding_window_view(labels, (side, side))[::down, ::across]
+    for row, in_row in enumerate(windows):
         start = 0
-        for glass, alike in groupby(_all_fill(strip, windows[index], is_fill)):
+        for filled, alike in groupby(_all_fill(labels[row * down :][:side], in_row, is_fill)):
             count = len(list(alike))
-            write = grid[row, rect.columns.start + start].write
-            part = windows[index, start : start + count]
-            if glass:
-                with tally.stage("blend"):
-                    deliver(_paint_fill(job, part), write)
-                tally.painted += count
-                notify(job.scratch, count)
-            else:
-                batches.push(part, _noise_windows(job.plan, write, count, tally), write, deliver)
+            y, x = row * down, start * across
+            first, part = corner.shift(y, x), in_row[start : start + count]
             start += count
+            if not filled:
+                yield Strip(part, _noise_windows(job.plan, first, count, tally), first, across, target.add)
+                continue
+            with tally.stage("blend"):
+                strip = inner[y : y + grid.tile, x : x + (count - 1) * across + grid.tile]
+                target.paint(strip, fill_colors, first)
+            tally.painted += count
+            notify(job.scratch, count)
 
 
 def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> list[bool]:
-    """Which windows [n, side, side] of a strip [side, width] hold glass only."""
+    """Which windows [n, side, side] of a strip [side, width] hold background only."""
     count, _, side = windows.shape
     if not is_fill[windows[:, 0, 0]].any():
         return [False] * count
     columns = np.logical_and.reduce(where_fill(strip, is_fill), axis=0)
     step = (len(columns) - side) // max(1, count - 1)
     return [bool(columns[index * step : index * step + side].all()) for index in range(count)]
-
-
-def _paint_fill(job: Job, windows: UInt8) -> UInt8:
-    """Patches of glass: uint8 [n, tile, tile, 3]."""
-    halo = job.plan.grid.context
-    inner = windows[:, halo : windows.shape[1] - halo, halo : windows.shape[2] - halo]
-    return paint_labels(inner, job.model.card.fill_colors)
 
 
 def _noise_windows(plan: RenderPlan, first: Window, count: int, tally: Tally) -> Float32 | None:
@@ -167,14 +175,15 @@ def _noise_windows(plan: RenderPlan, first: Window, count: int, tally: Tally) ->
 
 
 def boundary_task(job: Job, index: tuple[int, int]) -> TaskDone:
-    """Run the patches of a block that reach into other blocks, and store what they leave."""
+    """Generate the boundary patches of a block, and store their sums for its neighbours."""
     plan, start = job.plan, time.perf_counter()
     tally = Tally()
     pixels, sums = empty_boundary(plan, index)
     parts = boundary_parts(plan, index, pixels, sums)
     with _batches(job, tally) as batches:
         for name, rect in plan.block_plan(index).boundary.items():
-            run_patches(job, rect, batches, tally, parts[name].add)
+            for strip in strips(job, rect, parts[name], tally):
+                batches.push(strip)
     with tally.stage("scratch"):
         job.scratch.boundaries.write(index, pixels, sums, seconds=time.perf_counter() - start)
     return TaskDone("boundary", index, tally)
@@ -190,11 +199,15 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
         image[:] = job.model.card.background
     if not block.rendered.empty:
         rendered = image[block.rendered.slices(block.window)]
-        if plan.scale.is_one:
-            _paint(job, block, rendered, tally)
-        else:
+        drawing = rendered
+        if not plan.scale.is_one:
             drawing = np.empty((block.drawn.height, block.drawn.width, 3), np.uint8)
-            _paint(job, block, drawing, tally)
+        accumulator = Accumulator(block.drawn, plan.blend, drawing)
+        with _batches(job, tally) as batches:
+            for strip in strips(job, block.inner, accumulator, tally):
+                batches.push(strip)
+        _finish(job, block, accumulator, tally)
+        if not plan.scale.is_one:
             with tally.stage("resample"):
                 resample(drawing, block.drawn, rendered, block.rendered, plan.scale, canvas=plan.canvas)
     return TaskDone("block", index, tally, list(_encode_levels(job, block, image, tally)))
@@ -215,12 +228,9 @@ def _image_memory(height: int, width: int) -> UInt8:
     return image
 
 
-def _paint(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> None:
-    """Draw what a block is made of."""
+def _finish(job: Job, block: BlockPlan, accumulator: Accumulator, tally: Tally) -> None:
+    """Add the sums of boundary patches, this block's and its neighbours', and make pixels of them."""
     plan = job.plan
-    accumulator = Accumulator(block.drawn, plan.blend, image)
-    with _batches(job, tally) as batches:
-        run_patches(job, block.inner, batches, tally, accumulator.add)
     for source in plan.sources(block.index):
         if not plan.block_plan(source).boundary:
             continue

@@ -1,4 +1,4 @@
-"""Who may talk to the workers? Those who have a certificate of ours."""
+"""Which processes may connect to the workers? Those with a certificate of ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class _Files(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the file of ``--security`` names."""
+    """Content of the file of ``--security``."""
 
     ca: Path
     cert: Path
@@ -21,15 +21,15 @@ class _Files(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_security(file: Path | None) -> Any:
-    """Read the file of ``--security``; None without one.
+    """Read the file of ``--security``; return None without one.
 
     It is YAML with three paths, relative to the file: ``ca``, ``cert`` and ``key``, all PEM. Scheduler, workers and
-    driver show the same certificate, and accept none that ``ca`` has not signed.
+    driver present the same certificate and accept only certificates that ``ca`` has signed.
 
     Raises
     ------
     BadInput
-        When the file, or one that it names, is missing or wrong.
+        The file, or one that it names, is missing or wrong.
     """
     if file is None:
         return None
@@ -58,7 +58,7 @@ def read_settings(file: Path, option: str, kind: type[T]) -> T:
     Raises
     ------
     BadInput
-        When it is missing, is no YAML, lacks a name, has an unknown one, or a value breaks its rule.
+        It is missing or not YAML, lacks a name, has an unknown one, or a value breaks its rule.
     """
     import yaml
 
@@ -68,7 +68,7 @@ def read_settings(file: Path, option: str, kind: type[T]) -> T:
         raise BadInput(
             f"{option} {file}: cannot read it ({getattr(error, 'strerror', None) or error})"
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that does not exist
         raise BadInput(f"{option} {file}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
         raise BadInput(

@@ -1,4 +1,4 @@
-"""How do the levels above the blocks come about? From what the blocks left in scratch, a few tiles at a time."""
+"""How are the levels above the blocks made? From the thumbnails of the blocks in scratch, a few tiles at a time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from safron.io.slides.codecs import EncodedTile, encode_region
 from safron.io.slides.pyramid import halve
 from safron.io.slides.writer import SlideSpec, SlideWriter
 
-# What they work on must fit into what the blocks leave free, whatever the number of cores.
+# Their tiles must fit into the memory that the blocks have released, for any number of cores.
 MOST_THREADS = 8
 
 
 def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> npt.NDArray[np.uint8]:
-    """Make the levels above the blocks from what the blocks left in scratch; return the preview."""
+    """Make the levels above the blocks from the thumbnails in scratch; return the preview: uint8 [h, w, 3]."""
     level, last = plan.thumbnail_level, max(plan.preview_level, plan.slide.level_count - 1)
     step = max(plan.block >> level, 2 * plan.slide.tile)
     while True:
@@ -34,7 +34,7 @@ def finish_levels(plan: RenderPlan, scratch: Scratch, writer: SlideWriter) -> np
         scratch.create_level(plan, level + 1, chunk=step // 2)
         _halve_stored(scratch, level, step)
         level += 1
-    # Last, so that the preview does not stand in memory beside the levels that are being made.
+    # Last, so that the preview is not in memory while the levels are made.
     pixels = scratch.level(plan.preview_level)
     preview = np.empty(pixels.shape, np.uint8)
 
@@ -52,7 +52,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def _halve_stored(scratch: Scratch, level: int, step: int) -> None:
-    """Halve a level that lies in scratch into the next, chunk by chunk of that."""
+    """Halve a level in scratch into the next one, one chunk of the next at a time."""
     below = scratch.level(level + 1)
 
     def make(place: tuple[int, int]) -> None:
@@ -63,11 +63,11 @@ def _halve_stored(scratch: Scratch, level: int, step: int) -> None:
     rows, columns = (-(-below.shape[axis] // below.chunks[axis]) for axis in (0, 1))
     with _threads() as threads:
         for _ in threads.map(make, product(range(rows), range(columns))):
-            pass  # what one of them raised comes here
+            pass  # an exception of one of them is raised here
 
 
 def _read(scratch: Scratch, level: int, window: Window) -> npt.NDArray[np.uint8]:
-    """Read part of a level, as far as it lies inside; what is missing in it was written once, and is lost."""
+    """Read part of a level, as far as it lies inside; a missing chunk was written earlier and has been lost."""
     pixels = scratch.level(level)
     rows, columns = window.clip(Window(0, 0, *pixels.shape[:2])).slices()
     out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
@@ -86,7 +86,7 @@ def _read(scratch: Scratch, level: int, window: Window) -> npt.NDArray[np.uint8]
 
 
 def _encode_stored(scratch: Scratch, level: int, slide: SlideSpec) -> Iterator[EncodedTile]:
-    """Encode a level that lies in scratch, a few tiles in memory at a time."""
+    """Encode a level in scratch, with a few tiles in memory at a time."""
     pixels = scratch.level(level)
     step = slide.tile
     places = iter(product(range(0, pixels.shape[0], step), range(0, pixels.shape[1], step)))

@@ -12,12 +12,18 @@ class Placement:
 
     Attributes
     ----------
-    workers : processes to start on this machine; ignored where `scheduler` or `cluster` say otherwise.
-    device : device that a process renders on: "auto", "cpu", "cuda" or "cuda:N".
-    scheduler : address or file of a Dask scheduler that runs already.
-    cluster : YAML file that says how to get workers from a batch system.
-    security : YAML file with the TLS certificates of scheduler, workers and driver.
-    dashboard : address of Dask's dashboard, as "127.0.0.1:8787".
+    workers
+        Processes to start on this machine; ignored if `scheduler` or `cluster` is given.
+    device
+        Device that a process renders on: "auto", "cpu", "cuda" or "cuda:N".
+    scheduler
+        Address or file of a running Dask scheduler.
+    cluster
+        YAML file that says how to get workers from a batch system.
+    security
+        YAML file with the TLS certificates of scheduler, workers and driver.
+    dashboard
+        Address of the Dask dashboard, as "127.0.0.1:8787".
     """
 
     workers: int

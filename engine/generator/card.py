@@ -33,11 +33,15 @@ class AdapterInput(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
-    name : in the graph.
-    kind : what it takes: "labels" (the mask's values), "one_hot" (one channel a label, in the card's order)
-        or "rgb" (the labels' colours).
-    layout : of its axes.
-    range : what 0 and 1 of a one-hot, or 0 and 255 of a colour, become; None for "labels".
+    name
+        In the graph.
+    kind
+        What it takes: "labels" (the mask's values), "one_hot" (one channel a label, in the card's order) or
+        "rgb" (the labels' colours).
+    layout
+        Of its axes.
+    range
+        What 0 and 1 of a one-hot, or 0 and 255 of a colour, become; None for "labels".
     """
 
     name: Name
@@ -62,10 +66,14 @@ class AdapterOutput(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
-    name : in the graph.
-    range : what stands for black and for full colour.
-    layout : of its axes.
-    crop : pixels cut from every side.
+    name
+        In the graph.
+    range
+        What stands for black and for full colour.
+    layout
+        Of its axes.
+    crop
+        Pixels cut from every side.
     """
 
     name: Name
@@ -82,8 +90,10 @@ class Adapter(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
-    input, output : its input and output.
-    noise : name of its noise input, float [N, K, y, x]; None where it takes none.
+    input, output
+        Its input and output.
+    noise
+        Name of its noise input, float [N, K, y, x]; None where it takes none.
     """
 
     input: AdapterInput
@@ -104,17 +114,28 @@ class Card:
 
     Attributes
     ----------
-    name, version, licence, trained_on : provenance.
-    tile : pixels written by default.
-    tile_multiple : a tile must be a multiple of this; None where only `tile` works.
-    context : mask pixels read around a patch.
-    alignment : patches agree in their overlap when the stride is a multiple of this.
-    labels : the mask values it was trained on.
-    outside : label read beyond the canvas; None repeats the nearest canvas label.
-    noise_scales : one entry per noise channel, see `safron.engine.generator.noise`.
-    mpp : micrometres per pixel of what it draws, or None.
-    adapter : how to call a network that does not follow the contract itself, or None.
-    extra : every other field of the card.
+    name, version, licence, trained_on
+        Provenance.
+    tile
+        Pixels written by default.
+    tile_multiple
+        A tile must be a multiple of this; None where only `tile` works.
+    context
+        Mask pixels read around a patch.
+    alignment
+        Patches agree in their overlap when the stride is a multiple of this.
+    labels
+        The mask values it was trained on.
+    outside
+        Label read beyond the canvas; None repeats the nearest canvas label.
+    noise_scales
+        One entry per noise channel, see `safron.engine.generator.noise`.
+    mpp
+        Micrometres per pixel of what it draws, or None.
+    adapter
+        How to call a network that does not follow the contract itself, or None.
+    extra
+        Every other field of the card.
     """
 
     name: str
@@ -180,8 +201,10 @@ def parse_card(text: str, *, source: str) -> Card:
 
     Parameters
     ----------
-    text : the JSON document.
-    source : the file it came from, for messages.
+    text
+        The JSON document.
+    source
+        The file it came from, for messages.
 
     Raises
     ------

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from safron.engine.system.gpus import count_gpus, visible_gpus
 from safron.io.errors import BadInput
 
 PRECISIONS = ("float32", "tf32", "float16")
@@ -20,16 +26,25 @@ def check_precision(precision: str, device: str) -> None:
         raise BadInput(f"--precision {precision}: only CUDA computes in it; leave it out, or --device cuda")
 
 
-def providers(device: str, precision: str, sha256: str) -> list[Any]:
+def providers(device: str, precision: str, sha256: str, *, float16: bool = False) -> list[Any]:
     """ONNX Runtime's providers, with their settings, in the order to be asked.
 
     TensorRT keeps the engine that it builds, which takes minutes, in the user's cache folder, by generator.
+
+    Parameters
+    ----------
+    device, precision
+        Checked.
+    sha256
+        Of the generator.
+    float16
+        Whether its graph computes in float16.
     """
     if not device.startswith("cuda"):
         return ["CPUExecutionProvider"]
     number = int(device.partition(":")[2] or 0)
-    # ONNX Runtime's own default is TF32.
-    cuda = ("CUDAExecutionProvider", {"device_id": number, "use_tf32": int(precision == "tf32")})
+    # ONNX Runtime's own default is TF32. Without it, convolutions lose the tensor cores, also those in float16.
+    cuda = ("CUDAExecutionProvider", {"device_id": number, "use_tf32": int(precision == "tf32" or float16)})
     if precision != "float16":
         return [cuda, "CPUExecutionProvider"]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -47,7 +62,7 @@ def providers(device: str, precision: str, sha256: str) -> list[Any]:
 
 
 def check_providers(loaded: list[str], device: str, precision: str) -> None:
-    """Raise `BadInput` where ONNX Runtime fell back: it does so in silence."""
+    """Raise `BadInput` where ONNX Runtime fell back without saying so."""
     if "CUDAExecutionProvider" not in loaded:
         raise BadInput(
             f"--device {device}: ONNX Runtime could not start CUDA; "
@@ -60,13 +75,62 @@ def check_providers(loaded: list[str], device: str, precision: str) -> None:
         )
 
 
+# Arithmetic on shapes, which ONNX Runtime keeps on the CPU on purpose.
+SHAPE_OPERATORS = {
+    *(
+        "Shape",
+        "Size",
+        "Gather",
+        "Concat",
+        "Slice",
+        "Unsqueeze",
+        "Squeeze",
+        "Cast",
+        "Constant",
+        "ConstantOfShape",
+    ),
+    *(
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Floor",
+        "Ceil",
+        "Range",
+        "Reshape",
+        "Expand",
+        "Equal",
+        "Where",
+        "Identity",
+    ),
+}
+
+
+def nodes_on_cpu(assignment: Iterable[Any]) -> str:
+    """Name operators on pixels that CUDA left to the CPU, as ``"2 Resize, 1 Conv"``; empty where there are none.
+
+    Parameters
+    ----------
+    assignment
+        What ``InferenceSession.get_provider_graph_assignment_info`` returns.
+    """
+    left = Counter(
+        node.op_type
+        for part in assignment
+        if part.ep_name == "CPUExecutionProvider"
+        for node in part.get_nodes()
+        if node.op_type not in SHAPE_OPERATORS
+    )
+    return ", ".join(f"{count} {name}" for name, count in left.most_common())
+
+
 def choose_device(device: str) -> str:
-    """Resolve "auto" to "cuda:0" where CUDA loads, else "cpu"; check what was asked for."""
+    """Resolve "auto" to "cuda:0" where there is a GPU that ONNX Runtime may use, else "cpu"; check what was asked for."""
     check_device(device)
     kind, _, number = device.partition(":")
     if kind == "cpu":
         return "cpu"
-    if _cuda_loads():
+    if _cuda_may_start():
         return f"cuda:{number or 0}"
     if kind == "auto":
         return "cpu"
@@ -79,18 +143,25 @@ def check_device(device: str) -> None:
         raise BadInput(f"--device {device}: must be auto, cpu, cuda or cuda:N")
 
 
-def _cuda_loads() -> bool:
-    """Whether ONNX Runtime has CUDA and a driver is there; asking it blindly prints errors on stderr."""
-    import ctypes
-
+def _cuda_may_start() -> bool:
+    """Whether ONNX Runtime has CUDA, and the driver shows a GPU; load CUDA's libraries if so."""
     import onnxruntime as ort
 
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return False
-    try:
-        ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
-    except OSError:
+    if "CUDAExecutionProvider" not in ort.get_available_providers() or not visible_gpus() or not count_gpus():
         return False
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+        # It prints what it cannot load. Whether that matters shows when a session is made.
+        with redirect_stdout(StringIO()):
+            for folder in _nvidia_folders():
+                ort.preload_dlls(directory=str(folder))
+            ort.preload_dlls()
     return True
+
+
+def _nvidia_folders() -> list[Path]:
+    """Folders of CUDA's libraries in the packages that Python finds; ONNX Runtime looks only beside itself."""
+    spec = find_spec("nvidia")
+    roots = [] if spec is None else [Path(root) for root in spec.submodule_search_locations or ()]
+    return sorted(
+        {file.parent for root in roots for part in ("lib", "bin") for file in root.glob(f"*/{part}/*cu*.*")}
+    )

@@ -28,13 +28,17 @@ def read_labels(mask: Labels, window: Window, *, outside: int | None) -> UInt8:
 
     Parameters
     ----------
-    mask : the canvas.
-    window : canvas pixels; at least one lies inside.
-    outside : label beyond the canvas, or None for the nearest canvas label.
+    mask
+        The canvas.
+    window
+        Canvas pixels; at least one lies inside.
+    outside
+        Label beyond the canvas, or None for the nearest canvas label.
 
     Returns
     -------
-    uint8 [window.height, window.width].
+    UInt8
+        uint8 [window.height, window.width].
     """
     inside = window.clip(Window(0, 0, *mask.shape))
     labels = mask[inside.slices()]

@@ -13,12 +13,15 @@ def paint_labels(labels: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) -
 
     Parameters
     ----------
-    labels : uint8 [n, h, w].
-    colors : RGB by label, uint8 [256, 3].
+    labels
+        uint8 [n, h, w].
+    colors
+        RGB by label, uint8 [256, 3].
 
     Returns
     -------
-    uint8 [n, h, w, 3].
+    npt.NDArray[np.uint8]
+        uint8 [n, h, w, 3].
     """
     if compiled is not None:
         out = np.empty((*labels.shape, 3), np.uint8)

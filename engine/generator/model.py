@@ -1,18 +1,21 @@
 """How does a window of labels become a patch of tissue?
 
-`PatchModel` is all that the engine knows of a generator. `OnnxModel` runs a file under the generator
-contract through ONNX Runtime; `IdentityModel` paints each label in its colour and costs nothing, so
-that the engine can be looked at and measured without a generator.
+The engine calls a `PatchModel`, and plans with its `GeneratorInfo`. `OnnxModel` runs a file under the generator
+contract through ONNX Runtime. `IdentityModel` paints each label in its colour at almost no cost, so that the engine
+can be looked at and measured without a generator.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.system.gpus import kind_of
 
 from .card import RGB, Card, Label
 from .devices import check_device
@@ -25,19 +28,21 @@ from .shipped import MODELS
 class PatchModel(Protocol):
     """A patch generator.
 
+    It may have more attributes: those of `GeneratorInfo` that have a default there.
+
     Attributes
     ----------
-    card : what it needs and promises.
-    sha256 : hex digest that changes whenever its pixels may change.
-    device : where it runs, for the report.
-    integral : whether it returns uint8; floats are put on a fixed-point grid before blending.
-    apart : whether each patch is computed by itself, so that a batch may have any size; taken as False where missing.
+    card
+        What it needs and promises.
+    sha256
+        Hex digest that changes whenever its pixels may change.
+    device
+        Where it runs, for the report.
     """
 
     card: Card
     sha256: str
     device: str
-    integral: bool
 
     def __call__(
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
@@ -46,19 +51,75 @@ class PatchModel(Protocol):
 
         Parameters
         ----------
-        labels : uint8 [N, T + 2c, T + 2c].
-        noise : float32 [N, K, T + 2c, T + 2c], or None where K is 0.
+        labels
+            uint8 [N, T + 2c, T + 2c].
+        noise
+            float32 [N, K, T + 2c, T + 2c], or None where K is 0.
 
         Returns
         -------
-        RGB [N, T, T, 3], 0..255; uint8 if `integral`, else float16 or float32.
+        npt.NDArray[Any]
+            RGB [N, T, T, 3], 0..255; uint8 if it says `returns_uint8`, else float16 or float32.
         """
         ...
 
 
-def runs_apart(model: PatchModel) -> bool:
-    """Whether each patch is computed by itself, so that a batch may have any size."""
-    return bool(getattr(model, "apart", False))
+@dataclass(frozen=True)
+class GeneratorInfo:
+    """What the engine knows of a generator; processes that never call it have this alone.
+
+    Attributes
+    ----------
+    card, sha256, device
+        See `PatchModel`.
+    returns_uint8
+        Whether it returns uint8; floats are put on a fixed-point grid before blending.
+    batch_invariant
+        Whether a patch has the same bits in any batch, so that a batch may have any size.
+    per_call
+        Patches that it takes in one call; None takes any number.
+    calls
+        Calls that threads of the engine make at a time on a CPU; None makes one for each task.
+    colors
+        uint8 [256, 3], of a generator that gives each label its colour and does nothing else; None of all
+        others.
+    same_halves
+        Whether the warm-up saw the same bits in half a batch.
+    same_places
+        Whether it saw them at any place of a batch, beside any other patches.
+    """
+
+    card: Card
+    sha256: str
+    device: str
+    returns_uint8: bool = False
+    batch_invariant: bool = False
+    per_call: int | None = None
+    calls: int | None = None
+    colors: npt.NDArray[np.uint8] | None = field(default=None, compare=False)
+    same_halves: bool = False
+    same_places: bool = False
+
+    @classmethod
+    def of(cls, model: PatchModel) -> Self:
+        """Read what a generator says of itself; `integral` and `apart` are older names."""
+        said = partial(getattr, model)
+        return cls(
+            card=model.card,
+            sha256=model.sha256,
+            device=model.device,
+            returns_uint8=bool(said("returns_uint8", said("integral", False))),
+            batch_invariant=bool(said("batch_invariant", said("apart", False))),
+            per_call=said("per_call", None),
+            calls=said("calls", None),
+            # A class that derives from it, or a test, may do something else when it is called.
+            colors=getattr(model, "colors", None) if type(model).__call__ is _PAINT else None,
+        )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a device that is not the CPU."""
+        return kind_of(self.device) != "cpu"
 
 
 def _identity_palette() -> dict[int, RGB]:
@@ -75,12 +136,14 @@ class IdentityModel:
 
     Parameters
     ----------
-    palette : RGB by label; by default all 256 values have one.
-    tile, context : the window sizes to ask for.
+    palette
+        RGB by label; by default all 256 values have one.
+    tile, context
+        The window sizes to ask for.
     """
 
-    integral = True
-    apart = True
+    returns_uint8 = True
+    batch_invariant = True
     device = "cpu"
 
     def __init__(
@@ -94,18 +157,21 @@ class IdentityModel:
         palette = _identity_palette() if palette is None else palette
         labels = tuple(Label(value, f"label {value}", color) for value, color in sorted(palette.items()))
         self.card = Card("identity", tile, context, labels, tile_multiple=1, outside=outside)
-        self._colors = np.zeros((256, 3), np.uint8)
+        self.colors = np.zeros((256, 3), np.uint8)
         for value, color in palette.items():
-            self._colors[value] = color
-        self.sha256 = hashlib.sha256(self._colors.tobytes()).hexdigest()
+            self.colors[value] = color
+        self.sha256 = hashlib.sha256(self.colors.tobytes()).hexdigest()
 
     def __call__(
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.uint8]:
         """Return the colours of the labels inside the context: uint8 [N, T, T, 3]."""
-        halo = self.card.context
-        inner = labels[:, halo : labels.shape[1] - halo, halo : labels.shape[2] - halo]
-        return paint_labels(inner, self._colors)
+        context = self.card.context
+        inner = labels[:, context : labels.shape[1] - context, context : labels.shape[2] - context]
+        return paint_labels(inner, self.colors)
+
+
+_PAINT = IdentityModel.__call__
 
 
 def load_model(

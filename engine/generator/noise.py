@@ -80,9 +80,12 @@ class _Spline:
 
     Attributes
     ----------
-    nodes : positions in the lattice.
-    first : of the four nodes of each pixel, the first's place in `nodes`, int32 [length].
-    weights : of these four, of unit variance, float32 [4, length].
+    nodes
+        Positions in the lattice.
+    first
+        Of the four nodes of each pixel, the first's place in `nodes`, int32 [length].
+    weights
+        Of these four, of unit variance, float32 [4, length].
     """
 
     nodes: range
@@ -106,13 +109,17 @@ def normal_noise(window: Window, *, seed: int, scales: Sequence[int]) -> npt.NDA
 
     Parameters
     ----------
-    window : canvas pixels; may reach beyond the canvas.
-    seed : any integer; its low 64 bits count.
-    scales : one per channel, in canvas pixels; 1 is white.
+    window
+        Canvas pixels; may reach beyond the canvas.
+    seed
+        Any integer; its low 64 bits count.
+    scales
+        One per channel, in canvas pixels; 1 is white.
 
     Returns
     -------
-    float32 [len(scales), height, width], each pixel standard normal.
+    npt.NDArray[np.float32]
+        float32 [len(scales), height, width], each pixel standard normal.
 
     Examples
     --------

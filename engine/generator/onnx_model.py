@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from contextlib import suppress
 from functools import cached_property
 from math import prod
@@ -17,49 +19,32 @@ from safron.io.errors import BadInput, Failed, one_line
 
 from .adapter import check_adapter, run_adapted
 from .card import Card, parse_card
-from .devices import check_precision, check_providers, choose_device, providers
-from .patch_threads import SharedCalls
+from .devices import check_precision, check_providers, choose_device, nodes_on_cpu, providers
+from .onnx_file import OnnxFile
 from .shipped import model_names
 
-# Bytes, of every tensor that ONNX Runtime makes itself.
+log = logging.getLogger("safron")
+
+# Bytes. ONNX Runtime aligns every tensor that it makes itself to this.
 ALIGNMENT = 64
-
-
-def _digest(path: Path) -> hashlib._Hash:
-    """SHA-256 of an ONNX file, and of all files that it names as places of its weights."""
-    content = path.read_bytes()
-    digest = hashlib.sha256(content)
-    if b"location" not in content:  # the key of every such name
-        return digest
-    from .external_weights import external_locations
-
-    try:
-        locations = external_locations(content)
-    except ValueError as error:
-        raise BadInput(f"--model {path}: is no ONNX file ({one_line(error)}); export it again") from error
-    for location in locations:
-        try:
-            with (path.parent / location).open("rb") as weights:
-                digest.update(hashlib.file_digest(weights, "sha256").digest())
-        except (OSError, ValueError) as error:
-            raise BadInput(
-                f"--model {path}: cannot read {location!r}, where some of its weights are ({one_line(error)}); "
-                "put the file beside it, or save all in one file"
-            ) from error
-    return digest
+FATAL = 4  # severity in ONNX Runtime's log: errors come as exceptions, and each is one line
 
 
 class OnnxModel:
     """A generator in an ONNX file, run by ONNX Runtime.
 
-    The session is made on first use and not pickled: each process makes its own.
+    The session is not pickled: each process makes its own.
 
     Parameters
     ----------
-    path : the ONNX file.
-    device : "auto" (CUDA where it loads, else CPU), "cpu", "cuda" or "cuda:N".
-    threads : patches that run side by side on a CPU, each on one core; 0 is one for every core.
-    precision : of arithmetic on CUDA: "float32", "tf32" (products rounded to 10 bits) or "float16" (TensorRT).
+    path
+        The ONNX file.
+    device
+        "auto" (CUDA where it starts, else the CPU), "cpu", "cuda" or "cuda:N".
+    threads
+        Patches that a CPU generates side by side, each on one core; 0 is one for every core.
+    precision
+        Of arithmetic on CUDA: "float32", "tf32" (products rounded to 10 bits) or "float16" (TensorRT).
 
     Raises
     ------
@@ -67,7 +52,7 @@ class OnnxModel:
         When the file is missing, is not ONNX, or breaks the generator contract.
     """
 
-    integral = False
+    returns_uint8 = False
 
     def __init__(
         self, path: str | Path, *, device: str = "auto", threads: int = 0, precision: str = "float32"
@@ -79,27 +64,72 @@ class OnnxModel:
             raise BadInput(
                 f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
             )
-        digest = _digest(self.path)
+        content = self.path.read_bytes()
+        try:
+            self.file = OnnxFile.parse(content)
+        except ValueError as error:
+            raise BadInput(
+                f"--model {path}: not an ONNX file ({one_line(error)}); export it again"
+            ) from error
+        if self.file.random:
+            raise BadInput(
+                f"--model {path}: {', '.join(self.file.random)}: its output would differ from call to call; export it "
+                "for inference (model.eval() in PyTorch), and take random numbers from the input 'noise'"
+            )
+        digest = hashlib.sha256(content)
+        _add_weights(digest, self.file.locations, self.path)
         self.device = choose_device(device)
         check_precision(precision, self.device)
         beside = self._card_beside()
         if beside is not None:  # it decides pixels as the file does: context, noise, fill
             digest.update(beside.encode())
         self.sha256 = digest.hexdigest()
+        # Only here: a copy in another process must not go on with another device.
+        self._may_fall_back = device == "auto" and precision == "float32"
         self.card = self._read_card(beside)
+        self._may_fall_back = False
         check = _check_signature if self.card.adapter is None else check_adapter
         check(self._session, self.card, str(self.path))
+        self._check_operators()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in {"_session", "_calls"}}
+        return {key: value for key, value in self.__dict__.items() if key != "_session"}
+
+    @cached_property
+    def per_call(self) -> int | None:
+        """Patches of one session call: 1, or as many as the graph fixes; None where any number is one call.
+
+        On a CPU some kernels round differently for another batch, and a larger one is not faster.
+        """
+        if self.device != "cpu" and not self.file.scales_by_batch:
+            return None
+        fixed = self._session.get_inputs()[0].shape[0]
+        return fixed if isinstance(fixed, int) else 1
 
     @property
-    def apart(self) -> bool:
-        """Whether patches of a batch are run one by one, so that a batch may have any size."""
-        return self.device == "cpu"
+    def batch_invariant(self) -> bool:
+        """Whether a patch has the same bits in any batch."""
+        return self.per_call is not None
+
+    @property
+    def calls(self) -> int | None:
+        """Session calls to make at a time; None where they share a device."""
+        return (self.threads or usable_cores()) if self.device == "cpu" else None
 
     @cached_property
     def _session(self) -> Any:
+        if not self._may_fall_back or self.device == "cpu":
+            return self._open()
+        try:
+            return self._open()
+        except BadInput as error:
+            gpu, self.device = self.device, "cpu"
+            session = self._open()
+            reason = one_line(error).removeprefix(f"--device {gpu}: ")
+            log.warning("--device auto: %s cannot be used (%s); rendering on the CPU", gpu, reason)
+            return session
+
+    def _open(self) -> Any:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -107,21 +137,42 @@ class OnnxModel:
         # changes the last bits of some kernels, and so does the size of a batch; and threads that wait for each
         # other after every node cost 8 % of the shipped generator's time.
         options.intra_op_num_threads = 1
-        if self.apart:
-            self._calls = SharedCalls(self.threads or usable_cores())
-        # Fatal errors only: all others come as exceptions, and a failure is one line.
-        options.log_severity_level = 4
+        options.log_severity_level = FATAL
+        on_gpu = self.device != "cpu"
+        if on_gpu:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            ort.set_default_logger_severity(FATAL)  # of the loader of CUDA's libraries
+        chosen = providers(self.device, self.precision, self.sha256, float16=self.file.float16)
         try:
-            session = ort.InferenceSession(
-                str(self.path), options, providers=providers(self.device, self.precision, self.sha256)
-            )
+            # ONNX Runtime's own fallback to the CPU prints on stdout, and may also come in the middle of a render.
+            session = ort.InferenceSession(str(self.path), options, providers=chosen, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
-            raise BadInput(
-                f"--model {self.path}: ONNX Runtime cannot load it ({one_line(error)}); export it again"
-            ) from error
-        if self.device.startswith("cuda"):
+            raise self._cannot_load(error) from error
+        if on_gpu:
             check_providers(session.get_providers(), self.device, self.precision)
+            if hasattr(session, "get_provider_graph_assignment_info"):
+                left = nodes_on_cpu(session.get_provider_graph_assignment_info())
+                if left:
+                    log.warning(
+                        "%s: %s of generator %s run on the CPU, since CUDA has no kernel for them; expect it to be slow",
+                        self.device,
+                        left,
+                        self.path.name,
+                    )
         return session
+
+    def _cannot_load(self, error: Exception) -> BadInput:
+        """Say why ONNX Runtime refuses the file, and what to do."""
+        import onnxruntime as ort
+
+        if re.search(r"IR version|[Oo]pset \d+ is under development", str(error)):
+            return BadInput(
+                f"--model {self.path}: ONNX Runtime {ort.__version__} does not read IR version {self.file.ir_version} with "
+                f"opset {self.file.opset}; export it with ir_version 9 and an opset of 17 to 26, or install a newer onnxruntime"
+            )
+        return BadInput(
+            f"--model {self.path}: ONNX Runtime cannot load it ({one_line(error)}); export it again"
+        )
 
     @property
     def _card_path(self) -> Path:
@@ -149,14 +200,44 @@ class OnnxModel:
             )
         return parse_card(text, source=str(self.path))
 
+    def _check_operators(self) -> None:
+        """Refuse a graph that looks at all patches of a batch, and warn of one that looks at the whole of a patch."""
+        if self.file.scales_by_batch and self.per_call != 1:
+            raise BadInput(
+                f"--model {self.path}: dynamic quantization scales a patch by all {self.per_call} of its batch; export it "
+                "with a dynamic batch size, or quantize it statically"
+            )
+        if self.file.whole_patch:
+            log.warning(
+                "--model %s: %s takes statistics over a whole patch, so neighbours may disagree where they overlap; look for "
+                "seams with safron-eval seams",
+                self.path.name,
+                ", ".join(self.file.whole_patch),
+            )
+
     def __call__(
         self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[Any]:
-        """Run a batch; see `PatchModel`."""
-        return self._run_apart(labels, noise) if self.apart else self._run(labels, noise)
+        """Generate a batch; see `PatchModel`.
 
-    def _run(self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None) -> npt.NDArray[Any]:
-        """Call ONNX Runtime once; float32, since NumPy takes twenty times as long to look through a float16 array."""
+        The image is float32, since NumPy takes twenty times as long to look through a float16 array.
+        """
+        if self.per_call is not None and len(labels) != self.per_call:
+            return self._in_calls(labels, noise, self.per_call)
+        labels = np.ascontiguousarray(labels)
+        side = labels.shape[1] - 2 * self.card.context
+        if self._returns_image:
+            # ONNX Runtime writes where the image shall be, while it is in the core's cache.
+            image = _aligned((len(labels), side, side, 3))
+            binding = self._session.io_binding()
+            binding.bind_cpu_input("labels", labels)
+            if noise is not None:
+                noise = np.ascontiguousarray(noise)
+                binding.bind_cpu_input("noise", noise)
+            binding.bind_output("image", "cpu", 0, np.float32, image.shape, image.ctypes.data)
+            with suppress(Exception):  # what is wrong with the graph or its output is said below
+                self._session.run_with_iobinding(binding)
+                return check_output(image, labels, self.card)
         try:
             if self.card.adapter is not None:
                 image = run_adapted(self._session, self.card, labels, noise)
@@ -169,67 +250,45 @@ class OnnxModel:
             ) from error
         return check_output(np.asarray(image, np.float32), labels, self.card)
 
-    def _run_into(
-        self,
-        images: npt.NDArray[Any],
-        labels: npt.NDArray[np.uint8],
-        noise: npt.NDArray[np.float32] | None,
-    ) -> None:
-        """Call ONNX Runtime once and have it write where the images shall be, while they are in the core's cache."""
-        if self._returns_float32:
-            binding = self._session.io_binding()
-            binding.bind_cpu_input("labels", labels)
-            if noise is not None:
-                binding.bind_cpu_input("noise", noise)
-            binding.bind_output("image", "cpu", 0, images.dtype.type, images.shape, images.ctypes.data)
-            with suppress(Exception):  # of a generator that fails, or returns another shape: below it is told
-                self._session.run_with_iobinding(binding)
-                check_output(images, labels, self.card)
-                return
-        images[:] = self._run(labels, noise)
-
-    def _run_apart(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
+    def _in_calls(
+        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None, size: int
     ) -> npt.NDArray[Any]:
-        """Run a batch patch by patch, side by side with other batches.
-
-        Where the graph fixes how many it takes, that many, the last call filled up with copies.
-        """
-        fixed = self._session.get_inputs()[0].shape[0]
-        size = fixed if isinstance(fixed, int) else 1
-        side = labels.shape[1] - 2 * self.card.context
-        labels_of = _by_call(labels, size)
-        noise_of = None if noise is None else _by_call(noise, size)
-        images = _aligned(len(labels_of), (size, side, side, 3))
-
-        def run(call: int) -> None:
-            self._run_into(images[call], labels_of[call], None if noise_of is None else noise_of[call])
-
-        self._calls.run(run, range(len(images)))
-        return images.reshape(-1, side, side, 3)[: len(labels)]
+        """Generate a batch in calls of `size` patches each, the last one filled up with copies."""
+        images = []
+        for start in range(0, len(labels), size):
+            rows = np.minimum(np.arange(start, start + size), len(labels) - 1)
+            images.append(self(labels[rows], None if noise is None else noise[rows]))
+        return np.concatenate(images)[: len(labels)]
 
     @cached_property
-    def _returns_float32(self) -> bool:
-        """Whether the graph's output is the image as it is wanted."""
-        return self.card.adapter is None and self._session.get_outputs()[0].type == "tensor(float)"
+    def _returns_image(self) -> bool:
+        """Whether the session, on a CPU, can write the image as it is wanted."""
+        direct = self.device == "cpu" and self.card.adapter is None
+        return direct and self._session.get_outputs()[0].type == "tensor(float)"
 
 
-def _by_call(inputs: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Cut inputs [n, ...] into those of calls, [calls, size, ...]; the last call is filled up with copies."""
-    count = -(-len(inputs) // size) * size
-    if count > len(inputs):
-        inputs = inputs[np.minimum(np.arange(count), len(inputs) - 1)]
-    return np.ascontiguousarray(inputs).reshape(-1, size, *inputs.shape[1:])
+def _add_weights(digest: hashlib._Hash, locations: tuple[str, ...], path: Path) -> None:
+    """Add the files that hold some of the weights to the generator's hash."""
+    for location in locations:
+        file = path.parent / location
+        try:
+            if file.exists() and not file.is_file():  # a device or a pipe might never end
+                raise OSError("not a file")
+            with file.open("rb") as weights:
+                digest.update(hashlib.file_digest(weights, "sha256").digest())
+        except (OSError, ValueError) as error:
+            raise BadInput(
+                f"--model {path}: cannot read {location!r}, where some of its weights are ({one_line(error)}); "
+                "put the file beside it, or save all in one file"
+            ) from error
 
 
-def _aligned(count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Float32 [count, *shape] that each begin where ONNX Runtime's own would: some kernels round by the place in memory."""
+def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Float32 array that begins where ONNX Runtime's own would: some kernels round by the place in memory."""
     size = 4 * prod(shape)
-    step = -(-size // ALIGNMENT) * ALIGNMENT
-    memory = np.empty(count * step + ALIGNMENT, np.uint8)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    slots = memory[start : start + count * step].reshape(count, step)[:, :size]
-    return slots.view(np.float32).reshape(count, *shape)
+    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 def check_output(image: npt.NDArray[Any], labels: npt.NDArray[np.uint8], card: Card) -> npt.NDArray[Any]:

@@ -1,1 +1,1 @@
-"""How does a graph compute the same pixels in less time on a CPU?"""
+"""How does a generator compute the same pixels in less time on a CPU?"""

@@ -1,7 +1,7 @@
-"""``safron-optimize``: is there a cheaper graph for this generator, and does it paint the same picture?
+"""``safron-optimize``: is there a faster graph for this generator, and does it produce the same pixels?
 
-A rewritten generator is a file of its own, with its own sha256: what decides pixels stays in one place, rendering needs
-no ``onnx`` package, and a render begun with one of the two is never continued with the other.
+A rewritten generator is a separate file with its own SHA-256. So rendering does not need the ``onnx`` package, and a render
+started with one of the two files is never resumed with the other.
 """
 
 from __future__ import annotations
@@ -29,19 +29,23 @@ if TYPE_CHECKING:
 Windows = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]
 
 LEVELS_LIMIT, FLOAT_LIMIT = 1, 0.01
-"""Largest difference let through, in grey levels: of rounded pixels, and of the floats before rounding."""
+"""Largest accepted difference in grey levels: of rounded pixels, and of the values before rounding."""
 
 
 @dataclass(frozen=True)
 class Optimized:
-    """What `optimize` did.
+    """The result of `optimize`.
 
     Attributes
     ----------
-    changes : one line for each part of the graph that was replaced.
-    max_abs : largest difference of any value, 0..255, over the trial windows.
-    levels : largest difference of any rounded pixel.
-    seconds_before, seconds_after : for a patch, median of calls in turn.
+    changes
+        One line for each part of the graph that was replaced.
+    max_abs
+        Largest difference of any value, 0..255, over the test windows.
+    levels
+        Largest difference of any rounded pixel.
+    seconds_before, seconds_after
+        Median time per patch of the old and of the new graph, called alternately.
     """
 
     changes: tuple[str, ...]
@@ -52,20 +56,23 @@ class Optimized:
 
 
 def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
-    """Write a cheaper graph of a generator, after comparing both.
+    """Write a faster graph of a generator after comparing both.
 
     Parameters
     ----------
-    source : a generator, an ONNX file under the contract or with a card beside it.
-    out : the new file; a card beside `source` is copied beside it.
-    overwrite : replace existing files; a card beside the old `out` goes with it.
+    source
+        A generator: an ONNX file with a card in it or beside it.
+    out
+        The new file. If there is a card beside `source`, a copy is put beside it.
+    overwrite
+        Replace existing files; a card beside the old `out` is replaced or deleted with it.
 
     Raises
     ------
     BadInput
-        Nothing in the graph can be made cheaper, or a file is missing or in the way.
+        Nothing in the graph can be made faster, a file is missing, or `out` exists.
     Failed
-        The new graph paints another picture, or none; nothing is written.
+        The new graph fails or produces other pixels; nothing is written.
     """
     from safron.engine.generator.onnx_model import OnnxModel
 
@@ -73,60 +80,60 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
         raise BadInput(f"IN {source}: no such file; give an ONNX file")
     cards = source.with_suffix(".json"), out.with_suffix(".json")
     if out.suffix != ".onnx" or cards[0].resolve() == cards[1].resolve():
-        raise BadInput(f"OUT {out}: must end in .onnx and have another name than {source}, endings aside")
+        raise BadInput(f"OUT {out}: must end in .onnx and differ from {source} in more than the ending")
     taken = next((path for path in (out, cards[1]) if path.exists()), None)
     if taken is not None and not overwrite:
-        raise BadInput(f"{taken}: exists; give another name, or --overwrite")
+        raise BadInput(f"{taken}: exists; give another name, or pass --overwrite")
     before = OnnxModel(source, device="cpu")
     rewritten = _rewritten(before)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as folder:
-        trial = Path(folder) / out.name
-        _save(rewritten.model, trial)
+        new = Path(folder) / out.name
+        _save(rewritten.model, new)
         if cards[0].is_file():
-            trial.with_suffix(".json").write_bytes(cards[0].read_bytes())
+            new.with_suffix(".json").write_bytes(cards[0].read_bytes())
         try:
-            after = OnnxModel(trial, device="cpu")
-        except BadInput as error:  # ours is the fault, and the file that it names is gone by then
-            said = one_line(error).replace(str(trial), out.name)
+            after = OnnxModel(new, device="cpu")
+        except BadInput as error:  # a fault of the rewriting; the file that the message names is temporary
+            reason = one_line(error).replace(str(new), out.name)
             raise Failed(
-                f"{source}: rewritten, it is not a generator any more ({said}); render with it as it is"
+                f"{source}: the rewritten graph is not a valid generator ({reason}); render with the original"
             ) from error
         done = _compare(before, after, rewritten.changes)
         about = {"rewritten_from": before.sha256, "rewrite_max_abs": done.max_abs}
         if cards[0].is_file():
             card = json.loads(cards[0].read_text(encoding="utf-8")) | about
-            trial.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+            new.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         else:
             _put_on_card(rewritten.model, about)
-            _save(rewritten.model, trial)
-        _put_in_place(trial, out)
+            _save(rewritten.model, new)
+        _put_in_place(new, out)
     return done
 
 
-def _put_in_place(trial: Path, out: Path) -> None:
-    """Move a generator, and the card beside it where it has one.
+def _put_in_place(new: Path, out: Path) -> None:
+    """Move a generator, and the card beside it if it has one.
 
-    Broken off, it leaves no generator rather than one under the other's card.
+    If interrupted, this leaves no generator rather than one with the wrong card.
     """
-    card, old = trial.with_suffix(".json"), out.with_suffix(".json")
+    card, old = new.with_suffix(".json"), out.with_suffix(".json")
     out.unlink(missing_ok=True)
     if card.is_file():
         card.replace(old)
     else:
-        old.unlink(missing_ok=True)  # it would stand above the card inside
-    trial.replace(out)
+        old.unlink(missing_ok=True)  # it would take precedence over the card inside the file
+    new.replace(out)
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     try:
         path.write_bytes(model.SerializeToString())
-    except ValueError as error:  # protobuf holds 2 GiB
+    except ValueError as error:  # the limit of protobuf is 2 GiB
         raise BadInput(f"{path.name}: too large for one ONNX file ({one_line(error)})") from error
 
 
 def _rewritten(generator: OnnxModel) -> Rewritten:
-    """The cheaper graph of a generator."""
+    """Return the faster graph of a generator."""
     try:
         import onnx
     except ImportError as error:
@@ -138,7 +145,7 @@ def _rewritten(generator: OnnxModel) -> Rewritten:
     values = [] if generator.card.adapter else [label.value for label in generator.card.labels]
     rewritten = rewrite(onnx.load(str(generator.path)), label_values=values)
     if not rewritten.changes:
-        raise BadInput(f"{generator.path}: nothing in it can be made cheaper; render with it as it is")
+        raise BadInput(f"{generator.path}: nothing in it can be made faster; render with it as it is")
     return rewritten
 
 
@@ -148,8 +155,8 @@ def _put_on_card(model: onnx.ModelProto, about: dict[str, Any]) -> None:
             entry.value = json.dumps(json.loads(entry.value) | about)
 
 
-def trial_windows(generator: OnnxModel, *, seed: int = 0) -> list[Windows]:
-    """Label windows that a generator may meet, one patch each: all of one label, coarse and fine mixtures."""
+def example_windows(generator: OnnxModel, *, seed: int = 0) -> list[Windows]:
+    """Return label windows of one patch each: uniform ones, then fine to coarse mixtures of all labels."""
     card = generator.card
     side = card.tile + 2 * card.context
     values = np.array([label.value for label in card.labels], np.uint8)
@@ -164,10 +171,10 @@ def trial_windows(generator: OnnxModel, *, seed: int = 0) -> list[Windows]:
 
 
 def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> Optimized:
-    """Run both on the same windows, in turn."""
+    """Run both graphs on the same windows, alternately."""
     seconds: tuple[list[float], list[float]] = ([], [])
     max_abs, levels = 0.0, 0
-    for windows in trial_windows(before):
+    for windows in example_windows(before):
         images = []
         for generator, times in zip((before, after), seconds, strict=True):
             start = time.perf_counter()
@@ -178,10 +185,10 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
         levels = max(levels, int(np.abs(pixels[1] - pixels[0]).max()))
     if levels > LEVELS_LIMIT or max_abs > FLOAT_LIMIT:
         raise Failed(
-            f"{before.path}: rewritten, its pixels differ by {levels} levels ({max_abs:.2g} before rounding); "
-            "nothing was written, render with it as it is"
+            f"{before.path}: pixels of the rewritten graph differ by {levels} levels ({max_abs:.2g} before rounding); "
+            "nothing was written, render with the original"
         )
-    # The first calls allocate.
+    # The first call of each also allocates memory.
     return Optimized(changes, max_abs, levels, median(seconds[0][1:]), median(seconds[1][1:]))
 
 
@@ -198,21 +205,22 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
 def command(source: Path, out: Path, *, overwrite: bool) -> None:
     """Rewrite a generator IN.onnx so that it runs faster on a CPU, as OUT.onnx.
 
-    Large convolutions become products of spectra and transposed convolutions plain ones. Both graphs are run, and
-    OUT is written only if no pixel differs by more than one grey level. Needs: pip install 'safron[optimize]'.
+    Large convolutions become products of spectra, and transposed convolutions become plain ones. Both graphs are run
+    on example masks, and OUT is written only if no pixel differs by more than one grey level. Needs: pip install
+    'safron[optimize]'.
     """
     done = optimize(source, out, overwrite=overwrite)
     for change in done.changes:
         click.echo(change)
     click.echo(
         f"pixels: within {done.levels} level ({done.max_abs:.1e} before rounding); "
-        f"{done.seconds_before:.3f} s a patch before, {done.seconds_after:.3f} s after, "
+        f"{done.seconds_before:.3f} s per patch before, {done.seconds_after:.3f} s after, "
         f"{done.seconds_before / done.seconds_after:.1f}x"
     )
 
 
 def main() -> NoReturn:
-    """Run the command; every failure is one line on stderr and an exit code."""
+    """Run the command. Every failure is one line on stderr and an exit code."""
     run_program(command, "safron-optimize")
 
 

@@ -1,21 +1,22 @@
-"""How can a generator's graph be made cheaper on a CPU without changing its picture?
+"""How can a generator's graph be made faster on a CPU without changing its pixels?
 
-Two exact identities, applied to an ONNX graph wherever they hold and save arithmetic; what comes out is an ordinary
-ONNX graph, so that rendering needs nothing new. Only the rounding of float32 differs.
+Two exact identities are applied to an ONNX graph wherever they hold and save arithmetic. The result is an ordinary ONNX
+graph, so rendering needs nothing new. Only the rounding of float32 differs.
 
-**A large convolution by rows of frequencies.** Along x a convolution is a product of spectra, along y it stays what
-it is: with X the transform of a strip of ``tile + kx - 1`` columns, which no output of the strip wraps around,
+**A large convolution by rows of frequencies.** Along x the convolution becomes a product of spectra; along y it remains a
+convolution. X is the transform of a strip of ``tile + kx - 1`` columns, wide enough that no output of the strip wraps
+around:
 
     x [C, y, strip] --F--> X [k, 2C, y] --Conv 1 x ky, one group per frequency--> Y [k, 2O, y] --M--> out [O, y, tile]
 
 Both transforms are matrix products. A pixel of one output channel costs ``4 C ky (tile + kx) / (2 tile)`` multiply-adds
 in the middle and ``tile + kx`` in M, instead of ``C ky kx``: 380 instead of 5,043 for a 41 x 41 kernel over three colours.
-Where the input is a function of the label alone, L labels span L - 1 directions around the first one, so that one channel
-goes into the bias.
+If the input depends on the label alone, L labels span L - 1 directions around the first label. One channel is then part of
+the bias.
 
 **A transposed convolution by phases.** With stride s, the output pixels of one phase (y mod s, x mod s) are an ordinary
-convolution of the input with every s-th tap, which ONNX Runtime computes in its blocked layout; a batch norm behind it
-goes into the weights.
+convolution of the input with every s-th tap, which ONNX Runtime computes in its blocked layout. A batch norm that follows
+is folded into the weights.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 Float64 = npt.NDArray[np.float64]
 
 MIN_OPSET = 13
-# Multiply-adds are not all of the time: with less than this there was nothing to gain.
+# Least ratio of multiply-adds before and after. Below it, replacing gained no time: other costs dominate.
 WORTHWHILE = 3.0
 # Output columns that share one transform.
 TILES = (32, 48, 64, 96, 128, 192, 256)
-# ONNX Runtime's blocked convolutions work on this many channels at once, and a picture of few pixels gains nothing.
+# ONNX Runtime's blocked convolutions process so many channels at once; images with fewer pixels a side gain nothing.
 CHANNEL_BLOCK, SMALL = 16, 8
-# Operations whose output at a pixel depends on that pixel alone, where they reduce or move no image axis;
-# `_label_table` checks the last by trial. A convolution counts with a 1 x 1 kernel.
+# Operations whose output at a pixel depends on that pixel alone, unless they reduce or move an image axis; `_label_table`
+# tests for that by running them. Convolutions with a 1 x 1 kernel belong to them too.
 POINTWISE = {
     "Unsqueeze",
     "Cast",
@@ -61,12 +62,14 @@ POINTWISE = {
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A cheaper graph.
+    """A faster graph.
 
     Attributes
     ----------
-    model : the new graph; metadata and signature are the old one's, weights that were inputs, too, left out.
-    changes : one line for each thing that was replaced.
+    model
+        The new graph with the metadata and the signature of the old one, except for weights listed as inputs.
+    changes
+        One line for each replacement.
     """
 
     model: onnx.ModelProto
@@ -78,13 +81,15 @@ def rewrite(model: onnx.ModelProto, *, label_values: Sequence[int] = ()) -> Rewr
 
     Parameters
     ----------
-    model : a generator; left as it is.
-    label_values : the labels that can occur, where the graph's input ``labels`` (uint8 [N, y, x]) holds labels.
+    model
+        A generator; it is not changed.
+    label_values
+        The labels that can occur, if the graph has an input ``labels``, uint8 [N, y, x].
 
     Raises
     ------
     BadInput
-        When the graph is written in a version of ONNX that is too old.
+        The graph's opset is too old.
     """
     import onnx
 
@@ -104,7 +109,7 @@ def rewrite(model: onnx.ModelProto, *, label_values: Sequence[int] = ()) -> Rewr
 
 @dataclass
 class _Graph:
-    """A graph being rewritten: what makes each tensor, and what replaces which node."""
+    """A graph being rewritten: which node makes each tensor, and what replaces which node."""
 
     model: onnx.ModelProto
     label_values: tuple[int, ...]
@@ -128,7 +133,7 @@ class _Graph:
         self._taken = {*self._stored, *self.makers, *(entry.name for entry in graph.input)}
 
     def constant(self, name: str) -> npt.NDArray[Any] | None:
-        """The value of a tensor that does not depend on the input, where it is plain to see."""
+        """Return the value of a stored constant; None for any other tensor."""
         from onnx import numpy_helper
 
         maker = self.makers.get(name)
@@ -141,14 +146,14 @@ class _Graph:
         return None
 
     def shape(self, name: str) -> tuple[int | None, ...]:
-        """Sizes of a tensor's axes, None where unknown; empty where nothing is known."""
+        """Return the sizes of a tensor's axes, None for unknown ones; empty if nothing is known."""
         found = self._types.get(name)
         if found is None:
             return ()
         return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in found.shape.dim)
 
     def fresh(self, hint: str) -> str:
-        """A name that no tensor has."""
+        """Return a name that no tensor has."""
         name = next(
             name for name in (f"{hint}_{i}" for i in range(len(self._taken) + 1)) if name not in self._taken
         )
@@ -156,7 +161,7 @@ class _Graph:
         return name
 
     def store(self, values: npt.ArrayLike, hint: str) -> str:
-        """Add a constant; floats as float32, whole numbers as int64."""
+        """Add a constant, as float32 or int64; return its name."""
         from onnx import numpy_helper
 
         array = np.asarray(values)
@@ -166,7 +171,7 @@ class _Graph:
         return name
 
     def add(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
-        """Add a node to the replacement in work; return its output."""
+        """Add a node to the replacement that is being built; return its output."""
         from onnx import helper
 
         output = output or self.fresh(f"safron_{kind.lower()}")
@@ -174,14 +179,14 @@ class _Graph:
         return output
 
     def replace(self, node: onnx.NodeProto, change: str, *, also: Iterable[onnx.NodeProto] = ()) -> None:
-        """Put what was added since the last replacement in the place of `node`, and drop `also`."""
-        for gone in also:
-            self._replaced[gone.output[0]] = []
+        """Replace `node` by the nodes added since the last replacement, and drop the nodes `also`."""
+        for dropped in also:
+            self._replaced[dropped.output[0]] = []
         self._replaced[node.output[0]], self._new = self._new, []
         self.changes.append(change)
 
     def rebuilt(self, original: onnx.ModelProto) -> onnx.ModelProto:
-        """The model with all replacements made and everything unused left out."""
+        """Return the model with all replacements made and everything unused left out."""
         import onnx
 
         nodes = [new for node in self.nodes for new in self._replaced.get(node.output[0], [node])]
@@ -197,7 +202,7 @@ class _Graph:
         result.graph.node.extend(reversed(kept))
         stored = (*original.graph.initializer, *self._initializers)
         result.graph.initializer.extend(tensor for tensor in stored if tensor.name in used)
-        # Weights may be inputs, too, and up to version 3 must be; one that is no weight any more would have to be fed.
+        # Weights may be listed as inputs, up to IR version 3 they must be; a replaced one would then have to be fed.
         inputs = [entry for entry in original.graph.input if entry.name not in self._stored]
         del result.graph.input[:]
         result.graph.input.extend(inputs)
@@ -206,7 +211,7 @@ class _Graph:
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:
-    """Names that a node reads, those from within its branches and loops among them."""
+    """Return the names that a node reads, including those read inside its branches and loops."""
     import onnx
 
     names = set(node.input)
@@ -225,7 +230,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _weights(graph: _Graph, node: onnx.NodeProto, outputs_axis: int) -> tuple[Float64, Float64] | None:
-    """Kernel and bias of a two-dimensional convolution, where they are constants."""
+    """Return kernel and bias of a two-dimensional convolution if they are constants."""
     weight = graph.constant(node.input[1])
     if weight is None or weight.ndim != 4 or weight.dtype != np.float32:
         return None
@@ -240,12 +245,12 @@ def _weights(graph: _Graph, node: onnx.NodeProto, outputs_axis: int) -> tuple[Fl
 
 def _by_frequencies(graph: _Graph, node: onnx.NodeProto) -> None:
     """Replace a convolution of stride 1 with a large kernel."""
-    known = _weights(graph, node, 0)
+    weights = _weights(graph, node, 0)
     settings = _attributes(node)
     plain = settings.get("group", 1) == 1 and settings.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
-    if known is None or not plain or {*settings.get("strides", ()), *settings.get("dilations", ())} - {1}:
+    if weights is None or not plain or {*settings.get("strides", ()), *settings.get("dilations", ())} - {1}:
         return
-    kernel, bias = known
+    kernel, bias = weights
     pads = settings.get("pads", [0, 0, 0, 0])
     shape = graph.shape(node.input[0])
     if len(shape) != 4 or shape[3] is None:
@@ -272,12 +277,13 @@ def _by_frequencies(graph: _Graph, node: onnx.NodeProto) -> None:
     _emit_frequencies(graph, x, kernel, bias, width=width, tile=tile, output=node.output[0])
     size = "x".join(str(side) for side in kernel.shape[2:])
     graph.replace(
-        node, f"{size} convolution by {tile}-column spectra: {before} to {round(cost)} multiply-adds a value"
+        node,
+        f"{size} convolution by {tile}-column spectra: {before} to {round(cost)} multiply-adds per value",
     )
 
 
 def _cost(kernel: tuple[int, ...], width: int, tile: int) -> float:
-    """Multiply-adds for one pixel of one output channel."""
+    """Return the multiply-adds for one pixel of one output channel."""
     _, channels, rows, columns = kernel
     strips = math.ceil(width / tile)
     frequencies = (tile + columns - 1) // 2 + 1
@@ -287,14 +293,18 @@ def _cost(kernel: tuple[int, ...], width: int, tile: int) -> float:
 def _emit_frequencies(
     graph: _Graph, x: str, kernel: Float64, bias: Float64, *, width: int, tile: int, output: str
 ) -> None:
-    """Emit the product of spectra; see the module's drawing.
+    """Emit the product of spectra; see the formula in the module's docstring.
 
     Parameters
     ----------
-    x : tensor [N, C, y, x], padded as needed.
-    kernel : [O, C, ky, kx], correlated with x.
-    width, tile : output columns in all, and of a strip.
-    output : name of the result [N, O, y - ky + 1, width].
+    x
+        Tensor [N, C, y, x], padded as needed.
+    kernel
+        [O, C, ky, kx], correlated with x.
+    width, tile
+        Output columns, of the image and of a strip.
+    output
+        Name of the result [N, O, y - ky + 1, width].
     """
     outputs, channels, rows, columns = kernel.shape
     length = tile + columns - 1
@@ -311,7 +321,7 @@ def _emit_frequencies(
     strips = []
     for start in range(0, width, tile):
         part = min(tile, width - start)
-        reach = part + columns - 1  # a last, narrower strip is one that ends in zeros
+        reach = part + columns - 1  # a narrower last strip counts as one that ends in zeros
         strip = graph.add(
             "Slice",
             [x, graph.store([start], "safron_start"), graph.store([start + reach], "safron_stop"), axis],
@@ -330,17 +340,17 @@ def _emit_frequencies(
 
 
 def _transforms(length: int, tile: int) -> tuple[Float64, Float64]:
-    """Real transforms: [frequency, (re, im), column] forward, and back to the first `tile` columns."""
+    """Return real transforms: [frequency, (re, im), column] forward, and back to the first `tile` columns."""
     frequency = np.arange(length // 2 + 1)
     forward_angle = 2 * np.pi * np.outer(frequency, np.arange(length)) / length
     forward = np.stack([np.cos(forward_angle), -np.sin(forward_angle)], axis=1)
-    # Every frequency but 0 and the middle one stands for its mirror image too.
+    # Every frequency except 0 and the middle one also stands for its mirror image.
     scale = np.where((frequency == 0) | (2 * frequency == length), 1.0, 2.0) / length
     return forward, forward[:, :, :tile] * scale[:, None, None]
 
 
 def _spectral_kernel(kernel: Float64, length: int) -> Float64:
-    """Weights of the grouped convolution: [k 2 O, 2 C, 1, ky], complex products written out in real numbers."""
+    """Return the weights of the grouped convolution, [k 2 O, 2 C, 1, ky]: complex products in real numbers."""
     _, channels, rows, columns = kernel.shape
     angle = 2 * np.pi * np.outer(np.arange(length // 2 + 1), np.arange(columns)) / length
     real = np.einsum("ocyx,kx->kocy", kernel, np.cos(angle))
@@ -349,11 +359,11 @@ def _spectral_kernel(kernel: Float64, length: int) -> Float64:
     return products.transpose(2, 0, 3, 4, 1, 5).reshape(-1, 2 * channels, 1, rows)
 
 
-# -- what a convolution sees, as a function of the label ---------------------------------------------------------
+# -- the input of a convolution as a function of the label -------------------------------------------------------
 
 
 def _label_table(graph: _Graph, name: str) -> Float64 | None:
-    """The channels of tensor `name` for each label: float64 [labels, C]; None where it depends on more than that."""
+    """Return the channels of tensor `name` for each label, float64 [labels, C]; None if it depends on more than the label."""
     nodes = _pointwise_ancestors(graph, name)
     if not nodes or len(graph.label_values) < 2:
         return None
@@ -373,18 +383,18 @@ def _label_table(graph: _Graph, name: str) -> Float64 | None:
     values = np.array(graph.label_values, np.uint8)
     try:
         single = np.asarray(evaluator.run(None, {"labels": values[:, None, None]})[0])
-        trial = np.random.default_rng(0).integers(0, len(values), (2, 5, 7))
-        image = np.asarray(evaluator.run(None, {"labels": values[trial]})[0])
-    except Exception:  # what the evaluator cannot run, for many reasons, is no plain function of the label
+        indices = np.random.default_rng(0).integers(0, len(values), (2, 5, 7))
+        image = np.asarray(evaluator.run(None, {"labels": values[indices]})[0])
+    except Exception:  # the evaluator fails in many ways on graphs that are not a function of the label
         return None
     if single.shape[2:] != (1, 1) or image.shape != (2, single.shape[1], 5, 7):
         return None
     table = single[:, :, 0, 0]
-    return table.astype(np.float64) if np.array_equal(image, table[trial].transpose(0, 3, 1, 2)) else None
+    return table.astype(np.float64) if np.array_equal(image, table[indices].transpose(0, 3, 1, 2)) else None
 
 
 def _pointwise_ancestors(graph: _Graph, name: str) -> list[onnx.NodeProto]:
-    """Nodes between ``labels`` and `name`, in order; empty unless all are pointwise and nothing else goes in."""
+    """Return the nodes between ``labels`` and `name` in order; empty if one is not pointwise or has another input."""
     found: dict[str, onnx.NodeProto] = {}
     waiting, reached = [name], False
     while waiting:
@@ -404,16 +414,18 @@ def _pointwise_ancestors(graph: _Graph, name: str) -> list[onnx.NodeProto]:
 
 
 def _directions(table: Float64) -> tuple[Float64, Float64]:
-    """Fewest channels that tell the labels apart as the table does.
+    """Factorize the table with as few channels as possible.
 
     Parameters
     ----------
-    table : [labels, C].
+    table
+        [labels, C].
 
     Returns
     -------
-    channels [labels, r] and directions [r, C], with ``table == table[0] + channels @ directions``; r is at most
-    labels - 1, and then the channels are 0 and 1.
+    tuple[Float64, Float64]
+        [labels, r], r at most labels - 1; if r has this size, 0 and 1 only. directions : [r, C], with
+        ``table == table[0] + channels @ directions``.
     """
     steps = table - table[0]
     left, sizes, right = np.linalg.svd(steps[1:], full_matrices=False)
@@ -448,15 +460,15 @@ def _label_channels(graph: _Graph, channels: Float64) -> str:
 
 
 def _by_phases(graph: _Graph, node: onnx.NodeProto) -> None:
-    """Replace a transposed convolution that makes its input a whole number of times larger."""
-    known = _weights(graph, node, 1)
+    """Replace a transposed convolution that enlarges its input by a whole number."""
+    weights = _weights(graph, node, 1)
     settings = _attributes(node)
     strides, pads = settings.get("strides", [1, 1]), settings.get("pads", [0, 0, 0, 0])
     shape = graph.shape(node.input[0])
     plain = settings.get("group", 1) == 1 and settings.get("auto_pad", b"NOTSET") == b"NOTSET"
-    if known is None or not plain or "output_shape" in settings or {*settings.get("dilations", ())} - {1}:
+    if weights is None or not plain or "output_shape" in settings or {*settings.get("dilations", ())} - {1}:
         return
-    kernel, bias = known
+    kernel, bias = weights
     if len(shape) != 4 or shape[2] is None or shape[3] is None or min(shape[2], shape[3]) < SMALL:
         return
     extra = settings.get("output_padding", [0, 0])
@@ -483,12 +495,14 @@ def _by_phases(graph: _Graph, node: onnx.NodeProto) -> None:
 
 @dataclass(frozen=True)
 class _Phase:
-    """One phase of one axis: which taps it uses, and how far these reach before and behind its own input pixel.
+    """One phase along one axis.
 
     Attributes
     ----------
-    taps : in the order of the input pixels that they meet.
-    before, behind : input pixels.
+    taps
+        Taps that it uses, in the order of their input pixels.
+    before, behind
+        Input pixels that they reach before and behind the phase's own input pixel.
     """
 
     taps: list[int]
@@ -497,9 +511,9 @@ class _Phase:
 
 
 def _phases(taps: int, stride: int, pad: int) -> list[_Phase] | None:
-    """All phases of an axis; None where one of them does not look at its own input pixel.
+    """Return all phases of an axis; None if one of them does not use its own input pixel.
 
-    Input pixel i meets output pixel ``stride * i - pad + tap``.
+    Input pixel i contributes to output pixel ``stride * i - pad + tap``.
     """
     found = []
     for phase in range(stride):
@@ -512,7 +526,7 @@ def _phases(taps: int, stride: int, pad: int) -> list[_Phase] | None:
 
 
 def _norm_behind(graph: _Graph, node: onnx.NodeProto) -> tuple[tuple[Float64, Float64] | None, str]:
-    """Scale and shift of the batch norm that alone uses `node`, and the name of what comes out in the end."""
+    """Return scale and shift of a batch norm that is the only user of `node`, and the name of the last output."""
     users = graph.users.get(node.output[0], [])
     is_result = node.output[0] in {entry.name for entry in graph.model.graph.output}
     if len(users) != 1 or users[0].op_type != "BatchNormalization" or len(users[0].output) != 1 or is_result:
@@ -536,7 +550,7 @@ def _emit_phases(
     width: int,
     output: str,
 ) -> None:
-    """Emit one convolution for each phase, and weave them: kernel [C, O, ky, kx] as ConvTranspose has it."""
+    """Emit one convolution per phase and interleave them; kernel [C, O, ky, kx] as in ConvTranspose."""
     offset = graph.store(bias, "safron_offset")
     last, across = graph.store([4], "safron_axis"), graph.store([0, 0, 0, 1, -1], "safron_shape")
     rows = []
@@ -549,5 +563,5 @@ def _emit_phases(
             piece = graph.add("Conv", [x, weight, offset], kernel_shape=list(part.shape[2:]), pads=pads)
             pieces.append(graph.add("Unsqueeze", [piece, last]))
         rows.append(graph.add("Reshape", [graph.add("Concat", pieces, axis=4), across]))
-    woven = graph.add("Concat", rows, axis=3)
-    graph.add("Reshape", [woven, graph.store([0, 0, -1, width], "safron_shape")], output)
+    interleaved = graph.add("Concat", rows, axis=3)
+    graph.add("Reshape", [interleaved, graph.store([0, 0, -1, width], "safron_shape")], output)

@@ -40,12 +40,18 @@ class AxisBlocks:
 
     Attributes
     ----------
-    axis : patches along the axis, in drawn pixels.
-    start, stop : canvas pixels ``[start, stop)`` that are rendered.
-    extent : slide pixels, counted from `start`; more than ``stop - start`` if the slide is padded.
-    block : side of a block in canvas pixels.
-    scale : drawn pixels per canvas pixel.
-    length : canvas pixels along the whole axis; not needed if the scale is 1.
+    axis
+        Patches along the axis, in drawn pixels.
+    start, stop
+        Canvas pixels ``[start, stop)`` that are rendered.
+    extent
+        Slide pixels, counted from `start`; more than ``stop - start`` if the slide is padded.
+    block
+        Side of a block in canvas pixels.
+    scale
+        Drawn pixels per canvas pixel.
+    length
+        Canvas pixels along the whole axis; not needed if the scale is 1.
 
     Examples
     --------
@@ -148,12 +154,18 @@ class BlockPlan:
 
     Attributes
     ----------
-    index : (row, column) of the block.
-    window : canvas pixels of the block; part of them may lie in the slide's padding.
-    rendered : part of `window` that is rendered.
-    drawn : drawn pixels that `rendered` is made of; equal to it if the scale is 1.
-    inner : patches that write into this block only.
-    right, below : boundary patches; `right` includes the corner.
+    index
+        (row, column) of the block.
+    window
+        Canvas pixels of the block; part of them may lie in the slide's padding.
+    rendered
+        Part of `window` that is rendered.
+    drawn
+        Drawn pixels that `rendered` is made of; equal to it if the scale is 1.
+    inner
+        Patches that write into this block only.
+    right, below
+        Boundary patches; `right` includes the corner.
     """
 
     index: tuple[int, int]

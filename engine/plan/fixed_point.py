@@ -32,9 +32,12 @@ class Blend:
 
     Attributes
     ----------
-    grid : patches of the canvas.
-    taper : their blend weights.
-    bits : patch values are rounded to multiples of ``2**-bits`` grey levels.
+    grid
+        Patches of the canvas.
+    taper
+        Their blend weights.
+    bits
+        Patch values are rounded to multiples of ``2**-bits`` grey levels.
     """
 
     grid: PatchGrid

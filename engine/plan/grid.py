@@ -31,9 +31,12 @@ class AxisGrid:
 
     Attributes
     ----------
-    length : canvas pixels along the axis.
-    tile : pixels that one patch writes.
-    overlap : pixels that neighbouring patches share.
+    length
+        Canvas pixels along the axis.
+    tile
+        Pixels that one patch writes.
+    overlap
+        Pixels that neighbouring patches share.
 
     Examples
     --------
@@ -91,9 +94,12 @@ class PatchJob:
 
     Attributes
     ----------
-    index : (row, column) in the grid.
-    read : the write window grown by the context; may reach beyond the canvas.
-    write : tile x tile canvas pixels; may reach beyond the canvas at its far edges.
+    index
+        (row, column) in the grid.
+    read
+        The write window grown by the context; may reach beyond the canvas.
+    write
+        Tile x tile canvas pixels; may reach beyond the canvas at its far edges.
     """
 
     index: tuple[int, int]

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,9 @@ class _BoundarySizes:
 
     Attributes
     ----------
-    owned, crossing, beside : int64 [blocks, 2]: pixels, and pixels that several patches share, of all owned patches of each
-        block, of its boundary patches, and of the others.
+    owned, crossing, beside
+        int64 [blocks, 2]: pixels, and pixels that several patches share, of all owned patches of each block,
+        of its boundary patches, and of the others.
     """
 
     owned: Int64
@@ -75,17 +76,28 @@ class RenderPlan:
 
     Attributes
     ----------
-    grid : patches of the whole mask, in drawn pixels.
-    taper : blend weights.
-    canvas : all pixels of the mask.
-    region : part of the canvas that becomes the slide.
-    scale : drawn pixels per canvas pixel.
-    slide : layout of the slide; at least as large as `region`.
-    block : side of a block in canvas pixels.
-    batch : batch size, patches per generator call.
-    bits : fraction bits of patch values.
-    seed : seed of the noise.
-    noise_scales : see `safron.engine.generator.noise`.
+    grid
+        Patches of the whole mask, in drawn pixels.
+    taper
+        Blend weights.
+    canvas
+        All pixels of the mask.
+    region
+        Part of the canvas that becomes the slide.
+    scale
+        Drawn pixels per canvas pixel.
+    slide
+        Layout of the slide; at least as large as `region`.
+    block
+        Side of a block in canvas pixels.
+    batch
+        Batch size, patches per generator call.
+    bits
+        Fraction bits of patch values.
+    seed
+        Seed of the noise.
+    noise_scales
+        See `safron.engine.generator.noise`.
     """
 
     grid: PatchGrid
@@ -152,6 +164,7 @@ class RenderPlan:
             for column in range(first, min(first + BAND, columns))
         )
 
+    @lru_cache(maxsize=256)  # noqa: B019 - a few kB; the blocks around ask for it again
     def block_plan(self, index: tuple[int, int], *, block: int | None = None) -> BlockPlan:
         """Plan one block (of the plan's block size, or another)."""
         rows, columns = self.axis_blocks(block or self.block)
@@ -222,6 +235,7 @@ class RenderPlan:
         most = max(self.slide.height, self.slide.width).bit_length()
         return Pyramid(self.slide.height, self.slide.width, self.slide.tile, most)
 
+    @lru_cache(maxsize=256)  # noqa: B019 - as above
     def boundary_windows(self, index: tuple[int, int]) -> dict[str, Window]:
         """Return the drawn pixels that the boundary patches of a block write, by name."""
         boundary = self.block_plan(index).boundary
@@ -277,7 +291,8 @@ class RenderPlan:
 
         Parameters
         ----------
-        at_a_time : blocks in flight, whose boundary sums may exist before the block does.
+        at_a_time
+            Blocks in flight, whose boundary sums may exist before the block does.
         """
         rows, columns = self._boundary_sizes
         item = np.dtype(self.blend.sum_dtype).itemsize
@@ -339,11 +354,11 @@ class RenderPlan:
             image + waiting + max(bands + labels + noise, bands + 2 * self.boundary_bytes, tiles + image // 3)
         )
 
-    def batch_bytes(self, *, integral: bool) -> int:
+    def batch_bytes(self, *, returns_uint8: bool) -> int:
         """Upper bound on the bytes of a batch of patches, inputs and outputs."""
         tile, read = self.grid.tile, self.grid.tile + 2 * self.grid.context
         # The output of ONNX Runtime, its copy in the batch and, without the C extension, the fixed-point values.
-        image_bytes = 1 if integral else 12 if compiled is None else 8
+        image_bytes = 1 if returns_uint8 else 12 if compiled is None else 8
         return self.batch * (read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * image_bytes)
 
     def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
@@ -391,7 +406,7 @@ def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int)
     return PatchGrid(height, width, tile, overlap, context)
 
 
-def choose_bits(grid: PatchGrid, taper: Taper, *, integral: bool) -> int:
+def choose_bits(grid: PatchGrid, taper: Taper, *, returns_uint8: bool) -> int:
     """Choose the fraction bits of patch values: 0 if the generator returns whole grey levels.
 
     Raises
@@ -400,9 +415,9 @@ def choose_bits(grid: PatchGrid, taper: Taper, *, integral: bool) -> int:
         So many patches overlap that their sums do not fit into 32 bits with 1/16 of a grey level.
     """
     bits = fraction_bits(grid, taper)
-    if bits < (0 if integral else 4):
+    if bits < (0 if returns_uint8 else 4):
         raise BadInput(
             f"--overlap {grid.overlap}: with --tile {grid.tile} and --taper {taper.name} too many patches share a "
             "pixel to be summed exactly; lower the overlap or use --taper flat"
         )
-    return 0 if integral else bits
+    return 0 if returns_uint8 else bits

@@ -1,112 +1,179 @@
-"""How much memory and disk will a render take, and is there so much?"""
+"""How much memory and disk will a render take, and is there enough?"""
 
 from __future__ import annotations
 
-import os
 import shutil
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
-from safron.engine.execution.device_queue import BUFFERS, shares_batches
+from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
-from safron.engine.generator.model import PatchModel
-from safron.engine.generator.trial import try_model
 from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan
 from safron.engine.scratch.arrays import SYNC_BYTES
-from safron.engine.system.gpus import process_blocks
-from safron.engine.system.memory import LARGEST, resident_bytes
+from safron.engine.system.memory import LARGEST
 from safron.io.errors import BadInput
-from safron.io.remote import is_url
+from safron.io.masks.chunk_cache import CACHE_BYTES
 
 from .options import RenderOptions, workers_of
-from .prepared import Prepared
 
-# Code and buffers of Zarr, Dask and the writer that are not there yet when a plan is made, measured.
+# Code and buffers of Zarr, Dask and the writer that are not loaded yet when a render is planned, measured.
 LATE_BYTES = 96 << 20
 
 
-def foreseen(prepared: Prepared) -> Prepared:
-    """Project the memory of processes that are not started, from what this one takes after a trial."""
-    job, options = prepared.job, prepared.options
-    try_model(job.model, job.plan)
-    blocks = process_blocks(options.device)
-    each = process_bytes(job, job.model, resident=resident_bytes(), blocks=blocks)
-    return with_processes(prepared, each)
+@dataclass(frozen=True)
+class Budget:
+    """Upper bounds on memory, in bytes.
+
+    Attributes
+    ----------
+    process
+        What a rendering process takes before its first block: Python, libraries, the loaded generator.
+    generator
+        What calls of the generator add.
+    blocks
+        Pixels, labels, sums and tiles of the blocks in flight.
+    batches
+        Inputs and outputs of the batches in flight.
+    boundaries
+        Boundary sums kept in memory.
+    chunks
+        Decoded chunks of the mask.
+    driver
+        The process that hands out tasks; 0 if it also renders.
+    processes
+        Rendering processes on this machine; 0 if they are on others.
+    """
+
+    process: int = 0
+    generator: int = 0
+    blocks: int = 0
+    batches: int = 0
+    boundaries: int = 0
+    chunks: int = 0
+    driver: int = 0
+    processes: int = 1
+
+    @property
+    def working(self) -> int:
+        """What a rendering process allocates for its blocks."""
+        return self.blocks + self.batches + self.boundaries + self.chunks
+
+    @property
+    def each(self) -> int:
+        """What one rendering process takes."""
+        return self.process + self.generator + self.working
+
+    @property
+    def total(self) -> int:
+        """What is held against ``--memory``: all processes of this machine, or one of another machine."""
+        return self.driver + self.processes * self.each if self.processes else max(self.driver, self.each)
+
+    def with_workers(self, each: Budget) -> Budget:
+        """Complete a budget of the driver alone by that of a worker."""
+        return replace(each, driver=self.driver, processes=self.processes)
+
+    def __str__(self) -> str:
+        terms = {
+            "process": self.process,
+            "generator": self.generator,
+            "blocks": self.blocks,
+            "batches": self.batches,
+            "boundary sums": self.boundaries,
+            "mask chunks": self.chunks,
+        }
+        each = " + ".join(f"{value / 2**20:.0f} {name}" for name, value in terms.items())
+        if not self.driver:
+            return each
+        driver = f"{self.driver / 2**20:.0f} driver"
+        return (
+            f"{driver} + {self.processes} x ({each})" if self.processes else f"{driver}; each worker {each}"
+        )
 
 
-def process_bytes(job: Job, model: PatchModel, *, resident: int, blocks: int) -> int:
-    """Upper bound on what a process takes that has so many blocks in work, and takes `resident` before."""
+def process_budget(job: Job, *, process: int, blocks: int, batches: int, memory: int = 0) -> Budget:
+    """Project the memory of one rendering process, without the generator's calls.
+
+    Parameters
+    ----------
+    job
+        The render; its mask keeps decoded chunks from now on.
+    process
+        bytes that the process takes before the first block.
+    blocks, batches
+        How many are in flight.
+    memory
+        bytes allowed for all of it; half of what is left may go to a mask with large chunks.
+    """
     plan = job.plan
-    batches = BUFFERS if shares_batches(model) else blocks
-    working = blocks * plan.worker_bytes() + batches * plan.batch_bytes(integral=model.integral)
-    kept = BOUNDARIES_KEPT * plan.boundary_bytes + job.mask.keep_chunks(block=plan.block, workers=blocks)
-    return resident + LATE_BYTES // 2 + with_gaps(working + kept)
+    budget = Budget(
+        process=process,
+        blocks=with_gaps(blocks * plan.worker_bytes()),
+        batches=batch_bytes(job, batches),
+        boundaries=with_gaps(BOUNDARIES_KEPT * plan.boundary_bytes),
+    )
+    most = max(CACHE_BYTES, (memory - budget.total) // 2)
+    chunks = job.mask.keep_chunks(block=plan.block, workers=blocks, max_bytes=most)
+    return replace(budget, chunks=with_gaps(chunks))
+
+
+def worker_budget(job: Job, *, resident: int, blocks: int) -> Budget:
+    """Project the memory of a worker process that takes `resident` bytes with its generator."""
+    batches, _ = batches_held(job.model, blocks)
+    return process_budget(job, process=resident + LATE_BYTES // 2, blocks=blocks, batches=batches)
+
+
+def batch_bytes(job: Job, batches: int) -> int:
+    """Return the bytes of so many batches in flight."""
+    return with_gaps(batches * job.plan.batch_bytes(returns_uint8=job.model.returns_uint8))
 
 
 def with_gaps(nbytes: int) -> int:
-    """Add an eighth for what arrays of different sizes leave between them in the heap: 6 % after 2,400 blocks."""
+    """Add an eighth for gaps that arrays of different sizes leave in the heap: 6 % after 2,400 blocks."""
     return nbytes * 9 // 8
 
 
-def with_processes(prepared: Prepared, each: int) -> Prepared:
-    """Add what other processes of this machine take, and hold the sum against the budget."""
-    if prepared.where == "processes":
-        projected = prepared.projected_bytes + workers_of(prepared.options) * each
-    else:
-        projected = max(prepared.projected_bytes, each)
-    check_memory(projected, prepared.job.plan, prepared.options)
-    return replace(prepared, projected_bytes=projected)
-
-
-def working_heap_bytes(working: int, plan: RenderPlan, workers: int) -> int:
-    """How much heap a render works with at most."""
+def heap_bytes(budget: Budget, job: Job, *, workers: int) -> int:
+    """Return how much of the heap a render uses at most; the C library maps very large arrays outside of it."""
+    plan, mask = job.plan, job.mask
     image = 3 * plan.block**2
-    apart = workers * image if image > LARGEST else 0
+    outside = workers * image if image > LARGEST else 0
+    if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST:
+        outside += budget.chunks
     rows, columns = plan.block_shape
     busy = min(1.0, rows * columns / workers)
-    return int(busy * (working - apart)) + SYNC_BYTES
+    return int(busy * (budget.working - outside)) + SYNC_BYTES
 
 
-def check_budget(prepared: Prepared) -> None:
-    """Refuse a plan over the memory budget or over the free disk, with both numbers."""
-    plan, options = prepared.plan, prepared.options
-    check_memory(prepared.projected_bytes, plan, options)
-    target, part = prepared.target, prepared.target.part
-    written = part.stat().st_size if part.is_file() else 0
-    # The cache folder is made when it is needed; until then what stands above it tells of the disk.
-    ours = target.url is not None and (options.scratch is None or is_url(options.scratch))
-    scratch = 0 if prepared.job.scratch.store else prepared.scratch_bytes
-    needs: dict[int, int] = {}
-    folders: dict[int, Path] = {}
-    for folder, need in (
-        (part.absolute().parent, max(0, plan.output_bytes() - written)),
-        (prepared.job.scratch.path.parent, scratch),
-    ):
-        while ours and not folder.is_dir():
-            folder = folder.parent
-        if not folder.is_dir():
-            raise BadInput(f"--scratch {folder}: no such folder; make it first")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise BadInput(f"--scratch {folder}: cannot be written to; choose another folder")
+def check_memory(budget: Budget, plan: RenderPlan, options: RenderOptions) -> None:
+    """Refuse a plan that exceeds the memory budget."""
+    if budget.total > options.memory:
+        raise BadInput(
+            f"projected peak memory is {_mib(budget.total)}, --memory allows {_mib(options.memory)}; "
+            f"lower --workers {workers_of(options)} or --block {plan.block}, or raise --memory"
+        )
+
+
+def check_disk(needs: Iterable[tuple[Path, int]]) -> None:
+    """Refuse a plan that exceeds the free disk.
+
+    Parameters
+    ----------
+    needs
+        Folders, and the bytes that are needed in each; several may be on one disk.
+    """
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, need in needs:
         disk = folder.stat().st_dev
-        needs[disk] = needs.get(disk, 0) + need
-        folders.setdefault(disk, folder)
-    for disk, need in needs.items():
-        folder = folders[disk]
+        first, before = disks.get(disk, (folder, 0))
+        disks[disk] = first, before + need
+    for folder, need in disks.values():
         free = shutil.disk_usage(folder).free
         if need > free:
             raise BadInput(
                 f"{folder}: about {_mib(need)} are needed, {_mib(free)} are free; free space or choose another disk"
             )
-
-
-def check_memory(projected: int, plan: RenderPlan, options: RenderOptions) -> None:
-    """Refuse a plan over the memory budget."""
-    if projected > options.memory:
-        raise BadInput(
-            f"projected peak memory is {_mib(projected)}, --memory allows {_mib(options.memory)}; "
-            f"lower --workers {workers_of(options)} or --block {plan.block}, or raise --memory"
-        )
 
 
 def _mib(size: float) -> str:

@@ -1,10 +1,11 @@
-"""What does the mask hold? One parallel look at every label before the generator runs."""
+"""Which labels does the mask have? One parallel pass over all of them before the generator runs."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import product
 
 import cv2
 import numpy as np
@@ -18,31 +19,33 @@ from safron.engine.plan.scale import ONE
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, Failed
 
-# Fixed, so that the fingerprint of a mask does not depend on how its render is cut up.
+# Fixed, so that the fingerprint of a mask does not depend on the blocks of its render.
 SCAN_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the mask holds, as far as a render is concerned.
+    """The result of reading the whole mask.
 
     Attributes
     ----------
-    fingerprint : changes when the mask does.
-    painted : patches that need no generator.
+    fingerprint
+        Changes when the mask does.
+    filled
+        Number of patches whose whole window is background.
     """
 
     fingerprint: str
-    painted: int
+    filled: int
 
 
 def scan_mask(job: Job, runner: Runner) -> Scan:
-    """Look at every label at most once: refuse those the card does not know, count glass, fingerprint the mask.
+    """Read every label at most once: refuse labels that the card does not have, count filled patches, hash the mask.
 
     Raises
     ------
     BadInput
-        At the first unknown label in raster order, with its value and place.
+        The card lacks a label; the message names the first in raster order and its position.
     """
     plan, card = job.plan, job.model.card
     if card.known.all() and not card.is_fill.any() and job.mask.plane.dtype in (np.uint8, np.bool_):
@@ -50,40 +53,43 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
         with suppress(OSError):
             return Scan(job.mask.fingerprint(), 0)
     rows, columns = (len(axis) for axis in drawn_alone(plan).axis_blocks(SCAN_BLOCK))
-    order = ((row, column) for row in range(rows) for column in range(columns))
+    order = product(range(rows), range(columns))
     total = sha256(f"{plan.grid.height} {plan.grid.width}".encode())
-    painted, unknown = 0, None
+    filled, unknown = 0, None
     waiting: dict[tuple[int, int], Scanned] = {}
     expected = next(order)
-    tasks = (
-        Task(f"scan-{row}-{column}", scan_block, job, (row, column))
-        for row in range(rows)
-        for column in range(columns)
-    )
-    for _, unit in runner(tasks):
+    units = product(range(rows), range(columns))
+    for _, unit in runner(
+        Task(f"scan-{row}-{column}", scan_block, job, (row, column)) for row, column in units
+    ):
         if isinstance(unit, GivenUp):
-            raise unit.error or Failed(f"{job.mask.source}: cannot be read")
+            raise unit.error or Failed(f"mask {job.mask.source}: cannot be read")
         waiting[unit.index] = unit
         while expected in waiting:
             unit = waiting.pop(expected)
             total.update(unit.digest)
-            painted += unit.painted
+            filled += unit.filled
             if unit.unknown is not None and (unknown is None or unit.unknown < unknown):
                 unknown = unit.unknown
             expected = next(order, (-1, -1))
     if unknown is not None:
-        y, x, value = unknown
-        y, x = np.minimum(plan.scale.slide_index(np.array([y, x])), np.array(job.mask.shape) - 1).tolist()
-        names = ", ".join(f"{label.value} {label.name}" for label in card.labels)
-        raise BadInput(
-            f"{job.mask.source}: label {value} at x={x}, y={y} is unknown to generator {card.name!r}, "
-            f"which knows {names}; relabel the mask or choose another --model"
-        )
-    return Scan(total.hexdigest(), painted)
+        raise _unknown_label(job, *unknown)
+    return Scan(total.hexdigest(), filled)
+
+
+def _unknown_label(job: Job, y: int, x: int, value: int) -> BadInput:
+    """Return the error for a label at a drawn pixel."""
+    card, inside = job.model.card, np.array(job.mask.shape) - 1
+    y, x = np.minimum(job.plan.scale.slide_index(np.array([y, x])), inside).tolist()
+    names = ", ".join(f"{label.value} {label.name}" for label in card.labels)
+    return BadInput(
+        f"{job.mask.source}: label {value} at x={x}, y={y} is unknown to generator {card.name!r}, "
+        f"which knows {names}; relabel the mask or choose another --model"
+    )
 
 
 def drawn_alone(plan: RenderPlan) -> RenderPlan:
-    """A plan of what is drawn, without its way into the slide: labels are looked at as the generator will see them."""
+    """Return a plan of the drawn pixels alone, as if they were the slide: labels are read as the generator will see them."""
     if plan.scale.is_one:
         return plan
     slide = replace(plan.slide, height=plan.drawn.height, width=plan.drawn.width)
@@ -92,78 +98,83 @@ def drawn_alone(plan: RenderPlan) -> RenderPlan:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What one scan unit saw.
+    """The result of one scan unit, a square of `SCAN_BLOCK` drawn pixels.
 
     Attributes
     ----------
-    index : the unit.
-    digest : sha256 of its labels.
-    unknown : (y, x, value) of the first label that the card does not know, or None.
-    painted : owned patches whose whole window is glass.
+    index
+        (row, column) of the unit.
+    digest
+        SHA-256 of its labels.
+    unknown
+        (y, x, value) of the first label that the card lacks, or None.
+    filled
+        Number of its patches whose whole window is background.
     """
 
     index: tuple[int, int]
     digest: bytes
     unknown: tuple[int, int, int] | None
-    painted: int
+    filled: int
 
 
 def scan_block(job: Job, index: tuple[int, int]) -> Scanned:
-    """Look at all labels that the patches of one scan unit read."""
+    """Read all labels that the patches of one scan unit read."""
     plan, card = job.plan, job.model.card
     unit = drawn_alone(plan).block_plan(index, block=SCAN_BLOCK)
     canvas = plan.grid.canvas
     area = unit.drawn
-    if area.empty:  # all of it lies in the slide's padding
+    if area.empty:  # the whole unit lies in the slide's padding
         return Scanned(index, b"", None, 0)
     patches = [rect for rect in (unit.inner, unit.right, unit.below) if len(rect)]
     for rect in patches:
-        seen = rect.window(plan.grid).expand(plan.grid.context).clip(canvas)
+        read = rect.window(plan.grid).expand(plan.grid.context).clip(canvas)
         area = Window.from_bounds(
-            min(area.y, seen.y),
-            min(area.x, seen.x),
-            max(area.y_stop, seen.y_stop),
-            max(area.x_stop, seen.x_stop),
+            min(area.y, read.y),
+            min(area.x, read.x),
+            max(area.y_stop, read.y_stop),
+            max(area.x_stop, read.x_stop),
         )
     labels = np.ascontiguousarray(job.labels[area.slices()])
     least, most = (int(value) for value in cv2.minMaxLoc(labels)[:2])
     between = slice(least, most + 1)
     unknown = None
     if not card.known[between].all():
-        # OpenCV takes a seventh of NumPy's time for it.
-        known = np.asarray(cv2.LUT(labels, card.known.view(np.uint8)))
-        y, x = divmod(int(known.argmin()), labels.shape[1])
-        unknown = None if known[y, x] else (area.y + y, area.x + x, int(labels[y, x]))
-    painted = 0
+        # OpenCV needs a seventh of NumPy's time for this.
+        is_known = np.asarray(cv2.LUT(labels, card.known.view(np.uint8)))
+        y, x = divmod(int(is_known.argmin()), labels.shape[1])
+        unknown = None if is_known[y, x] else (area.y + y, area.x + x, int(labels[y, x]))
+    filled = 0
     if card.is_fill[between].any():
         fill = where_fill(labels, card.is_fill)
-        painted = sum(_count_glass(job, rect, fill, area) for rect in patches)
-    return Scanned(index, sha256(labels.data).digest(), unknown, painted)
+        filled = sum(_count_filled(job, rect, fill, area) for rect in patches)
+    return Scanned(index, sha256(labels.data).digest(), unknown, filled)
 
 
-def _count_glass(job: Job, rect: PatchRect, fill: npt.NDArray[np.bool_], area: Window) -> int:
-    """Patches of `rect` whose whole window is glass, row by row of patches.
+def _count_filled(job: Job, rect: PatchRect, fill: npt.NDArray[np.bool_], area: Window) -> int:
+    """Count the patches of `rect` whose whole window is background, one row of patches at a time.
 
     Parameters
     ----------
-    fill : where `area` is glass, bool [height, width].
+    fill
+        Where `area` is background, bool [height, width].
     """
     plan, card = job.plan, job.model.card
-    # A window that reaches beyond the canvas is glass only where what lies there is taken for glass.
+    # A window that reaches beyond the canvas is background only if the padding label is.
     beyond = card.outside is not None and not card.is_fill[card.outside]
     first = plan.grid[rect.rows[0], 0].read
     across = []
     for column in rect.columns:
         read = plan.grid[rect.rows[0], column].read
-        seen = read.clip(Window(read.y, area.x, read.height, area.width))
-        if not (beyond and seen != read):
-            across.append((seen.x - area.x, seen.x_stop - area.x))
+        inside = read.clip(Window(read.y, area.x, read.height, area.width))
+        if not (beyond and inside != read):
+            across.append((inside.x - area.x, inside.x_stop - area.x))
     count = 0
     for index in range(len(rect.rows)):
         read = first.shift(index * plan.grid.rows.stride, 0)
-        seen = read.clip(Window(area.y, read.x, area.height, read.width))
-        if beyond and seen != read:
+        inside = read.clip(Window(area.y, read.x, area.height, read.width))
+        if beyond and inside != read:
             continue
-        columns = np.logical_and.reduce(fill[seen.y - area.y : seen.y_stop - area.y], axis=0)
+        columns = np.logical_and.reduce(fill[inside.y - area.y : inside.y_stop - area.y], axis=0)
         count += sum(bool(columns[start:stop].all()) for start, stop in across)
     return count

@@ -1,4 +1,4 @@
-"""What can a render be told? Each option is declared here once; the command line, its help and docs/cli.md follow from it."""
+"""Which options does a render have? Each is declared here once; the command line, its help and docs/cli.md are made from it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
-from safron.io.fields import Count, NotNegative, attributes, fit, hints, setting
+from safron.io.fields import Count, NotNegative, Positive, attributes, fit, hints, setting
 
 if TYPE_CHECKING:
     from safron.engine.generator.model import PatchModel
 else:
 
     class PatchModel:
-        """Stands for the real one, which takes long to import."""
+        """Placeholder for the real one, which is slow to import."""
 
         words = "a generator"
 
@@ -69,14 +69,14 @@ def _batch(text: str) -> int | Path:
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """Everything that a render can be told. The defaults live here and nowhere else.
+    """All options of a render, with their defaults.
 
-    A value of another type that means the same is taken (text for a path, NumPy's numbers); any other is refused.
+    Values of other types with the same meaning are converted (text to paths, NumPy's numbers); all others are refused.
 
     Raises
     ------
     BadInput
-        When a value has a type, or is a word, that the option does not take.
+        A value has the wrong type, or is not one of the option's words.
     """
 
     model: str | Path | PatchModel = setting(
@@ -108,22 +108,24 @@ class RenderOptions:
     )
     executor: Literal["auto", "threads", "processes"] = setting(
         "auto",
-        "Kind of worker. auto takes processes where several GPUs can share the work, and threads elsewhere.",
+        "Kind of worker. auto uses processes if several GPUs can share the work, and threads otherwise.",
     )
     scheduler: str | None = setting(
         None,
-        "Run on a Dask scheduler that is there already: its address tcp://HOST:PORT, or its file.",
+        "Run on a Dask scheduler that is already running: its address tcp://HOST:PORT, or its file.",
         "URL|FILE",
     )
     cluster: Path | None = setting(
-        None, "Start workers as jobs of a batch system; docs/cluster.md describes the file.", "YAML"
+        None,
+        "Start workers as jobs of a batch system, as this file says; docs/cluster.md describes it.",
+        "YAML",
     )
     security: Path | None = setting(
-        None, "Encrypt all connections with the TLS files that this file names: ca, cert, key.", "YAML"
+        None, "Encrypt all connections with TLS; the file names the files ca, cert and key.", "YAML"
     )
     dashboard: str | None = setting(
         None,
-        "Serve the Dask dashboard at HOST:PORT, as 127.0.0.1:8787. It has no authentication.",
+        "Serve the Dask dashboard at HOST:PORT, such as 127.0.0.1:8787. It has no authentication.",
         "HOST:PORT",
     )
     threads: NotNegative = setting(
@@ -179,17 +181,22 @@ class RenderOptions:
     )
     scratch: str | Path | None = setting(
         None,
-        "Folder, or address as s3://BUCKET/NAME, for temporary data.",
+        "Folder, or address such as s3://BUCKET/NAME, for temporary data.",
         "FOLDER",
         shown="beside OUT; for an address the user's cache folder",
     )
     memory: int = setting(
         4 << 30,
-        "Memory that the render may take, in bytes, on the command line also as 4GiB or 500MB; a plan that needs more is "
-        "refused. Each worker of a cluster may take as much.",
+        "Memory that the render may use, in bytes; on the command line also as 4GiB or 500MB. A plan that needs more is "
+        "refused. On a cluster this is the limit of each worker.",
         "SIZE",
         shown="4GiB",
         parse=_size,
+    )
+    patch_timeout: Positive | None = setting(
+        None,
+        "Longest time of one generator call, as a number of seconds; a longer one ends the render, and the same command continues.",
+        "SECONDS",
     )
     preview: Path | None = setting(
         None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"
@@ -197,7 +204,7 @@ class RenderOptions:
     report: Path | None = setting(None, "Write the report as JSON.", "JSON")
     overwrite: bool = setting(False, "Replace OUT, preview and report, and scratch of other inputs.")
     fresh: bool = setting(
-        False, "Start over, whatever an unfinished render of OUT left; a finished OUT stays."
+        False, "Start over instead of resuming an unfinished render of OUT; a finished OUT is not replaced."
     )
 
     def __post_init__(self) -> None:
@@ -207,12 +214,34 @@ class RenderOptions:
             object.__setattr__(self, "scratch", Path(str(self.scratch).removeprefix("file://")))
 
     def described(self) -> dict[str, object]:
-        """Options as plain JSON values."""
+        """Return the options as plain JSON values."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
             name: value if isinstance(value, int | float | None) else str(value)
             for name, value in plain.items()
         }
+
+
+_FLAGS = {item.name for item in fields(RenderOptions) if item.default is False}
+_DASHED = "|".join(item.name.replace("_", "-") for item in fields(RenderOptions))
+# Messages shared with other programs name a flag both ways, as "--overwrite (overwrite=True)".
+_NAMED = re.compile(rf"--({_DASHED})(?![\w-])(?: \(\w+=True\))?")
+
+
+def for_python(message: str) -> str:
+    """Name options in a message as a Python caller gives them.
+
+    Examples
+    --------
+    >>> for_python("s.svs: exists already; pass --overwrite to replace it, or --tiff-tile 256")
+    's.svs: exists already; pass overwrite=True to replace it, or tiff_tile 256'
+    """
+
+    def named(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return f"{name}=True" if name in _FLAGS and found.start() else name
+
+    return _NAMED.sub(named, message)
 
 
 RenderOptions.__doc__ = f"{RenderOptions.__doc__}{attributes(RenderOptions)}"
@@ -221,5 +250,5 @@ WORKERS = 2
 
 
 def workers_of(options: RenderOptions) -> int:
-    """`RenderOptions.workers` of a prepared render, or of commands that have prepared none."""
+    """Return `RenderOptions.workers`, or the usual number if none has been chosen yet."""
     return WORKERS if options.workers is None else options.workers

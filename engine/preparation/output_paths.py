@@ -1,4 +1,4 @@
-"""Can slide, preview, report and scratch be put where they should?"""
+"""Where do slide, preview, report and scratch lie, and can they be written there?"""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from safron.engine.scratch.arrays import Scratch
-from safron.engine.scratch.completion import Finished
+from safron.engine.scratch.arrays import RECORD, Scratch, recorded
+from safron.engine.scratch.completion import Finished, is_damaged
 from safron.engine.scratch.lock import lock_path
+from safron.engine.scratch.render_state import require_unfinished
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
-from safron.io.remote import Target, check_address, is_url
+from safron.io.remote import Target, check_folder, is_url
 from safron.io.slides.preview import check_png_name
 
 from .options import RenderOptions
 
 
 def scratch_path(target: Target, folder: str | Path | None) -> Path:
-    """Where scratch lies: beside the slide, or in a folder that slides of the same name may share."""
+    """Return the scratch folder: beside the slide, or in a folder that slides of the same name may share."""
     out = target.local
     if folder is None or is_url(folder) or target.url is not None:
         return out.absolute().with_name(f"{out.name}.safron")
@@ -27,7 +28,7 @@ def scratch_path(target: Target, folder: str | Path | None) -> Path:
 
 
 def open_scratch(target: Target, folder: str | Path | None) -> Scratch:
-    """Say where the parts of scratch lie; nothing is opened yet."""
+    """Return the scratch of a slide; nothing is opened yet."""
     path = scratch_path(target, folder)
     if folder is None or not is_url(folder):
         return Scratch(path)
@@ -35,7 +36,7 @@ def open_scratch(target: Target, folder: str | Path | None) -> Scratch:
 
 
 def _place_of(out: Path) -> str:
-    """Tell slides of one name in different folders apart."""
+    """Return a hash of the folder, which distinguishes slides of the same name."""
     return sha256(str(out.parent.resolve()).encode()).hexdigest()[:8]
 
 
@@ -49,51 +50,99 @@ def choose_flavor(target: Target) -> Literal["svs", "ome", "generic"]:
     raise BadInput(f"{target.name}: a slide's name must end in .svs, .tif, .tiff, .ome.tif or .ome.tiff")
 
 
-def check_outputs(source: Any, target: Target, options: RenderOptions) -> None:
-    """Raise `BadInput` unless the slide, its preview and its report can be put where they should."""
+def check_paths(source: Any, target: Target, options: RenderOptions) -> None:
+    """Refuse every path that cannot be used, before anything that takes time, such as loading the generator.
+
+    Raises
+    ------
+    BadInput
+        The mask is missing; or slide, preview, report or scratch cannot be written, exist already, or are the same file.
+    """
     scratch = open_scratch(target, options.scratch)
+    try:
+        _check_lengths(target, scratch, options)
+        _check_mask(source, target, scratch, options)
+        _check_outputs(target, scratch, options)
+        if scratch.store is not None:
+            check_folder(str(options.scratch))
+        working_folders(target, scratch, options)
+        scratch.require_ours()
+        if not (options.overwrite or recorded(scratch.path)):
+            require_unfinished(target.part)
+    except OSError as error:  # a path that is too long, or a folder that may not be searched
+        raise BadInput(f"{error.filename}: {error.strerror}; choose another path") from error
+
+
+def _check_lengths(target: Target, scratch: Scratch, options: RenderOptions) -> None:
     _check_length(target.name, target.part, scratch.path, lock_path(target.local))
     for name, path in (("--preview ", options.preview), ("--report ", options.report)):
         if path is not None:
             _check_length(f"{name}{path}", waiting_name(path))
-    if isinstance(source, str | Path) and str(source):
-        check_apart(
-            source,
-            ("", target.url or target.local),
-            ("", target.part),
-            ("--preview ", options.preview),
-            ("--report ", options.report),
-            ("--scratch " if options.scratch else "", scratch.store or scratch.path),
-        )
-        if _place(scratch.path) in _place(source).parents:
-            raise BadInput(
-                f"mask {source}: lies in {scratch.path}, the scratch of {target.name}; move it away"
-            )
-    finished = Finished.of(target, scratch.path)
-    # What the run that finished the slide was told to write may stand there already.
-    known = {} if finished is None or options.fresh else finished.report["options"]
-    check_target(target, overwrite=options.overwrite or bool(known))
-    given = (
-        ("", None if target.url else target.local),
+
+
+def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOptions) -> None:
+    """Refuse a mask that is missing, and outputs that would replace it or lie inside it."""
+    if not isinstance(source, str | Path) or not str(source):
+        return
+    if not (is_url(source) or Path(source).exists()):
+        raise BadInput(f"mask {source}: there is no such file or folder; check the path")
+    check_apart(
+        source,
+        ("", target.url or target.local),
+        ("", target.part),
         ("--preview ", options.preview),
         ("--report ", options.report),
+        ("--scratch " if options.scratch else "", scratch.store or scratch.path),
     )
-    names: dict[Path, str] = {}
-    for name, path in given:
+    if _place(scratch.path) in _place(source).parents:
+        raise BadInput(f"mask {source}: lies in {scratch.path}, the scratch of {target.name}; move it away")
+
+
+def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> None:
+    finished = Finished.of(target, scratch.path)
+    # The run that finished the slide may have written its preview and report already.
+    before = {} if finished is None or options.fresh else finished.options
+    if not (options.overwrite or before) and is_damaged(scratch.path) and target.exists():
+        raise BadInput(
+            f"{target.name}: exists already, and {scratch.path / RECORD}, the record of the run that made it, is damaged; "
+            f"if safron-render --validate finds the slide whole, delete {scratch.path}, else pass --overwrite"
+        )
+    target.check(overwrite=options.overwrite or bool(before))
+    names: dict[Path, str] = {} if target.url else {target.local.absolute(): "OUT"}
+    for option, path in (("--preview", options.preview), ("--report", options.report)):
         if path is None:
             continue
-        if name:
-            ours = str(path) == known.get(name.strip("- "))
-            check_output_path(path, overwrite=options.overwrite or ours, name=name)
+        ours = str(path) == before.get(option.strip("-"))
+        check_output_path(path, overwrite=options.overwrite or ours, name=f"{option} ")
         if path.absolute() in names:
-            raise BadInput(f"{name}{path}: is {names[path.absolute()] or 'OUT'}, too; give another name")
-        names[path.absolute()] = name.strip()
+            raise BadInput(f"{option} {path}: {names[path.absolute()]} has the same name; give another one")
+        names[path.absolute()] = option
     if options.preview is not None:
         check_png_name(options.preview, "--preview ")
 
 
+def working_folders(target: Target, scratch: Scratch, options: RenderOptions) -> tuple[Path, Path]:
+    """Return the folders of the unfinished slide and of scratch, or above them if they are made when needed.
+
+    Raises
+    ------
+    BadInput
+        One of them is missing or cannot be written to.
+    """
+    ours = target.url is not None and (options.scratch is None or is_url(options.scratch))
+    part, own = target.part.absolute().parent, scratch.path.parent
+    while ours and not part.is_dir():  # the cache folder; both lie there
+        part = own = part.parent
+    for folder in (part, own):
+        if not folder.is_dir():
+            raise BadInput(f"--scratch {folder}: no such folder; make it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise BadInput(f"--scratch {folder}: cannot be written to; choose another folder")
+    return part, own
+
+
 def check_apart(source: str | Path, *given: tuple[str, str | Path | None]) -> None:
-    """Refuse to write over a mask, or into the folder that it is; what is written goes by an option's name and a path."""
+    """Refuse to replace a mask or to write into its folder; outputs are given as the name of an option and a path."""
     mask = _place(source)
     for name, path in given:
         if path is None:
@@ -106,28 +155,22 @@ def check_apart(source: str | Path, *given: tuple[str, str | Path | None]) -> No
 
 
 def _place(name: str | Path) -> Path:
-    """Tell where a path leads to; addresses are compared as they are."""
+    """Return a path without links; addresses are returned as they are."""
     text = str(name).removeprefix("file://")
     return Path(text if is_url(text) else os.path.realpath(text))
 
 
 def _check_length(given: str, *paths: Path) -> None:
-    """Refuse a name that leaves no room for what we add to it while the file is unfinished."""
+    """Refuse a name that leaves no room for the suffix of the unfinished file."""
     over = max(len(os.fsencode(path.name)) - _longest_name(path.parent) for path in paths)
     if over > 0:
-        raise BadInput(f"{given}: its name is too long for the unfinished file's; shorten it by {over} bytes")
+        raise BadInput(
+            f"{given}: file name too long: a temporary suffix is appended; shorten it by {over} bytes"
+        )
 
 
 def _longest_name(folder: Path) -> int:
     try:
         return os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):  # Windows; a folder that is not there
+    except (AttributeError, OSError, ValueError):  # Windows, or a missing folder
         return 255
-
-
-def check_target(target: Target, *, overwrite: bool) -> None:
-    """Raise `BadInput` unless the slide can be put where it should."""
-    if target.url is None:
-        check_output_path(target.local, overwrite=overwrite)
-    else:
-        check_address(target, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""Where do the tasks run, and how many at a time?"""
+"""Where do tasks run, and how many at a time?"""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .prepared import Prepared, Where
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import ModelSource
 
-# What a process with a GPU takes, roughly: CUDA's libraries, a generator, its blocks.
+# Rough memory of a process with a GPU: CUDA's libraries, a generator, its blocks.
 GPU_PROCESS_BYTES = 2 << 30
 
 
 def check_placing(options: RenderOptions) -> None:
-    """Refuse options that say different things of who runs the tasks."""
+    """Refuse options that contradict each other about where tasks run."""
     given = [name for name in ("scheduler", "cluster") if getattr(options, name) is not None]
     if len(given) > 1:
-        raise BadInput("--scheduler and --cluster: both say where the workers are; give one of them")
+        raise BadInput("--scheduler and --cluster: both say where the workers are; give only one")
     if given and options.executor != "auto":
         raise BadInput(
             f"--executor {options.executor}: --{given[0]} says where the workers are; leave one of them out"
@@ -37,7 +37,7 @@ def check_placing(options: RenderOptions) -> None:
             raise BadInput(f"--{name} {file}: no such file")
     if options.security is not None and not given and options.executor != "processes":
         raise BadInput(
-            "--security: nothing is sent over a network by threads; add --executor processes, or leave it out"
+            "--security: threads send nothing over a network; add --executor processes, or leave it out"
         )
     if options.dashboard is not None:
         _check_dashboard(options.dashboard, joined=options.scheduler is not None)
@@ -48,7 +48,7 @@ def _check_dashboard(address: str, *, joined: bool) -> None:
 
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdecimal()):
-        raise BadInput(f"--dashboard {address}: must be HOST:PORT, as 127.0.0.1:8787")
+        raise BadInput(f"--dashboard {address}: must be HOST:PORT, such as 127.0.0.1:8787")
     if joined:
         raise BadInput(f"--dashboard {address}: the scheduler of --scheduler has its own; leave it out")
     if find_spec("bokeh") is None:
@@ -56,9 +56,9 @@ def _check_dashboard(address: str, *, joined: bool) -> None:
 
 
 def choose_where(options: RenderOptions, mask: LabelMask, model: PatchModel) -> Where:
-    """Say who runs the tasks.
+    """Choose where tasks run.
 
-    Threads of one process share one generator and its GPU, and start at once; processes have a GPU each.
+    Threads of this process share one generator and its GPU, and start at once. Processes can have one GPU each.
     """
     if options.scheduler is not None or options.cluster is not None:
         where: Where = "cluster"
@@ -83,7 +83,7 @@ def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -
 
 
 def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
-    """Blocks in work at a time, or processes: as given, else enough to keep what runs the patches busy."""
+    """Choose the number of blocks in flight, or of processes: as given, or enough to keep the generator busy."""
     if options.workers is not None:
         return options.workers
     if where == "threads":
@@ -93,7 +93,7 @@ def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
 
 
 def blocks_elsewhere(options: RenderOptions, where: Where) -> int | None:
-    """Blocks in work at a time in other processes; None where only a scheduler can say."""
+    """Return the number of blocks in flight in other processes; None if only a scheduler knows."""
     if where == "processes":
         return workers_of(options) * process_blocks(options.device)
     if options.cluster is None:
@@ -104,22 +104,22 @@ def blocks_elsewhere(options: RenderOptions, where: Where) -> int | None:
 
 
 def model_source(prepared: Prepared) -> ModelSource:
-    """Say how worker processes come to the generator."""
+    """Describe how worker processes load the generator."""
     from safron.engine.execution.dask_worker import ModelSource
 
     options, model = prepared.options, prepared.options.model
     if isinstance(model, str | Path):
         model = str(Path(model).absolute()) if Path(model).is_file() else str(model)
-    # A worker process sees the one GPU that is its own.
+    # A worker process sees only its own GPU.
     device = options.device.partition(":")[0] if prepared.where == "processes" else options.device
     threads = options.threads
     if prepared.where == "processes" and not threads:
         threads = max(1, usable_cores() // workers_of(options))
-    return ModelSource(model, device, threads, options.precision)
+    return ModelSource(model, device, threads, options.precision, options.patch_timeout)
 
 
 def placement_of(options: RenderOptions) -> Placement:
-    """Say where the workers of other processes are."""
+    """Describe where workers in other processes are."""
     return Placement(
         workers=workers_of(options),
         device=options.device,

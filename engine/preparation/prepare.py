@@ -5,40 +5,41 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safron.engine.execution.device_queue import BUFFERS, RUNNERS, shares_batches
+from safron.engine.execution.call_timer import first_call
+from safron.engine.execution.device_queue import BUFFERS
+from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
-from safron.engine.generator.halving import Halving
-from safron.engine.generator.model import PatchModel, load_model
-from safron.engine.generator.trial import choose_batch, try_model
+from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
+from safron.engine.generator.warm_up import choose_batch, warm_up
 from safron.engine.plan.blocks import choose_block
-from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan, choose_bits, make_grid
+from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
-from safron.engine.system.memory import LARGEST, resident_bytes
+from safron.engine.system.gpus import process_blocks
+from safron.engine.system.memory import resident_bytes
 from safron.io.errors import BadInput
-from safron.io.masks.chunk_cache import CACHE_BYTES
+from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
-from safron.io.remote import Target, check_folder, is_url
-from safron.io.slides.spec import MOST_SIDE, check_mpp, check_tile, choose_pyramid
+from safron.io.remote import Target
+from safron.io.slides.spec import check_mpp, check_tile, choose_pyramid
 from safron.io.slides.writer import SlideSpec
 
 from .budget import (
     LATE_BYTES,
+    Budget,
+    batch_bytes,
     check_memory,
-    foreseen,
-    process_bytes,
-    with_gaps,
-    with_processes,
-    working_heap_bytes,
+    heap_bytes,
+    process_budget,
+    worker_budget,
 )
 from .options import RenderOptions, workers_of
-from .output_paths import check_outputs, choose_flavor, open_scratch
+from .output_paths import check_paths, choose_flavor, open_scratch
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers
 from .prepared import Prepared
 
@@ -49,44 +50,127 @@ log = logging.getLogger("safron")
 
 
 def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bool = False) -> Prepared:
-    """Check what was asked for and plan it; nothing is written.
+    """Check a request and plan the render; nothing is written.
 
-    Where other processes render, the generator is only looked at here: `settle` lets a worker try it. A dry
-    run asks nobody else.
+    If other processes render, only the generator's file is checked here, and `settle` completes the plan when a worker has
+    run it. A dry run starts no worker: memory is then estimated from this process.
     """
     target = Target.of(out, folder=options.scratch)
-    flavor = options.flavor or choose_flavor(target)
-    try:
-        check_outputs(source, target, options)
-    except OSError as error:  # too long a path, a folder that may not be looked into
-        raise BadInput(f"{error.filename}: {error.strerror}; choose another path") from error
-    if options.scratch is not None and is_url(options.scratch):
-        check_folder(str(options.scratch))
+    _check_options(source, target, options)
+    model = _load_generator(options)
+    mask = open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
+    where = choose_where(options, mask, model)
+    options = replace(options, workers=choose_workers(options, where, model.device))
+    info = GeneratorInfo.of(model)
+    job = Job(_plan(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
+    if where == "threads":
+        return _prepare_threads(target, options, model, job)
+    processes = workers_of(options) if where == "processes" else 0
+    budget = Budget(driver=resident_bytes() + LATE_BYTES, processes=processes)
+    at_a_time = blocks_elsewhere(options, where)
+    prepared = Prepared(target, options, model, job, budget, where, at_a_time=at_a_time)
+    return _foresee_workers(prepared) if dry_run else prepared
+
+
+def _check_options(source: Any, target: Target, options: RenderOptions) -> None:
+    """Refuse what can be refused before the generator and the mask are opened."""
+    if options.flavor is None:
+        choose_flavor(target)
+    check_paths(source, target, options)
     check_tile(options.tiff_tile, "--tiff-tile")
     check_mpp(options.mpp)
     check_placing(options)
+
+
+def _load_generator(options: RenderOptions) -> PatchModel:
+    """Load the generator; on the CPU if other processes will run it, since this one then needs only its card."""
     elsewhere = (
         options.executor == "processes" or options.scheduler is not None or options.cluster is not None
     )
-    model = load_model(
+    return load_model(
         options.model,
         device="cpu" if elsewhere else options.device,
         threads=options.threads,
         precision="float32" if elsewhere else options.precision,
     )
-    card = model.card
-    mask = open_mask(source, palette=card.palette, palette_tolerance=options.palette_tolerance)
-    where = choose_where(options, mask, model)
-    options = replace(options, workers=choose_workers(options, where, model.device))
+
+
+def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, job: Job) -> Prepared:
+    """Run the generator a few times in this process, and project the memory of the render."""
     workers = workers_of(options)
+    budget = process_budget(
+        job,
+        process=resident_bytes() + LATE_BYTES,
+        blocks=workers,
+        batches=BUFFERS if job.model.on_gpu else workers,
+        memory=options.memory,
+    )
+    check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
+    tried = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
+    batches, calls = batches_held(tried.info, workers)
+    budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * tried.added_bytes)
+    heap = heap_bytes(budget, job, workers=workers)
+    job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
+    return Prepared(target, options, model, job, budget, "threads", heap, workers)
+
+
+def _foresee_workers(prepared: Prepared) -> Prepared:
+    """Estimate the memory of worker processes from what this process takes after a warm-up."""
+    job, blocks = prepared.job, process_blocks(prepared.options.device)
+    first_call(lambda: warm_up(prepared.model, job.model, job.plan), prepared.options.patch_timeout)
+    each = worker_budget(job, resident=resident_bytes(), blocks=blocks)
+    return replace(prepared, budget=prepared.budget.with_workers(each))
+
+
+def settle(prepared: Prepared, facts: WorkerFacts, *, width: int) -> Prepared:
+    """Complete a plan by what a worker reports: device, batch size and memory.
+
+    Parameters
+    ----------
+    prepared
+        A plan for other processes.
+    facts
+        Report of one worker; all are taken to be alike.
+    width
+        Tasks that all workers together run at a time.
+    """
+    job = prepared.job
+    # Card and hash are those of the driver's file, which workers must have too; the rest is known only to the worker.
+    info = replace(facts.info, card=job.model.card, sha256=job.model.sha256)
+    job = replace(job, plan=replace(job.plan, batch=facts.planned), model=info)
+    job = _with_batch(job, facts.batch, fresh=prepared.options.fresh)
+    each = worker_budget(job, resident=facts.resident, blocks=facts.blocks)
+    return replace(
+        prepared,
+        job=job,
+        budget=prepared.budget.with_workers(each),
+        at_a_time=prepared.at_a_time or width,
+    )
+
+
+def _with_batch(job: Job, batch: int, *, fresh: bool) -> Job:
+    """Set the batch size: the one for which the warm-up found memory, or half of it if an unfinished render has that.
+
+    A resumed render keeps its batch size even if there is more memory now, because a GPU may round differently with another.
+    """
+    plan, info = job.plan, job.model
+    if batch != plan.batch:
+        log.warning("%s: out of memory with a batch size of %d; %d is used", info.device, plan.batch, batch)
+    half = -(-batch // 2)
+    before = recorded(job.scratch.path).get("inputs", {}).get("--batch")
+    if before == str(half) and not fresh:
+        batch = half
+        # The warm-up ran the whole batch.
+        info = replace(info, same_places=info.same_places and info.same_halves)
+    return replace(job, plan=replace(plan, batch=batch), model=info)
+
+
+def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
+    """Decide grid, scale, slide and blocks."""
+    card, canvas, taper = info.card, Window(0, 0, *mask.shape), Taper(options.taper)
     tile = card.tile if options.tile is None else options.tile
-    canvas = Window(0, 0, *mask.shape)
-    if max(mask.shape) > MOST_SIDE:
-        raise BadInput(
-            f"mask {mask.source}: {canvas.width} x {canvas.height} px; a TIFF has at most {MOST_SIDE} pixels a side"
-        )
-    size = options.mpp if options.mpp is not None else mask.mpp
-    scale = ONE if options.scale == "1" else choose_scale(size, card.mpp)
+    mpp = mask.mpp if options.mpp is None else options.mpp
+    scale = ONE if options.scale == "1" else choose_scale(mpp, card.mpp)
     grid = make_grid(
         height=scale.drawn(canvas.height),
         width=scale.drawn(canvas.width),
@@ -95,11 +179,10 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         context=card.context,
     )
     card.require_tile(tile)
-    taper = Taper(options.taper)
     region = _region(options.region, canvas)
-    mpp = card.mpp if size is None else size
-    slide = _slide_spec(region, mpp, flavor, options, model, grid.tile, scale)
-    plan = RenderPlan(
+    flavor = options.flavor or choose_flavor(target)
+    slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
+    return RenderPlan(
         grid=grid,
         taper=taper,
         canvas=canvas,
@@ -113,77 +196,11 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
             scale=scale,
             longest=max(slide.height, slide.width),
         ),
-        batch=choose_batch(options.batch, model),
-        bits=choose_bits(grid, taper, integral=model.integral),
+        batch=choose_batch(options.batch, info),
+        bits=choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
         noise_scales=card.noise_scales,
     )
-    scratch = open_scratch(target, options.scratch)
-    job = Job(plan, mask, model, scratch)
-    if where != "threads":
-        at_a_time = blocks_elsewhere(options, where)
-        prepared = Prepared(target, options, job, resident_bytes() + LATE_BYTES, where, at_a_time=at_a_time)
-        return foreseen(prepared) if dry_run else prepared
-    before, batch = resident_bytes() + LATE_BYTES, plan.batch_bytes(integral=model.integral)
-    on_device = not model.device.startswith("cpu")
-    if on_device:
-        model = Halving(model)
-    batches = BUFFERS if on_device else workers
-    kept = BOUNDARIES_KEPT * plan.boundary_bytes + workers * plan.worker_bytes()
-    # Large chunks of a mask may take half of the memory that is left; the generator's own is not known yet.
-    left = options.memory - before - with_gaps(kept + batches * batch)
-    chunks = mask.keep_chunks(block=plan.block, workers=workers, max_bytes=max(CACHE_BYTES, left // 2))
-    kept += chunks
-    check_memory(before + with_gaps(kept + batches * batch), plan, options)  # before the trial takes some
-    trial = try_model(model, plan)
-    batches, calls = (BUFFERS, RUNNERS) if shares_batches(model) else (workers, workers)
-    working = with_gaps(kept + batches * batch)
-    projected = before + working + calls * trial.added_bytes
-    job = Job(with_batch(plan, trial.batch, model.device), mask, model, scratch)
-    # The C library maps what is very large by itself.
-    own = chunks if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST else 0
-    return Prepared(
-        target,
-        options,
-        job,
-        projected,
-        where,
-        working_heap_bytes(working - with_gaps(own), plan, workers),
-        workers,
-    )
-
-
-def with_batch(plan: RenderPlan, batch: int, device: str) -> RenderPlan:
-    """Take over the batch that the generator was found to run with."""
-    if batch != plan.batch:
-        log.warning("%s: out of memory with %d patches a call; %d are run", device, plan.batch, batch)
-    return replace(plan, batch=batch)
-
-
-def keep_batch(prepared: Prepared) -> Prepared:
-    """Go on with the batch that an unfinished render was begun with, where memory halved it then and would not now."""
-    half = -(-prepared.plan.batch // 2)
-    before = recorded(prepared.job.scratch.path).get("inputs", {}).get("--batch")
-    if prepared.options.fresh or before != str(half):
-        return prepared
-    model = prepared.job.model
-    if isinstance(model, Halving):  # it was tried with the whole batch
-        seen = model.rehearsed
-        model = Halving(model.model, replace(seen, same_places=seen.same_places and seen.same_halves))
-    job = replace(prepared.job, plan=replace(prepared.plan, batch=half), model=model)
-    return replace(prepared, job=job)
-
-
-def settle(prepared: Prepared, facts: WorkerFacts) -> Prepared:
-    """Complete a plan by what a worker says of itself: device, batch, memory."""
-    from safron.engine.execution.dask_worker import remote_model
-
-    plan, job = prepared.plan, prepared.job
-    plan = with_batch(replace(plan, batch=facts.planned), facts.batch, facts.device)
-    model = remote_model(job.model, facts)
-    job = Job(plan, job.mask, model, job.scratch)
-    each = process_bytes(job, model, resident=facts.resident, blocks=facts.blocks)
-    return with_processes(replace(prepared, job=job), each)
 
 
 def _region(region: tuple[int, int, int, int] | None, canvas: Window) -> Window:
@@ -203,11 +220,11 @@ def _slide_spec(
     mpp: float | None,
     flavor: Any,
     options: RenderOptions,
-    model: PatchModel,
+    info: GeneratorInfo,
     tile: int,
     scale: Scale,
 ) -> SlideSpec:
-    """Say what the slide is; nothing here may depend on how the work is cut up or shared out."""
+    """Decide the layout and metadata of the slide, which may not depend on blocks, workers or batches."""
     height, width = region.height, region.width
     pyramid = choose_pyramid(
         height,
@@ -221,10 +238,10 @@ def _slide_spec(
         step = 1 << (pyramid.level_count - 1)
         height, width = -(-height // step) * step, -(-width // step) * step
     metadata = {
-        "Generator": model.card.name,
-        "Generator version": model.card.version,
-        "Generator SHA-256": model.sha256,
-        "Generator licence": model.card.licence,
+        "Generator": info.card.name,
+        "Generator version": info.card.version,
+        "Generator SHA-256": info.sha256,
+        "Generator licence": info.card.licence,
         "Seed": options.seed,
         "Patch tile": tile,
         "Patch overlap": options.overlap,
@@ -233,7 +250,7 @@ def _slide_spec(
         "Synthetic": "yes, made from a mask; not for diagnosis",
     }
     if not scale.is_one:
-        metadata["Generator um per pixel"] = f"{model.card.mpp:g}"
+        metadata["Generator um per pixel"] = f"{info.card.mpp:g}"
         metadata["Generator pixels per pixel"] = str(scale.ratio)
     return SlideSpec(
         height=height,
@@ -245,7 +262,7 @@ def _slide_spec(
         quality=options.quality,
         chroma=options.chroma,
         tile=pyramid.tile,
-        background=model.card.background,
+        background=info.card.background,
         software=f"safron {version('safron')}",
         metadata=tuple((key, str(value)) for key, value in metadata.items()),
     )

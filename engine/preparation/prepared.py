@@ -1,4 +1,4 @@
-"""What is known of a render that passed every check?"""
+"""Which decisions does a render consist of?"""
 
 from __future__ import annotations
 
@@ -6,33 +6,46 @@ from dataclasses import dataclass
 from typing import Literal
 
 from safron.engine.execution.tasks import Job
+from safron.engine.generator.model import PatchModel
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.remote import Target
 
+from .budget import Budget, check_disk, check_memory
 from .options import RenderOptions
+from .output_paths import working_folders
 
 Where = Literal["threads", "processes", "cluster"]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A render that passed every check that needs no pixel.
+    """A render that passed every check for which no pixel is read.
 
     Attributes
     ----------
-    target : the slide to make.
-    options : as given.
-    job : plan, mask, generator and scratch.
-    projected_bytes : upper bound on resident memory, of this process and of workers on this machine.
-    where : who runs the tasks: threads of this process, processes of this machine, or a cluster.
-    heap_bytes : memory that this process takes before the first block; 0 where others do the work.
-    at_a_time : blocks in work at a time, in all processes; None where a scheduler has not said how many workers it has.
+    target
+        The slide to make.
+    options
+        As given, with the number of workers chosen.
+    model
+        The generator.
+    job
+        Plan, mask, scratch and properties of the generator.
+    budget
+        Upper bounds on memory.
+    where
+        Where tasks run: in threads of this process, in processes on this machine, or on a cluster.
+    heap_bytes
+        Memory that this process reserves before the first block; 0 if others render.
+    at_a_time
+        Blocks in flight in all processes; None if a scheduler has not told yet how many workers it has.
     """
 
     target: Target
     options: RenderOptions
+    model: PatchModel
     job: Job
-    projected_bytes: int
+    budget: Budget
     where: Where
     heap_bytes: int = 0
     at_a_time: int | None = None
@@ -43,13 +56,32 @@ class Prepared:
         return self.job.plan
 
     @property
+    def projected_bytes(self) -> int:
+        """Upper bound on resident memory: of all processes of this machine, or of one worker on another."""
+        return self.budget.total
+
+    @property
     def scratch_bytes(self) -> int:
-        """Upper bound on the disk that scratch takes at one time; for one block in work where it is not known how many."""
+        """Upper bound on the disk space of scratch at one time, with one block in flight if the number is unknown."""
         return self.plan.scratch_bytes(at_a_time=self.at_a_time or 1)
+
+    def check_budget(self) -> None:
+        """Refuse a plan that exceeds the memory budget or the free disk.
+
+        Raises
+        ------
+        BadInput
+            The message has both numbers.
+        """
+        check_memory(self.budget, self.plan, self.options)
+        scratch, part = self.job.scratch, self.target.part
+        written = part.stat().st_size if part.is_file() else 0
+        needs = max(0, self.plan.output_bytes() - written), 0 if scratch.store else self.scratch_bytes
+        check_disk(zip(working_folders(self.target, scratch, self.options), needs, strict=True))
 
     @property
     def warnings(self) -> list[str]:
-        """What is allowed and probably not meant."""
+        """Guesses, and options that are allowed but probably not intended."""
         notes = [f"mask {self.job.mask.source}: {note}" for note in self.job.mask.notes]
         if self.plan.slide.flavor == "svs" and self.plan.slide.mpp is None:
             notes.append(
@@ -60,24 +92,24 @@ class Prepared:
         if grid.overlap and grid.rows.stride % card.alignment:
             nearest = grid.overlap + grid.rows.stride % card.alignment
             notes.append(
-                f"--overlap {grid.overlap}: patches lie {grid.rows.stride} px apart, and those of generator {card.name!r} "
+                f"--overlap {grid.overlap}: patches lie {grid.rows.stride} px apart, but those of generator {card.name!r} "
                 f"agree only at multiples of {card.alignment}: expect faint seams; try --overlap {nearest}"
             )
         return notes
 
     def _size_notes(self) -> list[str]:
-        """Say where tissue may not have its true size."""
+        """Return a note if tissue may not have its true size."""
         mask, card = self.job.mask, self.job.model.card
         size = mask.mpp if self.options.mpp is None else self.options.mpp
-        if card.name == "identity":  # it draws labels, which have no size of their own
+        if card.name == "identity":  # it shows the labels, which have the mask's size
             return []
         if card.mpp is None:
             return [
-                f"generator {card.name!r}: its card says no mpp, so structures may not have their true size"
+                f"generator {card.name!r}: its card has no mpp, so structures may not have their true size"
             ]
         if size is None:
             return [
-                f"mask {mask.source}: has no pixel size; {card.mpp:g} um, the generator's, is taken for it. Give its own with --mpp"
+                f"mask {mask.source}: has no pixel size; the generator's, {card.mpp:g} um, is used; pass the mask's with --mpp"
             ]
         if self.plan.scale.is_one and abs(size / card.mpp - 1) > 0.1:
             return [

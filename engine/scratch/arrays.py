@@ -22,7 +22,7 @@ stays in the folder.
 from __future__ import annotations
 
 import errno
-import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,10 +40,11 @@ from safron.io.errors import BadInput, Failed, one_line
 
 from .boundary_store import BoundaryStore, Index, boundary_layouts
 from .chunk_codec import decode_chunk, encode_chunk
+from .records import Damaged, checked, read_json, with_checksum
 from .shared_arrays import Layout, SharedArrays
 
 UInt8 = npt.NDArray[np.uint8]
-FORMAT = 4
+FORMAT = 5
 RECORD = "finished.json"
 # Encoded tiles are written and made durable together once they have so many bytes.
 SYNC_BYTES = 8 << 20
@@ -65,13 +66,17 @@ class Scratch:
 
     Parameters
     ----------
-    path : the folder ``OUT.safron``.
-    store : address for fsspec of what workers share; None keeps it in the folder as well.
-    clock : see `BoundaryStore`.
+    path
+        The folder ``OUT.safron``.
+    store
+        Address for fsspec of what workers share; None keeps it in the folder as well.
+    clock
+        See `BoundaryStore`.
 
     Attributes
     ----------
-    boundaries : sums of boundary patches.
+    boundaries
+        Sums of boundary patches.
     """
 
     def __init__(
@@ -97,10 +102,7 @@ class Scratch:
 
     def create(self, plan: RenderPlan, inputs: Mapping[str, str]) -> None:
         """Make an empty scratch for `plan`. It becomes valid with its last write, the attributes."""
-        if self.path.exists() and not self._is_ours():
-            raise BadInput(
-                f"{self.path}: exists and is not a scratch folder of SAFRON; move it away or pass --scratch"
-            )
+        self.require_ours()
         self.remove()
         group = zarr.create_group(self.path)
         drawn = plan.drawn
@@ -124,7 +126,8 @@ class Scratch:
         if self.store is not None:
             about["inputs"]["--scratch"] = self.store
             zarr.create_group(self.store, attributes={"safron": about})
-        group.attrs["safron"] = about | {"blocks": prod(plan.block_shape), "patches": plan.patches}
+        counts = {"blocks": prod(plan.block_shape), "patches": plan.patches}
+        group.attrs["safron"] = with_checksum(about | counts)
 
     def place(self, name: str) -> str:
         """Return the path or address of an array."""
@@ -134,11 +137,17 @@ class Scratch:
         """Return what identifies the render that this scratch belongs to; every worker can read it."""
         return self._arrays.read("zarr.json")
 
-    def _is_ours(self) -> bool:
-        """Whether this folder was made as scratch; a crash in `remove` may have left any part of one."""
-        if not self.path.is_dir():
-            return False
-        return (self.path / "zarr.json").is_file() or {item.name for item in self.path.iterdir()} <= _PARTS
+    def require_ours(self) -> None:
+        """Raise `BadInput` if the folder exists and was not made as scratch; a crash in `remove` may have left any part of one."""
+        if self.path.is_dir():
+            found = {item.name for item in self.path.iterdir()}
+            ours = (self.path / "zarr.json").is_file() or found <= _PARTS
+        else:
+            ours = not self.path.exists()
+        if not ours:
+            raise BadInput(
+                f"{self.path}: exists and is not a scratch folder of SAFRON; move it away or pass --scratch"
+            )
 
     def remove(self) -> None:
         """Delete the scratch.
@@ -164,21 +173,41 @@ class Scratch:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def differences(self, inputs: Mapping[str, str]) -> list[str] | None:
-        """Return the names of inputs that differ from those of this scratch; None if there is no usable scratch."""
+        """Return the names of inputs that differ from those of this scratch; None if it holds no render.
+
+        Raises
+        ------
+        BadInput
+            The attributes are damaged, and the journal may have finished blocks.
+        """
         try:
-            found = zarr.open_group(self.path, mode="r").attrs["safron"]
-        except (OSError, KeyError, ValueError):
+            found = _attributes(self.path)
+        except FileNotFoundError:
             return None
-        if (
-            not isinstance(found, dict)
-            or found.get("format") != FORMAT
-            or not isinstance(found.get("inputs"), dict)
-        ):
+        except Damaged as error:
+            if not self.journal.is_file() or not self.journal.stat().st_size:
+                return None  # nothing is lost
+            raise BadInput(f"{self.path / 'zarr.json'}: {error}") from error
+        if found.get("format") != FORMAT:
             return ["scratch format"]
         before: dict[str, Any] = found["inputs"]
         if self.store is not None:
             inputs = {**inputs, "--scratch": self.store}
         return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
+
+    def check_files(self) -> None:
+        """Raise `BadInput` if something in the folder is a link, a pipe or a device: it would lead elsewhere, or hang."""
+        folders = [self.path]
+        while folders:
+            try:
+                with os.scandir(folders.pop()) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(Path(entry.path))
+                        elif not entry.is_file(follow_symlinks=False):
+                            raise BadInput(f"{entry.path}: is not a plain file")
+            except OSError as error:
+                raise BadInput(f"{error.filename or self.path}: {error.strerror}") from error
 
     def check_arrays(self, plan: RenderPlan) -> None:
         """Raise `BadInput` unless the arrays that blocks write can be used further."""
@@ -272,9 +301,35 @@ def require_same(differences: list[str], scratch: Path) -> None:
 
 
 def recorded(scratch: Path) -> dict[str, Any]:
-    """Return what a scratch folder says about its render; empty if it is not one."""
+    """Return what a scratch folder says about its render; empty if it is not one, or damaged."""
     try:
-        found = json.loads((scratch / "zarr.json").read_text(encoding="utf-8"))["attributes"]["safron"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = _attributes(scratch)
+    except (FileNotFoundError, Damaged):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if found.get("format") == FORMAT else {}
+
+
+def _attributes(scratch: Path) -> dict[str, Any]:
+    """Return what a scratch folder says about its render; of another format only that.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not one, or a crash came before it was one.
+    Damaged
+        It says something that was not written.
+    """
+    found = read_json(scratch / "zarr.json")
+    try:
+        found = found["attributes"].get("safron")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise Damaged("is not that of a scratch folder") from error
+    if found is None:
+        raise FileNotFoundError(f"{scratch}: not complete")
+    if isinstance(found, dict) and type(found.get("format")) is int and found["format"] != FORMAT:
+        return {"format": found["format"]}
+    values = checked(found)
+    counts, inputs = (values.get(name) for name in ("blocks", "patches")), values.get("inputs")
+    if not isinstance(inputs, dict) or not all(type(count) is int for count in counts):
+        raise Damaged("is not that of a scratch folder")
+    return values

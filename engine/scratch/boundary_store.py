@@ -52,9 +52,12 @@ def boundary_parts(plan: RenderPlan, index: Index, pixels: UInt8, sums: Sums) ->
 
     Parameters
     ----------
-    plan : the render.
-    index : the block.
-    pixels, sums : from `empty_boundary` or `BoundaryStore.read`; the accumulators share this memory.
+    plan
+        The render.
+    index
+        The block.
+    pixels, sums
+        From `empty_boundary` or `BoundaryStore.read`; the accumulators share this memory.
     """
     parts: dict[str, Accumulator] = {}
     start = first = 0
@@ -71,8 +74,10 @@ class BoundaryStore:
 
     Parameters
     ----------
-    arrays : where they are stored.
-    clock : seconds since any moment; measures how long sums have been in memory only.
+    arrays
+        Where they are stored.
+    clock
+        Seconds since any moment; measures how long sums have been in memory only.
     """
 
     def __init__(self, arrays: SharedArrays, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -91,9 +96,11 @@ class BoundaryStore:
 
         Parameters
         ----------
-        nbytes : room in memory.
-        lazily : write to disk only if there is no room, on `flush`, or if the sums took long to make; for a render whose
-            tasks all run in this process.
+        nbytes
+            Room in memory.
+        lazily
+            Write to disk only if there is no room, on `flush`, or if the sums took long to make; for a render
+            whose tasks all run in this process.
         """
         self._room, self._lazy = nbytes, lazily
 
@@ -102,9 +109,12 @@ class BoundaryStore:
 
         Parameters
         ----------
-        block : the block.
-        pixels, sums : from `empty_boundary`.
-        seconds : time that it took to make them.
+        block
+            The block.
+        pixels, sums
+            From `empty_boundary`.
+        seconds
+            Time that it took to make them.
         """
         lazily = self._lazy and seconds < SLOW_SECONDS
         if not lazily:

@@ -2,7 +2,8 @@
 
 After the slide has its name, a run still renames the preview, writes the report and removes scratch. A record in scratch
 describes the finished slide. It is written before the slide gets its name and deleted last. If the slide matches the
-record, the same command only does what is left.
+record, the same command only does what is left. The record names no files: the names of preview and report come from the
+command, and are only compared with what the record says of the earlier one.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safron.io.files import waiting_name
 from safron.io.remote import Target
 from safron.io.slides.bigtiff import HEADER_BYTES
 
 from .arrays import RECORD
+from .records import Damaged, checked, read_json, with_checksum
 
 
 @dataclass(frozen=True)
@@ -27,47 +30,75 @@ class Finished:
 
     Attributes
     ----------
-    size : bytes of the slide.
-    head : header of the slide in hexadecimal, which holds the offset of the first directory.
-    inputs : see `RenderPlan.inputs`.
-    report : report of the run as JSON values.
-    preview : temporary and final name of the preview; None without one.
+    size
+        bytes of the slide.
+    head
+        Header of the slide in hexadecimal, which holds the offset of the first directory.
+    inputs
+        See `RenderPlan.inputs`.
+    report
+        Report of the run as JSON values.
     """
 
     size: int
     head: str
     inputs: Mapping[str, str]
     report: Mapping[str, Any]
-    preview: tuple[str, str] | None
 
     def write(self, scratch: Path) -> None:
         """Write the record into scratch durably."""
         part = scratch / f"{RECORD}.part"
         with part.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
+            json.dump(with_checksum(asdict(self)), file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(scratch / RECORD)
 
     @classmethod
     def of(cls, target: Target, scratch: Path) -> Finished | None:
-        """Return the record if it describes the slide at the target, else None."""
+        """Return the record if it is whole and describes the slide at the target, else None."""
         try:
-            found = cls(**json.loads((scratch / RECORD).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            found = cls(**checked(read_json(scratch / RECORD)))
+        except (OSError, Damaged, TypeError):
             return None
-        if target.size() != found.size:
+        if not found._has_right_types() or target.size() != found.size:
             return None
         if target.url is None and head_of(target.local) != found.head:
             return None
         return found
 
-    def name_preview(self) -> None:
-        """Rename the preview if the run did not get to it."""
-        if self.preview is not None:
-            waiting, name = self.preview
-            with suppress(FileNotFoundError):
-                Path(waiting).replace(name)
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the run that finished the slide."""
+        options: dict[str, Any] = self.report["options"]
+        return options
+
+    def _has_right_types(self) -> bool:
+        return (
+            type(self.size) is int
+            and isinstance(self.head, str)
+            and isinstance(self.inputs, dict)
+            and isinstance(self.report, dict)
+            and isinstance(self.report.get("options"), dict)
+        )
+
+
+def is_damaged(scratch: Path) -> bool:
+    """Whether there is a record that cannot be used."""
+    try:
+        checked(read_json(scratch / RECORD))
+    except FileNotFoundError:
+        return False
+    except Damaged:
+        return True
+    return False
+
+
+def name_preview(preview: Path | None) -> None:
+    """Give the preview of a finished slide its name if the run did not get to it."""
+    if preview is not None:
+        with suppress(FileNotFoundError):
+            waiting_name(preview).replace(preview)
 
 
 def head_of(slide: Path) -> str:

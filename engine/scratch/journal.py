@@ -22,10 +22,14 @@ class Entry:
 
     Attributes
     ----------
-    kind : "boundary" or "block".
-    index : (row, column) of the block.
-    run, painted : patches that were generated, and patches that were filled as background.
-    end : bytes of OUT.part that are valid with it.
+    kind
+        "boundary" or "block".
+    index
+        (row, column) of the block.
+    run, painted
+        Patches that were generated, and patches that were filled as background.
+    end
+        bytes of OUT.part that are valid with it.
     """
 
     kind: str
@@ -43,8 +47,10 @@ class Journal:
 
     Parameters
     ----------
-    path : the file; its content is replaced atomically.
-    entries : the first entries.
+    path
+        The file; its content is replaced atomically.
+    entries
+        The first entries.
     """
 
     def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
@@ -100,7 +106,9 @@ def read_journal(path: Path) -> Iterator[Entry]:
                 entry = Entry(
                     record["kind"], tuple(record["index"]), record["run"], record["painted"], record["end"]
                 )
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
+                return
+            if not all(type(number) is int for number in (*entry.index, entry.run, entry.painted, entry.end)):
                 return
             whole, check = _line(entry, check)
             if line != whole:

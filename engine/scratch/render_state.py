@@ -75,15 +75,21 @@ class RenderState:
         fresh: bool,
     ) -> RenderState:
         """Resume the scratch of the same inputs, or start a new one; `part` is the unfinished slide."""
-        differences = scratch.differences(inputs)
+        try:
+            differences = None if fresh else scratch.differences(inputs)
+        except BadInput as error:
+            if not overwrite:
+                raise BadInput(f"{error}: pass --fresh or --overwrite") from error
+            differences = None
         if differences and not (overwrite or fresh):
             require_same(differences, scratch.path)
         if differences == [] and part.exists() and not fresh:
             try:
                 if not scratch.journal.is_file():
                     raise BadInput(f"{scratch.journal}: the journal is missing; start again")
+                scratch.check_files()
                 scratch.check_arrays(plan)
-                entries = list(read_journal(scratch.journal))
+                entries = [entry for entry in read_journal(scratch.journal) if _is_of(plan, entry)]
                 end = max((entry.end for entry in entries), default=0)
                 writer = SlideWriter(part, scratch.index, plan.slide, resume_at=end or None)
             except BadInput as error:  # a file of the unfinished render is missing or was changed
@@ -105,10 +111,8 @@ class RenderState:
                 f"{part}: holds an unfinished render whose scratch is not at {scratch.path}; pass the --scratch that "
                 "it was started with, or --fresh or --overwrite to start over"
             )
-        if not (overwrite or _is_unfinished(part)):
-            raise BadInput(
-                f"{part}: exists and is not an unfinished slide; move it away, or pass --overwrite"
-            )
+        if not overwrite:
+            require_unfinished(part)
         scratch.create(plan, inputs)
         return cls(plan, scratch, SlideWriter(part, scratch.index, plan.slide), watch)
 
@@ -281,9 +285,22 @@ class RenderState:
         return all(self.done[consumer] for consumer in self.plan.consumers(source))
 
 
+def _is_of(plan: RenderPlan, entry: Entry) -> bool:
+    """Whether a journal entry is about a block that exists."""
+    return len(entry.index) == 2 and all(
+        0 <= place < count for place, count in zip(entry.index, plan.block_shape, strict=True)
+    )
+
+
 def _holds_tiles(part: Path) -> bool:
     """Whether this file is an unfinished slide that holds tiles."""
     return part.exists() and part.stat().st_size > HEADER_BYTES and _is_unfinished(part)
+
+
+def require_unfinished(part: Path) -> None:
+    """Raise `BadInput` if a file that this render would replace is not an unfinished slide."""
+    if not _is_unfinished(part):
+        raise BadInput(f"{part}: exists and is not an unfinished slide; move it away, or pass --overwrite")
 
 
 def _is_unfinished(part: Path) -> bool:

@@ -24,8 +24,10 @@ class SharedArrays:
 
     Parameters
     ----------
-    path : the folder.
-    store : address for fsspec that takes the folder's place; None for the folder.
+    path
+        The folder.
+    store
+        Address for fsspec that takes the folder's place; None for the folder.
     """
 
     def __init__(self, path: Path, store: str | None = None) -> None:

@@ -38,10 +38,14 @@ class TaskDone:
 
     Attributes
     ----------
-    kind : "boundary" or "block".
-    index : the block.
-    tally : counts and times.
-    tiles : encoded TIFF tiles of all levels inside the block; empty for a boundary task.
+    kind
+        "boundary" or "block".
+    index
+        The block.
+    tally
+        Counts and times.
+    tiles
+        Encoded TIFF tiles of all levels inside the block; empty for a boundary task.
     """
 
     kind: str

@@ -104,7 +104,7 @@ static void divide_i32_f64(uint8_t *pixels, const int32_t *sums, const int32_t *
 
 /* Arguments of Python, checked and held. */
 typedef struct {
-    Py_buffer views[8];
+    Py_buffer views[9];
     int count;
 } Held;
 
@@ -234,31 +234,60 @@ static void add_run(const Target *target, Py_ssize_t row, Py_ssize_t column, con
         add_u8_i32((int32_t *)sums_at(target, row, column), (const uint8_t *)values, weights, row_weight, scale, count);
 }
 
+/* A row of pixels, each the first three bytes of its label's entry. */
+static void paint_row(uint8_t *pixel, const uint8_t *label, const uint32_t *packed, Py_ssize_t width)
+{
+    Py_ssize_t i = 0;
+    /* Two pixels at once, in eight bytes: the next pixel overwrites the last two, and there must be one. */
+    for (; i + 2 < width; i += 2, pixel += 2 * CHANNELS) {
+        uint64_t two = packed[label[i]] | (uint64_t)packed[label[i + 1]] << 24;
+        memcpy(pixel, &two, sizeof two);
+    }
+    for (; i < width; i++, pixel += CHANNELS)
+        memcpy(pixel, &packed[label[i]], CHANNELS);
+}
+
+static void pack_colors(uint32_t *packed, const uint8_t *colors)
+{
+    memset(packed, 0, 256 * sizeof *packed);
+    for (int label = 0; label < 256; label++)
+        memcpy(&packed[label], colors + label * CHANNELS, CHANNELS);
+}
+
 /* What is the same for all patches of a call. `weights` has each column's weight once for every value. */
 typedef struct {
-    Py_ssize_t tile;
+    Py_ssize_t height, width;
     const int32_t *row_weights, *weights;
     float scale;
-    Py_ssize_t *ends; /* room for `tile` runs */
+    Py_ssize_t *ends;       /* room for `width` runs */
+    const uint32_t *packed; /* colours, where patches are labels; else NULL */
+    uint8_t *line;          /* room for a row of pixels, there */
 } Patches;
 
-/* One patch, as far as it lies in the window, its first pixel at (y, x). */
-static void add_patch(const Target *target, const Patches *all, const char *values, Py_ssize_t itemsize, Py_ssize_t y,
-                      Py_ssize_t x)
+/* One patch, as far as it lies in the window, its first pixel at (y, x); its rows are `step` bytes apart. */
+static void add_patch(const Target *target, const Patches *all, const char *values, Py_ssize_t itemsize,
+                      Py_ssize_t step, Py_ssize_t y, Py_ssize_t x)
 {
-    Py_ssize_t tile = all->tile, left = x < 0 ? 0 : x;
-    Py_ssize_t right = x + tile < target->columns.length ? x + tile : target->columns.length;
+    Py_ssize_t left = x < 0 ? 0 : x, end = x + all->width;
+    Py_ssize_t right = end < target->columns.length ? end : target->columns.length;
     if (left >= right)
         return;
     Py_ssize_t runs = cut(&target->columns, left, right, all->ends);
-    for (Py_ssize_t i = y < 0 ? -y : 0; i < tile && y + i < target->rows.length; i++) {
+    for (Py_ssize_t i = y < 0 ? -y : 0; i < all->height && y + i < target->rows.length; i++) {
         int across = is_multi(&target->rows, y + i);
         Py_ssize_t column = left;
         for (Py_ssize_t run = across ? runs - 1 : 0; run < runs; run++) {
             int alone = !across && !is_multi(&target->columns, column);
-            Py_ssize_t first = (column - x) * CHANNELS;
-            add_run(target, y + i, column, values + (i * tile * CHANNELS + first) * itemsize, itemsize == 4,
-                    alone ? NULL : all->weights + first, all->row_weights[i], all->scale, all->ends[run] - column);
+            Py_ssize_t first = column - x, pixels = all->ends[run] - column;
+            const char *from = values + i * step + first * (all->packed ? 1 : CHANNELS * itemsize);
+            if (all->packed) {
+                uint8_t *to = alone ? pixel_at(target, y + i, column) : all->line;
+                paint_row(to, (const uint8_t *)from, all->packed, pixels);
+                from = (const char *)all->line;
+            }
+            if (!all->packed || !alone)
+                add_run(target, y + i, column, from, itemsize == 4, alone ? NULL : all->weights + first * CHANNELS,
+                        all->row_weights[i], all->scale, pixels);
             column = all->ends[run];
         }
     }
@@ -291,7 +320,7 @@ static PyObject *add(PyObject *module, PyObject *args)
         return finish(&held, NULL, NULL);
     }
     Py_ssize_t tile = axis->shape[0];
-    Patches all = {tile, axis->buf, NULL, (float)(1 << bits), NULL};
+    Patches all = {tile, tile, axis->buf, NULL, (float)(1 << bits), NULL, NULL, NULL};
     int32_t *spread = NULL;
     if (axis->itemsize != 4 || values->shape[1] != tile || values->shape[2] != tile || values->shape[3] != CHANNELS ||
         bits < 0 || bits > 12 || (target.small && (values->itemsize != 1 || bits)))
@@ -302,8 +331,50 @@ static PyObject *add(PyObject *module, PyObject *args)
         all.weights = spread;
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < values->shape[0]; i++)
-            add_patch(&target, &all, (const char *)values->buf + i * values->strides[0], values->itemsize, y,
-                      x + i * stride);
+            add_patch(&target, &all, (const char *)values->buf + i * values->strides[0], values->itemsize,
+                      tile * CHANNELS * values->itemsize, y, x + i * stride);
+        Py_END_ALLOW_THREADS
+    }
+    return finish(&held, spread, all.ends);
+}
+
+/* Patches that give each label its colour, side by side and one below the other, so alike where they overlap: as one large
+ * patch, with the sum of their weights. */
+static PyObject *add_labels(PyObject *module, PyObject *args)
+{
+    PyObject *image, *across, *down, *row_packed, *column_packed, *labels, *table, *row_weights, *column_weights;
+    Py_ssize_t y, x;
+    int bits;
+    Held held = {.count = 0};
+    Target target;
+    Py_buffer *from, *colors, *rows, *columns;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOnni", &image, &across, &down, &row_packed, &column_packed, &labels, &table,
+                          &row_weights, &column_weights, &y, &x, &bits))
+        return NULL;
+    if (!hold_target(&held, &target, image, across, down, row_packed, column_packed) ||
+        !(from = hold(&held, labels, "labels", 2, 1, "B", 0)) ||
+        !(colors = hold(&held, table, "colors", 2, 0, "B", 0)) ||
+        !(rows = hold(&held, row_weights, "row_weights", 1, 0, "il", 0)) ||
+        !(columns = hold(&held, column_weights, "column_weights", 1, 0, "il", 0)))
+        return finish(&held, NULL, NULL);
+    Py_ssize_t height = from->shape[0], width = from->shape[1];
+    uint32_t packed[256];
+    Patches all = {height, width, rows->buf, NULL, (float)(1 << bits), NULL, packed, NULL};
+    int32_t *spread = NULL;
+    if (rows->itemsize != 4 || columns->itemsize != 4 || rows->shape[0] != height || columns->shape[0] != width ||
+        colors->shape[0] != 256 || colors->shape[1] != CHANNELS || bits < 0 || bits > 12 || (target.small && bits))
+        PyErr_SetString(PyExc_ValueError, "labels: shape or type does not fit weights, colors, sums or bits");
+    /* One piece of memory: the ends of runs, then a row of pixels. */
+    else if (!(spread = by_value(columns->buf, width)) ||
+             !(all.ends = malloc((size_t)width * (sizeof *all.ends + CHANNELS))))
+        PyErr_NoMemory();
+    if (all.ends) {
+        pack_colors(packed, colors->buf);
+        all.weights = spread;
+        all.line = (uint8_t *)(all.ends + width);
+        Py_BEGIN_ALLOW_THREADS
+        add_patch(&target, &all, from->buf, 1, from->strides[0], y, x);
         Py_END_ALLOW_THREADS
     }
     return finish(&held, spread, all.ends);
@@ -364,19 +435,6 @@ static PyObject *divide(PyObject *module, PyObject *args)
     return finish(&held, spread, ends);
 }
 
-/* A row of pixels, each the first three bytes of its label's entry. */
-static void paint_row(uint8_t *pixel, const uint8_t *label, const uint32_t *packed, Py_ssize_t width)
-{
-    Py_ssize_t i = 0;
-    /* Two pixels at once, in eight bytes: the next pixel overwrites the last two, and there must be one. */
-    for (; i + 2 < width; i += 2, pixel += 2 * CHANNELS) {
-        uint64_t two = packed[label[i]] | (uint64_t)packed[label[i + 1]] << 24;
-        memcpy(pixel, &two, sizeof two);
-    }
-    for (; i < width; i++, pixel += CHANNELS)
-        memcpy(pixel, &packed[label[i]], CHANNELS);
-}
-
 static PyObject *paint(PyObject *module, PyObject *args)
 {
     PyObject *out, *labels, *table;
@@ -396,9 +454,8 @@ static PyObject *paint(PyObject *module, PyObject *args)
         return finish(&held, NULL, NULL);
     }
     Py_BEGIN_ALLOW_THREADS
-    uint32_t packed[256] = {0};
-    for (int label = 0; label < 256; label++)
-        memcpy(&packed[label], (const uint8_t *)colors->buf + label * CHANNELS, CHANNELS);
+    uint32_t packed[256];
+    pack_colors(packed, colors->buf);
     for (Py_ssize_t row = 0; row < from->shape[0] * from->shape[1]; row++)
         paint_row((uint8_t *)to->buf + row * width * CHANNELS,
                   (const uint8_t *)from->buf + row / from->shape[1] * from->strides[0] +
@@ -525,6 +582,8 @@ static PyObject *smooth(PyObject *module, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"add", add, METH_VARARGS, "add(image, across, down, rows, columns, patches, weights, y, x, stride, bits)"},
+    {"add_labels", add_labels, METH_VARARGS,
+     "add_labels(image, across, down, rows, columns, labels, colors, row_weights, column_weights, y, x, bits)"},
     {"divide", divide, METH_VARARGS,
      "divide(image, across, down, rows, columns, row_total, column_total, bits, narrow)"},
     {"paint", paint, METH_VARARGS, "paint(out, labels, table)"},

@@ -18,6 +18,10 @@ class Lost(Final):
     """The scheduler or its workers are gone, and with them all unfinished tasks."""
 
 
+class Stuck(Final):
+    """A generator call does not return; nothing else can be generated beside it."""
+
+
 class WorkersDied(Failed):
     """Every worker that had this task died, because of it or of another task beside it."""
 

@@ -18,11 +18,11 @@ def visible_gpus() -> list[str]:
         names = [name.strip() for name in allowed.split(",") if name.strip()]
         # CUDA uses the entries before the first invalid one.
         return names[: names.index("-1")] if "-1" in names else names
-    return [str(number) for number in range(_count())]
+    return [str(number) for number in range(count_gpus())]
 
 
-def _count() -> int:
-    """Ask the driver how many GPUs there are, without allocating anything on them."""
+def count_gpus() -> int:
+    """Return the number of GPUs that the driver shows, without allocating anything on them."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
     except OSError:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 
 @lru_cache(maxsize=1)
 def deciding_versions() -> dict[str, str]:
     """Return the versions of this package and of the libraries that decide the bytes of a slide, by name."""
+    found = {name: version(name) for name in ("safron", "imagecodecs", "opencv-python-headless", "numpy")}
+    return found | {"onnxruntime": _onnxruntime()}
+
+
+def _onnxruntime() -> str:
+    """Return the version of ONNX Runtime, without importing it if only one of its packages is installed."""
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(PackageNotFoundError):
+            found.append(version(package))
+    if len(found) == 1:
+        return found[0]
     import onnxruntime
 
-    found = {name: version(name) for name in ("safron", "imagecodecs", "opencv-python-headless", "numpy")}
-    return found | {"onnxruntime": onnxruntime.__version__}
+    return str(onnxruntime.__version__)

@@ -47,11 +47,16 @@ class Polygon:
 
     Attributes
     ----------
-    value : label of the pixels inside, 0..255.
-    edges : float64 [n, 4], pixels: x, y of the upper end and of the lower end; horizontal edges are left out.
-    box : y0, x0, y1, x1 of the canvas pixels that it may hold, half-open.
-    name : of its class, for messages.
-    area : in square pixels, without its holes.
+    value
+        Label of the pixels inside, 0..255.
+    edges
+        float64 [n, 4], pixels: x, y of the upper end and of the lower end; horizontal edges are left out.
+    box
+        Y0, x0, y1, x1 of the canvas pixels that it may hold, half-open.
+    name
+        Of its class, for messages.
+    area
+        In square pixels, without its holes.
     """
 
     value: int
@@ -80,7 +85,8 @@ class Coverage:
 
         Parameters
         ----------
-        drawing : of which all regions were painted.
+        drawing
+            Of which all regions were painted.
         """
         covered, between = Counter[str](), Counter[str]()
         for number, polygon in enumerate(drawing.polygons):
@@ -97,12 +103,18 @@ class Drawing:
 
     Attributes
     ----------
-    polygons : later ones cover earlier ones.
-    background : label of all other pixels.
-    outside : number of polygons in the file that lie beyond the canvas.
-    skipped : number of objects in the file of each kind that has no inside (points, lines).
-    planes : number of objects in each plane (z, t) of the image; one entry where all lie in one plane.
-    nuclei : number of nuclei of cells that are left out.
+    polygons
+        Later ones cover earlier ones.
+    background
+        Label of all other pixels.
+    outside
+        Number of polygons in the file that lie beyond the canvas.
+    skipped
+        Number of objects in the file of each kind that has no inside (points, lines).
+    planes
+        Number of objects in each plane (z, t) of the image; one entry where all lie in one plane.
+    nuclei
+        Number of nuclei of cells that are left out.
     """
 
     polygons: tuple[Polygon, ...]
@@ -117,12 +129,15 @@ class Drawing:
 
         Parameters
         ----------
-        rows, cols : the region, in canvas pixels.
-        coverage : where to note which polygons have pixels in the region.
+        rows, cols
+            The region, in canvas pixels.
+        coverage
+            Where to note which polygons have pixels in the region.
 
         Returns
         -------
-        labels : uint8 [y, x]
+        npt.NDArray[np.uint8]
+            uint8 [y, x].
         """
         labels = np.full((rows.stop - rows.start, cols.stop - cols.start), self.background, np.uint8)
         # Which polygon each pixel shows, numbered from 1 in this region.
@@ -163,12 +178,15 @@ def inside(edges: npt.NDArray[np.float64], y0: int, y1: int, x0: int, x1: int) -
 
     Parameters
     ----------
-    edges : see `Polygon`.
-    y0, y1, x0, x1 : the region, half-open, in pixels.
+    edges
+        See `Polygon`.
+    y0, y1, x0, x1
+        The region, half-open, in pixels.
 
     Returns
     -------
-    inside : bool [y, x]
+    npt.NDArray[np.bool_]
+        bool [y, x].
 
     Examples
     --------
@@ -230,16 +248,26 @@ def read_geojson(
 
     Parameters
     ----------
-    path : a FeatureCollection, a list of features or one feature, as it is or packed by gzip.
-    height, width : canvas pixels; polygons are cut at the edges.
-    labels : label value by classification (or name, where there is none), in any case; added to the names of
+    path
+        A FeatureCollection, a list of features or one feature, as it is or packed by gzip.
+    height, width
+        Canvas pixels; polygons are cut at the edges.
+    labels
+        Label value by classification (or name, where there is none), in any case; added to the names of
         `DEFAULT_LABELS`.
-    ignore : classifications that are not drawn.
-    background : label of all other pixels.
-    downsample : pixels of the annotated image along one pixel of the mask.
-    order : "file": later polygons cover earlier ones; "area": smaller ones cover larger ones.
-    nuclei : label of the nuclei of QuPath's cells, drawn upon their cells; None leaves them out, and they are counted.
-    remedy : ends the message on unknown classifications; the caller knows by which option they can be added.
+    ignore
+        Classifications that are not drawn.
+    background
+        Label of all other pixels.
+    downsample
+        Pixels of the annotated image along one pixel of the mask.
+    order
+        "file": later polygons cover earlier ones; "area": smaller ones cover larger ones.
+    nuclei
+        Label of the nuclei of QuPath's cells, drawn upon their cells; None leaves them out, and they are
+        counted.
+    remedy
+        Ends the message on unknown classifications; the caller knows by which option they can be added.
 
     Raises
     ------
@@ -296,9 +324,12 @@ class _Objects:
 
     Attributes
     ----------
-    count : number of features.
-    shapes : name, "" or "nucleus", and rings of each polygon.
-    skipped, planes, nuclei : see `Drawing`.
+    count
+        Number of features.
+    shapes
+        Name, "" or "nucleus", and rings of each polygon.
+    skipped, planes, nuclei
+        See `Drawing`.
     """
 
     count: int

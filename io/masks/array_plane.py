@@ -29,11 +29,16 @@ class ArrayPlane:
 
     Parameters
     ----------
-    array : zarr.Array, NumPy, dask or the like.
-    kind : what it is, for messages.
-    axes : which of its axes are y and x.
-    size : of a pixel.
-    notes : what else the user should know.
+    array
+        Zarr.Array, NumPy, dask or the like.
+    kind
+        What it is, for messages.
+    axes
+        Which of its axes are y and x.
+    size
+        Of a pixel.
+    notes
+        What else the user should know.
     """
 
     def __init__(
@@ -82,7 +87,8 @@ class ArrayPlane:
 
         Returns
         -------
-        regions : None where the storage is not listed: only files of this machine are.
+        Iterator[tuple[slice, slice]] | None
+            None where the storage is not listed: only files of this machine are.
         """
         if not isinstance(self.array, zarr.Array) or not isinstance(self.array.store, LocalStore):
             return None

@@ -24,12 +24,15 @@ def count_labels(mask: LabelMask, progress: Callable[[int], None] = lambda pixel
 
     Parameters
     ----------
-    mask : of any declared size: chunks of a Zarr that are not stored are counted by arithmetic.
-    progress : called with the number of pixels in each region that was read.
+    mask
+        Of any declared size: chunks of a Zarr that are not stored are counted by arithmetic.
+    progress
+        Called with the number of pixels in each region that was read.
 
     Returns
     -------
-    counts : pixels by label value, exact, in order of value; labels without pixels are left out.
+    dict[int, int]
+        Pixels by label value, exact, in order of value; labels without pixels are left out.
 
     Raises
     ------

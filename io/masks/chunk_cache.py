@@ -37,14 +37,19 @@ class ChunkCache:
 
     Parameters
     ----------
-    plane : what to read.
-    block : pixels a side of most regions that are read.
-    workers : threads that read at a time.
-    max_bytes : memory for the chunks that are kept. At least one is kept, whatever its size.
+    plane
+        What to read.
+    block
+        Pixels a side of most regions that are read.
+    workers
+        Threads that read at a time.
+    max_bytes
+        Memory for the chunks that are kept. At least one is kept, whatever its size.
 
     Attributes
     ----------
-    nbytes : upper bound on the memory that is used.
+    nbytes
+        Upper bound on the memory that is used.
     """
 
     def __init__(self, plane: Plane, block: int, workers: int, *, max_bytes: int = CACHE_BYTES) -> None:

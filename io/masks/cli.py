@@ -408,7 +408,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     Parameters
     ----------
-    args : what follows ``safron-mask`` on the command line; None takes it from there.
+    args
+        What follows ``safron-mask`` on the command line; None takes it from there.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so that unfinished files are removed
     run_program(commands, NAME, args)

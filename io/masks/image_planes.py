@@ -54,9 +54,12 @@ class ImagePlane:
 
     Parameters
     ----------
-    path : an existing file.
-    palette : for colours.
-    use_palette : whether grey is looked up in it as well.
+    path
+        An existing file.
+    palette
+        For colours.
+    use_palette
+        Whether grey is looked up in it as well.
     """
 
     kind: str
@@ -137,11 +140,16 @@ class ImagePlane:
 
         Parameters
         ----------
-        bands : channels, without alpha.
-        dtype : of the pixels.
-        alpha : whether there is an alpha channel.
-        cmyk : whether the colours are inks.
-        indexed : whether the colours come from a table in the file.
+        bands
+            Channels, without alpha.
+        dtype
+            Of the pixels.
+        alpha
+            Whether there is an alpha channel.
+        cmyk
+            Whether the colours are inks.
+        indexed
+            Whether the colours come from a table in the file.
         """
         self.dtype, self.alpha, self.indexed = dtype, alpha, indexed
         if cmyk:
@@ -275,7 +283,8 @@ class VipsPlane(ImagePlane):
 
     Parameters
     ----------
-    size : of a pixel, where another reader has found it; else libvips is asked.
+    size
+        Of a pixel, where another reader has found it; else libvips is asked.
     """
 
     def __init__(
@@ -364,10 +373,14 @@ def open_image(
 
     Parameters
     ----------
-    path : an existing file.
-    name : how messages call it.
-    colours, tolerance : see `Palette`.
-    use_palette : look grey images up in the palette as well.
+    path
+        An existing file.
+    name
+        How messages call it.
+    colours, tolerance
+        See `Palette`.
+    use_palette
+        Look grey images up in the palette as well.
 
     Raises
     ------

@@ -41,17 +41,24 @@ class LabelMask:
 
     Parameters
     ----------
-    plane : where the pixels come from.
-    source : how messages call the mask.
-    reopen : a function and its arguments that make this mask again: a name, a path or URL, and whatever decides how
-        its labels are read; None for an array in memory.
+    plane
+        Where the pixels come from.
+    source
+        How messages call the mask.
+    reopen
+        A function and its arguments that make this mask again: a name, a path or URL, and whatever decides
+        how its labels are read; None for an array in memory.
 
     Attributes
     ----------
-    shape : height and width in pixels, exact, each from 1 to `MAX_SIDE`.
-    mpp : micrometres along a pixel's side; None where unknown.
-    chunks : height and width of what is decoded as one piece.
-    notes : what the user should know: what was not understood, taken for granted, or may be wrong.
+    shape
+        Height and width in pixels, exact, each from 1 to `MAX_SIDE`.
+    mpp
+        Micrometres along a pixel's side; None where unknown.
+    chunks
+        Height and width of what is decoded as one piece.
+    notes
+        What the user should know: what was not understood, taken for granted, or may be wrong.
 
     Raises
     ------
@@ -92,11 +99,13 @@ class LabelMask:
 
         Parameters
         ----------
-        region : two slices (y, x) without steps, inside the canvas.
+        region
+            Two slices (y, x) without steps, inside the canvas.
 
         Returns
         -------
-        labels : uint8 [y, x]
+        Labels
+            uint8 [y, x].
 
         Raises
         ------
@@ -140,13 +149,17 @@ class LabelMask:
 
         Parameters
         ----------
-        block : pixels a side of most regions.
-        workers : threads that read at a time.
-        max_bytes : memory for the chunks that are kept. At least one is kept, whatever its size.
+        block
+            Pixels a side of most regions.
+        workers
+            Threads that read at a time.
+        max_bytes
+            Memory for the chunks that are kept. At least one is kept, whatever its size.
 
         Returns
         -------
-        nbytes : upper bound on the memory that the chunks will take, including those being decoded.
+        int
+            Upper bound on the memory that the chunks will take, including those being decoded.
         """
         if not self.plane.keep_chunks:
             return 0

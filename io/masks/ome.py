@@ -25,10 +25,14 @@ class Level:
 
     Attributes
     ----------
-    version : as the metadata says, "?" where it does not.
-    path : of the array, below the group.
-    axes : names in lower case, in the order of the array's axes; none where the metadata does not say.
-    notes : what the user should know.
+    version
+        As the metadata says, "?" where it does not.
+    path
+        Of the array, below the group.
+    axes
+        Names in lower case, in the order of the array's axes; none where the metadata does not say.
+    notes
+        What the user should know.
     """
 
     version: str

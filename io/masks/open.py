@@ -29,17 +29,22 @@ def open_mask(
 
     Parameters
     ----------
-    source : path of a Zarr array or OME-Zarr image (a folder or zip archive), of a NumPy file or of an image; URL of a
-        Zarr (``s3://``, ``memory://``, ...); or anything with ``shape``, ``dtype`` and slicing: NumPy, zarr.Array,
-        dask.array.
-    palette : label value to RGB; needed by colour-coded images.
-    palette_tolerance : largest difference, 0..255, in any channel to the nearest palette colour.
-    use_palette : insist on the palette: grey images are looked up in it as well, and a mask that holds labels is refused.
-        Otherwise the palette is for colour images alone.
+    source
+        Path of a Zarr array or OME-Zarr image (a folder or zip archive), of a NumPy file or of an image; URL
+        of a Zarr (``s3://``, ``memory://``, ...); or anything with ``shape``, ``dtype`` and slicing: NumPy,
+        zarr.Array, dask.array.
+    palette
+        Label value to RGB; needed by colour-coded images.
+    palette_tolerance
+        Largest difference, 0..255, in any channel to the nearest palette colour.
+    use_palette
+        Insist on the palette: grey images are looked up in it as well, and a mask that holds labels is
+        refused. Otherwise the palette is for colour images alone.
 
     Returns
     -------
-    mask : LabelMask
+    LabelMask
+        LabelMask.
 
     Raises
     ------
@@ -73,7 +78,7 @@ def _open_named(
     if path.is_dir():
         if not is_zarr(path):
             raise BadInput(
-                f"mask {name}: this folder is no Zarr (no zarr.json, .zarray or .zgroup in it; was it "
+                f"mask {name}: this folder is not a Zarr (no zarr.json, .zarray or .zgroup in it; was it "
                 f"copied completely?); {ACCEPTED}"
             )
         return LabelMask(_holds_labels(open_zarr(str(path), name), name, use_palette), name, reopen)

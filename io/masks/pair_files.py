@@ -24,12 +24,15 @@ def match_files(
 
     Parameters
     ----------
-    images, masks : files below the first and the second of `roots`.
-    stems : what may follow an image's name in the name of its mask.
+    images, masks
+        Files below the first and the second of `roots`.
+    stems
+        What may follow an image's name in the name of its mask.
 
     Returns
     -------
-    pairs : name below the root, image and mask, in the order of the images.
+    list[tuple[str, Path, Path]]
+        Name below the root, image and mask, in the order of the images.
 
     Raises
     ------

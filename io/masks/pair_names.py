@@ -21,7 +21,8 @@ def find_masks(files: Iterable[Path]) -> set[Path]:
 
     Parameters
     ----------
-    files : image files, of any number of folders.
+    files
+        Image files, of any number of folders.
 
     Examples
     --------

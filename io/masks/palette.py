@@ -34,8 +34,10 @@ class Palette:
 
     Parameters
     ----------
-    colours : label value, 0..255, to RGB.
-    tolerance : largest difference in any channel, 0..255, to the nearest colour.
+    colours
+        Label value, 0..255, to RGB.
+    tolerance
+        Largest difference in any channel, 0..255, to the nearest colour.
 
     Raises
     ------
@@ -64,12 +66,15 @@ class Palette:
 
         Parameters
         ----------
-        rgb : uint8 [y, x, 3]
-        y, x : canvas position of the first pixel, for messages.
+        rgb
+            uint8 [y, x, 3].
+        y, x
+            Canvas position of the first pixel, for messages.
 
         Returns
         -------
-        labels : uint8 [y, x]
+        npt.NDArray[np.uint8]
+            uint8 [y, x].
 
         Raises
         ------
@@ -111,7 +116,8 @@ def read_palette(source: str) -> dict[int, RGB]:
 
     Parameters
     ----------
-    source : "builtin" for `DEFAULT_LABELS`, or a JSON file: an object ``{"2": [0, 255, 0]}`` or
+    source
+        "builtin" for `DEFAULT_LABELS`, or a JSON file: an object ``{"2": [0, 255, 0]}`` or
         ``{"2": "#00ff00"}``, or a list of labels ``[{"value": 2, "color": [0, 255, 0]}]`` as in a model card
         (which may be given whole).
 

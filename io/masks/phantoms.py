@@ -37,9 +37,12 @@ class Phantom:
 
     Attributes
     ----------
-    seed : any integer.
-    style : "tissue" or "speckle".
-    cell : side in pixels, at least 16, of the square that holds 3 to 7 ellipses (in "tissue", about five).
+    seed
+        Any integer.
+    style
+        "tissue" or "speckle".
+    cell
+        Side in pixels, at least 16, of the square that holds 3 to 7 ellipses (in "tissue", about five).
 
     Raises
     ------
@@ -62,11 +65,13 @@ class Phantom:
 
         Parameters
         ----------
-        rows, cols : the region, in canvas pixels.
+        rows, cols
+            The region, in canvas pixels.
 
         Returns
         -------
-        labels : uint8 [y, x]
+        npt.NDArray[np.uint8]
+            uint8 [y, x].
         """
         ys, xs = np.arange(rows.start, rows.stop, dtype=float), np.arange(cols.start, cols.stop, dtype=float)
         if self.style == "speckle":
@@ -166,11 +171,13 @@ def _field(seed: int, stream: int, y: Array, x: Array, scale: float, *, grid: bo
 
     Parameters
     ----------
-    y, x : positions; with `grid`, of rows and columns [h] and [w], else of points [n].
+    y, x
+        Positions; with `grid`, of rows and columns [h] and [w], else of points [n].
 
     Returns
     -------
-    noise : [h, w] or [n]
+    Array
+        [h, w] or [n].
     """
     row, weights_y = _spline(y, scale)
     col, weights_x = _spline(x, scale)

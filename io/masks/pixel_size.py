@@ -65,8 +65,10 @@ class PixelSize:
 
     Attributes
     ----------
-    mpp : micrometres along a pixel's side; None where unknown.
-    notes : what the user should know: what was not understood, or taken for granted.
+    mpp
+        Micrometres along a pixel's side; None where unknown.
+    notes
+        What the user should know: what was not understood, or taken for granted.
     """
 
     mpp: float | None = None
@@ -83,13 +85,17 @@ def pixel_size(
 
     Parameters
     ----------
-    height, width : along one pixel; numbers or texts as the file holds them, None where it says nothing.
-    unit, width_unit : of both; of the width alone where that differs.
-    resolution : whether they come from resolution tags, which most programs write for printers.
+    height, width
+        Along one pixel; numbers or texts as the file holds them, None where it says nothing.
+    unit, width_unit
+        Of both; of the width alone where that differs.
+    resolution
+        Whether they come from resolution tags, which most programs write for printers.
 
     Returns
     -------
-    size : a size only where it is plausible, and the same in both directions.
+    PixelSize
+        A size only where it is plausible, and the same in both directions.
 
     Examples
     --------

@@ -25,14 +25,22 @@ class Plane(Protocol):
 
     Attributes
     ----------
-    kind : what it is, for messages.
-    shape : height and width in pixels.
-    dtype : of the stored values.
-    chunks : height and width of what is stored, and decoded, as one piece.
-    mpp : micrometres along a pixel's side; None where unknown.
-    notes : what the user should know.
-    keep_chunks : whether decoding takes so long that decoded chunks are worth keeping.
-    read_chunk : decodes one whole chunk, where that costs less than `read` of it; None elsewhere.
+    kind
+        What it is, for messages.
+    shape
+        Height and width in pixels.
+    dtype
+        Of the stored values.
+    chunks
+        Height and width of what is stored, and decoded, as one piece.
+    mpp
+        Micrometres along a pixel's side; None where unknown.
+    notes
+        What the user should know.
+    keep_chunks
+        Whether decoding takes so long that decoded chunks are worth keeping.
+    read_chunk
+        Decodes one whole chunk, where that costs less than `read` of it; None elsewhere.
     """
 
     kind: str

@@ -17,10 +17,13 @@ class ScaledMask:
 
     Parameters
     ----------
-    mask : the mask.
-    shape : pixels (height, width) of the view.
-    index : gives, for pixels of the view along either axis, the mask's pixels whose labels they have. Values beyond
-        the mask's end mean its last pixel. Not decreasing.
+    mask
+        The mask.
+    shape
+        Pixels (height, width) of the view.
+    index
+        Gives, for pixels of the view along either axis, the mask's pixels whose labels they have. Values
+        beyond the mask's end mean its last pixel. Not decreasing.
 
     Examples
     --------

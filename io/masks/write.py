@@ -47,16 +47,26 @@ def write_labels(
 
     Parameters
     ----------
-    out : folder to create.
-    paint : returns the labels uint8 [y, x] of a region given as two slices (y, x); called from many threads.
-    height, width : size of the canvas in pixels.
-    mpp : micrometres per pixel, kept in the array's attributes; None where unknown.
-    labels : meaning of the values, kept in the array's attributes; none where unknown.
-    block : pixels (y, x) drawn by one call; rounded up to whole chunks.
-    fill : value of the chunks that are not written because they hold nothing else.
-    workers : threads; None means one per core, at most 8.
-    overwrite : replace a mask that exists at `out`.
-    progress : called with the pixels of every finished block.
+    out
+        Folder to create.
+    paint
+        Returns the labels uint8 [y, x] of a region given as two slices (y, x); called from many threads.
+    height, width
+        Size of the canvas in pixels.
+    mpp
+        Micrometres per pixel, kept in the array's attributes; None where unknown.
+    labels
+        Meaning of the values, kept in the array's attributes; none where unknown.
+    block
+        Pixels (y, x) drawn by one call; rounded up to whole chunks.
+    fill
+        Value of the chunks that are not written because they hold nothing else.
+    workers
+        Threads; None means one per core, at most 8.
+    overwrite
+        Replace a mask that exists at `out`.
+    progress
+        Called with the pixels of every finished block.
 
     Raises
     ------
@@ -90,7 +100,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         raise BadInput(f"{out}: a mask is written as a Zarr folder; end its name in .zarr")
     if overwrite and os.path.lexists(out) and not _is_mask(out):
         raise BadInput(
-            f"{out}: exists and is no Zarr array of labels, so it is not replaced; choose another name"
+            f"{out}: exists and is not a Zarr array of labels, so it is not replaced; choose another name"
         )
     check_output_path(out, overwrite=overwrite, folder=True)
 

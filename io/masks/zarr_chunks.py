@@ -32,15 +32,21 @@ class ChunkFiles:
 
     Parameters
     ----------
-    array : the array.
-    steps : functions that turn the bytes of a file into those of its values, in this order.
-    dtype : of the values.
+    array
+        The array.
+    steps
+        Functions that turn the bytes of a file into those of its values, in this order.
+    dtype
+        Of the values.
 
     Attributes
     ----------
-    folder : of the array.
-    chunks : shape of a chunk, which may reach beyond the array.
-    ndim : number of axes of the array.
+    folder
+        Of the array.
+    chunks
+        Shape of a chunk, which may reach beyond the array.
+    ndim
+        Number of axes of the array.
     """
 
     def __init__(self, array: zarr.Array[Any], steps: list[Decode], dtype: np.dtype[Any]) -> None:
@@ -109,10 +115,14 @@ def assemble(
 
     Parameters
     ----------
-    region : one bounded slice per axis.
-    chunks : shape of a chunk.
-    out : array of the region's shape.
-    read : returns the chunk at an index; at the far edges of the array it may be larger than needed.
+    region
+        One bounded slice per axis.
+    chunks
+        Shape of a chunk.
+    out
+        Array of the region's shape.
+    read
+        Returns the chunk at an index; at the far edges of the array it may be larger than needed.
     """
     spans = zip(region, chunks, strict=True)
     for index in product(*(range(part.start // size, -(-part.stop // size)) for part, size in spans)):

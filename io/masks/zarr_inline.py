@@ -63,8 +63,11 @@ def read_here(array: zarr.Array[Any], index: tuple[Any, ...]) -> Any:
 
     Parameters
     ----------
-    array : any Zarr array. Those of other stores are read by Zarr, since their connections belong to Zarr's thread.
-    index : a slice without step, or an integer, for every axis.
+    array
+        Any Zarr array. Those of other stores are read by Zarr, since their connections belong to Zarr's
+        thread.
+    index
+        A slice without step, or an integer, for every axis.
     """
     files = ChunkFiles.of(array)
     if files is not None and all(isinstance(part, slice) for part in index):

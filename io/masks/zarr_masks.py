@@ -34,8 +34,10 @@ def open_zarr(where: str, name: str) -> ArrayPlane:
 
     Parameters
     ----------
-    where : path of a folder or a zip archive, or a URL.
-    name : how messages call it.
+    where
+        Path of a folder or a zip archive, or a URL.
+    name
+        How messages call it.
 
     Raises
     ------
@@ -111,9 +113,12 @@ def plane_of(source: Any, name: str, kind: str = "") -> ArrayPlane:
 
     Parameters
     ----------
-    source : zarr.Group, or anything with ``shape``, ``dtype`` and slicing.
-    name : how messages call it.
-    kind : what it is, for messages; found out where empty.
+    source
+        Zarr.Group, or anything with ``shape``, ``dtype`` and slicing.
+    name
+        How messages call it.
+    kind
+        What it is, for messages; found out where empty.
 
     Raises
     ------

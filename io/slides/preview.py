@@ -41,7 +41,8 @@ def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
 
     Returns
     -------
-    The file with the picture, in the same folder.
+    Path
+        The file with the picture, in the same folder.
 
     Raises
     ------

@@ -66,7 +66,7 @@ class Level:
 class Pyramid:
     """The levels of a canvas.
 
-    Parameters
+    Attributes
     ----------
     height, width
         Size of level 0 in pixels.
@@ -187,8 +187,9 @@ def halve(rgb: Pixels) -> Pixels:
 
     Returns
     -------
-    uint8 [ceil(h / 2), ceil(w / 2), 3]. A box at an odd last row or column is the mean of the pixels that exist;
-    callers whose level is rounded down drop it.
+    Pixels
+        [ceil(h / 2), ceil(w / 2), 3]. A box at an odd last row or column is the mean of the pixels that exist;
+        callers whose level is rounded down drop it.
 
     Examples
     --------

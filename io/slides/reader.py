@@ -1,6 +1,6 @@
-"""Which colours does a slide have, region by region, and what does it say of itself?
+"""Colours of a slide or image, region by region, and the facts in its description.
 
-Slides are read by OpenSlide, all other images by libvips. Nothing is held but the region asked for.
+OpenSlide reads slides, libvips all other images. Only the requested region is in memory.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ class Pixels:
 
     Parameters
     ----------
-    path : any file that OpenSlide or libvips reads as colours of 8 bits.
+    path
+        Any file that OpenSlide or libvips reads as 8-bit colours.
 
     Attributes
     ----------
-    shape : height and width in pixels.
-    mpp : micrometres per pixel, or None.
-    facts : what the description says, by key; for a slide of ours its tile, overlap, seed and more.
+    shape
+        Height and width in pixels.
+    mpp
+        Micrometres per pixel; None where it is not known.
+    facts
+        Values in the description by key; slides of safron-render have tile, overlap, seed and more.
 
     Raises
     ------
     BadInput
-        The file is missing, no reader knows it, or it has no colours.
+        The file is missing, cannot be read, or has no 8-bit colours.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -68,8 +72,8 @@ class Pixels:
         import pyvips
 
         image = pyvips.Image.new_from_file(str(self.path), fail_on="truncated", revalidate=True)
-        if image.hasalpha():
-            image = image[: image.bands - 1]
+        if image.hasalpha() and image.format == "uchar":
+            image = image.flatten(background=255)
         if image.bands == 1:
             image = image.bandjoin([image, image])
         if image.bands != 3 or image.format != "uchar":
@@ -81,7 +85,7 @@ class Pixels:
         self.facts = {}
 
     def read(self, y: int, x: int, height: int, width: int) -> RGBPixels:
-        """Colours of a region inside the image: uint8 [height, width, 3]; what was not scanned is white."""
+        """Colours of a region inside the image: uint8 [height, width, 3]; transparent pixels, not scanned, are white."""
         try:
             if self._image is not None:
                 region = self._image.crop(x, y, width, height).numpy()
@@ -96,7 +100,7 @@ class Pixels:
         return rgb
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         if self._slide is not None:
             self._slide.close()
 
@@ -108,7 +112,7 @@ class Pixels:
 
 
 def facts_of(description: str) -> dict[str, str]:
-    """Pairs of key and value in a slide's description, as each flavor of ours writes them.
+    """Keys and values in a slide's description, in the form of any of our output flavors.
 
     >>> facts_of("Aperio Image|Patch tile = 256|Patch overlap = 20")["Patch overlap"]
     '20'
@@ -122,7 +126,7 @@ def facts_of(description: str) -> dict[str, str]:
 def windows(
     shape: tuple[int, int], *, height: int = 1024, width: int = 4096
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Cut an image into regions (y, x, height, width), row by row."""
+    """Cut an image of `shape` into regions (y, x, height, width), row by row."""
     for y in range(0, shape[0], height):
         for x in range(0, shape[1], width):
             yield y, x, min(height, shape[0] - y), min(width, shape[1] - x)

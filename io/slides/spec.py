@@ -31,7 +31,7 @@ RAW_TILE_STEP = 32
 class SlideSpec:
     """A slide's size, pixel size, flavor and compression.
 
-    Parameters
+    Attributes
     ----------
     height, width
         Size of level 0 in pixels.

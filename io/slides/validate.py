@@ -71,7 +71,8 @@ def validate_slide(path: str | Path) -> list[str]:
 
     Returns
     -------
-    One line for each problem; empty for a good slide.
+    list of str
+        One line for each problem; empty for a good slide.
 
     Raises
     ------

@@ -126,7 +126,8 @@ class SlideWriter:
 
         Returns
         -------
-        The new `end`: a writer that resumes there has all these tiles.
+        int
+            The new `end`: a writer that resumes there has all these tiles.
 
         Raises
         ------
@@ -163,7 +164,8 @@ class SlideWriter:
 
         Returns
         -------
-        The slide's digest in hexadecimal: equal for equal tiles and tags, at whatever offsets.
+        str
+            The slide's digest in hexadecimal: equal for equal tiles and tags, at whatever offsets.
 
         Raises
         ------

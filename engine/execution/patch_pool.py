@@ -1,0 +1,207 @@
+"""Who generates the patches of a task on a CPU? The thread that asks for them, and others while cores are idle.
+
+A thread that handed its patches to others and waited would wake, and be woken, once a patch, and leave its core idle
+meanwhile. So it works itself, and calls for help only as long as fewer threads than cores generate patches.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from safron.engine.generator.halving import Halving
+from safron.engine.generator.model import GeneratorInfo, PatchModel
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.scratch.task_result import Tally
+
+from .batching import Batches, Call, OwnBatches, Pool, Ran, Strip
+from .device_queue import BUFFERS, RUNNERS, DeviceQueue
+
+Values = npt.NDArray[Any]
+
+
+def open_pool(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> Pool:
+    """Decide how patches come to the generator; see `safron.engine.execution.batching`."""
+    if plan.batch == 1 or (info.batch_invariant and not info.on_gpu):
+        return PatchPool(model, plan.batch if info.per_call is None else info.per_call, info.calls)
+    call = Halving(model, info) if info.on_gpu else model
+    return DeviceQueue(call, plan) if info.same_places else OwnBatchPool(call, plan)
+
+
+def batches_held(info: GeneratorInfo, blocks: int) -> tuple[int, int]:
+    """How many batches, and calls, there are at a time where so many blocks are in flight."""
+    return (BUFFERS, RUNNERS) if info.same_places else (blocks, blocks)
+
+
+@dataclass(frozen=True)
+class OwnBatchPool:
+    """A generator whose bits depend on the batch: tasks have nothing in common."""
+
+    call: Call
+    plan: RenderPlan
+
+    def open(self, tally: Tally, ran: Ran) -> Batches:
+        """See `Pool`."""
+        return OwnBatches(self.call, self.plan, tally, ran)
+
+    def close(self) -> None:
+        """Do nothing: it has no threads."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        pass
+
+
+@dataclass
+class _Work:
+    """A strip that is being generated.
+
+    Attributes
+    ----------
+    strip
+        The patches.
+    waiting
+        The first patch of each call that nobody makes yet.
+    made
+        Patches that helpers have generated, each with the number of the first.
+    helpers
+        Threads that were called for help.
+    """
+
+    strip: Strip
+    waiting: deque[int]
+    made: deque[tuple[int, Values]] = field(default_factory=deque)
+    helpers: deque[Future[None]] = field(default_factory=deque)
+
+
+class PatchPool:
+    """Patches of all tasks of this process, each computed by itself.
+
+    Parameters
+    ----------
+    call
+        The generator.
+    size
+        Patches of a call.
+    calls
+        Calls at a time, whoever asks for them; None makes one for each task, and nobody helps.
+    """
+
+    def __init__(self, call: Call, size: int, calls: int | None) -> None:
+        self._call, self._size, self._calls = call, size, calls or 0
+        self._places = threading.Semaphore(calls) if calls else nullcontext()
+        self._helpers = ThreadPoolExecutor(
+            calls or 1, "safron-model"
+        )  # which starts threads when they are needed
+        self._guard = threading.Lock()
+        self._at_work = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """See `Pool`."""
+        self._helpers.shutdown()
+
+    def open(self, tally: Tally, ran: Ran) -> Batches:
+        """See `Pool`."""
+        return _Patches(self, tally, ran)
+
+    def begin(self, strip: Strip) -> _Work:
+        """Take a strip; the thread that asks counts as one at work until `end`."""
+        with self._guard:
+            self._at_work += 1
+        return _Work(strip, deque(range(0, len(strip), self._size)))
+
+    def next(self, work: _Work) -> tuple[int, Values] | None:
+        """Generate the next patches of a strip; None where none are left."""
+        if len(work.waiting) > 1:
+            self._call_for_help(work)
+        with self._places:
+            try:
+                start = work.waiting.popleft()
+            except IndexError:
+                return None
+            labels, noise = work.strip.inputs(slice(start, start + self._size))
+            noise = None if noise is None else np.ascontiguousarray(noise)
+            return start, self._call(np.ascontiguousarray(labels), noise)
+
+    def end(self, work: _Work) -> None:
+        """Leave what is waiting; wait for helpers, and raise what they raised."""
+        work.waiting.clear()
+        with self._guard:
+            self._at_work -= 1
+        ended = []
+        while work.helpers:  # one who helps may have called for more help
+            ended.append(work.helpers.popleft())
+            ended[-1].exception()
+        for helper in ended:
+            helper.result()
+
+    def _call_for_help(self, work: _Work) -> None:
+        with self._guard:
+            if self._at_work >= self._calls:
+                return
+            self._at_work += 1
+        work.helpers.append(self._helpers.submit(self._help, work))
+
+    def _help(self, work: _Work) -> None:
+        try:
+            while (made := self.next(work)) is not None:
+                work.made.append(made)
+        except BaseException:
+            work.waiting.clear()
+            raise
+        finally:
+            with self._guard:
+                self._at_work -= 1
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """The patches of one task on their way through a `PatchPool`."""
+
+    pool: PatchPool
+    tally: Tally
+    ran: Ran
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        pass
+
+    def push(self, strip: Strip) -> None:
+        """Generate patches, and deliver each while it is in the core's cache; see `Batches`."""
+        work = self.pool.begin(strip)
+        try:
+            while True:
+                with self.tally.stage("model"):
+                    made = self.pool.next(work)
+                if made is None:
+                    break
+                self._deliver(strip, *made)
+                while work.made:
+                    self._deliver(strip, *work.made.popleft())
+        finally:
+            with self.tally.stage("model"):
+                self.pool.end(work)
+        while work.made:
+            self._deliver(strip, *work.made.popleft())
+
+    def _deliver(self, strip: Strip, start: int, values: Values) -> None:
+        with self.tally.stage("blend"):
+            strip.deliver(values, strip.window(start))
+        self.tally.run += len(values)
+        self.ran(len(values))

@@ -1,0 +1,155 @@
+"""Does the generator run, always with the same bits, at which batch size, and how much memory does it keep?"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.plan.window import Window
+from safron.engine.system.memory import resident_bytes
+from safron.io.errors import BadInput, Failed
+
+from .halving import in_halves, is_out_of_memory
+from .model import GeneratorInfo, PatchModel
+from .noise import normal_noise
+
+log = logging.getLogger("safron")
+
+GPU_BATCH = 32
+# Patches that a worker on a CPU holds at a time, where the generator takes any number.
+CPU_BATCH = 8
+
+
+def choose_batch(batch: int | None, info: GeneratorInfo) -> int:
+    """Return the batch size: as given, else what suits the device."""
+    usual = GPU_BATCH if info.on_gpu else CPU_BATCH if info.batch_invariant else 1
+    return usual if batch is None else batch
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What the first calls of the generator showed.
+
+    Attributes
+    ----------
+    info
+        Of the generator, with what was seen of batches.
+    batch
+        Batch size that the device has memory for.
+    added_bytes
+        Memory that the generator keeps.
+    """
+
+    info: GeneratorInfo
+    batch: int
+    added_bytes: int
+
+
+def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
+    """Run the generator on labels as if at random.
+
+    A generator that cannot run, that returns the wrong shape or NaN, or that returns something else for the same input
+    is found here and not hours later. A batch that a GPU has no memory for is halved, once.
+
+    Raises
+    ------
+    BadInput
+        What the generator says where it fails.
+    """
+    before = resident_bytes()
+    try:
+        if not info.on_gpu:
+            _run_twice(model, info, plan)
+            return WarmUp(info, plan.batch, max(0, resident_bytes() - before))
+        batch = plan.batch
+        try:
+            info = _compare_batches(model, info, plan, batch)
+        except Exception as error:
+            if not is_out_of_memory(error) or batch < 2:
+                raise
+            batch = -(-batch // 2)
+            info = _compare_batches(model, info, plan, batch)
+    except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
+        raise BadInput(str(error)) from error
+    return WarmUp(info, batch, max(0, resident_bytes() - before))
+
+
+def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> None:
+    """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep."""
+    if info.batch_invariant and info.per_call is None:  # one call of two patches that are alike
+        labels, noise = _inputs(info, plan, 1)
+        first, *others = model(labels.repeat(2, axis=0), None if noise is None else noise.repeat(2, axis=0))
+    else:
+        labels, noise = _inputs(info, plan, info.per_call or plan.batch)
+        with ThreadPoolExecutor(info.calls or 1) as threads:
+            times = max(2, min(info.calls or 1, plan.batch))
+            first, *others = threads.map(lambda _: model(labels, noise), range(times))
+    if not all(np.array_equal(first, other) for other in others):
+        raise BadInput(
+            f"generator {info.card.name!r} returned other pixels for the same input, so no render could be continued or "
+            "repeated; export it for inference, without dropout and random operators"
+        )
+
+
+def _compare_batches(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int) -> GeneratorInfo:
+    """Run a batch whole, again, in halves, and its patches elsewhere beside others; say what stays the same."""
+    labels, noise = _inputs(info, plan, batch)
+    whole = model(labels, noise)
+    if not np.array_equal(whole, model(labels, noise)):
+        log.warning(
+            "%s: generator %r returned other bits for the same input: another run will differ in its last bits",
+            info.device,
+            info.card.name,
+        )
+    if batch < 2:
+        return info
+    return replace(
+        info,
+        same_halves=np.array_equal(whole, in_halves(model, labels, noise)),
+        same_places=all(_is_same_elsewhere(model, whole, labels, noise, first) for first in (0, 1)),
+    )
+
+
+def _is_same_elsewhere(
+    model: PatchModel,
+    whole: npt.NDArray[Any],
+    labels: npt.NDArray[np.uint8],
+    noise: npt.NDArray[np.float32] | None,
+    first: int,
+) -> bool:
+    """Whether every other patch gives the same a place further, from place `first` on, beside patches of one label.
+
+    Those neighbours have another range and another mean, which a generator that scales by its batch would show.
+    """
+    kept = np.arange(first, len(labels), 2)
+    labels_there = np.full_like(labels, labels.min())
+    labels_there[kept] = labels[kept - 1]
+    noise_there = None if noise is None else np.zeros_like(noise)
+    if noise is not None and noise_there is not None:
+        noise_there[kept] = noise[kept - 1]
+    return np.array_equal(model(labels_there, noise_there)[kept], whole[kept - 1])
+
+
+def _inputs(
+    info: GeneratorInfo, plan: RenderPlan, count: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
+    """Patches as if at random, of which every second has one label only.
+
+    Patches that are alike would be equal whatever the kernels do, and patches of one label beside those of all show a
+    generator that scales by its batch.
+    """
+    side, scales = plan.grid.tile + 2 * plan.grid.context, plan.noise_scales
+    values = np.array([label.value for label in info.card.labels], np.uint8)
+    # A multiplicative hash of the place; NumPy's generators take long to import.
+    places = np.arange(count * side * side, dtype=np.uint32) * np.uint32(2654435761)
+    labels = values[(places >> 16) % len(values)].reshape(count, side, side)
+    labels[1::2] = values.min()
+    if not scales:
+        return labels, None
+    windows = [Window(0, index * side, side, side) for index in range(count)]
+    return labels, np.stack([normal_noise(window, seed=0, scales=scales) for window in windows])

@@ -1,0 +1,33 @@
+"""Are fields described as parameters are? ``numpydoc lint`` checks parameters and returns, but not attributes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(file for top in ("engine", "io", "training") for file in (ROOT / top).rglob("*.py"))
+SECTION = re.compile(r"^Attributes\n-+\n((?:.*\n?)*?)(?=^\w.*\n-{3,}$|\Z)", re.M)
+
+
+def attributes(doc: str) -> list[str]:
+    """Lines of the section that name attributes."""
+    found = SECTION.search(doc)
+    return [line for line in found[1].splitlines() if line and not line.startswith(" ")] if found else []
+
+
+def test_the_section_is_found() -> None:
+    doc = "Summary.\n\nAttributes\n----------\na\n    Sum.\nb : the sum\n\nRaises\n------\nValueError\n    Never.\n"
+    assert attributes(doc) == ["a", "b : the sum"]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_attributes_stand_alone_on_their_lines(module: Path) -> None:
+    """Names on a line, their description below it, indented; types are in the annotations."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            for line in attributes(ast.get_docstring(node) or ""):
+                assert re.fullmatch(r"\w+(?:, \w+)*", line), f"{node.name}: {line}"

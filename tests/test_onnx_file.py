@@ -1,0 +1,272 @@
+"""What an ONNX file says of its graph is read without the onnx package, and decides whether it may render."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import RampModel
+from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
+from safron.engine import render
+from safron.engine.generator.onnx_file import OnnxFile
+from safron.engine.generator.onnx_model import OnnxModel
+from safron.io.errors import BadInput
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+MASK = np.ones((100, 120), np.uint8)
+OPTIONS: dict[str, Any] = {
+    "tiff_tile": 64,
+    "block": 128,
+    "overlap": 8,
+    "device": "cpu",
+    "executor": "threads",
+}
+
+
+def constant(name: str, value: Any) -> Any:
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+def graph(nodes: list[Any], constants: list[Any] | None = None, **about: Any) -> Any:
+    """A network from "A" to "B" in the manner of pix2pix, with these nodes from "a" to "b" in it."""
+    shape = [about.pop("count", 1), 3, 64, 64]
+    made = helper.make_graph(
+        [helper.make_node("Identity", ["A"], ["a"]), *nodes, helper.make_node("Tanh", ["b"], ["B"])],
+        "g",
+        [helper.make_tensor_value_info("A", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("B", TensorProto.FLOAT, shape)],
+        constants or [],
+    )
+    opset = helper.make_opsetid("", about.pop("opset", 17))
+    return helper.make_model(made, opset_imports=[opset], ir_version=about.pop("ir_version", 9), **about)
+
+
+def save(folder: Path, model: Any) -> Path:
+    path = folder / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    path.with_suffix(".json").write_text(json.dumps(ADAPTED))
+    return path
+
+
+def node(kind: str, *others: str, out: tuple[str, ...] = ("b",), **attributes: Any) -> Any:
+    return helper.make_node(kind, ["a", *others], list(out), **attributes)
+
+
+def norm(training_mode: int) -> Any:
+    """A batch norm between "a" and "b"; one that trains gives running means, too."""
+    one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
+    constants = [constant("s", one), constant("z", zero)]
+    out = ("b", "m", "v") if training_mode else ("b",)
+    return graph(
+        [node("BatchNormalization", "s", "z", "z", "s", out=out, training_mode=training_mode)], constants
+    )
+
+
+def dropout(mode: Any) -> Any:
+    constants = [constant("ratio", np.float32(0.5))] + ([] if mode is None else [constant("mode", mode)])
+    others = ("ratio",) if mode is None else ("ratio", "mode")
+    return graph([node("Dropout", *others)], constants)
+
+
+def dropout_by_node() -> Any:
+    nodes = [
+        helper.make_node("Constant", [], ["mode"], value=constant("", np.array(True))),
+        node("Dropout", "ratio", "mode"),
+    ]
+    return graph(nodes, [constant("ratio", np.float32(0.5))])
+
+
+def computed_dropout() -> Any:
+    nodes = [
+        helper.make_node("ReduceMax", ["a"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["mode"], to=TensorProto.BOOL),
+        node("Dropout", "ratio", "mode"),
+    ]
+    return graph(nodes, [constant("ratio", np.float32(0.5))])
+
+
+def noisy(kind: str) -> Any:
+    return graph([node(kind, out=("r",)), node("Add", "r")])
+
+
+def in_a_branch() -> Any:
+    out = [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)]
+    branch = helper.make_graph([helper.make_node("RandomUniformLike", ["a"], ["t"])], "t", [], out)
+    choice = helper.make_node("If", ["yes"], ["b"], then_branch=branch, else_branch=branch)
+    return graph([choice], [constant("yes", np.array(True))])
+
+
+def in_a_function() -> Any:
+    inside = [helper.make_node("RandomNormalLike", ["x"], ["y"])]
+    opset = [helper.make_opsetid("", 17)]
+    function = helper.make_function("own", "Noise", ["x"], ["y"], inside, opset)
+    made = graph([node("Noise", domain="own")], functions=[function])
+    made.opset_import.append(helper.make_opsetid("own", 1))
+    return made
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "dropout": (lambda: dropout(np.array(True)), "Dropout in training mode"),
+    "dropout by a node": (dropout_by_node, "Dropout in training mode"),
+    "dropout by what it sees": (computed_dropout, "Dropout in training mode"),
+    "batch norm": (lambda: norm(1), "BatchNormalization with training_mode 1"),
+    "normal": (lambda: noisy("RandomNormalLike"), "RandomNormalLike"),
+    "uniform": (lambda: noisy("RandomUniformLike"), "RandomUniformLike"),
+    "in a branch": (in_a_branch, "RandomUniformLike"),
+    "in a function": (in_a_function, "RandomNormalLike"),
+    "two": (
+        lambda: graph([node("RandomNormalLike", out=("c",)), helper.make_node("Bernoulli", ["c"], ["b"])]),
+        "Bernoulli, RandomNormalLike",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_graph_that_is_not_a_function_is_refused_by_operator(tmp_path: Path, case: str) -> None:
+    make, says = REFUSED[case]
+    with pytest.raises(BadInput, match=r"m\.onnx: ") as refused:
+        OnnxModel(save(tmp_path, make()), device="cpu")
+    assert f"m.onnx: {says}: its output would differ from call to call; export it for inference" in str(
+        refused.value
+    )
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("make", [lambda: dropout(None), lambda: dropout(np.array(False)), lambda: norm(0)])
+def test_a_graph_for_inference_is_taken(tmp_path: Path, make: Callable[[], Any]) -> None:
+    OnnxModel(save(tmp_path, make()), device="cpu")
+
+
+class Moody(RampModel):
+    """Draws noise of its own, which only the warm-up can see."""
+
+    def __call__(self, labels: Any, noise: Any = None) -> Any:
+        image = super().__call__(labels, noise)
+        return image + np.float32(self.calls % 7) / 64
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_generator_that_gives_other_pixels_for_the_same_input_is_refused(
+    tmp_path: Path, batch: int
+) -> None:
+    with pytest.raises(
+        BadInput, match=r"'ramp' returned other pixels for the same input, .* export it for inference"
+    ):
+        render(MASK, tmp_path / "s.tiff", model=Moody(), batch=batch, workers=1, **OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+def layer(axis: int) -> Any:
+    shape = {1: (3, 64, 64), 2: (64, 64), 3: (64,), -1: (64,)}[axis]
+    return graph([node("LayerNormalization", "s", axis=axis)], [constant("s", np.ones(shape, np.float32))])
+
+
+def mean(axes: Any, opset: int = 17) -> Any:
+    if opset < 18:
+        reduced = node("ReduceMean", out=("m",), **({} if axes is None else {"axes": axes}))
+        return graph([reduced, node("Sub", "m")], opset=opset)
+    return graph(
+        [node("ReduceMean", "axes", out=("m",)), node("Sub", "m")], [constant("axes", axes)], opset=opset
+    )
+
+
+def instance() -> Any:
+    constants = [constant("s", np.ones(3, np.float32)), constant("z", np.zeros(3, np.float32))]
+    return graph([node("InstanceNormalization", "s", "z")], constants)
+
+
+WHOLE: list[tuple[str, Callable[[], Any], tuple[str, ...]]] = [
+    ("instance", instance, ("InstanceNormalization",)),
+    (
+        "pooled",
+        lambda: graph([node("GlobalAveragePool", out=("m",)), node("Mul", "m")]),
+        ("GlobalAveragePool",),
+    ),
+    ("layer, all", lambda: layer(1), ("LayerNormalization",)),
+    ("layer, plane", lambda: layer(2), ("LayerNormalization",)),
+    ("layer, last", lambda: layer(-1), ()),
+    ("layer, third", lambda: layer(3), ()),
+    ("mean of planes", lambda: mean([2, 3]), ("ReduceMean",)),
+    ("mean of all", lambda: mean(None), ("ReduceMean",)),
+    ("mean of channels", lambda: mean([1]), ()),
+    ("mean of planes, 18", lambda: mean(np.array([-2, -1]), 18), ("ReduceMean",)),
+    ("mean of channels, 18", lambda: mean(np.array([-1]), 18), ()),
+]
+
+
+@pytest.mark.parametrize(("make", "kinds"), [row[1:] for row in WHOLE], ids=[row[0] for row in WHOLE])
+def test_statistics_over_a_patch_are_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[], Any], kinds: tuple[str, ...]
+) -> None:
+    model = OnnxModel(save(tmp_path, make()), device="cpu")
+    assert model.file.whole_patch == kinds
+    warnings = [record.getMessage() for record in caplog.records]
+    assert warnings == [
+        f"--model m.onnx: {kind} takes statistics over a whole patch, so neighbours may disagree where they overlap; look "
+        "for seams with safron-eval seams"
+        for kind in kinds
+    ]
+
+
+def quantized(count: int | str) -> Any:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["a"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["b"]),
+    ]
+    return graph(nodes, count=count)
+
+
+def test_dynamic_quantization_sees_one_patch_at_a_time(tmp_path: Path) -> None:
+    model = OnnxModel(save(tmp_path, quantized("n")), device="cpu")
+    assert model.per_call == 1
+    labels = np.random.default_rng(0).integers(0, 3, (4, 64, 64), np.uint8)
+    alone = np.concatenate([model(labels[index : index + 1]) for index in range(4)])
+    assert np.array_equal(model(labels), alone)
+    model.device = "cuda:0"  # asks for no other way there
+    del model.per_call
+    assert model.per_call == 1
+    with pytest.raises(
+        BadInput, match="dynamic quantization scales a patch by all 4 of its batch; export it with"
+    ):
+        OnnxModel(save(tmp_path, quantized(4)), device="cpu")
+
+
+@pytest.mark.parametrize(("ir_version", "opset"), [(99, 17), (9, 99)])
+def test_a_file_newer_than_onnx_runtime_is_told_the_remedy(
+    tmp_path: Path, ir_version: int, opset: int
+) -> None:
+    path = save(tmp_path, graph([node("Identity")], ir_version=ir_version, opset=opset))
+    found = OnnxFile.parse(path.read_bytes())
+    assert (found.ir_version, found.opset) == (ir_version, opset)
+    with pytest.raises(BadInput) as refused:
+        OnnxModel(path, device="cpu")
+    says = f"does not read IR version {ir_version} with opset {opset}; export it with ir_version 9 and an opset of 17 to 26"
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "float16"),
+    [((np.float32,), False), ((np.float16,), True), ((np.float16, np.float32), False), ((), False)],
+)
+def test_a_graph_in_float16_is_known_by_its_weights(kinds: tuple[type, ...], float16: bool) -> None:
+    weights = [constant(f"w{index}", np.ones((2, 2), kind)) for index, kind in enumerate(kinds)]
+    biases = [constant("b1", np.ones(2, np.float32)), constant("b2", np.ones(2, np.float16))]
+    made = graph([node("Identity")], weights + biases)
+    assert OnnxFile.parse(made.SerializeToString()).float16 is float16
+
+
+def test_generators_of_the_tests_have_nothing_to_say(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (
+        write_onnx(tmp_path / "a.onnx", card=CARD),
+        write_foreign(tmp_path / "b.onnx", card=ADAPTED),
+    ):
+        OnnxModel(path, device="cpu")
+    assert not caplog.records
