@@ -6,7 +6,8 @@
 #
 # tile, patch, overlap0, noskips: the paper's recipe at its small size, with a discriminator of stitched tiles, of single
 # patches, of single patches that do not overlap (render that one with @0), and of tiles without skip connections in the
-# generator. scales: safron-seamless at its small size. DATA is EBHI-Seg's frames; they are prepared once. NAME-SEED is
+# generator; at 0.95 um, 3 x 3 patches without overlap, 232 px with their context, still fit into a frame. scales:
+# safron-seamless at its small size. DATA is EBHI-Seg's frames; they are prepared once. NAME-SEED is
 # trained seed after seed, so that a script that was stopped early has whole sets of seeds. Started again it resumes, and
 # refuses another STEPS. classes and +diffaugment of LOG.md need version 0.1.
 set -euo pipefail
@@ -29,7 +30,7 @@ train() { # NAME SEED OPTION...
         }
         set -- "$@" --resume
     fi
-    safron-train fit "$data" "$run" "$@" --seed "$seed" --device cpu --threads 2 --steps "$steps"
+    safron-train fit "$data" "$run" --data-set ebhi "$@" --seed "$seed" --device cpu --threads 2 --steps "$steps"
     safron-train export "$run/checkpoint.pt" "$run.onnx"
 }
 
@@ -37,10 +38,10 @@ mkdir -p "$out"
 for seed in ${SEEDS:-0 1 2}; do
     for name in "$@"; do
         case $name in
-        tile) train "$name" "$seed" --preset safron --size small ;;
-        patch) train "$name" "$seed" --preset safron --size small --discriminator patch ;;
-        overlap0) train "$name" "$seed" --preset safron --size small --discriminator patch --overlap 0 ;;
-        noskips) train "$name" "$seed" --preset safron --size small --no-skips ;;
+        tile) train "$name" "$seed" --preset safron --size small --mpp 0.95 ;;
+        patch) train "$name" "$seed" --preset safron --size small --mpp 0.95 --discriminator patch ;;
+        overlap0) train "$name" "$seed" --preset safron --size small --mpp 0.95 --discriminator patch --overlap 0 ;;
+        noskips) train "$name" "$seed" --preset safron --size small --mpp 0.95 --no-skips ;;
         scales) train "$name" "$seed" --preset safron-seamless --size small ;;
         *)
             echo "$name is not one of tile, patch, overlap0, noskips, scales" >&2

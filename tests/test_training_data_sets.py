@@ -214,6 +214,16 @@ def test_masks_are_read_as_for_rendering(tmp_path: Path) -> None:
         mask.save(folder / "masks" / f"a.{name[-3:]}")
         assert np.array_equal(opened(folder).labels[0], expected)
 
+    folder = tmp_path / "indexed.png"
+    write(folder / "images" / "a.png", image_of(labels))
+    (folder / "masks").mkdir()
+    indexed.save(folder / "masks" / "a.png")
+    with pytest.raises(
+        BadInput, match=r"a\.png: colour .* as its file is indexed; save labels as grey"
+    ) as problem:
+        opened(folder)
+    one_line(problem)
+
 
 # Pixel sizes
 
@@ -378,7 +388,7 @@ def test_ebhi_is_claimed_when_the_user_names_it(tmp_path: Path, capfd: pytest.Ca
     assert "CC BY 4.0" in card["licence"]
     assert card["trained_on"] == "EBHI-Seg: 2 images of 2 slides"
     assert card["mpp"] == 1
-    assert "held out 1 images of 1 slides" in card["said"]
+    assert "held out: 1 image of 1 slide" in card["said"]
 
 
 def test_the_card_says_what_the_user_says(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -404,7 +404,7 @@ def test_an_epoch_is_all_tiles_at_a_stride(
     assert last.startswith("12/12 steps")
     for words in (
         "(read as pairs, by its folders): 3 images of 3 slides, each image a slide of its own",
-        "held out 1 images of 1 slides",
+        "held out: 1 image of 1 slide",
         "18 tiles of 40 px at an unknown pixel size (one each 48 px)",
         "12 steps are 2 epochs",
         "labels: background, stroma, gland; cpu, float32",

@@ -380,16 +380,20 @@ def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:
 
 def _describe(config: TrainConfig, about: Mapping[str, Any], held_out: Source, tiles: int) -> str:
     """Say on one line what is trained on, and for how long."""
-    labels, apart = ", ".join(label.name for label in config.model.labels), len(set(held_out.slides))
+    labels = ", ".join(label.name for label in config.model.labels)
     each = (
         ", each image a slide of its own (see --slide-of)" if about["slides"] == about["images"] > 1 else ""
     )
     return (
-        f"{about['data']} (read as {held_out.told}): {about['images']} images of {about['slides']} slides{each}, held out "
-        f"{len(held_out)} images of {apart} slides; an epoch is {tiles} tiles of {config.tile_side} px at "
+        f"{about['data']} (read as {held_out.told}): {_count(about['images'], about['slides'])}{each}; held out: "
+        f"{_count(len(held_out), len(set(held_out.slides)))}; an epoch is {tiles} tiles of {config.tile_side} px at "
         f"{show_mpp(config.model.mpp)} (one each {config.epoch_stride} px), {config.steps} steps are "
         f"{config.steps * config.batch / tiles:.3g} epochs; labels: {labels}; {about['device']}, {about['precision']}"
     )
+
+
+def _count(images: int, slides: int) -> str:
+    return f"{images} image{'s' * (images != 1)} of {slides} slide{'s' * (slides != 1)}"
 
 
 @contextmanager

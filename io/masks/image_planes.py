@@ -75,7 +75,7 @@ class ImagePlane:
         self.path = path
         self.palette = palette
         self.use_palette = use_palette
-        self.alpha = self.white_is_0 = False
+        self.alpha = self.white_is_0 = self.indexed = False
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Pixels [y, x, channel] of a region, with alpha, if any, as the last channel."""
@@ -87,7 +87,15 @@ class ImagePlane:
         if self.alpha:
             pixels = self._without_alpha(pixels, rows, cols)
         if pixels.shape[2] >= 3:
-            return self.palette.labels(pixels[:, :, :3], rows.start, cols.start)
+            try:
+                return self.palette.labels(pixels[:, :, :3], rows.start, cols.start)
+            except BadInput as error:
+                if not self.indexed:
+                    raise
+                raise BadInput(
+                    f"{error}; it is an indexed image, whose pixels are numbers of colours in a table: to take these numbers as "
+                    f"labels, copy it with safron-mask import {self.path.name} mask.zarr --palette indices"
+                ) from None
         if self.use_palette:
             if pixels.dtype == np.bool_:
                 pixels = pixels * np.uint8(255)
@@ -143,7 +151,7 @@ class ImagePlane:
         indexed
             Whether the colours come from a table in the file.
         """
-        self.dtype, self.alpha = dtype, alpha
+        self.dtype, self.alpha, self.indexed = dtype, alpha, indexed
         if cmyk:
             raise BadInput("its colours are inks (CMYK); colour-coded masks are RGB: convert it")
         if dtype.kind not in "bui":

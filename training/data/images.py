@@ -123,8 +123,11 @@ def read_labels(mask: LabelMask, count: int) -> Bytes:
     try:
         values = mask[:, :]
     except BadInput as error:  # whose advice is for commands that have such an option
-        text, unknown, _ = str(error).partition("; add it, or allow")
-        text += "; correct it, or name its colours by model.labels in a --config file" if unknown else ""
+        text, unknown, more = str(error).partition("; add it, or allow")
+        text += " of a table, as its file is indexed" if "indexed" in more else ""
+        text += (
+            "; save labels as grey values, or name the colours by model.labels in --config" if unknown else ""
+        )
         raise BadInput(text) from None
     return check_values(values, Path(mask.source), range(count))
 
