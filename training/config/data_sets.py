@@ -58,10 +58,7 @@ class DataFacts:
 def read_facts(folder: Path, given: DataFacts) -> DataFacts:
     """Read ``dataset.json`` in `folder`, if it is there; what is `given` counts more, and unknown entries do not.
 
-    Raises
-    ------
-    BadInput
-        The file is not JSON, or a value is of the wrong kind.
+    Raises `BadInput` if the file is not JSON or a value is of the wrong kind.
     """
     file = folder / "dataset.json"
     if not file.is_file():

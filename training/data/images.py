@@ -83,10 +83,7 @@ def list_pairs(folder: Path, data_set: str) -> list[Pair]:
 def name_slides(names: Iterable[str], pattern: str) -> tuple[str, ...]:
     """Find the slide of each image by a regular expression: its group, or all of its match; without one each is its own.
 
-    Raises
-    ------
-    BadInput
-        It is not a regular expression, or finds nothing in a name.
+    Raises `BadInput` if it is not a regular expression or finds nothing in a name.
 
     Examples
     --------

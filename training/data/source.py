@@ -180,11 +180,14 @@ class Pairs:
             for planes in (self._planes(part, index, window) for part in (self.cues, self.trust))
         )
         # Each pixel gets the label that covers most of its surroundings, so that outlines are smooth, not stepped.
-        near, corner = labels[window], (top, left)
-        values = np.unique(near)
-        shares = [enlarge((near == value).astype(np.float32), cv2.INTER_LINEAR, corner) for value in values]
+        # A small image is enlarged from all of it, as in version 0.1: from a part, one value in 10,000 differs by 1.
+        near, corner = (window, (top, left)) if labels.size > 1 << 18 else (np.s_[:, :], (0, 0))
+        values = np.unique(labels[near])
+        shares = [
+            enlarge((labels[near] == value).astype(np.float32), cv2.INTER_LINEAR, corner) for value in values
+        ]
         largest = np.asarray(values[np.argmax(shares, axis=0)], np.uint8)
-        return Sample(largest, enlarge(image[window], cv2.INTER_CUBIC, corner), cues, trust)
+        return Sample(largest, enlarge(image[near], cv2.INTER_CUBIC, corner), cues, trust)
 
     def _planes(
         self, part: tuple[npt.NDArray[np.float16], ...], index: int, window: tuple[slice, slice]
