@@ -12,18 +12,21 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+HEARD = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C: where tests run in the background, the shell may have told them to ignore it."""
+    """Hear Ctrl-C and a closed terminal: where tests run in the background, the shell may have told them to ignore both."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """Give signals back to pytest; our programs take them."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in HEARD}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -59,7 +59,7 @@ class StuckRender:
         for number in signals:
             self.process.send_signal(number)
             time.sleep(apart)
-        out, err = self.process.communicate(timeout=5)
+        out, err = self.process.communicate(timeout=20)  # 5 s on an idle machine
         return self.process.returncode, out, err
 
 

@@ -105,7 +105,8 @@ def test_no_pixel_of_another_mask_is_kept(
     assert report["digest"] == digest
     assert report["run"] == PATCHES
     assert left_over() == ["other.zarr", "out.tiff"]
-    assert (report["resumed"] > 0) == (often and swap == 15), "what was made before the last look is kept"
+    # Blocks run ahead of the journal, so what was made before the last check may be kept, and nothing later.
+    assert report["resumed"] == 0 or (often and swap == 15)
 
 
 def test_what_is_made_again_of_another_mask_is_not_taken_for_what_was_lost(

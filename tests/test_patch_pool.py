@@ -232,9 +232,8 @@ def test_few_frames_lie_between_a_render_and_the_session(
     report = engine.render(
         mask, tmp_path / "s.tiff", model=model, workers=workers, executor="threads", **options
     )
-    # A render with one worker calls the generator on its own thread; warm-up comes before `run`.
+    # Tasks run on threads of their own, so that signals are heard; warm-up comes before `run`.
     renders = [stack[stack.index("run") :] if "run" in stack else stack for stack in stacks]
     renders = [stack for stack in renders if {"boundary_task", "block_task", "_help"} & set(stack)]
     assert len(renders) == report.run
-    assert workers > 1 or any(stack[0] == "run" for stack in renders)
     assert max(map(len, renders)) <= 8, max(renders, key=len)
