@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from safron.io.console import SETTINGS, ProgramGroup, debug_option, option, run_program, version_option, warn
+from safron.io.console import (
+    SETTINGS,
+    ProgramGroup,
+    debug_option,
+    option,
+    options_of,
+    run_program,
+    version_option,
+    warn,
+)
 from safron.io.errors import BadInput
+from safron.training.segmentation.options import DiceOptions
 
 if TYPE_CHECKING:
     from .alignment import Alignment
@@ -46,7 +57,7 @@ def report_options(command: Any) -> Any:
 @click.group(cls=ProgramGroup, context_settings=SETTINGS)
 @version_option
 def commands() -> None:
-    """Measure slides: seams between patches, alignment with the mask, distance from real tissue."""
+    """Measure slides: seams, alignment with the mask, distance from real tissue, worth for training segmenters."""
 
 
 @commands.command(
@@ -246,6 +257,43 @@ def _deep(real: TileSet, fake: TileSet, weights: Path, device: str) -> dict[str,
         "dimensions": found.dimensions,
         "weights_sha256": found.weights_sha256,
     }
+
+
+@commands.command(epilog="Example: safron-eval dice pairs/ runs/dice --seeds 3 --minutes 60")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@options_of(DiceOptions)
+@debug_option
+def dice(data: Path, out: Path, **options: Any) -> None:
+    """Train segmenters on the real images in DATA and on synthetic ones of the same masks, and test each on both.
+
+    OUT keeps the synthetic images, one file for each finished training, report.json and dice.svg. The same command
+    continues a study that was stopped.
+    """
+    chosen = DiceOptions(**options)
+    _need_for_training("dice")
+    from safron.io.files import replacing
+    from safron.training.segmentation.plot import draw_study
+    from safron.training.segmentation.study import run_study, table
+
+    from .seam_report import format_table
+
+    report = run_study(data, out, chosen)
+    for name, text in (("report.json", json.dumps(report, indent=2) + "\n"), ("dice.svg", draw_study(report))):
+        with replacing(out / name) as file:
+            file.write(text.encode())
+    for line in format_table(table(report)):
+        click.echo(line)
+    done, planned = report["done"], report["planned"]
+    more = "" if done == planned else "; the same command continues"
+    click.echo(f"{done} of {planned} trainings done{more}; report and picture are in {out}")
+
+
+def _need_for_training(command: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        raise BadInput(f"{command}: needs torch, which is not installed; run: pip install 'safron[train]'")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
