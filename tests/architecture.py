@@ -37,7 +37,8 @@ NOT_FOR = {
     ),
     "engine.preparation": ("training.segmentation", *TRAINING),
     **dict.fromkeys(
-        ("training", "training.segmentation", *TRAINING), tuple(room for floor in FLOORS for room in floor if "engine" in room)
+        ("training", "training.segmentation", *TRAINING),
+        tuple(room for floor in FLOORS for room in floor if "engine" in room),
     ),
 }
 """Rooms on lower floors that a room has no business with."""

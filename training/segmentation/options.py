@@ -41,7 +41,9 @@ class DiceOptions:
     label: Byte = setting(2, "Label to segment, 0 to 255; all others are background.", "N")
     segmenter: Segmenter = setting("small-unet", "Network that is trained.")
     held_out: Share = setting(
-        0.1, "Share of the slides to test on, a number from 0 to 1; safron-train keeps the same ones.", "SHARE"
+        0.1,
+        "Share of the slides to test on, a number from 0 to 1; safron-train keeps the same ones.",
+        "SHARE",
     )
     validation: Share = setting(
         0.1, "Share of the other slides that the best state of a training is chosen by, from 0 to 1.", "SHARE"

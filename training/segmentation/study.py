@@ -137,7 +137,9 @@ def check_folder(out: Path, data: Path, options: DiceOptions) -> None:
     for name, value in {"data": said["data"], **options.lasting()}.items():
         before = kept["data"] if name == "data" else kept["options"].get(name)
         if before != value:
-            raise BadInput(f"{out}: this study has {name} {before}, not {value}; give the same, or a new folder")
+            raise BadInput(
+                f"{out}: this study has {name} {before}, not {value}; give the same, or a new folder"
+            )
 
 
 def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
@@ -170,9 +172,7 @@ def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
     check_folder(out, data, options)
     facts = DataFacts(data_set=options.data_set or "", slide_of=options.slide_of or "")
     pairs = open_tissue(data, facts)
-    parts = divide(
-        pairs, held_out=options.held_out, validation=options.validation, images=options.images
-    )
+    parts = divide(pairs, held_out=options.held_out, validation=options.validation, images=options.images)
     arms = plan_arms(len(parts.train), few=min(options.few, len(parts.train)), curve=options.curve or ())
     material = prepare_material(parts, out, options)
     trials = [(arm, seed) for seed in range(options.seeds) for arm in arms]
