@@ -99,7 +99,7 @@ class _Reader(pickle.Unpickler):
             return lambda storage, offset, size, strides, *_: _Tensor(storage, offset, size, strides)
         if module == "torch" and name in DTYPES:
             return np.dtype(DTYPES[name])
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of a file of weights")
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong in a file of weights")
 
 
 def read_weights(path: Path) -> dict[str, Floats]:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from safron.io.errors import BadInput
 from safron.io.files import replacing
 from safron.training.data.source import Bytes
 from safron.training.segmentation.metrics import Mask, compare
@@ -54,6 +55,15 @@ class Trained:
     network: nn.Module
     step: int
     dice: float
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that is called `name`, where "auto" is a GPU if there is one; raise `BadInput` if it is not there."""
+    name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"--device {name}: this PyTorch does not have it; give cpu") from error
 
 
 def train_segmenter(
@@ -112,7 +122,7 @@ def train_segmenter(
         images, masks = draw_crops(train, options, seed=seed, step=step)
         loss = segmentation_loss(network(_to_tensor(images, device))[:, 0], masks.to(device))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if (step + 1) * LOOKS // options.steps > step * LOOKS // options.steps:
             dice = float(np.mean([compare(m, t).dice for m, t in predictions(network, looked, device)]))

@@ -96,7 +96,7 @@ def outline(mask: Mask) -> Mask:
     inner = cv2.erode(
         mask.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=(1.0, 1.0, 1.0, 1.0)
     )
-    return mask & ~np.asarray(inner, bool)
+    return np.asarray(mask & ~np.asarray(inner, bool))
 
 
 def _boundary_f1(predicted: Mask, true: Mask, within: float) -> float:

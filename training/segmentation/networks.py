@@ -136,7 +136,7 @@ class SegNet(nn.Module):
             x, indices = F.max_pool2d(block(x), 2, return_indices=True)
             places.append(indices)
         for block, indices in zip(self.up, reversed(places), strict=True):
-            x = block(F.max_unpool2d(x, indices, 2))
+            x = block(F.max_unpool2d(x, indices, [2, 2]))
         logits: Tensor = self.out(x)
         return logits
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safron.io.console import progress
 from safron.io.errors import BadInput
 from safron.io.files import parse_text, replacing
 from safron.training.config.data_sets import DataFacts
-from safron.training.segmentation.fitting import Annotated, predictions, train_segmenter
+from safron.training.segmentation.fitting import Annotated, choose_device, predictions, train_segmenter
 from safron.training.segmentation.metrics import NAMES, compare
 from safron.training.segmentation.options import DiceOptions, generator_file
 from safron.training.segmentation.synthesis import procedural_masks, synthesize
@@ -107,7 +108,7 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
         synthetic[name] = Annotated(tuple(next(made) for _ in masks), masks)
     train = {"real": real["train"], "synthetic": synthetic["train"]}
     if options.few:
-        drawn = procedural_masks(len(parts.train), parts.train.labels[0].shape, seed=0)  # type: ignore[arg-type]
+        drawn = procedural_masks(len(parts.train), parts.train.labels[0].shape, seed=0)
         images = synthesize(drawn, out / "procedural", seed=1, **common)
         train["procedural"] = Annotated(images, tuple(label == options.label for label in drawn))
     one_stain = tuple(
@@ -162,13 +163,10 @@ def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
     BadInput
         The data or the folder cannot be used, or ``safron-render`` refuses the masks.
     """
-    import torch
-    from safron.training.distributed import choose_device, name_device
-
     until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = choose_device(name_device(options.device))
+    device = choose_device(options.device)
     check_folder(out, data, options)
     facts = DataFacts(data_set=options.data_set or "", slide_of=options.slide_of or "")
     pairs = open_tissue(data, facts)
@@ -186,14 +184,9 @@ def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
                 with replacing(file) as opened:
                     opened.write((json.dumps(result, indent=2) + "\n").encode())
             advance(1, f"{arm.name}, seed {seed}")
-    counts = {name: len(part) for name, part in asdict_parts(parts).items()}
+    counts = {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)}
     report = summarize(out, arms, options.seeds)
     return {"data": str(data), "options": asdict(options), "images": counts, **report}
-
-
-def asdict_parts(parts: Parts) -> dict[str, Any]:
-    """Name the parts of the data."""
-    return {"train": parts.train, "validation": parts.validation, "test": parts.test}
 
 
 def trial_file(out: Path, arm: Arm, seed: int) -> Path:
@@ -203,7 +196,14 @@ def trial_file(out: Path, arm: Arm, seed: int) -> Path:
 
 
 def _run_trial(
-    arm: Arm, seed: int, material: Material, options: DiceOptions, file: Path, *, device: Any, until: float
+    arm: Arm,
+    seed: int,
+    material: Material,
+    options: DiceOptions,
+    file: Path,
+    *,
+    device: torch.device,
+    until: float,
 ) -> dict[str, Any] | None:
     """Train and test one segmenter; None if the time was up."""
     began = time.monotonic()

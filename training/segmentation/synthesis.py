@@ -93,10 +93,14 @@ def synthesize(
     BadInput, Failed
         ``safron-render`` could not; with its message.
     """
-    mosaic = lay_out([mask.shape for mask in labels], MARGIN)  # type: ignore[misc] # planes
+    mosaic = lay_out([mask.shape for mask in labels], MARGIN)
     canvas = draw_mosaic(labels, mosaic, MARGIN)
     options = ["--model", model, "--seed", str(seed), *(["--mpp", f"{mpp:.6g}"] if mpp else [])]
-    made_by = {"mask": hashlib.sha256(canvas).hexdigest(), "options": options, "model": _content(model)}
+    made_by = {
+        "mask": hashlib.sha256(canvas.tobytes()).hexdigest(),
+        "options": options,
+        "model": _content(model),
+    }
     slide, said = folder / "slide.tiff", folder / "made_by.json"
     if not (slide.exists() and said.exists() and json.loads(said.read_text()) == made_by):
         said.unlink(missing_ok=True)
