@@ -91,6 +91,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("ebhi", type=Path)
     parser.add_argument("--model", action="append", default=[], help="generator to measure; may be repeated")
     parser.add_argument("--most", type=int, default=150, help="most tiles of each set of one class")
+    parser.add_argument("--no-reference", action="store_true", help="held-out slides and generators alone")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args(args)
     encoder = load_encoder()
@@ -101,20 +102,8 @@ def main(args: Sequence[str] | None = None) -> None:
         rows.append((name, min(len(real), len(fake)), found))
         print(f"{name}: KD {found.kernel:.4f} +- {found.error:.4f}", flush=True)
 
-    of_class = {
-        folder.name: open_tissue(folder, DataFacts(data_set="ebhi"))
-        for folder in sorted(options.ebhi.iterdir())
-        if folder.is_dir()
-    }
-    largest = max(of_class, key=lambda name: len(of_class[name]))
-    first, second = halves(of_class[largest], options.most)
-    measure(f"{largest}: half against half of the slides", first, second)
-    for name, pairs in of_class.items():
-        if name != largest:
-            chosen = np.linspace(0, len(pairs) - 1, min(len(pairs), options.most)).round().astype(int)
-            measure(f"{largest} against {name}", first, [middle(pairs.images[i]) for i in chosen])
-    for name, damage in DAMAGE.items():
-        measure(f"{largest}: other half with {name}", first, [damage(tile) for tile in second])
+    if not options.no_reference:
+        measure_reference(options.ebhi, options.most, measure)
     pairs = open_tissue(options.ebhi, DataFacts(data_set="ebhi"))
     _, held_out = split(pairs, HELD_OUT)
     real = [middle(image) for image in held_out.images]
@@ -141,6 +130,24 @@ def main(args: Sequence[str] | None = None) -> None:
     ]
     print("\n".join(format_table(lines)))
     print(json.dumps({name: vars(found) | {"tiles": count} for name, count, found in rows}))
+
+
+def measure_reference(ebhi: Path, most: int, measure: Callable[[str, Tiles, Tiles], None]) -> None:
+    """Compare the largest class with itself, with the other classes, and with itself damaged."""
+    of_class = {
+        folder.name: open_tissue(folder, DataFacts(data_set="ebhi"))
+        for folder in sorted(ebhi.iterdir())
+        if folder.is_dir()
+    }
+    largest = max(of_class, key=lambda name: len(of_class[name]))
+    first, second = halves(of_class[largest], most)
+    measure(f"{largest}: half against half of the slides", first, second)
+    for name, pairs in of_class.items():
+        if name != largest:
+            chosen = np.linspace(0, len(pairs) - 1, min(len(pairs), most)).round().astype(int)
+            measure(f"{largest} against {name}", first, [middle(pairs.images[i]) for i in chosen])
+    for name, damage in DAMAGE.items():
+        measure(f"{largest}: other half with {name}", first, [damage(tile) for tile in second])
 
 
 def halves(pairs: Pairs, most: int) -> tuple[Tiles, Tiles]:
