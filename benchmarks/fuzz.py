@@ -198,7 +198,8 @@ def _interrupted(folder: Path) -> None:
         code = _run(folder, IDENTITY.format("mask.zarr"))[0]
     finally:
         rendering.block_task = block_task
-    assert code == 130 and (folder / "out.tiff.safron").is_dir(), "the render was to be interrupted"
+    assert code == 130, "the render was to be interrupted"
+    assert (folder / "out.tiff.safron").is_dir()
 
 
 # Mutations
