@@ -25,7 +25,10 @@ from .slide_grid import SlideGrid
 class Image(Protocol):
     """Colours of an image, read where they are needed; see `safron.io.slides.reader.Pixels`."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        ...
 
     def read(self, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
         """Read uint8 [height, width, 3]."""
