@@ -208,6 +208,17 @@ def test_the_command_trains_stops_continues_and_reports(
     assert "this study has steps 8, not 9; give the same, or a new folder" in other.error
 
 
+def test_what_cannot_be_studied_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(SMALL, slide_of="case.", held_out=0.3, validation=0.3, label=7)
+    with pytest.raises(BadInput, match=r"--label 7: no mask of the training images has it, only 0, 1, 2"):
+        run_study(data, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(BadInput, match="safron-render: --model nope"):
+        run_study(data, tmp_path / "out", dataclasses.replace(options, label=2, model="nope"))
+    done = run_study(data, tmp_path / "out", dataclasses.replace(options, label=2, minutes=1e-6))
+    assert done["done"] == 0, "another model may be given"
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(BadInput, match="exists and holds no study"):

@@ -122,24 +122,37 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
     return Material(train, {"real": real["validation"], "synthetic": synthetic["validation"]}, tests)
 
 
+MADE = ("synthetic", "procedural")
+"""Folders of rendered canvases, which may be there before the first training begins."""
+
+
 def check_folder(out: Path, data: Path, options: DiceOptions) -> None:
-    """Make the folder of a study, or check that it holds this one; raise `BadInput` if it is another or no study."""
-    said = {"program": "safron-eval dice", "data": str(data.absolute()), "options": options.lasting()}
-    file = out / "study.json"
+    """Raise `BadInput` if a folder holds another study, or something else."""
+    file, remedy = out / "study.json", "give the name of a new folder"
     if not file.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"{out}: exists and holds no study; give the name of a new folder")
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as opened:
-            opened.write((json.dumps(said, indent=2) + "\n").encode())
+        if out.exists() and not (out.is_dir() and all(item.name in MADE for item in out.iterdir())):
+            raise BadInput(f"{out}: exists and holds no study; {remedy}")
         return
-    remedy = "give the name of a new folder"
     kept = parse_text(file, json.loads, kind="JSON", remedy=remedy)
-    for name, value in {"data": said["data"], **options.lasting()}.items():
-        before = kept["data"] if name == "data" else kept["options"].get(name)
-        if before != value:
+    for name, value in _identity(data, options).items():
+        if kept.get(name) != value:
             raise BadInput(
-                f"{out}: this study has {name} {before}, not {value}; give the same, or a new folder"
+                f"{out}: this study has {name} {kept.get(name)}, not {value}; give the same, or a new folder"
+            )
+
+
+def _identity(data: Path, options: DiceOptions) -> dict[str, Any]:
+    """Return what makes a study this one, as JSON values."""
+    return {"data": str(data.absolute()), **options.lasting()}
+
+
+def _check_label(parts: Parts, label: int) -> None:
+    """Raise `BadInput` unless there is something to segment in each part."""
+    for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        if not any((labels == label).any() for labels in part.labels):
+            known = sorted({int(value) for labels in part.labels for value in np.unique(labels)})
+            raise BadInput(
+                f"--label {label}: no mask of the {name} images has it, only {', '.join(map(str, known))}; give one of those"
             )
 
 
@@ -172,7 +185,10 @@ def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
     pairs = open_tissue(data, facts)
     parts = divide(pairs, held_out=options.held_out, validation=options.validation, images=options.images)
     arms = plan_arms(len(parts.train), few=min(options.few, len(parts.train)), curve=options.curve or ())
+    _check_label(parts, options.label)
     material = prepare_material(parts, out, options)
+    with replacing(out / "study.json") as opened:  # from here on it is this study
+        opened.write((json.dumps(_identity(data, options), indent=2) + "\n").encode())
     trials = [(arm, seed) for seed in range(options.seeds) for arm in arms]
     with progress(len(trials), "trainings") as advance:
         for arm, seed in trials:
