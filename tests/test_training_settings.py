@@ -78,7 +78,7 @@ ANY = (
     ({"discriminator_network": "me"}, "discriminator_network 'me' must be 'scales' or 'pix2pix'"),
     ({"discriminator_input": "all"}, "discriminator_input 'all' must be 'tile' or 'patch'"),
     ({"adversarial": "x"}, "adversarial 'x' must be 'hinge' or 'log'"),
-    ({"model": {"network": "x"}}, r"model\.network 'x' must be 'seamless', 'paper' or 'pix2pix'"),
+    ({"model": {"network": "x"}}, r"model\.network 'x' must be 'seamless' or 'paper'"),
     # What version 0.1 had.
     ({"diffaugment": ["color"]}, r"diffaugment is \['color'\]; that was removed in 0\.2: leave it out"),
     ({"diffaugment": "color"}, "diffaugment is 'color'; that was removed"),
