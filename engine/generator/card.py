@@ -108,6 +108,19 @@ def _check_range(given: tuple[float, float] | None) -> None:
         raise ValueError(f"range {said} must be two different numbers, as [-1, 1]")
 
 
+class Difference(Struct, frozen=True):
+    """How far pixels are from those in float32.
+
+    Attributes
+    ----------
+    mean, max
+        Measured grey levels, over all channels.
+    """
+
+    mean: Finite
+    max: Finite
+
+
 @dataclass(frozen=True)
 class Card:
     """The contract of a patch generator.
@@ -134,6 +147,8 @@ class Card:
         Micrometres per pixel of what it draws, or None.
     adapter
         How to call a network that does not follow the contract itself, or None.
+    bfloat16
+        What bfloat16 changes, where ``--precision auto`` may take it; None where it may not.
     extra
         Every other field of the card.
     """
@@ -151,6 +166,7 @@ class Card:
     licence: str = "unknown"
     trained_on: str = "unknown"
     adapter: Adapter | None = None
+    bfloat16: Difference | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
