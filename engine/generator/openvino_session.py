@@ -28,6 +28,8 @@ import numpy.typing as npt
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
 
+from .openvino_graph import REVISION, rewrite
+
 LEAST = (2026, 4)
 """The oldest version that the tests passed with."""
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -201,14 +203,16 @@ class OpenVinoSession:
         described = [
             core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
-        key = repr((sha256, openvino_version(), described, sorted(self._settings.items())))
+        key = repr((REVISION, sha256, openvino_version(), described, sorted(self._settings.items())))
         file = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.blob"
         kept = _read_kept(file)
         if kept is not None:
             with suppress(Exception):  # whatever is wrong with it, it is made anew
                 return core.import_model(kept, "CPU", self._settings)
         # From a file's name OpenVINO would not see that weights beside it have changed.
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", self._settings)
+        model = core.read_model(str(path))
+        rewrite(model)
+        compiled = core.compile_model(model, "CPU", self._settings)
         with suppress(Exception):  # a cache is not needed
             _keep(file, compiled.export_model().getvalue())
         return compiled
