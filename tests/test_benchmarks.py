@@ -105,3 +105,14 @@ def test_planted_seams(run: Run) -> None:
         < rows["offset 8", True]["found"]
         == rows["offset 8", True]["images"]
     )
+
+
+def test_runtimes(run: Run, tiny: Path) -> None:
+    pytest.importorskip("openvino")
+    made = run(f"runtimes {tiny} --repeats 1 --windows")
+    ways = {row["way"]: row for row in made["calls"]}
+    assert {"ONNX Runtime float32", "OpenVINO float32"} <= {*ways}
+    for row in ways.values():
+        assert row["ms"] > 0
+        assert row["mean_levels"] <= 1
+        assert all(found["same_bits"] for found in row["windows"].values())

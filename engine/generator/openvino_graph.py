@@ -50,7 +50,12 @@ def _enlarged_by_phases(conv: Any) -> bool:
     from openvino import opset14 as ops
 
     weights, pieces = _constant(conv, 1), _pieces(conv)
-    if weights is None or pieces is None or not _is_plain(conv) or conv.get_output_partial_shape(0).rank.get_length() != 4:
+    if (
+        weights is None
+        or pieces is None
+        or not _is_plain(conv)
+        or conv.get_output_partial_shape(0).rank.get_length() != 4
+    ):
         return False
     size = weights.shape[2]
     if weights.shape[3] != size or size % 2 == 0 or size < 3:
