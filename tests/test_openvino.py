@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -239,6 +242,21 @@ def test_other_weights_beside_the_file_are_another_entry(tmp_path: Path) -> None
     weights = tmp_path / "w.bin"
     weights.write_bytes(weights.read_bytes().replace(np.float32(60).tobytes(), np.float32(61).tobytes()))
     assert (before, load(path)(some_labels(1)).max()) == (120, 122)
+
+
+def test_nothing_is_reported_over_the_network(tmp_path: Path) -> None:
+    """OpenVINO imports its telemetry if that is installed, as pip does."""
+    package = tmp_path / "openvino_telemetry"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "open('told', 'w')\nclass Telemetry:\n    def __getattr__(self, name): ...\n"
+    )
+    (package / "backend.py").write_text("backend_ga4 = None\n")
+    script = "from safron.engine.generator.openvino_session import open_core; open_core(); import openvino_telemetry"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for code, told in ((script.rpartition(";")[0], False), (script, True)):
+        subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+        assert (tmp_path / "told").exists() == told
 
 
 # What is refused, and what is done instead.

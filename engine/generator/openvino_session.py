@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -102,8 +103,7 @@ def open_core() -> Any:
         if _core is None:
             found = openvino_version()
             try:
-                import openvino
-
+                openvino = _import_openvino()
                 # The first tensor loads more of the binding; two threads that did this together could wait for each other forever.
                 openvino.Tensor(np.zeros(1, np.uint8))
                 _core = openvino.Core()
@@ -113,6 +113,19 @@ def open_core() -> Any:
                     "--runtime onnxruntime"
                 ) from error
         return _core
+
+
+def _import_openvino() -> Any:
+    """Import OpenVINO without the package that reports each import over the network and writes into the home folder."""
+    kept = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # an import of it fails, and OpenVINO does without
+    try:
+        import openvino
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if kept is not None:
+            sys.modules["openvino_telemetry"] = kept
+    return openvino
 
 
 def has_bfloat16() -> bool:
