@@ -120,3 +120,14 @@ def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest
     bench.main(["--plot", str(here / "a.svg")])
     assert "pixels a side" in capsys.readouterr().out
     assert (here / "a.svg").read_text().count("<polyline") == 8
+
+
+def test_runtimes(run: Run, tiny: Path) -> None:
+    pytest.importorskip("openvino")
+    made = run(f"runtimes {tiny} --repeats 1 --windows")
+    ways = {row["way"]: row for row in made["calls"]}
+    assert {"ONNX Runtime float32", "OpenVINO float32"} <= {*ways}
+    for row in ways.values():
+        assert row["ms"] > 0
+        assert row["mean_levels"] <= 1
+        assert all(found["same_bits"] for found in row["windows"].values())
