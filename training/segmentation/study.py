@@ -21,7 +21,7 @@ from safron.io.errors import BadInput
 from safron.io.files import parse_text, replacing
 from safron.training.config.data_sets import DataFacts
 from safron.training.segmentation.fitting import Annotated, choose_device, predictions, train_segmenter
-from safron.training.segmentation.metrics import NAMES, compare
+from safron.training.segmentation.metrics import Mask, compare
 from safron.training.segmentation.options import DiceOptions, generator_file
 from safron.training.segmentation.synthesis import procedural_masks, synthesize
 from safron.training.segmentation.tissue import Parts, divide, normalize, open_tissue
@@ -103,14 +103,14 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
     made = iter(synthesize(labels, out / "synthetic", seed=0, **common))
     real, synthetic = {}, {}
     for name, part in whole.items():
-        masks = tuple(label == options.label for label in part.labels)
+        masks = tuple(np.isin(label, options.label) for label in part.labels)
         real[name] = Annotated(part.images, masks)
         synthetic[name] = Annotated(tuple(next(made) for _ in masks), masks)
     train = {"real": real["train"], "synthetic": synthetic["train"]}
     if options.few:
         drawn = procedural_masks(len(parts.train), parts.train.labels[0].shape, seed=0)
         images = synthesize(drawn, out / "procedural", seed=1, **common)
-        train["procedural"] = Annotated(images, tuple(label == options.label for label in drawn))
+        train["procedural"] = Annotated(images, tuple(np.isin(label, options.label) for label in drawn))
     one_stain = tuple(
         normalize(image, label) for image, label in zip(parts.test.images, parts.test.labels, strict=True)
     )
@@ -146,13 +146,13 @@ def _identity(data: Path, options: DiceOptions) -> dict[str, Any]:
     return {"data": str(data.absolute()), **options.lasting()}
 
 
-def _check_label(parts: Parts, label: int) -> None:
+def _check_label(parts: Parts, label: tuple[int, ...]) -> None:
     """Raise `BadInput` unless there is something to segment in each part."""
     for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
-        if not any((labels == label).any() for labels in part.labels):
+        if not any(np.isin(labels, label).any() for labels in part.labels):
             known = sorted({int(value) for labels in part.labels for value in np.unique(labels)})
             raise BadInput(
-                f"--label {label}: no mask of the {name} images has it, only {', '.join(map(str, known))}; give one of those"
+                f"--label {','.join(map(str, label))}: no mask of the {name} images has it, only {', '.join(map(str, known))}; give one of those"
             )
 
 
@@ -233,12 +233,8 @@ def _run_trial(
     for name, found in material.tests.items():
         pairs = predictions(trained.network, found, device)
         masks[name] = [predicted for predicted, _ in pairs]
-        scores = np.array([list(asdict(compare(*pair)).values()) for pair in pairs])
-        means, spread = scores.mean(axis=0), scores.std(axis=0)
-        tests[name] = {
-            measure: {"mean": float(mean), "sd_over_images": float(sd)}
-            for measure, mean, sd in zip(NAMES, means, spread, strict=True)
-        }
+        scores = [_measures(*pair) for pair in pairs]
+        tests[name] = {measure: _over_images([one[measure] for one in scores]) for measure in scores[0]}
     both = zip(masks["synthetic"], masks["real"], strict=True)
     agreement = [compare(synthetic, real).dice for synthetic, real in both]
     return {
@@ -248,9 +244,22 @@ def _run_trial(
         "best_step": trained.step,
         "validation_dice": trained.dice,
         "tests": tests,
-        "agreement": {"mean": float(np.mean(agreement)), "sd_over_images": float(np.std(agreement))},
+        "agreement": _over_images(agreement),
         "seconds": time.monotonic() - began,
     }
+
+
+def _measures(predicted: Mask, true: Mask) -> dict[str, float]:
+    """Scores of the foreground, and those of the background by pixels."""
+    background = asdict(compare(~predicted, ~true))
+    del background["boundary_f1"]
+    return asdict(compare(predicted, true)) | {
+        f"background_{name}": value for name, value in background.items()
+    }
+
+
+def _over_images(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "sd_over_images": float(np.std(values))}
 
 
 def summarize(out: Path, arms: Sequence[Arm], seeds: int) -> dict[str, Any]:
@@ -269,7 +278,7 @@ def summarize(out: Path, arms: Sequence[Arm], seeds: int) -> dict[str, Any]:
         tests = {
             test: {
                 measure: _spread([result["tests"][test][measure]["mean"] for result in results])
-                for measure in NAMES
+                for measure in results[0]["tests"][test]
             }
             for test in results[0]["tests"]
         }
