@@ -113,8 +113,8 @@ def test_arms_hold_what_they_are_named_for() -> None:
 
 
 def test_procedural_masks_have_glands_in_tissue() -> None:
-    masks = procedural_masks(3, (60, 70), seed=1)
-    assert [mask.shape for mask in masks] == [(60, 70)] * 3
+    masks = procedural_masks(3, (120, 140), seed=1)
+    assert [mask.shape for mask in masks] == [(120, 140)] * 3
     assert all({1, 2} <= set(np.unique(mask)) for mask in masks)
     assert not np.array_equal(masks[0], masks[1])
 
@@ -193,7 +193,7 @@ def test_several_labels_count_as_one(data: Path, tmp_path: Path, capfd: pytest.C
 
 def test_an_arm_is_trained_on_its_images() -> None:
     kinds = {name: drawn(4, dark=name != "real") for name in ("real", "synthetic", "procedural")}
-    material = Material(kinds, {name: kinds[name].thin(1) for name in ("real", "synthetic")}, {})
+    material = Material(kinds, {name: found.thin(1) for name, found in kinds.items()}, {})
     arms = {arm.name: arm for arm in plan_arms(4, few=2)}
     counts = {name: tuple(map(len, material.of(arm))) for name, arm in arms.items()}
     assert counts == {
@@ -203,6 +203,7 @@ def test_an_arm_is_trained_on_its_images() -> None:
         "2 real": (2, 1),
         "2 real + synthetic": (6, 2),
         "2 real + procedural": (6, 1),
+        "procedural": (4, 1),
     }
     assert (material.of(arms["synthetic"])[0].images[0] == kinds["synthetic"].images[0]).all()
 

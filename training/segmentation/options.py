@@ -75,8 +75,8 @@ class DiceOptions:
     )
     few: NotNegative = setting(
         0,
-        "Data efficiency: train on this number of real images alone, and with synthetic images added from the masks of all "
-        "training images and from procedural masks.",
+        "Data efficiency: train on this number of real images alone, with synthetic images added from the masks of all training "
+        "images or from procedural masks, and on the latter alone.",
         "N",
     )
     curve: tuple[int, ...] | None = setting(

@@ -46,7 +46,7 @@ def plan_arms(count: int, *, few: int = 0, curve: Sequence[int] = ()) -> tuple[A
     Examples
     --------
     >>> [arm.name for arm in plan_arms(4, few=2, curve=(0, 50))]
-    ['real', 'synthetic', 'mixed', 'replaced 50%', 'added 50%', '2 real', '2 real + synthetic', '2 real + procedural']
+    ['real', 'synthetic', 'mixed', 'replaced 50%', 'added 50%', '2 real', '2 real + synthetic', '2 real + procedural', 'procedural']
     """
     every = tuple(range(count))
     order = np.random.default_rng(SEED_OF_SHARES).permutation(count)
@@ -62,6 +62,7 @@ def plan_arms(count: int, *, few: int = 0, curve: Sequence[int] = ()) -> tuple[A
             Arm(f"{few} real", first),
             Arm(f"{few} real + synthetic", first, every),
             Arm(f"{few} real + procedural", first, (), every),
+            Arm("procedural", (), (), every),
         ]
     return tuple(arms)
 
@@ -78,8 +79,8 @@ class Material:
         """Images that an arm is trained and validated on; it validates on the kinds that it trains on."""
         chosen = {"real": arm.real, "synthetic": arm.synthetic, "procedural": arm.procedural}
         train = _join([_take(self.train[kind], part) for kind, part in chosen.items() if part])
-        # Procedural masks are no substitute for labels to choose a state by: with real images, those decide.
-        kinds = [kind for kind in ("real", "synthetic") if chosen[kind]]
+        # Where there are real masks, procedural ones have no say in which state is best.
+        kinds = [kind for kind in ("real", "synthetic") if chosen[kind]] or ["procedural"]
         return train, _join([self.validation[kind] for kind in kinds])
 
 
@@ -107,10 +108,15 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
         real[name] = Annotated(part.images, masks)
         synthetic[name] = Annotated(tuple(next(made) for _ in masks), masks)
     train = {"real": real["train"], "synthetic": synthetic["train"]}
+    validation = {"real": real["validation"], "synthetic": synthetic["validation"]}
     if options.few:
-        drawn = procedural_masks(len(parts.train), parts.train.labels[0].shape, seed=0)
+        height, width = parts.train.labels[0].shape
+        count = len(parts.train) + len(parts.validation)
+        drawn = procedural_masks(count, (height, width), seed=0, mpp=mpp)
         images = synthesize(drawn, out / "procedural", seed=1, **common)
-        train["procedural"] = Annotated(images, tuple(np.isin(label, options.label) for label in drawn))
+        both = Annotated(images, tuple(np.isin(label, options.label) for label in drawn))
+        train["procedural"] = _take(both, range(len(parts.train)))
+        validation["procedural"] = _take(both, range(len(parts.train), count))
     one_stain = tuple(
         normalize(image, label) for image, label in zip(parts.test.images, parts.test.labels, strict=True)
     )
@@ -119,7 +125,7 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
         "synthetic": synthetic["test"],
         "real, one stain": Annotated(one_stain, real["test"].masks),
     }
-    return Material(train, {"real": real["validation"], "synthetic": synthetic["validation"]}, tests)
+    return Material(train, validation, tests)
 
 
 MADE = ("synthetic", "procedural")
