@@ -105,3 +105,9 @@ def test_planted_seams(run: Run) -> None:
         < rows["offset 8", True]["found"]
         == rows["offset 8", True]["images"]
     )
+
+
+def test_virtual_slide(run: Run) -> None:
+    made = run("virtual_slide --model identity --regions 2 --threads 1")
+    assert len(made["rows"]) == 2
+    assert min(made["ratio"], made["again_ms"], made["level_2_s"]) > 0

@@ -126,6 +126,7 @@ class VirtualSlide(AbstractSlide):
             else open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
         )
         self.options = options
+        self.model = model
         info = GeneratorInfo.of(model)
         plan = plan_render(self.mask, info, Target.of(Path("virtual.svs")), options)
         job = ViewJob(plan, self.mask, info, Scratch(Path("virtual.safron")))
@@ -257,6 +258,11 @@ class VirtualSlide(AbstractSlide):
         return Image.fromarray(rgba, "RGBA")
 
     # Arrays, for the viewer and for training.
+
+    @property
+    def region_origin(self) -> tuple[int, int]:
+        """(x, y) of the slide's first pixel in the mask; not 0, 0 where it shows a region of it."""
+        return self.plan.region.x, self.plan.region.y
 
     def bounds(self, level: int) -> Window:
         """Return all pixels of a level; levels go down to one pixel, beyond those of the slide."""
