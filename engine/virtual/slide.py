@@ -302,6 +302,15 @@ class VirtualSlide(AbstractSlide):
         """Render a tile of a level, or return the one that is kept: uint8 [h, w, 3], less than `TILE` at the far edges."""
         return self._tiles([(level, row, column)])[level, row, column]
 
+    def is_kept(self, level: int, row: int, column: int) -> bool:
+        """Whether a tile is rendered and kept."""
+        return self._cache.get((level, row, column)) is not None
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory for patches and tiles, in bytes."""
+        return self._cache.max_bytes
+
     def peek(self, level: int, row: int, column: int) -> tuple[UInt8, UInt8] | None:
         """Return what is there of a tile, without rendering any more of it.
 

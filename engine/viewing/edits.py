@@ -1,0 +1,196 @@
+"""Which pixels does a stroke of the brush paint, and how does a mask look with all of them?
+
+A stroke is drawn once, as bits of its bounding box, and from then on only cut and put over the labels that are read. So a
+pixel has one label, whatever the region in which it is read.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+from safron.engine.plan.window import Window
+from safron.io.errors import BadInput
+from safron.io.masks.mask import LabelMask
+
+UInt8 = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.int64]
+
+MOST_PIXELS = 1 << 26
+"""Of the bounding box of a stroke: 8192 x 8192."""
+MOST_BYTES = 256 << 20
+"""Of all strokes, as bits."""
+MOST_POINTS = 20_000
+_SHIFT = 4
+"""Points are rounded to 1/16 pixel."""
+
+
+class Stroke(Struct, forbid_unknown_fields=True, frozen=True):
+    """What a user painted.
+
+    Attributes
+    ----------
+    tool
+        "brush" paints along a line, "polygon" inside one; "eraser" brings back the given labels along a line.
+    label
+        0..255; of no meaning for the eraser.
+    width
+        Of the line, in pixels of the mask.
+    points
+        (x, y) in pixels of the mask; pixel 0 reaches from 0 to 1.
+    """
+
+    tool: str
+    label: int
+    width: float
+    points: list[tuple[float, float]]
+
+    def __post_init__(self) -> None:
+        if self.tool not in ("brush", "polygon", "eraser"):
+            raise ValueError(f"tool {self.tool!r} must be brush, polygon or eraser")
+        if not 0 <= self.label <= 255:
+            raise ValueError(f"label {self.label} must be 0 to 255")
+        if not 1 <= self.width <= 4096:
+            raise ValueError(f"width {self.width:g} must be 1 to 4096 pixels")
+        least = 3 if self.tool == "polygon" else 1
+        if not least <= len(self.points) <= MOST_POINTS:
+            raise ValueError(f"{len(self.points)} points: a {self.tool} has {least} to {MOST_POINTS}")
+        if not all(abs(value) < 1 << 31 for point in self.points for value in point):
+            raise ValueError("points must lie near the mask")
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A stroke as bits.
+
+    Attributes
+    ----------
+    window
+        Pixels that it may paint.
+    bits
+        uint8 [window.height, ceil(window.width / 8)], see `numpy.packbits`.
+    label
+        None brings back what was given.
+    """
+
+    window: Window
+    bits: UInt8
+    label: int | None
+
+
+def _draw(stroke: Stroke, canvas: Window) -> _Drawn:
+    """Draw a stroke.
+
+    Raises
+    ------
+    BadInput
+        It lies beside the mask, or is too large.
+    """
+    points = np.array(stroke.points)
+    reach = 1 if stroke.tool == "polygon" else int(stroke.width / 2) + 2
+    (x0, y0), (x1, y1) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+    box = Window.from_bounds(int(y0), int(x0), int(y1), int(x1)).expand(reach)
+    window = box.clip(canvas)
+    if window.empty:
+        raise BadInput("the stroke lies beside the mask")
+    if box.height * box.width > MOST_PIXELS:
+        raise BadInput(
+            f"the stroke covers {box.width} x {box.height} px; at most {MOST_PIXELS >> 20} megapixels can be painted at once: zoom in"
+        )
+    image = np.zeros((box.height, box.width), np.uint8)
+    # A pixel's centre is at + 0.5 in the mask, and at + 0 for OpenCV.
+    fixed = np.rint((points - (box.x + 0.5, box.y + 0.5)) * (1 << _SHIFT)).astype(np.int32)
+    if stroke.tool == "polygon":
+        cv2.fillPoly(image, [fixed], 1, cv2.LINE_8, _SHIFT)
+    else:
+        width = max(1, round(stroke.width))
+        cv2.polylines(image, [fixed], False, 1, width, cv2.LINE_8, _SHIFT)
+        for x, y in fixed[[0, -1]].tolist():
+            cv2.circle(image, (x, y), int(stroke.width * (1 << _SHIFT) / 2), 1, -1, cv2.LINE_8, _SHIFT)
+    label = None if stroke.tool == "eraser" else stroke.label
+    return _Drawn(window, np.packbits(image[window.slices(box)], axis=1), label)
+
+
+class EditableMask(LabelMask):
+    """A mask with strokes over its labels; the mask itself is never changed.
+
+    Parameters
+    ----------
+    mask
+        The mask.
+    """
+
+    def __init__(self, mask: LabelMask) -> None:
+        super().__init__(mask.plane, mask.source)
+        self.given = mask
+        self._strokes: list[_Drawn] = []
+        self._guard = threading.Lock()
+
+    def __getitem__(self, region: tuple[slice, slice]) -> UInt8:
+        """Labels of a region with all strokes: uint8 [y, x]; see `LabelMask`."""
+        labels = super().__getitem__(region)
+        strokes = self._strokes
+        if not strokes or not labels.size:
+            return labels
+        (top, left), given = (part.start or 0 for part in region), labels
+        area = Window(top, left, *labels.shape)
+        for stroke in strokes:
+            part = stroke.window.clip(area)
+            if part.empty:
+                continue
+            if labels is given:
+                labels = given.copy()
+            rows, columns = part.slices(stroke.window)
+            bits = np.unpackbits(stroke.bits[rows], axis=1)[:, columns].view(np.bool_)
+            here = part.slices(area)
+            labels[here][bits] = given[here][bits] if stroke.label is None else stroke.label
+        return labels
+
+    @property
+    def strokes(self) -> int:
+        """Number of strokes."""
+        return len(self._strokes)
+
+    def paint(self, stroke: Stroke | None) -> tuple[Window, Counts] | None:
+        """Put a stroke over the labels, or take the last one back.
+
+        Parameters
+        ----------
+        stroke
+            None takes back.
+
+        Returns
+        -------
+        tuple[Window, Counts] | None
+            The pixels that may have changed, and how many more pixels each label has, int64 [256]; None where there was nothing
+            to take back.
+
+        Raises
+        ------
+        BadInput
+            The stroke lies beside the mask, or is too large, or there are too many.
+        """
+        with self._guard:
+            if stroke is None:
+                if not self._strokes:
+                    return None
+                window, strokes = self._strokes[-1].window, self._strokes[:-1]
+            else:
+                drawn = _draw(stroke, Window(0, 0, *self.shape))
+                if sum(one.bits.nbytes for one in self._strokes) + drawn.bits.nbytes > MOST_BYTES:
+                    raise BadInput("there is no room for more strokes: save the mask, and open the saved one")
+                window, strokes = drawn.window, [*self._strokes, drawn]
+            before = self._counted(window)
+            self._strokes = strokes
+            return window, self._counted(window) - before
+
+    def _counted(self, window: Window) -> Counts:
+        return np.bincount(self[window.slices()].reshape(-1), minlength=256)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a mask that is being edited belongs to this process")
