@@ -10,12 +10,12 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
+from safron.io.masks.annotations import edges_of, inside
 from safron.io.masks.mask import LabelMask
 
 UInt8 = npt.NDArray[np.uint8]
@@ -25,9 +25,9 @@ MOST_PIXELS = 1 << 26
 """Of the bounding box of a stroke: 8192 x 8192."""
 MOST_BYTES = 256 << 20
 """Of all strokes, as bits."""
-MOST_POINTS = 20_000
-_SHIFT = 4
-"""Points are rounded to 1/16 pixel."""
+MOST_POINTS = 5_000
+MOST_WORK = 1 << 29
+"""Of the boxes of all pieces of a line."""
 
 
 class Stroke(Struct, forbid_unknown_fields=True, frozen=True):
@@ -36,7 +36,8 @@ class Stroke(Struct, forbid_unknown_fields=True, frozen=True):
     Attributes
     ----------
     tool
-        "brush" paints along a line, "polygon" inside one; "eraser" brings back the given labels along a line.
+        "brush" paints along a line, "polygon" inside one; "eraser" brings back the given labels along a line. Pixels are painted
+        whose centre is inside, or within half the width.
     label
         0..255; of no meaning for the eraser.
     width
@@ -102,18 +103,45 @@ def _draw(stroke: Stroke, canvas: Window) -> _Drawn:
         raise BadInput(
             f"the stroke covers {box.width} x {box.height} px; at most {MOST_PIXELS >> 20} megapixels can be painted at once: zoom in"
         )
-    image = np.zeros((box.height, box.width), np.uint8)
-    # A pixel's centre is at + 0.5 in the mask, and at + 0 for OpenCV.
-    fixed = np.rint((points - (box.x + 0.5, box.y + 0.5)) * (1 << _SHIFT)).astype(np.int32)
     if stroke.tool == "polygon":
-        cv2.fillPoly(image, [fixed], 1, cv2.LINE_8, _SHIFT)
+        edges = edges_of([points])
+        image = (
+            inside(edges, box.y, box.y_stop, box.x, box.x_stop)
+            if len(edges)
+            else np.zeros((box.height, box.width), bool)
+        )
     else:
-        width = max(1, round(stroke.width))
-        cv2.polylines(image, [fixed], False, 1, width, cv2.LINE_8, _SHIFT)
-        for x, y in fixed[[0, -1]].tolist():
-            cv2.circle(image, (x, y), int(stroke.width * (1 << _SHIFT) / 2), 1, -1, cv2.LINE_8, _SHIFT)
+        image = _along(points, stroke.width / 2, box)
     label = None if stroke.tool == "eraser" else stroke.label
     return _Drawn(window, np.packbits(image[window.slices(box)], axis=1), label)
+
+
+def _along(points: npt.NDArray[np.float64], radius: float, box: Window) -> npt.NDArray[np.bool_]:
+    """Find the pixels of a window whose centre is within a radius of a line: bool [h, w].
+
+    Parameters
+    ----------
+    points
+        float64 [n, 2], x and y.
+    """
+    image = np.zeros((box.height, box.width), bool)
+    work = 0
+    for start, end in zip(
+        points[: max(1, len(points) - 1)], points[1:] if len(points) > 1 else points, strict=True
+    ):
+        (x0, y0), (x1, y1) = np.minimum(start, end) - radius, np.maximum(start, end) + radius
+        near = Window.from_bounds(int(y0), int(x0), int(y1) + 1, int(x1) + 1).clip(box)
+        work += near.height * near.width
+        if work > MOST_WORK:
+            raise BadInput("the stroke is too long for its width: lift the brush now and then")
+        if near.empty:
+            continue
+        x = np.arange(near.x, near.x_stop)[None, :] + 0.5 - start[0]
+        y = np.arange(near.y, near.y_stop)[:, None] + 0.5 - start[1]
+        dx, dy = end - start
+        share = np.clip((x * dx + y * dy) / max(dx * dx + dy * dy, 1e-12), 0, 1)
+        image[near.slices(box)] |= (x - share * dx) ** 2 + (y - share * dy) ** 2 <= radius * radius
+    return image
 
 
 class EditableMask(LabelMask):

@@ -12,6 +12,7 @@ from typing import Any
 
 from safron.engine.generator.model import load_model
 from safron.engine.plan.window import Window
+from safron.engine.preparation.options import RenderOptions
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput, SafronError
 from safron.io.fields import convert
@@ -110,7 +111,7 @@ class Scene:
             old = self.picture
             if not isinstance(old, MaskPicture):
                 raise BadInput("only a mask is rendered with a seed; this is a slide")
-            new = MaskPicture(VirtualSlide(old.slide.mask, **{**self.options, "seed": seed}))
+            new = MaskPicture(_virtual(old.slide.mask, {**self.options, "seed": seed}))
             new.version, new.epoch = old.version + 1, old.epoch + 1
             self.picture = new
         old.close()
@@ -232,7 +233,7 @@ def _mask_scene(source: str, options: Mapping[str, Any]) -> Scene:
     )
     mask = EditableMask(given)
     options = {**options, "model": model}
-    slide = VirtualSlide(mask, **options)
+    slide = _virtual(mask, options)
     plan = slide.plan
     patches = Patches(plan.grid.tile, plan.grid.overlap, ratio=float(plan.scale.ratio), block=plan.block)
     layer = LabelLayer(mask, _legend(given, model.card.labels))
@@ -240,6 +241,10 @@ def _mask_scene(source: str, options: Mapping[str, Any]) -> Scene:
     return Scene(
         "mask", Path(source).name, _folder(source), MaskPicture(slide), layer, patches, facts, options
     )
+
+
+def _virtual(mask: LabelMask, options: Mapping[str, Any]) -> VirtualSlide:
+    return VirtualSlide.with_options(mask, RenderOptions(**options))
 
 
 def _folder(source: str) -> Path:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +115,14 @@ class VirtualSlide(AbstractSlide):
         except BadInput as error:
             error.args = (for_python(str(error)),)
             raise
+
+    @classmethod
+    def with_options(cls, mask: Any, options: RenderOptions) -> Self:
+        """Open a slide for a command, whose errors name options with dashes."""
+        slide = cls.__new__(cls)
+        AbstractSlide.__init__(slide)
+        slide._open(mask, options)
+        return slide
 
     def _open(self, source: Any, options: RenderOptions) -> None:
         model = load_model(

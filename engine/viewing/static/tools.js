@@ -60,7 +60,7 @@ export class Tools {
     if (!this.down) return;
     this.pointer = position;
     const point = this.toImage(position), last = this.points.at(-1);
-    if (Math.hypot(point.x - last.x, point.y - last.y) * this.zoomNow() >= NEAR) this.points.push(point);
+    if (Math.hypot(point.x - last.x, point.y - last.y) * this.zoomNow() >= Math.max(NEAR, (this.width * this.zoomNow()) / 16)) this.points.push(point);
     this.redraw();
   }
   release() {
@@ -72,7 +72,7 @@ export class Tools {
   close() { if (this.tool === "polygon" && this.points.length >= 3) this.send("polygon", this.points); else this.points = []; }
 
   async send(tool, points) {
-    const stroke = { tool, label: Number($("brush-label").value), width: this.width, points: points.slice(0, 20000).map(({ x, y }) => [+x.toFixed(2), +y.toFixed(2)]) };
+    const stroke = { tool, label: Number($("brush-label").value), width: this.width, points: points.slice(0, 5000).map(({ x, y }) => [+x.toFixed(2), +y.toFixed(2)]) };
     try { await this.ask("strokes", stroke); await this.poll(); } catch (error) { this.tell(error); }
     if (!this.down && tool === this.tool) this.points = [];
     this.redraw();

@@ -303,6 +303,7 @@ const reseed = (seed) => ask("seed", { seed }).then(poll, tell);
 const nextSeed = () => info.kind === "mask" && reseed((Number($("seed").value) || 0) + 1);
 async function seam() {
   if (!info.patches) return;
+  note("Looking along the sides of patches", { seconds: 60 });
   try {
     const found = await ask(`seam?${view()}`);
     if (!found) return note("No side of a patch is rendered in this view.");
