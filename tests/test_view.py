@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import small_renders
 import zarr
 from cases import run_program
 from masks import blobs
@@ -435,3 +436,40 @@ def test_the_command_refuses_in_one_line(
     outcome = run_program(capfd, cli.main, *args.split())
     assert outcome.code == 2
     assert message in outcome.error
+
+
+# A render in work.
+
+
+@pytest.mark.parametrize("compression", ["none", "deflate", "lzw", "jpeg"])
+def test_a_render_in_work_fills_in(compression: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    args = f"{small_renders.ARGS} --compression {compression}"
+    small_renders.write_small_mask("mask.zarr")
+    small_renders.interrupt(capfd, args)
+    with serving(open_scene("out.tiff", "mask.zarr")) as page:
+        info = page.json("/info")
+        assert (info["kind"], info["width"], info["height"]) == ("render", 300, 200)
+        assert (info["patches"]["block"], info["patches"]["tile"]) == (128, 64)
+        progress = page.state()["progress"]
+        assert 0 < progress["blocks"] < progress["all_blocks"] == small_renders.BLOCKS
+        assert progress["state"] == "interrupted"
+        assert "the same command continues" in progress["line"]
+        picture = page.scene.picture
+        before = [picture.tile(level, 0, 0) for level in range(4)]
+        there = before[0]
+        assert there is not None
+        assert there.there is not None
+        assert there.there[:128, :128].all()
+        assert not there.there[:, 200:].all()
+        small_renders.render_cli(capfd, args)
+        assert page.state()["kind"] == "slide"
+        for level, early in enumerate(before):
+            late = page.scene.picture.tile(level, 0, 0)
+            assert late is not None
+            assert early is not None
+            seen = early.there == 255
+            assert seen.any()
+            # Levels beyond are made from these here, and before they are compressed there.
+            if level < (2 if compression == "jpeg" else 3):
+                np.testing.assert_array_equal(early.rgb[seen], late.rgb[seen])
+        assert page.ask("/tissue/0/1/0", None)[0] == 200

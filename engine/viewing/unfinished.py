@@ -79,7 +79,8 @@ class UnfinishedPicture(TileTree):
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.spec = _spec(read_inputs(out))
+        inputs = read_inputs(out)
+        self.spec, self._block = _spec(inputs), int(inputs["--block"])
         super().__init__(self.spec.height, self.spec.width, self.spec.mpp)
         target = Target.of(out)
         self._index = IndexReader(Scratch(scratch_path(target, None)).index, self.spec.pyramid)
@@ -90,7 +91,10 @@ class UnfinishedPicture(TileTree):
     @property
     def stored(self) -> int:
         """The last level whose tiles come from blocks: later ones are written at the end."""
-        return min(self.spec.level_count - 1, 2)
+        level = 0
+        while level + 1 < self.spec.level_count and self._block % (self.spec.tile << (level + 1)) == 0:
+            level += 1
+        return level
 
     def read(self, level: int, row: int, column: int) -> Shown | None:
         """Read a tile of a stored level, as far as its slide tiles are written."""
