@@ -438,7 +438,7 @@ def test_the_command_refuses_in_one_line(
     assert message in outcome.error
 
 
-# A render in work.
+# A render in progress.
 
 
 @pytest.mark.parametrize("compression", ["none", "deflate", "lzw", "jpeg"])

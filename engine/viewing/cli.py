@@ -1,4 +1,4 @@
-"""``safron-view``: opens a page on this machine that shows a mask as tissue, a slide with its mask, or a render in work."""
+"""``safron-view``: opens a page on this machine that shows a mask as tissue, a slide with its mask, or a render in progress."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EPILOG = """\b
 Examples:
   safron-view mask.zarr                  tissue appears where one looks
   safron-view slide.svs mask.zarr        a slide with its labels
-  safron-view slide.svs                  a slide, or a render that is still in work
+  safron-view slide.svs                  a slide, or a render that is still in progress
 """
 
 
@@ -46,7 +46,7 @@ Examples:
 @option("--seed", "Seed of the noise, a whole number.", "N", type=click.IntRange(0), default=0)
 @option(
     "--threads",
-    "Patches generated side by side on a CPU.",
+    "Number of patches generated side by side on a CPU.",
     "N",
     type=click.IntRange(0),
     default=0,
@@ -65,7 +65,14 @@ Examples:
     parse=_PARSE["memory"],
 )  # fmt: skip
 @option("--as-mask", "Take a colour image for a colour-coded mask, not for a slide.", is_flag=True)
-@option("--port", "Port to listen on.", "N", type=click.IntRange(0, 65535), default=0, shown="a free one")
+@option(
+    "--port",
+    "Port to listen on, 0 to 65535.",
+    "N",
+    type=click.IntRange(0, 65535),
+    default=0,
+    shown="a free one",
+)
 @option(
     "--host",
     "Address to listen on; any but this machine's own 127.0.0.1 needs --token.",
@@ -89,7 +96,7 @@ def command(
     no_browser: bool,
     **options: Any,
 ) -> None:
-    """Look at a mask as tissue, at a slide with its mask, or at a render in work, in the browser.
+    """Look at a mask as tissue, at a slide with its mask, or at a render in progress, in the browser.
 
     Stops at Ctrl-C. Nothing leaves this machine, and no file is changed; a mask that was edited in the page is saved under a
     new name.

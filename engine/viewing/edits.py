@@ -101,7 +101,7 @@ def _draw(stroke: Stroke, canvas: Window) -> _Drawn:
         raise BadInput("the stroke lies beside the mask")
     if box.height * box.width > MOST_PIXELS:
         raise BadInput(
-            f"the stroke covers {box.width} x {box.height} px; at most {MOST_PIXELS >> 20} megapixels can be painted at once: zoom in"
+            f"the stroke covers {box.width} x {box.height} px; at most {MOST_PIXELS >> 20} megapixels can be changed at once: zoom in"
         )
     if stroke.tool == "polygon":
         edges = edges_of([points])

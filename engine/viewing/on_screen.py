@@ -86,7 +86,7 @@ class MaskPicture:
             self._changed.notify_all()
 
     def pause(self, paused: bool) -> None:
-        """Stop rendering after the tiles in work, or go on."""
+        """Stop rendering after the tiles in flight, or go on."""
         with self._changed:
             self._paused = paused
             self._changed.notify_all()

@@ -2,7 +2,7 @@
 
 A `Picture` gives tiles of 256 pixels of levels 0, 1, 2 ..., each half the size of the last, and says which parts of them are
 not there yet. A mask is rendered where one looks (`safron.engine.viewing.on_screen`), a slide is read from its file, and of a
-render in work the finished blocks are shown.
+render in progress the finished blocks are shown.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Scene:
     Attributes
     ----------
     kind
-        "mask", "slide" or "render" (in work).
+        "mask", "slide" or "render" (in progress).
     name
         What the page calls it.
     folder
@@ -99,7 +99,7 @@ class Scene:
         return state
 
     def _finish(self, picture: UnfinishedPicture) -> None:
-        """Show the slide that was in work and has its name now."""
+        """Show the slide that was in progress and has its name now."""
         made, _ = open_picture(picture.out)
         made.version, made.epoch = picture.version + 1, picture.epoch + 1
         self.kind, self.picture = "slide", made
@@ -124,7 +124,7 @@ class Scene:
     def paint(self, stroke: Stroke | None) -> bool:
         """Put a stroke over the labels, or take the last one back; return whether anything changed."""
         if self.labels is None:
-            raise BadInput("there is no mask to paint on; open a mask, or a slide with its mask")
+            raise BadInput("there is no mask to edit; open a mask, or a slide with its mask")
         window = self.labels.paint(stroke)
         if window is not None and isinstance(self.picture, MaskPicture):
             self.picture.again(window)
@@ -174,7 +174,7 @@ def open_scene(source: str, mask: str | None, *, as_mask: bool = False, **option
     Parameters
     ----------
     source
-        A mask, a slide, or the slide of a render in work.
+        A mask, a slide, or the slide of a render in progress.
     mask
         The mask of a slide, or None.
     as_mask
@@ -216,7 +216,7 @@ def _is_mask(path: Path, source: str) -> bool:
         return False
     if not path.is_file():
         raise BadInput(
-            f"{source}: there is no such file; give a mask, a slide, or the slide of a render in work"
+            f"{source}: there is no such file; give a mask, a slide, or the slide of a render in progress"
         )
     import pyvips
 
@@ -227,7 +227,8 @@ def _is_mask(path: Path, source: str) -> bool:
 
 
 def _mask_scene(source: str, options: Mapping[str, Any]) -> Scene:
-    model = load_model(options.get("model", "safron-seamless"), threads=options.get("threads", 0))
+    given_options = RenderOptions(**options)
+    model = load_model(given_options.model, device=given_options.device, threads=given_options.threads)
     given = open_mask(
         source, palette=model.card.palette, palette_tolerance=options.get("palette_tolerance", 0)
     )
@@ -279,7 +280,7 @@ def _patches_of_facts(facts: Mapping[str, str]) -> Patches | None:
 
 
 def _patches_of_inputs(inputs: Mapping[str, Any]) -> Patches:
-    """Read the patches of a render in work from what its scratch says."""
+    """Read the patches of a render in progress from what its scratch says."""
     x, y, *_ = inputs["--region"]
     ratio = float(Fraction(*inputs["--scale"]))
     return Patches(inputs["--tile"], inputs["--overlap"], y * ratio, x * ratio, ratio, inputs["--block"])

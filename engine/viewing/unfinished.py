@@ -69,7 +69,7 @@ def _spec(inputs: dict[str, Any]) -> SlideSpec:
 
 
 class UnfinishedPicture(TileTree):
-    """The finished tiles of a slide in work.
+    """The finished tiles of a slide in progress.
 
     Parameters
     ----------
