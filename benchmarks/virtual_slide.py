@@ -21,12 +21,12 @@ import numpy as np
 from common import GLANDS, timed
 from safron.engine import VirtualSlide
 from safron.engine.generator.inputs import read_labels
-from safron.engine.generator.noise import normal_noise
+from safron.engine.generator.planes import Inputs, further, one_patch
 from safron.engine.virtual.slide import TILE
 
 
-def needed(slide: VirtualSlide, x: int, y: int) -> list[tuple[Any, Any]]:
-    """Labels and noise of all patches that write into a region, without those that are background alone."""
+def needed(slide: VirtualSlide, x: int, y: int) -> list[Inputs]:
+    """Inputs of all patches that write into a region, without those that are background alone."""
     plan, card = slide.plan, slide.job.model.card
     rows = plan.grid.rows.touching(y, y + TILE)
     columns = plan.grid.columns.touching(x, x + TILE)
@@ -34,10 +34,7 @@ def needed(slide: VirtualSlide, x: int, y: int) -> list[tuple[Any, Any]]:
     for read in (plan.grid[row, column].read for row in rows for column in columns):
         labels = read_labels(slide.mask, read, outside=card.outside)
         if not card.is_fill[labels].all():
-            noise = (
-                normal_noise(read, seed=plan.seed, scales=plan.noise_scales) if plan.noise_scales else None
-            )
-            inputs.append((labels[None], None if noise is None else noise[None]))
+            inputs.append(one_patch(slide.job.sources, labels, read))
     return inputs
 
 
@@ -51,6 +48,10 @@ def main() -> None:
     random = np.random.default_rng(0)
     with VirtualSlide(GLANDS, model=args.model, threads=args.threads, device="cpu") as slide:
         model = slide.model
+
+        def call(one: Inputs) -> Any:
+            return model(one["labels"], one.get("noise"), **further(one))
+
         calls = ThreadPoolExecutor(slide.job.model.calls or 1)
         width, height = slide.dimensions
         rows: list[dict[str, float]] = []
@@ -60,7 +61,7 @@ def main() -> None:
             if not inputs:
                 continue
             slide.forget(slide.plan.canvas)
-            bare = timed(lambda given=inputs: list(calls.map(lambda item: model(*item), given)))
+            bare = timed(lambda given=inputs: list(calls.map(call, given)))
             read = partial(slide.read_region, (x, y), 0, (TILE, TILE))
             first, again = timed(read), min(timed(read) for _ in range(3))
             rows.append({"patches": len(inputs), "bare_s": bare, "first_s": first, "again_s": again})

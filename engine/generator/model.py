@@ -45,7 +45,10 @@ class PatchModel(Protocol):
     device: str
 
     def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
+        self,
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None,
+        **planes: npt.NDArray[Any],
     ) -> npt.NDArray[Any]:
         """Generate a batch.
 
@@ -55,6 +58,8 @@ class PatchModel(Protocol):
             uint8 [N, T + 2c, T + 2c].
         noise
             float32 [N, K, T + 2c, T + 2c], or None where K is 0.
+        **planes
+            The further inputs that its card names, by name; see `safron.engine.generator.planes`.
 
         Returns
         -------
@@ -80,6 +85,8 @@ class GeneratorInfo:
         Patches that it takes in one call; None takes any number.
     calls
         Calls that threads of the engine make at a time on a CPU; None makes one for each task.
+    runtime, precision
+        What computes, with its version; in which precision.
     colors
         uint8 [256, 3], of a generator that gives each label its colour and does nothing else; None of all
         others.
@@ -96,6 +103,8 @@ class GeneratorInfo:
     batch_invariant: bool = False
     per_call: int | None = None
     calls: int | None = None
+    runtime: str = ""
+    precision: str = "float32"
     colors: npt.NDArray[np.uint8] | None = field(default=None, compare=False)
     same_halves: bool = False
     same_places: bool = False
@@ -112,6 +121,8 @@ class GeneratorInfo:
             batch_invariant=bool(said("batch_invariant", said("apart", False))),
             per_call=said("per_call", None),
             calls=said("calls", None),
+            runtime=said("runtime", ""),
+            precision=said("precision", "float32"),
             # A class that derives from it, or a test, may do something else when it is called.
             colors=getattr(model, "colors", None) if type(model).__call__ is _PAINT else None,
         )
@@ -163,7 +174,10 @@ class IdentityModel:
         self.sha256 = hashlib.sha256(self.colors.tobytes()).hexdigest()
 
     def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+        self,
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None = None,
+        **planes: npt.NDArray[Any],
     ) -> npt.NDArray[np.uint8]:
         """Return the colours of the labels inside the context: uint8 [N, T, T, 3]."""
         context = self.card.context
@@ -175,7 +189,12 @@ _PAINT = IdentityModel.__call__
 
 
 def load_model(
-    model: str | Path | PatchModel, *, device: str = "auto", threads: int = 0, precision: str = "float32"
+    model: str | Path | PatchModel,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    precision: str = "float32",
+    runtime: str = "auto",
 ) -> PatchModel:
     """Return the generator for a shipped name or an ONNX file; pass any other `PatchModel` through."""
     if not isinstance(model, str | Path):
@@ -184,6 +203,5 @@ def load_model(
     if str(model) == "identity":
         return IdentityModel()
     shipped = MODELS / f"{model}.onnx"
-    return OnnxModel(
-        shipped if shipped.is_file() else model, device=device, threads=threads, precision=precision
-    )
+    path = shipped if shipped.is_file() else model
+    return OnnxModel(path, device=device, threads=threads, precision=precision, runtime=runtime)
