@@ -9,6 +9,7 @@ import click
 from safron.engine import cli as render
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
+from safron.engine.viewing import cli as viewing
 from safron.io.console import options_table
 from safron.io.masks import cli as masks
 from safron.training import cli as training
@@ -18,6 +19,7 @@ PROGRAMS: dict[str, click.Command] = {
     "safron-mask": masks.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-view": viewing.command,
     "safron-train": training.cli,
 }
 PAGE = Path(__file__).with_name("cli.md")

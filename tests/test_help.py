@@ -13,6 +13,7 @@ from safron.engine import cli as render
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
+from safron.engine.viewing import cli as viewing
 from safron.io.fields import settings
 from safron.io.masks import cli as mask
 from safron.training import cli as train
@@ -33,6 +34,7 @@ PROGRAMS = {
     "safron-mask": mask.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-view": viewing.command,
 }
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))
 TRAINING = dict(commands(train.cli, "safron-train"))
