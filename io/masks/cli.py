@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,7 +13,6 @@ import click
 from safron.io.console import (
     POSITIVE,
     SETTINGS,
-    Command,
     ProgramGroup,
     debug_option,
     option,
@@ -23,15 +22,13 @@ from safron.io.console import (
     warn,
 )
 
+from .cli_exports import to_geojson
+from .cli_options import NAME, named_values, open_source, palette_options, with_options
+
 if TYPE_CHECKING:
     from collections import Counter
 
-    from .mask import LabelMask
     from .write import Paint
-
-NAME = "safron-mask"
-REMEDY = "--mpp)"
-"""End of the notes that a user who passes --mpp has answered."""
 
 
 # Options
@@ -45,32 +42,6 @@ def _size(value: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
-def _named_values(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
-    """Read NAME=VALUE, any number of times."""
-    labels: dict[str, int] = {}
-    for text in values:
-        name, _, value = text.rpartition("=")
-        if not name or not value.isdecimal() or int(value) > 255:
-            raise click.BadParameter(f"{text!r} must be NAME=VALUE with a value from 0 to 255, as Tumor=2")
-        labels[name] = int(value)
-    return labels
-
-
-palette_options = (
-    option(
-        "--palette",
-        "Colours of a colour-coded or grey image: builtin (background blue, stroma red, gland green), a JSON "
-        'file such as {"0": [0, 0, 255], "1": "#ff0000"}, or indices (the colour table of an indexed PNG).',
-        "FILE.json|builtin|indices",
-    ),
-    option(
-        "--palette-tolerance",
-        "Largest difference, 0 to 255 in any channel, between a pixel's colour and its label's.",
-        "N",
-        type=click.IntRange(0, 255),
-        default=0,
-    ),
-)
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
 write_options = (
@@ -85,17 +56,6 @@ write_options = (
     debug_option,
 )
 SIZE = "Size of the mask: width and height, in pixels."
-
-
-def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Add several options to a command."""
-
-    def add(command: Command) -> Command:
-        for made in reversed(options):
-            command = made(command)
-        return command
-
-    return add
 
 
 # Commands
@@ -117,7 +77,7 @@ def commands() -> None:
 )
 @click.argument("image")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@_with(*palette_options, mpp_option, *write_options)
+@with_options(*palette_options, mpp_option, *write_options)
 def import_(
     image: str,
     out: Path,
@@ -137,7 +97,7 @@ def import_(
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    mask = _open(image, palette, palette_tolerance, mpp=mpp)
+    mask = open_source(image, palette, palette_tolerance, mpp=mpp)
     _write(
         out,
         lambda rows, cols: mask[rows, cols],
@@ -178,7 +138,7 @@ def import_(
     "NAME=VALUE",
     called="labels",
     multiple=True,
-    callback=_named_values,
+    callback=named_values,
     shown="background=0, stroma=1, gland=2",
 )
 @option(
@@ -202,7 +162,7 @@ def import_(
     type=click.IntRange(0, 255),
     default=0,
 )
-@_with(mpp_option, *write_options)
+@with_options(mpp_option, *write_options)
 def from_geojson(
     annotations: Path,
     out: Path,
@@ -223,8 +183,6 @@ def from_geojson(
     A pixel belongs to a polygon if its centre does. What is left out or covered wholly (points and lines, nuclei,
     polygons under later ones) is counted in a warning.
     """
-    from safron.io.legend import DEFAULT_LABELS
-
     from .annotations import Coverage, read_geojson
     from .write import check_target
 
@@ -262,7 +220,7 @@ def from_geojson(
         lambda rows, cols: drawing.paint(rows, cols, coverage),
         (height, width),
         mpp=mpp or slide_mpp,
-        labels=() if labels else DEFAULT_LABELS,  # other values may mean anything
+        labels=drawing.legend,
         fill=background,
         workers=workers,
         overwrite=overwrite,
@@ -295,7 +253,7 @@ def from_geojson(
     shown="160 for tissue, 100 for speckle",
 )
 @option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
-@_with(*write_options)
+@with_options(*write_options)
 def ellipses(
     out: Path,
     size: tuple[int, int],
@@ -322,7 +280,7 @@ def ellipses(
 
 @commands.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")
 @click.argument("mask")
-@_with(*palette_options, debug_option)
+@with_options(*palette_options, debug_option)
 def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     """Describe a mask.
 
@@ -331,7 +289,7 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     """
     from .census import count_labels
 
-    opened = _open(mask, palette, palette_tolerance)
+    opened = open_source(mask, palette, palette_tolerance)
     height, width = opened.shape
     facts = opened.describe()
     with progress(height * width / 1e6, "Mpx") as advance:
@@ -349,21 +307,6 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
 
 
 # What the commands share
-
-
-def _open(source: str, palette: str | None, tolerance: int, *, mpp: float | None = None) -> LabelMask:
-    """Open a mask and pass on its notes."""
-    from .open import open_mask
-    from .palette import read_palette, read_png_colours
-
-    colours = None
-    if palette is not None:
-        colours = read_png_colours(Path(source)) if palette == "indices" else read_palette(palette)
-    mask = open_mask(source, palette=colours, palette_tolerance=tolerance, use_palette=colours is not None)
-    for note in mask.notes:
-        if mpp is None or not note.endswith(REMEDY):
-            warn(NAME, f"{source}: {note}")
-    return mask
 
 
 def _canvas(
@@ -401,6 +344,9 @@ def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None,
         options["progress"] = lambda pixels: advance(pixels / 1e6)
         write_labels(out, paint, height=height, width=width, mpp=mpp, **options)
     click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+
+
+commands.add_command(to_geojson)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
