@@ -201,8 +201,13 @@ class RenderOptions:
     preview: Path | None = setting(
         None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"
     )
+    labels_out: Path | None = setting(
+        None,
+        "Write the labels of the slide as a pyramid, by nearest pixel: .ome.tiff, .ome.tif or .ome.zarr.",
+        "FILE",
+    )
     report: Path | None = setting(None, "Write the report as JSON.", "JSON")
-    overwrite: bool = setting(False, "Replace OUT, preview and report, and scratch of other inputs.")
+    overwrite: bool = setting(False, "Replace OUT, preview, labels and report, and scratch of other inputs.")
     fresh: bool = setting(
         False, "Start over instead of resuming an unfinished render of OUT; a finished OUT is not replaced."
     )

@@ -14,6 +14,7 @@ from safron.engine.scratch.render_state import require_unfinished
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
 from safron.io.remote import Target, check_folder, is_url
+from safron.io.slides.label_pyramid import check_label_path
 from safron.io.slides.preview import check_png_name
 
 from .options import RenderOptions
@@ -75,7 +76,8 @@ def check_paths(source: Any, target: Target, options: RenderOptions) -> None:
 
 def _check_lengths(target: Target, scratch: Scratch, options: RenderOptions) -> None:
     _check_length(target.name, target.part, scratch.path, lock_path(target.local))
-    for name, path in (("--preview ", options.preview), ("--report ", options.report)):
+    extra = (("--preview ", options.preview), ("--labels-out ", options.labels_out), ("--report ", options.report))
+    for name, path in extra:
         if path is not None:
             _check_length(f"{name}{path}", waiting_name(path))
 
@@ -91,6 +93,7 @@ def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOp
         ("", target.url or target.local),
         ("", target.part),
         ("--preview ", options.preview),
+        ("--labels-out ", options.labels_out),
         ("--report ", options.report),
         ("--scratch " if options.scratch else "", scratch.store or scratch.path),
     )
@@ -109,11 +112,13 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
         )
     target.check(overwrite=options.overwrite or bool(before))
     names: dict[Path, str] = {} if target.url else {target.local.absolute(): "OUT"}
-    for option, path in (("--preview", options.preview), ("--report", options.report)):
+    extra = (("--preview", options.preview), ("--labels-out", options.labels_out), ("--report", options.report))
+    for option, path in extra:
         if path is None:
             continue
-        ours = str(path) == before.get(option.strip("-"))
-        check_output_path(path, overwrite=options.overwrite or ours, name=f"{option} ")
+        ours = str(path) == before.get(option.strip("-").replace("-", "_"))
+        check = check_label_path if path is options.labels_out else check_output_path
+        check(path, overwrite=options.overwrite or ours, name=f"{option} ")
         if path.absolute() in names:
             raise BadInput(f"{option} {path}: {names[path.absolute()]} has the same name; give another one")
         names[path.absolute()] = option

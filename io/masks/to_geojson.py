@@ -48,10 +48,7 @@ def legend_of(mask: LabelMask, names: Mapping[str, int]) -> dict[int, Label]:
     dict[int, Label]
         Labels that nobody names are called "label N"; `read_geojson` knows such names.
     """
-    plane: Any = mask.plane
-    known = plane.array.attrs.get("labels") if _is_zarr(plane) else None
-    said: list[Label] = convert(known or [], list[Label], f"mask {mask.source}, attribute labels", loose=True)
-    meanings = {label.value: label for label in said}
+    meanings = {label.value: label for label in own_legend(mask)}
     called = {value: name for name, value in names.items()}
     legend = {}
     for value in range(256):
@@ -60,8 +57,14 @@ def legend_of(mask: LabelMask, names: Mapping[str, int]) -> dict[int, Label]:
     return legend
 
 
-def _is_zarr(plane: Any) -> bool:
-    return isinstance(plane, ArrayPlane) and isinstance(plane.array, zarr.Array)
+def own_legend(mask: LabelMask) -> list[Label]:
+    """What a Zarr mask itself says of its labels, in its attribute `labels`; nothing of other masks."""
+    plane = mask.plane
+    if not (isinstance(plane, ArrayPlane) and isinstance(plane.array, zarr.Array)):
+        return []
+    known = plane.array.attrs.get("labels") or []
+    said: list[Label] = convert(known, list[Label], f"mask {mask.source}, attribute labels", loose=True)
+    return said
 
 
 def write_geojson(
