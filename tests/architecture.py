@@ -20,6 +20,7 @@ FLOORS = (
     ("engine.scratch",),
     ("engine.generator", "engine.blending"),
     ("engine.plan",),
+    ("engine.stains",),
     ("engine.system",),
     ("io.masks", "io.slides"),
     ("io",),

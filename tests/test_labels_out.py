@@ -60,13 +60,34 @@ def test_every_level_shows_one_pixel_of_level_0(here: Path, name: str, options: 
 def test_name_scale_and_origin_link_it_to_the_slide(here: Path) -> None:
     write_labels(Path("m.zarr"), lambda rows, cols: MASK[rows, cols], height=1301, width=1537)
     report = render(
-        "m.zarr", "s.svs", model="identity", mpp=0.5, workers=1, region=(8, 16, 700, 600), labels_out="l.ome.tiff"
+        "m.zarr",
+        "s.svs",
+        model="identity",
+        mpp=0.5,
+        workers=1,
+        region=(8, 16, 700, 600),
+        labels_out="l.ome.tiff",
     )
     with tifffile.TiffFile("l.ome.tiff") as tif:
         said = tif.ome_metadata or ""
-    for part in ("s.svs", report.digest, 'PositionX="4.0"', 'PositionY="8.0"', 'PhysicalSizeX="0.5"', "gland"):
+    for part in (
+        "s.svs",
+        report.digest,
+        'PositionX="4.0"',
+        'PositionY="8.0"',
+        'PhysicalSizeX="0.5"',
+        "gland",
+    ):
         assert part in said
-    render("m.zarr", "t.svs", model="identity", mpp=0.5, workers=1, region=(8, 16, 700, 600), labels_out="l.ome.zarr")
+    render(
+        "m.zarr",
+        "t.svs",
+        model="identity",
+        mpp=0.5,
+        workers=1,
+        region=(8, 16, 700, 600),
+        labels_out="l.ome.zarr",
+    )
     ome = json.loads(Path("l.ome.zarr/zarr.json").read_text())["attributes"]["ome"]
     assert ome["image-label"]["source"] == {"image": "../t.svs"}
     scale, shift = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"]

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.stains.stain import StainChange
 from safron.engine.system.native import compiled
 from safron.io.errors import BadInput
 from safron.io.slides.pyramid import Pyramid
@@ -98,6 +99,8 @@ class RenderPlan:
         Seed of the noise.
     noise_scales
         See `safron.engine.generator.noise`.
+    stain
+        How finished pixels change; None leaves them as the generator draws them.
     """
 
     grid: PatchGrid
@@ -111,6 +114,7 @@ class RenderPlan:
     bits: int
     seed: int
     noise_scales: tuple[int, ...]
+    stain: StainChange | None = None
 
     @property
     def blend(self) -> Blend:
@@ -381,6 +385,7 @@ class RenderPlan:
                 "--batch": self.batch,
                 "--seed": self.seed,
                 "fixed-point bits": self.bits,
+                **({"--stain": self.stain.facts} if self.stain else {}),
                 **slide,
             }.items()
         }

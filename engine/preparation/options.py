@@ -151,6 +151,17 @@ class RenderOptions:
     align: bool = setting(
         False, "Pad with background to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster."
     )
+    stain: str = setting(
+        "reference",
+        "Stain of the slide: reference (as the generator draws it), a named look, random or random:SEED, or a slide or image "
+        "whose stain is taken over.",
+        "NAME|FILE",
+    )
+    stain_field: float = setting(
+        0.0,
+        "Share by which both stains vary slowly over the slide, 0 to 0.5.",
+        "SHARE",
+    )
     mpp: float | None = setting(
         None,
         "Pixel size of mask and slide, in micrometres per pixel.",

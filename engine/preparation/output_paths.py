@@ -76,7 +76,11 @@ def check_paths(source: Any, target: Target, options: RenderOptions) -> None:
 
 def _check_lengths(target: Target, scratch: Scratch, options: RenderOptions) -> None:
     _check_length(target.name, target.part, scratch.path, lock_path(target.local))
-    extra = (("--preview ", options.preview), ("--labels-out ", options.labels_out), ("--report ", options.report))
+    extra = (
+        ("--preview ", options.preview),
+        ("--labels-out ", options.labels_out),
+        ("--report ", options.report),
+    )
     for name, path in extra:
         if path is not None:
             _check_length(f"{name}{path}", waiting_name(path))
@@ -112,7 +116,11 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
         )
     target.check(overwrite=options.overwrite or bool(before))
     names: dict[Path, str] = {} if target.url else {target.local.absolute(): "OUT"}
-    extra = (("--preview", options.preview), ("--labels-out", options.labels_out), ("--report", options.report))
+    extra = (
+        ("--preview", options.preview),
+        ("--labels-out", options.labels_out),
+        ("--report", options.report),
+    )
     for option, path in extra:
         if path is None:
             continue

@@ -58,7 +58,7 @@ class Chains:
 
 def regions_of(
     labels: npt.NDArray[Any], left_out: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int32], int]:
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
     """Number the regions of a piece.
 
     Parameters
@@ -70,23 +70,30 @@ def regions_of(
 
     Returns
     -------
-    regions, count
-        int32 [y, x]: 1..count, 0 where a label is left out; the same whenever it is asked.
+    regions, values
+        int32 [y, x]: numbers from 1, 0 where a label is left out, the same whenever it is asked; and the label of each
+        number, uint8 [count + 1].
     """
     regions = np.zeros(labels.shape, np.int32)
+    values = [np.zeros(1, np.uint8)]
     count = 0
     present = np.flatnonzero(np.bincount(labels.reshape(-1), minlength=256))
     for value in present[~left_out[present]]:
         if len(present) == 1:
             regions[:] = 1
-            return regions, 1
-        found, numbers = cv2.connectedComponents((labels == value).astype(np.uint8), connectivity=4)
-        regions += np.where(numbers > 0, numbers + count, 0).astype(np.int32)
+            return regions, np.array([0, value], np.uint8)
+        found, numbers = cv2.connectedComponents((labels == value).view(np.uint8), connectivity=4)
+        if count:
+            np.add(numbers, count, out=numbers, where=numbers > 0)
+        regions += numbers
+        values.append(np.full(found - 1, value, np.uint8))
         count += found - 1
-    return regions, count
+    return regions, np.concatenate(values)
 
 
-def outlines(labels: npt.NDArray[Any], regions: Int64, y: int, x: int) -> Chains:
+def outlines(
+    labels: npt.NDArray[Any], regions: npt.NDArray[np.int32], names: Int64, y: int, x: int
+) -> Chains:
     """Trace the outlines in a piece.
 
     Parameters
@@ -94,7 +101,9 @@ def outlines(labels: npt.NDArray[Any], regions: Int64, y: int, x: int) -> Chains
     labels
         int16 [h + 2, w + 2]: the piece and the pixels around it; beyond the canvas any value that is no label.
     regions
-        int64 [h, w]: region of each pixel, with one number for all pieces of it; 0 is not drawn.
+        int32 [h, w]: see `regions_of`.
+    names
+        int64 [n]: by number in `regions`, the number that all pieces of a region share; 0 is not drawn.
     y, x
         Canvas position of the piece's first pixel.
     """
@@ -109,7 +118,15 @@ def outlines(labels: npt.NDArray[Any], regions: Int64, y: int, x: int) -> Chains
     begin, end, region, direction = (
         np.concatenate(parts) for parts in zip(*(_edges(way, *found) for way, found in sides), strict=True)
     )
-    onward = link(begin, end, region, direction, direction)
+    known, which = np.unique(names, return_inverse=True)
+    if known[0] == 0:  # not drawn
+        drawn = np.flatnonzero(names[region])
+        begin, end, region, direction = begin[drawn], end[drawn], region[drawn], direction[drawn]
+    across = np.array([1, width + 1])
+    onward = link(
+        begin @ across, end @ across, which.reshape(-1)[region].astype(np.int64), direction, direction
+    )
+    region = names[region]
     at_border = (end == 0).any(axis=1) | (end == (width, height)).any(axis=1)
     onward[at_border] = -1
     order, counts = _follow(onward)
@@ -131,9 +148,9 @@ def link(begin: Int64, end: Int64, region: Int64, leaves: Int64, comes: Int64) -
     Parameters
     ----------
     begin, end
-        int64 [n, 2]: x, y of its corners.
+        int64 [n]: numbers of its corners.
     region
-        int64 [n].
+        int64 [n]: small numbers; the product with those of corners stays below 2 ** 61.
     leaves, comes
         int64 [n]: directions at its beginning and at its end.
 
@@ -145,28 +162,36 @@ def link(begin: Int64, end: Int64, region: Int64, leaves: Int64, comes: Int64) -
     count = len(begin)
     if not count:
         return np.zeros(0, np.int64)
-    corners = np.concatenate([begin, end])
-    place = _dense(_dense(corners[:, 1]) * (int(corners[:, 0].max()) + 1) + corners[:, 0])
-    which = _dense(region)
-    among = int(which.max()) + 1
-    starts = (place[:count] * among + which) * 4 + leaves
-    wanted = (place[count:] * among + which) * 4
-    order = np.argsort(starts, kind="stable")
-    starts = starts[order]
-    found = np.searchsorted(starts, wanted)
-    several = np.searchsorted(starts, wanted + 4) - found
+    among = int(region.max()) + 1
+    starts = (begin * among + region) * 4 + leaves
+    wanted = (end * among + region) * 4
+    order = np.argsort(starts)  # no two are equal
+    starts = np.append(starts[order], [-4, -4])
+    found = np.searchsorted(starts[:count], wanted)
+    exists, two = (starts[found + more] >> 2 == wanted >> 2 for more in (0, 1))
     # Where the region touches itself by a corner two begin, and the one to the left follows.
-    left = np.searchsorted(starts, wanted + (comes - 1) % 4)
-    picked = np.minimum(np.where(several == 2, left, found), count - 1)
-    return np.where(several > 0, order[picked], -1)
+    found[two] = np.searchsorted(starts[:count], wanted[two] + (comes[two] - 1) % 4)
+    found[~exists] = 0
+    return np.where(exists, order[found], -1)
 
 
-def _runs(side: npt.NDArray[np.bool_], regions: Int64) -> tuple[Int64, Int64, Int64, Int64]:
+def corner_numbers(*corners: Int64) -> list[Int64]:
+    """Number corners, each array int64 [n, 2] of x, y, so that equal ones have equal numbers."""
+    together = np.concatenate(corners)
+    lines = _dense(together[:, 1])
+    numbers = _dense(lines * (int(together[:, 0].max(initial=0)) + 1) + together[:, 0])
+    return np.split(numbers, np.cumsum([len(one) for one in corners])[:-1])
+
+
+def _runs(side: npt.NDArray[np.bool_], regions: npt.NDArray[np.int32]) -> tuple[Int64, Int64, Int64, Int64]:
     """Line, first and last (exclusive) pixel, and region of each straight piece of sides, line by line."""
     width = side.shape[1]
-    flat = np.flatnonzero(np.ascontiguousarray(side & (regions > 0)))
+    flat = np.flatnonzero(side)
     line, at = np.divmod(flat, width)
     region = regions[line, at].astype(np.int64)
+    if not region.all():
+        kept = np.flatnonzero(region)
+        flat, line, at, region = flat[kept], line[kept], at[kept], region[kept]
     new = np.ones(len(flat), bool)
     new[1:] = (np.diff(flat) != 1) | (at[1:] == 0) | (region[1:] != region[:-1])
     first = np.flatnonzero(new)

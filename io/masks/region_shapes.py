@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .mask import LabelMask
-from .outlines import Chains, Int64, link, outlines, regions_of
+from .outlines import Chains, Int64, corner_numbers, link, outlines, regions_of
 
 PIECE = 2048
 """Side of a piece, in pixels."""
@@ -53,22 +53,18 @@ class _Joined:
     """Numbers of the regions of all pieces, and which of them are one."""
 
     def __init__(self) -> None:
-        self.parent: list[npt.NDArray[np.int64]] = []
         self.count = 1  # 0 is what is left out
         self.pairs: list[Int64] = []
         self.values: list[npt.NDArray[np.uint8]] = []
         self.areas: list[Int64] = []
 
-    def add(self, labels: npt.NDArray[Any], regions: npt.NDArray[np.int32], count: int) -> Int64:
-        """Number the regions of a piece among all; int64 [y, x]."""
+    def add(self, regions: npt.NDArray[np.int32], values: npt.NDArray[np.uint8]) -> int:
+        """Number the regions of a piece among all; returns what is added to their own numbers."""
         base = self.count - 1
-        self.count += count
-        areas = np.bincount(regions.reshape(-1), minlength=count + 1)[1:]
-        values = np.zeros(count + 1, np.uint8)
-        values[regions.reshape(-1)] = labels.reshape(-1)
-        self.areas.append(areas.astype(np.int64))
+        self.count += len(values) - 1
+        self.areas.append(np.bincount(regions.reshape(-1), minlength=len(values))[1:].astype(np.int64))
         self.values.append(values[1:])
-        return np.where(regions > 0, regions + np.int64(base), 0)
+        return base
 
     def touch(self, one: Int64, other: Int64, same: npt.NDArray[np.bool_]) -> None:
         """Join regions along a border: numbers on both sides, where the labels are the same."""
@@ -140,9 +136,9 @@ def shapes(
             progress(labels.size)
             if (around == around[0, 0]).all():
                 continue
-            regions = regions_of(labels, left_out)[0].astype(np.int64)
-            regions = number[np.where(regions > 0, regions + base, 0)]
-            chains = outlines(around, regions, rows.start, cols.start)
+            regions, here = regions_of(labels, left_out)
+            names = np.append(0, number[base + 1 : base + len(here)])
+            chains = outlines(around, regions, names, rows.start, cols.start)
             file.write(chains.points.astype(_POINT).tobytes())
             if len(chains.counts):
                 found.append(_without_points(chains))
@@ -162,14 +158,19 @@ def _number(
     for rows, cols in _pieces(mask.shape, piece):
         labels = mask[rows, cols]
         progress(labels.size)
-        bases.append(joined.count - 1)
-        regions = joined.add(labels, *regions_of(labels, left_out))
+        regions, here = regions_of(labels, left_out)
+        base = joined.add(regions, here)
+        bases.append(base)
+        top, bottom, left, right = (
+            np.where(border > 0, border + np.int64(base), 0)
+            for border in (regions[0], regions[-1], regions[:, 0], regions[:, -1])
+        )
         if rows.start:
-            joined.touch(above[1][cols], regions[0], above[0][cols] == labels[0])
+            joined.touch(above[1][cols], top, above[0][cols] == labels[0])
         if cols.start:
-            joined.touch(beside[1], regions[:, 0], beside[0] == labels[:, 0])
-        above[0][cols], above[1][cols] = labels[-1], regions[-1]
-        beside = labels[:, -1].copy(), regions[:, -1].copy()
+            joined.touch(beside[1], left, beside[0] == labels[:, 0])
+        above[0][cols], above[1][cols] = labels[-1], bottom
+        beside = labels[:, -1].copy(), right
     return joined, bases
 
 
@@ -230,7 +231,8 @@ class _Rings:
             np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS
         )
         parts.clear()
-        onward = link(begin, end, region, leaves, comes)
+        small = np.unique(region, return_inverse=True)[1].reshape(-1)
+        onward = link(*corner_numbers(begin, end), small, leaves, comes)
         before = np.empty_like(onward)
         before[onward] = np.arange(len(onward))
         straight = comes[before] == leaves

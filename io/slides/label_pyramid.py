@@ -79,9 +79,13 @@ def check_label_path(out: Path, *, overwrite: bool, name: str = "") -> None:
     as_folder = _is_folder(out)
     check_output_path(out, overwrite=overwrite, name=name, folder=as_folder)
     if out.exists() and as_folder != out.is_dir():
-        raise BadInput(f"{name}{out}: exists and is of another kind, so it is not replaced; choose another name")
+        raise BadInput(
+            f"{name}{out}: exists and is of another kind, so it is not replaced; choose another name"
+        )
     if out.is_dir() and not _is_labels(out):
-        raise BadInput(f"{name}{out}: exists and holds no labels of a slide, so it is not replaced; choose another")
+        raise BadInput(
+            f"{name}{out}: exists and holds no labels of a slide, so it is not replaced; choose another"
+        )
 
 
 def _is_folder(out: Path) -> bool:
