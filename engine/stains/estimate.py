@@ -42,8 +42,8 @@ def estimate(rgb: npt.NDArray[np.uint8], name: str = "picture") -> Stain:
     BadInput
         It has too little tissue, or one stain alone.
     """
-    pixels = rgb.reshape(-1, 3)
-    pixels = pixels[:: -(-len(pixels) // _MOST_PIXELS)].astype(np.float64)
+    every = rgb.reshape(-1, 3)
+    pixels = every[:: -(-len(every) // _MOST_PIXELS)].astype(np.float64)
     white = _white(pixels)
     density = -np.log(np.maximum(pixels, 1) / white)
     tissue = density[density.sum(axis=1) > MIN_DENSITY]

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from typing import Any
 
 import cv2
 import numpy as np
@@ -169,11 +170,11 @@ def _whole(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     return np.rint(values * _ONE).astype(np.int32)
 
 
-def _sum(parts: Iterable[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
-    total: npt.NDArray[np.int32] | None = None
+def _sum(parts: Iterable[Any]) -> Any:
+    """Add arrays int32, in the memory of the first."""
+    total: Any = None
     for part in parts:
         total = part if total is None else np.add(total, part, out=total)
-    assert total is not None
     return total
 
 

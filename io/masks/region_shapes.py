@@ -232,7 +232,8 @@ class _Rings:
         )
         parts.clear()
         small = np.unique(region, return_inverse=True)[1].reshape(-1)
-        onward = link(*corner_numbers(begin, end), small, leaves, comes)
+        from_corner, to_corner = corner_numbers(begin, end)
+        onward = link(from_corner, to_corner, small, leaves, comes)
         before = np.empty_like(onward)
         before[onward] = np.arange(len(onward))
         straight = comes[before] == leaves

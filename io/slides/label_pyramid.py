@@ -235,8 +235,11 @@ def _write_zarr(part: Path, labels: LabelSlide, levels: _Levels, out: Path) -> N
     from zarr.storage import LocalStore
 
     pyramid = labels.pyramid
-    group = zarr.create_group(LocalStore(part), attributes={"ome": _ome(labels, out)}, overwrite=True)
-    meanings = [{"value": one.value, "name": one.name, "color": list(one.color)} for one in labels.legend]
+    attributes: dict[str, Any] = {"ome": _ome(labels, out)}
+    group = zarr.create_group(LocalStore(part), attributes=attributes, overwrite=True)
+    meanings: Any = [
+        {"value": one.value, "name": one.name, "color": list(one.color)} for one in labels.legend
+    ]
     arrays = [
         group.create_array(
             str(level.index),
