@@ -11,6 +11,7 @@ from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.io.console import options_table
 from safron.io.masks import cli as masks
+from safron.io.tiles import cli as tiles
 from safron.training import cli as training
 
 PROGRAMS: dict[str, click.Command] = {
@@ -18,6 +19,7 @@ PROGRAMS: dict[str, click.Command] = {
     "safron-mask": masks.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-tiles": tiles.command,
     "safron-train": training.cli,
 }
 PAGE = Path(__file__).with_name("cli.md")

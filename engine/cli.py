@@ -253,9 +253,7 @@ def _render_rows(name: str, read: Callable[[], list[Row]], options: RenderOption
             _write(options.report, lambda path: write_results(path, results))
     failed = sum(result.state == "failed" for result in results)
     if failed:
-        raise Failed(
-            f"{name}: {failed} of {len(rows)} slides failed; the same command tries them again"
-        )
+        raise Failed(f"{name}: {failed} of {len(rows)} slides failed; the same command tries them again")
 
 
 def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -> None:

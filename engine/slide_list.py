@@ -122,7 +122,9 @@ def seed_rows(mask: str, out: str, seeds: Sequence[int], options: RenderOptions)
     names = {name: str(path) for name, path in named.items() if path is not None}
     for name, text in (("OUT", out), *((f"--{name}", text) for name, text in names.items())):
         if SEED not in text:
-            raise BadInput(f"--seeds: {name} {text} would be written for every seed; put {SEED} into its name")
+            raise BadInput(
+                f"--seeds: {name} {text} would be written for every seed; put {SEED} into its name"
+            )
     return [
         Row(
             seed,

@@ -22,6 +22,7 @@ FLOORS = (
     ("engine.plan",),
     ("engine.stains",),
     ("engine.system",),
+    ("io.tiles",),
     ("io.masks", "io.slides"),
     ("io",),
 )

@@ -15,6 +15,7 @@ from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
 from safron.io.fields import settings
 from safron.io.masks import cli as mask
+from safron.io.tiles import cli as tiles
 from safron.training import cli as train
 
 UNITS = r"pixels|micrometres|whole number|[Nn]umber of|patches per|\d to \d+"
@@ -33,6 +34,7 @@ PROGRAMS = {
     "safron-mask": mask.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-tiles": tiles.command,
 }
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))
 TRAINING = dict(commands(train.cli, "safron-train"))

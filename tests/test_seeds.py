@@ -41,7 +41,10 @@ def test_a_slide_for_each_seed(capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "message"),
     [
         (["m.zarr", "s.svs", "--seeds", "1-3"], "put {seed} into its name"),
-        (["m.zarr", "s{seed}.svs", "--preview", "p.png", "--seeds", "1-3"], "--preview p.png would be written"),
+        (
+            ["m.zarr", "s{seed}.svs", "--preview", "p.png", "--seeds", "1-3"],
+            "--preview p.png would be written",
+        ),
         (["m.zarr", "s{seed}.svs", "--seeds", "3-1"], "must be whole numbers"),
         (["m.zarr", "s{seed}.svs", "--seeds", "a"], "must be whole numbers"),
         (["m.zarr", "s{seed}.svs", "--seeds", "1-999999999"], "at most 100000"),
