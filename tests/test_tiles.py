@@ -201,7 +201,7 @@ def test_a_list_of_slides_is_split_by_slide(slide: Path) -> None:
         (["s.tiff", "m.zarr", "t", "--split", "0.5,0.4"], "must be shares of train, val and test"),
         (["s.tiff", "m.zarr", "t", "--min-tissue", "1"], "no tile of 512 pixels has 100% of tissue"),
         (["s.tiff", "m.zarr", "t", "--size", "96", "--gap", "900"], "no tile is left for"),
-        (["s.tiff", "m.zarr", "mine"], "is no data set of safron-tiles"),
+        (["s.tiff", "m.zarr", "mine"], "was not made by safron-tiles"),
         (["none.tiff", "m.zarr", "t"], "there is no such file"),
     ],
 )

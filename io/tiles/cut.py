@@ -73,7 +73,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     check_output_path(out, overwrite=overwrite, folder=True)
     if out.exists() and not (out / MANIFEST).is_file():
         raise BadInput(
-            f"{out}: exists and is no data set of safron-tiles, so it is not replaced; choose another name"
+            f"{out}: exists and was not made by safron-tiles, so it is not replaced; choose another name"
         )
 
 

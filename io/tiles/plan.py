@@ -143,7 +143,7 @@ def _bands(
         before = np.searchsorted(starts, cuts - size, side="right")
         after = len(starts) - np.searchsorted(starts, cuts + gap)
         if not (after > 0).any():
-            return found | dict.fromkeys(wanted[number:], [])
+            return found | {left: [] for left in wanted[number:]}
         missed = np.where(after > 0, np.abs(before / (before + after) - share), 2.0)
         cut = int(cuts[missed.argmin()])
         found[name] = [tile for tile in rest if (tile.x if along_x else tile.y) + size <= cut]
