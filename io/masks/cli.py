@@ -22,8 +22,16 @@ from safron.io.console import (
     warn,
 )
 
-from .cli_exports import to_geojson
-from .cli_options import NAME, named_values, open_source, palette_options, with_options
+from .cli_exports import to_geojson, to_png
+from .cli_options import (
+    NAME,
+    map_options,
+    named_values,
+    open_source,
+    palette_options,
+    relabel_of,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -73,16 +81,21 @@ def commands() -> None:
 
 
 @commands.command(
-    "import", epilog="\b\nExample:\n  safron-mask import labels.png mask.zarr --palette builtin"
+    "import",
+    epilog="\b\nExamples:\n  safron-mask import labels.png mask.zarr --palette builtin\n"
+    "  safron-mask import glands.png mask.zarr --map 0=1,255=2\n  safron-mask import nuclei.tif mask.zarr --binarize",
 )
 @click.argument("image")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@with_options(*palette_options, mpp_option, *write_options)
+@with_options(*palette_options, *map_options, mpp_option, *write_options)
 def import_(
     image: str,
     out: Path,
     palette: str | None,
     palette_tolerance: int,
+    mapping: str | None,
+    binarize: bool,
+    indices: bool,
     mpp: float | None,
     overwrite: bool,
     workers: int | None,
@@ -97,13 +110,17 @@ def import_(
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    mask = open_source(image, palette, palette_tolerance, mpp=mpp)
+    if indices and palette is not None:
+        raise click.UsageError("--indices and --palette: give only one")
+    palette = "indices" if indices else palette
+    relabel = relabel_of(mapping, binarize=binarize)
+    mask = open_source(image, palette, palette_tolerance, mpp=mpp, relabel=relabel)
     _write(
         out,
         lambda rows, cols: mask[rows, cols],
         mask.shape,
         mpp=mpp or mask.mpp,
-        labels=DEFAULT_LABELS if palette == "builtin" else (),
+        labels=DEFAULT_LABELS if palette == "builtin" and relabel is None else (),
         # Strips as wide as the image are read once, and not once for every chunk that they cross.
         block=(1024, min(mask.chunks[1], (1 << 26) // 1024)),
         workers=workers,
@@ -288,6 +305,7 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     read.
     """
     from .census import count_labels
+    from .to_geojson import own_legend
 
     opened = open_source(mask, palette, palette_tolerance)
     height, width = opened.shape
@@ -302,8 +320,11 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     if absent := getattr(opened.plane, "absent", 0):
         click.echo(f"absent  {absent} tiles or strips")
     click.echo(f"mpp     {'unknown' if opened.mpp is None else f'{opened.mpp:g} um per pixel'}")
+    legend = {label.value: label.name for label in own_legend(opened)}
     for value, count in counts.items():
-        click.echo(f"label   {value:<3d} {100 * count / math.prod(opened.shape):7.3f} %")
+        area = f"{count * opened.mpp**2 / 1e6:10.3f} mm2" if opened.mpp else f"{count:14d} px"
+        share = f"{100 * count / math.prod(opened.shape):7.3f} %"
+        click.echo(f"label   {value:<3d} {share} {area}  {legend.get(value, '')}".rstrip())
 
 
 # What the commands share
@@ -347,6 +368,7 @@ def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None,
 
 
 commands.add_command(to_geojson)
+commands.add_command(to_png)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

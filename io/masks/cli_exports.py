@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from safron.io.console import POSITIVE, debug_option, option, progress, warn
+from safron.io.legend import Label
 
 from .cli_options import NAME, named_values, open_source, palette_options, with_options
 
@@ -95,3 +96,49 @@ def to_geojson(
             f"{out}: is larger than the {MAX_GEOJSON_BYTES >> 20} MiB that from-geojson reads; "
             "--min-area N leaves out small regions",
         )
+
+
+@click.command(
+    "to-png",
+    epilog="\b\nExamples:\n  safron-mask to-png mask.zarr mask.png\n  safron-mask to-png mask.zarr small.png --downsample 16",
+)
+@click.argument("mask")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.png")
+@option(
+    "--downsample",
+    "Size of a pixel of the picture, in pixels of the mask: the label in the middle is shown.",
+    "N",
+    type=click.IntRange(1),
+    default=1,
+)
+@with_options(*palette_options, overwrite_option, debug_option)
+def to_png(
+    mask: str, out: Path, downsample: int, palette: str | None, palette_tolerance: int, overwrite: bool
+) -> None:
+    """Write a mask as a picture in the colours of its classes.
+
+    The picture is an indexed PNG: its numbers are the labels, and safron-mask import --indices gives the mask back.
+    """
+    from safron.io.files import check_output_path
+
+    from .palette import read_palette
+    from .to_geojson import legend_of
+    from .to_png import write_png
+
+    check_output_path(out, overwrite=overwrite, endings=(".png",))
+    opened = open_source(mask, palette, palette_tolerance)
+    legend = legend_of(opened, {})
+    if palette is not None and palette != "indices":
+        for value, color in read_palette(palette).items():
+            legend[value] = Label(value, legend[value].name, color)
+    with progress(opened.shape[0] * opened.shape[1] / 1e6, "Mpx") as advance:
+        advance(0)
+        height, width = write_png(
+            out,
+            opened,
+            legend=legend,
+            downsample=downsample,
+            overwrite=overwrite,
+            progress=lambda pixels: advance(pixels / 1e6),
+        )
+    click.echo(f"{out}: {width} x {height} pixels")

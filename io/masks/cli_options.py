@@ -11,6 +11,7 @@ from safron.io.console import Command, option, warn
 
 if TYPE_CHECKING:
     from .mask import LabelMask
+    from .relabel import Relabel
 
 NAME = "safron-mask"
 REMEDY = "--mpp)"
@@ -45,6 +46,31 @@ palette_options = (
 )
 
 
+map_options = (
+    option(
+        "--map",
+        "What stored numbers become, labels from 0 to 255: 255=2,3=1 or 1-65535=2 or *=1 for all others.",
+        "N=LABEL,...",
+        called="mapping",
+    ),
+    option("--binarize", "Give every pixel that is not 0 the label 1, as --map 0=0,*=1.", is_flag=True),
+    option(
+        "--indices",
+        "Take the stored numbers of an indexed PNG as labels, as --palette indices.",
+        is_flag=True,
+    ),
+)
+
+
+def relabel_of(mapping: str | None, *, binarize: bool) -> Relabel | None:
+    """Rules of the options."""
+    from .relabel import BINARY, Relabel
+
+    if mapping is not None and binarize:
+        raise click.UsageError("--map and --binarize: give only one; --map 0=0,*=1 is the same as --binarize")
+    return Relabel.parse(mapping) if mapping is not None else BINARY if binarize else None
+
+
 def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Add several options to a command."""
 
@@ -56,7 +82,14 @@ def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], 
     return add
 
 
-def open_source(source: str, palette: str | None, tolerance: int, *, mpp: float | None = None) -> LabelMask:
+def open_source(
+    source: str,
+    palette: str | None,
+    tolerance: int,
+    *,
+    mpp: float | None = None,
+    relabel: Relabel | None = None,
+) -> LabelMask:
     """Open a mask and pass on its notes."""
     from .open import open_mask
     from .palette import read_palette, read_png_colours
@@ -64,7 +97,9 @@ def open_source(source: str, palette: str | None, tolerance: int, *, mpp: float 
     colours = None
     if palette is not None:
         colours = read_png_colours(Path(source)) if palette == "indices" else read_palette(palette)
-    mask = open_mask(source, palette=colours, palette_tolerance=tolerance, use_palette=colours is not None)
+    mask = open_mask(
+        source, palette=colours, palette_tolerance=tolerance, use_palette=colours is not None, relabel=relabel
+    )
     for note in mask.notes:
         if mpp is None or not note.endswith(REMEDY):
             warn(NAME, f"{source}: {note}")

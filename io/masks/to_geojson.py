@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import zarr
-from safron.io.fields import convert
+from safron.io.fields import RGB, convert
 from safron.io.files import output
 from safron.io.legend import Label
 
@@ -52,9 +52,15 @@ def legend_of(mask: LabelMask, names: Mapping[str, int]) -> dict[int, Label]:
     called = {value: name for name, value in names.items()}
     legend = {}
     for value in range(256):
-        label = meanings.get(value) or Label(value, f"label {value}", _OTHERS[value % len(_OTHERS)])
+        label = meanings.get(value) or Label(value, f"label {value}", _other_color(value))
         legend[value] = Label(value, called.get(value, label.name), label.color)
     return legend
+
+
+def _other_color(value: int) -> RGB:
+    """Colour of a label that has none, another one for each."""
+    red, green, blue = _OTHERS[value % len(_OTHERS)]
+    return red, green, (blue + 7 * (value // len(_OTHERS))) % 256
 
 
 def own_legend(mask: LabelMask) -> list[Label]:
