@@ -99,7 +99,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted. After 1 and
 )
 @option(
     "--seeds",
-    "Render one slide for each of these seeds, whole numbers as 1-10 or 1,4,9; {seed} stands for it in OUT, --preview and --labels-out.",
+    "Render one slide for each of these seeds, whole numbers as 1-10 or 1,4,9; {seed} stands for it in OUT, --preview, --labels-out and --html.",
     "N-M",
     parse=_seeds,
 )

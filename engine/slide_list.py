@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safron.engine.preparation.options import RenderOptions
-from safron.engine.preparation.output_paths import scratch_path
+from safron.engine.preparation.output_paths import extra_outputs, scratch_path
 from safron.engine.preparation.placement import placement_of
 from safron.engine.preparation.prepare import prepare
 from safron.engine.preparation.prepared import Prepared
@@ -118,8 +118,7 @@ def seed_rows(mask: str, out: str, seeds: Sequence[int], options: RenderOptions)
     BadInput
         One name stands for several slides.
     """
-    named = {"preview": options.preview, "labels-out": options.labels_out}
-    names = {name: str(path) for name, path in named.items() if path is not None}
+    names = {name.strip("-"): str(path) for name, path in extra_outputs(options) if name != "--report"}
     for name, text in (("OUT", out), *((f"--{name}", text) for name, text in names.items())):
         if SEED not in text:
             raise BadInput(

@@ -218,7 +218,10 @@ class RenderOptions:
         "FILE",
     )
     report: Path | None = setting(None, "Write the report as JSON.", "JSON")
-    overwrite: bool = setting(False, "Replace OUT, preview, labels and report, and scratch of other inputs.")
+    html: Path | None = setting(
+        None, "Write the report as a page: pictures, labels, plan, times, memory, command.", "HTML"
+    )
+    overwrite: bool = setting(False, "Replace OUT, preview, labels and reports, and scratch of other inputs.")
     fresh: bool = setting(
         False, "Start over instead of resuming an unfinished render of OUT; a finished OUT is not replaced."
     )

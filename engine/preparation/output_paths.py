@@ -51,6 +51,17 @@ def choose_flavor(target: Target) -> Literal["svs", "ome", "generic"]:
     raise BadInput(f"{target.name}: a slide's name must end in .svs, .tif, .tiff, .ome.tif or .ome.tiff")
 
 
+def extra_outputs(options: RenderOptions) -> list[tuple[str, Path]]:
+    """List the files beside the slide that are asked for, by the name of their option."""
+    named = {
+        "--preview": options.preview,
+        "--labels-out": options.labels_out,
+        "--report": options.report,
+        "--html": options.html,
+    }
+    return [(name, path) for name, path in named.items() if path is not None]
+
+
 def check_paths(source: Any, target: Target, options: RenderOptions) -> None:
     """Refuse every path that cannot be used, before anything that takes time, such as loading the generator.
 
@@ -76,14 +87,8 @@ def check_paths(source: Any, target: Target, options: RenderOptions) -> None:
 
 def _check_lengths(target: Target, scratch: Scratch, options: RenderOptions) -> None:
     _check_length(target.name, target.part, scratch.path, lock_path(target.local))
-    extra = (
-        ("--preview ", options.preview),
-        ("--labels-out ", options.labels_out),
-        ("--report ", options.report),
-    )
-    for name, path in extra:
-        if path is not None:
-            _check_length(f"{name}{path}", waiting_name(path))
+    for name, path in extra_outputs(options):
+        _check_length(f"{name} {path}", waiting_name(path))
 
 
 def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOptions) -> None:
@@ -96,9 +101,7 @@ def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOp
         source,
         ("", target.url or target.local),
         ("", target.part),
-        ("--preview ", options.preview),
-        ("--labels-out ", options.labels_out),
-        ("--report ", options.report),
+        *((f"{name} ", path) for name, path in extra_outputs(options)),
         ("--scratch " if options.scratch else "", scratch.store or scratch.path),
     )
     if _place(scratch.path) in _place(source).parents:
@@ -116,14 +119,7 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
         )
     target.check(overwrite=options.overwrite or bool(before))
     names: dict[Path, str] = {} if target.url else {target.local.absolute(): "OUT"}
-    extra = (
-        ("--preview", options.preview),
-        ("--labels-out", options.labels_out),
-        ("--report", options.report),
-    )
-    for option, path in extra:
-        if path is None:
-            continue
+    for option, path in extra_outputs(options):
         ours = str(path) == before.get(option.strip("-").replace("-", "_"))
         check = check_label_path if path is options.labels_out else check_output_path
         check(path, overwrite=options.overwrite or ours, name=f"{option} ")
@@ -132,6 +128,8 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
         names[path.absolute()] = option
     if options.preview is not None:
         check_png_name(options.preview, "--preview ")
+    if options.html is not None and options.html.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"--html {options.html}: must end in .html; give another name")
 
 
 def working_folders(target: Target, scratch: Scratch, options: RenderOptions) -> tuple[Path, Path]:

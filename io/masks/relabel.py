@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class Relabel:
                 raise BadInput(f"--map {text!r}: {part.strip()!r} must begin with the smaller number")
             rules.append((first, last, int(found[4])))
         rules.sort()
-        for one, other in zip(rules, rules[1:], strict=False):
+        for one, other in pairwise(rules):
             if other[0] <= one[1]:
                 raise BadInput(f"--map {text!r}: number {other[0]} has two labels; give one")
         return cls(tuple(rules), rest)
