@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from safron.engine import cli as render
+from safron.engine import generator_cli as generator
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.io.console import options_table
@@ -19,6 +20,7 @@ PROGRAMS: dict[str, click.Command] = {
     "safron-mask": masks.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-generator": generator.commands,
     "safron-tiles": tiles.command,
     "safron-train": training.cli,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from safron.engine import cli as render
+from safron.engine import generator_cli as generator
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
@@ -34,6 +35,7 @@ PROGRAMS = {
     "safron-mask": mask.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-generator": generator.commands,
     "safron-tiles": tiles.command,
 }
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))

@@ -23,7 +23,9 @@ def run(program: Callable[[list[str]], Any], *args: object) -> None:
     assert caught.value.code == 0
 
 
-def annotation(name: str, color: list[int], *rings: list[list[float]], kind: str = "Polygon") -> dict[str, Any]:
+def annotation(
+    name: str, color: list[int], *rings: list[list[float]], kind: str = "Polygon"
+) -> dict[str, Any]:
     """As QuPath 0.5 exports it."""
     return {
         "type": "Feature",
@@ -46,7 +48,17 @@ def test_from_qupath_and_back(here: Path, capsys: pytest.CaptureFixture[str]) ->
 
     run(masks.main, "from-geojson", "qupath.geojson", "mask.zarr", "--size", "640,460", "--mpp", "1")
     run(
-        *(render.main, "mask.zarr", "slide.ome.tiff", "--stain", "random:3", "--workers", "1", "--threads", "1"),
+        *(
+            render.main,
+            "mask.zarr",
+            "slide.ome.tiff",
+            "--stain",
+            "random:3",
+            "--workers",
+            "1",
+            "--threads",
+            "1",
+        ),
         *("--labels-out", "labels.ome.zarr", "--html", "slide.html", "--preview", "slide.png"),
     )
     run(masks.main, "to-geojson", "labels.ome.zarr", "back.geojson")
