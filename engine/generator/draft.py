@@ -197,7 +197,7 @@ def _describe(
     width = picture.shape[1] if last else picture.shape[2]
     if picture.shape[3 if last else 1] != 3 or width > side or (side - width) % 2:
         draft.guessed.append(
-            f"output {made.name!r} has shape {list(picture.shape)}, which is no picture of three channels"
+            f"output {made.name!r} has shape {list(picture.shape)}, and a picture has three channels and at most the size of its window"
         )
     context = (side - width) // 2
     low, high = float(picture.min()), float(picture.max())

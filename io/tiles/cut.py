@@ -27,6 +27,8 @@ from .formats import Format, writer_of
 from .plan import SPLITS, By, Tile, places, split_tiles
 
 MANIFEST = "manifest.json"
+MOST_OFF = 0.1
+"""Share of the tiles by which a split may miss its share without a warning."""
 _FACTS = {
     "Generator": "generator",
     "Generator SHA-256": "generator_sha256",
@@ -150,6 +152,17 @@ def cut_tiles(
             counts["in gaps"] = len(tiles) - sum(counts.values())
             _tell(part, options, told, rows, counts)
     return counts
+
+
+def _tell_shares(splits: dict[str, list[Tile]], options: TileOptions, warn: Callable[[str], None]) -> None:
+    """Warn of shares that are far from those asked for."""
+    total = sum(map(len, splits.values()))
+    for name, share in zip(SPLITS, options.shares, strict=False):
+        got = len(splits.get(name, ())) / total
+        if abs(got - share) > MOST_OFF:
+            warn(
+                f"{name} gets {got:.0%} of the tiles and not {share:.0%}; more slides, or a smaller --size or --gap, bring it nearer"
+            )
 
 
 def _choose(number: int, mask: LabelMask, options: TileOptions) -> list[Tile]:

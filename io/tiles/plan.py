@@ -15,6 +15,7 @@ from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from safron.io.errors import BadInput
 
 SPLITS = ("train", "val", "test")
@@ -142,10 +143,21 @@ def _bands(
         cuts = np.unique(starts) + size
         before = np.searchsorted(starts, cuts - size, side="right")
         after = len(starts) - np.searchsorted(starts, cuts + gap)
-        if not (after > 0).any():
+        room = _bands_from(np.unique(starts), size + gap)[np.searchsorted(cuts - size, cuts + gap)]
+        fits = room >= len(wanted) - number - 1
+        if not fits.any():
             return found | {left: [] for left in wanted[number:]}
-        missed = np.where(after > 0, np.abs(before / (before + after) - share), 2.0)
+        missed = np.where(fits, np.abs(before / np.maximum(before + after, 1) - share), 2.0)
         cut = int(cuts[missed.argmin()])
         found[name] = [tile for tile in rest if (tile.x if along_x else tile.y) + size <= cut]
         rest = [tile for tile in rest if (tile.x if along_x else tile.y) >= cut + gap]
     return found | {wanted[-1]: rest}
+
+
+def _bands_from(starts: npt.NDArray[np.int64], step: int) -> npt.NDArray[np.int64]:
+    """How many bands of one tile each have room from each start on; 0 behind the last."""
+    room = np.zeros(len(starts) + 1, np.int64)
+    following = np.searchsorted(starts, starts + step)
+    for place in range(len(starts) - 1, -1, -1):
+        room[place] = 1 + room[following[place]]
+    return room
