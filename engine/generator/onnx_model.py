@@ -18,6 +18,7 @@ from safron.engine.plan.fixed_point import VALUE_LIMIT
 from safron.engine.system.gpus import describe_gpu
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
+from safron.io.files import read_text
 
 from .adapter import check_adapter, run_adapted
 from .card import Card, Difference, parse_card
@@ -227,7 +228,7 @@ class OnnxModel:
         if not self._card_path.is_file():
             return None
         try:
-            return self._card_path.read_text(encoding="utf-8")
+            return read_text(self._card_path)
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(
                 f"{self._card_path}: cannot read the generator card ({one_line(error)})"
