@@ -23,7 +23,9 @@ FLOORS = (
     ("engine.scratch",),
     ("engine.generator", "engine.blending"),
     ("engine.plan",),
+    ("engine.stains",),
     ("engine.system",),
+    ("io.tiles",),
     ("io.masks", "io.slides"),
     ("io",),
 )
