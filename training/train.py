@@ -108,12 +108,14 @@ class Trainer:
         self._prepare_step(share)
         # [n, labels, y+2c, x+2c], [n, k, y+2c, x+2c] and [n, 3, y, x]
         one_hot, noise, real = self._tensors(batch)
+        further = self._further(batch)
 
         # The generator makes patches, and stitches them to a tile.
         with self._autocast():
-            tile, patches = self.tiles(one_hot, noise)
+            tile, patches = self.tiles(one_hot, noise, **further)
         fake = tile.float()
-        labels, shown_real, shown_fake = crop(one_hot, config.model.context), real, fake
+        read = torch.cat([one_hot, further["guides"]], dim=1) if "guides" in further else one_hot
+        labels, shown_real, shown_fake = crop(read, config.model.context), real, fake
         if config.discriminator_input == "patch":
             labels, shown_real = (cut(part, config.model.tile, config.stride) for part in (labels, real))
             shown_fake = patches.float()
@@ -145,7 +147,8 @@ class Trainer:
             if name != "adversarial":
                 start, end = getattr(config, f"{name}_weight")
                 total = total + (start + (end - start) * min(1.0, share / config.settle)) * loss
-        self._descend(total, self.generator_adam, "generator")
+        if self.done >= config.generator_delay:
+            self._descend(total, self.generator_adam, "generator")
         self.scaler.update()
         self.discriminator.requires_grad_(True)
         self._follow()
@@ -178,6 +181,12 @@ class Trainer:
             part.contiguous(memory_format=torch.channels_last) for part in (one_hot, noise, images)
         )
         return one_hot, noise, images
+
+    def _further(self, batch: Batch) -> dict[str, Tensor]:
+        """Bring what only some generators read to the device."""
+        parts = {"guides": batch.guides if batch.guides.shape[1] else None}
+        parts |= {"style": batch.style if batch.style.shape[1] else None}
+        return {name: torch.from_numpy(part).to(self.device) for name, part in parts.items() if part is not None}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half or torch.bfloat16, enabled=self.half is not None)
