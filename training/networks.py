@@ -226,9 +226,15 @@ class StyleNetwork(nn.Module):
             nn.init.zeros_(head.bias)
         nn.init.dirac_(self.colors.weight)
 
+    def set_range(self, styles: Tensor) -> None:
+        """Take mean and standard deviation from the styles [n, 9] of training images."""
+        self.center.copy_(styles.mean(dim=0))
+        self.spread.copy_(styles.std(dim=0).clamp(min=1e-3))
+
     def forward(self, style: Tensor) -> list[Tensor]:
         """[n, 9] -> looks [n, 2c, 1, 1]."""
-        given = ((style - self.center) / self.spread).clamp(-STYLE_LIMIT, STYLE_LIMIT)
+        given = (style - self.center.float()) / self.spread.float()
+        given = given.clamp(-STYLE_LIMIT, STYLE_LIMIT).to(self.hidden.weight.dtype)
         both = torch.cat([given, act(self.hidden(given))], dim=1)
         return [head(both)[:, :, None, None] for head in self.heads]
 

@@ -28,6 +28,7 @@ from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts, read_facts
 from safron.training.data import Batch, Source, draw_batches, open_source, split
 from safron.training.data.folders import show_mpp
+from safron.training.data.looks import named_styles, sample_styles
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import SpectralConv, crop, make_discriminator, make_generator, one_hot_labels
@@ -341,6 +342,8 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     with own_folder(out) if team.leads else nullcontext(), _stop_requests() as asked:
         trainer = Trainer(config, device, team=team, compiled=compiled)
+        if config.model.style:
+            about["styles"] = (kept.metadata.get("styles") if kept else None) or _begin_styles(trainer, training)
         if kept is not None:
             trainer.restore(kept)
         precision = str(trainer.half or torch.float32).removeprefix("torch.")
@@ -377,6 +380,15 @@ def fit(
     if asked:
         raise KeyboardInterrupt
     return path
+
+
+def _begin_styles(trainer: Trainer, training: Source) -> dict[str, list[float]]:
+    """Look at the styles of the training images: name some, and tell a generator that has not begun their mean and spread."""
+    styles = sample_styles(training, trainer.config)
+    if trainer.done == 0:
+        for network in (trainer.generator, trainer.average):
+            network.style.set_range(torch.from_numpy(styles))  # type: ignore[operator,union-attr]
+    return named_styles(styles)
 
 
 def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:

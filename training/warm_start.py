@@ -78,25 +78,22 @@ def _fit_colors(generator: SeamlessGenerator, reference: Tensor, real: Tensor, s
     """Fit the last layers of a style so that colours of the reference stain become the real ones."""
     style = generator.style
     assert isinstance(style, StyleNetwork)
-    style.center.copy_(styles.mean(dim=0))
-    style.spread.copy_(styles.std(dim=0) + 1e-3)
+    style.set_range(styles)
     mix = torch.nn.Conv2d(3, 3, 1)
     torch.nn.init.dirac_(mix.weight)
     torch.nn.init.zeros_(mix.bias)  # type: ignore[arg-type]
     logits = torch.atanh((reference / 127.5 - 1).clamp(-0.99, 0.99)).movedim(-1, 1)[..., None]
     wanted = (real / 127.5 - 1).movedim(-1, 1)[..., None]
     parts = [*style.hidden.parameters(), *style.heads[3].parameters(), *style.colors.parameters()]
-    adam = torch.optim.Adam([*parts, *mix.parameters()], 3e-3)
+    adam = torch.optim.Adam([*parts, *mix.parameters()], 1e-2)
     rng = np.random.default_rng(0)
-    for step in range(1500):
+    for _ in range(600):
         chosen = torch.from_numpy(rng.integers(len(styles), size=64))
         look = style(styles[chosen])[3]
         loss = (torch.tanh(style.colors(turn(mix(logits[chosen]), look))) - wanted[chosen]).abs().mean()
         adam.zero_grad()
         loss.backward()
         adam.step()
-        if step % 250 == 0:
-            print(step, loss.item() * 127.5, flush=True)
     with torch.no_grad():
         full2 = generator.full2
         matrix = mix.weight[:, :, 0, 0]

@@ -15,8 +15,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+BACKGROUND = ("background red", "background green", "background blue")
 STYLE_NAMES = (
-    *("background red", "background green", "background blue"),
+    *BACKGROUND,
     *("haematoxylin", "eosin", "residual"),
     *("haematoxylin spread", "eosin spread", "residual spread"),
 )
@@ -28,7 +29,7 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 LEAST_DENSITY = 0.12
 """Mean optical density above which a pixel is tissue."""
 
-SAMPLED = 1 << 20
+SAMPLED = 1 << 14
 """About as many pixels are looked at, on a regular grid."""
 
 
