@@ -21,7 +21,7 @@ FLOORS = (
     ("engine.generator", "engine.blending"),
     ("engine.plan",),
     ("engine.system",),
-    ("io.masks", "io.slides"),
+    ("io.masks", "io.slides", "io.measures"),
     ("io",),
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""

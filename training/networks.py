@@ -21,7 +21,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from safron.engine.generator.style import STYLE_NAMES
+from safron.io.measures.style import STYLE_NAMES
 from safron.training.config import ModelConfig, TrainConfig
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -248,7 +248,9 @@ class SeamlessGenerator(nn.Module):
         guides = config.guide.channels if config.guide else 0
         self.stem = nn.Conv2d(len(config.labels) + len(config.noise_scales) + guides, stem, 3)
         # Smooth planes, which the stem would have to carry through narrow layers, also go straight to the trunk.
-        self.smooth = [index for index, scale in enumerate(config.noise_scales) if scale > 1] if guides else []
+        self.smooth = (
+            [index for index, scale in enumerate(config.noise_scales) if scale > 1] if guides else []
+        )
         self.guide = nn.Conv2d(guides + len(self.smooth), trunk, 1) if guides else None
         self.style = StyleNetwork((trunk, half, full, 3)) if config.style else None
         self.down1 = nn.Conv2d(stem, down, 4, stride=2)

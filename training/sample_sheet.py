@@ -6,6 +6,8 @@ patches, and the same with the edges of the patches drawn in.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -55,7 +57,9 @@ def stitch(
             planes.append(torch.from_numpy(guides)[None].to(device))
         look = torch.from_numpy(style)[None].to(device) if style is not None and len(style) else None
         sizes = [part.shape[1] for part in planes]
-        windows = (window.split(sizes, dim=1) for window in cut(torch.cat(planes, dim=1), read, stride)[:, None])
+        windows = (
+            window.split(sizes, dim=1) for window in cut(torch.cat(planes, dim=1), read, stride)[:, None]
+        )
         # The paper's network takes labels and noise only.
         further = {} if look is None else {"style": look}
         patches = torch.cat([generator(*window, **further) for window in windows])
@@ -77,7 +81,7 @@ def draw_sheet(generator: nn.Module, held_out: Source, config: TrainConfig) -> n
     for index in chosen:
         sample = held_out.read(int(index), held_out.place(rng, int(index), read), read)
         noise = draw_noise(rng, read, read, config.model.noise_scales)
-        parts = {"tile": tile, "guides": sample.guides, "style": sample.style}
+        parts: dict[str, Any] = {"tile": tile, "guides": sample.guides, "style": sample.style}
         image = np.rint(stitch(generator, sample.labels, noise, config, **parts)).astype(np.uint8)
         rows = [colors[sample.labels[inner]], sample.image[inner], image, mark_edges(image, tile, stride)]
         columns.append(_spaced(rows, axis=0))

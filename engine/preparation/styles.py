@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from safron.engine.generator.card import Card
-from safron.engine.generator.style import BACKGROUND, STYLE_NAMES, measure_style
 from safron.io.errors import BadInput
+from safron.io.measures.style import BACKGROUND, STYLE_NAMES, measure_style
 from safron.io.slides.whole_image import read_image
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.engine.generator.guides import Guides
 from safron.io.errors import BadInput
 from safron.io.files import replacing
+from safron.io.measures.guides import Guides
 from safron.training.config.data_sets import DATA_SETS
 from safron.training.config.settings import GLASS
 from safron.training.data.cues import measure_cues
@@ -139,7 +139,7 @@ def prepare(
     kept_at = cache / f"pairs-{key}.npz" if cache else None
     if kept_at and kept_at.exists():
         with np.load(kept_at) as kept:
-            arrays: dict[str, Any] = {name: tuple(kept[name]) for name in ARRAYS }
+            arrays: dict[str, Any] = {name: tuple(kept[name]) for name in ARRAYS}
             return Pairs(**arrays, slides=tuple(map(str, kept["slides"])), name=name)
     images, labels, slides, frames = [], [], [], []
     for image_path, mask_path in found:
