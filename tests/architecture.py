@@ -26,7 +26,7 @@ FLOORS = (
     ("engine.stains",),
     ("engine.system",),
     ("io.tiles",),
-    ("io.masks", "io.slides"),
+    ("io.masks", "io.slides", "io.measures"),
     ("io",),
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""

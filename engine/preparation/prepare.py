@@ -45,6 +45,7 @@ from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
+from .styles import choose_style
 
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import WorkerFacts
@@ -65,6 +66,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = GeneratorInfo.of(model)
+    info = replace(info, card=choose_style(info.card, options.style))
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
