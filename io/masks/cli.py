@@ -319,7 +319,7 @@ def ellipses(
 )
 @option("--lumens", "Make lumens background, instead of a part of their gland.", is_flag=True)
 @option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
-@_with(*write_options)
+@with_options(*write_options)
 def colon(
     out: Path,
     size: tuple[int, int],
