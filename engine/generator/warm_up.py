@@ -22,6 +22,8 @@ from .planes import Inputs, each, further
 log = logging.getLogger("safron")
 
 GPU_BATCH = 32
+# Calls at a time on a GPU, see `safron.engine.execution.device_queue`.
+GPU_CALLS = 2
 # Patches that a worker on a CPU holds at a time, where the generator takes any number.
 CPU_BATCH = 8
 
@@ -43,12 +45,19 @@ class WarmUp:
     batch
         Batch size that the device has memory for.
     added_bytes
-        Memory that the generator keeps.
+        Memory that the first calls took: for the libraries that they load, and for a call.
+    more_bytes
+        Memory that each call takes which runs at the same time.
     """
 
     info: GeneratorInfo
     batch: int
     added_bytes: int
+    more_bytes: int
+
+    def bytes_of(self, calls: int) -> int:
+        """Return what so many calls at a time take."""
+        return self.added_bytes + (calls - 1) * self.more_bytes
 
 
 def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
@@ -66,18 +75,36 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
     try:
         if not info.on_gpu:
             _run_twice(model, info, plan)
-            return WarmUp(info, plan.batch, max(0, resident_bytes() - before))
+            added = max(0, resident_bytes() - before)
+            return WarmUp(info, plan.batch, added, added)
         batch = plan.batch
         try:
-            info = _compare_batches(model, info, plan, batch)
+            info, alone = _rehearse(model, info, plan, batch)
         except Exception as error:
             if not is_out_of_memory(error) or batch < 2:
                 raise
             batch = -(-batch // 2)
-            info = _compare_batches(model, info, plan, batch)
+            info, alone = _rehearse(model, info, plan, batch)
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
-    return WarmUp(info, batch, max(0, resident_bytes() - before))
+    return WarmUp(info, batch, max(0, alone - before), max(0, resident_bytes() - alone))
+
+
+def _rehearse(
+    model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int
+) -> tuple[GeneratorInfo, int]:
+    """Compare batches, and run as many side by side as a render does.
+
+    Returns
+    -------
+    tuple[GeneratorInfo, int]
+        What stays the same, and resident bytes before two calls ran at the same time.
+    """
+    info = _compare_batches(model, info, plan, batch)
+    alone, inputs = resident_bytes(), _inputs(info, plan, batch)
+    with ThreadPoolExecutor(GPU_CALLS, "safron-warm-up") as threads:
+        list(threads.map(lambda _: _call(model, inputs), range(GPU_CALLS)))
+    return info, alone
 
 
 def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> None:

@@ -110,7 +110,7 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
     check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
     tried = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
     batches, calls = batches_held(tried.info, workers)
-    budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * tried.added_bytes)
+    budget = replace(budget, batches=batch_bytes(job, batches), generator=tried.bytes_of(calls))
     heap = heap_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     return Prepared(target, options, model, job, budget, "threads", heap, workers)
