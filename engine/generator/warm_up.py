@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from .planes import Inputs, each, further
 
 log = logging.getLogger("safron")
 
+# Renders of fewer patches gain less by windows of several than the test of these takes.
+FEW = 100
 GPU_BATCH = 32
 # Calls at a time on a GPU, see `safron.engine.execution.device_queue`.
 GPU_CALLS = 2
@@ -48,12 +52,15 @@ class WarmUp:
         Memory that the first calls took: for the libraries that they load, and for a call.
     more_bytes
         Memory that each call takes which runs at the same time.
+    patch_seconds
+        Time of one patch while nothing else is generated.
     """
 
     info: GeneratorInfo
     batch: int
     added_bytes: int
     more_bytes: int
+    patch_seconds: float
 
     def bytes_of(self, calls: int) -> int:
         """Return what so many calls at a time take."""
@@ -74,73 +81,116 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
     before = resident_bytes()
     try:
         if not info.on_gpu:
-            _run_twice(model, info, plan)
-            added = max(0, resident_bytes() - before)
-            return WarmUp(info, plan.batch, added, added)
+            seconds = _run_twice(model, info, plan)
+            alone = resident_bytes()
+            added = max(0, alone - before)
+            info = replace(info, joined=_joined(model, info, plan))
+            large = max(0, resident_bytes() - alone) * (info.calls or 1) if info.joined > 1 else 0
+            return WarmUp(info, plan.batch, added + large, added, seconds)
         batch = plan.batch
         try:
-            info, alone = _rehearse(model, info, plan, batch)
+            info, seconds, alone = _rehearse(model, info, plan, batch)
         except Exception as error:
             if not is_out_of_memory(error) or batch < 2:
                 raise
             batch = -(-batch // 2)
-            info, alone = _rehearse(model, info, plan, batch)
+            info, seconds, alone = _rehearse(model, info, plan, batch)
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
-    return WarmUp(info, batch, max(0, alone - before), max(0, resident_bytes() - alone))
+    return WarmUp(info, batch, max(0, alone - before), max(0, resident_bytes() - alone), seconds)
+
+
+def _joined(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> int:
+    """Return `info.joined` if a window of so many patches a side holds the same bits as its patches alone, else 1."""
+    grid, count = plan.grid, info.joined
+    stride, multiple = grid.rows.stride, info.card.tile_multiple or 1
+    if count < 2 or plan.patches < FEW or stride % multiple or stride % info.card.alignment:
+        return 1
+    reach = (count - 1) * stride
+    inputs = _inputs(info, replace(plan, grid=replace(grid, tile=grid.tile + reach)), 1)
+    whole, side = _call(model, inputs)[0], grid.tile + 2 * grid.context
+    for y, x in product(range(0, reach + 1, stride), repeat=2):
+        part = {
+            name: values[..., y : y + side, x : x + side] if values.ndim > 2 else values
+            for name, values in inputs.items()
+        }
+        if not np.array_equal(_call(model, part)[0], whole[y : y + grid.tile, x : x + grid.tile]):
+            return 1
+    return count
 
 
 def _rehearse(
     model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int
-) -> tuple[GeneratorInfo, int]:
+) -> tuple[GeneratorInfo, float, int]:
     """Compare batches, and run as many side by side as a render does.
 
     Returns
     -------
-    tuple[GeneratorInfo, int]
-        What stays the same, and resident bytes before two calls ran at the same time.
+    tuple[GeneratorInfo, float, int]
+        What stays the same, the seconds of a patch, and resident bytes before two calls ran at the same time.
     """
-    info = _compare_batches(model, info, plan, batch)
+    info, seconds = _compare_batches(model, info, plan, batch)
     alone, inputs = resident_bytes(), _inputs(info, plan, batch)
     with ThreadPoolExecutor(GPU_CALLS, "safron-warm-up") as threads:
         list(threads.map(lambda _: _call(model, inputs), range(GPU_CALLS)))
-    return info, alone
+    return info, seconds, alone
 
 
-def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> None:
-    """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep."""
+def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> float:
+    """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep.
+
+    Returns the seconds of one patch.
+    """
+    times: list[float] = []
+
+    def call() -> npt.NDArray[Any]:
+        start = time.perf_counter()
+        made = _call(model, inputs)
+        times.append((time.perf_counter() - start) / len(made))
+        return made
+
     if info.batch_invariant and info.per_call is None:  # one call of two patches that are alike
         inputs = each(_inputs(info, plan, 1), [0, 0])
-        first, *others = _call(model, inputs)
+        first, *others = call()
     else:
         inputs = _inputs(info, plan, info.per_call or plan.batch)
         with ThreadPoolExecutor(info.calls or 1) as threads:
-            times = max(2, min(info.calls or 1, plan.batch))
-            first, *others = threads.map(lambda _: _call(model, inputs), range(times))
+            count = max(2, min(info.calls or 1, plan.batch))
+            first, *others = threads.map(lambda _: call(), range(count))
     if not all(np.array_equal(first, other) for other in others):
         raise BadInput(
             f"generator {info.card.name!r} returned other pixels for the same input, so no render could be continued or "
             "repeated; export it for inference, without dropout and random operators"
         )
+    return min(times)
 
 
-def _compare_batches(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int) -> GeneratorInfo:
-    """Run a batch whole, again, in halves, and its patches elsewhere beside others; say what stays the same."""
+def _compare_batches(
+    model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int
+) -> tuple[GeneratorInfo, float]:
+    """Run a batch whole, again, in halves, and its patches elsewhere beside others.
+
+    Returns what stays the same, and the seconds of one patch.
+    """
     inputs = _inputs(info, plan, batch)
     whole = _call(model, inputs)
-    if not np.array_equal(whole, _call(model, inputs)):
+    start = time.perf_counter()
+    again = _call(model, inputs)
+    seconds = (time.perf_counter() - start) / batch
+    if not np.array_equal(whole, again):
         log.warning(
             "%s: generator %r returned other bits for the same input: another run will differ in its last bits",
             info.device,
             info.card.name,
         )
     if batch < 2:
-        return info
-    return replace(
+        return info, seconds
+    info = replace(
         info,
         same_halves=np.array_equal(whole, _call(partial(in_halves, model), inputs)),
         same_places=all(_is_same_elsewhere(model, whole, inputs, first) for first in (0, 1)),
     )
+    return info, seconds
 
 
 def _call(model: Callable[..., npt.NDArray[Any]], inputs: Inputs) -> npt.NDArray[Any]:
