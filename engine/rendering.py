@@ -375,6 +375,7 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         device=model.device,
         runtime=model.runtime,
         precision=model.precision,
+        joined=model.joined,
         options=prepared.options.described(),
         seconds=seconds,
         output_bytes=prepared.target.part.stat().st_size,

@@ -66,6 +66,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = GeneratorInfo.of(model)
+    if options.patch_timeout is not None:  # it is meant for calls of one patch
+        info = replace(info, joined=1)
     info = replace(info, card=choose_style(info.card, options.style))
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
@@ -114,7 +116,7 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
     check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
     tried = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
     batches, calls = batches_held(tried.info, workers)
-    budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * tried.added_bytes)
+    budget = replace(budget, batches=batch_bytes(job, batches), generator=tried.bytes_of(calls))
     heap = heap_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())
