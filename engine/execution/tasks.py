@@ -223,6 +223,9 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
         if not plan.scale.is_one:
             with tally.stage("resample"):
                 resample(drawing, block.drawn, rendered, block.rendered, plan.scale, canvas=plan.canvas)
+    if plan.stain is not None:
+        with tally.stage("stain"):
+            plan.stain.apply(image, block.window.y, block.window.x)
     return TaskDone("block", index, tally, list(_encode_levels(job, block, image, tally)))
 
 

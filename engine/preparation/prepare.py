@@ -21,6 +21,8 @@ from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
+from safron.engine.stains.looks import stain_change
+from safron.engine.stains.stain import StainChange
 from safron.engine.system.gpus import process_blocks
 from safron.engine.system.memory import resident_bytes, usable_cores
 from safron.io.errors import BadInput
@@ -43,6 +45,7 @@ from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
+from .styles import choose_style
 
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import WorkerFacts
@@ -63,6 +66,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = GeneratorInfo.of(model)
+    info = replace(info, card=choose_style(info.card, options.style))
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
@@ -187,7 +191,10 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
     card.require_tile(tile)
     region = _region(options.region, canvas)
     flavor = options.flavor or choose_flavor(target)
+    stain = stain_change(options.stain, seed=options.seed, variation=options.stain_field)
     slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
+    if stain is not None:
+        slide = _stained(slide, stain)
     return RenderPlan(
         grid=grid,
         taper=taper,
@@ -206,6 +213,15 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
         bits=choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
         planes=card_specs(card),
+        stain=stain,
+    )
+
+
+def _stained(slide: SlideSpec, stain: StainChange) -> SlideSpec:
+    """Record a stain, and the colour that it gives to the background."""
+    facts = {"Stain": stain.name} | ({"Stain field": f"{stain.variation:g}"} if stain.variation else {})
+    return replace(
+        slide, background=stain.color(slide.background), metadata=(*slide.metadata, *facts.items())
     )
 
 
