@@ -152,3 +152,9 @@ def test_runtimes(run: Run, tiny: Path) -> None:
         assert row["ms"] > 0
         assert row["mean_levels"] <= 1
         assert all(found["same_bits"] for found in row["windows"].values())
+
+
+def test_virtual_slide(run: Run) -> None:
+    made = run("virtual_slide --model identity --regions 2 --threads 1")
+    assert len(made["rows"]) == 2
+    assert min(made["ratio"], made["again_ms"], made["level_2_s"]) > 0

@@ -14,6 +14,7 @@ from safron.engine import generator_cli as generator
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
+from safron.engine.viewing import cli as viewing
 from safron.io.fields import settings
 from safron.io.masks import cli as mask
 from safron.io.tiles import cli as tiles
@@ -35,6 +36,7 @@ PROGRAMS = {
     "safron-mask": mask.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-view": viewing.command,
     "safron-generator": generator.commands,
     "safron-tiles": tiles.command,
 }

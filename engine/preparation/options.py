@@ -89,6 +89,12 @@ class RenderOptions:
     taper: Literal["flat", "linear", "cosine"] = setting(
         "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
     )
+    style: str | None = setting(
+        None,
+        "Stain of the tissue: a style that the generator's card names, or an image whose stain is measured.",
+        "NAME|FILE",
+        shown="the generator's",
+    )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
     block: int | None = setting(
         None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"

@@ -45,6 +45,7 @@ from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
+from .styles import choose_style
 
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import WorkerFacts
@@ -65,7 +66,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = GeneratorInfo.of(model)
-    job = Job(_plan(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
+    info = replace(info, card=choose_style(info.card, options.style))
+    job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
     processes = workers_of(options) if where == "processes" else 0
@@ -173,7 +175,7 @@ def _with_batch(job: Job, batch: int, *, fresh: bool) -> Job:
     return replace(job, plan=replace(plan, batch=batch), model=info)
 
 
-def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
+def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
     """Decide grid, scale, slide and blocks."""
     card, canvas, taper = info.card, Window(0, 0, *mask.shape), Taper(options.taper)
     tile = card.tile if options.tile is None else options.tile
