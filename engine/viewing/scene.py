@@ -228,7 +228,13 @@ def _is_mask(path: Path, source: str) -> bool:
 
 def _mask_scene(source: str, options: Mapping[str, Any]) -> Scene:
     given_options = RenderOptions(**options)
-    model = load_model(given_options.model, device=given_options.device, threads=given_options.threads)
+    model = load_model(
+        given_options.model,
+        device=given_options.device,
+        threads=given_options.threads,
+        precision=given_options.precision,
+        runtime=given_options.runtime,
+    )
     given = open_mask(
         source, palette=model.card.palette, palette_tolerance=options.get("palette_tolerance", 0)
     )

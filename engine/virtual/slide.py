@@ -68,6 +68,7 @@ _OPTIONS = [
     "threads",
     "device",
     "precision",
+    "runtime",
     "compression",
     "tiff_tile",
     "flavor",
@@ -128,7 +129,11 @@ class VirtualSlide(AbstractSlide):
 
     def _open(self, source: Any, options: RenderOptions) -> None:
         model = load_model(
-            options.model, device=options.device, threads=options.threads, precision=options.precision
+            options.model,
+            device=options.device,
+            threads=options.threads,
+            precision=options.precision,
+            runtime=options.runtime,
         )
         self.mask: LabelMask = (
             source
@@ -363,6 +368,8 @@ class VirtualSlide(AbstractSlide):
         plan, grid = self.plan, self.plan.grid
         # One pixel more, whose labels may be taken from a changed pixel if the generator draws at another scale.
         drawn = plan.drawn_for(window.expand(1).clip(plan.canvas)).expand(1)
+        # Inputs beside labels may be computed from labels further away.
+        drawn = drawn.expand(max((getattr(source, "radius", 1) for source in self.job.sources), default=0))
         reach = drawn.expand(grid.context + grid.tile)
         ratio = plan.scale.ratio
         y0, x0 = (int(end / ratio) - 2 for end in (reach.y, reach.x))

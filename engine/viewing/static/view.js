@@ -50,6 +50,7 @@ viewer.innerTracker.keyHandler = viewer.innerTracker.keyDownHandler = null; // o
 const state = { version: 0, epoch: 0, labels: 0, hidden: new Set(info.fills ?? []), outline: false, opacity: 0.45, overlay: false, tissue: true, last: null };
 const complete = new Set();
 const layers = { under: null, tissue: null, over: null };
+let before = null; // tissue from before a stroke, shown until the new one is there
 const ORDER = ["under", "tissue", "over"];
 const busy = new Set();
 const stale = new Set();
@@ -104,7 +105,7 @@ function load(slot) {
         clearTimeout(timer);
         item.setOpacity(opacityOf(slot));
         item.setPreload(slot !== "over" || state.overlay);
-        if (old) viewer.world.removeItem(old);
+        if (old && old !== before) viewer.world.removeItem(old);
         busy.delete(slot);
         if (stale.delete(slot)) load(slot);
       };
@@ -162,6 +163,8 @@ let shownError = "";
 function apply(now) {
   state.last = now;
   info.kind = now.kind;
+  if (now.epoch !== state.epoch && now.seed === state.seed && now.kind === "mask") before ??= layers.tissue;
+  state.seed = now.seed;
   const fresh = now.epoch !== state.epoch || now.version !== state.version;
   [state.version, state.epoch] = [now.version, now.epoch];
   if (fresh) load("tissue");
@@ -193,6 +196,7 @@ function apply(now) {
   } else if (!$("render-section").hidden) {
     $("render-line").textContent = "Finished.";
   }
+  if (before && !active && !busy.has("tissue") && before !== layers.tissue) { viewer.world.removeItem(before); before = null; }
   $("status").textContent = said;
   $("bar").firstElementChild.style.width = active ? `${100 * share}%` : "0";
   document.body.dataset.done = String(!active && !busy.size);
@@ -339,7 +343,7 @@ function download() {
 }
 const panel = (open = !$("panel").classList.contains("open")) => ($("panel").classList.toggle("open", open), $("panel-button").setAttribute("aria-expanded", open));
 const style = (outline) => { state.outline = outline; $("fill").classList.toggle("on", !outline); $("outline").classList.toggle("on", outline); showOverlay(true); if (layers.over) load("over"); };
-const setTissue = (on) => { state.tissue = on; fade(); };
+const setTissue = (on) => { state.tissue = on; before?.setOpacity(on ? 1 : 0); fade(); };
 const setOpacity = (value) => { state.opacity = Math.max(0, Math.min(1, value)); showOverlay(true); };
 
 $("zoom-in").onclick = () => zoom(1.6);
@@ -381,7 +385,7 @@ viewer.addHandler("animation-finish", poll);
 document.addEventListener("visibilitychange", () => document.hidden || poll());
 viewer.addOnceHandler("tile-drawn", () => (document.body.dataset.open = "1"));
 const first = await ask(`state?${new URLSearchParams({ level: TOP, x0: 0, y0: 0, x1: info.width, y1: info.height })}`);
-[state.version, state.epoch, state.labels] = [first.version, first.epoch, first.labels_version ?? 0];
+[state.version, state.epoch, state.labels, state.seed] = [first.version, first.epoch, first.labels_version ?? 0, first.seed];
 if (info.has_labels && info.kind !== "slide") load("under");
 load("tissue");
 if (info.has_labels && info.kind === "slide") { state.overlay = true; load("over"); }
