@@ -110,6 +110,23 @@ def test_the_middle_of_the_view_comes_first_and_parts_are_shown(mask: Path) -> N
         assert wait(page, 1)["version"] > state["version"]
 
 
+def test_another_stain_changes_the_colours_and_keeps_the_seed(mask: Path) -> None:
+    with serving(open_here(mask)) as page:
+        assert wait(page)["stain"] == "reference"
+        first = page.ask("/tissue/0/1/1")[2]
+        page.json("/seed", {"seed": 3})
+        page.json("/stain", {"stain": "violet"})
+        state = wait(page)
+        assert (state["stain"], state["seed"], state["epoch"]) == ("violet", 3, 2)
+        assert page.ask("/tissue/0/1/1")[2] != first
+        for wrong in ("/etc/passwd", "s.svs", "random:x", "random:1\n"):
+            assert page.ask("/stain", {"stain": wrong})[0] == 400
+        page.json("/stain", {"stain": "reference"})
+        page.json("/seed", {"seed": 0})
+        wait(page)
+        assert page.ask("/tissue/0/1/1")[2] == first
+
+
 def test_another_seed_gives_other_tissue(mask: Path) -> None:
     with serving(open_here(mask)) as page:
         wait(page)

@@ -236,6 +236,20 @@ def export(checkpoint: Path, out: Path, float16: bool, **card: str | None) -> No
     _tell(out, export_checkpoint(checkpoint, out, card=card, float16=float16))
 
 
+@cli.command("page", epilog="Example: safron-train page runs/second run.html --before runs/first")
+@click.argument("run", type=PATH)
+@click.argument("out", type=PATH, metavar="OUT.html")
+@option("--before", "Folder of another run to compare with.", "RUN", type=PATH)
+@option("--overwrite", "Replace OUT.", is_flag=True)
+@debug_option
+def page(run: Path, out: Path, before: Path | None, overwrite: bool) -> None:
+    """Write a page about the training in the folder RUN: losses in words and as curves, samples over time, settings."""
+    from safron.training.run_page import write_run_page
+
+    write_run_page(run, out, before=before, overwrite=overwrite)
+    click.echo(f"wrote {out}")
+
+
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
 @click.argument("out", type=PATH)
 @PRESET

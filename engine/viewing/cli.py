@@ -45,6 +45,7 @@ Examples:
     default=DEFAULT_MODEL,
 )
 @option("--seed", "Seed of the noise, a whole number.", "N", type=click.IntRange(0), default=0)
+@option("--stain", "Stain, as safron-render takes it.", "NAME|FILE", default="reference")
 @option(
     "--threads",
     "Number of patches generated side by side on a CPU.",

@@ -20,6 +20,7 @@ from safron.engine.generator.warm_up import warm_up
 from safron.engine.plan.window import Window
 from safron.engine.preparation.options import RenderOptions, for_python
 from safron.engine.preparation.prepare import plan_render
+from safron.engine.preparation.styles import choose_style
 from safron.engine.scratch.arrays import Scratch
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
@@ -37,6 +38,9 @@ _OPTIONS = (
         "overlap",
         "taper",
         "seed",
+        "style",
+        "stain",
+        "stain_field",
         "batch",
         "threads",
         "device",
@@ -107,7 +111,7 @@ class VirtualSlide(RenderedTiles, AbstractSlide):
             else open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
         )
         self.options = options
-        info = GeneratorInfo.of(model)
+        info = replace(GeneratorInfo.of(model), card=choose_style(model.card, options.style))
         plan = plan_render(mask, info, Target.of(Path("virtual.svs")), options)
         job = ViewJob(plan, mask, info, Scratch(Path("virtual.safron")))
         if info.on_gpu:

@@ -262,9 +262,17 @@ class RenderedTiles:
             yield (_PATCH, row, column), patch
 
     def _pixels(self, window: Window) -> UInt8:
-        """Put the pixels of level 0 together from patches: uint8 [h, w, 3]."""
+        """Make the pixels of level 0: uint8 [h, w, 3]."""
         plan = self.plan
         canvas = window.shift(plan.region.y, plan.region.x)
+        pixels = self._drawn_pixels(window, canvas)
+        if plan.stain is not None:
+            plan.stain.apply(pixels, canvas.y, canvas.x)
+        return pixels
+
+    def _drawn_pixels(self, window: Window, canvas: Window) -> UInt8:
+        """Put pixels together from patches, as the generator draws them."""
+        plan = self.plan
         rendered, drawn = canvas.clip(plan.region), self._drawn(window)
         if rendered.empty:
             return self._background(window)
