@@ -6,7 +6,7 @@ are whole numbers, so sums are exact. But a mean of predictions must keep its fr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +126,18 @@ class DenseSums:
         assert columns.all(), part
         divisor = np.multiply.outer(rows * (1 << self.blend.bits), columns)
         return np.divide(self.sums[part.slices(self.window)].transpose(2, 0, 1), divisor).astype(np.float32)
+
+
+class PatchSums(Protocol):
+    """What adds up the patches of a window: `Accumulator` of pictures, `DenseSums` of predictions."""
+
+    window: Window
+
+    def add(self, patches: Values, first: Window) -> None:
+        """See `Accumulator.add`."""
+
+    def merge(self, other: Any) -> None:
+        """Add what the patches of another window of the same kind wrote into this one."""
 
 
 def new_sums(

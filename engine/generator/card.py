@@ -19,6 +19,8 @@ from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert, hints
 from safron.io.legend import Label
 
+from .sampler import Sampler
+
 __all__ = ["RGB", "Card", "Label", "parse_card"]
 
 PAGE = "see docs/generator-contract.md"
@@ -146,6 +148,8 @@ class Card:
         Micrometres per pixel of what it draws, or None.
     edges
         What its input "edges" shows, or None where it has none.
+    sampler
+        How a picture is made of its predictions, or None where it gives the picture itself.
     adapter
         How to call a network that does not follow the contract itself, or None.
     extra
@@ -165,8 +169,19 @@ class Card:
     licence: str = "unknown"
     trained_on: str = "unknown"
     edges: Edges | None = None
+    sampler: Sampler | None = None
     adapter: Adapter | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def output(self) -> str:
+        """Name of the generator's output in the graph."""
+        return "prediction" if self.sampler else "image"
+
+    @property
+    def channels(self) -> int:
+        """Values per pixel of its output."""
+        return self.sampler.channels if self.sampler else 3
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:

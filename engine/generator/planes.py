@@ -97,8 +97,9 @@ class LabelEdges:
 
 
 def card_specs(card: Card) -> tuple[PlaneSpec, ...]:
-    """Describe the inputs beside labels that a card names, in the order of `card_sources`."""
-    return (*noise_spec(card.noise_scales), *([EDGES] if card.edges else []))
+    """Describe the inputs beside labels that a card names, in the order of `card_sources`; then a sampler's xt and t."""
+    running = card.sampler.specs if card.sampler else ()
+    return (*noise_spec(card.noise_scales), *([EDGES] if card.edges else []), *running)
 
 
 def card_sources(card: Card, labels: Labels, *, seed: int) -> tuple[PlaneSource, ...]:

@@ -11,6 +11,7 @@ operations, so that it gives the same bits wherever a pixel is computed. All num
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 from typing import Annotated, Any, Literal
 
@@ -20,11 +21,10 @@ from msgspec import Meta, Struct, structs
 from safron.engine.plan.fixed_point import PREDICTION_LIMIT
 from safron.engine.plan.planes import PlaneSpec
 from safron.io.errors import BadInput
-from safron.io.fields import Byte, Count, Finite
+from safron.io.fields import Byte, Count, Finite, NotNegativeNumber
 
 Float32 = npt.NDArray[np.float32]
 Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
-NotNegativeNumber = Annotated[float, Meta(ge=0, lt=1e6, description="a number, at least 0")]
 
 # Odd, so that the seeds of all steps differ.
 _APART = 0x9E3779B97F4A7C15
@@ -77,7 +77,7 @@ class Sampler(Struct, frozen=True, forbid_unknown_fields=True):
                 f"times and alphas must be one or more, and as many, not {len(self.times)} and {len(self.alphas)}"
             )
         rising = (*self.alphas, self.last_alpha)
-        if any(first >= second for first, second in zip(rising, rising[1:], strict=False)):
+        if any(first >= second for first, second in pairwise(rising)):
             raise ValueError("alphas must rise from step to step, and last_alpha must be the largest")
         if self.prediction == "epsilon" and not self.alphas[0]:
             raise ValueError(

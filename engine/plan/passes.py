@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from .blocks import least_block
 from .render_plan import RenderPlan
 from .scale import ONE
-from .window import Window
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,3 @@ def mirrored(start: int, stop: int, length: int) -> list[int]:
     """
     turned = (place % (2 * length) for place in range(start, stop))
     return [place if place < length else 2 * length - 1 - place for place in turned]
-
-
-def state_window(drawn: Window, offset: tuple[int, int], window: Window) -> Window:
-    """Return a window of a pass, counted from the first pixel of the running picture."""
-    return window.shift(-offset[0] - drawn.y, -offset[1] - drawn.x)

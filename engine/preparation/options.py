@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
-from safron.io.fields import Count, NotNegative, Positive, attributes, fit, hints, setting
+from safron.io.fields import Count, NotNegative, NotNegativeNumber, Positive, attributes, fit, hints, setting
 
 if TYPE_CHECKING:
     from safron.engine.generator.model import PatchModel
@@ -90,6 +90,21 @@ class RenderOptions:
         "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
     )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
+    steps: Count | None = setting(
+        None,
+        "Steps of a sampler (a diffusion model): as many of those in the generator's card, evenly spread. Each is one pass.",
+        "N",
+        shown="all of them",
+    )
+    guidance: NotNegativeNumber | None = setting(
+        None,
+        "Strength of a sampler's classifier-free guidance; 0 for none, which takes half the time.",
+        "W",
+        shown="the generator's",
+    )
+    state: Literal["float16", "float32"] = setting(
+        "float16", "Type in which scratch keeps a sampler's running picture."
+    )
     block: int | None = setting(
         None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"
     )
