@@ -97,7 +97,7 @@ class DenseSums:
         # It looks at the shape of this picture, and writes nothing into it.
         picture = as_strided(np.zeros((1, width, 3), np.uint8), (height, width, 3), (0, 3, 1))
         more = max(0, self.blend.bits - _COMPILED_BITS)
-        compiled.add(  # type: ignore[union-attr]
+        compiled.add(
             picture,
             self.sums,
             np.zeros((height, 0, 3), np.int32),

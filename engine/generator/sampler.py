@@ -188,13 +188,15 @@ class Step:
         npt.NDArray[np.float32]
             The picture after the step.
         """
+        picture: Float32
+        noise: Float32
         if self.prediction == "epsilon":
-            picture, noise = (x - self.noise * prediction) / self.signal, prediction
+            picture, noise = np.divide(x - self.noise * prediction, self.signal), prediction
         elif self.prediction == "v":
             picture = self.signal * x - self.noise * prediction
             noise = self.signal * prediction + self.noise * x
         else:
-            picture, noise = prediction, (x - self.signal * prediction) / self.noise
+            picture, noise = prediction, np.divide(x - self.signal * prediction, self.noise)
         if self.clip:
             picture = np.clip(picture, self.low, self.high)
         after = self.signal_after * picture + self.noise_after * noise
@@ -217,7 +219,8 @@ class Step:
     def colors_of(self, picture: Float32) -> npt.NDArray[np.uint8]:
         """Turn values of the picture into RGB: uint8 of the same shape, rounded half to even and clipped."""
         levels = (picture - self.low) * np.float32(255 / (self.high - self.low))
-        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+        colors: npt.NDArray[np.uint8] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+        return colors
 
 
 def noise_seed(seed: int, step: int) -> int:
@@ -242,6 +245,7 @@ def guided(model: Any, sampler: Sampler | None) -> Any:
         without = model(np.full_like(labels, null), noise, **planes)
         # Its range may grow by the guidance; predictions are summed within theirs.
         most = np.float32(PREDICTION_LIMIT)
-        return np.clip(with_labels + strength * (with_labels - without), -most, most)
+        made: npt.NDArray[Any] = np.clip(with_labels + strength * (with_labels - without), -most, most)
+        return made
 
     return call
