@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,80 @@ class Killed(MixModel):
         if self._at is not None and self._counts.stat().st_size > self._at:
             os._exit(9)
         return super().__call__(labels, noise, **planes)
+
+
+CARD: dict[str, Any] = {
+    "name": "tiny-diffusion",
+    "tile": {"multiple_of": 16, "default": 64},
+    "context": 4,
+    "alignment": 4,
+    "mpp": 1.0,
+    "labels": [
+        {"value": 0, "name": "background", "color": [0, 0, 255], "fill": [240, 241, 242]},
+        {"value": 1, "name": "stroma", "color": [255, 0, 0]},
+        {"value": 2, "name": "gland", "color": [0, 255, 0]},
+    ],
+    "sampler": {
+        "kind": "ddim",
+        "prediction": "epsilon",
+        "times": [900, 600, 300, 0],
+        "alphas": [0.05, 0.3, 0.6, 0.95],
+        "null_label": 0,
+    },
+}
+
+
+def write_sampler(
+    path: Path,
+    *,
+    card: dict[str, Any] | None = None,
+    spare: str = "t",
+    output: str = "prediction",
+    gain: float = 0.5,
+) -> Path:
+    """Write a sampler that predicts `gain` times the running picture, plus a little of label and time.
+
+    Parameters
+    ----------
+    card : put into the file, after `CARD`.
+    spare : what its input "t" is called.
+    output : what its output is called.
+    gain : factor of the running picture.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    fixed = {
+        "starts": np.array([4, 4], np.int64),
+        "ends": np.array([-4, -4], np.int64),
+        "axes": np.array([2, 3], np.int64),
+        "one": np.array([1], np.int64),
+        "three": np.array([1, 2, 3], np.int64),
+        "gain": np.array(gain, np.float32),
+        "little": np.array(0.3, np.float32),
+        "least": np.array(1e-4, np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["labels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["float", "one"], ["deep"]),
+        helper.make_node("Mul", ["deep", "little"], ["of_label"]),
+        helper.make_node("Mul", ["xt", "gain"], ["of_picture"]),
+        helper.make_node("Unsqueeze", [spare, "three"], ["shaped_time"]),
+        helper.make_node("Mul", ["shaped_time", "least"], ["of_time"]),
+        helper.make_node("Add", ["of_picture", "of_label"], ["both"]),
+        helper.make_node("Add", ["both", "of_time"], ["all"]),
+        helper.make_node("Slice", ["all", "starts", "ends", "axes"], ["inner"]),
+        helper.make_node("Transpose", ["inner"], [output], perm=[0, 2, 3, 1]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("labels", TensorProto.UINT8, ["n", "y", "x"]),
+        helper.make_tensor_value_info("xt", TensorProto.FLOAT, ["n", 3, "y", "x"]),
+        helper.make_tensor_value_info(spare, TensorProto.FLOAT, ["n"]),
+    ]
+    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", "v", "u", 3])]
+    weights = [numpy_helper.from_array(value, name) for name, value in fixed.items()]
+    graph = helper.make_graph(nodes, "sampler", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, {"safron": json.dumps(CARD | (card or {}))})
+    onnx.save(model, path)
+    return path

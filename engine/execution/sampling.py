@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.blending.dense import DenseSums
 from safron.engine.generator.noise import normal_noise
-from safron.engine.generator.planes import PlaneSource
+from safron.engine.generator.planes import PlaneSource, Time
 from safron.engine.generator.sampler import Sampler, Step, noise_seed
 from safron.engine.plan.passes import mirrored
 from safron.engine.plan.planes import PlaneSpec
@@ -52,18 +52,6 @@ class Held:
     def read(self, window: Window) -> Float32:
         """See `PlaneSource`; the window lies inside `window`."""
         return self.values[(slice(None), *window.slices(self.window))].astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Time:
-    """The number that the generator is told in a step; a plane source of the input "t"."""
-
-    spec: PlaneSpec
-    time: float
-
-    def read(self, window: Window) -> Float32:
-        """See `PlaneSource`: float32 []."""
-        return np.array(self.time, np.float32)
 
 
 @dataclass(frozen=True)

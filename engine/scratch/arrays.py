@@ -36,6 +36,7 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import zarr
+from safron.engine.plan.passes import all_patches
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.errors import BadInput, Failed, one_line
 
@@ -141,7 +142,8 @@ class Scratch:
         if self.store is not None:
             about["inputs"]["--scratch"] = self.store
             zarr.create_group(self.store, attributes={"safron": about})
-        counts = {"blocks": prod(plan.block_shape), "patches": plan.patches}
+        patches = plan.patches if "step" in inputs else all_patches(plan)
+        counts = {"blocks": prod(plan.block_shape), "patches": patches}
         group.attrs["safron"] = with_checksum(about | counts)
 
     def place(self, name: str) -> str:

@@ -111,3 +111,21 @@ def completed(scratch: Scratch, inputs: Mapping[str, str]) -> tuple[int, int] | 
     except (OSError, BadInput, Damaged, KeyError):
         return None
     return (run, painted) if type(run) is int and type(painted) is int else None
+
+
+def patches_so_far(scratch: Scratch) -> int:
+    """Return how many patches all passes but the last have done, as their records say."""
+    steps = sorted(int(path.name) for path in scratch.path.glob("passes/*") if path.name.isdecimal())
+    count = 0
+    for this in map(scratch.of_pass, steps):
+        try:
+            found = checked(read_json(this.path / COMPLETE))
+            count = int(found["run"]) + int(found["painted"])
+        except (OSError, Damaged, KeyError, TypeError, ValueError):
+            if this.journal.is_file():
+                done = {
+                    (entry.kind, entry.index): entry.run + entry.painted
+                    for entry in read_journal(this.journal)
+                }
+                count += sum(done.values())
+    return count

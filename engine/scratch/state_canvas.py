@@ -76,8 +76,7 @@ class StateCanvas:
             return assemble(region, array.chunks, out, lambda index: self._load((index[1], index[2])))
         except (OSError, ValueError, RuntimeError) as error:
             raise Failed(
-                f"{self._arrays.place(NAME)}: a part of the sampler's running picture is missing or damaged "
-                f"({one_line(error)}); start over with --fresh"
+                f"the sampler's running picture is missing or damaged in part ({one_line(error)}); start over with --fresh"
             ) from error
 
     def is_whole(self, window: Window) -> bool:
