@@ -119,7 +119,7 @@ CARD: dict[str, Any] = {
         "prediction": "epsilon",
         "times": [900, 600, 300, 0],
         "alphas": [0.05, 0.3, 0.6, 0.95],
-        "null_label": 0,
+        "null_label": 1,
     },
 }
 

@@ -128,7 +128,7 @@ def predict(
 
     made = call(labels)
     if sampler.guidance:
-        without = call(np.full_like(labels, sampler.null_label))
+        without = call(np.where(card.is_fill[labels], labels, np.uint8(sampler.null_label)))
         made = np.clip(
             made + np.float32(sampler.guidance) * (made - without), np.float32(-63), np.float32(63)
         )

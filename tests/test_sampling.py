@@ -63,7 +63,7 @@ def test_equals_the_oracle(tmp_path: Path, size: tuple[int, int]) -> None:
     [
         {"prediction": "x0", "eta": 1.0},
         {"prediction": "v", "eta": 0.5, "clip": False},
-        {"prediction": "epsilon", "guidance": 1.5, "null_label": 0, "range": (0.0, 1.0)},
+        {"prediction": "epsilon", "guidance": 1.5, "null_label": 1, "range": (0.0, 1.0)},
         {"steps": 1},
         {"steps": 5, "last_alpha": 0.99},
     ],

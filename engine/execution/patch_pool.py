@@ -30,7 +30,7 @@ Values = npt.NDArray[Any]
 
 def open_pool(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> Pool:
     """Decide how patches come to the generator; see `safron.engine.execution.batching`."""
-    model = guided(model, info.card.sampler)
+    model = guided(model, info.card.sampler, info.card.is_fill)
     if plan.batch == 1 or (info.batch_invariant and not info.on_gpu):
         return PatchPool(model, plan.batch if info.per_call is None else info.per_call, info.calls)
     call = Halving(model, info) if info.on_gpu else model

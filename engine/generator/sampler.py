@@ -228,21 +228,31 @@ def noise_seed(seed: int, step: int) -> int:
     return (seed + (step + 2) * _APART) % (1 << 64)
 
 
-def guided(model: Any, sampler: Sampler | None) -> Any:
+def guided(model: Any, sampler: Sampler | None, is_fill: npt.NDArray[np.bool_]) -> Any:
     """Return a generator whose predictions are guided, or `model` where nothing guides it.
 
     What it predicts with the labels is moved away from what it predicts without: p + guidance (p - p0), as Ho and
-    Salimans (Classifier-free diffusion guidance, 2022, equation 6) with w = guidance.
+    Salimans (Classifier-free diffusion guidance, 2022, equation 6) with w = guidance. Background is no condition to be
+    guided by, so its label stays.
+
+    Parameters
+    ----------
+    model
+        See `safron.engine.generator.model.PatchModel`.
+    sampler
+        Of its card.
+    is_fill
+        Which labels are background: bool [256].
     """
     if sampler is None or not sampler.guidance:
         return model
-    strength, null = np.float32(sampler.guidance), sampler.null_label
+    strength, null = np.float32(sampler.guidance), sampler.null_label or 0
 
     def call(
         labels: npt.NDArray[np.uint8], noise: Float32 | None = None, **planes: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
         with_labels = model(labels, noise, **planes)
-        without = model(np.full_like(labels, null), noise, **planes)
+        without = model(np.where(is_fill[labels], labels, np.uint8(null)), noise, **planes)
         # Its range may grow by the guidance; predictions are summed within theirs.
         most = np.float32(PREDICTION_LIMIT)
         made: npt.NDArray[Any] = np.clip(with_labels + strength * (with_labels - without), -most, most)

@@ -54,12 +54,12 @@ def sample(
         made = network(x, t, known)
         if guidance:
             made = made + guidance * (made - network(x, t, torch.zeros_like(known)))
-        x = _ddim(x, made, config.prediction, float(alphas[time]), float(after))
+        x = ddim(x, made, config.prediction, float(alphas[time]), float(after))
     levels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
     return np.asarray(levels.permute(0, 2, 3, 1).numpy())
 
 
-def _ddim(x: Tensor, made: Tensor, prediction: str, alpha: float, after: float) -> Tensor:
+def ddim(x: Tensor, made: Tensor, prediction: str, alpha: float, after: float) -> Tensor:
     """Take a step without fresh noise, the picture clipped to -1 to 1."""
     signal, noise = alpha**0.5, (1 - alpha) ** 0.5
     if prediction == "epsilon":
