@@ -295,11 +295,10 @@ def _sampler_lines(prepared: Prepared) -> list[str]:
     plan, sampler = prepared.plan, prepared.job.model.card.sampler
     if plan.passes is None or sampler is None:
         return []
-    state = plan.passes.state_bytes(plan.drawn.height * plan.drawn.width)
     calls = f", guidance {sampler.guidance:g}, two calls a patch" if sampler.guidance else ""
     return [
         f"sampler  {sampler.kind}, {plan.passes.steps} steps{calls}: {plan.passes.steps} passes over the canvas, {all_patches(plan)} "
-        f"patches in all; running picture in {plan.passes.state}, {state / 1e6:.1f} MB of scratch"
+        f"patches in all; running picture in {plan.passes.state}, {plan.state_bytes / 1e6:.1f} MB of scratch"
     ]
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from safron.engine.execution.sampling import Sampling
 from safron.engine.execution.tasks import Job
-from safron.engine.plan.passes import pass_plan
+from safron.engine.plan.passes import pass_plan, read_chunks
 from safron.engine.plan.render_plan import Passes
 from safron.engine.scratch.arrays import Scratch
+from safron.engine.scratch.freeing import Freeing
 from safron.engine.scratch.mask_watch import MaskWatch
 from safron.engine.scratch.pass_state import PassState, completed
 from safron.engine.scratch.render_state import RenderState
@@ -75,6 +76,7 @@ def run_passes(
         with closing(PassState.of(this.plan, this.scratch, _inputs_of(inputs, step), watch)) as state:
             if progress is not None:
                 progress(state.run + state.painted)
+            free_as_it_goes(this, state)
             if job.pool is not None:  # all tasks run in this process
                 this.scratch.boundaries.keep(this.plan.boundary_room, lazily=True)
             run_blocks(this, state)
@@ -83,6 +85,14 @@ def run_passes(
                 done.stages[name] = done.stages.get(name, 0.0) + seconds
         _free(job.scratch, step - 1)
     return done
+
+
+def free_as_it_goes(job: Job, state: RenderState) -> None:
+    """Let a pass delete the running picture that it reads, part by part."""
+    sampling = job.sampling
+    if sampling is not None and sampling.before is not None:
+        rows, columns = read_chunks(job.plan, sampling.offset, whole=sampling.whole)
+        state.free_with(Freeing(job.plan, sampling.before, rows, columns))
 
 
 def _first_to_run(scratch: Scratch, inputs: Mapping[str, str], last: int, done: EarlierPasses) -> int:

@@ -38,7 +38,7 @@ from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError, one_line
 from safron.io.slides.preview import write_png
 
-from .passes import EarlierPasses, run_passes
+from .passes import EarlierPasses, free_as_it_goes, run_passes
 from .report import RenderReport
 
 log = logging.getLogger("safron")
@@ -193,6 +193,7 @@ def run(
                     _run_blocks(job, blocks, runner, progress)
 
                 earlier = run_passes(prepared.job, inputs, watch, run_job, progress)
+                free_as_it_goes(earlier.job, state)
                 run_job(earlier.job, state)
                 finished = _complete(prepared, scan, state, earlier, inputs, start)
         # As long as scratch has the record of the finished slide, the same command does whatever is left of this.

@@ -17,8 +17,10 @@ from masks import blobs
 from safron.engine.generator.model import load_model
 from safron.engine.plan.fixed_point import prediction_bits
 from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.render_plan import Passes
 from safron.engine.plan.taper import Taper
 from safron.engine.rendering import render
+from safron.engine.scratch import render_state
 from safron.engine.scratch.pass_state import PassState
 from safron.io.errors import Failed
 from sampler_models import CARD, Killed, MixModel, write_sampler
@@ -134,20 +136,28 @@ def test_at_another_scale(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_killed_in_the_middle_of_steps_it_goes_on(tmp_path: Path) -> None:
-    """Each trial is killed a little later, so that kills fall into every pass, and into its boundary patches and blocks."""
+@pytest.mark.parametrize("kill", [(9, 24, 19, 27, 13), (51, 38)], ids=len)
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "lazily"])
+def test_killed_in_the_middle_of_steps_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: tuple[int, ...], at_once: bool
+) -> None:
+    """Each trial is killed a little later, so that kills fall into every pass, and into its boundary patches and blocks.
+
+    What is finished is brought to disk, and what is no longer needed is deleted, at once or after a second.
+    """
+    monkeypatch.setattr(render_state, "SYNC_SECONDS", 0.0 if at_once else 1.0)
     mask, whole, options = blobs(200, 300), MixModel(steps=4), SMALL | {"batch": 1}
     undisturbed = render(mask, tmp_path / "whole.tiff", model=whole, **options)
     counts, trials = tmp_path / "count", 0
     counts.touch()
-    for more in (9, 30, 23, 41, 17, 38):
+    for more in kill:
         pid = os.fork()
         if not pid:
             render(
                 mask,
                 tmp_path / "s.tiff",
                 model=Killed(counts, counts.stat().st_size + more, like=whole),
-                **options,
+                **(options | {"workers": 1 + trials % 2}),
             )
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
@@ -155,9 +165,31 @@ def test_killed_in_the_middle_of_steps_it_goes_on(tmp_path: Path) -> None:
     made = render(mask, tmp_path / "s.tiff", model=Killed(counts, like=whole), **options)
     assert made.digest == undisturbed.digest
     assert (made.patches, made.generated) == (undisturbed.patches, undisturbed.generated)
-    # Each trial has a warm-up of two patches. A kill costs the boundary patches of a pass that were not yet on disk, too.
+    # Each trial has a warm-up of two patches.
     again = counts.stat().st_size - undisturbed.generated - 2 * (trials + 1)
-    assert 0 < again < trials * 20
+    assert 0 < again < trials * (20 if at_once else max(kill))
+
+
+def test_the_running_picture_is_deleted_as_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scratch holds little more than one of them, and less than planned."""
+    monkeypatch.setattr(render_state, "SYNC_SECONDS", 0.0)
+    height, width, most, passes = 704, 512, 0, set()
+    scratch = tmp_path / "s.tiff.safron"
+
+    def look(count: int) -> None:
+        nonlocal most
+        chunks = list(scratch.glob("passes/*/state/c.*"))
+        passes.update(path.parts[-3] for path in chunks)
+        most = max(most, len(chunks) * 64 * 64)
+
+    options = SMALL | {"block": 64}
+    render(blobs(height, width), tmp_path / "s.tiff", model=MixModel(steps=4), progress=look, **options)
+    assert passes == {"0", "1", "2"}
+    plan = Passes(steps=4, channels=3, state="float16", alignment=4, content="")
+    assert height * width < most < 1.5 * height * width
+    assert most * 3 * 2 <= plan.state_bytes(height, width, 64)
 
 
 ARGS = (

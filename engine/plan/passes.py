@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .blocks import least_block
+from .blocks import AxisBlocks, least_block
 from .render_plan import RenderPlan
 from .scale import ONE
 
@@ -88,3 +88,51 @@ def mirrored(start: int, stop: int, length: int) -> list[int]:
     """
     turned = (place % (2 * length) for place in range(start, stop))
     return [place if place < length else 2 * length - 1 - place for place in turned]
+
+
+def read_chunks(
+    plan: RenderPlan, offset: tuple[int, int], *, whole: RenderPlan
+) -> tuple[list[range], list[range]]:
+    """Return which chunks of the running picture the blocks of a pass read, along each axis.
+
+    Parameters
+    ----------
+    plan, offset
+        Of the pass, see `PassPlan`.
+    whole
+        The render.
+
+    Returns
+    -------
+    rows, columns : list[range]
+        Of chunks, for each row and each column of blocks: those under its patches and their context, and under its own pixels.
+    """
+    rows, columns = plan.axis_blocks(plan.block)
+    drawn, tile, context = whole.drawn, plan.slide.tile, plan.grid.context
+    return (
+        [
+            _reads(rows, index, -offset[0] - drawn.y, drawn.height, tile, context)
+            for index in range(len(rows))
+        ],
+        [
+            _reads(columns, index, -offset[1] - drawn.x, drawn.width, tile, context)
+            for index in range(len(columns))
+        ],
+    )
+
+
+def _reads(blocks: AxisBlocks, index: int, shift: int, length: int, chunk: int, context: int) -> range:
+    """Return the chunks of `chunk` pixels that one block reads along an axis of `length` pixels, both of whose ends mirror."""
+    start, stop = blocks.drawn(index)
+    owned, axis = blocks.owned(index), blocks.axis
+    if owned:
+        start = min(start, axis.origin(owned[0]) - context)
+        stop = max(stop, axis.origin(owned[-1]) + axis.tile + context)
+    start, stop = start + shift, stop + shift
+    if start >= stop:
+        return range(0)
+    if stop - start >= 2 * length:
+        return range(-(-length // chunk))
+    # What lies beyond an end is seen as far inside of it.
+    first, last = max(0, min(start, 2 * length - stop)), min(length, max(stop, -start))
+    return range(first // chunk, -(-last // chunk))

@@ -101,9 +101,15 @@ class Passes:
         """Bytes of one value of the running picture in scratch."""
         return np.dtype(self.state).itemsize
 
-    def state_bytes(self, pixels: int) -> int:
-        """Bytes of scratch that the running picture takes at most: as it was before a step, and after it."""
-        return min(2, self.steps - 1) * pixels * self.channels * self.itemsize
+    def state_bytes(self, height: int, width: int, block: int) -> int:
+        """Bytes of scratch that a running picture of this size takes at most.
+
+        It is freed while that after the step is stored: both are there for the blocks of a band that are in work and those
+        beside them, and along the edge of the band.
+        """
+        pixels = height * width
+        both = min(pixels, 3 * block * (BAND + 2) * block + 2 * block * height)
+        return self.channels * self.itemsize * (pixels * min(1, self.steps - 1) + both * (self.steps > 2))
 
 
 @dataclass(frozen=True)
@@ -365,8 +371,12 @@ class RenderPlan:
         most = min(all_made, most + (at_a_time + 1) * self.largest_boundary)
         levels = self.working_pyramid.levels[self.thumbnail_level :]
         thumbnails = sum(3 * level.height * level.width for level in levels)
-        drawn = self.drawn.height * self.drawn.width
-        return most + thumbnails + (self.passes.state_bytes(drawn) if self.passes else 0)
+        return most + thumbnails + self.state_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Upper bound on the bytes of scratch of a sampler's running picture; 0 without a sampler."""
+        return self.passes.state_bytes(self.drawn.height, self.drawn.width, self.block) if self.passes else 0
 
     def output_bytes(self) -> int:
         """Estimate the bytes of the slide, all levels, from bytes per pixel measured on stained tissue."""

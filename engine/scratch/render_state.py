@@ -18,6 +18,7 @@ from safron.io.slides.codecs import EncodedTile
 from safron.io.slides.writer import SlideWriter
 
 from .arrays import SYNC_BYTES, Scratch, require_same
+from .freeing import Freeing
 from .journal import Entry, Journal, read_journal
 from .mask_watch import MaskWatch
 from .task_result import TaskDone
@@ -61,6 +62,12 @@ class RenderState:
         self._in_memory: list[Entry] = []
         self._spent: list[tuple[int, int]] = []
         self._synced = time.monotonic()
+        self._freeing: Freeing | None = None
+
+    def free_with(self, freeing: Freeing) -> None:
+        """From now on delete what a sampler's pass has read and no block of it will read again."""
+        self._freeing = freeing
+        freeing.journaled((row, column) for row, column in np.argwhere(self.done).tolist())
 
     @classmethod
     def open(
@@ -275,6 +282,8 @@ class RenderState:
             )
         start = time.perf_counter()
         self._journal.append(self._written)
+        if self._freeing is not None:
+            self._freeing.journaled(entry.index for entry in self._written if entry.kind == "block")
         self._written.clear()
         self.stages["write"] = self.stages.get("write", 0.0) + time.perf_counter() - start
         return True

@@ -88,10 +88,9 @@ class StateCanvas:
             return False
         return True
 
-    def free(self, window: Window) -> None:
-        """Delete the chunks of a window; nothing happens if they are gone."""
-        for index, _ in self._chunks(window):
-            self._arrays.delete(_file(index))
+    def free(self, chunk: tuple[int, int]) -> None:
+        """Delete a chunk; nothing happens if it is gone."""
+        self._arrays.delete(_file(chunk))
 
     def _load(self, index: tuple[int, int]) -> npt.NDArray[Any]:
         array = self._arrays.open(NAME)

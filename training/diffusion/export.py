@@ -81,7 +81,7 @@ class Contract(nn.Module):
         if self.prediction == "x0":
             return picture.expand_as(x)
         alpha = self.alphas[t.long()][:, None, None, None]
-        noise = (x - alpha.sqrt() * picture) / (1 - alpha).sqrt()
+        noise: Tensor = (x - alpha.sqrt() * picture) / (1 - alpha).sqrt()
         if self.prediction == "epsilon":
             return noise
         v: Tensor = alpha.sqrt() * noise - (1 - alpha).sqrt() * picture
@@ -99,20 +99,49 @@ def export_run(
     licence: str | None = None,
     trained_on: str | None = None,
 ) -> dict[str, Any]:
-    """Write the moving average of a checkpoint to `out` as a sampler, and return its card.
+    """Write the moving average of a checkpoint to `out` as a sampler, and return its card; see `export_network`."""
+    config, step, state = load_run(checkpoint)
+    config = replace(config, name=name or config.name)
+    network = make_network(config)
+    network.load_state_dict(state["average"])
+    said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}
+    return export_network(network, config, out, steps=steps, guidance=guidance, tile=tile, said=said)
+
+
+def export_fresh(config: DiffusionConfig, out: Path, *, steps: int = 8) -> dict[str, Any]:
+    """Write an untrained sampler, whose cost is real: its last layer has random weights, too."""
+    torch.manual_seed(config.seed)
+    network = make_network(config)
+    nn.init.normal_(network.out.weight, std=0.01)
+    return export_network(network, config, out, steps=steps, said={"trained_on": "nothing: random weights"})
+
+
+def export_network(
+    network: SemanticUNet,
+    config: DiffusionConfig,
+    out: Path,
+    *,
+    said: dict[str, Any],
+    steps: int = 20,
+    guidance: float = 0.0,
+    tile: int = TILE,
+) -> dict[str, Any]:
+    """Write a network to `out` as a sampler, compare it with PyTorch, and return its card.
 
     Parameters
     ----------
-    checkpoint
-        Of `safron.training.diffusion.train`.
+    network
+        With its final weights.
+    config
+        Of the network.
     out
         The ONNX file.
+    said
+        Fields of the card about provenance.
     steps, guidance
         For the card; a render may take fewer steps and another guidance.
     tile
         Usual side of a patch in pixels.
-    name, licence, trained_on
-        For the card.
 
     Raises
     ------
@@ -127,10 +156,6 @@ def export_run(
         )
     if tile % 4:
         raise BadInput(f"--tile {tile}: must be a multiple of 4, by which the network reduces")
-    config, step, state = load_run(checkpoint)
-    config = replace(config, name=name or config.name)
-    network = make_network(config)
-    network.load_state_dict(state["average"])
     wrapped = Contract(network.eval(), config).eval()
     graph = _trace(wrapped, _example(config, tile))
     onnx.checker.check_model(graph)
@@ -143,10 +168,8 @@ def export_run(
     def in_runtime(*window: npt.NDArray[Any]) -> Floats:
         return np.asarray(session.run(None, dict(zip(("labels", "xt", "t"), window, strict=True)))[0])
 
-    card = make_card(config, tile, steps, guidance) | {
-        "licence": licence or "unknown",
-        "trained_on": trained_on or "unknown",
-        "training_steps": step,
+    card = make_card(config, tile, steps, guidance) | said
+    card |= {
         "parity_max_abs": float(np.abs(difference(in_torch, in_runtime, _example(config, tile))).max()),
         "parity_of_five_steps": float(
             np.abs(five_steps(in_torch, config, tile) - five_steps(in_runtime, config, tile)).max()
@@ -241,8 +264,8 @@ def five_steps(predict: Predict, config: DiffusionConfig, tile: int) -> Floats:
     for number, time in enumerate(times):
         after = float(alphas[times[number + 1]]) if number < 4 else 1.0
         made = predict(labels, x, np.array([time], np.float32)).transpose(0, 3, 1, 2)
-        part = (torch.from_numpy(np.ascontiguousarray(values)) for values in (x[inside], made))
-        x[inside] = ddim(*part, config.prediction, float(alphas[time]), after).numpy()
+        now, predicted = (torch.from_numpy(np.ascontiguousarray(values)) for values in (x[inside], made))
+        x[inside] = ddim(now, predicted, config.prediction, float(alphas[time]), after).numpy()
     return np.asarray((x[inside][0] + 1) * 127.5)
 
 
