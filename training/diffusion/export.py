@@ -79,7 +79,7 @@ class Contract(nn.Module):
     def _towards(self, picture: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return the prediction that leads to this picture."""
         if self.prediction == "x0":
-            return picture.expand_as(x)
+            return torch.zeros_like(x) + picture
         alpha = self.alphas[t.long()][:, None, None, None]
         noise: Tensor = (x - alpha.sqrt() * picture) / (1 - alpha).sqrt()
         if self.prediction == "epsilon":
