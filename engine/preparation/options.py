@@ -92,13 +92,13 @@ class RenderOptions:
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
     steps: Count | None = setting(
         None,
-        "Steps of a sampler (a diffusion model): as many of those in the generator's card, evenly spread. Each is one pass.",
+        "Number of steps of a sampler (a diffusion model), each one pass over the slide: as many of its card's, evenly spread.",
         "N",
         shown="all of them",
     )
     guidance: NotNegativeNumber | None = setting(
         None,
-        "Strength of a sampler's classifier-free guidance; 0 for none, which takes half the time.",
+        "Strength of a sampler's classifier-free guidance, a number of at least 0; 0 is none and takes half the time.",
         "W",
         shown="the generator's",
     )

@@ -226,7 +226,7 @@ def with_sampler(info: GeneratorInfo, options: RenderOptions) -> GeneratorInfo:
         for name, value in (("--steps", options.steps), ("--guidance", options.guidance)):
             if value is not None:
                 raise BadInput(
-                    f"{name} {value:g}: generator {info.card.name!r} is no sampler; its card has no 'sampler'; leave the option out"
+                    f"{name} {value:g}: generator {info.card.name!r} makes its picture in one call and has no steps; leave the option out"
                 )
         return info
     sampler = sampler.with_steps(options.steps, options.guidance)

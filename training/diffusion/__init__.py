@@ -1,1 +1,1 @@
-"""How is a diffusion model trained that paints labels, and exported as a sampler?"""
+"""How is a diffusion model trained that shows labels as tissue, and exported as a sampler?"""

@@ -44,10 +44,16 @@ PATH = click.Path(path_type=Path)
 @option("--blocks", "Number of residual blocks of each level.", "N", type=COUNT, shown="1")
 @option("--crop", "Side of a crop in pixels.", "PX", type=COUNT, shown="128")
 @option("--batch", "Number of crops per step.", "N", type=COUNT, shown="8")
-@option("--rate", "Learning rate of AdamW.", "R", type=POSITIVE, shown="0.0001")
+@option(
+    "--rate",
+    "Learning rate of AdamW, 0 to 1.",
+    "R",
+    type=click.FloatRange(0, 1, min_open=True),
+    shown="0.0001",
+)
 @option(
     "--ema",
-    "Share of the moving average that a step keeps.",
+    "Share of the moving average that a step keeps, 0 to 1.",
     "S",
     type=click.FloatRange(0, 1, max_open=True),
     shown="0.999",
@@ -66,7 +72,7 @@ PATH = click.Path(path_type=Path)
 @option("--save-every", "Number of steps from checkpoint to checkpoint.", "N", type=COUNT, default=200)
 @debug_option
 def diffusion(data: Path, out: Path, **options: Any) -> None:
-    """Train a diffusion model that paints labels, on the images and masks in DATA; write checkpoints and sheets to OUT."""
+    """Train a diffusion model on the images and masks in DATA; write checkpoints and sheets to OUT."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
@@ -114,7 +120,7 @@ def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfi
 @option("--steps", "Number of sampling steps on the card.", "N", type=click.IntRange(1, 1000), default=20)
 @option(
     "--guidance",
-    "Strength of classifier-free guidance on the card.",
+    "Strength of classifier-free guidance on the card, a number of at least 0.",
     "W",
     type=click.FloatRange(min=0),
     default=0.0,

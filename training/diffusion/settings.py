@@ -98,7 +98,9 @@ class DiffusionConfig:
                 f"crop {self.crop} and context {self.context} must be multiples of 4, by which the network reduces"
             )
         if self.context < 4:
-            raise BadInput(f"context {self.context} must be at least 4, from which background fades into its fill")
+            raise BadInput(
+                f"context {self.context} must be at least 4, from which background fades into its fill"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
