@@ -302,6 +302,14 @@ def _sampler_lines(prepared: Prepared) -> list[str]:
     ]
 
 
+def _calls(prepared: Prepared) -> float:
+    """Return how often each patch of the plan is generated: by a sampler in every pass, and twice with guidance."""
+    from safron.engine.plan.passes import all_patches
+
+    plan, sampler = prepared.plan, prepared.job.model.card.sampler
+    return all_patches(plan) / plan.patches * (2 if sampler and sampler.guidance else 1)
+
+
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     """Return the plan as printed by ``--dry-run``."""
     plan, slide = prepared.plan, prepared.plan.slide
@@ -314,7 +322,7 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         more = f", {plan.largest_boundary / 1e6:.1f} MB more for each block in flight after the first"
     if prepared.dask:
         at_a_time += ", scheduled by Dask"
-    seconds = (prepared.seconds or 0.0) * (plan.patches - scan.filled) / plan.patches
+    seconds = (prepared.seconds or 0.0) * (plan.patches - scan.filled) / plan.patches * _calls(prepared)
     return [
         f"canvas   {slide.width} x {slide.height} px of a mask of {plan.canvas.width} x {plan.canvas.height} px, {scale}",
         *_scale_lines(prepared),

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.noise import normal_noise
+from safron.engine.plan.fixed_point import prediction_bits
+from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -149,3 +152,15 @@ def ddim(x: Float32, p: Float32, sampler: Any, alpha: float, after: float, z: Fl
         x0 = np.clip(x0, np.float32(sampler.range[0]), np.float32(sampler.range[1]))
     made = np.float32(sqrt(after)) * x0 + np.float32(sqrt(max(0.0, 1 - after - sigma**2))) * eps
     return made + np.float32(sigma) * z if sigma else made
+
+
+def expected(
+    mask: Any, model: Any, *, taper: Any = "flat", overlap: int = 12, seed: int = 7, state: str = "float32"
+) -> Any:
+    """Return the canvas as these options of a render make it: uint8 [h, w, 3]."""
+    tile = model.card.tile
+    grid, weights = PatchGrid(*mask.shape, tile, overlap, 4), Taper(taper).weights(tile=tile, overlap=overlap)
+    bits = prediction_bits(grid, Taper(taper))
+    return sample_whole(
+        mask, model, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed, state=state
+    )

@@ -74,7 +74,8 @@ class Contract(nn.Module):
             depth = share[:, :, edge : share.shape[2] - edge, edge : share.shape[3] - edge]
             veil = ((depth - FADE_FROM) / (1.0 - FADE_FROM)).clamp(0.0, 1.0)
             made = made + (self._towards(self.fills[place], x, t) - made) * veil
-        return made.clamp(-60.0, 60.0).permute(0, 2, 3, 1)
+        prediction: Tensor = made.clamp(-60.0, 60.0).permute(0, 2, 3, 1)
+        return prediction
 
     def _towards(self, picture: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return the prediction that leads to this picture."""
