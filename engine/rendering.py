@@ -38,6 +38,8 @@ from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError, one_line
 from safron.io.slides.preview import write_png
 
+from .html_report import write_html
+from .labels_out import write_labels_out
 from .passes import EarlierPasses, free_as_it_goes, run_passes
 from .report import RenderReport
 
@@ -202,7 +204,9 @@ def run(
         name_preview(prepared.options.preview)
         target.part.unlink(missing_ok=True)
         report = RenderReport.of(finished.report)
+        write_labels_out(prepared, report)
         _write_report(prepared, report)
+        write_html(prepared, report)
         if done is not None:
             done()
         scratch.remove()
@@ -231,8 +235,8 @@ def render_inputs(prepared: Prepared, scan: Scan) -> dict[str, str]:
     inputs = job.plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=job.model.sha256)
     inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
     # A CPU and a GPU round differently, so a render started on one is not resumed on the other.
-    device = {"--device": kind_of(job.model.device), "--precision": prepared.options.precision}
-    return inputs | device
+    device = {"--device": kind_of(job.model.device), "--precision": job.model.precision}
+    return inputs | device | {"--runtime": job.model.runtime}
 
 
 def _finished_earlier(prepared: Prepared, inputs: dict[str, str]) -> Finished | None:
@@ -383,6 +387,8 @@ def _report(
         model=model.card.name,
         model_sha256=model.sha256,
         device=model.device,
+        runtime=model.runtime,
+        precision=model.precision,
         options=prepared.options.described(),
         seconds=seconds,
         output_bytes=prepared.target.part.stat().st_size,

@@ -12,29 +12,37 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
+    ("engine.viewing",),
     ("engine",),  # the face: commands, render(), reports
+    ("engine.virtual",),
     ("engine.preparation", "engine.evaluation", "engine.optimization", "training"),
-    ("training.diffusion",),
+    ("training.segmentation", "training.diffusion"),
     ("training.data",),
     ("training.config",),
     ("engine.execution",),
     ("engine.scratch",),
     ("engine.generator", "engine.blending"),
     ("engine.plan",),
+    ("engine.stains",),
     ("engine.system",),
-    ("io.masks", "io.slides"),
+    ("io.tiles",),
+    ("io.masks", "io.slides", "io.measures"),
     ("io",),
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""
 
 TRAINING = ("training.diffusion", "training.data", "training.config")
 NOT_FOR = {
-    "engine": ("engine.evaluation", "engine.optimization", "training", *TRAINING),
+    "engine": ("engine.evaluation", "engine.optimization", "training", "training.segmentation", *TRAINING),
     "engine.evaluation": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),
-    "engine.optimization": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),
-    "engine.preparation": TRAINING,
+    "engine.optimization": (
+        *("engine.preparation", "engine.execution", "engine.scratch", "training.segmentation"),
+        *TRAINING,
+    ),
+    "engine.preparation": ("training.segmentation", *TRAINING),
     **dict.fromkeys(
-        ("training", *TRAINING), tuple(room for floor in FLOORS for room in floor if "engine" in room)
+        ("training", "training.segmentation", *TRAINING),
+        tuple(room for floor in FLOORS for room in floor if "engine" in room),
     ),
 }
 """Rooms on lower floors that a room has no business with."""

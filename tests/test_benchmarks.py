@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+import tifffile
 import zarr
 from masks import blobs
 from onnx_models import CARD, write_onnx
+from safron.engine.stains.looks import stain_change
 
 Run = Callable[..., dict[str, Any]]
 
@@ -123,3 +127,52 @@ def test_planted_seams(run: Run) -> None:
         < rows["offset 8", True]["found"]
         == rows["offset 8", True]["images"]
     )
+
+
+def test_stains(run: Run, here: Path) -> None:
+    """Where the real slides are random stains of the same picture, those cover them."""
+    image = np.random.default_rng(0).integers(60, 200, (80, 80, 3), dtype=np.uint8)
+    tifffile.imwrite("slide.tiff", image)
+    for seed in range(8):
+        changed = image.copy()
+        change = stain_change(f"random:{seed}", seed=0)
+        assert change is not None
+        change.apply(changed, 0, 0)
+        cv2.imwrite(f"a{seed}-1.png", changed[..., ::-1])
+    made = run("stains cover . slide.tiff --seeds 12")
+    assert (made["slides"], made["beyond the middle 80 %"]) == (8, True)
+    assert made["real to nearest random, median and 80 %"][0] < 5
+    assert len(run("stains real .")["REAL_MEAN"]) == 3
+    assert "haematoxylin" in run("stains reference slide.tiff")["stain"]
+
+
+def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The paper's patch takes 56.25 GFLOP; what is made patch by patch takes the same memory for any image."""
+    pytest.importorskip("torch")
+    bench = load_bench("arithmetic")
+    assert 2 * bench.multiply_adds("safron", 256) / 1e9 == pytest.approx(56.25, rel=0.01)
+    assert bench.multiply_adds("safron", 1000) == 25 * bench.multiply_adds("safron", 256)
+    assert bench.training_bytes("safron", 256) == bench.training_bytes("safron", 4096)
+    whole = [bench.training_bytes("pix2pix, whole image", side) for side in (1024, 2048)]
+    assert 3 < whole[1] / whole[0] < 4.1
+    bench.SIDES = (256, 512)
+    bench.main(["--plot", str(here / "a.svg")])
+    assert "pixels a side" in capsys.readouterr().out
+    assert (here / "a.svg").read_text().count("<polyline") == 8
+
+
+def test_runtimes(run: Run, tiny: Path) -> None:
+    pytest.importorskip("openvino")
+    made = run(f"runtimes {tiny} --repeats 1 --windows")
+    ways = {row["way"]: row for row in made["calls"]}
+    assert {"ONNX Runtime float32", "OpenVINO float32"} <= {*ways}
+    for row in ways.values():
+        assert row["ms"] > 0
+        assert row["mean_levels"] <= 1
+        assert all(found["same_bits"] for found in row["windows"].values())
+
+
+def test_virtual_slide(run: Run) -> None:
+    made = run("virtual_slide --model identity --regions 2 --threads 1")
+    assert len(made["rows"]) == 2
+    assert min(made["ratio"], made["again_ms"], made["level_2_s"]) > 0

@@ -15,6 +15,8 @@ from masks import blobs
 from safron.engine.plan.render_plan import Passes
 from safron.engine.rendering import render
 from safron.engine.scratch import render_state
+from safron.engine.virtual.slide import VirtualSlide
+from safron.io.errors import BadInput
 from sampler_models import Killed, MixModel
 from sampler_oracle import expected
 
@@ -178,3 +180,8 @@ def test_the_running_picture_is_deleted_as_it_is_read(
     plan = Passes(steps=3, channels=3, state="float16", alignment=4, content="")
     assert height * width < most < 1.5 * height * width
     assert most * 3 * 2 <= plan.state_bytes(height, width, 64)
+
+
+def test_a_slide_that_is_generated_as_it_is_read_takes_no_sampler() -> None:
+    with pytest.raises(BadInput, match="is a sampler, whose picture is made in passes over the whole slide"):
+        VirtualSlide(blobs(100, 130), model=MixModel())

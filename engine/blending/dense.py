@@ -6,7 +6,7 @@ are whole numbers, so sums are exact. But a mean of predictions must keep its fr
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,18 +128,6 @@ class DenseSums:
         return np.divide(self.sums[part.slices(self.window)].transpose(2, 0, 1), divisor).astype(np.float32)
 
 
-class PatchSums(Protocol):
-    """What adds up the patches of a window: `Accumulator` of pictures, `DenseSums` of predictions."""
-
-    window: Window
-
-    def add(self, patches: Values, first: Window) -> None:
-        """See `Accumulator.add`."""
-
-    def merge(self, other: Any) -> None:
-        """Add what the patches of another window of the same kind wrote into this one."""
-
-
 def new_sums(
     window: Window, blend: Blend, image: UInt8 | None = None, sums: Any = None
 ) -> Accumulator | DenseSums:
@@ -151,3 +139,13 @@ def new_sums(
         See `Accumulator` and `DenseSums`.
     """
     return DenseSums(window, blend, sums) if blend.channels else Accumulator(window, blend, image, sums)
+
+
+def merge_sums(target: Accumulator | DenseSums, other: Accumulator | DenseSums) -> None:
+    """Add what the patches of another window wrote into this one; both are of one kind."""
+    if isinstance(target, DenseSums):
+        assert isinstance(other, DenseSums)
+        target.merge(other)
+    else:
+        assert isinstance(other, Accumulator)
+        target.merge(other)

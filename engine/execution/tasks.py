@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.blending.accumulator import Accumulator
-from safron.engine.blending.dense import DenseSums, PatchSums, new_sums
+from safron.engine.blending.dense import DenseSums, merge_sums, new_sums
 from safron.engine.blending.resample import resample
 from safron.engine.generator.inputs import Labels, read_labels, where_fill
 from safron.engine.generator.model import GeneratorInfo
@@ -121,7 +122,17 @@ def _batches(job: Job, tally: Tally) -> Batches:
     return job.pool.open(tally, partial(notify, job.scratch))
 
 
-def strips(job: Job, rect: PatchRect, target: PatchSums, tally: Tally) -> Iterator[Strip]:
+class PatchTarget(Protocol):
+    """Takes patches; see `Accumulator`."""
+
+    def add(self, patches: npt.NDArray[Any], first: Window) -> None:
+        """Add patches that lie side by side."""
+
+    def paint(self, labels: UInt8, colors: UInt8, first: Window) -> None:
+        """Add rows of patches that give each label its colour."""
+
+
+def strips(job: Job, rect: PatchRect, target: PatchTarget | DenseSums, tally: Tally) -> Iterator[Strip]:
     """Give the patches of `rect` that need the generator; fill those that hold background only.
 
     Parameters
@@ -180,14 +191,19 @@ def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> l
 
 
 def _paint(
-    job: Job, target: PatchSums, labels: UInt8, colors: UInt8, first: Window, held: Held | None = None
+    job: Job,
+    target: PatchTarget | DenseSums,
+    labels: UInt8,
+    colors: UInt8,
+    first: Window,
+    held: Held | None = None,
 ) -> None:
     """Give labels their colours, in patches that lie side by side; a sampler is led to them."""
-    if held is None or job.sampling is None:
-        assert isinstance(target, Accumulator)
+    if not isinstance(target, DenseSums):
         target.paint(labels, colors, first)
         return
-    assert isinstance(target, DenseSums)
+    assert held is not None
+    assert job.sampling is not None
     area = job.on_canvas(Window(first.y, first.x, *labels.shape))
     target.add_sheet(job.sampling.of_fill(held, colors[labels], area), first)
 
@@ -239,6 +255,9 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
         if not plan.scale.is_one:
             with tally.stage("resample"):
                 resample(drawing, block.drawn, rendered, block.rendered, plan.scale, canvas=plan.canvas)
+    if plan.stain is not None:
+        with tally.stage("stain"):
+            plan.stain.apply(image, block.window.y, block.window.x)
     return TaskDone("block", index, tally, list(_encode_levels(job, block, image, tally)))
 
 
@@ -270,20 +289,19 @@ def _step_task(job: Job, sampling: Sampling, block: BlockPlan, tally: Tally) -> 
         job.scratch.state.write(here, picture)
 
 
-def _finish(job: Job, target: PatchSums, drawing: UInt8, tally: Tally) -> None:
+def _finish(job: Job, target: Accumulator | DenseSums, drawing: UInt8, tally: Tally) -> None:
     """Make pixels of all patches of a block, uint8 [h, w, 3]; a sampler takes its last step."""
-    if job.sampling is None or isinstance(target, Accumulator):
-        assert isinstance(target, Accumulator)
+    if isinstance(target, Accumulator):
         with tally.stage("blend"):
             target.finalize()
         return
-    assert isinstance(target, DenseSums)
+    assert job.sampling is not None
     with tally.stage("step"):
         for rows, picture in job.sampling.after(target):
             drawing[rows] = job.sampling.step.colors_of(picture).transpose(1, 2, 0)
 
 
-def _add_all(job: Job, block: BlockPlan, target: PatchSums, tally: Tally) -> None:
+def _add_all(job: Job, block: BlockPlan, target: Accumulator | DenseSums, tally: Tally) -> None:
     """Add up the inner patches of a block, and the boundary patches, this block's and its neighbours'."""
     plan = job.plan
     with _batches(job, tally) as batches:
@@ -296,7 +314,7 @@ def _add_all(job: Job, block: BlockPlan, target: PatchSums, tally: Tally) -> Non
             pixels, sums = job.scratch.boundaries.read(source)
         with tally.stage("blend"):
             for part in boundary_parts(plan, source, pixels, sums).values():
-                target.merge(part)
+                merge_sums(target, part)
 
 
 def _encode_levels(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> Iterator[EncodedTile]:

@@ -16,8 +16,10 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.plan.planes import PlaneSpec, noise_spec
 from safron.engine.plan.window import Window
+from safron.io.measures.guides import Guides
 
 from .card import Card
+from .guides import read_guides
 from .inputs import Labels, read_labels
 from .noise import normal_noise
 from .sampler import noise_seed
@@ -97,10 +99,67 @@ class LabelEdges:
         return edges
 
 
+@dataclass(frozen=True)
+class LabelGuides:
+    """Distances, depths and widths of regions; see `safron.io.measures.guides`.
+
+    Attributes
+    ----------
+    labels
+        Of the canvas.
+    outside
+        Label beyond the canvas, or None for the nearest canvas label.
+    guides
+        What is measured.
+    """
+
+    labels: Labels
+    outside: int | None
+    guides: Guides
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """See `PlaneSource`."""
+        return guides_spec(self.guides)
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`."""
+        return read_guides(self.labels, window, self.guides, outside=self.outside)
+
+
+@dataclass(frozen=True)
+class OneStyle:
+    """The same vector for every patch."""
+
+    vector: tuple[float, ...]
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """See `PlaneSource`."""
+        return style_spec(self.vector)
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`."""
+        return np.array(self.vector, np.float32)
+
+
+def guides_spec(guides: Guides) -> PlaneSpec:
+    """Describe the input "guides"."""
+    return PlaneSpec("guides", guides.channels, content="version 1")
+
+
+def style_spec(vector: tuple[float, ...]) -> PlaneSpec:
+    """Describe the input "style"."""
+    text = " ".join(f"{value:.9g}" for value in vector)
+    return PlaneSpec("style", len(vector), spatial=False, low=0.0, content=text)
+
+
 def card_specs(card: Card) -> tuple[PlaneSpec, ...]:
     """Describe the inputs beside labels that a card names, in the order of `card_sources`; then a sampler's xt and t."""
-    running = card.sampler.specs if card.sampler else ()
-    return (*noise_spec(card.noise_scales), *([EDGES] if card.edges else []), *running)
+    specs = [*noise_spec(card.noise_scales), *([EDGES] if card.edges else [])]
+    specs += [guides_spec(card.guides)] if card.guides else []
+    specs += [style_spec(card.style.default)] if card.style else []
+    return (*specs, *(card.sampler.specs if card.sampler else ()))
 
 
 @dataclass(frozen=True)
@@ -158,6 +217,10 @@ def card_sources(card: Card, labels: Labels, *, seed: int) -> tuple[PlaneSource,
         sources.append(Noise(seed, card.noise_scales))
     if card.edges:
         sources.append(LabelEdges(labels, card.outside))
+    if card.guides:
+        sources.append(LabelGuides(labels, card.outside, card.guides))
+    if card.style:
+        sources.append(OneStyle(card.style.default))
     return tuple(sources)
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.stains.stain import StainChange
 from safron.engine.system.native import compiled
 from safron.io.errors import BadInput
 from safron.io.slides.pyramid import Pyramid
@@ -140,6 +141,8 @@ class RenderPlan:
         Seed of the noise.
     planes
         Inputs of the generator beside labels.
+    stain
+        How finished pixels change; None leaves them as the generator draws them.
     passes
         Of a sampler; None of a generator that gives the picture itself.
     """
@@ -155,6 +158,7 @@ class RenderPlan:
     bits: int
     seed: int
     planes: tuple[PlaneSpec, ...]
+    stain: StainChange | None = None
     passes: Passes | None = None
 
     @property
@@ -449,6 +453,7 @@ class RenderPlan:
                 "--batch": self.batch,
                 "--seed": self.seed,
                 "fixed-point bits": self.bits,
+                **({"--stain": self.stain.facts} if self.stain else {}),
                 **slide,
                 **{spec.name: spec.content for spec in self.planes if spec.content},
                 **({"sampler": self.passes.content, "--state": self.passes.state} if self.passes else {}),

@@ -89,6 +89,12 @@ class RenderOptions:
     taper: Literal["flat", "linear", "cosine"] = setting(
         "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
     )
+    style: str | None = setting(
+        None,
+        "Stain of the tissue: a style that the generator's card names, or an image whose stain is measured.",
+        "NAME|FILE",
+        shown="the generator's",
+    )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
     steps: Count | None = setting(
         None,
@@ -151,9 +157,14 @@ class RenderOptions:
         shown="0, all cores",
     )
     device: str = setting("auto", "Device that the generator runs on.", "auto|cpu|cuda[:N]")
-    precision: Literal["float32", "tf32", "float16"] = setting(
+    precision: Literal["float32", "bfloat16", "auto", "tf32", "float16"] = setting(
         "float32",
-        "Arithmetic of the generator on CUDA; tf32 multiplies with 10 bits, float16 needs TensorRT.",
+        "Arithmetic of the generator. bfloat16 is for CPUs and needs OpenVINO; auto takes it if machine and generator's card allow "
+        "it, else float32. On CUDA, tf32 multiplies with 10 bits and float16 needs TensorRT.",
+    )
+    runtime: Literal["auto", "onnxruntime", "openvino"] = setting(
+        "auto",
+        "Library that runs the generator. auto is OpenVINO for bfloat16, and ONNX Runtime otherwise.",
     )
     compression: Literal["jpeg", "deflate", "lzw", "none"] = setting(
         "jpeg", "Compression of the slide's tiles; all but jpeg are lossless."
@@ -166,6 +177,17 @@ class RenderOptions:
     )
     align: bool = setting(
         False, "Pad with background to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster."
+    )
+    stain: str = setting(
+        "reference",
+        "Stain of the slide: reference (as the generator draws it), a named look, random or random:SEED, or a slide or image "
+        "whose stain is taken over.",
+        "NAME|FILE",
+    )
+    stain_field: float = setting(
+        0.0,
+        "Share by which both stains vary slowly over the slide, 0 to 0.5.",
+        "SHARE",
     )
     mpp: float | None = setting(
         None,
@@ -217,8 +239,16 @@ class RenderOptions:
     preview: Path | None = setting(
         None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"
     )
+    labels_out: Path | None = setting(
+        None,
+        "Write the labels of the slide as a pyramid, by nearest pixel: .ome.tiff, .ome.tif or .ome.zarr.",
+        "FILE",
+    )
     report: Path | None = setting(None, "Write the report as JSON.", "JSON")
-    overwrite: bool = setting(False, "Replace OUT, preview and report, and scratch of other inputs.")
+    html: Path | None = setting(
+        None, "Write the report as a page: pictures, labels, plan, times, memory, command.", "HTML"
+    )
+    overwrite: bool = setting(False, "Replace OUT, preview, labels and reports, and scratch of other inputs.")
     fresh: bool = setting(
         False, "Start over instead of resuming an unfinished render of OUT; a finished OUT is not replaced."
     )

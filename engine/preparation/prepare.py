@@ -24,6 +24,8 @@ from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
+from safron.engine.stains.looks import stain_change
+from safron.engine.stains.stain import StainChange
 from safron.engine.system.gpus import process_blocks
 from safron.engine.system.memory import resident_bytes, usable_cores
 from safron.io.errors import BadInput
@@ -46,6 +48,7 @@ from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
+from .styles import choose_style
 
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import WorkerFacts
@@ -66,7 +69,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = with_sampler(GeneratorInfo.of(model), options)
-    job = Job(_plan(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
+    info = replace(info, card=choose_style(info.card, options.style))
+    job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
     processes = workers_of(options) if where == "processes" else 0
@@ -96,6 +100,7 @@ def _load_generator(options: RenderOptions) -> PatchModel:
         device="cpu" if elsewhere else options.device,
         threads=options.threads,
         precision="float32" if elsewhere else options.precision,
+        runtime="onnxruntime" if elsewhere else options.runtime,
     )
 
 
@@ -144,7 +149,8 @@ def settle(prepared: Prepared, facts: WorkerFacts, *, width: int) -> Prepared:
     job = prepared.job
     # Card and hash are those of the driver's file, which workers must have too; the rest is known only to the worker.
     info = replace(facts.info, card=job.model.card, sha256=job.model.sha256)
-    job = replace(job, plan=replace(job.plan, batch=facts.planned), model=info)
+    slide = replace(job.plan.slide, metadata=job.plan.slide.metadata + _arithmetic(info))
+    job = replace(job, plan=replace(job.plan, batch=facts.planned, slide=slide), model=info)
     job = _with_batch(job, facts.batch, fresh=prepared.options.fresh)
     each = worker_budget(job, resident=facts.resident, blocks=facts.blocks)
     return replace(
@@ -172,7 +178,7 @@ def _with_batch(job: Job, batch: int, *, fresh: bool) -> Job:
     return replace(job, plan=replace(plan, batch=batch), model=info)
 
 
-def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
+def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
     """Decide grid, scale, slide and blocks."""
     card, canvas, taper = info.card, Window(0, 0, *mask.shape), Taper(options.taper)
     tile = card.tile if options.tile is None else options.tile
@@ -188,7 +194,10 @@ def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderO
     card.require_tile(tile)
     region = _region(options.region, canvas)
     flavor = options.flavor or choose_flavor(target)
+    stain = stain_change(options.stain, seed=options.seed, variation=options.stain_field)
     slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
+    if stain is not None:
+        slide = _stained(slide, stain)
     return RenderPlan(
         grid=grid,
         taper=taper,
@@ -209,6 +218,7 @@ def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderO
         else choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
         planes=card_specs(card),
+        stain=stain,
         passes=_passes(card, options),
     )
 
@@ -243,6 +253,14 @@ def _passes(card: Card, options: RenderOptions) -> Passes | None:
         state=options.state,
         alignment=card.alignment,
         content=msgspec.json.encode(card.sampler).decode(),
+    )
+
+
+def _stained(slide: SlideSpec, stain: StainChange) -> SlideSpec:
+    """Record a stain, and the colour that it gives to the background."""
+    facts = {"Stain": stain.name} | ({"Stain field": f"{stain.variation:g}"} if stain.variation else {})
+    return replace(
+        slide, background=stain.color(slide.background), metadata=(*slide.metadata, *facts.items())
     )
 
 
@@ -310,5 +328,13 @@ def _slide_spec(
         tile=pyramid.tile,
         background=info.card.background,
         software=f"safron {version('safron')}",
-        metadata=tuple((key, str(value)) for key, value in metadata.items()),
+        metadata=tuple((key, str(value)) for key, value in metadata.items()) + _arithmetic(info),
     )
+
+
+def _arithmetic(info: GeneratorInfo) -> tuple[tuple[str, str], ...]:
+    """Say in the slide's metadata what computed it, where that is not ONNX Runtime in float32."""
+    if info.precision == "float32" and not info.runtime.startswith("OpenVINO"):
+        return ()
+    runtime = info.runtime.partition(",")[0]  # the name of a GPU stays out of the slide
+    return ("Generator runtime", runtime), ("Generator precision", info.precision)
