@@ -27,6 +27,7 @@ from safron.io.console import (
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
+from safron.training.diffusion.commands import diffusion, export_diffusion
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
@@ -269,6 +270,23 @@ def export_random(out: Path, float16: bool, **options: Any) -> None:
 def _tell(out: Path, card: dict[str, Any]) -> None:
     parity, overlap = card["parity_max_abs"], card["overlap_mismatch"]
     click.echo(f"wrote {out}: parity {parity:.2g} of 255, overlap {overlap:.2g}")
+
+
+def _if_torch(command: click.Command) -> click.Command:
+    """Let a command say in one line that PyTorch is missing."""
+    call = command.callback
+    assert call is not None
+
+    def checked(**options: Any) -> Any:
+        _need_torch()
+        return call(**options)
+
+    command.callback = checked
+    return command
+
+
+cli.add_command(_if_torch(diffusion))
+cli.add_command(_if_torch(export_diffusion))
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

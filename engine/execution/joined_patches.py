@@ -18,16 +18,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from safron.engine.blending.accumulator import Accumulator
 from safron.engine.plan.grid import PatchGrid
 from safron.engine.plan.window import Window
 
 State = bool | None
 """Of a patch: it is filled; it is to be generated; None where it is part of a window."""
+
+
+class Target(Protocol):
+    """Takes patches; see `safron.engine.blending.accumulator.Accumulator`."""
+
+    def add(self, patches: npt.NDArray[Any], first: Window) -> None:
+        """Add patches that lie side by side."""
 
 
 def take_squares(patches: list[list[State]], side: int) -> Iterator[tuple[int, int, int]]:
@@ -80,7 +86,7 @@ class Parts:
         Patches of a window along an axis.
     """
 
-    target: Accumulator
+    target: Target
     grid: PatchGrid
     side: int
 

@@ -105,6 +105,11 @@ class VirtualSlide(RenderedTiles, AbstractSlide):
             precision=options.precision,
             runtime=options.runtime,
         )
+        if model.card.sampler is not None:
+            raise BadInput(
+                f"generator {model.card.name!r} is a sampler, whose picture is made in passes over the whole slide; render it with "
+                "safron-render, and open the slide"
+            )
         mask: LabelMask = (
             source
             if isinstance(source, LabelMask)
