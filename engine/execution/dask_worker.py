@@ -162,7 +162,11 @@ class JobPayload:
         scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
         # Options may have changed the card: its sampler, its style.
         info = replace(
-            info, card=seen.card, same_halves=seen.same_halves, same_places=seen.same_places, joined=seen.joined
+            info,
+            card=seen.card,
+            same_halves=seen.same_halves,
+            same_places=seen.same_places,
+            joined=seen.joined,
         )
         return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan), sampling)
 
