@@ -22,6 +22,7 @@ FLOORS = (
     ("engine.plan",),
     ("engine.system",),
     ("io.masks", "io.slides"),
+    ("io.synthesis",),
     ("io",),
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""

@@ -105,3 +105,9 @@ def test_planted_seams(run: Run) -> None:
         < rows["offset 8", True]["found"]
         == rows["offset 8", True]["images"]
     )
+
+
+def test_synthesis(run: Run) -> None:
+    rows = run("synthesis --sides 64 --repeats 1")["rows"]
+    assert [row["step"] for row in rows] == ["take a tile apart", "draw 64 x 64"]
+    assert min(row["seconds"] for row in rows) > 0

@@ -23,6 +23,8 @@ from safron.io.console import (
     warn,
 )
 
+from .cli_nuclei import synthesize_nuclei
+
 if TYPE_CHECKING:
     from collections import Counter
 
@@ -401,6 +403,9 @@ def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None,
         options["progress"] = lambda pixels: advance(pixels / 1e6)
         write_labels(out, paint, height=height, width=width, mpp=mpp, **options)
     click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+
+
+commands.add_command(synthesize_nuclei)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
