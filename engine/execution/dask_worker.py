@@ -146,7 +146,8 @@ class JobPayload:
         timer.plan = plan
         mask.keep_chunks(block=plan.block, workers=sharers)
         scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
-        info = replace(info, same_halves=seen.same_halves, same_places=seen.same_places)
+        # The card of the driver names what was chosen for this render.
+        info = replace(info, card=seen.card, same_halves=seen.same_halves, same_places=seen.same_places)
         return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan))
 
 

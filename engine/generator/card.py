@@ -113,6 +113,21 @@ class Edges(Struct, frozen=True, forbid_unknown_fields=True):
     of: Literal["labels"] = "labels"
 
 
+class InitialImage(Struct, frozen=True, forbid_unknown_fields=True):
+    """The input "initial", uint8 [N, 3, y, x]: RGB of a picture that the generator refines.
+
+    It is not called "image", since no ONNX graph has an input and an output of one name.
+
+    Attributes
+    ----------
+    source, content
+        Path of the picture and hash of its files; a render sets them.
+    """
+
+    source: str = ""
+    content: str = ""
+
+
 def _check_range(given: tuple[float, float] | None) -> None:
     """Refuse a range without extent, or none: a guess at what is missing would give wrong colours in silence."""
     if given is None or given[0] == given[1]:
@@ -146,6 +161,8 @@ class Card:
         Micrometres per pixel of what it draws, or None.
     edges
         What its input "edges" shows, or None where it has none.
+    initial
+        Its input "initial", or None where it has none.
     adapter
         How to call a network that does not follow the contract itself, or None.
     extra
@@ -165,6 +182,7 @@ class Card:
     licence: str = "unknown"
     trained_on: str = "unknown"
     edges: Edges | None = None
+    initial: InitialImage | None = None
     adapter: Adapter | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 

@@ -20,6 +20,7 @@ from safron.engine.plan.window import Window
 from .card import Card
 from .inputs import Labels, read_labels
 from .noise import normal_noise
+from .pictures import InitialPicture, initial_spec
 
 Inputs = dict[str, npt.NDArray[Any]]
 """What patches are made of, by the name of the generator's input: "labels" uint8 [n, y, x], "noise" float32 [n, k, y, x], ..."""
@@ -98,7 +99,8 @@ class LabelEdges:
 
 def card_specs(card: Card) -> tuple[PlaneSpec, ...]:
     """Describe the inputs beside labels that a card names, in the order of `card_sources`."""
-    return (*noise_spec(card.noise_scales), *([EDGES] if card.edges else []))
+    specs = [*noise_spec(card.noise_scales), *([EDGES] if card.edges else [])]
+    return (*specs, *([initial_spec(card.initial.content)] if card.initial else []))
 
 
 def card_sources(card: Card, labels: Labels, *, seed: int) -> tuple[PlaneSource, ...]:
@@ -108,6 +110,8 @@ def card_sources(card: Card, labels: Labels, *, seed: int) -> tuple[PlaneSource,
         sources.append(Noise(seed, card.noise_scales))
     if card.edges:
         sources.append(LabelEdges(labels, card.outside))
+    if card.initial:
+        sources.append(InitialPicture(card.initial.source, card.initial.content))
     return tuple(sources)
 
 

@@ -89,6 +89,11 @@ class RenderOptions:
     taper: Literal["flat", "linear", "cosine"] = setting(
         "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
     )
+    image: str | Path | None = setting(
+        None,
+        "Picture to refine, of the mask's size, for a generator that takes one: a Zarr of RGB, a slide or an image.",
+        "ZARR|FILE",
+    )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
     block: int | None = setting(
         None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"

@@ -41,6 +41,7 @@ from .budget import (
 )
 from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
+from .pictures import check_scale, choose_image
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers
 from .prepared import Prepared
 
@@ -63,6 +64,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = GeneratorInfo.of(model)
+    info = replace(info, card=choose_image(info.card, options.image, mask.shape))
     job = Job(_plan(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
@@ -172,6 +174,7 @@ def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderO
     tile = card.tile if options.tile is None else options.tile
     mpp = mask.mpp if options.mpp is None else options.mpp
     scale = ONE if options.scale == "1" else choose_scale(mpp, card.mpp)
+    check_scale(card, scale)
     grid = make_grid(
         height=scale.drawn(canvas.height),
         width=scale.drawn(canvas.width),
@@ -250,6 +253,8 @@ def _slide_spec(
         "Mask region XYWH": f"{region.x} {region.y} {region.width} {region.height}",
         "Synthetic": "yes, made from a mask; not for diagnosis",
     }
+    if info.card.initial is not None:
+        metadata["Initial image"] = f"{Path(info.card.initial.source).name} {info.card.initial.content}"
     if not scale.is_one:
         metadata["Generator um per pixel"] = f"{info.card.mpp:g}"
         metadata["Generator pixels per pixel"] = str(scale.ratio)
