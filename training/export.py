@@ -19,17 +19,22 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+from safron.engine.generator.guides import draw_guides
+from safron.engine.generator.style import STYLE_NAMES
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
-from safron.training.networks import PaperGenerator, crop, make_generator, to_rgb
+from safron.training.networks import PaperGenerator, SeamlessGenerator, crop, make_generator, to_rgb
 from torch import Tensor, nn
 
 OPSET = 17
 TRAINING_NODES = ("BatchNormalization", "InstanceNormalization", "Dropout", "RandomNormal", "RandomUniform")
 """Nodes that a finished generator must not have."""
+
+EXAMPLE_STYLE = np.array([[235, 230, 235, 0.6, 0.3, 0.1, 0.3, 0.15, 0.1]], np.float32)
+"""A style for trials; see `safron.engine.generator.style`."""
 
 CARD_VERSION = "1"
 PARITY_LIMIT = 1e-3
@@ -61,6 +66,7 @@ class Contract(nn.Module):
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
         self.network, self.context = network, config.context
+        self.names = [*_example_names(config)]
         self.precision = next(network.parameters()).dtype
         self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
         self.background = [index for index, label in enumerate(config.labels) if label.fill]
@@ -68,16 +74,19 @@ class Contract(nn.Module):
         fills = torch.tensor([config.labels[index].fill for index in self.background], dtype=torch.float32)
         self.register_buffer("fills", fills.reshape(len(fills), 1, 1, 1, 3))
 
-    def forward(self, labels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Uint8 [n, T+2c, T+2c] and float32 [n, k, T+2c, T+2c] -> float32 [n, T, T, 3]."""
+    def forward(self, labels: Tensor, *planes: Tensor) -> Tensor:
+        """Uint8 [n, T+2c, T+2c] and the inputs of `_example` in their order -> float32 [n, T, T, 3]."""
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
-        noise = None if noise is None else noise.to(self.precision)
-        image = to_rgb(self.network(one_hot.to(self.precision), noise).float())
+        further = dict(zip(self.names, planes, strict=True))
+        # A style's colours of background need more digits than half precision has.
+        given = {name: part if name == "style" else part.to(self.precision) for name, part in further.items()}
+        image = to_rgb(self.network(one_hot.to(self.precision), **given).float())
+        own = further["style"][:, None, None, :3] if "style" in further else None
         for place, index in enumerate(self.background):
             share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], self.window, stride=1)
             depth = crop(share, self.context - self.window // 2).movedim(1, -1)
             veil = ((depth - FADE_FROM) / (1.0 - FADE_FROM)).clamp(0.0, 1.0)
-            image = image + (self.fills[place] - image) * veil
+            image = image + ((self.fills[place] if own is None else own) - image) * veil
         return image
 
 
@@ -104,7 +113,8 @@ def export_checkpoint(
         "trained_on": about.get("trained_on")
         or f"{data}: {about['images']} images of {about['slides']} slides",
     }
-    return export(network, kept.config, out, steps=kept.step, float16=float16, **said)
+    styles = about.get("styles")
+    return export(network, kept.config, out, steps=kept.step, float16=float16, styles=styles, **said)
 
 
 def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> dict[str, Any]:
@@ -115,7 +125,14 @@ def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> di
 
 
 def export(
-    network: nn.Module, config: TrainConfig, out: Path, *, steps: int, float16: bool = False, **said: str
+    network: nn.Module,
+    config: TrainConfig,
+    out: Path,
+    *,
+    steps: int,
+    float16: bool = False,
+    styles: Mapping[str, list[float]] | None = None,
+    **said: str,
 ) -> dict[str, Any]:
     """Write `network` to `out` with its card, and return the card.
 
@@ -144,7 +161,9 @@ def export(
         raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
     onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    card = make_card(config, steps=steps, **said) | {
+    if isinstance(network, SeamlessGenerator) and network.style is not None:
+        styles = {**(styles or {}), "default": network.style.center.tolist()}
+    card = make_card(config, steps=steps, styles=styles, **said) | {
         "precision": "float16" if float16 else "float32",
         "parity_max_abs": _parity(wrapped, session, model),
         "overlap_mismatch": _overlap_mismatch(session, model),
@@ -164,10 +183,26 @@ def export(
 
 
 def make_card(
-    config: TrainConfig, *, steps: int, trained_on: str, licence: str = "unknown", name: str = ""
+    config: TrainConfig,
+    *,
+    steps: int,
+    trained_on: str,
+    licence: str = "unknown",
+    name: str = "",
+    styles: Mapping[str, list[float]] | None = None,
 ) -> dict[str, Any]:
     """Return the card without the numbers that are measured on the exported file."""
     model = config.model
+    further: dict[str, Any] = {"mpp": model.mpp} if model.mpp else {}
+    if model.guides:
+        further["guides"] = {"classes": list(model.guides), "radius": model.guide_radius}
+    if model.style and styles:
+        # Whole numbers for the background: it is also what patches of nothing else are filled with.
+        named = {
+            name: [*map(round, vector[:3]), *(round(v, 4) for v in vector[3:])]
+            for name, vector in styles.items()
+        }
+        further["style"] = {"numbers": list(STYLE_NAMES), "default": named.pop("default"), "named": named}
     labels = [
         {name: value for name, value in entry.items() if value is not None}
         for entry in config.to_json()["model"]["labels"]
@@ -187,20 +222,34 @@ def make_card(
         "trained_on": trained_on,
         "steps": steps,
         "config_sha256": config.sha256(),
-    } | ({"mpp": model.mpp} if model.mpp else {})
+    } | further
 
 
 Window = dict[str, npt.NDArray[Any]]
 """The inputs of one patch by name, each of batch size 1."""
 
 
+def _example_names(model: ModelConfig) -> list[str]:
+    """Names of the inputs beside labels, in their order."""
+    takes = {"noise": model.noise_scales, "guides": model.guides, "style": model.style}
+    return [name for name, taken in takes.items() if taken]
+
+
 def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
-    """Random blobs of labels, and noise if the network takes it."""
+    """Random blobs of labels, and the other inputs that the network takes."""
     rng = np.random.default_rng(seed)
     side = tile + 2 * model.context
-    window: Window = {"labels": np.digitize(draw_noise(rng, side, side, (32,)), [-1.0, 0.3]).astype(np.uint8)}
+    margin = model.guide.reach if model.guide else 0
+    around = side + 2 * margin
+    wide = np.digitize(draw_noise(rng, around, around, (32,)), [-1.0, 0.3]).astype(np.uint8)
+    inner = np.s_[margin : margin + side]
+    window: Window = {"labels": wide[:, inner, inner]}
     if model.noise_scales:
         window["noise"] = draw_noise(rng, side, side, model.noise_scales)[None]
+    if model.guide:
+        window["guides"] = draw_guides(wide[0], (0, 0), model.guide)[None]
+    if model.style:
+        window["style"] = EXAMPLE_STYLE
     return window
 
 
@@ -210,7 +259,7 @@ def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
     axes = {name: {0: "n"} for name in [*window, "image"]}
     if model.dynamic_tile:
         sides = {"labels": {1: "height", 2: "width"}, "noise": {2: "height", 3: "width"}}
-        sides["image"] = {1: "out_height", 2: "out_width"}
+        sides |= {"guides": sides["noise"], "style": {}, "image": {1: "out_height", 2: "out_width"}}
         axes = {name: {**free, **sides[name]} for name, free in axes.items()}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -248,7 +297,11 @@ def _overlap_mismatch(session: onnxruntime.InferenceSession, model: ModelConfig)
     step, side = model.tile - shared, model.tile + 2 * model.context
     wide = _example(model, model.tile + step, seed=2)
     windows = (
-        {name: array[..., :side, x : x + side].copy() for name, array in wide.items()} for x in (0, step)
+        {
+            name: array if name == "style" else array[..., :side, x : x + side].copy()
+            for name, array in wide.items()
+        }
+        for x in (0, step)
     )
     left, right = (_run(session, window) for window in windows)
     return float(np.abs(left[:, step:] - right[:, :shared]).mean() / left.std())

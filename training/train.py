@@ -28,6 +28,7 @@ from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts, read_facts
 from safron.training.data import Batch, Source, draw_batches, open_source, split
 from safron.training.data.folders import show_mpp
+from safron.training.data.looks import named_styles, sample_styles
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import SpectralConv, crop, make_discriminator, make_generator, one_hot_labels
@@ -108,12 +109,14 @@ class Trainer:
         self._prepare_step(share)
         # [n, labels, y+2c, x+2c], [n, k, y+2c, x+2c] and [n, 3, y, x]
         one_hot, noise, real = self._tensors(batch)
+        further = self._further(batch)
 
         # The generator makes patches, and stitches them to a tile.
         with self._autocast():
-            tile, patches = self.tiles(one_hot, noise)
+            tile, patches = self.tiles(one_hot, noise, **further)
         fake = tile.float()
-        labels, shown_real, shown_fake = crop(one_hot, config.model.context), real, fake
+        read = torch.cat([one_hot, further["guides"]], dim=1) if "guides" in further else one_hot
+        labels, shown_real, shown_fake = crop(read, config.model.context), real, fake
         if config.discriminator_input == "patch":
             labels, shown_real = (cut(part, config.model.tile, config.stride) for part in (labels, real))
             shown_fake = patches.float()
@@ -145,7 +148,8 @@ class Trainer:
             if name != "adversarial":
                 start, end = getattr(config, f"{name}_weight")
                 total = total + (start + (end - start) * min(1.0, share / config.settle)) * loss
-        self._descend(total, self.generator_adam, "generator")
+        if self.done >= config.generator_delay:
+            self._descend(total, self.generator_adam, "generator")
         self.scaler.update()
         self.discriminator.requires_grad_(True)
         self._follow()
@@ -178,6 +182,14 @@ class Trainer:
             part.contiguous(memory_format=torch.channels_last) for part in (one_hot, noise, images)
         )
         return one_hot, noise, images
+
+    def _further(self, batch: Batch) -> dict[str, Tensor]:
+        """Bring what only some generators read to the device."""
+        parts = {"guides": batch.guides if batch.guides.shape[1] else None}
+        parts |= {"style": batch.style if batch.style.shape[1] else None}
+        return {
+            name: torch.from_numpy(part).to(self.device) for name, part in parts.items() if part is not None
+        }
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half or torch.bfloat16, enabled=self.half is not None)
@@ -332,6 +344,10 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     with own_folder(out) if team.leads else nullcontext(), _stop_requests() as asked:
         trainer = Trainer(config, device, team=team, compiled=compiled)
+        if config.model.style:
+            about["styles"] = (kept.metadata.get("styles") if kept else None) or _begin_styles(
+                trainer, training
+            )
         if kept is not None:
             trainer.restore(kept)
         precision = str(trainer.half or torch.float32).removeprefix("torch.")
@@ -368,6 +384,15 @@ def fit(
     if asked:
         raise KeyboardInterrupt
     return path
+
+
+def _begin_styles(trainer: Trainer, training: Source) -> dict[str, list[float]]:
+    """Look at the styles of the training images: name some, and tell a generator that has not begun their mean and spread."""
+    styles = sample_styles(training, trainer.config)
+    if trainer.done == 0:
+        for network in (trainer.generator, trainer.average):
+            network.style.set_range(torch.from_numpy(styles))  # type: ignore[operator,union-attr]
+    return named_styles(styles)
 
 
 def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:

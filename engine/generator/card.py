@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
+from safron.engine.generator.guides import Guides
 from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert, hints
 from safron.io.legend import Label
@@ -113,6 +114,63 @@ class Edges(Struct, frozen=True, forbid_unknown_fields=True):
     of: Literal["labels"] = "labels"
 
 
+class StyleEncoder(Struct, frozen=True, forbid_unknown_fields=True):
+    """A network that measures the style of an image: input "image" uint8 [N, 3, y, x], output "style" float32 [N, S].
+
+    Attributes
+    ----------
+    file
+        Its ONNX file, beside the generator's.
+    side
+        Pixels a side of the squares that it is given.
+    mpp
+        Micrometres per pixel of those; None where any will do.
+    """
+
+    file: Name
+    side: Count
+    mpp: Mpp | None = None
+
+    def __post_init__(self) -> None:
+        if "/" in self.file or "\\" in self.file:
+            raise ValueError(
+                f"file {self.file!r} must be a name without folders; the encoder lies beside the generator"
+            )
+
+
+class Style(Struct, frozen=True, forbid_unknown_fields=True):
+    """The input "style", float32 [N, S]: one vector for the whole slide; or [N, S, y, x], one for each pixel.
+
+    Attributes
+    ----------
+    numbers
+        What each of the S numbers is; see `safron.engine.generator.style` for those that can be measured on an image.
+    default
+        The vector that is used if no other is asked for.
+    named
+        Further vectors, by name.
+    encoder
+        The network that measures it on images; None where there is none.
+    field
+        Whether the graph reads it in each pixel, so that it may vary over the slide.
+    source, content
+        Path of a style field and hash of its files; a render sets them.
+    """
+
+    numbers: tuple[Name, ...]
+    default: tuple[Finite, ...]
+    named: Mapping[str, tuple[Finite, ...]] = {}
+    encoder: StyleEncoder | None = None
+    field: bool = False
+    source: str = ""
+    content: str = ""
+
+    def __post_init__(self) -> None:
+        for name, vector in {"default": self.default, **self.named}.items():
+            if len(vector) != len(self.numbers):
+                raise ValueError(f"{name} has {len(vector)} values; its numbers are {len(self.numbers)}")
+
+
 class InitialImage(Struct, frozen=True, forbid_unknown_fields=True):
     """The input "initial", uint8 [N, 3, y, x]: RGB of a picture that the generator refines.
 
@@ -161,6 +219,10 @@ class Card:
         Micrometres per pixel of what it draws, or None.
     edges
         What its input "edges" shows, or None where it has none.
+    guides
+        What its input "guides" measures, or None where it has none.
+    style
+        Its input "style", or None where it has none.
     initial
         Its input "initial", or None where it has none.
     adapter
@@ -182,6 +244,8 @@ class Card:
     licence: str = "unknown"
     trained_on: str = "unknown"
     edges: Edges | None = None
+    guides: Guides | None = None
+    style: Style | None = None
     initial: InitialImage | None = None
     adapter: Adapter | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)

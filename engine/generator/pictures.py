@@ -44,10 +44,13 @@ class Picture:
         Pixels (height, width).
     read
         Reads a window inside: uint8 [y, x, 3]; safe to call from many threads.
+    mpp
+        Micrometres per pixel, of a slide that says so; None elsewhere.
     """
 
     shape: tuple[int, int]
     read: Read
+    mpp: float | None = None
 
     def around(self, window: Window) -> UInt8:
         """Read a window of which some pixel lies on the canvas.
@@ -94,7 +97,9 @@ def open_picture(path: str) -> Picture:
     if not Path(path).is_dir():
         pixels = Pixels(path)
         return Picture(
-            pixels.shape, lambda window: pixels.read(window.y, window.x, window.height, window.width)
+            pixels.shape,
+            lambda window: pixels.read(window.y, window.x, window.height, window.width),
+            pixels.mpp,
         )
     try:
         return _zarr_picture(path)

@@ -18,9 +18,11 @@ from safron.engine.plan.planes import PlaneSpec, noise_spec
 from safron.engine.plan.window import Window
 
 from .card import Card
+from .guides import Guides, read_guides
 from .inputs import Labels, read_labels
 from .noise import normal_noise
 from .pictures import InitialPicture, initial_spec
+from .style_field import StyleField, field_spec
 
 Inputs = dict[str, npt.NDArray[Any]]
 """What patches are made of, by the name of the generator's input: "labels" uint8 [n, y, x], "noise" float32 [n, k, y, x], ..."""
@@ -97,9 +99,68 @@ class LabelEdges:
         return edges
 
 
+@dataclass(frozen=True)
+class LabelGuides:
+    """Distances, depths and widths of regions; see `safron.engine.generator.guides`.
+
+    Attributes
+    ----------
+    labels
+        Of the canvas.
+    outside
+        Label beyond the canvas, or None for the nearest canvas label.
+    guides
+        What is measured.
+    """
+
+    labels: Labels
+    outside: int | None
+    guides: Guides
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """See `PlaneSource`."""
+        return guides_spec(self.guides)
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`."""
+        return read_guides(self.labels, window, self.guides, outside=self.outside)
+
+
+@dataclass(frozen=True)
+class OneStyle:
+    """The same vector for every patch."""
+
+    vector: tuple[float, ...]
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """See `PlaneSource`."""
+        return style_spec(self.vector)
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`."""
+        return np.array(self.vector, np.float32)
+
+
+def guides_spec(guides: Guides) -> PlaneSpec:
+    """Describe the input "guides"."""
+    return PlaneSpec("guides", guides.channels, content="version 1")
+
+
+def style_spec(vector: tuple[float, ...]) -> PlaneSpec:
+    """Describe the input "style"."""
+    text = " ".join(f"{value:.9g}" for value in vector)
+    return PlaneSpec("style", len(vector), spatial=False, low=0.0, content=text)
+
+
 def card_specs(card: Card) -> tuple[PlaneSpec, ...]:
     """Describe the inputs beside labels that a card names, in the order of `card_sources`."""
     specs = [*noise_spec(card.noise_scales), *([EDGES] if card.edges else [])]
+    specs += [guides_spec(card.guides)] if card.guides else []
+    if card.style:
+        one = style_spec(card.style.default)
+        specs.append(field_spec(one.channels, card.style.content or one.content) if card.style.field else one)
     return (*specs, *([initial_spec(card.initial.content)] if card.initial else []))
 
 
@@ -110,6 +171,13 @@ def card_sources(card: Card, labels: Labels, *, seed: int) -> tuple[PlaneSource,
         sources.append(Noise(seed, card.noise_scales))
     if card.edges:
         sources.append(LabelEdges(labels, card.outside))
+    if card.guides:
+        sources.append(LabelGuides(labels, card.outside, card.guides))
+    if card.style:
+        style, one = card.style, OneStyle(card.style.default)
+        content = style.content or one.spec.content
+        field = StyleField(style.source, style.default, labels.shape, content)
+        sources.append(field if style.field else one)
     if card.initial:
         sources.append(InitialPicture(card.initial.source, card.initial.content))
     return tuple(sources)

@@ -94,6 +94,12 @@ class RenderOptions:
         "Picture to refine, of the mask's size, for a generator that takes one: a Zarr of RGB, a slide or an image.",
         "ZARR|FILE",
     )
+    style: str | None = setting(
+        None,
+        "Style of the tissue: one that the generator's card names, an image or slide whose style is measured, or a style field.",
+        "NAME|FILE|ZARR",
+        shown="the generator's",
+    )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
     block: int | None = setting(
         None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"

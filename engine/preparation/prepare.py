@@ -44,6 +44,7 @@ from .output_paths import check_paths, choose_flavor, open_scratch
 from .pictures import check_scale, choose_image
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers
 from .prepared import Prepared
+from .styles import choose_style
 
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import WorkerFacts
@@ -64,6 +65,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = GeneratorInfo.of(model)
+    info = replace(info, card=choose_style(info.card, options.style, getattr(model, "path", Path()).parent))
     info = replace(info, card=choose_image(info.card, options.image, mask.shape))
     job = Job(_plan(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
@@ -253,6 +255,8 @@ def _slide_spec(
         "Mask region XYWH": f"{region.x} {region.y} {region.width} {region.height}",
         "Synthetic": "yes, made from a mask; not for diagnosis",
     }
+    if info.card.style is not None and options.style is not None:
+        metadata["Style"] = Path(options.style).name
     if info.card.initial is not None:
         metadata["Initial image"] = f"{Path(info.card.initial.source).name} {info.card.initial.content}"
     if not scale.is_one:

@@ -24,13 +24,15 @@ AHEAD = 8
 class Batch:
     """The input of one step.
 
-    `labels` uint8 [n, y, x] and `noise` float32 [n, k, y, x] cover the training tile and its context; `images`
-    float32 [n, 3, y, x] in [-1, 1] covers the tile.
+    `labels` uint8 [n, y, x], `noise` float32 [n, k, y, x] and `guides` float32 [n, g, y, x] cover the training tile and its
+    context; `images` float32 [n, 3, y, x] in [-1, 1] covers the tile. `style` is float32 [n, s].
     """
 
     labels: Bytes
     noise: Floats
     images: Floats
+    guides: Floats
+    style: Floats
 
 
 def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = slice(None)) -> Batch:
@@ -46,7 +48,7 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
     context = config.model.context
     side = config.tile_side + 2 * context
     wanted = range(config.batch)[part]
-    labels, noises, images = [], [], []
+    labels, noises, images, guides, styles = [], [], [], [], []
     for number, index in enumerate(rng.integers(len(source), size=config.batch)):
         place = source.place(rng, int(index), side)
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
@@ -54,15 +56,17 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
         if number not in wanted:
             continue
         sample = source.read(int(index), place, side)
-        if len(noise) >= 2:
-            # The last two channels are the cues where their class is near and smooth noise elsewhere; the variance stays 1.
+        if len(noise) >= (cued := len(sample.cues)):
+            # The last channels are the cues where their class is near and smooth noise elsewhere; the variance stays 1.
             cue, trust = _turn(sample.cues, turns, mirror), _turn(sample.trust, turns, mirror)
-            noise[-2:] = trust * cue + np.sqrt(1 - trust**2) * noise[-2:]
+            noise[-cued:] = trust * cue + np.sqrt(1 - trust**2) * noise[-cued:]
         tile = sample.image[context : side - context, context : side - context]
         labels.append(_turn(sample.labels, turns, mirror))
         images.append(_turn(np.moveaxis(tile, -1, 0).astype(np.float32) / 127.5 - 1.0, turns, mirror))
         noises.append(noise)
-    return Batch(np.stack(labels), np.stack(noises), np.stack(images))
+        guides.append(_turn(sample.guides, turns, mirror))
+        styles.append(sample.style)
+    return Batch(*map(np.stack, (labels, noises, images, guides, styles)))
 
 
 def draw_batches(

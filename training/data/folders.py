@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from safron.engine.generator.style import measure_style
 from safron.io.console import warn
 from safron.io.errors import BadInput
 from safron.io.mapped import spill
@@ -25,7 +26,7 @@ from safron.io.masks.pair_names import find_masks
 from safron.io.slides.whole_image import orientation
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts
-from safron.training.data.cues import CUED, measure_cues
+from safron.training.data.cues import CUED, cue_count, measure_cues
 from safron.training.data.ebhi import MPP, prepare
 from safron.training.data.images import (
     BLACK_AND_WHITE,
@@ -85,8 +86,8 @@ def open_source(
             f"{folder} holds gland masks, from which background, stroma and gland are labelled; model.labels must be three or more"
         )
     if data_set == "ebhi":
-        pairs = prepare(folder, cache)
-        told = "frames of EBHI-Seg, resized and stain-normalized"
+        pairs = prepare(folder, cache, guides=config.model.guide, own=config.model.style)
+        told = "frames of EBHI-Seg, resized" + " and stain-normalized" * (not config.model.style)
         return _fit(replace(pairs, name=facts.name or pairs.name, told=told, mpp=MPP), config, folder, cache)
     return _fit(_read_pairs(folder, config, data_set, facts, cache, name), config, folder, cache)
 
@@ -98,12 +99,18 @@ def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) ->
     zoom = own / mpp if own and mpp else 1.0
     zoom = 1.0 if abs(zoom - 1.0) <= SAME_SCALE else zoom
     pairs = replace(pairs, mpp=mpp)
-    pairs = _shrink(pairs, zoom, cache) if zoom < 1.0 else replace(pairs, zoom=zoom)
-    if len(config.model.noise_scales) < 2:
+    guides = config.model.guide
+    # Guides are drawn around windows of whole images, at the generator's pixel size.
+    now = zoom < 1.0 or (guides is not None and zoom != 1.0)
+    pairs = _resize(pairs, zoom, cache) if now else replace(pairs, zoom=zoom)
+    if len(config.model.noise_scales) < cue_count(guides):
         pairs = replace(pairs, cues=(), trust=())
     elif not pairs.cues:
-        cues, trust = measure_cues(pairs.images, pairs.labels, cache)
+        cues, trust = measure_cues(pairs.images, pairs.labels, cache, guides)
         pairs = replace(pairs, cues=cues, trust=trust)
+    pairs = replace(pairs, guides=guides)
+    if config.model.style:
+        pairs = replace(pairs, styles=tuple(map(measure_style, pairs.images)))
     need = config.least_side
     large = [index for index in range(len(pairs)) if min(pairs.size(index)) >= need]
     if not large:
@@ -121,14 +128,15 @@ def show_mpp(mpp: float | None) -> str:
     return f"{mpp:g} um per pixel" if mpp else "an unknown pixel size"
 
 
-def _shrink(pairs: Pairs, zoom: float, cache: Path | None) -> Pairs:
+def _resize(pairs: Pairs, zoom: float, cache: Path | None) -> Pairs:
     """Resize the pairs once, which takes less than doing it at each read; their cues are measured anew."""
 
     def resize(array: Bytes, how: int) -> Bytes:
         size = (max(1, int(array.shape[1] * zoom)), max(1, int(array.shape[0] * zoom)))
         return np.asarray(cv2.resize(array, size, interpolation=how))
 
-    images = spill((resize(image, cv2.INTER_AREA) for image in pairs.images), cache)
+    how = cv2.INTER_AREA if zoom < 1.0 else cv2.INTER_CUBIC
+    images = spill((resize(image, how) for image in pairs.images), cache)
     labels = spill((resize(label, cv2.INTER_NEAREST) for label in pairs.labels), cache)
     return replace(pairs, images=images, labels=labels, cues=(), trust=())
 
