@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("engine",),  # the face: commands, render(), reports
     ("engine.preparation", "engine.evaluation", "engine.optimization", "training"),
-    ("training.data",),
+    ("training.data", "training.refiner"),
     ("training.config",),
     ("engine.execution",),
     ("engine.scratch",),
@@ -27,7 +27,7 @@ FLOORS = (
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""
 
-TRAINING = ("training.data", "training.config")
+TRAINING = ("training.data", "training.refiner", "training.config")
 NOT_FOR = {
     "engine": ("engine.evaluation", "engine.optimization", "training", *TRAINING),
     "engine.evaluation": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),

@@ -21,11 +21,11 @@ from safron.io.hashed_noise import normal, uniform
 
 from .layout import Layout, Nuclei
 from .stains import UInt8
-from .textures import DETAIL_SCALE, Texture
+from .textures import CELL, DETAIL_SCALE, Texture
 
 Float32 = npt.NDArray[np.float32]
 
-CELL, FADE = 256, 64
+FADE = 64
 STRIDE = CELL - FADE
 SAME_TILE = 4
 """Cells along a side of a square that take their tissue from one tile."""
@@ -152,7 +152,7 @@ class Synthesizer:
         squares = np.zeros(shape, np.float32)
         for row, col, part, weight in _cells(y0, x0, y1, x1):
             texture = self.textures[self._choice(130, row // SAME_TILE, col // SAME_TILE, len(self.textures))]
-            crop = _crop(texture.background, self.layout.seed, 131, row, col)[part.source]
+            crop = _crop(texture.background, self.layout.seed, 131, row, col, part)
             w = weight[..., None]
             mean[part.target] += w * texture.mean
             contrast[part.target] += w * (crop - texture.mean)
@@ -167,7 +167,7 @@ class Synthesizer:
         total, squares = (np.zeros((y1 - y0, x1 - x0), np.float32) for _ in range(2))
         for row, col, part, weight in _cells(y0, x0, y1, x1):
             texture = tiles[self._choice(140, row, col, len(tiles))]
-            total[part.target] += weight * _crop(texture.detail, self.layout.seed, 141, row, col)[part.source]
+            total[part.target] += weight * _crop(texture.detail, self.layout.seed, 141, row, col, part)
             squares[part.target] += weight * weight
         return np.asarray(total / (np.sqrt(squares) * np.float32(DETAIL_SCALE)), np.float32)
 
@@ -212,21 +212,13 @@ def _overlap(index: int, start: int, stop: int) -> tuple[slice, slice]:
     return slice(low - begin, high - begin), slice(low - start, high - start)
 
 
-def _crop(image: npt.NDArray[np.generic], seed: int, stream: int, row: int, col: int) -> Float32:
-    """Part of a tile for a cell, at random, mirrored and turned: float32 [CELL, CELL, ...].
-
-    A tile smaller than a cell goes on as its mirror image.
-    """
+def _crop(image: npt.NDArray[np.generic], seed: int, stream: int, row: int, col: int, part: _Part) -> Float32:
+    """Part of a tile for part of a cell; what the cell shows is random, mirrored and turned: float32 [y, x, ...]."""
     u = [float(uniform(seed, stream + 1000 * k, np.array([row]), np.array([col]))[0]) for k in range(3)]
-    short = [max(0, CELL - side) for side in image.shape[:2]]
-    if any(short):
-        margins = [(0, more) for more in short] + [(0, 0)] * (image.ndim - 2)
-        image = np.pad(image, margins, mode="symmetric")
     top, left = (int(share * (side - CELL + 1)) for share, side in zip(u[:2], image.shape[:2], strict=True))
-    part = image[top : top + CELL, left : left + CELL]
+    cell = image[top : top + CELL, left : left + CELL]
     turn = int(8 * u[2])
-    part = np.rot90(part[::-1] if turn >= 4 else part, turn % 4)
-    return np.asarray(part, np.float32)
+    return np.asarray(np.rot90(cell[::-1] if turn >= 4 else cell, turn % 4)[part.source], np.float32)
 
 
 def _fixed(outlines: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:

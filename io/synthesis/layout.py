@@ -202,7 +202,7 @@ def _rounded(corners: Array) -> Array:
     """Cut each corner once, a quarter of the way to its neighbours (Chaikin): [n, 2 * corners, 2]."""
     after = np.roll(corners, -1, axis=1)
     both = np.stack([0.75 * corners + 0.25 * after, 0.25 * corners + 0.75 * after], axis=2)
-    return both.reshape(len(corners), -1, 2)
+    return both.reshape(len(corners), 2 * corners.shape[1], 2)
 
 
 def _kept(

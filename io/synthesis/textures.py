@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ import numpy.typing as npt
 from safron.io.errors import BadInput
 
 from .stains import Rule, UInt8, densities, nuclear_shares, segment, stain_densities, tissue_share
+
+CELL = 256
+"""Side in pixels of the square parts that pictures are put together from."""
 
 SMALLEST = 64
 """Least side of a tile in pixels."""
@@ -37,7 +41,7 @@ class Texture:
     Attributes
     ----------
     background
-        uint8 [y, x, 3]: the tile with its nuclei inpainted.
+        uint8 [y, x, 3]: the tile with its nuclei inpainted; a side below `CELL` goes on as its mirror image.
     mean
         float32 [3]: its mean colour.
     nucleus
@@ -89,11 +93,18 @@ def make_texture(rgb: UInt8, *, rule: Rule = "otsu") -> Texture:
     # Without any nucleus: the darkest percent.
     inside = inside if inside.any() else density.mean(axis=2) >= np.quantile(density.mean(axis=2), 0.99)
     return Texture(
-        background,
+        _at_least_a_cell(background),
         background.reshape(-1, 3).mean(axis=0, dtype=np.float64).astype(np.float32),
         density[inside].mean(axis=0, dtype=np.float64).astype(np.float32),
-        _detail(rgb),
+        _at_least_a_cell(_detail(rgb)),
     )
+
+
+def _at_least_a_cell(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Continue a small tile by its mirror image."""
+    short = [max(0, CELL - side) for side in image.shape[:2]]
+    margins = [(0, more) for more in short] + [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, margins, mode="symmetric") if any(short) else image
 
 
 def _detail(rgb: UInt8) -> npt.NDArray[np.int8]:
