@@ -57,11 +57,8 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
 
     if given["threads"]:
         torch.set_num_threads(given["threads"])
-    config = dataclasses.replace(
-        SIZES[given["size"]],
-        seed=given["seed"],
-        **{f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights")},
-    )
+    used: dict[str, Any] = {f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights")}
+    config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], **used)
     if given["iterations"]:
         config = config.with_total(given["iterations"])
     found = read_tiles(tiles)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -151,6 +152,6 @@ def _crop(rng: np.random.Generator, image: UInt8, side: int) -> UInt8:
     return _turned(part, int(rng.integers(8)))
 
 
-def _turned(image: npt.NDArray[np.generic], turn: int) -> npt.NDArray[np.generic]:
+def _turned(image: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
     """Mirror (4 and above) and turn an image."""
     return np.ascontiguousarray(np.rot90(image[::-1] if turn >= 4 else image, turn % 4))

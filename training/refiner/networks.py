@@ -97,7 +97,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int, style_size: int) -> None:
         super().__init__()
-        self.encoder = StyleEncoder(width, style_size)
+        self.encoder, self.style_size = StyleEncoder(width, style_size), style_size
         self.first = activated(nn.Conv2d(3, width, 3))
         wide = [width + style_size, width, width * 3 // 2, 2 * width, 3 * width]
         layers: list[nn.Module] = []
@@ -109,8 +109,9 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor, reference: Tensor | None) -> Tensor:
         """[n, 3, y, x] and [n, 3, v, u], or None for the vector 0 -> [n, 1, rows, columns]."""
         features: Tensor = self.first(image)
-        count = self.encoder.layers[-1].out_channels
-        style = features.new_zeros(len(image), int(count)) if reference is None else self.encoder(reference)
+        style = (
+            features.new_zeros(len(image), self.style_size) if reference is None else self.encoder(reference)
+        )
         style = style[:, :, None, None].expand(-1, -1, features.shape[2], features.shape[3])
         logits: Tensor = self.layers(torch.cat([features, style], dim=1))
         return logits

@@ -1,7 +1,8 @@
 """Which settings does the training of a refiner have?
 
 Defaults are those of Hou et al. (2017) and its later code where the two name one; what differs is said. Losses here are
-means over pixels, where that code has sums, so the weights are the paper's for patches of 75 x 75 pixels.
+means over pixels, where that code has sums over patches of 75 x 75 pixels and over the 9 x 9 scores that its discriminator
+gives of them; weights are converted accordingly.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from safron.io.errors import BadInput
 CONTEXT = 20
 """Pixels that the refiner reads around each: ten convolutions of 5 x 5. Its receptive field is 41."""
 
-VALUES = 75 * 75 * 3
-"""Values of the paper's patches, which its sums go over."""
+VALUES = 75 * 75 * 3 / 9**2
+"""Values of the paper's patches for each score of its discriminator; its code sums over both, and means are taken here."""
 
 Phase = Literal["refiner", "discriminator", "adversarial", "task", "joint"]
 PHASES: tuple[Phase, ...] = ("refiner", "discriminator", "adversarial", "task", "joint")
@@ -44,7 +45,7 @@ class RefinerConfig:
     inner
         Steps of refiner, discriminator and task network in an iteration of several: n_G, n_D, n_R.
     alpha, beta, gamma
-        Weights of staying close, of realism and of hard examples; gamma is for means over pixels.
+        Weights of staying close, of realism and of hard examples; gamma is 0.0001 for sums.
     l1, l2
         Weights of both parts of staying close.
     refiner_rate, discriminator_rate, task_rate
@@ -67,7 +68,7 @@ class RefinerConfig:
     inner: tuple[int, int, int] = (2, 1, 6)
     alpha: float = 1.0
     beta: float = 0.7
-    gamma: float = 0.02
+    gamma: float = 0.007
     l1: float = 0.001
     l2: float = 0.01
     refiner_rate: float = 2e-4
@@ -127,5 +128,7 @@ SIZES: dict[str, RefinerConfig] = {
 
 def config_of(plain: dict[str, Any]) -> RefinerConfig:
     """Read settings from JSON values."""
-    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    lists: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
+    }
     return RefinerConfig(**lists)
