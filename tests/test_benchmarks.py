@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx_models import CARD, write_onnx
 
@@ -111,3 +112,52 @@ def test_synthesis(run: Run) -> None:
     rows = run("synthesis --sides 64 --repeats 1")["rows"]
     assert [row["step"] for row in rows] == ["take a tile apart", "draw 64 x 64"]
     assert min(row["seconds"] for row in rows) > 0
+
+
+def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The paper's patch takes 56.25 GFLOP; what is made patch by patch takes the same memory for any image."""
+    pytest.importorskip("torch")
+    bench = load_bench("arithmetic")
+    assert 2 * bench.multiply_adds("safron", 256) / 1e9 == pytest.approx(56.25, rel=0.01)
+    assert bench.multiply_adds("safron", 1000) == 25 * bench.multiply_adds("safron", 256)
+    assert bench.training_bytes("safron", 256) == bench.training_bytes("safron", 4096)
+    whole = [bench.training_bytes("pix2pix, whole image", side) for side in (1024, 2048)]
+    assert 3 < whole[1] / whole[0] < 4.1
+    bench.SIDES = (256, 512)
+    bench.main(["--plot", str(here / "a.svg")])
+    assert "pixels a side" in capsys.readouterr().out
+    assert (here / "a.svg").read_text().count("<polyline") == 8
+
+
+def test_runtimes(run: Run, tiny: Path) -> None:
+    pytest.importorskip("openvino")
+    made = run(f"runtimes {tiny} --repeats 1 --windows")
+    ways = {row["way"]: row for row in made["calls"]}
+    assert {"ONNX Runtime float32", "OpenVINO float32"} <= {*ways}
+    for row in ways.values():
+        assert row["ms"] > 0
+        assert row["mean_levels"] <= 1
+        assert all(found["same_bits"] for found in row["windows"].values())
+
+
+def test_unsupervised(run: Run, here: Path) -> None:
+    pytest.importorskip("torch")
+    import cv2
+    from test_synthesis import tissue
+
+    for folder in ("images", "inst"):
+        (here / "data" / folder).mkdir(parents=True)
+    for name, seed in (("a", 0), ("b", 1)):
+        cv2.imwrite(str(here / f"data/images/{name}.png"), tissue(90, seed=seed)[..., ::-1])
+        cv2.imwrite(
+            str(here / f"data/inst/{name}.png"), np.arange(90 * 90, dtype=np.uint16).reshape(90, 90) // 900
+        )
+    command = "unsupervised data out --size tiny --seeds 1 --held-out b --readings 2"
+    scores = run(command)
+    assert [*scores] == [
+        f"{name}, seed 0"
+        for name in ("labels", "initial pictures", "whole method", "no style", "no hard examples")
+    ]
+    assert all(0 <= row[what] <= 1 for row in scores.values() for what in ("dice", "aji", "pq"))
+    assert (here / "out/reader.html").read_text().count("data:image/png") == 6
+    assert run(command) == scores

@@ -27,10 +27,11 @@ from safron.io.synthesis.textures import make_texture  # noqa: E402
 from safron.training.cli import cli  # noqa: E402
 from safron.training.fit_refiner import fit_refiner, load  # noqa: E402
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets  # noqa: E402
+from safron.training.refiner.found import find_nuclei  # noqa: E402
 from safron.training.refiner.networks import Discriminator, Refiner, StyleEncoder, TaskNet  # noqa: E402
-from safron.training.refiner.score import find_nuclei, score  # noqa: E402
 from safron.training.refiner.settings import CONTEXT, PHASES, SIZES, RefinerConfig  # noqa: E402
 from safron.training.refiner.train import History, RefinerTrainer  # noqa: E402
+from safron.training.segmentation.metrics import compare_instances  # noqa: E402
 
 TINY = dataclasses.replace(SIZES["tiny"], inner=(1, 1, 1))
 
@@ -211,22 +212,6 @@ def test_a_resumed_run_is_the_same(tiles: Tiles, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "whole/log.jsonl").read_text().splitlines()[-1])["step"] == 6
 
 
-def test_scores() -> None:
-    truth = np.zeros((30, 30), np.int32)
-    truth[2:10, 2:10], truth[2:10, 15:25], truth[20:28, 5:15] = 7, 9, 300
-    assert score(truth, truth) == {"dice": 1.0, "aji": 1.0, "pq": 1.0}
-    assert score(np.zeros_like(truth), np.zeros_like(truth))["dice"] == 1
-    found = np.zeros_like(truth)
-    found[2:10, 2:10], found[2:10, 15:20] = 1, 2  # one whole, one by half, one missed
-    got = score(found, truth)
-    assert got["dice"] == pytest.approx(2 * 104 / (104 + 224))
-    assert got["aji"] == pytest.approx((64 + 40) / (64 + 80 + 80))
-    assert got["pq"] == pytest.approx(1 / (1 + (1 + 2) / 2))  # an IoU of exactly 0.5 is no pair
-    extra = found.copy()
-    extra[15:19, 20:30] = 3
-    assert score(extra, truth)["aji"] == pytest.approx(104 / (224 + 40))
-
-
 def test_nuclei_are_found_apart_and_grown_to_their_border() -> None:
     class Perfect(torch.nn.Module):  # type: ignore[misc]
         def forward(self, image: Any) -> Any:
@@ -239,7 +224,7 @@ def test_nuclei_are_found_apart_and_grown_to_their_border() -> None:
     network.logits = torch.from_numpy(wide * 2 - 1).permute(2, 0, 1)
     found = find_nuclei(network, np.zeros((40, 43, 3), np.uint8))
     assert found.shape == (40, 43)
-    assert score(found, truth.astype(np.int32))["pq"] > 0.85
+    assert compare_instances(found, truth.astype(np.int32)).panoptic > 0.85
 
 
 def test_bytes_and_back() -> None:

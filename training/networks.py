@@ -86,6 +86,8 @@ class PaperGenerator(nn.Module):
     - Dropout ends before rendering; that code leaves it on, so that a slide never comes out the same twice.
     - The context is the mask around the tile, and beyond a slide's edge the nearest label; that code pads each tile with
       zeros, a colour that no label has.
+
+    Without the stem it is the U-Net of pix2pix (Isola et al., 2017), from which the paper's comes: 256 x 256 in and out.
     """
 
     colors: Tensor
@@ -98,7 +100,11 @@ class PaperGenerator(nn.Module):
         skips = [0, *up] if config.skips else [0] * levels
         inner = [down[levels], *up]
         self.skips = config.skips
-        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False)
+        self.stem: nn.Conv2d | None = None
+        if config.network == "paper":
+            self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False)
+        else:
+            down[0] = 3
         self.down = nn.ModuleList(nn.Conv2d(down[i], down[i + 1], 4, 2, 1) for i in range(levels))
         self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:levels])
         self.up = nn.ModuleList(
@@ -113,7 +119,8 @@ class PaperGenerator(nn.Module):
     def forward(self, one_hot: Tensor, noise: Tensor | None = None) -> Tensor:
         """Render [n, labels, T+2c, T+2c], 0 or 1, to [n, 3, T, T], RGB in [-1, 1]; there is no noise."""
         last = len(self.up) - 1
-        x = self.down[0](act(self.stem(F.conv2d(one_hot, self.colors))))
+        x = F.conv2d(one_hot, self.colors)
+        x = self.down[0](x if self.stem is None else act(self.stem(x)))
         skips = [x]
         for level in range(1, last + 1):
             x = self.down[level](act(x))

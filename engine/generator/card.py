@@ -193,6 +193,19 @@ def _check_range(given: tuple[float, float] | None) -> None:
         raise ValueError(f"range {said} must be two different numbers, as [-1, 1]")
 
 
+class Difference(Struct, frozen=True):
+    """How far pixels are from those in float32.
+
+    Attributes
+    ----------
+    mean, max
+        Measured grey levels, over all channels.
+    """
+
+    mean: Finite
+    max: Finite
+
+
 @dataclass(frozen=True)
 class Card:
     """The contract of a patch generator.
@@ -227,6 +240,8 @@ class Card:
         Its input "initial", or None where it has none.
     adapter
         How to call a network that does not follow the contract itself, or None.
+    bfloat16
+        What bfloat16 changes, where ``--precision auto`` may take it; None where it may not.
     extra
         Every other field of the card.
     """
@@ -248,6 +263,7 @@ class Card:
     style: Style | None = None
     initial: InitialImage | None = None
     adapter: Adapter | None = None
+    bfloat16: Difference | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property

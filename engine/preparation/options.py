@@ -117,9 +117,10 @@ class RenderOptions:
         "N",
         shown="2; on a GPU 4; with several GPUs one process each",
     )
-    executor: Literal["auto", "threads", "processes"] = setting(
+    executor: Literal["auto", "threads", "dask", "processes"] = setting(
         "auto",
-        "Kind of worker. auto uses processes if several GPUs can share the work, and threads otherwise.",
+        "Kind of worker. dask: threads of this process that Dask schedules. auto uses processes if several GPUs can share "
+        "the work, dask where its cost is below 3 % of the planned time, and plain threads for short renders.",
     )
     scheduler: str | None = setting(
         None,
@@ -146,9 +147,14 @@ class RenderOptions:
         shown="0, all cores",
     )
     device: str = setting("auto", "Device that the generator runs on.", "auto|cpu|cuda[:N]")
-    precision: Literal["float32", "tf32", "float16"] = setting(
+    precision: Literal["float32", "bfloat16", "auto", "tf32", "float16"] = setting(
         "float32",
-        "Arithmetic of the generator on CUDA; tf32 multiplies with 10 bits, float16 needs TensorRT.",
+        "Arithmetic of the generator. bfloat16 is for CPUs and needs OpenVINO; auto takes it if machine and generator's card allow "
+        "it, else float32. On CUDA, tf32 multiplies with 10 bits and float16 needs TensorRT.",
+    )
+    runtime: Literal["auto", "onnxruntime", "openvino"] = setting(
+        "auto",
+        "Library that runs the generator. auto is OpenVINO for bfloat16, and ONNX Runtime otherwise.",
     )
     compression: Literal["jpeg", "deflate", "lzw", "none"] = setting(
         "jpeg", "Compression of the slide's tiles; all but jpeg are lossless."

@@ -22,7 +22,7 @@ from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
 from safron.engine.system.gpus import process_blocks
-from safron.engine.system.memory import resident_bytes
+from safron.engine.system.memory import resident_bytes, usable_cores
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
@@ -42,7 +42,7 @@ from .budget import (
 from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
 from .pictures import check_scale, choose_image
-from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers
+from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
 from .styles import choose_style
 
@@ -97,6 +97,7 @@ def _load_generator(options: RenderOptions) -> PatchModel:
         device="cpu" if elsewhere else options.device,
         threads=options.threads,
         precision="float32" if elsewhere else options.precision,
+        runtime="onnxruntime" if elsewhere else options.runtime,
     )
 
 
@@ -116,7 +117,10 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
     budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * tried.added_bytes)
     heap = heap_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
-    return Prepared(target, options, model, job, budget, "threads", heap, workers)
+    side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())
+    seconds = job.plan.patches * tried.patch_seconds / side_by_side
+    dask = takes_dask(options, job.plan, seconds)
+    return Prepared(target, options, model, job, budget, "threads", heap, workers, seconds, dask)
 
 
 def _foresee_workers(prepared: Prepared) -> Prepared:
@@ -142,7 +146,8 @@ def settle(prepared: Prepared, facts: WorkerFacts, *, width: int) -> Prepared:
     job = prepared.job
     # Card and hash are those of the driver's file, which workers must have too; the rest is known only to the worker.
     info = replace(facts.info, card=job.model.card, sha256=job.model.sha256)
-    job = replace(job, plan=replace(job.plan, batch=facts.planned), model=info)
+    slide = replace(job.plan.slide, metadata=job.plan.slide.metadata + _arithmetic(info))
+    job = replace(job, plan=replace(job.plan, batch=facts.planned, slide=slide), model=info)
     job = _with_batch(job, facts.batch, fresh=prepared.options.fresh)
     each = worker_budget(job, resident=facts.resident, blocks=facts.blocks)
     return replace(
@@ -274,5 +279,13 @@ def _slide_spec(
         tile=pyramid.tile,
         background=info.card.background,
         software=f"safron {version('safron')}",
-        metadata=tuple((key, str(value)) for key, value in metadata.items()),
+        metadata=tuple((key, str(value)) for key, value in metadata.items()) + _arithmetic(info),
     )
+
+
+def _arithmetic(info: GeneratorInfo) -> tuple[tuple[str, str], ...]:
+    """Say in the slide's metadata what computed it, where that is not ONNX Runtime in float32."""
+    if info.precision == "float32" and not info.runtime.startswith("OpenVINO"):
+        return ()
+    runtime = info.runtime.partition(",")[0]  # the name of a GPU stays out of the slide
+    return ("Generator runtime", runtime), ("Generator precision", info.precision)

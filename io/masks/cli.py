@@ -86,6 +86,7 @@ write_options = (
     ),
     debug_option,
 )
+SHARE = click.FloatRange(0, 1)
 SIZE = "Size of the mask: width and height, in pixels."
 
 
@@ -320,6 +321,49 @@ def ellipses(
 
     phantom = Phantom(seed, style, cell or {"tissue": 160, "speckle": 100}[style])
     _write(out, phantom.paint, size, mpp=mpp, workers=workers, overwrite=overwrite)
+
+
+@commands.command(epilog="\b\nExample:\n  safron-mask colon mask.zarr --size 20000,20000 --grade 2 --seed 7")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
+@option("--size", SIZE, "W,H", parse=_size, required=True)
+@option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
+@option(
+    "--grade",
+    "0 healthy, 1 to 3 well, moderately and poorly differentiated cancer: glands lose their shape and their lumen.",
+    "N",
+    type=click.IntRange(0, 3),
+    default=0,
+)
+@option("--diameter", "Of a healthy gland, in pixels.", "PX", type=click.FloatRange(16), default=90.0)
+@option("--density", "Share of the places that have a gland, 0 to 1.", "SHARE", type=SHARE, default=1.0)
+@option("--overlap", "How far glands grow into their neighbours, 0 to 1.", "SHARE", type=SHARE, default=0.0)
+@option("--stroma", "Share of the tissue that has no glands, 0 to 1.", "SHARE", type=SHARE, default=0.1)
+@option(
+    "--outline",
+    "island: tissue with background around it; full: tissue everywhere.",
+    type=click.Choice(["island", "full"]),
+    default="island",
+)
+@option("--lumens", "Make lumens background, instead of a part of their gland.", is_flag=True)
+@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
+@_with(*write_options)
+def colon(
+    out: Path,
+    size: tuple[int, int],
+    mpp: float,
+    overwrite: bool,
+    workers: int | None,
+    **settings: Any,
+) -> None:
+    """Make a mask of colon tissue of any size, healthy or of a cancer grade.
+
+    Every pixel depends only on the options and its position, so that a smaller mask is the corner of a larger one.
+    """
+    from .colon import Colon
+    from .write import check_target
+
+    check_target(out, overwrite=overwrite)
+    _write(out, Colon(**settings).paint, size, mpp=mpp, workers=workers, overwrite=overwrite)
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")
