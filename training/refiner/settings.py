@@ -117,7 +117,16 @@ class RefinerConfig:
 SIZES: dict[str, RefinerConfig] = {
     "full": RefinerConfig(),
     "small": RefinerConfig(
-        width=12, task_width=8, patch=96, reference=96, batch=4, steps=(30, 60, 150, 150, 1000), history=256
+        width=12,
+        task_width=8,
+        patch=96,
+        reference=96,
+        batch=4,
+        steps=(30, 60, 150, 150, 1000),
+        refiner_rate=5e-4,
+        discriminator_rate=1e-3,
+        task_rate=2e-3,
+        history=256,
     ),
     "tiny": RefinerConfig(
         width=4, task_width=4, style_size=4, patch=16, reference=40, batch=2, steps=(1, 1, 1, 1, 1), history=4
