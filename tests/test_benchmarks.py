@@ -143,7 +143,7 @@ def test_runtimes(run: Run, tiny: Path) -> None:
 def test_unsupervised(run: Run, here: Path) -> None:
     pytest.importorskip("torch")
     import cv2
-    from test_synthesis import tissue
+    from tiles import tissue
 
     for folder in ("images", "inst"):
         (here / "data" / folder).mkdir(parents=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from safron.io.errors import BadInput
-from test_synthesis import tissue
+from tiles import tissue
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")

@@ -23,19 +23,9 @@ from safron.io.synthesis.draw import FADE, STRIDE, Picture, Synthesizer
 from safron.io.synthesis.layout import PROPOSALS, ROUNDS, Layout
 from safron.io.synthesis.textures import CELL, make_texture, make_textures
 from safron.io.synthesis.tiles import read_tiles
+from tiles import tissue
 
 UInt8 = npt.NDArray[np.uint8]
-
-
-def tissue(side: int = 160, *, seed: int = 0, nuclei: int = 60) -> UInt8:
-    """An H&E-like tile: pink with grain, and dark discs."""
-    rng = np.random.default_rng(seed)
-    eosin = 0.5 + 0.1 * cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 1.5)
-    haematoxylin = np.full((side, side), 0.05)
-    for y, x in rng.integers(0, side, (nuclei, 2)).tolist():
-        cv2.circle(haematoxylin, (x, y), 6, 1.2, -1)
-    density = eosin[..., None] * [0.07, 0.99, 0.11] + haematoxylin[..., None] * [0.65, 0.70, 0.29]
-    return np.rint(255 * np.exp(-density)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
