@@ -22,7 +22,7 @@ FLOORS = (
     ("engine.generator", "engine.blending"),
     ("engine.plan",),
     ("engine.system",),
-    ("io.masks", "io.slides"),
+    ("io.masks", "io.slides", "io.measures"),
     ("io.synthesis",),
     ("io",),
 )

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from safron.engine.generator.guides import draw_guides
-from safron.engine.generator.style import STYLE_NAMES
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
+from safron.io.measures.guides import draw_guides
+from safron.io.measures.style import STYLE_NAMES
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
@@ -34,7 +34,7 @@ TRAINING_NODES = ("BatchNormalization", "InstanceNormalization", "Dropout", "Ran
 """Nodes that a finished generator must not have."""
 
 EXAMPLE_STYLE = np.array([[235, 230, 235, 0.6, 0.3, 0.1, 0.3, 0.15, 0.1]], np.float32)
-"""A style for trials; see `safron.engine.generator.style`."""
+"""A style for trials; see `safron.io.measures.style`."""
 
 CARD_VERSION = "1"
 PARITY_LIMIT = 1e-3
@@ -120,7 +120,10 @@ def export_checkpoint(
 def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> dict[str, Any]:
     """Export an untrained generator whose weights are drawn from the seed, and return its card; see `export`."""
     torch.manual_seed(config.seed)
-    facts = {"trained_on": "nothing: random weights", "licence": "random weights, no data"}
+    facts: dict[str, Any] = {
+        "trained_on": "nothing: random weights",
+        "licence": "random weights, no data",
+    }
     return export(make_generator(config.model), config, out, steps=0, **facts, float16=float16)
 
 

@@ -21,7 +21,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from safron.engine.generator.style import STYLE_NAMES
+from safron.io.measures.style import STYLE_NAMES
 from safron.training.config import ModelConfig, TrainConfig
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval

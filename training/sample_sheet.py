@@ -6,6 +6,8 @@ patches, and the same with the edges of the patches drawn in.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -79,7 +81,7 @@ def draw_sheet(generator: nn.Module, held_out: Source, config: TrainConfig) -> n
     for index in chosen:
         sample = held_out.read(int(index), held_out.place(rng, int(index), read), read)
         noise = draw_noise(rng, read, read, config.model.noise_scales)
-        parts = {"tile": tile, "guides": sample.guides, "style": sample.style}
+        parts: dict[str, Any] = {"tile": tile, "guides": sample.guides, "style": sample.style}
         image = np.rint(stitch(generator, sample.labels, noise, config, **parts)).astype(np.uint8)
         rows = [colors[sample.labels[inner]], sample.image[inner], image, mark_edges(image, tile, stride)]
         columns.append(_spaced(rows, axis=0))

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from safron.io.console import progress
 from safron.io.errors import BadInput, Failed
+from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, check_same_data, load_same, save_checkpoint
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts, read_facts
 from safron.training.data import Batch, Source, draw_batches, open_source, split
 from safron.training.data.folders import show_mpp
-from safron.training.data.looks import named_styles, sample_styles
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import SpectralConv, crop, make_discriminator, make_generator, one_hot_labels
@@ -129,6 +129,11 @@ class Trainer:
             discriminator_loss = self.adversarial.discriminator(real_logits, fake_logits)
         self._descend(discriminator_loss, self.discriminator_adam, "discriminator")
 
+        if self.done < config.generator_delay:
+            self.scaler.update()
+            self.done += 1
+            return {"discriminator": discriminator_loss.item()}
+
         # The generator learns to pass. The discriminator only hands gradients on: its own would be thrown away.
         self.discriminator.eval().requires_grad_(False)
         with self._autocast():
@@ -148,8 +153,7 @@ class Trainer:
             if name != "adversarial":
                 start, end = getattr(config, f"{name}_weight")
                 total = total + (start + (end - start) * min(1.0, share / config.settle)) * loss
-        if self.done >= config.generator_delay:
-            self._descend(total, self.generator_adam, "generator")
+        self._descend(total, self.generator_adam, "generator")
         self.scaler.update()
         self.discriminator.requires_grad_(True)
         self._follow()
@@ -264,6 +268,7 @@ def fit(
     *,
     facts: DataFacts | None = None,
     resume: bool = False,
+    start: Path | None = None,
     device: str = "cpu",
     cache: Path | None = None,
     team: Team | None = None,
@@ -283,6 +288,8 @@ def fit(
         What the user says of the data; more may stand in their ``dataset.json``.
     resume
         Continue from ``out/checkpoint.pt``; the result is the same as without a break.
+    start
+        An exported safron-seamless with whose weights a run begins that does not resume.
     device
         PyTorch device.
     cache
@@ -344,10 +351,10 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     with own_folder(out) if team.leads else nullcontext(), _stop_requests() as asked:
         trainer = Trainer(config, device, team=team, compiled=compiled)
-        if config.model.style:
-            about["styles"] = (kept.metadata.get("styles") if kept else None) or _begin_styles(
-                trainer, training
-            )
+        if kept is None:
+            begin(trainer.generator, trainer.average, config, training, start)
+        named = None if kept is None else kept.metadata.get("styles")
+        about |= {"styles": name_styles(training, config) if named is None else named}
         if kept is not None:
             trainer.restore(kept)
         precision = str(trainer.half or torch.float32).removeprefix("torch.")
@@ -384,15 +391,6 @@ def fit(
     if asked:
         raise KeyboardInterrupt
     return path
-
-
-def _begin_styles(trainer: Trainer, training: Source) -> dict[str, list[float]]:
-    """Look at the styles of the training images: name some, and tell a generator that has not begun their mean and spread."""
-    styles = sample_styles(training, trainer.config)
-    if trainer.done == 0:
-        for network in (trainer.generator, trainer.average):
-            network.style.set_range(torch.from_numpy(styles))  # type: ignore[operator,union-attr]
-    return named_styles(styles)
 
 
 def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:

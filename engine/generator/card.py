@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
-from safron.engine.generator.guides import Guides
 from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert, hints
 from safron.io.legend import Label
+from safron.io.measures.guides import Guides
 
 __all__ = ["RGB", "Card", "Label", "parse_card"]
 
@@ -144,7 +144,7 @@ class Style(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     numbers
-        What each of the S numbers is; see `safron.engine.generator.style` for those that can be measured on an image.
+        What each of the S numbers is; see `safron.io.measures.style` for those that can be measured on an image.
     default
         The vector that is used if no other is asked for.
     named

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.plan.planes import PlaneSpec, noise_spec
 from safron.engine.plan.window import Window
+from safron.io.measures.guides import Guides
 
 from .card import Card
-from .guides import Guides, read_guides
+from .guides import read_guides
 from .inputs import Labels, read_labels
 from .noise import normal_noise
 from .pictures import InitialPicture, initial_spec
@@ -101,7 +102,7 @@ class LabelEdges:
 
 @dataclass(frozen=True)
 class LabelGuides:
-    """Distances, depths and widths of regions; see `safron.engine.generator.guides`.
+    """Distances, depths and widths of regions; see `safron.io.measures.guides`.
 
     Attributes
     ----------

@@ -10,9 +10,9 @@ import numpy as np
 import zarr
 from safron.engine.generator.card import Card
 from safron.engine.generator.pictures import content_of
-from safron.engine.generator.style import BACKGROUND, STYLE_NAMES, measure_style
 from safron.engine.generator.style_field import read_field
 from safron.io.errors import BadInput
+from safron.io.measures.style import BACKGROUND, STYLE_NAMES, measure_style
 from safron.io.slides.whole_image import read_image
 from zarr.storage import LocalStore
 

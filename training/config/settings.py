@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
-from safron.engine.generator.guides import Guides
 from safron.io.console import warn
 from safron.io.errors import BadInput
 from safron.io.fields import HUGE, Count, Mpp, NotNegative, convert, shown
 from safron.io.files import parse_text
 from safron.io.legend import Label
+from safron.io.measures.guides import Guides
 
 Levels = Annotated[int, Meta(ge=1, le=12)]
 Weight = Annotated[float, Meta(ge=0, le=HUGE, description="a finite number, 0 or more")]
@@ -74,8 +74,8 @@ class ModelConfig:
     levels: Levels = 8
     skips: bool = True
     dropout: BelowOne = 0.5
-    # Seamless network: label values whose guides it reads (`safron.engine.generator.guides`), and the radius in pixels at
-    # which these are truncated; whether it takes a style (`safron.engine.generator.style`) and is trained on stains as they are.
+    # Seamless network: label values whose guides it reads (`safron.io.measures.guides`), and the radius in pixels at
+    # which these are truncated; whether it takes a style (`safron.io.measures.style`) and is trained on stains as they are.
     guides: tuple[Annotated[int, Meta(ge=0, le=255)], ...] = ()
     guide_radius: Annotated[int, Meta(ge=8, le=128, multiple_of=4)] = 64
     style: bool = False
@@ -194,7 +194,8 @@ class TrainConfig:
             names = [entry.name for entry in fields(kind)]
             for entry in fields(kind)[names.index(first) :]:
                 value = part.pop(entry.name)
-                if value not in (entry.default, AT_FIRST.get(entry.name)):
+                default = [*entry.default] if isinstance(entry.default, tuple) else entry.default
+                if value not in (default, AT_FIRST.get(entry.name)):
                     part[once.get(entry.name, entry.name)] = value
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

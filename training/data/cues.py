@@ -15,10 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.engine.generator.guides import DEEPEST, PLANES_PER_CLASS, Guides, read_guides
-from safron.engine.plan.window import Window
 from safron.io.mapped import spill
-from safron.training.data.source import Bytes, Floats
+from safron.io.measures.guides import DEEPEST, PLANES_PER_CLASS, Guides
+from safron.training.data.source import Bytes, Floats, guides_at
 
 CUE_SIGMA = 18.0
 """Blur of the cues in pixels: smooth noise of scale 32, which replaces them in rendering, correlates as far."""
@@ -83,7 +82,7 @@ def find_zones(labels: Bytes, guides: Guides | None) -> list[Zone]:
     zones = [Zone(member := labels == value, _depth_inside(member), CUE_SIGMA) for value in CUED]
     if guides is None or CUED[0] not in guides.classes:
         return zones
-    planes = read_guides(labels, Window(0, 0, *labels.shape), guides, outside=None)
+    planes = guides_at(labels, (0, 0), (labels.shape[0], labels.shape[1]), guides)
     depth = planes[PLANES_PER_CLASS * guides.classes.index(CUED[0]) + 1]
     middle = depth >= MIDDLE
     steps = np.minimum(depth * (SEEN_DEPTH / DEEPEST), SEEN_DEPTH).astype(np.intp)

@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.engine.generator.guides import Guides
 from safron.io.errors import BadInput
 from safron.io.files import replacing
+from safron.io.measures.guides import Guides
 from safron.training.config.data_sets import DATA_SETS
 from safron.training.config.settings import GLASS
 from safron.training.data.cues import measure_cues

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from safron.engine.generator.style import measure_style
 from safron.io.console import warn
 from safron.io.errors import BadInput
 from safron.io.mapped import spill
 from safron.io.masks.canvas_size import image_size
 from safron.io.masks.pair_files import list_images
 from safron.io.masks.pair_names import find_masks
+from safron.io.measures.style import measure_style
 from safron.io.slides.whole_image import orientation
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts

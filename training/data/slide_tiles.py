@@ -20,14 +20,14 @@ from typing import Any, Self
 
 import cv2
 import numpy as np
-from safron.engine.generator.guides import Guides
-from safron.engine.generator.style import measure_style
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.masks.annotations import Drawing, read_geojson
 from safron.io.masks.image_planes import shown_area
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.masks.pixel_size import from_slide
+from safron.io.measures.guides import Guides
+from safron.io.measures.style import measure_style
 from safron.training.config import TrainConfig
 from safron.training.data.cues import CueScale, cue_count, fit_cues
 from safron.training.data.images import check_values
@@ -177,7 +177,7 @@ class SlideTiles:
         slide = self.files[self.items[index]]
         labels = check_values(slide.read_labels(*place, side), slide.path, range(self.labels))
         image = slide.read_image(*place, side)
-        guides = guides_at(slide, place, side, self.guides)
+        guides = guides_at(slide, place, (side, side), self.guides)
         style = measure_style(image) if self.styled else np.zeros(0, np.float32)
         nothing = np.zeros((2, side, side), np.float32)
         cues, trust = (nothing, nothing) if self.cues is None else self.cues.measure(image, labels)
@@ -222,8 +222,8 @@ def open_slides(
         for _ in range(max(1, slide.height * slide.width // side**2))
     ]
     background = tuple(label.value for label in model.labels if label.fill)
-    extra = {"guides": model.guide, "styled": model.style}
-    tiles = SlideTiles(slides, tuple(items), background, len(model.labels), name, mpp, **extra)
+    tiles = SlideTiles(slides, tuple(items), background, len(model.labels), name, mpp)
+    tiles = replace(tiles, guides=model.guide, styled=model.style)
     for number, (path, mask) in enumerate(found):
         place = tiles.place(np.random.default_rng(0), items.index(number), side)
         window = slides[number].read_labels(*place, side)

@@ -15,10 +15,8 @@ from typing import Any, Protocol, Self, TypeVar
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.engine.generator.guides import Guides, read_guides
-from safron.engine.generator.inputs import Labels
-from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
+from safron.io.measures.guides import Guides, draw_guides
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -81,11 +79,30 @@ class Source(Protocol):
 S = TypeVar("S", bound=Source)
 
 
-def guides_at(labels: Labels, place: tuple[int, int], side: int, guides: Guides | None) -> Floats:
-    """Draw the guides of a window, as the engine does where the item is the canvas; empty where there are none."""
+class Labels(Protocol):
+    """Labels of a whole item, read where they are sliced."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels (height, width)."""
+
+    def __getitem__(self, region: tuple[slice, slice]) -> Bytes:
+        """Labels of a region: uint8 [y, x]."""
+
+
+def guides_at(labels: Labels, place: tuple[int, int], size: tuple[int, int], guides: Guides | None) -> Floats:
+    """Draw the guides of a window of some height and width, as a render does whose canvas is the item; else [0, y, x]."""
     if guides is None:
-        return np.zeros((0, side, side), np.float32)
-    return read_guides(labels, Window(*place, side, side), guides, outside=None)
+        return np.zeros((0, *size), np.float32)
+    wanted = [(at - guides.reach, at + length + guides.reach) for at, length in zip(place, size, strict=True)]
+    inside = [
+        (max(0, first), min(end, whole)) for (first, end), whole in zip(wanted, labels.shape, strict=True)
+    ]
+    margins = [
+        (start - first, end - stop) for (first, end), (start, stop) in zip(wanted, inside, strict=True)
+    ]
+    part = labels[slice(*inside[0]), slice(*inside[1])]
+    return draw_guides(np.pad(part, margins, mode="edge"), (wanted[0][0], wanted[1][0]), guides)
 
 
 def count_tiles(height: int, width: int, side: int, stride: int) -> int:
@@ -178,7 +195,7 @@ class Pairs:
         """Read the window at `place`, enlarged by `zoom`."""
         labels, image = self.labels[index], self.images[index]
         style = self.styles[index] if self.styles else np.zeros(0, np.float32)
-        guides = guides_at(labels, place, side, self.guides)
+        guides = guides_at(labels, place, (side, side), self.guides)
         if self.zoom == 1.0:
             window = np.s_[place[0] : place[0] + side, place[1] : place[1] + side]
             # Only the window becomes float32: casting whole images took most of a batch's time.
