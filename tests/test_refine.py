@@ -128,6 +128,18 @@ def test_a_render_equals_the_oracle_however_it_is_cut(tmp_path: Path) -> None:
         assert "Initial image = initial.zarr " in tif.pages[0].description
 
 
+def test_a_picture_that_has_changed_is_read_anew(tmp_path: Path) -> None:
+    mask, rgb = blobs(60, 70, cell=17), colours(60, 70)
+    image = save_zarr(tmp_path / "a.zarr", rgb)
+    options: dict[str, Any] = {"image": image, "compression": "none", "tiff_tile": 64, "mpp": 1.0}
+    first = render(mask, tmp_path / "1.tiff", model=Refiner(), **options)
+    zarr.open_array(str(image))[:] = 255 - rgb
+    second = render(mask, tmp_path / "2.tiff", model=Refiner(), **options)
+    assert first.digest != second.digest
+    before, after = (np.asarray(tifffile.imread(tmp_path / f"{n}.tiff", level=0), float) for n in (1, 2))
+    assert np.abs(before - after).mean() > 10
+
+
 class Tired(Refiner):
     """Ends after some patches."""
 

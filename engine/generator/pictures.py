@@ -73,9 +73,8 @@ class Picture:
         return np.pad(colours, margins, mode="edge")
 
 
-@lru_cache(maxsize=4)
 def open_picture(path: str) -> Picture:
-    """Open a picture, once in each process.
+    """Open a picture.
 
     Parameters
     ----------
@@ -163,6 +162,12 @@ def _assembled(window: Window, side: tuple[int, int], chunk: Callable[[int, int]
     return out
 
 
+@lru_cache(maxsize=2)
+def _kept_open(path: str, content: str) -> Picture:
+    """Open a picture once in each process, with its decoded chunks; `content` tells a changed one from it."""
+    return open_picture(path)
+
+
 def content_of(path: str) -> str:
     """Hash all files of a picture.
 
@@ -211,7 +216,7 @@ class InitialPicture:
     def read(self, window: Window) -> UInt8:
         """See `PlaneSource`."""
         if self.path:
-            return open_picture(self.path).around(window)
+            return _kept_open(self.path, self.content).around(window)
         return (
             np.rint(185 + 25 * normal_noise(window, seed=0, scales=(2, 2, 2))).clip(0, 255).astype(np.uint8)
         )

@@ -24,9 +24,8 @@ MAX_BYTES = 64 << 20
 """Of a field; each process holds it in memory."""
 
 
-@lru_cache(maxsize=2)
 def read_field(path: str) -> Float32:
-    """Read a style field, once in each process.
+    """Read a style field.
 
     Parameters
     ----------
@@ -58,6 +57,12 @@ def read_field(path: str) -> Float32:
     if not np.isfinite(values).all():
         raise BadInput(f"{path}: has values that are not finite; correct the style field")
     return values
+
+
+@lru_cache(maxsize=2)
+def _kept(path: str, content: str) -> Float32:
+    """Read a style field once in each process; `content` tells a changed one from it."""
+    return read_field(path)
 
 
 def field_spec(channels: int, content: str) -> PlaneSpec:
@@ -96,7 +101,7 @@ class StyleField:
         if not self.path:
             flat = np.array(self.vector, np.float32)[:, None, None]
             return np.ascontiguousarray(np.broadcast_to(flat, (len(flat), window.height, window.width)))
-        field = read_field(self.path)
+        field = _kept(self.path, self.content)
         upper, lower, down = _between(window.y, window.height, self.shape[0], field.shape[1])
         left, right, across = _between(window.x, window.width, self.shape[1], field.shape[2])
         rows = field[:, upper] + (field[:, lower] - field[:, upper]) * down[:, None]

@@ -6,7 +6,6 @@ Squares of tissue from all over the reference go through the encoder, and their 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,6 @@ def reference_style(encoder: StyleEncoder, folder: Path, reference: str) -> tupl
     return tuple(float(value) for value in np.mean(vectors, axis=0).astype(np.float32))
 
 
-@lru_cache(maxsize=2)
 def _open(path: str) -> Any:
     """Session of an encoder."""
     import onnxruntime as ort
