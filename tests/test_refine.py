@@ -266,6 +266,21 @@ def test_bad_input_is_one_line(tmp_path: Path, change: dict[str, Any], says: str
     assert "\n" not in str(caught.value)
 
 
+def test_a_slide_does_not_replace_the_picture_that_it_is_made_from(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tiff", colours(60, 70), photometric="rgb")
+    image = save_zarr(tmp_path / "a.zarr", colours(60, 70))
+    with pytest.raises(BadInput, match=r"a.tiff: is the image itself; give another name"):
+        render(
+            blobs(60, 70, cell=9),
+            tmp_path / "a.tiff",
+            model=Refiner(),
+            image=tmp_path / "a.tiff",
+            overwrite=True,
+        )
+    with pytest.raises(BadInput, match=r"s.tiff: lies in the image .*a.zarr; choose another folder"):
+        render(blobs(60, 70, cell=9), image / "s.tiff", model=Refiner(), image=image)
+
+
 def test_card_and_graph_must_agree(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="unknown inputs \\['initial'\\]"):
         OnnxModel(write_refiner(tmp_path / "r.onnx", initial=False))
