@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safron.io.files import check_output_path, output
 from safron.io.synthesis.draw import Picture
 from zarr.storage import LocalStore
 
-from .write import CHUNK, _run, blocks
+from .write import CHUNK, blocks
 
 Draw = Callable[[int, int, int, int], Picture]
 
@@ -86,8 +86,14 @@ def write_pictures(
                 classes[rows, cols], instances[rows, cols] = picture.classes, picture.instances
                 return int(rows.stop - rows.start) * int(cols.stop - cols.start)
 
-            workers = workers or min(8, os.cpu_count() or 1)
-            _run(work, blocks(height, width, (CHUNK, CHUNK)), workers, progress)
+            with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+                made = [pool.submit(work, *region) for region in blocks(height, width, (CHUNK, CHUNK))]
+                try:
+                    for future in as_completed(made):
+                        progress(future.result())
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
     except OSError as error:
         raise Failed(f"{out}: cannot write it: {error.strerror or error}") from error
 
