@@ -160,7 +160,7 @@ class JobPayload:
         timer.plan = plan
         mask.keep_chunks(block=plan.block, workers=sharers)
         scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
-        # Options may have changed the card: its sampler, its style.
+        # Options may have changed the card: its sampler, its style, its picture.
         info = replace(
             info,
             card=seen.card,
