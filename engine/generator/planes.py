@@ -22,8 +22,8 @@ from .card import Card
 from .guides import read_guides
 from .inputs import Labels, read_labels
 from .noise import normal_noise
-from .sampler import noise_seed
 from .pictures import InitialPicture, initial_spec
+from .sampler import noise_seed
 from .style_field import StyleField, field_spec
 
 Inputs = dict[str, npt.NDArray[Any]]
