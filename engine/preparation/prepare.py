@@ -70,8 +70,6 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = with_sampler(GeneratorInfo.of(model), options)
-    if options.patch_timeout is not None:  # it is meant for calls of one patch
-        info = replace(info, joined=1)
     info = replace(info, card=choose_style(info.card, options.style, getattr(model, "path", Path()).parent))
     info = replace(info, card=choose_image(info.card, options.image, mask.shape))
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
