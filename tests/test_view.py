@@ -21,9 +21,11 @@ from safron.io.errors import BadInput
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
+from safron.engine.plan.window import Window
 from safron.engine.viewing import cli
 from safron.engine.viewing.edits import EditableMask, Stroke
-from safron.engine.viewing.pictures import ImagePicture, SlidePicture
+from safron.engine.viewing.on_screen import MaskPicture
+from safron.engine.viewing.pictures import ImagePicture, Shown, SlidePicture
 from safron.engine.viewing.scene import Scene, open_scene
 from safron.engine.viewing.seams import Patches, worst_seam
 from safron.io.masks.open import open_mask
@@ -331,11 +333,7 @@ def test_the_side_with_the_largest_step_is_found() -> None:
             super(ImagePicture, self).__init__(512, 512, None)
 
         def read(self, level: int, row: int, column: int) -> Any:
-            from safron.engine.viewing.pictures import Shown
-
             return Shown(pixels[row * 256 : row * 256 + 256, column * 256 : column * 256 + 256], None)
-
-    from safron.engine.plan.window import Window
 
     found = worst_seam(Image(), Patches(64, 20), Window(0, 0, 512, 512))
     assert found is not None
@@ -343,6 +341,42 @@ def test_the_side_with_the_largest_step_is_found() -> None:
     assert found["step"] > 25
     assert found["usual"] < 3
     assert worst_seam(Image(), Patches(64, 20), Window(0, 0, 30, 30)) is None
+
+
+def test_nobody_looking_nothing_is_rendered(mask: Path) -> None:
+    class Slow(RampModel):
+        def __call__(self, labels: Any, noise: Any = None) -> Any:
+            time.sleep(0.01)
+            return super().__call__(labels, noise)
+
+    now = [0.0]
+    slide = VirtualSlide(LABELS, model=Slow(), **OPTIONS)
+    picture = MaskPicture(slide, clock=lambda: now[0])
+    picture.look(0, Window(0, 0, 700, 900))
+    now[0] = 30.0
+    time.sleep(0.3)  # what was begun is finished
+    done = picture.progress()["done"]
+    time.sleep(0.3)
+    assert picture.progress()["done"] == done < 12
+    picture.look(0, Window(0, 0, 700, 900))
+    for _ in range(1000):
+        if picture.progress()["done"] == 12:
+            break
+        time.sleep(0.01)
+    assert picture.progress() == {"total": 12, "done": 12, "most": 1024, "paused": False, "error": ""}
+    picture.close()
+
+
+def test_a_view_of_a_huge_mask_is_planned_at_once() -> None:
+    labels = np.broadcast_to(np.uint8(1), (1 << 16, 1 << 16))
+    picture = MaskPicture(VirtualSlide(labels, model="identity"), threads=0)
+    start = time.perf_counter()
+    picture.look(8, Window(0, 0, 1 << 16, 1 << 16))
+    progress = picture.progress()
+    assert time.perf_counter() - start < 3
+    assert (progress["total"], progress["done"], progress["most"]) == (1 << 16, 0, 1024)
+    assert picture._wanted[0][1:] in {(127, 127), (127, 128), (128, 127), (128, 128)}
+    picture.close()
 
 
 # Safety.

@@ -23,6 +23,7 @@ from safron.io.console import (
 )
 
 from .cli_exports import to_geojson, to_png
+from .cli_nuclei import synthesize_nuclei
 from .cli_options import (
     NAME,
     map_options,
@@ -422,6 +423,7 @@ def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None,
     click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
 
 
+commands.add_command(synthesize_nuclei)
 commands.add_command(to_geojson)
 commands.add_command(to_png)
 
