@@ -74,7 +74,7 @@ SIZE = option(
 )
 SEED = option("--seed", "The whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
 FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
-FACTS = ("data_set", "slide_of", "generator", "licence", "trained_on")
+FACTS = ("data_set", "slide_of", "map", "generator", "licence", "trained_on")
 CARD = (
     option("--name", "Generator's name on its card.", "TEXT", called="generator", shown="the preset's"),
     option("--licence", "Licence of the weights on the card.", "TEXT", shown="the data's, or unknown"),
@@ -90,6 +90,12 @@ FIT_OPTIONS = (
         shown="by the folders, or pairs",
     ),
     option("--slide-of", "What in an image's name is its slide.", "REGEX", shown="each image is a slide"),
+    option(
+        "--map",
+        "What numbers in masks of labels become: 255=2,3=1 or 1-65535=2 or *=1 for all others.",
+        "N=LABEL,...",
+        shown="as they are",
+    ),
     *CARD,
     PRESET,
     SIZE,

@@ -336,7 +336,9 @@ def fit(
         "slides": len(set(training.slides)),
         "data": training.name,
     }
-    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of}
+    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of} | (
+        {"map": facts.map} if facts.map else {}
+    )
     if kept is not None:
         check_same_data(path, kept, about)
     about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}

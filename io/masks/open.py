@@ -15,6 +15,7 @@ from safron.io.files import open_input
 
 from .mask import LabelMask
 from .plane import ACCEPTED, ZARR_MARKERS
+from .relabel import Relabel, RelabelledPlane
 from .zarr_masks import is_zarr, open_zarr, plane_of
 
 
@@ -24,6 +25,7 @@ def open_mask(
     palette: Mapping[int, RGB] | None = None,
     palette_tolerance: int = 0,
     use_palette: bool = False,
+    relabel: Relabel | None = None,
 ) -> LabelMask:
     """Open a mask, and check what can be checked without reading pixels.
 
@@ -40,6 +42,8 @@ def open_mask(
     use_palette
         Insist on the palette: grey images are looked up in it as well, and a mask that holds labels is
         refused. Otherwise the palette is for colour images alone.
+    relabel
+        What stored numbers, or labels of the palette, become; they may be any whole numbers before.
 
     Returns
     -------
@@ -54,11 +58,29 @@ def open_mask(
     colours = dict(palette or {})
     if not isinstance(source, str | Path):
         name = f"<{type(source).__name__} in memory>"
-        return LabelMask(plane_of(source, name), name)
+        plane = plane_of(source, name)
+        return LabelMask(plane if relabel is None else RelabelledPlane(plane, relabel), name)
     name = str(source).removeprefix("file://")
     if "://" not in name:
         name = str(Path(name).absolute())  # a worker that reopens the mask may have another working folder
-    return _open_named(str(source), name, tuple(colours.items()), palette_tolerance, use_palette)
+    how = tuple(colours.items()), palette_tolerance, use_palette
+    if relabel is not None:
+        return _open_relabelled(str(source), name, *how, relabel)
+    return _open_named(str(source), name, *how)
+
+
+def _open_relabelled(
+    name: str,
+    where: str,
+    colours: tuple[tuple[int, RGB], ...],
+    tolerance: int,
+    use_palette: bool,
+    relabel: Relabel,
+) -> LabelMask:
+    """Open a path or URL whose numbers are looked up in rules; workers call this to reopen a mask."""
+    reopen = _open_relabelled, (name, where, colours, tolerance, use_palette, relabel)
+    plane = _open_named(name, where, colours, tolerance, use_palette).plane
+    return LabelMask(RelabelledPlane(plane, relabel), name, reopen)
 
 
 def _open_named(

@@ -22,6 +22,7 @@ from safron.io.mapped import spill
 from safron.io.masks.canvas_size import image_size
 from safron.io.masks.pair_files import list_images
 from safron.io.masks.pair_names import find_masks
+from safron.io.masks.relabel import Relabel
 from safron.io.measures.style import measure_style
 from safron.io.slides.whole_image import orientation
 from safron.training.config import TrainConfig
@@ -79,7 +80,7 @@ def open_source(
                 f"{folder} holds slides ({slides[0][0].name}) and pairs ({others[0].name}); training takes one kind: "
                 "move the others to a folder of their own"
             )
-        return open_slides(slides, config, name, facts.mpp)
+        return open_slides(slides, config, name, facts.mpp, Relabel.parse(facts.map) if facts.map else None)
     data_set = facts.data_set or ("crag" if mask_folders(folder, "crag") else "pairs")
     if DATA_SETS[data_set].glands and len(config.model.labels) <= max(CUED):
         raise BadInput(
@@ -151,11 +152,12 @@ def _read_pairs(
     palette = BLACK_AND_WHITE if kind.glands else colours
     background = [label.value for label in model.labels if label.fill]
     notes, sizes, tissue = Counter[str](), dict[float, Path](), False
+    relabel = Relabel.parse(facts.map) if facts.map and not kind.glands else None
 
     def read() -> Iterator[Bytes]:
         nonlocal tissue
         for _, path, mask_path in found:
-            image, mask = read_pair(path, mask_path, palette, 127 * kind.glands)
+            image, mask = read_pair(path, mask_path, palette, 127 * kind.glands, relabel)
             labels = label_glands(image, mask) if kind.glands else read_labels(mask, len(model.labels))
             tissue = tissue or not np.isin(labels, background).all()
             with suppress(BadInput):  # bitmaps, which say nothing

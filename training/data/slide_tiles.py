@@ -26,6 +26,7 @@ from safron.io.masks.image_planes import shown_area
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.masks.pixel_size import from_slide
+from safron.io.masks.relabel import Relabel
 from safron.io.measures.guides import Guides
 from safron.io.measures.style import measure_style
 from safron.training.config import TrainConfig
@@ -190,7 +191,11 @@ class SlideTiles:
 
 
 def open_slides(
-    found: Sequence[tuple[Path, Path]], config: TrainConfig, name: str, known: float | None = None
+    found: Sequence[tuple[Path, Path]],
+    config: TrainConfig,
+    name: str,
+    known: float | None = None,
+    relabel: Relabel | None = None,
 ) -> SlideTiles:
     """Open slides with their masks, and check all that can be checked before training.
 
@@ -198,6 +203,8 @@ def open_slides(
     ----------
     known
         Pixel size of slides that do not say theirs.
+    relabel
+        What the numbers in masks become.
 
     Raises
     ------
@@ -209,7 +216,7 @@ def open_slides(
     side = config.tile_side + 2 * model.context
     seen = [_look(path, known) for path, _ in found]
     mpp = model.mpp or (SEAMLESS_MPP if model.network == "seamless" else max(own for *_, own in seen))
-    slides = tuple(_open(*pair, config, mpp, seen[number]) for number, pair in enumerate(found))
+    slides = tuple(_open(*pair, config, mpp, seen[number], relabel) for number, pair in enumerate(found))
     for slide in slides:
         if min(slide.height, slide.width) < need:
             raise BadInput(
@@ -270,7 +277,9 @@ def _look(path: Path, known: float | None) -> Seen:
     return whole, shown, mpp
 
 
-def _open(path: Path, mask_path: Path, config: TrainConfig, mpp: float, seen: Seen) -> Slide:
+def _open(
+    path: Path, mask_path: Path, config: TrainConfig, mpp: float, seen: Seen, relabel: Relabel | None
+) -> Slide:
     """Find the area of a slide that its labels cover, and bring both to the generator's pixel size, `mpp`."""
     whole, shown, own = seen
     factor = mpp / own
@@ -279,7 +288,7 @@ def _open(path: Path, mask_path: Path, config: TrainConfig, mpp: float, seen: Se
         height, width = (math.floor(side / factor) for side in shown[2:])
         drawing = read_geojson(mask_path, height=height, width=width, labels=names, downsample=factor)
         return Slide(path, drawing, height, width, factor, shown[:2])
-    mask = open_mask(mask_path)
+    mask = open_mask(mask_path, relabel=relabel)
     area = min((whole, shown), key=lambda area: _misfit(mask, area, own))
     if _misfit(mask, area, None) > PROPORTION:
         raise BadInput(
