@@ -363,7 +363,8 @@ class PatchDiscriminator(nn.Module):
         features = []
         for index, layer in enumerate(self.layers):
             x = layer(x)
-            x = act(F.instance_norm(x) if self.norms and index else x)
+            # A single value less its mean would be nothing.
+            x = act(F.instance_norm(x) if self.norms and index and x[0, 0].numel() > 1 else x)
             features.append(x)
         return self.head(x), features
 
