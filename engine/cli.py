@@ -390,7 +390,8 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
 
 def _arithmetic(prepared: Prepared) -> str:
     model = prepared.job.model
-    return f"{model.runtime} in {model.precision}, " if model.runtime else ""
+    windows = f"windows of {model.joined} x {model.joined} patches, " if model.joined > 1 else ""
+    return f"{model.runtime} in {model.precision}, {windows}" if model.runtime else windows
 
 
 def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[[int], None] | None]:

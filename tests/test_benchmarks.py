@@ -129,6 +129,12 @@ def test_planted_seams(run: Run) -> None:
     )
 
 
+def test_synthesis(run: Run) -> None:
+    rows = run("synthesis --sides 64 --repeats 1")["rows"]
+    assert [row["step"] for row in rows] == ["take a tile apart", "draw 64 x 64"]
+    assert min(row["seconds"] for row in rows) > 0
+
+
 def test_stains(run: Run, here: Path) -> None:
     """Where the real slides are random stains of the same picture, those cover them."""
     image = np.random.default_rng(0).integers(60, 200, (80, 80, 3), dtype=np.uint8)
@@ -170,6 +176,29 @@ def test_runtimes(run: Run, tiny: Path) -> None:
         assert row["ms"] > 0
         assert row["mean_levels"] <= 1
         assert all(found["same_bits"] for found in row["windows"].values())
+
+
+def test_unsupervised(run: Run, here: Path) -> None:
+    pytest.importorskip("torch")
+    import cv2
+    from tiles import tissue
+
+    for folder in ("images", "inst"):
+        (here / "data" / folder).mkdir(parents=True)
+    for name, seed in (("a", 0), ("b", 1)):
+        cv2.imwrite(str(here / f"data/images/{name}.png"), tissue(90, seed=seed)[..., ::-1])
+        cv2.imwrite(
+            str(here / f"data/inst/{name}.png"), np.arange(90 * 90, dtype=np.uint16).reshape(90, 90) // 900
+        )
+    command = "unsupervised data out --size tiny --seeds 1 --held-out b --readings 2"
+    scores = run(command)
+    assert [*scores] == [
+        f"{name}, seed 0"
+        for name in ("labels", "initial pictures", "whole method", "no style", "no hard examples")
+    ]
+    assert all(0 <= row[what] <= 1 for row in scores.values() for what in ("dice", "aji", "pq"))
+    assert (here / "out/reader.html").read_text().count("data:image/png") == 6
+    assert run(command) == scores
 
 
 def test_virtual_slide(run: Run) -> None:

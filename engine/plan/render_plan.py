@@ -33,7 +33,7 @@ from .window import Window
 Int64 = npt.NDArray[np.int64]
 
 PREVIEW_PIXELS = 2048
-# Options that set a field of `SlideSpec`.
+# Options that set a field of `SlideSpec`, or an input of the generator.
 _OPTIONS = {
     "tile": "--tiff-tile",
     "level_count": "--level-count",
@@ -42,6 +42,8 @@ _OPTIONS = {
     "compression": "--compression",
     "quality": "--quality",
     "chroma": "--chroma",
+    "initial": "--image",
+    "style": "--style",
 }
 # Blocks whose boundary sums fit into a process's memory if each has the largest possible size, plus one that is being read.
 # Most have half that size, so this is enough for the row above in the band and for the row in flight.
@@ -464,7 +466,7 @@ class RenderPlan:
                 "fixed-point bits": self.bits,
                 **({"--stain": self.stain.facts} if self.stain else {}),
                 **slide,
-                **{spec.name: spec.content for spec in self.planes if spec.content},
+                **{_OPTIONS.get(spec.name, spec.name): spec.content for spec in self.planes if spec.content},
                 **({"sampler": self.passes.content, "--state": self.passes.state} if self.passes else {}),
             }.items()
         }

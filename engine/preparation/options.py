@@ -89,10 +89,15 @@ class RenderOptions:
     taper: Literal["flat", "linear", "cosine"] = setting(
         "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
     )
+    image: str | Path | None = setting(
+        None,
+        "Picture to refine, of the mask's size, for a generator that takes one: a Zarr of RGB, a slide or an image.",
+        "ZARR|FILE",
+    )
     style: str | None = setting(
         None,
-        "Stain of the tissue: a style that the generator's card names, or an image whose stain is measured.",
-        "NAME|FILE",
+        "Style of the tissue: one that the generator's card names, an image or slide whose style is measured, or a style field.",
+        "NAME|FILE|ZARR",
         shown="the generator's",
     )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")

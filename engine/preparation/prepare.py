@@ -46,6 +46,7 @@ from .budget import (
 )
 from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
+from .pictures import check_scale, choose_image
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
 from .styles import choose_style
@@ -69,7 +70,10 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = with_sampler(GeneratorInfo.of(model), options)
-    info = replace(info, card=choose_style(info.card, options.style))
+    if options.patch_timeout is not None:  # it is meant for calls of one patch
+        info = replace(info, joined=1)
+    info = replace(info, card=choose_style(info.card, options.style, getattr(model, "path", Path()).parent))
+    info = replace(info, card=choose_image(info.card, options.image, mask.shape))
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
@@ -117,7 +121,7 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
     check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
     tried = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
     batches, calls = batches_held(tried.info, workers)
-    budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * tried.added_bytes)
+    budget = replace(budget, batches=batch_bytes(job, batches), generator=tried.bytes_of(calls))
     heap = heap_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())
@@ -184,6 +188,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
     tile = card.tile if options.tile is None else options.tile
     mpp = mask.mpp if options.mpp is None else options.mpp
     scale = ONE if options.scale == "1" else choose_scale(mpp, card.mpp)
+    check_scale(card, scale)
     grid = make_grid(
         height=scale.drawn(canvas.height),
         width=scale.drawn(canvas.width),
@@ -313,6 +318,10 @@ def _slide_spec(
     if info.card.sampler is not None:
         sampler = info.card.sampler
         metadata["Sampler"] = f"{sampler.kind}, {len(sampler.times)} steps, guidance {sampler.guidance:g}"
+    if info.card.style is not None and options.style is not None:
+        metadata["Style"] = Path(options.style).name
+    if info.card.initial is not None:
+        metadata["Initial image"] = f"{Path(info.card.initial.source).name} {info.card.initial.content}"
     if not scale.is_one:
         metadata["Generator um per pixel"] = f"{info.card.mpp:g}"
         metadata["Generator pixels per pixel"] = str(scale.ratio)
