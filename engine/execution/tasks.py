@@ -39,7 +39,7 @@ from safron.io.slides.writer import EncodedTile, encode_region
 
 from .batching import Batches, Pool, Strip
 from .device_queue import Stopped
-from .sampling import Held, Sampling
+from .sampling import Begun, Held, Sampling
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -196,7 +196,7 @@ def _paint(
     labels: UInt8,
     colors: UInt8,
     first: Window,
-    held: Held | None = None,
+    held: Held | Begun | None = None,
 ) -> None:
     """Give labels their colours, in patches that lie side by side; a sampler is led to them."""
     if not isinstance(target, DenseSums):
@@ -208,7 +208,9 @@ def _paint(
     target.add_sheet(job.sampling.of_fill(held, colors[labels], area), first)
 
 
-def _planes(job: Job, first: Window, count: int, tally: Tally, held: Held | None = None) -> Inputs:
+def _planes(
+    job: Job, first: Window, count: int, tally: Tally, held: Held | Begun | None = None
+) -> Inputs:
     """Give the inputs beside labels of patches that lie side by side; the first has this write window."""
     read, inputs = job.on_canvas(first.expand(job.plan.grid.context)), {}
     more = () if held is None or job.sampling is None else job.sampling.sources(held)
