@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import zarr
+from masks import blobs
 from onnx_models import CARD, write_onnx
 from safron.engine.stains.looks import stain_change
 
@@ -55,6 +57,22 @@ def test_limit_of_a_generator(run: Run, tiny: Path) -> None:
     (row,) = run(f"limit --model {tiny} --side 600 --batches 1 --bare 2")["rows"]
     assert min(row["generated"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
     assert row["chain_s"] is None
+
+
+def test_diffusion_in_memory(run: Run) -> None:
+    made = run("diffusion memory --sides 300 600 --steps 2")
+    assert [row["side"] for row in made["rows"]] == [300, 600]
+    assert all(row["peak_mib"] > 0 and row["patches"] > 0 for row in made["rows"])
+
+
+def test_seams_of_diffusion_in_three_ways(run: Run, here: Path) -> None:
+    from sampler_models import write_sampler
+
+    write_sampler(here / "m.onnx")
+    zarr.create_array("mask.zarr", shape=(200, 220), chunks=(64, 64), dtype="uint8")[:] = blobs(200, 220)
+    made = run("diffusion seams --model m.onnx --mask mask.zarr --steps 2")
+    assert list(made["rows"]) == ["model stitched", "model averaged", "model moved"]
+    assert all(row["seconds"] > 0 for row in made["rows"].values())
 
 
 def test_scale_with_the_canvas(run: Run) -> None:

@@ -27,6 +27,7 @@ from safron.io.errors import BadInput
 from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
+from safron.training.diffusion.commands import diffusion, export_diffusion
 from safron.training.needs import need_torch
 
 DEFAULT = "safron-seamless"
@@ -231,6 +232,20 @@ def export(checkpoint: Path, out: Path, float16: bool, **card: str | None) -> No
     _tell(out, export_checkpoint(checkpoint, out, card=card, float16=float16))
 
 
+@cli.command("page", epilog="Example: safron-train page runs/second run.html --before runs/first")
+@click.argument("run", type=PATH)
+@click.argument("out", type=PATH, metavar="OUT.html")
+@option("--before", "Folder of another run to compare with.", "RUN", type=PATH)
+@option("--overwrite", "Replace OUT.", is_flag=True)
+@debug_option
+def page(run: Path, out: Path, before: Path | None, overwrite: bool) -> None:
+    """Write a page about the training in the folder RUN: losses in words and as curves, samples over time, settings."""
+    from safron.training.run_page import write_run_page
+
+    write_run_page(run, out, before=before, overwrite=overwrite)
+    click.echo(f"wrote {out}")
+
+
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
 @click.argument("out", type=PATH)
 @PRESET
@@ -252,6 +267,21 @@ def _tell(out: Path, card: dict[str, Any]) -> None:
     click.echo(f"wrote {out}: parity {parity:.2g} of 255, overlap {overlap:.2g}")
 
 
+def _if_torch(command: click.Command) -> click.Command:
+    """Let a command say in one line that PyTorch is missing."""
+    call = command.callback
+    assert call is not None
+
+    def checked(**options: Any) -> Any:
+        need_torch()
+        return call(**options)
+
+    command.callback = checked
+    return command
+
+
+cli.add_command(_if_torch(diffusion))
+cli.add_command(_if_torch(export_diffusion))
 cli.add_command(refiner)
 cli.add_command(export_refiner)
 

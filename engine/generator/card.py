@@ -20,6 +20,8 @@ from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert
 from safron.io.legend import Label
 from safron.io.measures.guides import Guides
 
+from .sampler import Sampler
+
 __all__ = ["RGB", "Card", "Label", "parse_card"]
 
 PAGE = "see docs/generator-contract.md"
@@ -236,6 +238,8 @@ class Card:
         What its input "guides" measures, or None where it has none.
     style
         Its input "style", or None where it has none.
+    sampler
+        How a picture is made of its predictions, or None where it gives the picture itself.
     initial
         Its input "initial", or None where it has none.
     adapter
@@ -261,10 +265,21 @@ class Card:
     edges: Edges | None = None
     guides: Guides | None = None
     style: Style | None = None
+    sampler: Sampler | None = None
     initial: InitialImage | None = None
     adapter: Adapter | None = None
     bfloat16: Difference | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def output(self) -> str:
+        """Name of the generator's output in the graph."""
+        return "prediction" if self.sampler else "image"
+
+    @property
+    def channels(self) -> int:
+        """Values per pixel of its output."""
+        return self.sampler.channels if self.sampler else 3
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
-from safron.io.fields import Count, NotNegative, Positive, attributes, fit, hints, setting
+from safron.io.fields import Count, NotNegative, NotNegativeNumber, Positive, attributes, fit, hints, setting
 
 if TYPE_CHECKING:
     from safron.engine.generator.model import PatchModel
@@ -101,6 +101,21 @@ class RenderOptions:
         shown="the generator's",
     )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
+    steps: Count | None = setting(
+        None,
+        "Number of steps of a sampler (a diffusion model), each one pass over the slide: as many of its card's, evenly spread.",
+        "N",
+        shown="all of them",
+    )
+    guidance: NotNegativeNumber | None = setting(
+        None,
+        "Strength of a sampler's classifier-free guidance, a number of at least 0; 0 is none and takes half the time.",
+        "W",
+        shown="the generator's",
+    )
+    state: Literal["float16", "float32"] = setting(
+        "float16", "Type in which scratch keeps a sampler's running picture."
+    )
     block: int | None = setting(
         None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"
     )

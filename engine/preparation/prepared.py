@@ -96,6 +96,11 @@ class Prepared:
             )
         card, grid = self.job.model.card, self.plan.grid
         notes += self._size_notes()
+        if card.sampler is not None and self.plan.region != self.plan.canvas:
+            notes.append(
+                "--region: steps of a sampler spread, so the region is sampled as a canvas of its own, and its pixels differ from "
+                "those of the whole slide"
+            )
         if grid.overlap and grid.rows.stride % card.alignment:
             nearest = grid.overlap + grid.rows.stride % card.alignment
             notes.append(

@@ -140,8 +140,8 @@ def import_(
 @option("--size", f"{SIZE} Either this or --like.", "W,H", parse=_size)
 @option(
     "--like",
-    "Take size and pixel size from the annotated slide.",
-    "SLIDE",
+    "Take size and pixel size from the annotated slide, or from a mask, and the names of a mask's labels.",
+    "SLIDE|MASK",
     type=click.Path(path_type=Path),
 )
 @option(
@@ -207,6 +207,7 @@ def from_geojson(
 
     check_target(out, overwrite=overwrite)
     height, width, slide_mpp = _canvas(size, like, downsample, quiet=mpp is not None)
+    labels = _names_of(like) | labels
     drawing = read_geojson(
         annotations,
         height=height,
@@ -391,6 +392,16 @@ def _canvas(
         warn(NAME, f"{like}: {note}")
     height, width = (math.ceil(side / downsample) for side in (height, width))
     return height, width, pixel.mpp * downsample if pixel.mpp else None
+
+
+def _names_of(like: Path | None) -> dict[str, int]:
+    """Labels by name, of a mask that says what its labels mean; none of slides and images."""
+    from .open import open_mask
+    from .to_geojson import own_legend
+
+    if like is None or not like.is_dir():
+        return {}
+    return {label.name: label.value for label in own_legend(open_mask(like))}
 
 
 def _polygons(counts: Counter[str]) -> str:
