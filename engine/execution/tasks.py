@@ -208,9 +208,7 @@ def _paint(
     target.add_sheet(job.sampling.of_fill(held, colors[labels], area), first)
 
 
-def _planes(
-    job: Job, first: Window, count: int, tally: Tally, held: Held | Begun | None = None
-) -> Inputs:
+def _planes(job: Job, first: Window, count: int, tally: Tally, held: Held | Begun | None = None) -> Inputs:
     """Give the inputs beside labels of patches that lie side by side; the first has this write window."""
     read, inputs = job.on_canvas(first.expand(job.plan.grid.context)), {}
     more = () if held is None or job.sampling is None else job.sampling.sources(held)
