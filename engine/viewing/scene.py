@@ -10,9 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from safron.engine.generator.model import load_model
 from safron.engine.plan.window import Window
 from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.prepare import load_generator
+from safron.engine.stains.looks import LOOKS
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput, SafronError
 from safron.io.fields import convert
@@ -30,6 +31,8 @@ from .seams import Patches, worst_seam
 from .unfinished import UnfinishedPicture, in_work, read_inputs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+STAINS = ("reference", *LOOKS, "random")
+"""Stains that the page offers."""
 _MASK_ENDINGS = (".zarr", ".npy", ".zip", ".ozx")
 
 
@@ -95,7 +98,7 @@ class Scene:
             state |= {"labels_version": self.labels.version, "strokes": self.labels.mask.strokes}
             state["legend"] = self.labels.facts()
         if isinstance(picture, MaskPicture):
-            state["seed"] = picture.slide.plan.seed
+            state |= {"seed": picture.slide.options.seed, "stain": picture.slide.options.stain}
         return state
 
     def _finish(self, picture: UnfinishedPicture) -> None:
@@ -105,13 +108,28 @@ class Scene:
         self.kind, self.picture = "slide", made
         picture.close()
 
-    def reseed(self, seed: int) -> None:
-        """Render the mask with another seed from now on."""
+    def look(self, *, seed: int | None = None, stain: str | None = None) -> None:
+        """Render the mask with another seed, or in another stain, from now on; None keeps what is.
+
+        Raises
+        ------
+        BadInput
+            This is no mask, or there is no such stain. A file is not taken here.
+        """
         with self._guard:
             old = self.picture
             if not isinstance(old, MaskPicture):
-                raise BadInput("only a mask is rendered with a seed; this is a slide")
-            new = MaskPicture(_virtual(old.slide.mask, {**self.options, "seed": seed}))
+                raise BadInput("only a mask has a seed and a stain that can be chosen; this is a slide")
+            now = old.slide.options
+            if stain is not None and stain not in (*STAINS, now.stain):
+                raise BadInput(f"stain {stain!r}: must be one of {', '.join(STAINS)}")
+            stain = now.stain if stain is None else stain
+            if seed is None or seed == now.seed:
+                if stain != now.stain:
+                    old.restain(stain)
+                return
+            self.options = {**self.options, "seed": seed, "stain": stain}
+            new = MaskPicture(_virtual(old.slide.mask, self.options))
             new.version, new.epoch = old.version + 1, old.epoch + 1
             self.picture = new
         old.close()
@@ -227,24 +245,16 @@ def _is_mask(path: Path, source: str) -> bool:
 
 
 def _mask_scene(source: str, options: Mapping[str, Any]) -> Scene:
-    given_options = RenderOptions(**options)
-    model = load_model(
-        given_options.model,
-        device=given_options.device,
-        threads=given_options.threads,
-        precision=given_options.precision,
-        runtime=given_options.runtime,
-    )
-    given = open_mask(
-        source, palette=model.card.palette, palette_tolerance=options.get("palette_tolerance", 0)
-    )
+    chosen = RenderOptions(**options)
+    model = load_generator(chosen)
+    given = open_mask(source, palette=model.card.palette, palette_tolerance=chosen.palette_tolerance)
     mask = EditableMask(given)
     options = {**options, "model": model}
     slide = _virtual(mask, options)
     plan = slide.plan
     patches = Patches(plan.grid.tile, plan.grid.overlap, ratio=float(plan.scale.ratio), block=plan.block)
     layer = LabelLayer(mask, _legend(given, model.card.labels))
-    facts = {"generator": model.card.name, "notes": list(given.notes)}
+    facts = {"generator": model.card.name, "notes": list(given.notes), "stains": STAINS}
     return Scene(
         "mask", Path(source).name, _folder(source), MaskPicture(slide), layer, patches, facts, options
     )

@@ -55,8 +55,9 @@ _FILES = {
 T = TypeVar("T")
 
 
-class _Seed(msgspec.Struct, forbid_unknown_fields=True):
-    seed: int
+class _Look(msgspec.Struct, forbid_unknown_fields=True):
+    seed: int | None = None
+    stain: str | None = None
 
 
 class _Name(msgspec.Struct, forbid_unknown_fields=True):
@@ -124,8 +125,13 @@ def make_app(open_scene: Callable[[], Scene], *, hosts: frozenset[str], token: s
             Route(f"/tissue/{where}", get(_tissue)),
             Route(f"/labels/{where}", get(_labels)),
             Route(
-                "/seed",
-                post(_Seed, lambda scene, given: scene.reseed(_bounded(given.seed, 63))),
+                "/look",
+                post(
+                    _Look,
+                    lambda scene, given: scene.look(
+                        seed=None if given.seed is None else _bounded(given.seed, 63), stain=given.stain
+                    ),
+                ),
                 methods=["POST"],
             ),
             Route("/pause", post(_Pause, lambda scene, given: scene.pause(given.paused)), methods=["POST"]),
