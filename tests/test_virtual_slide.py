@@ -29,12 +29,12 @@ CASES: dict[str, dict[str, Any]] = {
     "mask half as fine": {"mpp": 2.0, "tiff_tile": 32},
     "mask finer": {"mpp": 0.7},
     "region": {"region": (33, 21, 201, 222)},
-    "stained, with a field": {
-        "stain": "pink",
-        "stain_field": 0.2,
-        "region": (5, 9, 300, 280),
+    "stained": {
+        "stain": "violet",
+        "stain_field": 0.3,
         "align": True,
         "level_count": 3,
+        "region": (33, 21, 201, 222),
     },
     "padded": {"align": True, "level_count": 4},
     "all levels": {"level_count": 9},

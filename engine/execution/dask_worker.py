@@ -111,7 +111,7 @@ class JobPayload:
     @classmethod
     def pack(cls, token: str, job: Job, source: ModelSource) -> JobPayload:
         """Pack a job; of the generator only its source is sent."""
-        content = pickle.dumps((job.plan, job.mask, job.scratch, job.model))
+        content = pickle.dumps((job.plan, job.mask, job.scratch, job.model, job.sampling))
         return cls(
             token=token,
             source=source,
@@ -155,13 +155,19 @@ class JobPayload:
             raise Failed(
                 f"runs {mine_is}, the render {theirs}; use like workers, or see --runtime and --precision"
             )
-        plan, mask, scratch, seen = pickle.loads(self.content)
+        plan, mask, scratch, seen, sampling = pickle.loads(self.content)
         timer = timer or CallTimer()
         timer.plan = plan
         mask.keep_chunks(block=plan.block, workers=sharers)
         scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
-        info = replace(info, same_halves=seen.same_halves, same_places=seen.same_places)
-        return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan))
+        # Options may have changed the card: its sampler, its style, its picture.
+        info = replace(
+            info,
+            card=seen.card,
+            same_halves=seen.same_halves,
+            same_places=seen.same_places,
+        )
+        return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan), sampling)
 
 
 def _identity(job: Job) -> bytes | None:

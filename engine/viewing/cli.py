@@ -45,17 +45,7 @@ Examples:
     default=DEFAULT_MODEL,
 )
 @option("--seed", "Seed of the noise, a whole number.", "N", type=click.IntRange(0), default=0)
-@option(
-    "--style",
-    "Style of the generator's tissue: a name on its card, or an image whose stain is measured.",
-    "NAME|FILE",
-)
-@option(
-    "--stain",
-    "Stain of the tissue: reference, a named look, random, or a slide or image whose stain is taken over.",
-    "NAME|FILE",
-    default="reference",
-)
+@option("--stain", "Stain, as safron-render takes it.", "NAME|FILE", default="reference")
 @option(
     "--threads",
     "Number of patches generated side by side on a CPU.",

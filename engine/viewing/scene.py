@@ -10,10 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from safron.engine.generator.model import load_model
 from safron.engine.plan.window import Window
 from safron.engine.preparation.options import RenderOptions
-from safron.engine.preparation.prepare import load_generator
-from safron.engine.stains.looks import LOOKS
+from safron.engine.stains.looks import LOOKS, is_named
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput, SafronError
 from safron.io.fields import convert
@@ -31,8 +31,6 @@ from .seams import Patches, worst_seam
 from .unfinished import UnfinishedPicture, in_work, read_inputs
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-STAINS = ("reference", *LOOKS, "random")
-"""Stains that the page offers."""
 _MASK_ENDINGS = (".zarr", ".npy", ".zip", ".ozx")
 
 
@@ -98,7 +96,8 @@ class Scene:
             state |= {"labels_version": self.labels.version, "strokes": self.labels.mask.strokes}
             state["legend"] = self.labels.facts()
         if isinstance(picture, MaskPicture):
-            state |= {"seed": picture.slide.options.seed, "stain": picture.slide.options.stain}
+            state["seed"] = picture.slide.plan.seed
+            state["stain"] = picture.slide.options.stain
         return state
 
     def _finish(self, picture: UnfinishedPicture) -> None:
@@ -108,28 +107,24 @@ class Scene:
         self.kind, self.picture = "slide", made
         picture.close()
 
-    def look(self, *, seed: int | None = None, stain: str | None = None) -> None:
-        """Render the mask with another seed, or in another stain, from now on; None keeps what is.
+    def reseed(self, seed: int) -> None:
+        """Render the mask with another seed from now on."""
+        self._render_with(seed=seed)
 
-        Raises
-        ------
-        BadInput
-            This is no mask, or there is no such stain. A file is not taken here.
-        """
+    def restain(self, stain: str) -> None:
+        """Render the mask in another stain from now on: one with a name, or at random; no file is read."""
+        if not is_named(stain):
+            raise BadInput(f"stain {stain!r}: must be reference, {', '.join(LOOKS)}, random or random:SEED")
+        self._render_with(stain=stain)
+
+    def _render_with(self, **changes: Any) -> None:
+        """Render the mask with other options from now on."""
         with self._guard:
             old = self.picture
             if not isinstance(old, MaskPicture):
-                raise BadInput("only a mask has a seed and a stain that can be chosen; this is a slide")
-            now = old.slide.options
-            if stain is not None and stain not in (*STAINS, now.stain):
-                raise BadInput(f"stain {stain!r}: must be one of {', '.join(STAINS)}")
-            stain = now.stain if stain is None else stain
-            if seed is None or seed == now.seed:
-                if stain != now.stain:
-                    old.restain(stain)
-                return
-            self.options = {**self.options, "seed": seed, "stain": stain}
-            new = MaskPicture(_virtual(old.slide.mask, self.options))
+                raise BadInput("only a mask is rendered with a seed and a stain; this is a slide")
+            now = {"seed": old.slide.plan.seed, "stain": old.slide.options.stain}
+            new = MaskPicture(_virtual(old.slide.mask, {**self.options, **now, **changes}))
             new.version, new.epoch = old.version + 1, old.epoch + 1
             self.picture = new
         old.close()
@@ -245,16 +240,24 @@ def _is_mask(path: Path, source: str) -> bool:
 
 
 def _mask_scene(source: str, options: Mapping[str, Any]) -> Scene:
-    chosen = RenderOptions(**options)
-    model = load_generator(chosen)
-    given = open_mask(source, palette=model.card.palette, palette_tolerance=chosen.palette_tolerance)
+    given_options = RenderOptions(**options)
+    model = load_model(
+        given_options.model,
+        device=given_options.device,
+        threads=given_options.threads,
+        precision=given_options.precision,
+        runtime=given_options.runtime,
+    )
+    given = open_mask(
+        source, palette=model.card.palette, palette_tolerance=options.get("palette_tolerance", 0)
+    )
     mask = EditableMask(given)
     options = {**options, "model": model}
     slide = _virtual(mask, options)
     plan = slide.plan
     patches = Patches(plan.grid.tile, plan.grid.overlap, ratio=float(plan.scale.ratio), block=plan.block)
     layer = LabelLayer(mask, _legend(given, model.card.labels))
-    facts = {"generator": model.card.name, "notes": list(given.notes), "stains": STAINS}
+    facts = {"generator": model.card.name, "notes": list(given.notes)}
     return Scene(
         "mask", Path(source).name, _folder(source), MaskPicture(slide), layer, patches, facts, options
     )

@@ -55,9 +55,12 @@ _FILES = {
 T = TypeVar("T")
 
 
-class _Look(msgspec.Struct, forbid_unknown_fields=True):
-    seed: int | None = None
-    stain: str | None = None
+class _Seed(msgspec.Struct, forbid_unknown_fields=True):
+    seed: int
+
+
+class _Stain(msgspec.Struct, forbid_unknown_fields=True):
+    stain: str
 
 
 class _Name(msgspec.Struct, forbid_unknown_fields=True):
@@ -125,15 +128,11 @@ def make_app(open_scene: Callable[[], Scene], *, hosts: frozenset[str], token: s
             Route(f"/tissue/{where}", get(_tissue)),
             Route(f"/labels/{where}", get(_labels)),
             Route(
-                "/look",
-                post(
-                    _Look,
-                    lambda scene, given: scene.look(
-                        seed=None if given.seed is None else _bounded(given.seed, 63), stain=given.stain
-                    ),
-                ),
+                "/seed",
+                post(_Seed, lambda scene, given: scene.reseed(_bounded(given.seed, 63))),
                 methods=["POST"],
             ),
+            Route("/stain", post(_Stain, lambda scene, given: scene.restain(given.stain)), methods=["POST"]),
             Route("/pause", post(_Pause, lambda scene, given: scene.pause(given.paused)), methods=["POST"]),
             Route("/strokes", post(Stroke, lambda scene, given: scene.paint(given)), methods=["POST"]),
             Route("/undo", post(_Nothing, lambda scene, given: scene.paint(None)), methods=["POST"]),

@@ -15,12 +15,11 @@ from typing import Any, Self
 import numpy as np
 from openslide import AbstractSlide
 from PIL import Image
-from safron.engine.generator.model import GeneratorInfo
+from safron.engine.generator.model import GeneratorInfo, load_model
 from safron.engine.generator.warm_up import warm_up
 from safron.engine.plan.window import Window
 from safron.engine.preparation.options import RenderOptions, for_python
-from safron.engine.preparation.prepare import load_generator, plan_render
-from safron.engine.preparation.styles import choose_style
+from safron.engine.preparation.prepare import plan_render, with_chosen_inputs
 from safron.engine.scratch.arrays import Scratch
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
@@ -30,8 +29,6 @@ from safron.io.remote import Target
 from .patches import ViewJob
 from .tiles import RenderedTiles
 
-_NAME = Target.of(Path("virtual.svs"))
-"""Decides the flavor where the options do not; nothing is written."""
 # What decides pixels, levels and memory.
 _OPTIONS = (
     *(
@@ -40,15 +37,16 @@ _OPTIONS = (
         "overlap",
         "taper",
         "seed",
+        "style",
+        "image",
+        "stain",
+        "stain_field",
         "batch",
         "threads",
         "device",
         "precision",
         "runtime",
         "compression",
-        "style",
-        "stain",
-        "stain_field",
     ),
     *("tiff_tile", "flavor", "align", "mpp", "scale", "region", "level_count", "palette_tolerance", "memory"),
 )
@@ -100,42 +98,31 @@ class VirtualSlide(RenderedTiles, AbstractSlide):
         return slide
 
     def _open(self, source: Any, options: RenderOptions) -> None:
-        model = load_generator(options)
+        model = load_model(
+            options.model,
+            device=options.device,
+            threads=options.threads,
+            precision=options.precision,
+            runtime=options.runtime,
+        )
+        if model.card.sampler is not None:
+            raise BadInput(
+                f"generator {model.card.name!r} is a sampler, whose picture is made in passes over the whole slide; render it with "
+                "safron-render, and open the slide"
+            )
         mask: LabelMask = (
             source
             if isinstance(source, LabelMask)
             else open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
         )
         self.options = options
-        info = GeneratorInfo.of(model)
-        info = replace(info, card=choose_style(info.card, options.style))
-        plan = plan_render(mask, info, _NAME, options)
+        info = with_chosen_inputs(GeneratorInfo.of(model), model, mask, options)
+        plan = plan_render(mask, info, Target.of(Path("virtual.svs")), options)
         job = ViewJob(plan, mask, info, Scratch(Path("virtual.safron")))
         if info.on_gpu:
             tried = warm_up(model, info, plan)
             job = replace(job, plan=replace(plan, batch=tried.batch), model=tried.info)
         RenderedTiles.__init__(self, job, model, options.memory)
-
-    def restain(self, stain: str) -> None:
-        """Change the stain of the slide.
-
-        Patches are kept: a stain is a function of finished pixels.
-
-        Parameters
-        ----------
-        stain
-            As `RenderOptions.stain`.
-
-        Raises
-        ------
-        BadInput
-            There is no such stain.
-        """
-        options = replace(self.options, stain=stain)
-        plan = replace(plan_render(self.mask, self.job.model, _NAME, options), batch=self.plan.batch)
-        self.options, self.plan, self.job = options, plan, replace(self.job, plan=plan)
-        self.__dict__.pop("_properties", None)
-        self.forget_tiles()
 
     # OpenSlide's interface.
 

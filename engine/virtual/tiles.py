@@ -182,8 +182,7 @@ class RenderedTiles:
         # One pixel more, whose labels may be taken from a changed pixel if the generator draws at another scale.
         drawn = plan.drawn_for(window.expand(1).clip(plan.canvas)).expand(1)
         # Inputs beside labels may be computed from labels further away.
-        card = self.job.model.card
-        drawn = drawn.expand(card.guides.reach if card.guides else 1)
+        drawn = drawn.expand(max((getattr(source, "radius", 1) for source in self.job.sources), default=0))
         reach = drawn.expand(grid.context + grid.tile)
         ratio = plan.scale.ratio
         y0, x0 = (int(end / ratio) - 2 for end in (reach.y, reach.x))
@@ -198,10 +197,6 @@ class RenderedTiles:
             return not Window(row * side, column * side, side, side).clip(changed).empty
 
         self._cache.drop(depends)
-
-    def forget_tiles(self) -> None:
-        """Make all tiles again from patches when they are next read."""
-        self._cache.drop(lambda key: key[0] != _PATCH)
 
     # Tiles.
 
@@ -267,12 +262,20 @@ class RenderedTiles:
             yield (_PATCH, row, column), patch
 
     def _pixels(self, window: Window) -> UInt8:
-        """Put the pixels of level 0 together from patches: uint8 [h, w, 3]."""
+        """Make the pixels of level 0: uint8 [h, w, 3]."""
         plan = self.plan
         canvas = window.shift(plan.region.y, plan.region.x)
+        pixels = self._drawn_pixels(window, canvas)
+        if plan.stain is not None:
+            plan.stain.apply(pixels, canvas.y, canvas.x)
+        return pixels
+
+    def _drawn_pixels(self, window: Window, canvas: Window) -> UInt8:
+        """Put pixels together from patches, as the generator draws them."""
+        plan = self.plan
         rendered, drawn = canvas.clip(plan.region), self._drawn(window)
         if rendered.empty:
-            return self._stained(self._background(window), canvas)
+            return self._background(window)
         accumulator = Accumulator(drawn, plan.blend)
         for patch in self._patches(drawn):
             accumulator.merge(patch)
@@ -281,16 +284,10 @@ class RenderedTiles:
             drawing, pixels = pixels, np.empty((rendered.height, rendered.width, 3), np.uint8)
             resample(drawing, drawn, pixels, rendered, plan.scale, canvas=plan.canvas)
         if rendered == canvas:
-            return self._stained(pixels, canvas)
+            return pixels
         out = self._background(window)
         out[rendered.slices(canvas)] = pixels
-        return self._stained(out, canvas)
-
-    def _stained(self, pixels: UInt8, canvas: Window) -> UInt8:
-        """Give pixels of the canvas the stain of the slide."""
-        if self.plan.stain is not None:
-            self.plan.stain.apply(pixels, canvas.y, canvas.x)
-        return pixels
+        return out
 
     def _background(self, window: Window) -> UInt8:
         out = np.empty((window.height, window.width, 3), np.uint8)

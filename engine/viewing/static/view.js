@@ -181,8 +181,7 @@ function apply(now) {
     active = done < wanted && !paused;
     $("mask-section").hidden = false;
     if (document.activeElement !== $("seed")) $("seed").value = now.seed;
-    if (!$("stain").length) $("stain").append(...[...new Set([...info.stains, now.stain])].map((name) => new Option(name, name)));
-    if (document.activeElement !== $("stain")) $("stain").value = now.stain;
+    if (document.activeElement !== $("stain")) showStain(now.stain);
     $("pause").textContent = paused ? "go on" : "pause";
     $("view-progress").textContent = done >= wanted && total > most ? "Middle of the view is rendered; zoom in for the rest" : done >= wanted ? "This view is rendered" : `${number(done)} of ${number(wanted)} tiles of this view`;
     said = done >= wanted ? "" : paused ? "paused" : `rendering ${Math.floor(100 * share)} %`;
@@ -300,12 +299,21 @@ new OSD.MouseTracker({
   leaveHandler: () => ($("where").textContent = ""),
 });
 
+// Stains that have a name; one that the command line gave is added to them.
+const STAINS = ["reference", "pale", "strong", "blue", "pink", "violet", "red", "faded", "frozen", ...Array.from({ length: 6 }, (_, n) => `random:${n + 1}`)];
+function showStain(stain) {
+  const options = [...$("stain").options].map((option) => option.value);
+  for (const name of STAINS.includes(stain) ? STAINS : [...STAINS, stain]) if (!options.includes(name)) $("stain").add(new Option(name, name));
+  $("stain").value = stain;
+}
+
 // Controls.
 const tools = info.has_labels ? new Tools({ viewer, info, ask, tell, note, poll, toImage, toScreen, zoomNow, lengthText, showOverlay }) : null;
 const pan = (x, y) => viewer.viewport.panBy(viewer.viewport.deltaPointsFromPixels(new OSD.Point(x, y)));
 const zoom = (factor) => (viewer.viewport.zoomBy(factor), viewer.viewport.applyConstraints());
 const home = () => viewer.viewport.goHome();
-const reseed = (seed) => ask("look", { seed }).then(poll, tell);
+const reseed = (seed) => ask("seed", { seed }).then(poll, tell);
+const restain = (stain) => ask("stain", { stain }).then(poll, tell);
 const nextSeed = () => info.kind === "mask" && reseed((Number($("seed").value) || 0) + 1);
 async function seam() {
   if (!info.patches) return;
@@ -358,8 +366,8 @@ $("fill").onclick = () => style(false);
 $("outline").onclick = () => style(true);
 $("grid-on").onchange = $("blocks-on").onchange = draw;
 $("seed").onchange = (event) => reseed(Math.max(0, Math.floor(Number(event.target.value) || 0)));
-$("stain").onchange = (event) => ask("look", { stain: event.target.value }).then(poll, tell);
 $("next-seed").onclick = nextSeed;
+$("stain").onchange = (event) => restain(event.target.value);
 $("pause").onclick = () => ask("pause", { paused: !state.last.progress.paused }).then(poll, tell);
 $("seam").onclick = seam;
 $("download").onclick = download;
