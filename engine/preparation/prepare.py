@@ -65,7 +65,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     """
     target = Target.of(out, folder=options.scratch)
     _check_options(source, target, options)
-    model = _load_generator(options)
+    model = load_generator(options)
     mask = open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
@@ -91,7 +91,7 @@ def _check_options(source: Any, target: Target, options: RenderOptions) -> None:
     check_placing(options)
 
 
-def _load_generator(options: RenderOptions) -> PatchModel:
+def load_generator(options: RenderOptions) -> PatchModel:
     """Load the generator; on the CPU if other processes will run it, since this one then needs only its card."""
     elsewhere = (
         options.executor == "processes" or options.scheduler is not None or options.cluster is not None
