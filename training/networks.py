@@ -345,8 +345,9 @@ class SpectralConv(nn.Conv2d):
 class PatchDiscriminator(nn.Module):
     """Classify overlapping windows of (labels, image): logits [n, 1, y, x] and the features below them."""
 
-    def __init__(self, inputs: int, width: int, strides: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, width: int, strides: tuple[int, ...], *, norms: bool = False) -> None:
         super().__init__()
+        self.norms = norms
         layers: list[nn.Module] = []
         outputs = width
         for stride in strides:
@@ -358,8 +359,10 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """[n, labels + 3, y, x] -> logits and features."""
         features = []
-        for layer in self.layers:
-            x = act(layer(x))
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            # A single value less its mean would be nothing.
+            x = act(F.instance_norm(x) if self.norms and index and x[0, 0].numel() > 1 else x)
             features.append(x)
         return self.head(x), features
 
@@ -370,28 +373,27 @@ class ScalesDiscriminator(nn.Module):
     A third, where it is wanted, sees 215 pixels at a quarter of the scale: glands as a whole.
     """
 
-    def __init__(self, labels: int, widths: tuple[int, int], whole: int = 0) -> None:
+    def __init__(self, labels: int, widths: tuple[int, int], whole: int = 0, *, norms: bool = False) -> None:
         super().__init__()
-        self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1))
-        self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1))
-        self.whole = PatchDiscriminator(labels + 3, whole, (2, 2, 2, 1)) if whole else None
+        self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1), norms=norms)
+        self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1), norms=norms)
+        self.whole = PatchDiscriminator(labels + 3, whole, (2, 2, 2, 1), norms=norms) if whole else None
 
     def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Classify images [n, 3, y, x] over one-hot labels of their size: logits and features of both networks."""
         both = torch.cat([one_hot, image], dim=1)
-        fine, fine_features = self.near(both)
-        coarse, coarse_features = self.far(F.avg_pool2d(both, 2))
-        if self.whole is None:
-            return [fine, coarse], fine_features + coarse_features
-        coarsest, coarsest_features = self.whole(F.avg_pool2d(both, 4))
-        return [fine, coarse, coarsest], fine_features + coarse_features + coarsest_features
+        networks = [self.near, self.far] + ([] if self.whole is None else [self.whole])
+        shown = (F.avg_pool2d(both, 2**level) if level else both for level in range(len(networks)))
+        found = [network(part) for network, part in zip(networks, shown, strict=True)]
+        return [logits for logits, _ in found], [part for _, parts in found for part in parts]
 
 
 def make_discriminator(config: TrainConfig) -> nn.Module:
     """Build the discriminator that `config` names, with fresh weights."""
     labels = len(config.model.labels) + (config.model.guide.channels if config.model.guide else 0)
     if config.discriminator_network == "scales":
-        return ScalesDiscriminator(labels, config.discriminator_widths, config.discriminator_whole)
+        widths, whole = config.discriminator_widths, config.discriminator_whole
+        return ScalesDiscriminator(labels, widths, whole, norms=config.discriminator_norms)
     return TileDiscriminator(labels, config.discriminator_base, config.discriminator_levels)
 
 

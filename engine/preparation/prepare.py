@@ -70,10 +70,7 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = with_sampler(GeneratorInfo.of(model), options)
-    if options.patch_timeout is not None:  # it is meant for calls of one patch
-        info = replace(info, joined=1)
-    info = replace(info, card=choose_style(info.card, options.style, getattr(model, "path", Path()).parent))
-    info = replace(info, card=choose_image(info.card, options.image, mask.shape))
+    info = with_chosen_inputs(info, model, mask, options)
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
@@ -180,6 +177,20 @@ def _with_batch(job: Job, batch: int, *, fresh: bool) -> Job:
         # The warm-up ran the whole batch.
         info = replace(info, same_places=info.same_places and info.same_halves)
     return replace(job, plan=replace(plan, batch=batch), model=info)
+
+
+def with_chosen_inputs(
+    info: GeneratorInfo, model: PatchModel, mask: LabelMask, options: RenderOptions
+) -> GeneratorInfo:
+    """Put on the card what is chosen for this render: the style, and the picture to refine.
+
+    Raises
+    ------
+    BadInput
+        One is missing, cannot be used, or is not for this generator.
+    """
+    card = choose_style(info.card, options.style, getattr(model, "path", Path()).parent)
+    return replace(info, card=choose_image(card, options.image, mask.shape))
 
 
 def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:

@@ -147,6 +147,9 @@ class TrainConfig:
     image_mpp: Mpp | None = None
     # First channels of a third network of "scales", at a quarter of the scale, which sees glands whole; 0 for none.
     discriminator_whole: NotNegative = 0
+    # Whether hidden layers of "scales" after the first have an instance norm, as in SPADE (Park et al., 2019). Without, what
+    # differs between real and generated texture is small beside what differs between stains, and is learnt slowly.
+    discriminator_norms: bool = False
     # Steps at the start in which only the discriminator learns, for a generator that begins with another's weights.
     generator_delay: NotNegative = 0
 
