@@ -24,7 +24,7 @@ from safron.io.files import replacing
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
-from safron.training.networks import PaperGenerator, crop, make_generator, to_rgb
+from safron.training.networks import PaperGenerator, crop, join_conditions, make_generator, to_rgb
 from torch import Tensor, nn
 
 OPSET = 17
@@ -60,7 +60,7 @@ class Contract(nn.Module):
 
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
-        self.network, self.context = network, config.context
+        self.network, self.context, self.config = network, config.context, config
         self.precision = next(network.parameters()).dtype
         self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
         self.background = [index for index, label in enumerate(config.labels) if label.fill]
@@ -68,11 +68,12 @@ class Contract(nn.Module):
         fills = torch.tensor([config.labels[index].fill for index in self.background], dtype=torch.float32)
         self.register_buffer("fills", fills.reshape(len(fills), 1, 1, 1, 3))
 
-    def forward(self, labels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Uint8 [n, T+2c, T+2c] and float32 [n, k, T+2c, T+2c] -> float32 [n, T, T, 3]."""
+    def forward(self, labels: Tensor, noise: Tensor | None = None, edges: Tensor | None = None) -> Tensor:
+        """Uint8 [n, T+2c, T+2c], float32 [n, k, T+2c, T+2c] and uint8 as labels -> float32 [n, T, T, 3]."""
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
         noise = None if noise is None else noise.to(self.precision)
-        image = to_rgb(self.network(one_hot.to(self.precision), noise).float())
+        conditions = join_conditions(one_hot, edges, self.config).to(self.precision)
+        image = to_rgb(self.network(conditions, noise).float())
         for place, index in enumerate(self.background):
             share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], self.window, stride=1)
             depth = crop(share, self.context - self.window // 2).movedim(1, -1)
@@ -187,7 +188,7 @@ def make_card(
         "trained_on": trained_on,
         "steps": steps,
         "config_sha256": config.sha256(),
-    } | ({"mpp": model.mpp} if model.mpp else {})
+    } | ({"mpp": model.mpp} if model.mpp else {}) | ({"edges": {"labels": list(model.nuclei)}} if model.nuclei else {})
 
 
 Window = dict[str, npt.NDArray[Any]]
@@ -201,6 +202,8 @@ def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
     window: Window = {"labels": np.digitize(draw_noise(rng, side, side, (32,)), [-1.0, 0.3]).astype(np.uint8)}
     if model.noise_scales:
         window["noise"] = draw_noise(rng, side, side, model.noise_scales)[None]
+    if model.nuclei:
+        window["edges"] = (rng.random((1, side, side)) < 0.2).astype(np.uint8)
     return window
 
 
@@ -209,7 +212,7 @@ def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
     window = _example(model, model.tile)
     axes = {name: {0: "n"} for name in [*window, "image"]}
     if model.dynamic_tile:
-        sides = {"labels": {1: "height", 2: "width"}, "noise": {2: "height", 3: "width"}}
+        sides = {"labels": {1: "height", 2: "width"}, "noise": {2: "height", 3: "width"}, "edges": {1: "height", 2: "width"}}
         sides["image"] = {1: "out_height", 2: "out_width"}
         axes = {name: {**free, **sides[name]} for name, free in axes.items()}
     buffer = io.BytesIO()
@@ -218,7 +221,7 @@ def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             wrapped,
-            tuple(torch.from_numpy(array) for array in window.values()),
+            ({name: torch.from_numpy(array) for name, array in window.items()},),
             buffer,  # type: ignore[arg-type]
             input_names=[*window],
             output_names=["image"],
@@ -238,7 +241,7 @@ def _parity(wrapped: nn.Module, session: onnxruntime.InferenceSession, model: Mo
     """Largest difference between the exported file and PyTorch, of 255."""
     window = _example(model, model.tile, seed=1)
     with torch.no_grad():
-        expected = wrapped(*map(torch.from_numpy, window.values()))[0].numpy()
+        expected = wrapped(**{name: torch.from_numpy(array) for name, array in window.items()})[0].numpy()
     return float(np.abs(_run(session, window) - expected).max())
 
 

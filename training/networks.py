@@ -32,6 +32,10 @@ NOISE_LIMIT = 2.5
 """Noise is clipped at this many standard deviations: rarer values are never learnt."""
 
 
+EDGE = (255, 255, 255)
+"""Colour of edges in the input of the paper's network."""
+
+
 def crop(x: Tensor, margin: int) -> Tensor:
     """Cut `margin` pixels off each side of [n, c, y, x]."""
     return x[..., margin:-margin, margin:-margin] if margin else x
@@ -52,6 +56,18 @@ def one_hot_labels(labels: Tensor, count: int) -> Tensor:
     """[n, y, x] uint8 -> [n, count, y, x] float32, 0 or 1."""
     values = torch.arange(count, dtype=labels.dtype, device=labels.device)
     return (labels[:, None] == values[:, None, None]).float()
+
+
+def join_conditions(one_hot: Tensor, edges: Tensor | None, config: ModelConfig) -> Tensor:
+    """Labels [n, labels, y, x], 0 or 1, with edges [n, y, x] as one more channel: [n, `config.conditions`, y, x].
+
+    The paper's network, which takes colours, sees edges in place of the labels below them.
+    """
+    if edges is None:
+        return one_hot
+    drawn = edges[:, None].to(one_hot.dtype)
+    below = one_hot * (1 - drawn) if config.network == "paper" else one_hot
+    return torch.cat([below, drawn], dim=1)
 
 
 def to_rgb(image: Tensor) -> Tensor:
@@ -91,22 +107,26 @@ class PaperGenerator(nn.Module):
         skips = [0, *up] if config.skips else [0] * levels
         inner = [down[levels], *up]
         self.skips = config.skips
-        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False)
-        self.down = nn.ModuleList(nn.Conv2d(down[i], down[i + 1], 4, 2, 1) for i in range(levels))
+        # Without context there is nothing for a stem to span, and this is pix2pix's U-Net.
+        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False) if config.context else None
+        first = [base if config.context else 3, *down[1:]]
+        self.down = nn.ModuleList(nn.Conv2d(first[i], down[i + 1], 4, 2, 1) for i in range(levels))
         self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:levels])
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(inner[i] + skips[i], [*up, 3][i], 4, 2, 1) for i in range(levels)
         )
         self.up_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in up)
         self.dropout = nn.Dropout(config.dropout)
-        colors = torch.tensor([label.color for label in config.labels], dtype=torch.float32)
+        seen = [*(label.color for label in config.labels), *[EDGE] * bool(config.nuclei)]
+        colors = torch.tensor(seen, dtype=torch.float32)
         self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None], persistent=False)
         self.apply(_init_paper)
 
     def forward(self, one_hot: Tensor, noise: Tensor | None = None) -> Tensor:
         """Render [n, labels, T+2c, T+2c], 0 or 1, to [n, 3, T, T], RGB in [-1, 1]; there is no noise."""
         last = len(self.up) - 1
-        x = self.down[0](act(self.stem(F.conv2d(one_hot, self.colors))))
+        x = F.conv2d(one_hot, self.colors)
+        x = self.down[0](x if self.stem is None else act(self.stem(x)))
         skips = [x]
         for level in range(1, last + 1):
             x = self.down[level](act(x))
@@ -192,7 +212,7 @@ class SeamlessGenerator(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         stem, down, trunk, half, full = config.widths
-        self.stem = nn.Conv2d(len(config.labels) + len(config.noise_scales), stem, 3)
+        self.stem = nn.Conv2d(config.conditions + len(config.noise_scales), stem, 3)
         self.down1 = nn.Conv2d(stem, down, 4, stride=2)
         self.half1 = nn.Conv2d(down, down, 3)
         self.down2 = nn.Conv2d(down, trunk, 2, stride=2)
@@ -302,7 +322,7 @@ class ScalesDiscriminator(nn.Module):
 
 def make_discriminator(config: TrainConfig) -> nn.Module:
     """Build the discriminator that `config` names, with fresh weights."""
-    labels = len(config.model.labels)
+    labels = config.model.conditions
     if config.discriminator_network == "scales":
         return ScalesDiscriminator(labels, config.discriminator_widths)
     return TileDiscriminator(labels, config.discriminator_base, config.discriminator_levels)

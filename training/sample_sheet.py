@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from safron.training.config import TrainConfig
 from safron.training.data import Source, draw_noise
-from safron.training.networks import one_hot_labels, to_rgb
+from safron.training.networks import join_conditions, one_hot_labels, to_rgb
 from safron.training.stitch import cut, join
 from torch import nn
 
@@ -28,13 +28,14 @@ def stitch(
     config: TrainConfig,
     *,
     tile: int,
+    edges: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Render a square canvas from patches of `tile` pixels, averaged where they overlap.
 
     Parameters
     ----------
-    labels, noise
-        uint8 [y, x] and float32 [k, y, x], context included; the canvas is a whole number of strides and one overlap.
+    labels, noise, edges
+        uint8 [y, x], float32 [k, y, x] and uint8 [y, x] if the generator takes them, context included; the canvas is a whole number of strides and one overlap.
 
     Returns
     -------
@@ -46,6 +47,8 @@ def stitch(
     count = (len(labels) - read) // stride + 1
     with torch.no_grad():
         one_hot = one_hot_labels(torch.from_numpy(labels)[None].to(device), len(config.model.labels))
+        drawn = None if edges is None else torch.from_numpy(edges)[None].to(device)
+        one_hot = join_conditions(one_hot, drawn, config.model)
         both = torch.cat([one_hot, torch.from_numpy(noise)[None].to(device)], dim=1)
         count_labels = one_hot.shape[1]
         windows = cut(both, read, stride)[:, None]
@@ -68,7 +71,7 @@ def draw_sheet(generator: nn.Module, held_out: Source, config: TrainConfig) -> n
     for index in chosen:
         sample = held_out.read(int(index), held_out.place(rng, int(index), read), read)
         noise = draw_noise(rng, read, read, config.model.noise_scales)
-        image = np.rint(stitch(generator, sample.labels, noise, config, tile=tile)).astype(np.uint8)
+        image = np.rint(stitch(generator, sample.labels, noise, config, tile=tile, edges=sample.edges)).astype(np.uint8)
         rows = [colors[sample.labels[inner]], sample.image[inner], image, mark_edges(image, tile, stride)]
         columns.append(_spaced(rows, axis=0))
     generator.train(trained)

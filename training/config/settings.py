@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 from safron.io.console import warn
 from safron.io.errors import BadInput
-from safron.io.fields import HUGE, Count, Mpp, NotNegative, convert, shown
+from safron.io.fields import HUGE, Byte, Count, Mpp, NotNegative, convert, shown
 from safron.io.files import parse_text
 from safron.io.legend import Label
 
@@ -73,6 +73,22 @@ class ModelConfig:
     levels: Levels = 8
     skips: bool = True
     dropout: BelowOne = 0.5
+    # Labels of nuclei. Where there are some, the network has their edges as an input (`safron.io.masks.edges`), and the cues are
+    # the darkness of nuclei and of the tissue around them.
+    nuclei: tuple[Byte, ...] = ()
+
+    @property
+    def conditions(self) -> int:
+        """Channels in which labels, and edges if the network takes them, go in."""
+        return len(self.labels) + bool(self.nuclei)
+
+    @property
+    def cued(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Groups of labels whose darkness is a cue, see `data.cues`."""
+        if not self.nuclei:
+            return (2,), (1,)
+        around = (label.value for label in self.labels if not label.fill and label.value not in self.nuclei)
+        return self.nuclei, tuple(around)
 
 
 @dataclass(frozen=True)
@@ -276,6 +292,7 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
     rules = [
         (values == list(range(max(1, len(values)))), "model.labels", in_order),
         (m.overlap < m.tile, "model.overlap", f"give less than the tile, {m.tile} px"),
+        ({*m.nuclei} <= {*values}, "model.nuclei", "give values of model.labels"),
         (cell_fits, "anchor_cell", f"give 1 to {c.tile_side}, the side of a training tile"),
         (left >= (3 if pix2pix else 1), "discriminator_network", halved),
     ]

@@ -25,12 +25,13 @@ class Batch:
     """The input of one step.
 
     `labels` uint8 [n, y, x] and `noise` float32 [n, k, y, x] cover the training tile and its context; `images`
-    float32 [n, 3, y, x] in [-1, 1] covers the tile.
+    float32 [n, 3, y, x] in [-1, 1] covers the tile. `edges` uint8 [n, y, x], if the generator takes them, as `labels`.
     """
 
     labels: Bytes
     noise: Floats
     images: Floats
+    edges: Bytes | None = None
 
 
 def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = slice(None)) -> Batch:
@@ -46,7 +47,7 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
     context = config.model.context
     side = config.tile_side + 2 * context
     wanted = range(config.batch)[part]
-    labels, noises, images = [], [], []
+    labels, noises, images, edges = [], [], [], []
     for number, index in enumerate(rng.integers(len(source), size=config.batch)):
         place = source.place(rng, int(index), side)
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
@@ -62,7 +63,9 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
         labels.append(_turn(sample.labels, turns, mirror))
         images.append(_turn(np.moveaxis(tile, -1, 0).astype(np.float32) / 127.5 - 1.0, turns, mirror))
         noises.append(noise)
-    return Batch(np.stack(labels), np.stack(noises), np.stack(images))
+        if sample.edges is not None:
+            edges.append(_turn(sample.edges, turns, mirror))
+    return Batch(np.stack(labels), np.stack(noises), np.stack(images), np.stack(edges) if edges else None)
 
 
 def draw_batches(

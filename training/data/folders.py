@@ -25,7 +25,8 @@ from safron.io.masks.pair_names import find_masks
 from safron.io.slides.whole_image import orientation
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts
-from safron.training.data.cues import CUED, measure_cues
+from safron.training.data import consep
+from safron.training.data.cues import measure_cues
 from safron.training.data.ebhi import MPP, prepare
 from safron.training.data.images import (
     BLACK_AND_WHITE,
@@ -80,10 +81,12 @@ def open_source(
             )
         return open_slides(slides, config, name, facts.mpp)
     data_set = facts.data_set or ("crag" if mask_folders(folder, "crag") else "pairs")
-    if DATA_SETS[data_set].glands and len(config.model.labels) <= max(CUED):
+    if DATA_SETS[data_set].glands and len(config.model.labels) <= 2:
         raise BadInput(
             f"{folder} holds gland masks, from which background, stroma and gland are labelled; model.labels must be three or more"
         )
+    if data_set == "consep":
+        return _fit(replace(consep.prepare(folder, config.model), name=name), config, folder, cache)
     if data_set == "ebhi":
         pairs = prepare(folder, cache)
         told = "frames of EBHI-Seg, resized and stain-normalized"
@@ -102,7 +105,7 @@ def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) ->
     if len(config.model.noise_scales) < 2:
         pairs = replace(pairs, cues=(), trust=())
     elif not pairs.cues:
-        cues, trust = measure_cues(pairs.images, pairs.labels, cache)
+        cues, trust = measure_cues(pairs.images, pairs.labels, cache, config.model.cued)
         pairs = replace(pairs, cues=cues, trust=trust)
     need = config.least_side
     large = [index for index in range(len(pairs)) if min(pairs.size(index)) >= need]

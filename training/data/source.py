@@ -23,12 +23,16 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sample:
-    """One window: `labels` uint8 [y, x], `image` uint8 [y, x, 3] RGB, `cues` and `trust` float32 [2, y, x] (see `Pairs`)."""
+    """One window: `labels` uint8 [y, x], `image` uint8 [y, x, 3] RGB, `cues` and `trust` float32 [2, y, x] (see `Pairs`).
+
+    `edges` uint8 [y, x] of nuclei, of sources that have them.
+    """
 
     labels: Bytes
     image: Bytes
     cues: Floats
     trust: Floats
+    edges: Bytes | None = None
 
 
 class Source(Protocol):
@@ -119,6 +123,8 @@ class Pairs:
         Pixels of the generator along one pixel of the pairs; they are enlarged as they are read.
     mpp, aside, told
         See `Source`.
+    edges
+        uint8 [y, x] each: 1 on edges of nuclei; empty for a generator that does not take them.
     """
 
     images: tuple[Bytes, ...]
@@ -131,6 +137,7 @@ class Pairs:
     mpp: float | None = None
     aside: tuple[str, ...] = ()
     told: str = ""
+    edges: tuple[Bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -139,7 +146,7 @@ class Pairs:
         """Return the pairs at `indices`."""
         parts: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in indices) if getattr(self, name) else ()
-            for name in ("images", "labels", "cues", "trust", "slides")
+            for name in ("images", "labels", "cues", "trust", "slides", "edges")
         }
         return replace(self, **parts)
 
@@ -162,7 +169,8 @@ class Pairs:
             cues, trust = (
                 self._planes(part, index, window).astype(np.float32) for part in (self.cues, self.trust)
             )
-            return Sample(labels[window], image[window], cues, trust)
+            edges = self.edges[index][window] if self.edges else None
+            return Sample(labels[window], image[window], cues, trust, edges)
 
         def enlarge(array: npt.NDArray[Any], how: int, first: tuple[int, int]) -> npt.NDArray[Any]:
             # Pixel centres: (i + 0.5) of the result lies at (i + 0.5) / zoom of the pair, whose pixel `first` is the array's.
