@@ -23,6 +23,8 @@ from safron.io.console import (
     warn,
 )
 
+from .cli_polygons import from_polygons
+
 if TYPE_CHECKING:
     from collections import Counter
 
@@ -110,6 +112,9 @@ def commands() -> None:
 
     Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted.
     """
+
+
+commands.add_command(from_polygons)
 
 
 @commands.command(

@@ -82,14 +82,6 @@ class ModelConfig:
         """Channels in which labels, and edges if the network takes them, go in."""
         return len(self.labels) + bool(self.nuclei)
 
-    @property
-    def cued(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Groups of labels whose darkness is a cue, see `data.cues`."""
-        if not self.nuclei:
-            return (2,), (1,)
-        around = (label.value for label in self.labels if not label.fill and label.value not in self.nuclei)
-        return self.nuclei, tuple(around)
-
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -78,6 +78,15 @@ Tile = tuple[Bytes, Bytes, npt.NDArray[np.uint16]]
 """Image [y, x, 3], classes [y, x] and numbers of nuclei [y, x]."""
 
 
+def as_glands(labels: tuple[Bytes, ...], model: ModelConfig) -> tuple[Bytes, ...]:
+    """Labels whose cues are measured: nuclei as glands and what is around them as stroma; others as they are."""
+    if not model.nuclei:
+        return labels
+    table = np.array([0 if label.fill else 1 for label in model.labels], np.uint8)
+    table[list(model.nuclei)] = 2
+    return tuple(table[label] for label in labels)
+
+
 def _label_values(model: ModelConfig) -> Bytes:
     """Label of each class, and of what is no nucleus: uint8 [5]."""
     known = {label.name: label.value for label in model.labels}

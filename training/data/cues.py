@@ -19,11 +19,8 @@ from safron.training.data.source import Bytes, Floats
 CUE_SIGMA = 18.0
 """Blur of the cues in pixels: smooth noise of scale 32, which replaces them in rendering, correlates as far."""
 
-Groups = tuple[tuple[int, ...], tuple[int, ...]]
-"""Labels whose darkness, taken together, is a cue, in the order of the noise channels."""
-
-CUED: Groups = ((2,), (1,))
-"""Gland, stroma."""
+CUED = (2, 1)
+"""Labels whose darkness is a cue, in the order of their noise channels: gland, stroma."""
 
 SEEN_DEPTH = 20
 """Depth in pixels up to which a generator with 20 pixels of context can tell how far inside a class a pixel is."""
@@ -36,20 +33,17 @@ class CueScale:
     Attributes
     ----------
     expected
-        float32 [2, `SEEN_DEPTH` + 1]: mean optical density of each of `cued` at each depth.
+        float32 [2, `SEEN_DEPTH` + 1]: mean optical density of each of `CUED` at each depth.
     samples
-        For each of `cued` the darkness measured all over the data set, sorted, float32; it is mapped to standard normal.
-    cued
-        Groups of labels.
+        For each of `CUED` the darkness measured all over the data set, sorted, float32; it is mapped to standard normal.
     """
 
     expected: Floats
     samples: tuple[Floats, ...]
-    cued: Groups = CUED
 
     def measure(self, image: Bytes, labels: Bytes) -> tuple[Floats, Floats]:
         """Measure one image [y, x, 3] under its labels [y, x]: cues and trust, float32 [2, y, x] (see `Pairs`)."""
-        means, trust = _darkness(image, labels, self.expected, self.cued)
+        means, trust = _darkness(image, labels, self.expected)
         return self.normal(means), trust
 
     def normal(self, means: Floats) -> Floats:
@@ -57,15 +51,15 @@ class CueScale:
         return np.stack([_to_normal(mean, sample) for mean, sample in zip(means, self.samples, strict=True)])
 
 
-def fit_cues(images: Sequence[Bytes], labels: Sequence[Bytes], cued: Groups = CUED) -> CueScale:
+def fit_cues(images: Sequence[Bytes], labels: Sequence[Bytes]) -> CueScale:
     """Find the scale of a data set's cues."""
     # A rim is dark and a lumen pale in every gland, and the generator sees the depth as far as its context reaches.
     # Only what depth does not explain is left to the cue.
     count, total = np.zeros((2, SEEN_DEPTH + 1)), np.zeros((2, SEEN_DEPTH + 1))
     for rgb, label in zip(images, labels, strict=True):
         density = _optical_density(rgb)
-        for row, values in enumerate(cued):
-            member = _is_one_of(label, values)
+        for row, value in enumerate(CUED):
+            member = label == value
             depth = _depth_inside(member)[member]
             count[row] += np.bincount(depth, minlength=SEEN_DEPTH + 1)
             total[row] += np.bincount(depth, density[member], SEEN_DEPTH + 1)
@@ -74,37 +68,32 @@ def fit_cues(images: Sequence[Bytes], labels: Sequence[Bytes], cued: Groups = CU
     kept: tuple[list[Floats], ...] = ([], [])
     seen = [0, 0]
     for rgb, label in zip(images, labels, strict=True):
-        means, trust = _darkness(rgb, label, expected, cued)
-        for row in range(len(cued)):
+        means, trust = _darkness(rgb, label, expected)
+        for row in range(len(CUED)):
             sure = means[row][trust[row] >= 1.0]
             kept[row].append(sure[-seen[row] % 97 :: 97].copy())
             seen[row] += sure.size
-    return CueScale(expected, tuple(np.sort(np.concatenate(parts)) for parts in kept), cued)
+    return CueScale(expected, tuple(np.sort(np.concatenate(parts)) for parts in kept))
 
 
 def measure_cues(
-    images: Sequence[Bytes], labels: Sequence[Bytes], folder: Path | None = None, cued: Groups = CUED
+    images: Sequence[Bytes], labels: Sequence[Bytes], folder: Path | None = None
 ) -> tuple[tuple[npt.NDArray[np.float16], ...], tuple[npt.NDArray[np.float16], ...]]:
     """Measure the cues of a whole data set and the trust in them, as `Pairs` holds them; see `spill` for `folder`."""
-    scale = fit_cues(images, labels, cued)
+    scale = fit_cues(images, labels)
     pairs = (scale.measure(rgb, label) for rgb, label in zip(images, labels, strict=True))
     arrays = spill((part.astype(np.float16) for pair in pairs for part in pair), folder)
     return arrays[::2], arrays[1::2]
 
 
-def _darkness(image: Bytes, labels: Bytes, expected: Floats, cued: Groups) -> tuple[Floats, Floats]:
+def _darkness(image: Bytes, labels: Bytes, expected: Floats) -> tuple[Floats, Floats]:
     """Optical density beyond what depth explains, averaged around each pixel, and the trust in it: [2, y, x] each."""
     density, found = _optical_density(image), []
-    for values, usual in zip(cued, expected, strict=True):
-        member = _is_one_of(labels, values)
+    for value, usual in zip(CUED, expected, strict=True):
+        member = labels == value
         found.append(_blur_inside(density - usual[_depth_inside(member)], member))
     means, trusts = zip(*found, strict=True)
     return np.stack(means), np.stack(trusts)
-
-
-def _is_one_of(labels: Bytes, values: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """Which pixels have one of the labels: bool [y, x]."""
-    return labels == values[0] if len(values) == 1 else np.isin(labels, values)
 
 
 def _optical_density(rgb: Bytes) -> Floats:

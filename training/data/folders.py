@@ -105,7 +105,7 @@ def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) ->
     if len(config.model.noise_scales) < 2:
         pairs = replace(pairs, cues=(), trust=())
     elif not pairs.cues:
-        cues, trust = measure_cues(pairs.images, pairs.labels, cache, config.model.cued)
+        cues, trust = measure_cues(pairs.images, consep.as_glands(pairs.labels, config.model), cache)
         pairs = replace(pairs, cues=cues, trust=trust)
     need = config.least_side
     large = [index for index in range(len(pairs)) if min(pairs.size(index)) >= need]
