@@ -32,6 +32,7 @@ def write_onnx(
     count: int | str = "n",
     crop: int = CONTEXT,
     noise: int = 0,
+    edges: bool = False,
     label_name: str = "labels",
     label_type: str = "UINT8",
     image_name: str = "image",
@@ -47,6 +48,7 @@ def write_onnx(
     side, count : of the label windows: a number, or a name where any number will do.
     crop : pixels cut from every side of the window.
     noise : channels of the input "noise"; 0 leaves it out.
+    edges : whether it has that input, of which it adds seven times.
     label_name, label_type, image_name, image_type : of input and output.
     nan_on : label whose pixels are not a number.
     reshape_to : a shape that the window is forced into.
@@ -86,6 +88,18 @@ def write_onnx(
             helper.make_node("Add", ["clean", "white deep"], ["noisy"]),
         ]
         made = "noisy"
+    if edges:
+        inputs.append(helper.make_tensor_value_info("edges", TensorProto.UINT8, [count, 1, side, side]))
+        fixed["seven"] = np.array(7, np.float32)
+        nodes += [
+            helper.make_node("Gather", ["edges", "first"], ["borders"], axis=1),
+            helper.make_node("Cast", ["borders"], ["border floats"], to=TensorProto.FLOAT),
+            helper.make_node("Slice", ["border floats", "starts", "ends", "axes"], ["border inner"]),
+            helper.make_node("Unsqueeze", ["border inner", "last"], ["border deep"]),
+            helper.make_node("Mul", ["border deep", "seven"], ["border sevens"]),
+            helper.make_node("Add", [made, "border sevens"], ["bordered"]),
+        ]
+        made = "bordered"
     if reshape_to:
         fixed["shape"] = np.array(reshape_to, np.int64)
         nodes.append(helper.make_node("Reshape", [made, "shape"], ["forced"]))

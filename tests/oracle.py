@@ -7,6 +7,7 @@ grid of 2**-bits grey levels, so the sums are exact whole numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -26,8 +27,12 @@ def render_whole(
     weights: npt.NDArray[np.int32],
     bits: int,
     seed: int = 0,
+    planes: Callable[[Window], dict[str, Any]] = lambda read: {},
 ) -> npt.NDArray[np.uint8]:
-    """Return the canvas uint8 [h, w, 3]; `weights` [tile] are those of one axis of a patch."""
+    """Return the canvas uint8 [h, w, 3]; `weights` [tile] are those of one axis of a patch.
+
+    `planes` gives the further inputs [channels, h, w] of a read window, by name.
+    """
     card, stride, far = model.card, tile - overlap, tile + model.card.context
     beyond: dict[str, Any] = {"mode": "edge"} if card.outside is None else {"constant_values": card.outside}
     labels = np.pad(mask, far, **beyond)
@@ -37,7 +42,7 @@ def render_whole(
         for x in _origins(mask.shape[1], tile, stride):
             read = Window(y, x, tile, tile).expand(card.context)
             window = labels[read.shift(far, far).slices()]
-            patch = _patch(window, read, model, seed)
+            patch = _patch(window, read, model, seed, planes(read))
             inside = Window(y, x, tile, tile).shift(far, far).clip(Window(0, 0, *labels.shape))
             weight = np.multiply.outer(weights, weights)[: inside.height, : inside.width]
             fixed = np.rint(patch.astype(np.float64) * 2**bits).astype(np.int64)
@@ -89,13 +94,15 @@ def _origins(length: int, tile: int, stride: int) -> list[int]:
     return origins
 
 
-def _patch(window: npt.NDArray[np.uint8], read: Window, model: Any, seed: int) -> npt.NDArray[Any]:
+def _patch(
+    window: npt.NDArray[np.uint8], read: Window, model: Any, seed: int, planes: dict[str, Any]
+) -> npt.NDArray[Any]:
     card = model.card
     if card.is_fill[window].all():
         halo = card.context
         return np.asarray(card.fill_colors[window[halo : len(window) - halo, halo : len(window) - halo]])
     noise = normal_noise(read, seed=seed, scales=card.noise_scales)[None] if card.noise_scales else None
-    return np.asarray(model(window[None], noise)[0])
+    return np.asarray(model(window[None], noise, **{name: plane[None] for name, plane in planes.items()})[0])
 
 
 def _divide(sums: npt.NDArray[np.int64], divisor: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

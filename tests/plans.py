@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from safron.engine.plan.planes import noise_spec
 from safron.engine.plan.render_plan import RenderPlan, make_grid
 from safron.engine.plan.scale import ONE
 from safron.engine.plan.taper import Taper
@@ -19,7 +20,7 @@ def plan_for(height: int, width: int, **changes: Any) -> RenderPlan:
     slide_tile = changes.pop("slide_tile", 512)
     levels = Pyramid.auto(region.height, region.width, slide_tile).level_count
     slide = SlideSpec(height=region.height, width=region.width, mpp=0.5, level_count=levels, tile=slide_tile)
-    options: dict[str, Any] = {"block": 2048, "batch": 1, "bits": 12, "seed": 0, "noise_scales": (1,)}
+    options: dict[str, Any] = {"block": 2048, "batch": 1, "bits": 12, "seed": 0, "planes": noise_spec((1,))}
     scale = changes.pop("scale", ONE)
     grid = make_grid(
         height=scale.drawn(height), width=scale.drawn(width), tile=tile, overlap=overlap, context=20

@@ -19,6 +19,7 @@ from safron.engine.execution.batching import Strip
 from safron.engine.execution.device_queue import DeviceQueue, SharedBatches, Stopped
 from safron.engine.generator.model import GeneratorInfo
 from safron.engine.generator.warm_up import warm_up
+from safron.engine.plan.planes import noise_spec
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.preparation.placement import choose_workers
@@ -164,7 +165,7 @@ def test_an_interrupted_render_ends_and_goes_on(tmp_path: Path, digest: str) -> 
 
 
 def a_plan(batch: int) -> RenderPlan:
-    return plan_for(400, 4000, tile=16, overlap=4, block=256, slide_tile=64, batch=batch, noise_scales=())
+    return plan_for(400, 4000, tile=16, overlap=4, block=256, slide_tile=64, batch=batch, planes=())
 
 
 class Echo:
@@ -201,7 +202,7 @@ def test_each_task_gets_its_own(seed: int) -> None:
                     x = 12 * own.randrange(100)
                     pushed += [(int(label), x + 12 * index) for index, label in enumerate(labels)]
                     windows = np.broadcast_to(labels[:, None, None], (len(labels), SIDE, SIDE))
-                    batches.push(Strip(windows, None, first.shift(0, x), 12, deliver))
+                    batches.push(Strip({"labels": windows}, first.shift(0, x), 12, deliver))
                     if own.random() < 0.03:
                         raise KeyError("gives up")
         except (KeyError, Failed):
@@ -226,7 +227,7 @@ def test_who_waits_when_the_queue_ends_is_told() -> None:
     def task() -> None:
         with SharedBatches(queue, Tally(), lambda count: None) as batches:
             windows = np.zeros((3, SIDE, SIDE), np.uint8)
-            batches.push(Strip(windows, None, Window(0, 0, 16, 16), 12, lambda *_: None))
+            batches.push(Strip({"labels": windows}, Window(0, 0, 16, 16), 12, lambda *_: None))
 
     model: Any = slow
     queue = DeviceQueue(model, a_plan(batch=4))
@@ -245,7 +246,9 @@ def test_who_waits_when_the_queue_ends_is_told() -> None:
 @pytest.mark.parametrize("same", [True, False])
 def test_the_warm_up_sees_whether_places_matter(same: bool) -> None:
     model = FakeGpu(same_places=same)
-    plan = plan_for(400, 400, tile=64, overlap=4, block=256, slide_tile=64, batch=5, noise_scales=(1, 8))
+    plan = plan_for(
+        400, 400, tile=64, overlap=4, block=256, slide_tile=64, batch=5, planes=noise_spec((1, 8))
+    )
     assert warm_up(model, GeneratorInfo.of(model), plan).info.same_places is same
 
 

@@ -13,6 +13,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import psutil
 import pytest
@@ -25,6 +26,7 @@ from safron.engine.execution import dask_cluster as cluster
 from safron.engine.execution import dask_worker as worker
 from safron.engine.execution.batch_system import JobSettings, job_arguments
 from safron.engine.execution.dask_cluster import open_cluster, start_processes
+from safron.engine.execution.dask_pool import DASK_SETTINGS
 from safron.engine.execution.dask_worker import JobPayload, ModelSource
 from safron.engine.generator.model import IdentityModel
 from safron.engine.preparation.options import RenderOptions
@@ -194,6 +196,25 @@ def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Pat
     made = render("mask.zarr", "out.tiff", model=model, **(options | {"executor": "threads", "workers": 1}))
     assert made.resumed == BLOCKS - 1
     assert model.calls == 2 + 4, "the warm-up, and the patches of the one block"
+
+
+def test_a_process_may_take_long_to_start_again() -> None:
+    """Dask would give it up after 15 s, and tasks would wait for ever for a worker."""
+    with open_cluster(placement_of(RenderOptions(executor="processes", workers=1))):
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1h"
+
+
+def test_processes_that_all_ended_end_the_render(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DASK_SETTINGS, "distributed.deploy.lost-worker-timeout", "1ms")
+    options: dict[str, Any] = {"tile": 64, "overlap": 0, "block": 128, "tiff_tile": 64, "scale": "1"}
+    labels = np.full((HEIGHT, WIDTH), 2, np.uint8)
+    zarr.open_array("mask.zarr", mode="r+")[:] = labels
+    with pytest.raises(
+        Failed, match=r"the workers of this machine: all of them have ended .* the same command continues"
+    ):
+        render(
+            "mask.zarr", "out.tiff", model=Poison(here / "deaths"), executor="processes", workers=1, **options
+        )
 
 
 def test_an_array_in_memory_is_refused(here: Path) -> None:

@@ -67,7 +67,7 @@ def push(pool: PatchPool, labels: list[int], tally: Tally | None = None) -> dict
 
     windows = np.broadcast_to(np.array(labels, np.uint8)[:, None, None], (len(labels), 56, 56))
     with pool.open(tally or Tally(), lambda count: None) as batches:
-        batches.push(Strip(windows, None, Window(0, 0, 16, 16), 12, deliver))
+        batches.push(Strip({"labels": windows}, Window(0, 0, 16, 16), 12, deliver))
     return got
 
 
@@ -163,7 +163,7 @@ def test_one_who_is_stopped_leaves_nothing_at_work() -> None:
     model = Slow()
 
     with PatchPool(model, 1, 2) as pool:
-        strip = Strip(np.zeros((50, 56, 56), np.uint8), None, Window(0, 0, 16, 16), 12, lambda *_: None)
+        strip = Strip({"labels": np.zeros((50, 56, 56), np.uint8)}, Window(0, 0, 16, 16), 12, lambda *_: None)
         with pytest.raises(KeyboardInterrupt), pool.open(Tally(), stop) as batches:
             batches.push(strip)
         assert not model.running
@@ -184,7 +184,7 @@ def test_one_who_is_stopped_leaves_nothing_at_work() -> None:
 def test_who_generates_is_decided_by_what_is_known_of_the_generator(
     info: dict[str, Any], batch: int, kind: type
 ) -> None:
-    plan = plan_for(400, 400, tile=16, overlap=4, block=256, slide_tile=64, batch=batch, noise_scales=())
+    plan = plan_for(400, 400, tile=16, overlap=4, block=256, slide_tile=64, batch=batch, planes=())
     known = GeneratorInfo(CARD, "0", **({"device": "cpu"} | info))
     model: Any = Echo()
     with open_pool(model, known, plan) as pool:
@@ -192,13 +192,13 @@ def test_who_generates_is_decided_by_what_is_known_of_the_generator(
 
 
 def test_own_batches_have_one_shape() -> None:
-    plan = plan_for(400, 400, tile=16, overlap=4, block=256, slide_tile=64, batch=4, noise_scales=())
+    plan = plan_for(400, 400, tile=16, overlap=4, block=256, slide_tile=64, batch=4, planes=())
     model, got = Echo(), list[int]()
     with OwnBatches(model, plan, Tally(), lambda count: None) as batches:
         for labels in ([1, 2, 3], [4, 5, 6, 7, 8, 9]):
             windows = np.broadcast_to(np.array(labels, np.uint8)[:, None, None], (len(labels), 56, 56))
             deliver = lambda values, where: got.extend(int(value[0, 0, 0]) for value in values)  # noqa: E731
-            batches.push(Strip(windows, None, Window(0, 0, 16, 16), 12, deliver))
+            batches.push(Strip({"labels": windows}, Window(0, 0, 16, 16), 12, deliver))
     assert got == list(range(1, 10))
     assert model.sizes == [4, 4, 4]
 

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
 from safron.engine.generator.onnx_model import OnnxModel
-from safron.engine.optimization.cli import example_windows, optimize
+from safron.engine.optimization.cli import example_patches, optimize
 from safron.engine.optimization.rewrite import Rewritten, rewrite
 from safron.io.errors import BadInput, Failed
 
@@ -280,7 +280,8 @@ def test_generator_with_a_large_stem(
     weight = next(tensor for tensor in made.graph.initializer if tensor.name == spectral.input[1])
     assert weight.dims[1] == 2 * channels
     seen = set()
-    for labels, _ in example_windows(before, seed=1):
+    for inputs in example_patches(before, seed=1):
+        labels = inputs["labels"]
         expected, found = (np.rint(model(labels)).astype(int) for model in (before, after))
         assert abs(found - expected).max() <= 1
         seen.update(expected.ravel().tolist())

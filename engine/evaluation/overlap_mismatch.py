@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.inputs import read_labels
 from safron.engine.generator.model import PatchModel
-from safron.engine.generator.noise import normal_noise
+from safron.engine.generator.planes import card_sources, further, one_patch
 from safron.engine.plan.grid import PatchGrid, PatchJob
 from safron.io.masks.mask import LabelMask
 
@@ -113,5 +113,5 @@ def _generate(model: PatchModel, mask: LabelMask, job: PatchJob, seed: int) -> n
     labels = read_labels(mask, job.read, outside=card.outside)
     if card.is_fill[labels].all():
         return None
-    noise = normal_noise(job.read, seed=seed, scales=card.noise_scales)[None] if card.noise_scales else None
-    return np.asarray(model(labels[None], noise)[0], np.float32)
+    inputs = one_patch(card_sources(card, mask, seed=seed), labels, job.read)
+    return np.asarray(model(inputs["labels"], inputs.get("noise"), **further(inputs))[0], np.float32)

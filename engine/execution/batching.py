@@ -23,14 +23,12 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.generator.planes import Inputs, each, further
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.task_result import Tally
 
-UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
-
-Call = Callable[[UInt8, Float32 | None], npt.NDArray[Any]]
+Call = Callable[..., npt.NDArray[Any]]
 """A generator, see `safron.engine.generator.model.PatchModel`."""
 Deliver = Callable[[npt.NDArray[Any], Window], None]
 """Takes values [m, tile, tile, 3] of patches side by side, and the write window of the first of them."""
@@ -44,10 +42,8 @@ class Strip:
 
     Attributes
     ----------
-    labels
-        uint8 [n, side, side], their windows; a view.
-    noise
-        float32 [n, channels, side, side], or None; a view.
+    inputs
+        What they are made of, "labels" uint8 [n, side, side] first; views.
     first
         Write window of the first patch.
     stride
@@ -56,18 +52,13 @@ class Strip:
         Takes what is generated, on the thread of the task.
     """
 
-    labels: UInt8
-    noise: Float32 | None
+    inputs: Inputs
     first: Window
     stride: int
     deliver: Deliver
 
     def __len__(self) -> int:
-        return len(self.labels)
-
-    def inputs(self, part: slice) -> tuple[UInt8, Float32 | None]:
-        """Labels and noise of some patches."""
-        return self.labels[part], None if self.noise is None else self.noise[part]
+        return len(self.inputs["labels"])
 
     def window(self, index: int) -> Window:
         """Write window of a patch."""
@@ -102,32 +93,37 @@ class Pool(Protocol):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None: ...
 
 
-@dataclass
-class Inputs:
-    """What a batch is made of: uint8 [n, side, side], and float32 [n, channels, side, side] or None."""
+@dataclass(frozen=True)
+class Batch:
+    """Memory for the inputs of one batch.
 
-    labels: UInt8
-    noise: Float32 | None
+    Attributes
+    ----------
+    inputs
+        Arrays [n, ...] for each input.
+    """
+
+    inputs: Inputs
 
     @classmethod
     def empty(cls, plan: RenderPlan) -> Self:
         """Room for one batch."""
-        side, channels = plan.grid.tile + 2 * plan.grid.context, len(plan.noise_scales)
-        noise = np.zeros((plan.batch, channels, side, side), np.float32) if channels else None
-        return cls(np.zeros((plan.batch, side, side), np.uint8), noise)
+        side = plan.grid.tile + 2 * plan.grid.context
+        inputs: Inputs = {"labels": np.zeros((plan.batch, side, side), np.uint8)}
+        for spec in plan.planes:
+            inputs[spec.name] = np.zeros((plan.batch, *spec.shape(side)), spec.dtype)
+        return cls(inputs)
 
-    def put(self, slots: slice, labels: UInt8, noise: Float32 | None) -> None:
+    def put(self, slots: slice, inputs: Inputs) -> None:
         """Copy patches into some slots."""
-        self.labels[slots] = labels
-        if self.noise is not None:
-            self.noise[slots] = noise
+        for name, values in inputs.items():
+            self.inputs[name][slots] = values
 
-    def filled_up(self, count: int) -> tuple[UInt8, Float32 | None]:
+    def filled_up(self, count: int) -> Inputs:
         """Give the whole batch, with copies of the first patch after the first `count`."""
-        self.labels[count:] = self.labels[0]
-        if self.noise is not None:
-            self.noise[count:] = self.noise[0]
-        return self.labels, self.noise
+        for values in self.inputs.values():
+            values[count:] = values[0]
+        return self.inputs
 
 
 class OwnBatches:
@@ -147,7 +143,7 @@ class OwnBatches:
 
     def __init__(self, call: Call, plan: RenderPlan, tally: Tally, ran: Ran) -> None:
         self._call, self._plan, self._tally, self._ran = call, plan, tally, ran
-        self._inputs = Inputs.empty(plan)
+        self._batch = Batch.empty(plan)
         self._count = 0
         self._waiting: list[tuple[slice, Window, Deliver]] = []
 
@@ -164,7 +160,7 @@ class OwnBatches:
         while done < len(strip):
             part = slice(done, done + min(len(strip) - done, self._plan.batch - self._count))
             slots = slice(self._count, self._count + part.stop - part.start)
-            self._inputs.put(slots, *strip.inputs(part))
+            self._batch.put(slots, each(strip.inputs, part))
             self._waiting.append((slots, strip.window(done), strip.deliver))
             self._count, done = slots.stop, part.stop
             if self._count == self._plan.batch:
@@ -172,7 +168,8 @@ class OwnBatches:
 
     def _run(self) -> None:
         with self._tally.stage("model"):
-            values = self._call(*self._inputs.filled_up(self._count))
+            inputs = self._batch.filled_up(self._count)
+            values = self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
         with self._tally.stage("blend"):
             for slots, first, deliver in self._waiting:
                 deliver(values[slots], first)

@@ -104,11 +104,14 @@ class _TimedModel:
         self._model, self._timer = model, timer
 
     def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+        self,
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None = None,
+        **planes: npt.NDArray[Any],
     ) -> npt.NDArray[Any]:
         """Run a batch; see `PatchModel`."""
         with self._timer.call():
-            return self._model(labels, noise)
+            return self._model(labels, noise, **planes)
 
 
 def first_call(call: Callable[[], Made], seconds: float | None) -> Made:

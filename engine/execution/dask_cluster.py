@@ -21,7 +21,7 @@ from typing import Any
 from uuid import uuid4
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, Scheduler, SpecCluster, Status
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.failures import Lost, Stuck
 from safron.engine.system.gpus import process_blocks, worker_gpus
@@ -54,6 +54,7 @@ PATIENCE_SECONDS = 10.0
 COUNT_SECONDS = 5.0
 # A worker that has tasks and shows no progress for so long is told of, once.
 SLOW_SECONDS = 60.0
+ENDED = (Status.closed, Status.failed)
 # Open files that a scheduler in this process may need, and more for each worker; 34 and 12 were seen.
 OPEN_FILES = 64
 FILES_PER_WORKER = 16
@@ -69,10 +70,13 @@ class Cluster:
         Of the scheduler.
     where
         Its name in messages.
+    processes
+        Those of this machine that start workers, and start them again; empty where workers come from elsewhere.
     """
 
     client: Any
     where: str
+    processes: tuple[Any, ...] = ()
     _jobs: dict[str, Job] = field(default_factory=dict)
     _seen: dict[str, int] = field(default_factory=dict)
     # By worker: when it last showed progress, and the tasks that it had then.
@@ -90,6 +94,7 @@ class Cluster:
                 facts: WorkerFacts = future.result(timeout=PATIENCE_SECONDS)
                 return facts
             except TimeoutError:
+                self.check()
                 if not told and not self.width:
                     log.warning("%s: no worker has started yet; waiting", self.where)
                     told = True
@@ -154,9 +159,22 @@ class Cluster:
         self._seen.pop(name, None)
 
     def check(self) -> None:
-        """Tell of workers that show no progress; raise `Stuck` if a worker says that its generator does not return."""
+        """Tell of workers that show no progress.
+
+        Raises
+        ------
+        Stuck
+            A worker says that its generator does not return.
+        Lost
+            All processes have ended, and none starts again.
+        """
         if self._stuck:
             raise ends(Stuck(self._stuck[0]))
+        if self.processes and all(process.status in ENDED for process in self.processes):
+            raise Lost(
+                f"{self.where}: all of them have ended and cannot start again; finished blocks are kept, the same "
+                "command continues"
+            )
         now = time.monotonic()
         if now - self._checked < min(COUNT_SECONDS, SLOW_SECONDS):
             return
@@ -315,9 +333,9 @@ def _open(placement: Placement, security: Any, stack: ExitStack) -> Cluster:
         return Cluster(client, f"--scheduler {placement.scheduler}")
     workers = stack.enter_context(_start(placement, security))
     client = stack.enter_context(_connect(workers, security))
-    return Cluster(
-        client, f"--cluster {placement.cluster}" if placement.cluster else "the workers of this machine"
-    )
+    if placement.cluster:
+        return Cluster(client, f"--cluster {placement.cluster}")
+    return Cluster(client, "the workers of this machine", tuple(workers.workers.values()))
 
 
 def _quiet_dask() -> None:

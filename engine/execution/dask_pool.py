@@ -185,6 +185,8 @@ DASK_SETTINGS = {
     "distributed.admin.low-level-log-length": 100,
     "distributed.admin.system-monitor.log-length": 100,
     "distributed.admin.tick.limit": "60s",
+    # A process that died starts again. If that takes longer than this, as on a busy machine, Dask gives it up for good.
+    "distributed.deploy.lost-worker-timeout": "1h",
     # A task is given up once its workers died more often than this.
     "distributed.scheduler.allowed-failures": TRIES - 1,
 }

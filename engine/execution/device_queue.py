@@ -10,11 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.generator.planes import Inputs, each, further
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.task_result import Tally
 
-from .batching import Batches, Call, Deliver, Inputs, Ran, Strip
+from .batching import Batch, Batches, Call, Deliver, Ran, Strip
 
 RUNNERS = 2
 """Calls at a time on a device: while it works on one batch, the next is on its way there."""
@@ -50,7 +51,7 @@ class _Batch:
         What it raised, by the first slot of a part.
     """
 
-    inputs: Inputs
+    inputs: Batch
     taken: int = 0
     slots: list[slice] = field(default_factory=list)
     unfilled: int = 0
@@ -79,8 +80,8 @@ class DeviceQueue:
         self.plan = plan
         self._call = call
         self.changed = threading.Condition()
-        self._free = deque(Inputs.empty(plan) for _ in range(BUFFERS - 1))
-        self._spare, self._apart = Inputs.empty(plan), threading.Lock()
+        self._free = deque(Batch.empty(plan) for _ in range(BUFFERS - 1))
+        self._spare, self._apart = Batch.empty(plan), threading.Lock()
         self._open: _Batch | None = None
         self._full: deque[_Batch] = deque()
         self._running = 0
@@ -171,7 +172,7 @@ class DeviceQueue:
         while (batch := self._next()) is not None:
             start = time.perf_counter()
             try:
-                batch.values = self._call(*batch.inputs.filled_up(batch.taken))
+                batch.values = self._run(batch.inputs.filled_up(batch.taken))
             except BaseException as error:
                 self._run_parts(batch, error)
             batch.seconds = time.perf_counter() - start
@@ -181,6 +182,9 @@ class DeviceQueue:
                 self.changed.notify_all()
                 self._recycle(batch)
 
+    def _run(self, inputs: Inputs) -> npt.NDArray[Any]:
+        return self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
+
     def _run_parts(self, batch: _Batch, error: BaseException) -> None:
         """Run the parts of a batch that failed one by one: a patch that cannot be run fails its own task alone."""
         if len(batch.slots) == 1:
@@ -189,12 +193,9 @@ class DeviceQueue:
         with self._apart:
             for slots in batch.slots:
                 count = slots.stop - slots.start
-                noise = batch.inputs.noise
-                self._spare.put(
-                    slice(count), batch.inputs.labels[slots], None if noise is None else noise[slots]
-                )
+                self._spare.put(slice(count), each(batch.inputs.inputs, slots))
                 try:
-                    values = self._call(*self._spare.filled_up(count))[:count]
+                    values = self._run(self._spare.filled_up(count))[:count]
                 except BaseException as error_of_part:
                     batch.errors[slots.start] = error_of_part
                     continue
@@ -259,7 +260,7 @@ class SharedBatches:
             self._waiting.append((batch, slots, strip.window(done), strip.deliver))
             part = slice(done, done + slots.stop - slots.start)
             try:
-                batch.inputs.put(slots, *strip.inputs(part))
+                batch.inputs.put(slots, each(strip.inputs, part))
             finally:
                 self.queue.filled(batch)
             done = part.stop

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.halving import Halving
 from safron.engine.generator.model import GeneratorInfo, PatchModel
+from safron.engine.generator.planes import further
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.scratch.task_result import Tally
 
@@ -133,9 +134,9 @@ class PatchPool:
                 start = work.waiting.popleft()
             except IndexError:
                 return None
-            labels, noise = work.strip.inputs(slice(start, start + self._size))
-            noise = None if noise is None else np.ascontiguousarray(noise)
-            return start, self._call(np.ascontiguousarray(labels), noise)
+            part = slice(start, start + self._size)
+            inputs = {name: np.ascontiguousarray(values[part]) for name, values in work.strip.inputs.items()}
+            return start, self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
 
     def end(self, work: _Work) -> None:
         """Leave what is waiting; wait for helpers, and raise what they raised."""

@@ -23,7 +23,7 @@ from safron.engine.blending.accumulator import Accumulator
 from safron.engine.blending.resample import resample
 from safron.engine.generator.inputs import Labels, read_labels, where_fill
 from safron.engine.generator.model import GeneratorInfo
-from safron.engine.generator.noise import normal_noise
+from safron.engine.generator.planes import Inputs, PlaneSource, card_sources, patch_windows
 from safron.engine.plan.blocks import BlockPlan, PatchRect
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
@@ -39,7 +39,6 @@ from .batching import Batches, Pool, Strip
 from .device_queue import Stopped
 
 UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,11 @@ class Job:
         if scale.is_one:
             return self.mask
         return ScaledMask(self.mask, (grid.height, grid.width), scale.slide_index)
+
+    @property
+    def sources(self) -> tuple[PlaneSource, ...]:
+        """Where the generator's inputs beside labels come from."""
+        return card_sources(self.model.card, self.labels, seed=self.plan.seed)
 
 
 # Tasks of this process look here between batches: who wants to hear of finished patches, and whether to
@@ -143,7 +147,8 @@ def strips(job: Job, rect: PatchRect, target: Accumulator, tally: Tally) -> Iter
             first, part = corner.shift(y, x), in_row[start : start + count]
             start += count
             if not filled:
-                yield Strip(part, _noise_windows(job.plan, first, count, tally), first, across, target.add)
+                inputs = {"labels": part} | _planes(job, first, count, tally)
+                yield Strip(inputs, first, across, target.add)
                 continue
             with tally.stage("blend"):
                 strip = inner[y : y + grid.tile, x : x + (count - 1) * across + grid.tile]
@@ -162,16 +167,13 @@ def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> l
     return [bool(columns[index * step : index * step + side].all()) for index in range(count)]
 
 
-def _noise_windows(plan: RenderPlan, first: Window, count: int, tally: Tally) -> Float32 | None:
-    """The noise under patches that lie side by side, made once where they overlap: a view [n, k, side, side]."""
-    if not plan.noise_scales:
-        return None
-    read = first.expand(plan.grid.context)
-    stride = plan.grid.columns.stride
-    window = Window(read.y, read.x, read.height, read.width + (count - 1) * stride)
-    with tally.stage("noise"):
-        noise = normal_noise(window, seed=plan.seed, scales=plan.noise_scales)
-    return sliding_window_view(noise, read.width, axis=2)[:, :, ::stride].transpose(2, 0, 1, 3)
+def _planes(job: Job, first: Window, count: int, tally: Tally) -> Inputs:
+    """Give the inputs beside labels of patches that lie side by side; the first has this write window."""
+    read, inputs = first.expand(job.plan.grid.context), {}
+    for source in job.sources:
+        with tally.stage(source.spec.name):
+            inputs[source.spec.name] = patch_windows(source, read, count, job.plan.grid.columns.stride)
+    return inputs
 
 
 def boundary_task(job: Job, index: tuple[int, int]) -> TaskDone:

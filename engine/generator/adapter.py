@@ -45,6 +45,8 @@ def check_adapter(session: Any, card: Card, source: str) -> None:
             raise BadInput(
                 f"--model {source}: {name!r} is {found[name].type}, which no adapter takes; {PAGE}"
             )
+    if card.edges:
+        raise BadInput(f"--model {source}: its card has edges and an adapter, which takes none; {PAGE}")
     known = {adapter.input.name, adapter.noise}
     if spare := sorted(set(inputs) - known):
         raise BadInput(f"--model {source}: inputs {spare} are not in its card's adapter; {PAGE}")

@@ -101,6 +101,18 @@ class Adapter(Struct, frozen=True, forbid_unknown_fields=True):
     noise: Name | None = None
 
 
+class Edges(Struct, frozen=True, forbid_unknown_fields=True):
+    """The input "edges", uint8 [N, 1, y, x]: 1 in pixels at the border of a region, else 0.
+
+    Attributes
+    ----------
+    of
+        What ends at an edge: "labels", regions of one label.
+    """
+
+    of: Literal["labels"] = "labels"
+
+
 def _check_range(given: tuple[float, float] | None) -> None:
     """Refuse a range without extent, or none: a guess at what is missing would give wrong colours in silence."""
     if given is None or given[0] == given[1]:
@@ -132,6 +144,8 @@ class Card:
         One entry per noise channel, see `safron.engine.generator.noise`.
     mpp
         Micrometres per pixel of what it draws, or None.
+    edges
+        What its input "edges" shows, or None where it has none.
     adapter
         How to call a network that does not follow the contract itself, or None.
     extra
@@ -150,6 +164,7 @@ class Card:
     version: str = "1"
     licence: str = "unknown"
     trained_on: str = "unknown"
+    edges: Edges | None = None
     adapter: Adapter | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 

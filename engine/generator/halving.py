@@ -18,6 +18,7 @@ import numpy.typing as npt
 from safron.engine.system.failures import Final
 
 from .model import GeneratorInfo, PatchModel
+from .planes import each
 
 log = logging.getLogger("safron")
 
@@ -35,13 +36,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_halves(
-    model: PatchModel, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
+    model: PatchModel,
+    labels: npt.NDArray[np.uint8],
+    noise: npt.NDArray[np.float32] | None,
+    **planes: npt.NDArray[Any],
 ) -> npt.NDArray[Any]:
     """Run the first and the last half of a batch; both have one shape, so an odd batch has its middle run twice."""
     half = -(-len(labels) // 2)
     rest = len(labels) - half
-    first = model(labels[:half], None if noise is None else noise[:half])
-    last = model(labels[rest:], None if noise is None else noise[rest:])
+    first = model(labels[:half], None if noise is None else noise[:half], **each(planes, slice(half)))
+    last = model(labels[rest:], None if noise is None else noise[rest:], **each(planes, slice(rest, None)))
     return np.concatenate([first, last[half - rest :]])
 
 
@@ -62,18 +66,21 @@ class Halving:
         self._guard = threading.Lock()
 
     def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+        self,
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None = None,
+        **planes: npt.NDArray[Any],
     ) -> npt.NDArray[Any]:
         """Run a batch; see `PatchModel`."""
         if self._halved:
-            return in_halves(self._model, labels, noise)
+            return in_halves(self._model, labels, noise, **planes)
         try:
-            return self._model(labels, noise)
+            return self._model(labels, noise, **planes)
         except Exception as error:
             if not is_out_of_memory(error) or len(labels) < 2:
                 raise
             self._halve(len(labels), error)
-        return in_halves(self._model, labels, noise)
+        return in_halves(self._model, labels, noise, **planes)
 
     def _halve(self, batch: int, error: Exception) -> None:
         """Halve all batches from now on, or say why that cannot be done."""

@@ -45,7 +45,10 @@ class PatchModel(Protocol):
     device: str
 
     def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None
+        self,
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None,
+        **planes: npt.NDArray[Any],
     ) -> npt.NDArray[Any]:
         """Generate a batch.
 
@@ -55,6 +58,8 @@ class PatchModel(Protocol):
             uint8 [N, T + 2c, T + 2c].
         noise
             float32 [N, K, T + 2c, T + 2c], or None where K is 0.
+        **planes
+            The further inputs that its card names, by name; see `safron.engine.generator.planes`.
 
         Returns
         -------
@@ -163,7 +168,10 @@ class IdentityModel:
         self.sha256 = hashlib.sha256(self.colors.tobytes()).hexdigest()
 
     def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+        self,
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None = None,
+        **planes: npt.NDArray[Any],
     ) -> npt.NDArray[np.uint8]:
         """Return the colours of the labels inside the context: uint8 [N, T, T, 3]."""
         context = self.card.context

@@ -21,10 +21,12 @@ from .adapter import check_adapter, run_adapted
 from .card import Card, parse_card
 from .devices import check_precision, check_providers, choose_device, nodes_on_cpu, providers
 from .onnx_file import OnnxFile
+from .planes import Inputs, card_specs, each, further
 from .shipped import model_names
 
 log = logging.getLogger("safron")
 
+TENSORS = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 # Bytes. ONNX Runtime aligns every tensor that it makes itself to this.
 ALIGNMENT = 64
 FATAL = 4  # severity in ONNX Runtime's log: errors come as exceptions, and each is one line
@@ -216,24 +218,26 @@ class OnnxModel:
             )
 
     def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+        self,
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None = None,
+        **planes: npt.NDArray[Any],
     ) -> npt.NDArray[Any]:
         """Generate a batch; see `PatchModel`.
 
         The image is float32, since NumPy takes twenty times as long to look through a float16 array.
         """
+        inputs: Inputs = {"labels": labels} | ({} if noise is None else {"noise": noise}) | planes
         if self.per_call is not None and len(labels) != self.per_call:
-            return self._in_calls(labels, noise, self.per_call)
-        labels = np.ascontiguousarray(labels)
+            return self._in_calls(inputs, self.per_call)
+        inputs = {name: np.ascontiguousarray(values) for name, values in inputs.items()}
         side = labels.shape[1] - 2 * self.card.context
         if self._returns_image:
             # ONNX Runtime writes where the image shall be, while it is in the core's cache.
             image = _aligned((len(labels), side, side, 3))
             binding = self._session.io_binding()
-            binding.bind_cpu_input("labels", labels)
-            if noise is not None:
-                noise = np.ascontiguousarray(noise)
-                binding.bind_cpu_input("noise", noise)
+            for name, values in inputs.items():
+                binding.bind_cpu_input(name, values)
             binding.bind_output("image", "cpu", 0, np.float32, image.shape, image.ctypes.data)
             with suppress(Exception):  # what is wrong with the graph or its output is said below
                 self._session.run_with_iobinding(binding)
@@ -242,23 +246,21 @@ class OnnxModel:
             if self.card.adapter is not None:
                 image = run_adapted(self._session, self.card, labels, noise)
             else:
-                feeds = {"labels": labels} if noise is None else {"labels": labels, "noise": noise}
-                image = self._session.run(["image"], feeds)[0]
+                image = self._session.run(["image"], inputs)[0]
         except Exception as error:  # as above
             raise Failed(
                 f"generator {self.card.name!r} failed on {labels.shape}: {one_line(error)}; see --batch, --device"
             ) from error
         return check_output(np.asarray(image, np.float32), labels, self.card)
 
-    def _in_calls(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None, size: int
-    ) -> npt.NDArray[Any]:
+    def _in_calls(self, inputs: Inputs, size: int) -> npt.NDArray[Any]:
         """Generate a batch in calls of `size` patches each, the last one filled up with copies."""
         images = []
-        for start in range(0, len(labels), size):
-            rows = np.minimum(np.arange(start, start + size), len(labels) - 1)
-            images.append(self(labels[rows], None if noise is None else noise[rows]))
-        return np.concatenate(images)[: len(labels)]
+        count = len(inputs["labels"])
+        for start in range(0, count, size):
+            part = each(inputs, np.minimum(np.arange(start, start + size), count - 1))
+            images.append(self(part["labels"], part.get("noise"), **further(part)))
+        return np.concatenate(images)[:count]
 
     @cached_property
     def _returns_image(self) -> bool:
@@ -311,7 +313,7 @@ def _check_signature(session: Any, card: Card, source: str) -> None:
     """Raise `BadInput` unless inputs and outputs have the contract's names and types."""
     inputs = {entry.name: entry for entry in session.get_inputs()}
     outputs = {entry.name: entry for entry in session.get_outputs()}
-    wanted = {"labels": "tensor(uint8)"} | ({"noise": "tensor(float)"} if card.noise_scales else {})
+    wanted = {"labels": "tensor(uint8)"} | {spec.name: TENSORS[spec.dtype] for spec in card_specs(card)}
     for name, kind in wanted.items():
         found = inputs.pop(name, None)
         if found is None or found.type != kind:
@@ -321,7 +323,8 @@ def _check_signature(session: Any, card: Card, source: str) -> None:
             )
     if inputs:
         raise BadInput(
-            f"--model {source}: unknown inputs {sorted(inputs)}; the contract has 'labels' and 'noise'"
+            f"--model {source}: unknown inputs {sorted(inputs)}; its card names {', '.join(map(repr, wanted))}; "
+            "see docs/generator-contract.md"
         )
     if "image" not in outputs:
         raise BadInput(

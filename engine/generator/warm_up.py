@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.render_plan import RenderPlan
-from safron.engine.plan.window import Window
 from safron.engine.system.memory import resident_bytes
 from safron.io.errors import BadInput, Failed
 
 from .halving import in_halves, is_out_of_memory
 from .model import GeneratorInfo, PatchModel
-from .noise import normal_noise
+from .planes import Inputs, each, further
 
 log = logging.getLogger("safron")
 
@@ -82,13 +83,13 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
 def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> None:
     """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep."""
     if info.batch_invariant and info.per_call is None:  # one call of two patches that are alike
-        labels, noise = _inputs(info, plan, 1)
-        first, *others = model(labels.repeat(2, axis=0), None if noise is None else noise.repeat(2, axis=0))
+        inputs = each(_inputs(info, plan, 1), [0, 0])
+        first, *others = _call(model, inputs)
     else:
-        labels, noise = _inputs(info, plan, info.per_call or plan.batch)
+        inputs = _inputs(info, plan, info.per_call or plan.batch)
         with ThreadPoolExecutor(info.calls or 1) as threads:
             times = max(2, min(info.calls or 1, plan.batch))
-            first, *others = threads.map(lambda _: model(labels, noise), range(times))
+            first, *others = threads.map(lambda _: _call(model, inputs), range(times))
     if not all(np.array_equal(first, other) for other in others):
         raise BadInput(
             f"generator {info.card.name!r} returned other pixels for the same input, so no render could be continued or "
@@ -98,9 +99,9 @@ def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> None
 
 def _compare_batches(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int) -> GeneratorInfo:
     """Run a batch whole, again, in halves, and its patches elsewhere beside others; say what stays the same."""
-    labels, noise = _inputs(info, plan, batch)
-    whole = model(labels, noise)
-    if not np.array_equal(whole, model(labels, noise)):
+    inputs = _inputs(info, plan, batch)
+    whole = _call(model, inputs)
+    if not np.array_equal(whole, _call(model, inputs)):
         log.warning(
             "%s: generator %r returned other bits for the same input: another run will differ in its last bits",
             info.device,
@@ -110,46 +111,38 @@ def _compare_batches(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, b
         return info
     return replace(
         info,
-        same_halves=np.array_equal(whole, in_halves(model, labels, noise)),
-        same_places=all(_is_same_elsewhere(model, whole, labels, noise, first) for first in (0, 1)),
+        same_halves=np.array_equal(whole, _call(partial(in_halves, model), inputs)),
+        same_places=all(_is_same_elsewhere(model, whole, inputs, first) for first in (0, 1)),
     )
 
 
-def _is_same_elsewhere(
-    model: PatchModel,
-    whole: npt.NDArray[Any],
-    labels: npt.NDArray[np.uint8],
-    noise: npt.NDArray[np.float32] | None,
-    first: int,
-) -> bool:
+def _call(model: Callable[..., npt.NDArray[Any]], inputs: Inputs) -> npt.NDArray[Any]:
+    return model(inputs["labels"], inputs.get("noise"), **further(inputs))
+
+
+def _is_same_elsewhere(model: PatchModel, whole: npt.NDArray[Any], inputs: Inputs, first: int) -> bool:
     """Whether every other patch gives the same a place further, from place `first` on, beside patches of one label.
 
     Those neighbours have another range and another mean, which a generator that scales by its batch would show.
     """
-    kept = np.arange(first, len(labels), 2)
-    labels_there = np.full_like(labels, labels.min())
-    labels_there[kept] = labels[kept - 1]
-    noise_there = None if noise is None else np.zeros_like(noise)
-    if noise is not None and noise_there is not None:
-        noise_there[kept] = noise[kept - 1]
-    return np.array_equal(model(labels_there, noise_there)[kept], whole[kept - 1])
+    kept = np.arange(first, len(whole), 2)
+    there = {name: np.zeros_like(values) for name, values in inputs.items()}
+    there["labels"][:] = inputs["labels"].min()
+    for name, values in inputs.items():
+        there[name][kept] = values[kept - 1]
+    return np.array_equal(_call(model, there)[kept], whole[kept - 1])
 
 
-def _inputs(
-    info: GeneratorInfo, plan: RenderPlan, count: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
+def _inputs(info: GeneratorInfo, plan: RenderPlan, count: int) -> Inputs:
     """Patches as if at random, of which every second has one label only.
 
     Patches that are alike would be equal whatever the kernels do, and patches of one label beside those of all show a
     generator that scales by its batch.
     """
-    side, scales = plan.grid.tile + 2 * plan.grid.context, plan.noise_scales
+    side = plan.grid.tile + 2 * plan.grid.context
     values = np.array([label.value for label in info.card.labels], np.uint8)
     # A multiplicative hash of the place; NumPy's generators take long to import.
     places = np.arange(count * side * side, dtype=np.uint32) * np.uint32(2654435761)
     labels = values[(places >> 16) % len(values)].reshape(count, side, side)
     labels[1::2] = values.min()
-    if not scales:
-        return labels, None
-    windows = [Window(0, index * side, side, side) for index in range(count)]
-    return labels, np.stack([normal_noise(window, seed=0, scales=scales) for window in windows])
+    return {"labels": labels} | {spec.name: spec.made_up(count, side) for spec in plan.planes}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import numpy as np
-import numpy.typing as npt
+from safron.engine.generator.planes import Inputs, card_sources, further, one_patch
+from safron.engine.plan.window import Window
 from safron.io.console import SETTINGS, Program, debug_option, option, run_program, version_option
 from safron.io.errors import BadInput, Failed, one_line
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from safron.engine.generator.onnx_model import OnnxModel
 
     from .rewrite import Rewritten
-
-Windows = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]
 
 LEVELS_LIMIT, FLOAT_LIMIT = 1, 0.01
 """Largest accepted difference in grey levels: of rounded pixels, and of the values before rounding."""
@@ -155,8 +154,8 @@ def _put_on_card(model: onnx.ModelProto, about: dict[str, Any]) -> None:
             entry.value = json.dumps(json.loads(entry.value) | about)
 
 
-def example_windows(generator: OnnxModel, *, seed: int = 0) -> list[Windows]:
-    """Return label windows of one patch each: uniform ones, then fine to coarse mixtures of all labels."""
+def example_patches(generator: OnnxModel, *, seed: int = 0) -> list[Inputs]:
+    """Return the inputs of some patches: uniform labels, then fine to coarse mixtures of all labels."""
     card = generator.card
     side = card.tile + 2 * card.context
     values = np.array([label.value for label in card.labels], np.uint8)
@@ -165,20 +164,23 @@ def example_windows(generator: OnnxModel, *, seed: int = 0) -> list[Windows]:
     for grain in (1, 8, 40, 120):
         cells = rng.choice(values, (-(-side // grain),) * 2)
         planes.append(np.kron(cells, np.ones((grain, grain), np.uint8))[:side, :side])
-    shape = (1, len(card.noise_scales), side, side)
-    noise = [rng.standard_normal(shape, np.float32) if card.noise_scales else None for _ in planes]
-    return [(plane[None], field) for plane, field in zip(planes, noise, strict=True)]
+    window = Window(0, 0, side, side)
+    return [
+        one_patch(card_sources(card, plane, seed=seed + index), plane, window)
+        for index, plane in enumerate(planes)
+    ]
 
 
 def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> Optimized:
     """Run both graphs on the same windows, alternately."""
     seconds: tuple[list[float], list[float]] = ([], [])
     max_abs, levels = 0.0, 0
-    for windows in example_windows(before):
+    for inputs in example_patches(before):
         images = []
         for generator, times in zip((before, after), seconds, strict=True):
             start = time.perf_counter()
-            images.append(generator(*windows).astype(np.float64))
+            image = generator(inputs["labels"], inputs.get("noise"), **further(inputs))
+            images.append(image.astype(np.float64))
             times.append(time.perf_counter() - start)
         max_abs = max(max_abs, float(np.abs(images[1] - images[0]).max()))
         pixels = [np.rint(image).clip(0, 255) for image in images]

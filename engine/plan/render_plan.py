@@ -23,6 +23,7 @@ from safron.io.slides.writer import SlideSpec
 from .blocks import BAND, AxisBlocks, BlockPlan, PatchRect
 from .fixed_point import Blend, fraction_bits
 from .grid import PatchGrid
+from .planes import PlaneSpec
 from .scale import Scale
 from .taper import Taper
 from .window import Window
@@ -96,8 +97,8 @@ class RenderPlan:
         Fraction bits of patch values.
     seed
         Seed of the noise.
-    noise_scales
-        See `safron.engine.generator.noise`.
+    planes
+        Inputs of the generator beside labels.
     """
 
     grid: PatchGrid
@@ -110,7 +111,7 @@ class RenderPlan:
     batch: int
     bits: int
     seed: int
-    noise_scales: tuple[int, ...]
+    planes: tuple[PlaneSpec, ...]
 
     @property
     def blend(self) -> Blend:
@@ -345,13 +346,16 @@ class RenderPlan:
             labels += int((side + 2 * read) / self.scale.ratio) ** 2
         shared = min(1.0, self.grid.overlap / self.grid.rows.stride)
         bands = int(2 * shared * pixels * 3 * np.dtype(self.blend.sum_dtype).itemsize)
-        noise = len(self.noise_scales) * 4 * read * (side + 2 * read)
+        long = read * (side + 2 * read) / read**2
+        planes = int(sum(spec.patch_bytes(read) * (long if spec.spatial else 1) for spec in self.planes))
         tiles = int(self.block**2 * self._most_tile_bytes)
         # A finished block may wait to be written; as JPEG it is small.
         waiting = 0 if self.slide.compression == "jpeg" else tiles
         # These follow one another: patches, boundary sums (stored and read), levels and tiles. A boundary task needs less.
         return (
-            image + waiting + max(bands + labels + noise, bands + 2 * self.boundary_bytes, tiles + image // 3)
+            image
+            + waiting
+            + max(bands + labels + planes, bands + 2 * self.boundary_bytes, tiles + image // 3)
         )
 
     def batch_bytes(self, *, returns_uint8: bool) -> int:
@@ -359,7 +363,8 @@ class RenderPlan:
         tile, read = self.grid.tile, self.grid.tile + 2 * self.grid.context
         # The output of ONNX Runtime, its copy in the batch and, without the C extension, the fixed-point values.
         image_bytes = 1 if returns_uint8 else 12 if compiled is None else 8
-        return self.batch * (read * read * (1 + 4 * len(self.noise_scales)) + tile * tile * 3 * image_bytes)
+        planes = sum(spec.patch_bytes(read) for spec in self.planes)
+        return self.batch * (read * read + planes + tile * tile * 3 * image_bytes)
 
     def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
         """Return everything that decides a pixel or a tag, under the name that users know."""
@@ -382,6 +387,7 @@ class RenderPlan:
                 "--seed": self.seed,
                 "fixed-point bits": self.bits,
                 **slide,
+                **{spec.name: spec.content for spec in self.planes if spec.content},
             }.items()
         }
 

@@ -13,6 +13,7 @@ from safron.engine.execution.device_queue import BUFFERS
 from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
 from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
+from safron.engine.generator.planes import card_specs
 from safron.engine.generator.warm_up import choose_batch, warm_up
 from safron.engine.plan.blocks import choose_block
 from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
@@ -199,7 +200,7 @@ def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderO
         batch=choose_batch(options.batch, info),
         bits=choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
-        noise_scales=card.noise_scales,
+        planes=card_specs(card),
     )
 
 

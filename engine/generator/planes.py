@@ -1,0 +1,153 @@
+"""What does a generator read beside labels?
+
+Every input beside labels has a source: a pure function of the canvas position. So patches that overlap see the same
+values, on any machine and in any order. The engine reads a source once for all patches that lie side by side, and cuts
+what it read into patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+from safron.engine.plan.planes import PlaneSpec, noise_spec
+from safron.engine.plan.window import Window
+
+from .card import Card
+from .inputs import Labels, read_labels
+from .noise import normal_noise
+
+Inputs = dict[str, npt.NDArray[Any]]
+"""What patches are made of, by the name of the generator's input: "labels" uint8 [n, y, x], "noise" float32 [n, k, y, x], ..."""
+
+
+class PlaneSource(Protocol):
+    """Where the values of one input come from.
+
+    Attributes
+    ----------
+    spec
+        Its name, type and size.
+    """
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """See above."""
+        ...
+
+    def read(self, window: Window) -> npt.NDArray[Any]:
+        """Read the values of a window, which may reach beyond the canvas.
+
+        Returns
+        -------
+        npt.NDArray[Any]
+            [channels, window.height, window.width], or [channels] where the input is not spatial.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard normal noise; see `safron.engine.generator.noise`."""
+
+    seed: int
+    scales: tuple[int, ...]
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """See `PlaneSource`."""
+        return noise_spec(self.scales)[0]
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`."""
+        return normal_noise(window, seed=self.seed, scales=self.scales)
+
+
+EDGES = PlaneSpec("edges", 1, "uint8", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class LabelEdges:
+    """Where a label ends: 1 in a pixel one of whose four neighbours has another label.
+
+    Attributes
+    ----------
+    labels
+        Of the canvas.
+    outside
+        Label beyond the canvas, or None for the nearest canvas label.
+    """
+
+    labels: Labels
+    outside: int | None
+    spec = EDGES
+
+    def read(self, window: Window) -> npt.NDArray[np.uint8]:
+        """See `PlaneSource`."""
+        around = read_labels(self.labels, window.expand(1), outside=self.outside)
+        here = around[1:-1, 1:-1]
+        differs = (here != around[:-2, 1:-1]) | (here != around[2:, 1:-1])
+        differs |= (here != around[1:-1, :-2]) | (here != around[1:-1, 2:])
+        edges: npt.NDArray[np.uint8] = differs[None].view(np.uint8)
+        return edges
+
+
+def card_specs(card: Card) -> tuple[PlaneSpec, ...]:
+    """Describe the inputs beside labels that a card names, in the order of `card_sources`."""
+    return (*noise_spec(card.noise_scales), *([EDGES] if card.edges else []))
+
+
+def card_sources(card: Card, labels: Labels, *, seed: int) -> tuple[PlaneSource, ...]:
+    """Give the sources of all inputs that the mask and the seed decide."""
+    sources: list[PlaneSource] = []
+    if card.noise_scales:
+        sources.append(Noise(seed, card.noise_scales))
+    if card.edges:
+        sources.append(LabelEdges(labels, card.outside))
+    return tuple(sources)
+
+
+def patch_windows(source: PlaneSource, first: Window, count: int, stride: int) -> npt.NDArray[Any]:
+    """Read a source under patches that lie side by side, once where they overlap.
+
+    Parameters
+    ----------
+    source
+        What to read.
+    first
+        Read window of the first patch.
+    count
+        Number of patches.
+    stride
+        Pixels from one patch to the next.
+
+    Returns
+    -------
+    npt.NDArray[Any]
+        A view [count, channels, height, width], or [count, channels] where the input is not spatial.
+    """
+    values = source.read(Window(first.y, first.x, first.height, first.width + (count - 1) * stride))
+    if not source.spec.spatial:
+        return np.broadcast_to(values, (count, *values.shape))
+    return sliding_window_view(values, first.width, axis=2)[:, :, ::stride].transpose(2, 0, 1, 3)
+
+
+def one_patch(sources: tuple[PlaneSource, ...], labels: npt.NDArray[np.uint8], window: Window) -> Inputs:
+    """Give the inputs of one patch, of whose read window the labels [y, x] are given."""
+    return {"labels": labels[None]} | {
+        source.spec.name: patch_windows(source, window, 1, 1) for source in sources
+    }
+
+
+def further(inputs: Mapping[str, npt.NDArray[Any]]) -> Inputs:
+    """Give the inputs beside labels and noise, which every `PatchModel` takes."""
+    return {name: values for name, values in inputs.items() if name not in ("labels", "noise")}
+
+
+def each(inputs: Mapping[str, npt.NDArray[Any]], part: Any) -> Inputs:
+    """Give some patches of every input, by a slice or by their numbers."""
+    return {name: values[part] for name, values in inputs.items()}
