@@ -69,10 +69,12 @@ class Contract(nn.Module):
         self.register_buffer("fills", fills.reshape(len(fills), 1, 1, 1, 3))
 
     def forward(self, labels: Tensor, noise: Tensor | None = None, edges: Tensor | None = None) -> Tensor:
-        """Uint8 [n, T+2c, T+2c], float32 [n, k, T+2c, T+2c] and uint8 as labels -> float32 [n, T, T, 3]."""
+        """Uint8 [n, T+2c, T+2c], float32 [n, k, T+2c, T+2c] and uint8 [n, 1, T+2c, T+2c] -> float32 [n, T, T, 3]."""
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
         noise = None if noise is None else noise.to(self.precision)
-        conditions = join_conditions(one_hot, edges, self.config).to(self.precision)
+        conditions = join_conditions(one_hot, None if edges is None else edges[:, 0], self.config).to(
+            self.precision
+        )
         image = to_rgb(self.network(conditions, noise).float())
         for place, index in enumerate(self.background):
             share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], self.window, stride=1)
@@ -173,22 +175,28 @@ def make_card(
         {name: value for name, value in entry.items() if value is not None}
         for entry in config.to_json()["model"]["labels"]
     ]
-    return {
-        "version": CARD_VERSION,
-        "name": name or model.name,
-        "tile": {"multiple_of": model.alignment, "default": model.tile} if model.dynamic_tile else model.tile,
-        "context": model.context,
-        "alignment": model.alignment,
-        "labels": labels,
-        "outside": "edge",
-        "noise_channels": len(model.noise_scales),
-        "noise_scales": list(model.noise_scales),
-        "norm": "none" if model.network == "seamless" else "frozen",
-        "licence": licence,
-        "trained_on": trained_on,
-        "steps": steps,
-        "config_sha256": config.sha256(),
-    } | ({"mpp": model.mpp} if model.mpp else {}) | ({"edges": {"labels": list(model.nuclei)}} if model.nuclei else {})
+    return (
+        {
+            "version": CARD_VERSION,
+            "name": name or model.name,
+            "tile": {"multiple_of": model.alignment, "default": model.tile}
+            if model.dynamic_tile
+            else model.tile,
+            "context": model.context,
+            "alignment": model.alignment,
+            "labels": labels,
+            "outside": "edge",
+            "noise_channels": len(model.noise_scales),
+            "noise_scales": list(model.noise_scales),
+            "norm": "none" if model.network == "seamless" else "frozen",
+            "licence": licence,
+            "trained_on": trained_on,
+            "steps": steps,
+            "config_sha256": config.sha256(),
+        }
+        | ({"mpp": model.mpp} if model.mpp else {})
+        | ({"edges": {"of": "instances", "labels": list(model.nuclei)}} if model.nuclei else {})
+    )
 
 
 Window = dict[str, npt.NDArray[Any]]
@@ -203,7 +211,7 @@ def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
     if model.noise_scales:
         window["noise"] = draw_noise(rng, side, side, model.noise_scales)[None]
     if model.nuclei:
-        window["edges"] = (rng.random((1, side, side)) < 0.2).astype(np.uint8)
+        window["edges"] = (rng.random((1, 1, side, side)) < 0.2).astype(np.uint8)
     return window
 
 
@@ -212,7 +220,11 @@ def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
     window = _example(model, model.tile)
     axes = {name: {0: "n"} for name in [*window, "image"]}
     if model.dynamic_tile:
-        sides = {"labels": {1: "height", 2: "width"}, "noise": {2: "height", 3: "width"}, "edges": {1: "height", 2: "width"}}
+        sides = {
+            "labels": {1: "height", 2: "width"},
+            "noise": {2: "height", 3: "width"},
+            "edges": {2: "height", 3: "width"},
+        }
         sides["image"] = {1: "out_height", 2: "out_width"}
         axes = {name: {**free, **sides[name]} for name, free in axes.items()}
     buffer = io.BytesIO()

@@ -71,7 +71,9 @@ def draw_sheet(generator: nn.Module, held_out: Source, config: TrainConfig) -> n
     for index in chosen:
         sample = held_out.read(int(index), held_out.place(rng, int(index), read), read)
         noise = draw_noise(rng, read, read, config.model.noise_scales)
-        image = np.rint(stitch(generator, sample.labels, noise, config, tile=tile, edges=sample.edges)).astype(np.uint8)
+        image = np.rint(
+            stitch(generator, sample.labels, noise, config, tile=tile, edges=sample.edges)
+        ).astype(np.uint8)
         rows = [colors[sample.labels[inner]], sample.image[inner], image, mark_edges(image, tile, stride)]
         columns.append(_spaced(rows, axis=0))
     generator.train(trained)

@@ -62,15 +62,19 @@ class Job:
     @property
     def labels(self) -> Labels:
         """The mask in drawn pixels."""
+        return self._drawn(self.mask)
+
+    def _drawn(self, mask: LabelMask) -> Labels:
         grid, scale = self.plan.grid, self.plan.scale
         if scale.is_one:
-            return self.mask
-        return ScaledMask(self.mask, (grid.height, grid.width), scale.slide_index)
+            return mask
+        return ScaledMask(mask, (grid.height, grid.width), scale.slide_index)
 
     @property
     def sources(self) -> tuple[PlaneSource, ...]:
         """Where the generator's inputs beside labels come from."""
-        return card_sources(self.model.card, self.labels, seed=self.plan.seed)
+        beside = {name: self._drawn(other) for name, other in self.mask.beside.items()}
+        return card_sources(self.model.card, self.labels, seed=self.plan.seed, beside=beside)
 
 
 # Tasks of this process look here between batches: who wants to hear of finished patches, and whether to

@@ -123,7 +123,9 @@ def table_of(polygons: Iterable[PolygonSet]) -> ClassTable:
     for found in polygons:
         names += [name for name in found.names if name.lower() not in {*map(str.lower, names)}]
     if len(names) > 256:
-        raise BadInput(f"{len(names) - 1} classes; a mask has at most 255: bring them together by --classes TABLE")
+        raise BadInput(
+            f"{len(names) - 1} classes; a mask has at most 255: bring them together by --classes TABLE"
+        )
     labels = tuple(Label(value, name, _color(value)) for value, name in enumerate(names))
     return ClassTable({name: value for value, name in enumerate(names)}, labels)
 

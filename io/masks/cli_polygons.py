@@ -49,7 +49,13 @@ def _size(value: str) -> tuple[int, int]:
     type=click.IntRange(0, 255),
     shown="0, or without --regions that of the name tissue",
 )
-@option("--size", "Size of the mask: width and height, in pixels.", "W,H", parse=_size, shown="that of the polygons")
+@option(
+    "--size",
+    "Size of the mask: width and height, in pixels.",
+    "W,H",
+    parse=_size,
+    shown="that of the polygons",
+)
 @option(
     "--like",
     "Take size and pixel size from the slide with these nuclei.",

@@ -20,7 +20,9 @@ RADIUS = 1
 
 
 def find_edges(
-    labels: npt.NDArray[np.uint8], nuclei: Sequence[int], instances: npt.NDArray[np.unsignedinteger] | None = None
+    labels: npt.NDArray[np.uint8],
+    nuclei: Sequence[int],
+    instances: npt.NDArray[np.unsignedinteger] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Find the edges of nuclei.
 

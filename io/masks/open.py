@@ -13,7 +13,7 @@ from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
 from safron.io.files import open_input
 
-from .mask import LabelMask
+from .mask import Elsewhere, LabelMask
 from .plane import ACCEPTED, ZARR_MARKERS
 from .zarr_masks import is_zarr, open_zarr, plane_of
 
@@ -24,6 +24,7 @@ def open_mask(
     palette: Mapping[int, RGB] | None = None,
     palette_tolerance: int = 0,
     use_palette: bool = False,
+    beside: Mapping[str, Any] | None = None,
 ) -> LabelMask:
     """Open a mask, and check what can be checked without reading pixels.
 
@@ -40,6 +41,9 @@ def open_mask(
     use_palette
         Insist on the palette: grey images are looked up in it as well, and a mask that holds labels is
         refused. Otherwise the palette is for colour images alone.
+    beside
+        Sources of further planes of the same canvas, by what they hold: "instances" (numbers of nuclei), "edges".
+        They are opened as masks are, but hold whole numbers of any size.
 
     Returns
     -------
@@ -51,14 +55,47 @@ def open_mask(
     BadInput
         The source is missing, damaged, or no 2-D array of whole numbers.
     """
+    if beside:
+        return _open_beside(source, dict(beside), (palette, palette_tolerance, use_palette))
     colours = dict(palette or {})
     if not isinstance(source, str | Path):
         name = f"<{type(source).__name__} in memory>"
         return LabelMask(plane_of(source, name), name)
+    return _open_named(str(source), _place(source), tuple(colours.items()), palette_tolerance, use_palette)
+
+
+def _place(source: str | Path) -> str:
+    """Absolute path, or URL: a worker that reopens the mask may have another working folder."""
     name = str(source).removeprefix("file://")
-    if "://" not in name:
-        name = str(Path(name).absolute())  # a worker that reopens the mask may have another working folder
-    return _open_named(str(source), name, tuple(colours.items()), palette_tolerance, use_palette)
+    return name if "://" in name else str(Path(name).absolute())
+
+
+def _open_beside(source: Any, beside: dict[str, Any], reading: tuple[Any, int, bool]) -> LabelMask:
+    """Open a mask and further planes of its canvas."""
+    palette, tolerance, use = reading
+    mask = open_mask(source, palette=palette, palette_tolerance=tolerance, use_palette=use)
+    planes = {name: open_mask(other).plane for name, other in beside.items()}
+    if not all(isinstance(one, str | Path) for one in (source, *beside.values())):
+        return LabelMask(mask.plane, mask.source, beside=planes)
+    elsewhere = Elsewhere(tuple((name, _place(other)) for name, other in beside.items()))
+    colours = tuple(dict(palette or {}).items())
+    reopen = _reopen_beside, (str(source), _place(source), colours, tolerance, use, elsewhere)
+    return LabelMask(mask.plane, mask.source, reopen, beside=planes)
+
+
+def _reopen_beside(
+    name: str,
+    where: str,
+    colours: tuple[tuple[int, RGB], ...],
+    tolerance: int,
+    use_palette: bool,
+    elsewhere: Elsewhere,
+) -> LabelMask:
+    """Open again what `_open_beside` opened; workers call this."""
+    planes = {other: open_mask(path).plane for other, path in elsewhere.paths}
+    mask = _open_named(name, where, colours, tolerance, use_palette)
+    reopen = _reopen_beside, (name, where, colours, tolerance, use_palette, elsewhere)
+    return LabelMask(mask.plane, name, reopen, beside=planes)
 
 
 def _open_named(

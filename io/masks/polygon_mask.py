@@ -93,7 +93,9 @@ def layer_of(
     counts = polygons.count()
     wanted = [name for name in counts if name.lower() not in left_out]
     if not wanted:
-        raise BadInput(f"{source}: no polygon is left; its classes are {', '.join(counts)}, and all are ignored")
+        raise BadInput(
+            f"{source}: no polygon is left; its classes are {', '.join(counts)}, and all are ignored"
+        )
     values = dict(zip(wanted, table.values(wanted, source=source), strict=True))
     if len(wanted) < len(counts):
         polygons = _some(polygons, np.isin(polygons.classes, [polygons.names.index(name) for name in wanted]))
@@ -108,7 +110,9 @@ def _some(polygons: PolygonSet, kept: npt.NDArray[np.bool_]) -> PolygonSet:
     point_kept = np.repeat(ring_kept, np.diff(polygons.rings))
     rings = np.cumsum(np.append(0, np.diff(polygons.rings)[ring_kept]))
     starts = np.cumsum(np.append(0, np.diff(polygons.polygons)[kept]))
-    return replace(polygons, xy=polygons.xy[point_kept], rings=rings, polygons=starts, classes=polygons.classes[kept])
+    return replace(
+        polygons, xy=polygons.xy[point_kept], rings=rings, polygons=starts, classes=polygons.classes[kept]
+    )
 
 
 def describe(layer: Layer, table: ClassTable) -> list[str]:
@@ -117,7 +121,9 @@ def describe(layer: Layer, table: ClassTable) -> list[str]:
     for name, count in layer.polygons.count().items():
         value = int(layer.labels[int((layer.polygons.classes == layer.polygons.names.index(name)).argmax())])
         counts[name, value] = count
-    return [f"{count:8d} {name} -> {value} {table.name(value)}" for (name, value), count in counts.most_common()]
+    return [
+        f"{count:8d} {name} -> {value} {table.name(value)}" for (name, value), count in counts.most_common()
+    ]
 
 
 def write_polygon_mask(

@@ -118,7 +118,10 @@ def _read_npz(path: Path) -> PolygonSet:
     rules = [
         (xy.ndim == 2 and xy.shape[1] == 2 and xy.dtype.kind in "iuf", f"xy {xy.shape} must be [points, 2]"),
         (count > 0 and len(classes) == len(hole) == count, "cls and hole must have an entry for each ring"),
-        (rings[0] == 0 and rings[-1] == len(xy) and (np.diff(rings) > 0).all(), "offsets must rise from 0 to the points"),
+        (
+            rings[0] == 0 and rings[-1] == len(xy) and (np.diff(rings) > 0).all(),
+            "offsets must rise from 0 to the points",
+        ),
         (scale > 0, f"scale {scale:g} must be above 0"),
         (int(classes.max(initial=0)) < len(names), "cls must be below the number of names"),
         (count > 0 and not hole[0], "a hole must follow the ring around it"),

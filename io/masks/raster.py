@@ -69,7 +69,9 @@ class Layer:
         region = np.array([rows.start, cols.start, rows.stop, cols.stop])
         near = self._near(rows, cols)
         boxes = self.polygons.boxes[near]
-        boxes = np.concatenate([np.maximum(boxes[:, :2], region[:2]), np.minimum(boxes[:, 2:], region[2:])], axis=1)
+        boxes = np.concatenate(
+            [np.maximum(boxes[:, :2], region[:2]), np.minimum(boxes[:, 2:], region[2:])], axis=1
+        )
         met = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
         near, boxes = near[met], boxes[met]
         for some in _batches(boxes):
@@ -180,7 +182,9 @@ def _edges_of_one(polygons: PolygonSet, number: int) -> npt.NDArray[np.float64]:
     return edges[edges[:, 1] < edges[:, 3]]
 
 
-def _edges(polygons: PolygonSet, drawn: Integers) -> tuple[Integers, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _edges(
+    polygons: PolygonSet, drawn: Integers
+) -> tuple[Integers, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Edges of polygons: which of `drawn` each is of, and its upper and lower end, float64 [n, 2] x, y in pixels.
 
     Oriented alike whichever polygon they belong to, so that a shared edge crosses rows at the same places.

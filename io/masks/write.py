@@ -111,7 +111,9 @@ def _is_mask(path: Path) -> bool:
     try:
         node = zarr.open(LocalStore(path, read_only=True), mode="r")
         # A group may hold images as well, unless it is one that we wrote.
-        array: Any = node["labels/class/0"] if isinstance(node, zarr.Group) and "safron" in node.attrs else node
+        array: Any = (
+            node["labels/class/0"] if isinstance(node, zarr.Group) and "safron" in node.attrs else node
+        )
     except Exception:  # no Zarr, a group, or damaged: not to be replaced
         return False
     return isinstance(array, zarr.Array) and array.ndim == 2 and array.dtype.kind in "bui"

@@ -103,12 +103,16 @@ def _create(
     ]
     colors = [{"label-value": label.value, "rgba": [*label.color, 255]} for label in labels]
     root = zarr.create_group(
-        LocalStore(part), attributes={"ome": _image("labels/class/0", mpp), "labels": meanings, "safron": about}
+        LocalStore(part),
+        attributes={"ome": _image("labels/class/0", mpp), "labels": meanings, "safron": about},
     )
     ome = {"version": "0.5", "labels": ["class", "instance"]}
     group = root.create_group("labels", attributes={"ome": ome})
     made = []
-    for name, kind, value, more in (("class", "uint8", fill, {"colors": colors}), ("instance", "uint32", 0, {})):
+    for name, kind, value, more in (
+        ("class", "uint8", fill, {"colors": colors}),
+        ("instance", "uint32", 0, {}),
+    ):
         image = group.create_group(name, attributes={"ome": _image("0", mpp) | {"image-label": more}})
         made.append(
             image.create_array(

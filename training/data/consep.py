@@ -51,10 +51,14 @@ def prepare(folder: Path, model: ModelConfig) -> Pairs:
     """
     factor = round((model.mpp or MPP) / MPP)
     if factor < 1 or abs(factor * MPP - (model.mpp or MPP)) > 1e-6:
-        raise BadInput(f"--mpp {model.mpp:g}: CoNSeP is prepared at multiples of {MPP} um per pixel; give 0.25, 0.5 or 1")
+        raise BadInput(
+            f"--mpp {model.mpp:g}: CoNSeP is prepared at multiples of {MPP} um per pixel; give 0.25, 0.5 or 1"
+        )
     names = sorted((folder / "images").glob("*.webp"))
     if not names:
-        raise BadInput(f"{folder} holds no images/*.webp; give the folder of CoNSeP with images/, inst/ and class/")
+        raise BadInput(
+            f"{folder} holds no images/*.webp; give the folder of CoNSeP with images/, inst/ and class/"
+        )
     values = _label_values(model)
     found = {path.stem: _read_tile(folder, path, factor) for path in names}
     kept = {name: tile for name, tile in found.items() if ink(tile[0]).mean() <= MOST_INK}
@@ -71,7 +75,9 @@ def prepare(folder: Path, model: ModelConfig) -> Pairs:
         edges.append(find_edges(np.pad(label, 1, "edge"), model.nuclei, np.pad(numbers, 1, "edge")))
     told = f"tiles of CoNSeP, {len(found) - len(kept)} with ink left out"
     drawn = tuple(edges) if model.nuclei else ()
-    return Pairs(tuple(images), tuple(labels), (), (), tuple(kept), mpp=model.mpp or MPP, told=told, edges=drawn)
+    return Pairs(
+        tuple(images), tuple(labels), (), (), tuple(kept), mpp=model.mpp or MPP, told=told, edges=drawn
+    )
 
 
 Tile = tuple[Bytes, Bytes, npt.NDArray[np.uint16]]
@@ -109,16 +115,26 @@ def _read_tile(folder: Path, path: Path, factor: int) -> Tile:
     for part, most in (("class", 4), ("inst", 65535)):
         plane = cv2.imread(str(folder / part / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
         if plane is None or plane.shape != image.shape[:2]:
-            raise BadInput(f"{folder / part / path.stem}.png is missing or not of the size of {path}; restore it")
+            raise BadInput(
+                f"{folder / part / path.stem}.png is missing or not of the size of {path}; restore it"
+            )
         if int(plane.max(initial=0)) > most:
-            raise BadInput(f"{folder / part / path.stem}.png holds {plane.max()}; the classes of CoNSeP are 0 to 4")
+            raise BadInput(
+                f"{folder / part / path.stem}.png holds {plane.max()}; the classes of CoNSeP are 0 to 4"
+            )
         planes.append(np.asarray(plane))
     classes, numbers = planes
     # Numbers are unique over classes, so that the pixel which gives the number gives the class as well.
     height, width = (side // factor for side in numbers.shape)
-    small = cv2.resize(image[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        image[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA
+    )
     rows, columns = most_common(numbers, factor)
-    return np.asarray(small, np.uint8), classes[rows, columns].astype(np.uint8), numbers[rows, columns].astype(np.uint16)
+    return (
+        np.asarray(small, np.uint8),
+        classes[rows, columns].astype(np.uint8),
+        numbers[rows, columns].astype(np.uint16),
+    )
 
 
 def most_common(values: npt.NDArray[Any], factor: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
