@@ -3,7 +3,7 @@
 A tile ``images/NAME.webp`` of 0.25 um per pixel has the numbers of its nuclei in ``inst/NAME.png`` and their classes in
 ``class/NAME.png``. Image and numbers are brought to the generator's pixel size together: the image by means over squares of
 pixels, the numbers by the one that most pixels of a square have. Edges are those of the smaller numbers, as the engine finds
-them. Tiles with ink are left out, since no label stands for it.
+them. Tiles with ink are left out, since no label stands for it, and those that are mostly glass or fat.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ CLASSES = {1: "miscellaneous", 2: "inflammatory", 3: "epithelial", 4: "spindle"}
 
 MOST_INK = 0.01
 """Share of ink from which a tile is left out."""
+
+LEAST_TISSUE = 0.6
+"""Tiles with a smaller share of tissue are left out, as with EBHI-Seg: fat would teach that tissue may be white anywhere."""
 
 WHITE_MEAN = 222.0
 """Mean RGB above which a smoothed pixel outside nuclei may be glass."""
@@ -61,23 +64,28 @@ def prepare(folder: Path, model: ModelConfig) -> Pairs:
         )
     values = _label_values(model)
     found = {path.stem: _read_tile(folder, path, factor) for path in names}
-    kept = {name: tile for name, tile in found.items() if ink(tile[0]).mean() <= MOST_INK}
+    mpp = model.mpp or MPP
+    glass = {name: _find_glass(image, numbers > 0, mpp) for name, (image, _, numbers) in found.items()}
+    kept = {
+        name: tile
+        for name, tile in found.items()
+        if ink(tile[0]).mean() <= MOST_INK and glass[name].mean() <= 1 - LEAST_TISSUE
+    }
+    if not kept:
+        raise BadInput(f"{folder}: every tile has ink, or less than {LEAST_TISSUE:.0%} tissue")
     gains = _stain_gains(kept)
     images, labels, edges = [], [], []
     for name, (image, classes, numbers) in kept.items():
         label = values[classes]
         if "tissue" in {entry.name for entry in model.labels}:
-            glass = _find_glass(image, numbers > 0, (model.mpp or MPP))
-            label[glass] = 0
-            image = _set_glass(normalize(image, gains[name]), glass)
+            label[glass[name]] = 0
+            image = _set_glass(normalize(image, gains[name]), glass[name])
         images.append(image)
         labels.append(label)
         edges.append(find_edges(np.pad(label, 1, "edge"), model.nuclei, np.pad(numbers, 1, "edge")))
-    told = f"tiles of CoNSeP, {len(found) - len(kept)} with ink left out"
+    told = f"tiles of CoNSeP, {len(found) - len(kept)} with ink or little tissue left out"
     drawn = tuple(edges) if model.nuclei else ()
-    return Pairs(
-        tuple(images), tuple(labels), (), (), tuple(kept), mpp=model.mpp or MPP, told=told, edges=drawn
-    )
+    return Pairs(tuple(images), tuple(labels), (), (), tuple(kept), mpp=mpp, told=told, edges=drawn)
 
 
 Tile = tuple[Bytes, Bytes, npt.NDArray[np.uint16]]
