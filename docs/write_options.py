@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import click
+from safron.engine import augment
 from safron.engine import cli as render
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
@@ -18,6 +19,7 @@ PROGRAMS: dict[str, click.Command] = {
     "safron-mask": masks.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-augment": augment.command,
     "safron-train": training.cli,
 }
 PAGE = Path(__file__).with_name("cli.md")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from safron.engine import augment
 from safron.engine import cli as render
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
@@ -33,6 +34,7 @@ PROGRAMS = {
     "safron-mask": mask.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-augment": augment.command,
 }
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))
 TRAINING = dict(commands(train.cli, "safron-train"))

@@ -13,6 +13,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import blobs
+from models import EdgeModel
 from onnx_models import CARD, write_onnx
 from oracle import render_whole
 from safron.engine import render
@@ -23,7 +24,6 @@ from safron.engine.plan.render_plan import choose_bits
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
-from test_planes import EdgeModel
 
 NUCLEI = (2,)
 
@@ -154,10 +154,10 @@ def test_other_numbers_are_another_render(tmp_path: Path) -> None:
 
 
 def test_a_generator_without_edges_takes_no_numbers(tmp_path: Path) -> None:
-    labels, numbers = cells(70, 70)
+    labels, _ = cells(70, 70)
     model = write_onnx(tmp_path / "g.onnx", card=CARD)
     with pytest.raises(BadInput, match=re.escape("instances: generator 'tiny' takes no edges")):
         render(labels, tmp_path / "s.tiff", model=model, instances=tmp_path / "n.npy")
+    write_onnx(tmp_path / "h.onnx", card=CARD | {"edges": {"of": "instances"}}, edges=True)
     with pytest.raises(BadInput, match="labels are for of"):
-        write_onnx(tmp_path / "h.onnx", card=CARD | {"edges": {"of": "instances"}}, edges=True)
         render(labels, tmp_path / "s.tiff", model=tmp_path / "h.onnx")

@@ -112,7 +112,7 @@ def _label_values(model: ModelConfig) -> Bytes:
                 f"model.labels: {name!r} is not one of {', '.join(known)}; CoNSeP has nuclei of {', '.join(CLASSES.values())}: "
                 "name them, or one label nucleus for all"
             )
-        values[number] = known.get(name, known.get("nucleus"))
+        values[number] = known[name if name in known else "nucleus"]
     return values
 
 
@@ -155,8 +155,8 @@ def most_common(values: npt.NDArray[Any], factor: int) -> tuple[npt.NDArray[np.i
     (array([[0, 0]]), array([[1, 2]]))
     """
     height, width = (side // factor for side in values.shape)
-    cells = values[: height * factor, : width * factor].reshape(height, factor, width, factor)
-    cells = cells.transpose(0, 2, 1, 3).reshape(height, width, factor * factor)
+    squares = values[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    cells = squares.transpose(0, 2, 1, 3).reshape(height, width, factor * factor)
     votes = (cells[..., :, None] == cells[..., None, :]).sum(axis=-1)
     place = votes.argmax(axis=-1)
     rows = np.arange(height)[:, None] * factor + place // factor
@@ -205,7 +205,7 @@ def _stain_gains(tiles: Mapping[str, Tile]) -> dict[str, npt.NDArray[np.float32]
 
 def optical_density(image: Bytes) -> npt.NDArray[np.float32]:
     """Optical density of each channel against glass, float32 [y, x, 3]: 0 is glass."""
-    return np.log((np.array(GLASS, np.float32) + 1) / (image.astype(np.float32) + 1))
+    return np.asarray(np.log((np.array(GLASS, np.float32) + 1) / (image.astype(np.float32) + 1)), np.float32)
 
 
 def normalize(image: Bytes, gain: npt.NDArray[np.float32]) -> Bytes:
