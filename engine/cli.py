@@ -298,6 +298,9 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     if prepared.at_a_time is None:
         at_a_time = "as many at a time as the workers have threads"
         more = f", {plan.largest_boundary / 1e6:.1f} MB more for each block in flight after the first"
+    if prepared.dask:
+        at_a_time += ", scheduled by Dask"
+    seconds = (prepared.seconds or 0.0) * (plan.patches - scan.filled) / plan.patches
     return [
         f"canvas   {slide.width} x {slide.height} px of a mask of {plan.canvas.width} x {plan.canvas.height} px, {scale}",
         *_scale_lines(prepared),
@@ -310,6 +313,11 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         f"{prepared.budget}",
         f"scratch  at most {prepared.scratch_bytes / 1e6:.1f} MB in {prepared.job.scratch.path}{more}",
         f"model    {prepared.job.model.card.name} on {prepared.job.model.device}, batch size {plan.batch}",
+        *(
+            [f"time     about {seconds:.3g} s of the generator, by its first calls"]
+            if prepared.seconds
+            else []
+        ),
     ]
 
 

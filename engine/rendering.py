@@ -128,7 +128,9 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
         job, workers = prepared.job, workers_of(options)
         timer = CallTimer(options.patch_timeout, job.plan)
         with (
-            local_runner(workers, in_threads=True, dashboard=options.dashboard, timer=timer) as runner,
+            local_runner(
+                workers, in_threads=True, dask=prepared.dask, dashboard=options.dashboard, timer=timer
+            ) as runner,
             open_pool(timer.timed(prepared.model), job.model, job.plan) as pool,
         ):
             yield replace(prepared, job=replace(job, pool=pool)), runner

@@ -11,13 +11,21 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from masks import blobs
+from models import RampModel
+from plans import plan_for
+from safron.engine import RenderOptions, render
 from safron.engine.execution import dask_pool
 from safron.engine.execution.dask_pool import quiet_asyncio
 from safron.engine.execution.local import local_runner
 from safron.engine.execution.scheduling import HOPELESS, TRIES, GivenUp, Task
+from safron.engine.preparation import placement
+from safron.engine.preparation.placement import takes_dask
+from safron.engine.preparation.prepare import prepare
 from safron.io.errors import BadInput, Failed
 
 log: list[str] = []
@@ -192,3 +200,36 @@ def test_exceptions_that_dask_leaves_behind_are_not_printed(caplog: pytest.LogCa
     logger.error("Future exception was never retrieved\nfuture: <Future finished exception=TimeoutError()>")
     logger.error("something else")
     assert [record.getMessage() for record in caplog.records] == ["something else"]
+
+
+def test_dask_schedules_threads_and_opens_no_port_to_others() -> None:
+    import psutil
+
+    with local_runner(2, dask=True) as runner:
+        assert dict(runner([Task(str(number), work, None, str(number)) for number in range(9)])) == {
+            str(number): str(number) for number in range(9)
+        }
+        open_to = {c.laddr.ip for c in psutil.Process().net_connections() if c.status == "LISTEN"}
+    assert open_to <= {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("executor", "seconds", "dask"),
+    [("auto", 20.0, False), ("auto", 60.0, True), ("threads", 1e6, False), ("dask", 0.0, True)],
+)
+def test_dask_is_taken_where_it_costs_next_to_nothing(executor: Any, seconds: float, dask: bool) -> None:
+    plan = plan_for(4096, 4096)
+    assert takes_dask(RenderOptions(executor=executor), plan, seconds) is dask
+
+
+def test_a_render_scheduled_by_dask_has_the_same_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask, options = blobs(300, 280), {"tile": 64, "block": 128, "tiff_tile": 64}
+    plain = render(mask, tmp_path / "a.tiff", model=RampModel(), **options)
+    monkeypatch.setattr(placement, "DASK_SHARE", 1e9)
+    prepared = prepare(mask, tmp_path / "b.tiff", RenderOptions(model=RampModel(), **options))
+    assert prepared.dask
+    assert prepared.seconds is not None
+    assert prepared.seconds > 0
+    assert render(mask, tmp_path / "b.tiff", model=RampModel(), **options).digest == plain.digest

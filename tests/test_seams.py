@@ -567,6 +567,23 @@ def test_instance_norm_is_seen_by_mismatch_and_by_the_slide_alone(tmp_path: Path
     assert "step" in alone.seams
 
 
+@pytest.mark.parametrize(("mpp", "region"), [(0.5, None), (0.499, (51, 33, 800, 620)), (1.7, None)])
+def test_patches_of_a_resampled_slide_are_found(tmp_path: Path, mpp: float, region: Any) -> None:
+    """Its grid is that of the generator's pixels, 1 um; a generator without seams has none there."""
+    mask, options = blobs(900, 1100), {"tile": 64, "overlap": 12, "mpp": mpp, "region": region}
+    render(mask, tmp_path / "seams.tiff", model=InstanceNorm(), **options)
+    report = evaluate_seams(tmp_path / "seams.tiff", mask=mask, model=InstanceNorm())
+    assert report.scores is not None
+    assert "step" in report.seams
+    render(mask, tmp_path / "none.tiff", model=StainModel(), **options)
+    clean = evaluate_seams(tmp_path / "none.tiff", mask=mask, model=StainModel())
+    assert clean.has_seams is False
+    assert clean.mismatch is not None
+    assert clean.mismatch.largest == 0
+    assert clean.alignment is not None
+    assert clean.alignment.shift == (0, 0)
+
+
 def test_every_option_is_described() -> None:
     for name, command in commands.commands.items():
         assert command.epilog is not None

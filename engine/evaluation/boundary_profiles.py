@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.slides.reader import Pixels
 
+from .drawn_pixels import Image
 from .slide_grid import SlideGrid
 
 Floats = npt.NDArray[np.float32]
@@ -96,7 +96,7 @@ def find_tissue(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return np.asarray(cells.repeat(CELL, axis=0).repeat(CELL, axis=1)[:height, :width], np.bool_)
 
 
-def measure_profiles(slide: Pixels, grid: SlideGrid, *, most: int = MOST_LINES) -> Profiles:
+def measure_profiles(slide: Image, grid: SlideGrid, *, most: int = MOST_LINES) -> Profiles:
     """Read a slide window by window, in a fixed random order, until `most` lines with tissue are known.
 
     Parameters
@@ -161,7 +161,7 @@ def _overlap(start: int, side: int, length: int) -> int:
     return max(0, min(start + side, length) - max(start, 0))
 
 
-def _read(slide: Pixels, y: int, x: int, side: int) -> tuple[npt.NDArray[np.int16], Bools, Bools]:
+def _read(slide: Image, y: int, x: int, side: int) -> tuple[npt.NDArray[np.int16], Bools, Bools]:
     """Read a square that may reach beyond the slide; and which pixels lie on the slide, and on tissue."""
     top, left = max(y, 0), max(x, 0)
     part = slide.read(top, left, _overlap(y, side, slide.shape[0]), _overlap(x, side, slide.shape[1]))

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from safron.engine.generator.inputs import read_labels
+from safron.engine.generator.inputs import Labels, read_labels
 from safron.engine.generator.model import PatchModel
 from safron.engine.generator.planes import card_sources, further, one_patch
 from safron.engine.plan.grid import PatchGrid, PatchJob
-from safron.io.masks.mask import LabelMask
 
 VISIBLE_OFFSET = 2.0
 """Grey levels by which the colours of neighbours may differ; planted seams of this size are just seen (docs/evaluation.md)."""
@@ -48,7 +47,7 @@ class Mismatch:
 
 
 def measure_mismatch(
-    model: PatchModel, mask: LabelMask, *, tile: int, overlap: int, seed: int = 0, pairs: int = 32
+    model: PatchModel, mask: Labels, *, tile: int, overlap: int, seed: int = 0, pairs: int = 32
 ) -> Mismatch | None:
     """Generate neighbouring patches of the mask and compare them where they overlap, before blending.
 
@@ -107,7 +106,7 @@ def measure_mismatch(
     )
 
 
-def _generate(model: PatchModel, mask: LabelMask, job: PatchJob, seed: int) -> npt.NDArray[np.float32] | None:
+def _generate(model: PatchModel, mask: Labels, job: PatchJob, seed: int) -> npt.NDArray[np.float32] | None:
     """One patch before blending, float32 [tile, tile, 3]; None where it is filled with the background's colour."""
     card = model.card
     labels = read_labels(mask, job.read, outside=card.outside)

@@ -11,16 +11,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safron.engine.generator.inputs import Labels
 from safron.engine.generator.model import PatchModel, load_model
 from safron.io.errors import BadInput, Failed, SafronError
 from safron.io.files import check_output_path, output, parse_text
 from safron.io.legend import DEFAULT_LABELS
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
+from safron.io.masks.scaled import ScaledMask
 from safron.io.slides.reader import Pixels
 
 from .alignment import Alignment, check_size, measure_alignment
 from .boundary_profiles import measure_profiles
+from .drawn_pixels import in_drawn_pixels, scale_of
 from .overlap_mismatch import Mismatch, measure_mismatch
 from .seam_scores import SeamScores, score_seams
 from .slide_grid import SlideGrid, grid_of
@@ -146,14 +149,22 @@ def evaluate_seams(
         grid = grid_of(pixels, tile=tile, overlap=overlap, cards=cards)
         if labels is not None:
             check_size(pixels, labels, part=part)
-        scores = score_seams(measure_profiles(pixels, grid), grid)
+        drawn, drawn_grid = in_drawn_pixels(pixels, grid)
+        scores = score_seams(measure_profiles(drawn, drawn_grid), drawn_grid)
+        scale = scale_of(pixels)
         alignment = None if labels is None else measure_alignment(pixels, labels, grid)
         said = pixels.facts.get("Seed", "0")
         number = seed if seed is not None else int(said) if said.lstrip("-").isdecimal() else 0
     mismatch, of_real = None, None
     if generator is not None and labels is not None:
         generator.card.require_tile(grid.tile)
-        mismatch = measure_mismatch(generator, labels, tile=grid.tile, overlap=grid.overlap, seed=number)
+        drawn_labels: Labels = labels
+        if not scale.is_one:
+            drawn_shape = (scale.drawn(labels.shape[0]), scale.drawn(labels.shape[1]))
+            drawn_labels = ScaledMask(labels, drawn_shape, scale.slide_index)
+        mismatch = measure_mismatch(
+            generator, drawn_labels, tile=grid.tile, overlap=grid.overlap, seed=number
+        )
     if real is not None:
         plain = SlideGrid(grid.tile, grid.overlap)
         with Pixels(real) as pixels:

@@ -48,7 +48,7 @@ class Serial:
 
 
 class Threads:
-    """Tasks on threads of this process. Dask would take a second to start, and open two ports.
+    """Tasks on plain threads of this process, for short renders: Dask would take a second to start.
 
     Parameters
     ----------
@@ -110,6 +110,7 @@ def local_runner(
     workers: int,
     *,
     in_threads: bool = False,
+    dask: bool = False,
     dashboard: str | None = None,
     timer: CallTimer | None = None,
 ) -> Iterator[Runner]:
@@ -121,31 +122,34 @@ def local_runner(
         Tasks running at a time.
     in_threads
         Whether a single worker has a thread of its own, too, so that the calling thread can be interrupted.
+    dask
+        Whether Dask schedules the threads.
     dashboard
-        Address of the Dask dashboard, for which Dask runs the threads; None for none.
+        Address of its dashboard; None for none.
     timer
         Of generator calls; None times none.
     """
     require_open_files(OPEN_FILES, f"--workers {workers}")
     timer = timer or CallTimer()
-    if workers == 1 and not in_threads and dashboard is None:
+    if workers == 1 and not in_threads and not dask:
         yield lambda tasks: run_tasks(tasks, Serial())
         return
-    if dashboard is None:
+    if not dask:
         with _threads(workers) as (threads, unfinished):
             yield lambda tasks: run_tasks(tasks, Threads(threads, workers + 2, timer, unfinished))
         return
-    import dask
+    from dask import config
     from distributed import Client, LocalCluster
 
     quiet_asyncio()
     with (
-        dask.config.set(DASK_SETTINGS),
+        config.set(DASK_SETTINGS),
         LocalCluster(
             n_workers=1,
             threads_per_worker=workers,
             processes=False,
-            dashboard_address=dashboard,
+            dashboard_address=dashboard or "127.0.0.1:0",
+            scheduler_kwargs={"dashboard": dashboard is not None},
             # Dask opens a port in any case.
             worker_dashboard_address="127.0.0.1:0",
             memory_limit=None,

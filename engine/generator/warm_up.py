@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -44,11 +45,14 @@ class WarmUp:
         Batch size that the device has memory for.
     added_bytes
         Memory that the generator keeps.
+    patch_seconds
+        Time of one patch while nothing else is generated.
     """
 
     info: GeneratorInfo
     batch: int
     added_bytes: int
+    patch_seconds: float
 
 
 def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
@@ -65,55 +69,76 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
     before = resident_bytes()
     try:
         if not info.on_gpu:
-            _run_twice(model, info, plan)
-            return WarmUp(info, plan.batch, max(0, resident_bytes() - before))
+            seconds = _run_twice(model, info, plan)
+            return WarmUp(info, plan.batch, max(0, resident_bytes() - before), seconds)
         batch = plan.batch
         try:
-            info = _compare_batches(model, info, plan, batch)
+            info, seconds = _compare_batches(model, info, plan, batch)
         except Exception as error:
             if not is_out_of_memory(error) or batch < 2:
                 raise
             batch = -(-batch // 2)
-            info = _compare_batches(model, info, plan, batch)
+            info, seconds = _compare_batches(model, info, plan, batch)
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
-    return WarmUp(info, batch, max(0, resident_bytes() - before))
+    return WarmUp(info, batch, max(0, resident_bytes() - before), seconds)
 
 
-def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> None:
-    """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep."""
+def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> float:
+    """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep.
+
+    Returns the seconds of one patch.
+    """
+    times: list[float] = []
+
+    def call() -> npt.NDArray[Any]:
+        start = time.perf_counter()
+        made = _call(model, inputs)
+        times.append((time.perf_counter() - start) / len(made))
+        return made
+
     if info.batch_invariant and info.per_call is None:  # one call of two patches that are alike
         inputs = each(_inputs(info, plan, 1), [0, 0])
-        first, *others = _call(model, inputs)
+        first, *others = call()
     else:
         inputs = _inputs(info, plan, info.per_call or plan.batch)
         with ThreadPoolExecutor(info.calls or 1) as threads:
-            times = max(2, min(info.calls or 1, plan.batch))
-            first, *others = threads.map(lambda _: _call(model, inputs), range(times))
+            count = max(2, min(info.calls or 1, plan.batch))
+            first, *others = threads.map(lambda _: call(), range(count))
     if not all(np.array_equal(first, other) for other in others):
         raise BadInput(
             f"generator {info.card.name!r} returned other pixels for the same input, so no render could be continued or "
             "repeated; export it for inference, without dropout and random operators"
         )
+    return min(times)
 
 
-def _compare_batches(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int) -> GeneratorInfo:
-    """Run a batch whole, again, in halves, and its patches elsewhere beside others; say what stays the same."""
+def _compare_batches(
+    model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int
+) -> tuple[GeneratorInfo, float]:
+    """Run a batch whole, again, in halves, and its patches elsewhere beside others.
+
+    Returns what stays the same, and the seconds of one patch.
+    """
     inputs = _inputs(info, plan, batch)
     whole = _call(model, inputs)
-    if not np.array_equal(whole, _call(model, inputs)):
+    start = time.perf_counter()
+    again = _call(model, inputs)
+    seconds = (time.perf_counter() - start) / batch
+    if not np.array_equal(whole, again):
         log.warning(
             "%s: generator %r returned other bits for the same input: another run will differ in its last bits",
             info.device,
             info.card.name,
         )
     if batch < 2:
-        return info
-    return replace(
+        return info, seconds
+    info = replace(
         info,
         same_halves=np.array_equal(whole, _call(partial(in_halves, model), inputs)),
         same_places=all(_is_same_elsewhere(model, whole, inputs, first) for first in (0, 1)),
     )
+    return info, seconds
 
 
 def _call(model: Callable[..., npt.NDArray[Any]], inputs: Inputs) -> npt.NDArray[Any]:

@@ -116,9 +116,10 @@ class RenderOptions:
         "N",
         shown="2; on a GPU 4; with several GPUs one process each",
     )
-    executor: Literal["auto", "threads", "processes"] = setting(
+    executor: Literal["auto", "threads", "dask", "processes"] = setting(
         "auto",
-        "Kind of worker. auto uses processes if several GPUs can share the work, and threads otherwise.",
+        "Kind of worker. dask: threads of this process that Dask schedules. auto uses processes if several GPUs can share "
+        "the work, dask where its cost is below 3 % of the planned time, and plain threads for short renders.",
     )
     scheduler: str | None = setting(
         None,

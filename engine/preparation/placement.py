@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from safron.engine.execution.workers import Placement
 from safron.engine.generator.model import PatchModel
+from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.gpus import GPU_BLOCKS, process_blocks, visible_gpus
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput
@@ -18,6 +19,11 @@ from .prepared import Prepared, Where
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import ModelSource
 
+# Dask's cost, measured (benchmarks/LOG.md, 2026-11-29): what it takes to start, and more for a task than a plain thread
+# pool takes. Up to this share of a render's time it is what schedules it.
+DASK_START_SECONDS = 1.0
+DASK_TASK_SECONDS = 0.004
+DASK_SHARE = 0.03
 # Rough memory of a process with a GPU: CUDA's libraries, a generator, its blocks.
 GPU_PROCESS_BYTES = 2 << 30
 
@@ -80,6 +86,23 @@ def _gpus_to_share(options: RenderOptions, mask: LabelMask, model: PatchModel) -
     return (
         usable and ":" not in options.device and model.device.startswith("cuda") and len(visible_gpus()) > 1
     )
+
+
+def takes_dask(options: RenderOptions, plan: RenderPlan, seconds: float) -> bool:
+    """Whether Dask schedules the threads of this process: where asked for, or where it costs next to nothing.
+
+    Parameters
+    ----------
+    options, plan
+        Of the render.
+    seconds
+        Planned time of the generator.
+    """
+    if options.executor != "auto":
+        return options.executor == "dask" or options.dashboard is not None
+    rows, columns = plan.block_shape
+    cost = DASK_START_SECONDS + 2 * rows * columns * DASK_TASK_SECONDS
+    return options.dashboard is not None or cost < DASK_SHARE * seconds
 
 
 def choose_workers(options: RenderOptions, where: Where, device: str) -> int:

@@ -23,7 +23,7 @@ from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
 from safron.engine.system.gpus import process_blocks
-from safron.engine.system.memory import resident_bytes
+from safron.engine.system.memory import resident_bytes, usable_cores
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
@@ -42,7 +42,7 @@ from .budget import (
 )
 from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
-from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers
+from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
 
 if TYPE_CHECKING:
@@ -138,7 +138,10 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
     budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * tried.added_bytes)
     heap = heap_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
-    return Prepared(target, options, model, job, budget, "threads", heap, workers)
+    side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())
+    seconds = job.plan.patches * tried.patch_seconds / side_by_side
+    dask = takes_dask(options, job.plan, seconds)
+    return Prepared(target, options, model, job, budget, "threads", heap, workers, seconds, dask)
 
 
 def _foresee_workers(prepared: Prepared) -> Prepared:

@@ -39,6 +39,11 @@ class Prepared:
         Memory that this process reserves before the first block; 0 if others render.
     at_a_time
         Blocks in flight in all processes; None if a scheduler has not told yet how many workers it has.
+    seconds
+        Planned time of the generator, as if every patch were generated and nothing else ran; None if other processes
+        render.
+    dask
+        Whether Dask schedules the threads of this process.
     """
 
     target: Target
@@ -49,6 +54,8 @@ class Prepared:
     where: Where
     heap_bytes: int = 0
     at_a_time: int | None = None
+    seconds: float | None = None
+    dask: bool = False
 
     @property
     def plan(self) -> RenderPlan:
