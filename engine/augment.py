@@ -98,7 +98,7 @@ def augment(
         raise (
             exists(out)
             if not overwrite
-            else BadInput(f"{out}: exists and is no set of {NAME}; choose another name")
+            else BadInput(f"{out}: exists and is not a set of {NAME}; choose another name")
         )
     generator = load_model(model)
     values, names = label_values(generator.card), list_tiles(folder, leave_out)
