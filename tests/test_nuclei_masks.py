@@ -260,6 +260,41 @@ def test_instances_of_a_mask_may_lie_apart(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.beside["instances"][2:9, 2:9], numbers[2:9, 2:9])
 
 
+def test_from_instances(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    numbers = np.zeros((20, 30), np.uint32)
+    numbers[2:5, 3:9], numbers[10:14, 20:30] = 90_000, 7
+    np.save(tmp_path / "n.npy", numbers)
+    table, out = tmp_path / "t.csv", tmp_path / "m.zarr"
+    table.write_text("id,class,score\n7,Spindle,0.5\n90000,epithelial,1\n5,spindle,1\n")
+    arguments = ("from-instances", tmp_path / "n.npy", out, "--table", table, "--classes", "nuclei")
+    done = run_program(capfd, cli.main, *arguments)
+    assert done.code == 0, done.err
+    mask = open_mask(out)
+    assert np.array_equal(mask[0:20, 0:30], np.array([1, 4, 2])[(numbers == 7) + 2 * (numbers > 7)])
+    assert np.array_equal(mask.beside["instances"][0:20, 0:30], numbers)
+    for text, says in (
+        ("id,class\n7,spindle\n", "number 90000 at x=3, y=2 is not in the table"),
+        ("id,class\n7,spindle\n7,spindle\n", "number 7 stands there twice"),
+        ("id,class\n", "no line below"),
+        ("id,class\nx,spindle\n", "cannot be read as CSV"),
+    ):
+        table.write_text(text)
+        failed = run_program(capfd, cli.main, *arguments, "--overwrite")
+        assert (failed.code, says in failed.err) == (2, True), failed.err
+    assert open_mask(out).shape == (20, 30)
+
+
+def test_numbers_beyond_32_bits_become_places(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "n.npy", np.array([[0, 1 << 40], [3, 1 << 40]]))
+    (tmp_path / "t.csv").write_text(f"id,class\n3,a\n{1 << 40},b\n")
+    out = tmp_path / "m.zarr"
+    arguments = ("from-instances", tmp_path / "n.npy", out, "--table", tmp_path / "t.csv")
+    assert run_program(capfd, cli.main, *arguments).code == 0
+    mask = open_mask(out)
+    assert mask[0:2, 0:2].tolist() == [[0, 2], [1, 2]]
+    assert mask.beside["instances"][0:2, 0:2].tolist() == [[0, 2], [1, 2]]
+
+
 def test_edges_where_numbers_repeat_over_labels() -> None:
     labels = np.array([[0, 2, 2, 3, 3, 1]] * 3, np.uint8)
     same = np.array([[0, 5, 5, 5, 5, 0]] * 3, np.uint32)

@@ -119,9 +119,15 @@ def read_table(source: str) -> ClassTable:
 
 def table_of(polygons: Iterable[PolygonSet]) -> ClassTable:
     """Number the classes of a source in its order: what is drawn where no table is given."""
+    return table_of_names(name for found in polygons for name in found.names)
+
+
+def table_of_names(classes: Iterable[str]) -> ClassTable:
+    """Number classes in their order, after the background."""
     names: list[str] = ["background"]
-    for found in polygons:
-        names += [name for name in found.names if name.lower() not in {*map(str.lower, names)}]
+    for name in classes:
+        if name.lower() not in {*map(str.lower, names)}:
+            names.append(name)
     if len(names) > 256:
         raise BadInput(
             f"{len(names) - 1} classes; a mask has at most 255: bring them together by --classes TABLE"

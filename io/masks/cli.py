@@ -23,7 +23,7 @@ from safron.io.console import (
     warn,
 )
 
-from .cli_polygons import from_polygons
+from .cli_polygons import from_instances, from_polygons
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -115,6 +115,7 @@ def commands() -> None:
 
 
 commands.add_command(from_polygons)
+commands.add_command(from_instances)
 
 
 @commands.command(

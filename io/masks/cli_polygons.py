@@ -1,4 +1,4 @@
-"""``safron-mask from-polygons``: nuclei with classes and numbers."""
+"""``safron-mask from-polygons``, ``from-instances``: nuclei with classes and numbers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,23 @@ def _size(value: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
+overwrite_option = option("--overwrite", "Replace OUT if it is a mask.", is_flag=True)
+workers_option = option(
+    "--workers",
+    "Number of pieces written at a time.",
+    "N",
+    type=click.IntRange(1),
+    shown="one per core, at most 8",
+)
+classes_option = option(
+    "--classes",
+    "Which label stands for each class: nuclei (labels of the generator of this name, for CoNSeP, histolytics, PanNuke, "
+    "MoNuSAC and Lizard), or a table in JSON or TOML.",
+    "NAME|FILE",
+    shown="classes numbered as in the files",
+)
+
+
 @click.command(
     "from-polygons",
     epilog="\b\nExamples:\n  safron-mask from-polygons cells.geojson mask.zarr --like slide.svs --classes nuclei\n"
@@ -34,13 +51,7 @@ def _size(value: str) -> tuple[int, int]:
     "FILE",
     type=click.Path(path_type=Path),
 )
-@option(
-    "--classes",
-    "Which label stands for each class: nuclei (labels of the generator of this name, for CoNSeP, histolytics, PanNuke, "
-    "MoNuSAC and Lizard), or a table in JSON or TOML.",
-    "NAME|FILE",
-    shown="classes numbered as in the files",
-)
+@classes_option
 @option("--ignore", "Class to leave out; repeat for each.", "NAME", multiple=True)
 @option(
     "--background",
@@ -72,14 +83,8 @@ def _size(value: str) -> tuple[int, int]:
     type=POSITIVE,
     shown="the slide's, if it says",
 )
-@option("--overwrite", "Replace OUT if it is a mask.", is_flag=True)
-@option(
-    "--workers",
-    "Number of pieces written at a time.",
-    "N",
-    type=click.IntRange(1),
-    shown="one per core, at most 8",
-)
+@overwrite_option
+@workers_option
 @debug_option
 def from_polygons(
     nuclei: Path,
@@ -156,3 +161,84 @@ def from_polygons(
     for reason, count in mask.lost(height, width).items():
         if count:
             warn(NAME, f"{count} {'nuclei are' if count > 1 else 'nucleus is'} {reason}, and not in the mask")
+
+
+@click.command(
+    "from-instances",
+    epilog="\b\nExample:\n  safron-mask from-instances numbers.tif mask.zarr --table classes.csv --classes nuclei --mpp 0.25",
+)
+@click.argument("numbers", metavar="NUMBERS")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
+@option(
+    "--table",
+    "Classes of the nuclei: a line of names, then in each line a number and a class, separated by a comma.",
+    "CSV",
+    type=click.Path(path_type=Path),
+    required=True,
+)
+@classes_option
+@option(
+    "--background",
+    "Label where there is no nucleus, 0 to 255.",
+    "N",
+    type=click.IntRange(0, 255),
+    shown="that of the name tissue, else 0",
+)
+@option(
+    "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=POSITIVE, shown="the image's, if it says"
+)
+@overwrite_option
+@workers_option
+@debug_option
+def from_instances(
+    numbers: str,
+    out: Path,
+    table: Path,
+    classes: str | None,
+    background: int | None,
+    mpp: float | None,
+    overwrite: bool,
+    workers: int | None,
+) -> None:
+    """Give the nuclei of an instance image their classes.
+
+    NUMBERS is any mask of whole numbers, such as a 16-bit PNG, a 32-bit TIFF or a Zarr: each nucleus has one of its own, and 0 is
+    none. Numbers need not be consecutive. OUT is an OME-Zarr with the label images class and instance.
+    """
+    from .classes import read_table
+    from .instance_table import ClassedInstances, labels_of, read_instance_table, told
+    from .open import open_mask
+    from .write import check_target
+    from .write_nuclei import write_nuclei
+
+    check_target(out, overwrite=overwrite)
+    image, found = open_mask(numbers), read_instance_table(table)
+    labels, chosen = labels_of(found, None if classes is None else read_table(classes), source=str(table))
+    if background is None:
+        background = next((label.value for label in chosen.labels if label.name == "tissue"), 0)
+    drawn = ClassedInstances(image.plane, found, labels, background, numbers)
+    height, width = image.shape
+    mpp = mpp or image.mpp
+    with progress(height * width / 1e6, "Mpx") as advance:
+        advance(0)
+        write_nuclei(
+            out,
+            drawn.paint,
+            height=height,
+            width=width,
+            mpp=mpp,
+            labels=chosen.labels,
+            about={
+                "sources": {"nuclei": Path(numbers).name, "table": table.name},
+                "polygons": {"nuclei": found.count()},
+            },
+            fill=background,
+            workers=workers,
+            overwrite=overwrite,
+            progress=lambda pixels: advance(pixels / 1e6),
+        )
+    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+    click.echo(f"{len(found.numbers)} nuclei; classes by table {classes or 'of the file'}:")
+    for line in told(found, labels, chosen):
+        click.echo(line)
+    click.echo(f"elsewhere: {background} {chosen.name(background)}")
