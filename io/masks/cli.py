@@ -23,6 +23,7 @@ from safron.io.console import (
     warn,
 )
 
+from .cli_edges import edges
 from .cli_polygons import from_instances, from_polygons
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def commands() -> None:
 
 commands.add_command(from_polygons)
 commands.add_command(from_instances)
+commands.add_command(edges)
 
 
 @commands.command(

@@ -37,7 +37,7 @@ LEAST_TISSUE = 0.6
 WHITE_MEAN = 222.0
 """Mean RGB above which a smoothed pixel outside nuclei may be glass."""
 
-LEAST_GLASS, WIDTH_OF_GLASS = 300.0, 7.5
+LEAST_GLASS, WIDTH_OF_GLASS = 60.0, 4.0
 """Square micrometres, and micrometres across, from which white is glass; smaller gaps belong to the texture of tissue."""
 
 SURE_NUCLEI = 2000.0
