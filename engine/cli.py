@@ -312,13 +312,18 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed: "
         f"{prepared.budget}",
         f"scratch  at most {prepared.scratch_bytes / 1e6:.1f} MB in {prepared.job.scratch.path}{more}",
-        f"model    {prepared.job.model.card.name} on {prepared.job.model.device}, batch size {plan.batch}",
+        f"model    {prepared.job.model.card.name} on {prepared.job.model.device}, {_arithmetic(prepared)}batch size {plan.batch}",
         *(
             [f"time     about {seconds:.3g} s of the generator, by its first calls"]
             if prepared.seconds
             else []
         ),
     ]
+
+
+def _arithmetic(prepared: Prepared) -> str:
+    model = prepared.job.model
+    return f"{model.runtime} in {model.precision}, " if model.runtime else ""
 
 
 def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[[int], None] | None]:

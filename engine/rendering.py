@@ -223,8 +223,8 @@ def render_inputs(prepared: Prepared, scan: Scan) -> dict[str, str]:
     inputs = job.plan.inputs(mask_fingerprint=scan.fingerprint, model_sha256=job.model.sha256)
     inputs |= {f"version of {name}": value for name, value in deciding_versions().items()}
     # A CPU and a GPU round differently, so a render started on one is not resumed on the other.
-    device = {"--device": kind_of(job.model.device), "--precision": prepared.options.precision}
-    return inputs | device
+    device = {"--device": kind_of(job.model.device), "--precision": job.model.precision}
+    return inputs | device | {"--runtime": job.model.runtime}
 
 
 def _finished_earlier(prepared: Prepared, inputs: dict[str, str]) -> Finished | None:
@@ -369,6 +369,8 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         model=model.card.name,
         model_sha256=model.sha256,
         device=model.device,
+        runtime=model.runtime,
+        precision=model.precision,
         options=prepared.options.described(),
         seconds=seconds,
         output_bytes=prepared.target.part.stat().st_size,

@@ -57,6 +57,8 @@ class RenderReport:
         Seconds per stage, summed over workers.
     versions
         Of this package and of the libraries that can change a pixel.
+    runtime, precision
+        The library that ran the generator, with its version, and the precision of its arithmetic.
     scale
         Pixels drawn by the generator per level-0 pixel along an axis; 1 if nothing was resampled.
     warnings
@@ -85,6 +87,8 @@ class RenderReport:
     projected_bytes: int
     stages: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    runtime: str = ""
+    precision: str = "float32"
     scale: float = 1.0
     warnings: list[str] = field(default_factory=list)
 
@@ -148,7 +152,8 @@ class RenderReport:
             f"{self.output_bytes / 1e6:.1f} MB",
             f"patches  {self.patches}: {self.generated} generated, {self.filled} filled as background; "
             f"{self.blocks} blocks{resumed}",
-            f"model    {self.model} ({self.model_sha256[:12]}) on {self.device}",
+            f"model    {self.model} ({self.model_sha256[:12]}) on {self.device}"
+            + (f", {self.runtime} in {self.precision}" if self.runtime else ""),
             f"time     {self.seconds:.1f} s, {self.megapixels_per_second:.2f} Mpx/s"
             + (f"; {spent}" if spent else ""),
             f"memory   {self.peak_bytes / 2**20:.0f} MiB at most ({self.projected_bytes / 2**20:.0f} MiB projected)",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("engine",),  # the face: commands, render(), reports
     ("engine.preparation", "engine.evaluation", "engine.optimization", "training"),
+    ("training.segmentation",),
     ("training.data",),
     ("training.config",),
     ("engine.execution",),
@@ -28,12 +29,16 @@ FLOORS = (
 
 TRAINING = ("training.data", "training.config")
 NOT_FOR = {
-    "engine": ("engine.evaluation", "engine.optimization", "training", *TRAINING),
+    "engine": ("engine.evaluation", "engine.optimization", "training", "training.segmentation", *TRAINING),
     "engine.evaluation": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),
-    "engine.optimization": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),
-    "engine.preparation": TRAINING,
+    "engine.optimization": (
+        *("engine.preparation", "engine.execution", "engine.scratch", "training.segmentation"),
+        *TRAINING,
+    ),
+    "engine.preparation": ("training.segmentation", *TRAINING),
     **dict.fromkeys(
-        ("training", *TRAINING), tuple(room for floor in FLOORS for room in floor if "engine" in room)
+        ("training", "training.segmentation", *TRAINING),
+        tuple(room for floor in FLOORS for room in floor if "engine" in room),
     ),
 }
 """Rooms on lower floors that a room has no business with."""

@@ -105,3 +105,29 @@ def test_planted_seams(run: Run) -> None:
         < rows["offset 8", True]["found"]
         == rows["offset 8", True]["images"]
     )
+
+
+def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The paper's patch takes 56.25 GFLOP; what is made patch by patch takes the same memory for any image."""
+    pytest.importorskip("torch")
+    bench = load_bench("arithmetic")
+    assert 2 * bench.multiply_adds("safron", 256) / 1e9 == pytest.approx(56.25, rel=0.01)
+    assert bench.multiply_adds("safron", 1000) == 25 * bench.multiply_adds("safron", 256)
+    assert bench.training_bytes("safron", 256) == bench.training_bytes("safron", 4096)
+    whole = [bench.training_bytes("pix2pix, whole image", side) for side in (1024, 2048)]
+    assert 3 < whole[1] / whole[0] < 4.1
+    bench.SIDES = (256, 512)
+    bench.main(["--plot", str(here / "a.svg")])
+    assert "pixels a side" in capsys.readouterr().out
+    assert (here / "a.svg").read_text().count("<polyline") == 8
+
+
+def test_runtimes(run: Run, tiny: Path) -> None:
+    pytest.importorskip("openvino")
+    made = run(f"runtimes {tiny} --repeats 1 --windows")
+    ways = {row["way"]: row for row in made["calls"]}
+    assert {"ONNX Runtime float32", "OpenVINO float32"} <= {*ways}
+    for row in ways.values():
+        assert row["ms"] > 0
+        assert row["mean_levels"] <= 1
+        assert all(found["same_bits"] for found in row["windows"].values())

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx_models
+import onnxruntime
 import pytest
 import tifffile
 import zarr
@@ -490,7 +491,7 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
             " boundary sums + ",
             "scratch  at most ",
             f"MB in {here / 'out.tiff.safron'}",
-            "model    tiny on cpu, batch size 3",
+            f"model    tiny on cpu, ONNX Runtime {onnxruntime.__version__} in float32, batch size 3",
         ),
     )
     outcome = run_cli(capfd, USUAL + case.args)

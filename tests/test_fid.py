@@ -89,6 +89,16 @@ def test_distances_of_known_normals() -> None:
     assert abs(mean) < 3 * spread
 
 
+def test_few_rows_and_many_features_give_the_same_distance_both_ways() -> None:
+    rng = np.random.default_rng(3)
+    real, fake = rng.standard_normal((9, 12)), 2 * rng.standard_normal((11, 12)) + 1
+    wide = frechet_distance(real, fake)
+    first, second = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+    cross = np.sqrt(np.maximum(np.linalg.eigvals(first @ second).real, 0)).sum()
+    apart = ((real.mean(axis=0) - fake.mean(axis=0)) ** 2).sum()
+    assert wide == pytest.approx(apart + np.trace(first) + np.trace(second) - 2 * cross, rel=1e-5)
+
+
 def test_the_kernel_distance_is_unbiased() -> None:
     """Over many pairs of small equal sets its mean is zero, where the Frechet distance's is not."""
     rng = np.random.default_rng(1)
@@ -152,7 +162,7 @@ def test_as_many_tiles_are_looked_for_as_the_command_was_told(
 
     monkeypatch.setattr("safron.engine.evaluation.tile_sets.find_tiles", watched)
     for tiles, seed, taken in ((10, 0, 10), (10, 1, 10), (30_000, 2, 12)):
-        args = ("--size", str(SIDE), "--tiles", str(tiles), "--seed", str(seed))
+        args = ("--texture", "--size", str(SIDE), "--tiles", str(tiles), "--seed", str(seed))
         outcome = run_program(capfd, main, "fid", real, fake, *args)
         assert f"{taken} tiles of 64 px" in outcome.out
     assert asked == [(10, 0), (10, 0), (10, 1), (10, 1), (30_000, 2), (30_000, 2)]
@@ -171,8 +181,9 @@ def test_jpeg_makes_two_sets_alike(tmp_path: Path) -> None:
 
 
 def test_without_weights_the_command_says_what_it_measures(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("safron.engine.evaluation.encoder.is_installed", lambda: False)
     real, fake = save(tmp_path / "real", tissue(0)), save(tmp_path / "fake", tissue(1, 30, tint=20))
     outcome = run_program(
         capfd, main, "fid", real, fake, "--size", str(SIDE), "--report", tmp_path / "r.json"
@@ -205,7 +216,7 @@ def test_masks_of_training_pairs_are_not_tissue(
         }[layout]
         (pairs / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(pairs / name), mask)
-    args = ("--size", str(SIDE), "--report", tmp_path / "r.json")
+    args = ("--texture", "--size", str(SIDE), "--report", tmp_path / "r.json")
     outcome = run_program(capfd, main, "fid", pairs, alone, *args)
     assert outcome.code == 0
     assert f"{pairs}: 12 masks of training pairs are left out" in outcome.err

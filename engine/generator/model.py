@@ -85,6 +85,8 @@ class GeneratorInfo:
         Patches that it takes in one call; None takes any number.
     calls
         Calls that threads of the engine make at a time on a CPU; None makes one for each task.
+    runtime, precision
+        What computes, with its version; in which precision.
     colors
         uint8 [256, 3], of a generator that gives each label its colour and does nothing else; None of all
         others.
@@ -101,6 +103,8 @@ class GeneratorInfo:
     batch_invariant: bool = False
     per_call: int | None = None
     calls: int | None = None
+    runtime: str = ""
+    precision: str = "float32"
     colors: npt.NDArray[np.uint8] | None = field(default=None, compare=False)
     same_halves: bool = False
     same_places: bool = False
@@ -117,6 +121,8 @@ class GeneratorInfo:
             batch_invariant=bool(said("batch_invariant", said("apart", False))),
             per_call=said("per_call", None),
             calls=said("calls", None),
+            runtime=said("runtime", ""),
+            precision=said("precision", "float32"),
             # A class that derives from it, or a test, may do something else when it is called.
             colors=getattr(model, "colors", None) if type(model).__call__ is _PAINT else None,
         )
@@ -183,7 +189,12 @@ _PAINT = IdentityModel.__call__
 
 
 def load_model(
-    model: str | Path | PatchModel, *, device: str = "auto", threads: int = 0, precision: str = "float32"
+    model: str | Path | PatchModel,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    precision: str = "float32",
+    runtime: str = "auto",
 ) -> PatchModel:
     """Return the generator for a shipped name or an ONNX file; pass any other `PatchModel` through."""
     if not isinstance(model, str | Path):
@@ -192,6 +203,5 @@ def load_model(
     if str(model) == "identity":
         return IdentityModel()
     shipped = MODELS / f"{model}.onnx"
-    return OnnxModel(
-        shipped if shipped.is_file() else model, device=device, threads=threads, precision=precision
-    )
+    path = shipped if shipped.is_file() else model
+    return OnnxModel(path, device=device, threads=threads, precision=precision, runtime=runtime)

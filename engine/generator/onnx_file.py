@@ -7,7 +7,7 @@ nodes and tensors can lie in them. Field numbers are those of onnx.proto.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Fields = dict[int, list["int | memoryview"]]
 
@@ -64,6 +64,8 @@ class OnnxFile:
         Whether values are quantized by a scale that depends on the whole batch.
     float16
         Whether it computes in float16: no weights of float32 with two axes or more, and some of float16.
+    metadata
+        ``metadata_props``.
     """
 
     ir_version: int
@@ -73,6 +75,7 @@ class OnnxFile:
     whole_patch: tuple[str, ...]
     scales_by_batch: bool
     float16: bool
+    metadata: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, content: bytes) -> OnnxFile:
@@ -104,6 +107,7 @@ class OnnxFile:
             whole_patch=tuple(sorted({node.kind for node in nodes if node.over_patch(constants)})),
             scales_by_batch=bool(kinds & DYNAMIC),
             float16=FLOAT16 in weights and FLOAT not in weights,
+            metadata={_text(entry, 1): _text(entry, 2) for entry in map(_fields, found[0][1].get(14, ()))},
         )
 
 

@@ -1,4 +1,4 @@
-"""How does ONNX Runtime turn label windows into patches?"""
+"""How does the graph of an ONNX file turn label windows into patches?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -14,15 +15,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.fixed_point import VALUE_LIMIT
+from safron.engine.system.gpus import describe_gpu
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
+from safron.io.files import read_text
 
 from .adapter import check_adapter, run_adapted
-from .card import Card, parse_card
-from .devices import check_precision, check_providers, choose_device, nodes_on_cpu, providers
+from .card import Card, Difference, parse_card
+from .devices import (
+    check_precision,
+    check_providers,
+    choose_device,
+    choose_runtime,
+    nodes_on_cpu,
+    providers,
+)
 from .onnx_file import OnnxFile
+from .openvino_session import OpenVinoSession, openvino_version
 from .planes import Inputs, card_specs, each, further
-from .shipped import model_names
+from .shipped import BFLOAT16, MODELS, model_names
 
 log = logging.getLogger("safron")
 
@@ -33,7 +44,7 @@ FATAL = 4  # severity in ONNX Runtime's log: errors come as exceptions, and each
 
 
 class OnnxModel:
-    """A generator in an ONNX file, run by ONNX Runtime.
+    """A generator in an ONNX file, run by ONNX Runtime or OpenVINO.
 
     The session is not pickled: each process makes its own.
 
@@ -46,7 +57,10 @@ class OnnxModel:
     threads
         Patches that a CPU generates side by side, each on one core; 0 is one for every core.
     precision
-        Of arithmetic on CUDA: "float32", "tf32" (products rounded to 10 bits) or "float16" (TensorRT).
+        Of arithmetic: "float32"; on CUDA "tf32" (products rounded to 10 bits) or "float16" (TensorRT); with OpenVINO
+        "bfloat16"; or "auto", which is bfloat16 where it can be and the card allows it.
+    runtime
+        "auto" (OpenVINO for bfloat16, else ONNX Runtime), "onnxruntime" or "openvino".
 
     Raises
     ------
@@ -57,11 +71,16 @@ class OnnxModel:
     returns_uint8 = False
 
     def __init__(
-        self, path: str | Path, *, device: str = "auto", threads: int = 0, precision: str = "float32"
+        self,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        precision: str = "float32",
+        runtime: str = "auto",
     ) -> None:
         self.path = Path(path)
         self.threads = threads
-        self.precision = precision
         if not self.path.is_file():
             raise BadInput(
                 f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
@@ -80,18 +99,25 @@ class OnnxModel:
             )
         digest = hashlib.sha256(content)
         _add_weights(digest, self.file.locations, self.path)
-        self.device = choose_device(device)
-        check_precision(precision, self.device)
+        on_cpu = device == "auto" and (runtime == "openvino" or precision == "bfloat16")
+        self.device = choose_device("cpu" if on_cpu else device)
+        check_precision(precision, self.device, runtime)
         beside = self._card_beside()
         if beside is not None:  # it decides pixels as the file does: context, noise, fill
             digest.update(beside.encode())
         self.sha256 = digest.hexdigest()
-        # Only here: a copy in another process must not go on with another device.
-        self._may_fall_back = device == "auto" and precision == "float32"
         self.card = self._read_card(beside)
+        self._runtime, self.precision = choose_runtime(runtime, precision, self.device, self.card)
+        # Only here: a copy in another process must not go on with another device.
+        self._may_fall_back = (
+            device == "auto" and precision in ("float32", "auto")
+            if self.device != "cpu"
+            else precision == "auto" and runtime == "auto"
+        )
+        session = self._session
         self._may_fall_back = False
         check = _check_signature if self.card.adapter is None else check_adapter
-        check(self._session, self.card, str(self.path))
+        check(session, self.card, str(self.path))
         self._check_operators()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,13 +144,27 @@ class OnnxModel:
         """Session calls to make at a time; None where they share a device."""
         return (self.threads or usable_cores()) if self.device == "cpu" else None
 
+    @property
+    def runtime(self) -> str:
+        """What computes, and everything about it that decides pixels."""
+        if self._runtime == "openvino":
+            return f"OpenVINO {openvino_version()}"
+        import onnxruntime
+
+        about = "" if self.device == "cpu" else f", {describe_gpu(int(self.device.partition(':')[2] or 0))}"
+        return f"ONNX Runtime {onnxruntime.__version__}{about}"
+
     @cached_property
     def _session(self) -> Any:
-        if not self._may_fall_back or self.device == "cpu":
+        if not self._may_fall_back:
             return self._open()
         try:
             return self._open()
         except BadInput as error:
+            if self._runtime == "openvino":
+                self._runtime, self.precision = "onnxruntime", "float32"
+                log.warning("--precision auto: float32 is used (%s)", one_line(error))
+                return self._open()
             gpu, self.device = self.device, "cpu"
             session = self._open()
             reason = one_line(error).removeprefix(f"--device {gpu}: ")
@@ -132,6 +172,9 @@ class OnnxModel:
             return session
 
     def _open(self) -> Any:
+        if self._runtime == "openvino":
+            assert self.calls is not None
+            return OpenVinoSession(self.path, sha256=self.sha256, calls=self.calls, precision=self.precision)
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -185,7 +228,7 @@ class OnnxModel:
         if not self._card_path.is_file():
             return None
         try:
-            return self._card_path.read_text(encoding="utf-8")
+            return read_text(self._card_path)
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(
                 f"{self._card_path}: cannot read the generator card ({one_line(error)})"
@@ -194,13 +237,15 @@ class OnnxModel:
     def _read_card(self, beside: str | None) -> Card:
         if beside is not None:
             return parse_card(beside, source=str(self._card_path))
-        text = self._session.get_modelmeta().custom_metadata_map.get("safron")
+        text = self.file.metadata.get("safron")
         if text is None:
             raise BadInput(
                 f"--model {self.path}: no generator card in it; export it with safron-train, or put "
                 f"{self._card_path.name} beside it (docs/generator-contract.md)"
             )
-        return parse_card(text, source=str(self.path))
+        card = parse_card(text, source=str(self.path))
+        measured = BFLOAT16.get(self.path.stem) if self.path.parent == MODELS else None
+        return card if measured is None else replace(card, bfloat16=card.bfloat16 or Difference(*measured))
 
     def _check_operators(self) -> None:
         """Refuse a graph that looks at all patches of a batch, and warn of one that looks at the whole of a patch."""
@@ -265,7 +310,7 @@ class OnnxModel:
     @cached_property
     def _returns_image(self) -> bool:
         """Whether the session, on a CPU, can write the image as it is wanted."""
-        direct = self.device == "cpu" and self.card.adapter is None
+        direct = (self._runtime, self.device) == ("onnxruntime", "cpu") and self.card.adapter is None
         return direct and self._session.get_outputs()[0].type == "tensor(float)"
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
 
+BFLOAT16 = {"safron-seamless": (0.34, 6.0)}
+"""Mean and largest difference of bfloat16 from float32, in grey levels, of generators whose cards are older than that field."""
+
 
 def model_names() -> list[str]:
     """Names that `load_model` knows besides files."""

@@ -146,9 +146,14 @@ class RenderOptions:
         shown="0, all cores",
     )
     device: str = setting("auto", "Device that the generator runs on.", "auto|cpu|cuda[:N]")
-    precision: Literal["float32", "tf32", "float16"] = setting(
+    precision: Literal["float32", "bfloat16", "auto", "tf32", "float16"] = setting(
         "float32",
-        "Arithmetic of the generator on CUDA; tf32 multiplies with 10 bits, float16 needs TensorRT.",
+        "Arithmetic of the generator. bfloat16 is for CPUs and needs OpenVINO; auto takes it if machine and generator's card allow "
+        "it, else float32. On CUDA, tf32 multiplies with 10 bits and float16 needs TensorRT.",
+    )
+    runtime: Literal["auto", "onnxruntime", "openvino"] = setting(
+        "auto",
+        "Library that runs the generator. auto is OpenVINO for bfloat16, and ONNX Runtime otherwise.",
     )
     compression: Literal["jpeg", "deflate", "lzw", "none"] = setting(
         "jpeg", "Compression of the slide's tiles; all but jpeg are lossless."

@@ -138,7 +138,7 @@ def model_source(prepared: Prepared) -> ModelSource:
     threads = options.threads
     if prepared.where == "processes" and not threads:
         threads = max(1, usable_cores() // workers_of(options))
-    return ModelSource(model, device, threads, options.precision, options.patch_timeout)
+    return ModelSource(model, device, threads, options.precision, options.patch_timeout, options.runtime)
 
 
 def placement_of(options: RenderOptions) -> Placement:

@@ -99,6 +99,7 @@ def _load_generator(options: RenderOptions) -> PatchModel:
         device="cpu" if elsewhere else options.device,
         threads=options.threads,
         precision="float32" if elsewhere else options.precision,
+        runtime="onnxruntime" if elsewhere else options.runtime,
     )
 
 
@@ -167,7 +168,8 @@ def settle(prepared: Prepared, facts: WorkerFacts, *, width: int) -> Prepared:
     job = prepared.job
     # Card and hash are those of the driver's file, which workers must have too; the rest is known only to the worker.
     info = replace(facts.info, card=job.model.card, sha256=job.model.sha256)
-    job = replace(job, plan=replace(job.plan, batch=facts.planned), model=info)
+    slide = replace(job.plan.slide, metadata=job.plan.slide.metadata + _arithmetic(info))
+    job = replace(job, plan=replace(job.plan, batch=facts.planned, slide=slide), model=info)
     job = _with_batch(job, facts.batch, fresh=prepared.options.fresh)
     each = worker_budget(job, resident=facts.resident, blocks=facts.blocks)
     return replace(
@@ -294,5 +296,13 @@ def _slide_spec(
         tile=pyramid.tile,
         background=info.card.background,
         software=f"safron {version('safron')}",
-        metadata=tuple((key, str(value)) for key, value in metadata.items()),
+        metadata=tuple((key, str(value)) for key, value in metadata.items()) + _arithmetic(info),
     )
+
+
+def _arithmetic(info: GeneratorInfo) -> tuple[tuple[str, str], ...]:
+    """Say in the slide's metadata what computed it, where that is not ONNX Runtime in float32."""
+    if info.precision == "float32" and not info.runtime.startswith("OpenVINO"):
+        return ()
+    runtime = info.runtime.partition(",")[0]  # the name of a GPU stays out of the slide
+    return ("Generator runtime", runtime), ("Generator precision", info.precision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 from safron.io.errors import BadInput
 
@@ -31,6 +32,41 @@ def count_gpus() -> int:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
+
+
+def describe_gpu(number: int) -> str:
+    """Name what decides the pixels of a GPU: its name, compute capability, the driver's CUDA, and cuDNN where it is loaded.
+
+    Two GPUs of one kind and one set of libraries choose the same kernels; others may round differently.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
+    except OSError:
+        return "no driver"
+    gpu, value = ctypes.c_int(0), ctypes.c_int(0)
+    name = ctypes.create_string_buffer(128)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(gpu), number):
+        return f"no GPU {number}"
+    driver.cuDeviceGetName(name, len(name), gpu)
+    capability = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, gpu)
+        capability.append(str(value.value))
+    driver.cuDriverGetVersion(ctypes.byref(value))
+    cuda = f"{value.value // 1000}.{value.value % 1000 // 10}"
+    return f"{name.value.decode(errors='replace')} ({'.'.join(capability)}), CUDA {cuda}{_cudnn()}"
+
+
+def _cudnn() -> str:
+    """Version of cuDNN, where this process has loaded it; empty elsewhere."""
+    for library in ("libcudnn.so.9", "cudnn64_9.dll"):
+        with suppress(OSError, AttributeError):
+            # RTLD_NOLOAD is 4 on Linux: what ONNX Runtime uses, not what else lies around.
+            loaded = ctypes.CDLL(library, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+            loaded.cudnnGetVersion.restype = ctypes.c_size_t
+            found = loaded.cudnnGetVersion()
+            return f", cuDNN {found // 10000}.{found % 10000 // 100}.{found % 100}"
+    return ""
 
 
 def worker_gpus(device: str) -> list[str]:

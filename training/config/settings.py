@@ -46,8 +46,8 @@ class ModelConfig:
 
     # Name on the card.
     name: str = "safron-seamless"
-    # `networks.SeamlessGenerator` or `networks.PaperGenerator`.
-    network: Literal["seamless", "paper"] = "seamless"
+    # `networks.SeamlessGenerator`, or `networks.PaperGenerator` with its stem, or without as in pix2pix.
+    network: Literal["seamless", "paper", "pix2pix"] = "seamless"
     # Label pixels read on each side of a patch.
     context: NotNegative = 20
     # Patches agree where their origins are multiples of this many pixels.
@@ -159,7 +159,7 @@ class TrainConfig:
     def sheet_tile(self) -> int:
         """Side of the patches on a sample sheet, 3 x 3 of which make about a training tile."""
         model = self.model
-        if model.network == "paper":
+        if model.network != "seamless":
             return model.tile
         side = (self.patch + 2 * model.overlap) // 3
         return max(side, model.overlap + model.alignment) // model.alignment * model.alignment
@@ -302,6 +302,7 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
             (m.tile == 2**m.levels, "model.tile", power),
             (m.noise_scales == (), "model.noise_scales", "this network takes no noise: give an empty list"),
             (not m.dynamic_tile or m.alignment == m.tile, "model.dynamic_tile", only),
+            (m.network == "paper" or m.context == 0, "model.context", "pix2pix sees the patch alone: give 0"),
         ]
     for holds, name, text in rules:
         if not holds:
@@ -314,7 +315,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(_PRESET_FILE.read_te
 """By preset and size what a run changes in `TrainConfig`; smaller sizes change the full one."""
 
 PRESETS = {name: override(TrainConfig(), sizes["full"], f"preset {name}") for name, sizes in SIZES.items()}
-"""The generator that ships, and the SAFRON paper's."""
+"""The generator that ships, the SAFRON paper's, and pix2pix, which the paper compares with."""
 
 
 def preset(name: str, size: str = "full") -> TrainConfig:

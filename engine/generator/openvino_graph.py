@@ -1,0 +1,168 @@
+"""What is rewritten in a graph before OpenVINO compiles it?
+
+Two identities that hold but for rounding. Both save time with OpenVINO's kernels; measured in ``benchmarks/LOG.md``.
+
+**A convolution of an image enlarged twofold, by phases.** Every other pixel of the enlarged image is a copy, so for each phase
+(y mod 2, x mod 2) of the output, taps that meet the same pixel are added up. With k = 3, four taps on the small image do the work
+of nine on the large one::
+
+    concat(enlarge(a), b) --Conv k x k-->   becomes   a --Conv (k // 2 + 1)^2, 4 x channels--> depth to space --+
+                                                      b --Conv k x k-------------------------------------------+--> sum
+
+**A mean over a window, by rows and columns.**
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+NEAREST = {
+    "mode": "nearest",
+    "shape_calculation_mode": "scales",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
+}
+"""How an image is enlarged by repeating pixels."""
+REVISION = 1
+"""Part of the name of a compiled generator in the cache; to be raised with every change here."""
+
+
+def rewrite(model: Any) -> int:
+    """Rewrite an `openvino.Model` in place, and return how many nodes were replaced."""
+    count = 0
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind == "Convolution":
+            count += _enlarged_by_phases(node)
+        elif kind == "AvgPool":
+            count += _mean_by_axes(node)
+    if count:
+        model.validate_nodes_and_infer_types()
+    return count
+
+
+def _enlarged_by_phases(conv: Any) -> bool:
+    from openvino import opset14 as ops
+
+    weights, pieces = _constant(conv, 1), _pieces(conv)
+    if (
+        weights is None
+        or pieces is None
+        or not _is_plain(conv)
+        or conv.get_output_partial_shape(0).rank.get_length() != 4
+    ):
+        return False
+    size = weights.shape[2]
+    if weights.shape[3] != size or size % 2 == 0 or size < 3:
+        return False
+    parts, start = [], 0
+    for output in pieces:
+        channels = output.get_partial_shape()[1]
+        if channels.is_dynamic:
+            return False
+        part, start = weights[:, start : start + channels.get_length()], start + channels.get_length()
+        small = _before_enlarging(output.get_node())
+        if small is None:
+            parts.append(ops.convolution(output, _weights(part), [1, 1], [0, 0], [0, 0], [1, 1]))
+        else:
+            phases = ops.convolution(small, _weights(phase_weights(part)), [1, 1], [0, 0], [0, 0], [1, 1])
+            parts.append(ops.depth_to_space(phases, "blocks_first", 2))
+    total = parts[0]
+    for part in parts[1:]:
+        total = ops.add(total, part)
+    _replace(conv, total)
+    return True
+
+
+def phase_weights(weights: Float32) -> Float32:
+    """Add up the taps that meet the same pixel of an image enlarged twofold.
+
+    Parameters
+    ----------
+    weights
+        float32 [out, in, k, k], k odd.
+
+    Returns
+    -------
+    Float32
+        [4 out, in, k // 2 + 1, k // 2 + 1], phase by phase: (0, 0), (0, 1), (1, 0), (1, 1).
+    """
+    out, channels, size, _ = weights.shape
+    taps = size // 2 + 1
+    summed = np.zeros((2, 2, out, channels, taps, taps), np.float64)
+    for dy, dx, y, x in np.ndindex(2, 2, size, size):
+        summed[dy, dx, :, :, (dy + y) // 2, (dx + x) // 2] += weights[:, :, y, x]
+    return summed.reshape(4 * out, channels, taps, taps).astype(np.float32)
+
+
+def _pieces(conv: Any) -> list[Any] | None:
+    """Return what is convolved, cut where channels are concatenated; None unless one of it was enlarged."""
+    source = conv.input_value(0)
+    node = source.get_node()
+    pieces = [source]
+    if node.get_type_name() == "Concat" and node.get_attributes()["axis"] in (1, -3):
+        pieces = [node.input_value(index) for index in range(node.get_input_size())]
+    return pieces if any(_before_enlarging(piece.get_node()) is not None for piece in pieces) else None
+
+
+def _before_enlarging(node: Any) -> Any:
+    """Return what a node enlarges by repeating each pixel twice in y and in x; None of any other node."""
+    if node.get_type_name() != "Interpolate" or node.get_type_info().version_id != "opset11":
+        return None
+    how = node.get_attributes()
+    if any(how.get(name) != value for name, value in NEAREST.items()):
+        return None
+    if any(how.get("pads_begin", ())) or any(how.get("pads_end", ())):
+        return None
+    scales = _constant(node, 1)
+    axes = _constant(node, 2) if node.get_input_size() == 3 else np.arange(4)
+    if scales is None or axes is None or len(scales) != len(axes):
+        return None
+    by_axis = dict(zip(axes.tolist(), scales.tolist(), strict=True))
+    return node.input_value(0) if by_axis in ({0: 1, 1: 1, 2: 2, 3: 2}, {2: 2, 3: 2}) else None
+
+
+def _mean_by_axes(pool: Any) -> bool:
+    from openvino import opset14 as ops
+
+    how = pool.get_attributes()
+    kernel = list(how["kernel"])
+    if len(kernel) != 2 or min(kernel) < 3 or not _is_plain(pool) or how["rounding_type"] != "floor":
+        return False
+    mean = pool.input_value(0)
+    for shape in ([kernel[0], 1], [1, kernel[1]]):
+        mean = ops.avg_pool(mean, [1, 1], [0, 0], [0, 0], shape, exclude_pad=False)
+    _replace(pool, mean)
+    return True
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether a window moves pixel by pixel and stays inside the image."""
+    how = node.get_attributes()
+    return (
+        how["auto_pad"] in ("explicit", "valid")
+        and not any((*how["pads_begin"], *how["pads_end"]))
+        and {*how["strides"], *how.get("dilations", ())} == {1}
+    )
+
+
+def _constant(node: Any, index: int) -> npt.NDArray[Any] | None:
+    source = node.input_value(index).get_node()
+    return np.array(source.data) if source.get_type_name() == "Constant" else None
+
+
+def _weights(values: Float32) -> Any:
+    from openvino import opset14 as ops
+
+    return ops.constant(np.ascontiguousarray(values))
+
+
+def _replace(old: Any, new: Any) -> None:
+    new.set_friendly_name(old.get_friendly_name())
+    for target in old.output(0).get_target_inputs():
+        target.replace_source_output(new.output(0))

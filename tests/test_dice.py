@@ -1,0 +1,261 @@
+"""A study of what synthetic images are worth: known answers on drawn tissue, and the same answers after a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import run_program
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safron.engine.evaluation.cli import main
+from safron.engine.generator.model import load_model
+from safron.io.errors import BadInput
+from safron.training.config.data_sets import DataFacts
+from safron.training.data.source import split
+from safron.training.segmentation.options import DiceOptions
+from safron.training.segmentation.plot import draw_study
+from safron.training.segmentation.synthesis import lay_out, procedural_masks, synthesize
+from safron.training.segmentation.tissue import divide, open_tissue
+from training_cases import labels_of, pair
+
+torch = pytest.importorskip("torch")
+
+from safron.training.segmentation import fitting  # noqa: E402
+from safron.training.segmentation.fitting import Annotated, train_segmenter  # noqa: E402
+from safron.training.segmentation.study import (  # noqa: E402
+    Material,
+    check_folder,
+    plan_arms,
+    run_study,
+)
+
+SMALL = DiceOptions(model="identity", steps=12, batch=4, crop=32, seeds=1, rate=1e-2, threads=1, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    for index in range(6):
+        pair(folder, f"case{index // 2}-{index}", seed=index, size=(48, 64), grain=4)
+    return folder
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=12),
+    margin=st.integers(0, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_masks_on_a_canvas_do_not_touch(sizes: list[tuple[int, int]], margin: int) -> None:
+    mosaic = lay_out(sizes, margin)
+    taken = np.zeros(mosaic.shape, int)
+    for (y, x), (height, width) in zip(mosaic.places, sizes, strict=True):
+        assert y >= margin
+        assert x >= margin
+        taken[y - margin : y + height + margin, x - margin : x + width + margin] += 1
+    assert taken.max() == 1
+    assert taken.sum() == sum((h + 2 * margin) * (w + 2 * margin) for h, w in sizes)
+
+
+def test_synthetic_images_lie_on_their_masks(tmp_path: Path) -> None:
+    """The generator that paints each label in its colour: every pixel is known."""
+    masks = [labels_of(40, 52, seed) for seed in range(3)] + [labels_of(33, 20, 9)]
+    common: dict[str, Any] = {"model": "identity", "seed": 0, "mpp": None, "threads": 1}
+    made = synthesize(masks, tmp_path / "s", **common)
+    card = load_model("identity").card
+    colors = np.zeros((256, 3), np.uint8)
+    for label in card.labels:
+        colors[label.value] = label.color
+    for image, mask in zip(made, masks, strict=True):
+        np.testing.assert_array_equal(image, colors[mask])
+    before = (tmp_path / "s" / "slide.tiff").stat().st_mtime_ns
+    synthesize(masks, tmp_path / "s", **common)
+    assert (tmp_path / "s" / "slide.tiff").stat().st_mtime_ns == before, "rendered once"
+    other = synthesize([np.full_like(mask, 1) for mask in masks], tmp_path / "s", **common)
+    assert (other[0] == colors[1]).all(), "other masks, other images"
+
+
+def test_what_the_renderer_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"^safron-render: .*no-such-generator") as error:
+        synthesize([labels_of(20, 20)], tmp_path, model="no-such-generator", seed=0, mpp=None, threads=1)
+    assert "\n" not in str(error.value)
+
+
+def test_no_slide_is_in_two_parts_and_the_generator_has_not_seen_the_test(data: Path) -> None:
+    pairs = open_tissue(data, DataFacts(slide_of="case."))
+    parts = divide(pairs, held_out=0.3, validation=0.3, images=None)
+    slides = [set(part.slides) for part in (parts.train, parts.validation, parts.test)]
+    assert all(slides)
+    assert sum(map(len, slides)) == len(set().union(*slides)) == 3
+    assert slides[2] == set(split(pairs, 0.3)[1].slides), "those that safron-train holds out"
+    assert len(divide(pairs, held_out=0.3, validation=0.3, images=1).train) == 1
+    with pytest.raises(BadInput, match="1 slides, and training, validation and test need one each"):
+        divide(pairs.take([0, 1]), held_out=0.3, validation=0.3, images=None)
+
+
+def test_arms_hold_what_they_are_named_for() -> None:
+    arms = {arm.name: arm for arm in plan_arms(8, few=3, curve=(0, 25, 100))}
+    assert list(arms)[:3] == ["real", "synthetic", "mixed"]
+    replaced, added = arms["replaced 25%"], arms["added 25%"]
+    assert len(replaced.synthetic) == len(added.synthetic) == 2
+    assert set(replaced.real) | set(replaced.synthetic) == set(range(8))
+    assert not set(replaced.real) & set(replaced.synthetic)
+    assert added.real == tuple(range(8))
+    assert arms["3 real"].real == arms["3 real + synthetic"].real == arms["3 real + procedural"].real
+    assert len(arms["3 real"].real) == 3
+    assert "replaced 100%" not in arms, "that is synthetic"
+
+
+def test_procedural_masks_have_glands_in_tissue() -> None:
+    masks = procedural_masks(3, (60, 70), seed=1)
+    assert [mask.shape for mask in masks] == [(60, 70)] * 3
+    assert all({1, 2} <= set(np.unique(mask)) for mask in masks)
+    assert not np.array_equal(masks[0], masks[1])
+
+
+def drawn(count: int, *, dark: bool = False) -> Annotated:
+    """Glands that are darker than their surroundings, or with `dark` lighter."""
+    masks = tuple(labels_of(40, 40, seed) == 2 for seed in range(count))
+    colors = np.array([[220, 160, 190], [110, 60, 140]], np.uint8)[:: -1 if dark else 1]
+    return Annotated(tuple(colors[mask.astype(int)] for mask in masks), masks)
+
+
+def test_a_stopped_training_ends_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = torch.device("cpu")
+    images = drawn(4)
+    common: dict[str, Any] = {"seed": 5, "device": device}
+    whole = train_segmenter(images, images, SMALL, state=tmp_path / "a.pt", **common)
+    assert whole is not None
+    ticks = itertools.count()
+    monkeypatch.setattr(fitting.time, "monotonic", lambda: float(next(ticks)))
+    state = tmp_path / "b.pt"
+    assert train_segmenter(images, images, SMALL, state=state, until=9.0, **common) is None
+    assert state.exists()
+    monkeypatch.undo()
+    again = train_segmenter(images, images, SMALL, state=state, **common)
+    assert again is not None
+    assert not state.exists()
+    assert (again.step, again.dice) == (whole.step, whole.dice)
+    for one, other in zip(again.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_segmenter_learns_what_it_is_shown_and_no_other_colours(tmp_path: Path) -> None:
+    device, options = torch.device("cpu"), dataclasses.replace(SMALL, steps=40)
+    images = drawn(6)
+    made = train_segmenter(images, images, options, seed=0, state=tmp_path / "s.pt", device=device)
+    assert made is not None
+
+    def dice(found: Annotated) -> float:
+        pairs = fitting.predictions(made.network, found, device)
+        return float(np.mean([fitting.compare(*pair).dice for pair in pairs]))
+
+    assert dice(images) > 0.95
+    assert dice(drawn(6, dark=True)) < 0.6
+
+
+def test_an_arm_is_trained_on_its_images() -> None:
+    kinds = {name: drawn(4, dark=name != "real") for name in ("real", "synthetic", "procedural")}
+    material = Material(kinds, {name: kinds[name].thin(1) for name in ("real", "synthetic")}, {})
+    arms = {arm.name: arm for arm in plan_arms(4, few=2)}
+    counts = {name: tuple(map(len, material.of(arm))) for name, arm in arms.items()}
+    assert counts == {
+        "real": (4, 1),
+        "synthetic": (4, 1),
+        "mixed": (8, 2),
+        "2 real": (2, 1),
+        "2 real + synthetic": (6, 2),
+        "2 real + procedural": (6, 1),
+    }
+    assert (material.of(arms["synthetic"])[0].images[0] == kinds["synthetic"].images[0]).all()
+
+
+def test_the_command_trains_stops_continues_and_reports(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study"
+    options = ["--model", "identity", "--slide-of", "case.", "--held-out", "0.3", "--validation", "0.3"]
+    options += ["--steps", "8", "--batch", "2", "--crop", "32", "--seeds", "1", "--threads", "1"]
+    options += ["--device", "cpu"]
+    first = run_program(capfd, main, "dice", data, out, *options, "--minutes", "0.00001")
+    assert first.code == 0
+    assert "0 of 3 trainings done; the same command continues" in first.out
+    second = run_program(capfd, main, "dice", data, out, *options)
+    assert second.code == 0
+    assert "3 of 3 trainings done; report" in second.out
+    report = json.loads((out / "report.json").read_text())
+    assert report["images"] == {"train": 2, "validation": 2, "test": 2}
+    assert set(report["arms"]) == {"real", "synthetic", "mixed"}
+    for arm in report["arms"].values():
+        assert set(arm["tests"]) == {"real", "synthetic", "real, one stain"}
+        assert 0 <= arm["tests"]["real"]["dice"]["mean"] <= 1
+        assert 0 <= arm["agreement"]["mean"] <= 1
+    ET.fromstring((out / "dice.svg").read_text())
+    kept = {file.name: file.read_bytes() for file in out.glob("*-0.json")}
+    third = run_program(capfd, main, "dice", data, out, *options)
+    assert third.code == 0
+    assert {file.name: file.read_bytes() for file in out.glob("*-0.json")} == kept, "nothing is trained twice"
+    other = run_program(capfd, main, "dice", data, out, *[*options, "--steps", "9"])
+    assert other.code == 2
+    assert "this study has steps 8, not 9; give the same, or a new folder" in other.error
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(BadInput, match="exists and holds no study"):
+        check_folder(tmp_path, tmp_path, SMALL)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"crop": 40}, "--crop 40: is not a multiple of 32; give 64"),
+        ({"data_set": "mnist"}, "--data-set mnist: is not known; give one of pairs"),
+        ({"held_out": 1.5}, "--held-out 1.5: must be a share above 0 and below 1"),
+        ({"segmenter": "vit"}, "--segmenter 'vit': must be"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        DiceOptions(**options)
+
+
+def test_without_pytorch_the_command_says_what_to_install(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else known(name, *rest)
+    )
+    outcome = run_program(capfd, main, "dice", tmp_path, tmp_path / "out")
+    assert outcome.code == 2
+    assert "dice: needs torch, which is not installed; run: pip install 'safron[train]'" in outcome.error
+
+
+def test_a_study_is_drawn_with_a_bar_for_each_arm_and_test() -> None:
+    dice = {"dice": {"mean": 0.9, "sd": 0.02}}
+    tests = {"real": dice, "synthetic": dice}
+    drawing = ET.fromstring(draw_study({"arms": {"real": {"tests": tests}, "a < b": {"tests": tests}}}))
+    bars = [
+        item for item in drawing.iter("{http://www.w3.org/2000/svg}rect") if item.get("fill") != "#ffffff"
+    ]
+    assert len(bars) == 2 + 4, "two of the legend, four of the study"
+    heights = {item.get("height") for item in bars[2:]}
+    assert len(heights) == 1
+    assert ET.fromstring(draw_study({"arms": {}})) is not None
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is not a folder"):
+        run_study(tmp_path / "none", tmp_path / "out", SMALL)

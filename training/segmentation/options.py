@@ -1,0 +1,105 @@
+"""Which options does a study have? Each is declared here once; the command line, its help and docs/cli.md are made from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+from safron.io.errors import BadInput
+from safron.io.fields import Byte, Count, NotNegative, Positive, attributes, fit, hints, setting
+from safron.training.config.data_sets import DATA_SETS
+
+Segmenter = Literal["small-unet", "unet", "fcn8s", "segnet", "deeplab18", "deeplab50"]
+Share = Annotated[float, Meta(gt=0, lt=1, description="a share above 0 and below 1")]
+
+
+def _percents(text: str) -> tuple[int, ...]:
+    """Read percents separated by commas."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) <= 100 for part in parts):
+        raise ValueError(f"{text!r} must be percents separated by commas, as 0,25,50,75,100")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+@dataclass(frozen=True)
+class DiceOptions:
+    """All options of a study, with their defaults."""
+
+    model: str = setting("safron-seamless", "Generator of the synthetic images.", "NAME|FILE")
+    data_set: str | None = setting(
+        None,
+        f"Layout of DATA and meaning of its masks, one of {', '.join(DATA_SETS)}.",
+        "NAME",
+        shown="by the folders, or pairs",
+    )
+    slide_of: str | None = setting(
+        None, "What in an image's name is its slide.", "REGEX", shown="each image is a slide"
+    )
+    label: Byte = setting(2, "Label to segment, 0 to 255; all others are background.", "N")
+    segmenter: Segmenter = setting("small-unet", "Network that is trained.")
+    held_out: Share = setting(
+        0.1,
+        "Share of the slides to test on, a number from 0 to 1; safron-train keeps the same ones.",
+        "SHARE",
+    )
+    validation: Share = setting(
+        0.1, "Share of the other slides that the best state of a training is chosen by, from 0 to 1.", "SHARE"
+    )
+    seeds: Count = setting(3, "Number of trainings of each kind.", "N")
+    steps: Count = setting(700, "Number of steps of a training.", "N")
+    batch: Count = setting(8, "Number of crops in a step.", "N")
+    crop: Count = setting(128, "Size of a crop, in pixels a side; a multiple of 32.", "PX")
+    rate: Positive = setting(1e-3, "Learning rate of Adam at the start, a number of 0 to 1.", "RATE")
+    images: Count | None = setting(
+        None, "Largest number of training images; each has one synthetic image.", "N", shown="all"
+    )
+    few: NotNegative = setting(
+        0,
+        "Data efficiency: train on this number of real images alone, and with synthetic images added from the masks of all "
+        "training images and from procedural masks.",
+        "N",
+    )
+    curve: tuple[int, ...] | None = setting(
+        None,
+        "Shares of synthetic images, 0 to 100 percent: real images replaced by their synthetic ones, and synthetic ones added.",
+        "LIST",
+        shown="none",
+        parse=_percents,
+    )
+    minutes: Positive | None = setting(
+        None,
+        "Stop after this number of minutes; the same command continues.",
+        "MIN",
+        shown="when all is done",
+    )
+    threads: Count | None = setting(None, "Number of CPU threads.", "N", shown="PyTorch's choice")
+    device: str = setting("auto", "auto (a GPU if there is one), cpu or cuda.", "DEVICE")
+
+    def __post_init__(self) -> None:
+        for name, kind in hints(DiceOptions).items():
+            object.__setattr__(self, name, fit(getattr(self, name), kind, f"--{name.replace('_', '-')}"))
+        if self.crop % 32:
+            raise BadInput(f"--crop {self.crop}: is not a multiple of 32; give {-(-self.crop // 32) * 32}")
+        if self.data_set not in (None, *DATA_SETS):
+            raise BadInput(f"--data-set {self.data_set}: is not known; give one of {', '.join(DATA_SETS)}")
+
+    def lasting(self) -> dict[str, Any]:
+        """Return the options that results depend on, as JSON values; the others may change when a study continues."""
+        kept = {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
+        plain: dict[str, Any] = json.loads(json.dumps(kept))
+        return plain
+
+
+DiceOptions.__doc__ = f"{DiceOptions.__doc__}\n{attributes(DiceOptions)}"
+
+CHANGEABLE = ("minutes", "threads", "device", "seeds", "few", "curve")
+"""Options that may change between two runs of one study: they add trainings, or say how they run."""
+
+
+def generator_file(model: str) -> str:
+    """Name a generator so that another process finds it: a path becomes absolute, a shipped name stays."""
+    path = Path(model)
+    return str(path.absolute()) if path.is_file() else model

@@ -1,0 +1,285 @@
+"""Which segmenters does a study train, on which images, and what did they reach?
+
+`plan_arms` decides; `run_study` makes the synthetic images, trains arm after arm and seed after seed, tests each on real
+and synthetic images of the held-out slides, and keeps every result in a file of its own. Tables I and Fig. 12 of the SAFRON
+paper are made this way.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safron.io.console import progress
+from safron.io.errors import BadInput
+from safron.io.files import parse_text, replacing
+from safron.training.config.data_sets import DataFacts
+from safron.training.segmentation.fitting import Annotated, choose_device, predictions, train_segmenter
+from safron.training.segmentation.metrics import NAMES, compare
+from safron.training.segmentation.options import DiceOptions, generator_file
+from safron.training.segmentation.synthesis import procedural_masks, synthesize
+from safron.training.segmentation.tissue import Parts, divide, normalize, open_tissue
+
+SEED_OF_SHARES = 7
+"""Of the order in which images are replaced by synthetic ones, or chosen as the few."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one kind of segmenter is trained on: indices of training images, real, synthetic and from procedural masks."""
+
+    name: str
+    real: tuple[int, ...] = ()
+    synthetic: tuple[int, ...] = ()
+    procedural: tuple[int, ...] = ()
+
+
+def plan_arms(count: int, *, few: int = 0, curve: Sequence[int] = ()) -> tuple[Arm, ...]:
+    """Decide what to train on, for `count` training images.
+
+    Examples
+    --------
+    >>> [arm.name for arm in plan_arms(4, few=2, curve=(0, 50))]
+    ['real', 'synthetic', 'mixed', 'replaced 50%', 'added 50%', '2 real', '2 real + synthetic', '2 real + procedural']
+    """
+    every = tuple(range(count))
+    order = np.random.default_rng(SEED_OF_SHARES).permutation(count)
+    arms = [Arm("real", every), Arm("synthetic", (), every), Arm("mixed", every, every)]
+    for percent in curve:
+        made = tuple(sorted(order[: round(count * percent / 100)].tolist()))
+        kept = tuple(sorted(set(every) - set(made)))
+        if made and kept:  # none is "real"; all are "synthetic", or "mixed"
+            arms += [Arm(f"replaced {percent}%", kept, made), Arm(f"added {percent}%", every, made)]
+    if few:
+        first = tuple(sorted(order[:few].tolist()))
+        arms += [
+            Arm(f"{few} real", first),
+            Arm(f"{few} real + synthetic", first, every),
+            Arm(f"{few} real + procedural", first, (), every),
+        ]
+    return tuple(arms)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """All images of a study, by kind: to train on, to validate on, and test sets by name."""
+
+    train: dict[str, Annotated]
+    validation: dict[str, Annotated]
+    tests: dict[str, Annotated]
+
+    def of(self, arm: Arm) -> tuple[Annotated, Annotated]:
+        """Images that an arm is trained and validated on; it validates on the kinds that it trains on."""
+        chosen = {"real": arm.real, "synthetic": arm.synthetic, "procedural": arm.procedural}
+        train = _join([_take(self.train[kind], part) for kind, part in chosen.items() if part])
+        # Procedural masks are no substitute for labels to choose a state by: with real images, those decide.
+        kinds = [kind for kind in ("real", "synthetic") if chosen[kind]]
+        return train, _join([self.validation[kind] for kind in kinds])
+
+
+def _take(found: Annotated, part: Sequence[int]) -> Annotated:
+    return Annotated(tuple(found.images[i] for i in part), tuple(found.masks[i] for i in part))
+
+
+def _join(parts: Sequence[Annotated]) -> Annotated:
+    return Annotated(
+        tuple(image for part in parts for image in part.images),
+        tuple(mask for part in parts for mask in part.masks),
+    )
+
+
+def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
+    """Make the synthetic images of all masks, and those of procedural masks if they are asked for."""
+    model, mpp = generator_file(options.model), parts.train.mpp
+    whole = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    labels = [label for part in whole.values() for label in part.labels]
+    common: dict[str, Any] = {"model": model, "mpp": mpp, "threads": options.threads}
+    made = iter(synthesize(labels, out / "synthetic", seed=0, **common))
+    real, synthetic = {}, {}
+    for name, part in whole.items():
+        masks = tuple(label == options.label for label in part.labels)
+        real[name] = Annotated(part.images, masks)
+        synthetic[name] = Annotated(tuple(next(made) for _ in masks), masks)
+    train = {"real": real["train"], "synthetic": synthetic["train"]}
+    if options.few:
+        drawn = procedural_masks(len(parts.train), parts.train.labels[0].shape, seed=0)
+        images = synthesize(drawn, out / "procedural", seed=1, **common)
+        train["procedural"] = Annotated(images, tuple(label == options.label for label in drawn))
+    one_stain = tuple(
+        normalize(image, label) for image, label in zip(parts.test.images, parts.test.labels, strict=True)
+    )
+    tests = {
+        "real": real["test"],
+        "synthetic": synthetic["test"],
+        "real, one stain": Annotated(one_stain, real["test"].masks),
+    }
+    return Material(train, {"real": real["validation"], "synthetic": synthetic["validation"]}, tests)
+
+
+def check_folder(out: Path, data: Path, options: DiceOptions) -> None:
+    """Make the folder of a study, or check that it holds this one; raise `BadInput` if it is another or no study."""
+    said = {"program": "safron-eval dice", "data": str(data.absolute()), "options": options.lasting()}
+    file = out / "study.json"
+    if not file.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise BadInput(f"{out}: exists and holds no study; give the name of a new folder")
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as opened:
+            opened.write((json.dumps(said, indent=2) + "\n").encode())
+        return
+    remedy = "give the name of a new folder"
+    kept = parse_text(file, json.loads, kind="JSON", remedy=remedy)
+    for name, value in {"data": said["data"], **options.lasting()}.items():
+        before = kept["data"] if name == "data" else kept["options"].get(name)
+        if before != value:
+            raise BadInput(
+                f"{out}: this study has {name} {before}, not {value}; give the same, or a new folder"
+            )
+
+
+def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
+    """Run a study, or go on with one, until all is trained or the time is up.
+
+    Parameters
+    ----------
+    data
+        Folder of images and masks; see `open_tissue`.
+    out
+        Folder of the study. It is made, or holds an unfinished study of the same data and options.
+
+    Returns
+    -------
+    dict[str, Any]
+        What `summarize` makes of all results so far, with the counts of images, and of trainings done and planned.
+
+    Raises
+    ------
+    BadInput
+        The data or the folder cannot be used, or ``safron-render`` refuses the masks.
+    """
+    until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    check_folder(out, data, options)
+    facts = DataFacts(data_set=options.data_set or "", slide_of=options.slide_of or "")
+    pairs = open_tissue(data, facts)
+    parts = divide(pairs, held_out=options.held_out, validation=options.validation, images=options.images)
+    arms = plan_arms(len(parts.train), few=min(options.few, len(parts.train)), curve=options.curve or ())
+    material = prepare_material(parts, out, options)
+    trials = [(arm, seed) for seed in range(options.seeds) for arm in arms]
+    with progress(len(trials), "trainings") as advance:
+        for arm, seed in trials:
+            file = trial_file(out, arm, seed)
+            if not file.exists():
+                result = _run_trial(arm, seed, material, options, file, device=device, until=until)
+                if result is None:
+                    break
+                with replacing(file) as opened:
+                    opened.write((json.dumps(result, indent=2) + "\n").encode())
+            advance(1, f"{arm.name}, seed {seed}")
+    counts = {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)}
+    report = summarize(out, arms, options.seeds)
+    return {"data": str(data), "options": asdict(options), "images": counts, **report}
+
+
+def trial_file(out: Path, arm: Arm, seed: int) -> Path:
+    """Name the file of a finished training."""
+    plain = arm.name.replace("%", "").replace(" + ", "-and-").replace(" ", "-")
+    return out / f"{plain}-{seed}.json"
+
+
+def _run_trial(
+    arm: Arm,
+    seed: int,
+    material: Material,
+    options: DiceOptions,
+    file: Path,
+    *,
+    device: torch.device,
+    until: float,
+) -> dict[str, Any] | None:
+    """Train and test one segmenter; None if the time was up."""
+    began = time.monotonic()
+    train, validation = material.of(arm)
+    trained = train_segmenter(
+        train, validation, options, seed=seed, state=file.with_suffix(".pt"), device=device, until=until
+    )
+    if trained is None:
+        return None
+    tests, masks = {}, {}
+    for name, found in material.tests.items():
+        pairs = predictions(trained.network, found, device)
+        masks[name] = [predicted for predicted, _ in pairs]
+        scores = np.array([list(asdict(compare(*pair)).values()) for pair in pairs])
+        means, spread = scores.mean(axis=0), scores.std(axis=0)
+        tests[name] = {
+            measure: {"mean": float(mean), "sd_over_images": float(sd)}
+            for measure, mean, sd in zip(NAMES, means, spread, strict=True)
+        }
+    both = zip(masks["synthetic"], masks["real"], strict=True)
+    agreement = [compare(synthetic, real).dice for synthetic, real in both]
+    return {
+        "arm": arm.name,
+        "seed": seed,
+        "images": len(train),
+        "best_step": trained.step,
+        "validation_dice": trained.dice,
+        "tests": tests,
+        "agreement": {"mean": float(np.mean(agreement)), "sd_over_images": float(np.std(agreement))},
+        "seconds": time.monotonic() - began,
+    }
+
+
+def summarize(out: Path, arms: Sequence[Arm], seeds: int) -> dict[str, Any]:
+    """Gather all finished trainings: for each arm and test, mean and standard deviation over seeds of each measure.
+
+    `agreement` is the Dice of a segmenter's masks of real and of synthetic images of the same labels (the paper: 0.93).
+    """
+    rows: dict[str, Any] = {}
+    done = 0
+    for arm in arms:
+        files = [file for seed in range(seeds) if (file := trial_file(out, arm, seed)).exists()]
+        results = [json.loads(file.read_text()) for file in files]
+        done += len(results)
+        if not results:
+            continue
+        tests = {
+            test: {
+                measure: _spread([result["tests"][test][measure]["mean"] for result in results])
+                for measure in NAMES
+            }
+            for test in results[0]["tests"]
+        }
+        agreement = _spread([result["agreement"]["mean"] for result in results])
+        rows[arm.name] = {
+            "seeds": len(results),
+            "images": results[0]["images"],
+            "tests": tests,
+            "agreement": agreement,
+        }
+    return {"done": done, "planned": len(arms) * seeds, "arms": rows}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean and standard deviation over seeds; 0 for a single seed."""
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+
+
+def table(report: dict[str, Any]) -> list[list[str]]:
+    """Return the rows of the printed table: Dice, IoU and boundary F1 of each arm on each test."""
+    rows = [["trained on", "images", "seeds", "tested on", "Dice", "IoU", "boundary F1"]]
+    for name, arm in report["arms"].items():
+        for test, scores in arm["tests"].items():
+            shown = [
+                f"{scores[measure]['mean']:.3f} +- {scores[measure]['sd']:.3f}"
+                for measure in ("dice", "iou", "boundary_f1")
+            ]
+            rows.append([name, str(arm["images"]), str(arm["seeds"]), test, *shown])
+    return rows
