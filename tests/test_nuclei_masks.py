@@ -295,6 +295,22 @@ def test_numbers_beyond_32_bits_become_places(tmp_path: Path, capfd: pytest.Capt
     assert mask.beside["instances"][0:2, 0:2].tolist() == [[0, 2], [1, 2]]
 
 
+def test_the_example_is_drawn(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = Path(__file__).parent.parent / "examples" / "nuclei"
+    done = run_program(
+        capfd, cli.main, "from-polygons", folder / "nuclei.npz", tmp_path / "m.zarr", "--regions", folder / "tissue.npz",
+        "--classes", "nuclei", "--mpp", "0.25", "--size", "3072,3072",
+    )  # fmt: skip
+    assert done.code == 0
+    for line in ("4644 nuclei", "2097 inflammatory -> 3", "1316 neoplastic -> 2", "1218 connective -> 4"):
+        assert line in done.out
+    mask = open_mask(tmp_path / "m.zarr")
+    rows, cols = slice(1000, 1600), slice(1000, 1600)
+    labels, numbers = mask[rows, cols], mask.beside["instances"][rows, cols]
+    assert np.array_equal(numbers > 0, labels > 1)
+    assert set(np.unique(labels)) == {1, 2, 3, 4}
+
+
 def test_edges_where_numbers_repeat_over_labels() -> None:
     labels = np.array([[0, 2, 2, 3, 3, 1]] * 3, np.uint8)
     same = np.array([[0, 5, 5, 5, 5, 0]] * 3, np.uint32)
