@@ -161,3 +161,32 @@ def test_a_generator_without_edges_takes_no_numbers(tmp_path: Path) -> None:
     write_onnx(tmp_path / "h.onnx", card=CARD | {"edges": {"of": "instances"}}, edges=True)
     with pytest.raises(BadInput, match="labels are for of"):
         render(labels, tmp_path / "s.tiff", model=tmp_path / "h.onnx")
+
+
+def test_the_shipped_generator_draws_nuclei(tmp_path: Path) -> None:
+    labels = np.ones((150, 150), np.uint8)
+    labels[:, :40] = 0
+    numbers = np.zeros((150, 150), np.uint16)
+    y, x = np.mgrid[:150, :150]
+    for number, (v, u) in enumerate([(30, 60), (30, 79), (70, 90), (110, 70), (110, 120)], 1):
+        inside = (y - v) ** 2 + (x - u) ** 2 < 100
+        labels[inside], numbers[inside] = 3, number * 1000
+    np.save(tmp_path / "l.npy", labels)
+    np.save(tmp_path / "n.npy", numbers)
+    out = tmp_path / "s.tiff"
+    common: dict[str, Any] = {"model": "nuclei", "mpp": 0.5, "compression": "none", "workers": 1}
+    report = render(tmp_path / "l.npy", out, instances=tmp_path / "n.npy", **common)
+    assert report.scale == 1
+    slide = np.asarray(tifffile.imread(out, level=0)).astype(float)
+    assert (slide[:, :30].mean(axis=(0, 1)).round() == [243, 240, 243]).all()
+    # Lymphocytes are much darker than the tissue around them, above all in red, which haematoxylin takes.
+    far = (labels == 1) & (x > 60)
+    assert slide[labels == 3][:, 0].mean() < slide[far][:, 0].mean() - 50
+    whole = np.where(labels == 3, 1, 0).astype(np.uint16)
+    np.save(tmp_path / "one.npy", whole)
+    render(tmp_path / "l.npy", tmp_path / "one.tiff", instances=tmp_path / "one.npy", **common)
+    one = np.asarray(tifffile.imread(tmp_path / "one.tiff", level=0)).astype(float)
+    # Without the border between the two that touch, that place alone is drawn otherwise.
+    changed = np.abs(one - slide).max(axis=2) > 0
+    assert changed[25:36, 66:73].any()
+    assert not changed[100:, :].any()
