@@ -8,10 +8,13 @@ from pathlib import Path
 import click
 from safron.engine import augment
 from safron.engine import cli as render
+from safron.engine import generator_cli as generator
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
+from safron.engine.viewing import cli as viewing
 from safron.io.console import options_table
 from safron.io.masks import cli as masks
+from safron.io.tiles import cli as tiles
 from safron.training import cli as training
 
 PROGRAMS: dict[str, click.Command] = {
@@ -19,6 +22,9 @@ PROGRAMS: dict[str, click.Command] = {
     "safron-mask": masks.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-view": viewing.command,
+    "safron-generator": generator.commands,
+    "safron-tiles": tiles.command,
     "safron-augment": augment.command,
     "safron-train": training.cli,
 }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from safron.engine.generator.model import IdentityModel, PatchModel, load_model
     from safron.engine.generator.onnx_model import OnnxModel
     from safron.engine.preparation.options import RenderOptions
+    from safron.engine.virtual.slide import VirtualSlide
 
     from .rendering import render
     from .report import RenderReport
@@ -25,6 +26,7 @@ _HOMES = {
     "PatchModel": "generator.model",
     "RenderOptions": "preparation.options",
     "RenderReport": "report",
+    "VirtualSlide": "virtual.slide",
     "load_model": "generator.model",
     "render": "rendering",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "PatchModel",
     "RenderOptions",
     "RenderReport",
+    "VirtualSlide",
     "load_model",
     "render",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
     from safron.engine.preparation.mask_scan import Scan
     from safron.engine.preparation.prepared import Prepared
 
-    from .slide_list import SlideResult
+    from .slide_list import Row, SlideResult
 
 NAME = "safron-render"
+MOST_SEEDS = 100_000
 KEPT = "finished blocks are kept, the same command continues"
 
 
@@ -59,11 +61,24 @@ def _validate(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     ctx.exit(1 if problems else 0)
 
 
+def _seeds(text: str) -> list[int]:
+    """Read numbers and ranges."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not first <= last < first + MOST_SEEDS:
+            raise ValueError(f"{text!r} must be whole numbers, as 1-10 or 1,4,9, at most {MOST_SEEDS}")
+        seeds += range(first, last + 1)
+    return seeds
+
+
 EPILOG = """\b
 Examples:
   safron-render mask.zarr slide.tiff --tile 256 --overlap 20
   safron-render labels.png slide.ome.tiff --model generator.onnx --preview slide.png
   safron-render mask.zarr slide.svs --region 0,0,8192,8192 --dry-run
+  safron-render mask.zarr slide-{seed}.svs --seeds 1-10 --stain random
   safron-render --slides list.csv --executor processes --workers 4
   safron-render --status slide.svs
   safron-render --validate slide.svs
@@ -81,6 +96,12 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted. After 1 and
     "Render a list of slides instead of MASK and OUT: one per line, with columns mask, out and options.",
     "CSV",
     type=click.Path(path_type=Path),
+)
+@option(
+    "--seeds",
+    "Render one slide for each of these seeds, whole numbers as 1-10 or 1,4,9; {seed} stands for it in OUT, --preview, --labels-out and --html.",
+    "N-M",
+    parse=_seeds,
 )
 @option("--status", "Print how far the render of OUT is, and stop.", "OUT")
 @option("--dry-run", "Print the plan and stop.", is_flag=True)
@@ -105,12 +126,14 @@ def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **
     keep_one_heap()
     # Importing NumPy starts threads for linear algebra, which spin for a tenth of a second and are not needed here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    slides, status = options.pop("slides"), options.pop("status")
+    slides, status, seeds = options.pop("slides"), options.pop("status"), options.pop("seeds")
     if isinstance(options["batch"], Path):
         if slides is not None:
             raise click.UsageError("--batch and --slides: both name a list; give only one")
         slides, options["batch"] = options["batch"], None
     _check_usage(mask, out, slides, status, dry_run=dry_run)
+    if seeds is not None:
+        _check_seeds(slides, status, dry_run=dry_run)
     chosen = RenderOptions(**options)
     _import_engine()
     begin()
@@ -119,6 +142,8 @@ def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **
             _show_status(status, chosen, quiet=quiet)
         elif slides is not None:
             _render_list(slides, chosen, quiet=quiet)
+        elif seeds is not None:
+            _render_seeds(str(mask), str(out), seeds, chosen, quiet=quiet)
         else:
             assert mask is not None
             assert out is not None
@@ -153,6 +178,13 @@ def _check_usage(
         raise click.UsageError(f"{name}: --dry-run needs MASK and OUT")
 
 
+def _check_seeds(slides: Path | None, status: str | None, *, dry_run: bool) -> None:
+    """Refuse what does not go together with --seeds."""
+    for name, given in (("--slides", slides), ("--status", status), ("--dry-run", dry_run or None)):
+        if given is not None:
+            raise click.UsageError(f"--seeds: leave out {name}")
+
+
 def _show_status(out: str, options: RenderOptions, *, quiet: bool) -> None:
     from .status import render_status
 
@@ -172,10 +204,24 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
 
 def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
     """Render the slides of a list and print a line for each."""
+    from .slide_list import read_list
+
+    _render_rows(f"--slides {file}", lambda: read_list(file), options, quiet=quiet)
+
+
+def _render_seeds(mask: str, out: str, seeds: list[int], options: RenderOptions, *, quiet: bool) -> None:
+    """Render a slide for each seed."""
+    from .slide_list import seed_rows
+
+    rows = partial(seed_rows, mask, out, seeds, options)
+    _render_rows(f"--seeds {seeds[0]}..{seeds[-1]}", rows, options, quiet=quiet)
+
+
+def _render_rows(name: str, read: Callable[[], list[Row]], options: RenderOptions, *, quiet: bool) -> None:
     from safron.engine.preparation.output_paths import check_apart
     from safron.io.files import check_output_path
 
-    from .slide_list import read_list, render_list, write_results
+    from .slide_list import render_list, write_results
 
     if options.report is not None:
         check_output_path(options.report, overwrite=True, name="--report ")
@@ -191,7 +237,7 @@ def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
         except click.ClickException as error:
             raise BadInput(error.format_message()) from error
 
-    rows = read_list(file)
+    rows = read()
     for row in rows:
         if row.mask:
             check_apart(row.mask, ("--report ", options.report))
@@ -207,9 +253,7 @@ def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
             _write(options.report, lambda path: write_results(path, results))
     failed = sum(result.state == "failed" for result in results)
     if failed:
-        raise Failed(
-            f"--slides {file}: {failed} of {len(rows)} slides failed; the same command tries them again"
-        )
+        raise Failed(f"{name}: {failed} of {len(rows)} slides failed; the same command tries them again")
 
 
 def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -> None:

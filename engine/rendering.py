@@ -37,6 +37,8 @@ from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError, one_line
 from safron.io.slides.preview import write_png
 
+from .html_report import write_html
+from .labels_out import write_labels_out
 from .report import RenderReport
 
 log = logging.getLogger("safron")
@@ -194,7 +196,9 @@ def run(
         name_preview(prepared.options.preview)
         target.part.unlink(missing_ok=True)
         report = RenderReport.of(finished.report)
+        write_labels_out(prepared, report)
         _write_report(prepared, report)
+        write_html(prepared, report)
         if done is not None:
             done()
         scratch.remove()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safron.engine.preparation.options import RenderOptions
-from safron.engine.preparation.output_paths import scratch_path
+from safron.engine.preparation.output_paths import extra_outputs, scratch_path
 from safron.engine.preparation.placement import placement_of
 from safron.engine.preparation.prepare import prepare
 from safron.engine.preparation.prepared import Prepared
@@ -38,6 +38,8 @@ SHARED = {"workers", "executor", "scheduler", "cluster", "security", "dashboard"
 MAX_LIST_BYTES = 64 << 20
 # Excel writes semicolons where numbers have a decimal comma.
 _SEPARATORS = ",;\t"
+
+SEED = "{seed}"
 
 Convert = Callable[[str, str], Any]
 Watch = Callable[[Prepared], AbstractContextManager[Callable[[int], None] | None]]
@@ -106,6 +108,31 @@ def read_list(file: Path) -> list[Row]:
     if not rows:
         raise BadInput(f"--slides {file}: lists no slide; add a line for each below the header")
     return rows
+
+
+def seed_rows(mask: str, out: str, seeds: Sequence[int], options: RenderOptions) -> list[Row]:
+    """List a slide for each seed; ``{seed}`` stands for it in the names of all that is written.
+
+    Raises
+    ------
+    BadInput
+        One name stands for several slides.
+    """
+    names = {name.strip("-"): str(path) for name, path in extra_outputs(options) if name != "--report"}
+    for name, text in (("OUT", out), *((f"--{name}", text) for name, text in names.items())):
+        if SEED not in text:
+            raise BadInput(
+                f"--seeds: {name} {text} would be written for every seed; put {SEED} into its name"
+            )
+    return [
+        Row(
+            seed,
+            mask,
+            out.replace(SEED, str(seed)),
+            {"seed": str(seed)} | {name: text.replace(SEED, str(seed)) for name, text in names.items()},
+        )
+        for seed in seeds
+    ]
 
 
 def _parse(name: str, text: str) -> list[Row]:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
+    ("engine.viewing",),
     ("engine",),  # the face: commands, render(), reports
+    ("engine.virtual",),
     ("engine.preparation", "engine.evaluation", "engine.optimization", "training"),
     ("training.segmentation",),
     ("training.data",),
@@ -21,8 +23,10 @@ FLOORS = (
     ("engine.scratch",),
     ("engine.generator", "engine.blending"),
     ("engine.plan",),
+    ("engine.stains",),
     ("engine.system",),
-    ("io.masks", "io.slides"),
+    ("io.tiles",),
+    ("io.masks", "io.slides", "io.measures"),
     ("io",),
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""

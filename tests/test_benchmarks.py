@@ -9,8 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+import tifffile
 from onnx_models import CARD, write_onnx
+from safron.engine.stains.looks import stain_change
 
 Run = Callable[..., dict[str, Any]]
 
@@ -107,6 +111,23 @@ def test_planted_seams(run: Run) -> None:
     )
 
 
+def test_stains(run: Run, here: Path) -> None:
+    """Where the real slides are random stains of the same picture, those cover them."""
+    image = np.random.default_rng(0).integers(60, 200, (80, 80, 3), dtype=np.uint8)
+    tifffile.imwrite("slide.tiff", image)
+    for seed in range(8):
+        changed = image.copy()
+        change = stain_change(f"random:{seed}", seed=0)
+        assert change is not None
+        change.apply(changed, 0, 0)
+        cv2.imwrite(f"a{seed}-1.png", changed[..., ::-1])
+    made = run("stains cover . slide.tiff --seeds 12")
+    assert (made["slides"], made["beyond the middle 80 %"]) == (8, True)
+    assert made["real to nearest random, median and 80 %"][0] < 5
+    assert len(run("stains real .")["REAL_MEAN"]) == 3
+    assert "haematoxylin" in run("stains reference slide.tiff")["stain"]
+
+
 def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The paper's patch takes 56.25 GFLOP; what is made patch by patch takes the same memory for any image."""
     pytest.importorskip("torch")
@@ -131,3 +152,9 @@ def test_runtimes(run: Run, tiny: Path) -> None:
         assert row["ms"] > 0
         assert row["mean_levels"] <= 1
         assert all(found["same_bits"] for found in row["windows"].values())
+
+
+def test_virtual_slide(run: Run) -> None:
+    made = run("virtual_slide --model identity --regions 2 --threads 1")
+    assert len(made["rows"]) == 2
+    assert min(made["ratio"], made["again_ms"], made["level_2_s"]) > 0

@@ -11,11 +11,14 @@ import click
 import pytest
 from safron.engine import augment
 from safron.engine import cli as render
+from safron.engine import generator_cli as generator
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
+from safron.engine.viewing import cli as viewing
 from safron.io.fields import settings
 from safron.io.masks import cli as mask
+from safron.io.tiles import cli as tiles
 from safron.training import cli as train
 
 UNITS = r"pixels|micrometres|whole number|[Nn]umber of|patches per|\d to \d+"
@@ -34,6 +37,9 @@ PROGRAMS = {
     "safron-mask": mask.commands,
     "safron-eval": evaluation.commands,
     "safron-optimize": optimization.command,
+    "safron-view": viewing.command,
+    "safron-generator": generator.commands,
+    "safron-tiles": tiles.command,
     "safron-augment": augment.command,
 }
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))

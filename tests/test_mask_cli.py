@@ -197,9 +197,12 @@ def test_ellipses_and_info(capsys: pytest.CaptureFixture[str]) -> None:
         "chunks  1024 x 1024 pixels",
         "mpp     1 um per pixel",
     ]
+    names = "background", "stroma", "gland"
     share = np.bincount(read("large.zarr").ravel(), minlength=3) / 1_650_000
     assert lines[5:] == [
-        f"label   {value:<3d} {100 * share[value]:7.3f} %" for value in range(3) if share[value]
+        f"label   {value:<3d} {100 * share[value]:7.3f} % {share[value] * 1.65:10.3f} mm2  {names[value]}"
+        for value in range(3)
+        if share[value]
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import blobs
 from models import EdgeModel
@@ -41,6 +41,7 @@ def edges_of(mask: Any, outside: int | None, far: int) -> Any:
     return edges[1:-1, 1:-1]
 
 
+@settings(deadline=None)
 @given(y=st.integers(-9, 30), x=st.integers(-9, 30), outside=st.sampled_from([None, 0, 2]))
 def test_edges_of_any_window_are_those_of_the_canvas(y: int, x: int, outside: int | None) -> None:
     mask = blobs(31, 33, cell=5)

@@ -74,7 +74,7 @@ SIZE = option(
 )
 SEED = option("--seed", "The whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
 FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
-FACTS = ("data_set", "slide_of", "generator", "licence", "trained_on")
+FACTS = ("data_set", "slide_of", "map", "generator", "licence", "trained_on")
 CARD = (
     option("--name", "Generator's name on its card.", "TEXT", called="generator", shown="the preset's"),
     option("--licence", "Licence of the weights on the card.", "TEXT", shown="the data's, or unknown"),
@@ -90,6 +90,12 @@ FIT_OPTIONS = (
         shown="by the folders, or pairs",
     ),
     option("--slide-of", "What in an image's name is its slide.", "REGEX", shown="each image is a slide"),
+    option(
+        "--map",
+        "What numbers in masks of labels become: 255=2,3=1 or 1-65535=2 or *=1 for all others.",
+        "N=LABEL,...",
+        shown="as they are",
+    ),
     *CARD,
     PRESET,
     SIZE,
@@ -110,6 +116,7 @@ FIT_OPTIONS = (
     option("--steps", "Number of steps; rates fall towards the last.", "N", type=COUNT, shown="the preset's"),
     option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE),
     option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
+    option("--start", "Begin with the weights of an exported safron-seamless.", "FILE", type=PATH),
     option("--device", "auto (a GPU if there is one), cpu or cuda.", default="auto"),
     option("--compile/--no-compile", "Compile the networks.", called="compiled", shown="on a GPU"),
     option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice"),
@@ -151,6 +158,7 @@ def fit(data: Path, out: Path, **options: Any) -> None:
             Schedule(config.steps, options["minutes"], save_every=options["save_every"]),
             facts=DataFacts(**facts),
             resume=options["resume"],
+            start=options["start"],
             device=device,
             team=team,
             compiled=device.startswith("cuda") if compiled is None else compiled,

@@ -21,15 +21,27 @@ import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
+from safron.io.measures.guides import draw_guides
+from safron.io.measures.style import STYLE_NAMES
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
-from safron.training.networks import PaperGenerator, crop, join_conditions, make_generator, to_rgb
+from safron.training.networks import (
+    PaperGenerator,
+    SeamlessGenerator,
+    crop,
+    join_conditions,
+    make_generator,
+    to_rgb,
+)
 from torch import Tensor, nn
 
 OPSET = 17
 TRAINING_NODES = ("BatchNormalization", "InstanceNormalization", "Dropout", "RandomNormal", "RandomUniform")
 """Nodes that a finished generator must not have."""
+
+EXAMPLE_STYLE = np.array([[235, 230, 235, 0.6, 0.3, 0.1, 0.3, 0.15, 0.1]], np.float32)
+"""A style for trials; see `safron.io.measures.style`."""
 
 CARD_VERSION = "1"
 PARITY_LIMIT = 1e-3
@@ -61,6 +73,7 @@ class Contract(nn.Module):
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
         self.network, self.context, self.config = network, config.context, config
+        self.names = [*_example_names(config)]
         self.precision = next(network.parameters()).dtype
         self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
         self.background = [index for index, label in enumerate(config.labels) if label.fill]
@@ -68,19 +81,21 @@ class Contract(nn.Module):
         fills = torch.tensor([config.labels[index].fill for index in self.background], dtype=torch.float32)
         self.register_buffer("fills", fills.reshape(len(fills), 1, 1, 1, 3))
 
-    def forward(self, labels: Tensor, noise: Tensor | None = None, edges: Tensor | None = None) -> Tensor:
-        """Uint8 [n, T+2c, T+2c], float32 [n, k, T+2c, T+2c] and uint8 [n, 1, T+2c, T+2c] -> float32 [n, T, T, 3]."""
+    def forward(self, labels: Tensor, *planes: Tensor) -> Tensor:
+        """Uint8 [n, T+2c, T+2c] and the inputs of `_example` in their order -> float32 [n, T, T, 3]."""
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
-        noise = None if noise is None else noise.to(self.precision)
-        conditions = join_conditions(one_hot, None if edges is None else edges[:, 0], self.config).to(
-            self.precision
-        )
-        image = to_rgb(self.network(conditions, noise).float())
+        further = dict(zip(self.names, planes, strict=True))
+        edges = further.pop("edges")[:, 0] if "edges" in further else None
+        conditions = join_conditions(one_hot, edges, self.config).to(self.precision)
+        # A style's colours of background need more digits than half precision has.
+        given = {name: part if name == "style" else part.to(self.precision) for name, part in further.items()}
+        image = to_rgb(self.network(conditions, **given).float())
+        own = further["style"][:, None, None, :3] if "style" in further else None
         for place, index in enumerate(self.background):
             share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], self.window, stride=1)
             depth = crop(share, self.context - self.window // 2).movedim(1, -1)
             veil = ((depth - FADE_FROM) / (1.0 - FADE_FROM)).clamp(0.0, 1.0)
-            image = image + (self.fills[place] - image) * veil
+            image = image + ((self.fills[place] if own is None else own) - image) * veil
         return image
 
 
@@ -107,18 +122,29 @@ def export_checkpoint(
         "trained_on": about.get("trained_on")
         or f"{data}: {about['images']} images of {about['slides']} slides",
     }
-    return export(network, kept.config, out, steps=kept.step, float16=float16, **said)
+    styles = about.get("styles")
+    return export(network, kept.config, out, steps=kept.step, float16=float16, styles=styles, **said)
 
 
 def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> dict[str, Any]:
     """Export an untrained generator whose weights are drawn from the seed, and return its card; see `export`."""
     torch.manual_seed(config.seed)
-    facts = {"trained_on": "nothing: random weights", "licence": "random weights, no data"}
+    facts: dict[str, Any] = {
+        "trained_on": "nothing: random weights",
+        "licence": "random weights, no data",
+    }
     return export(make_generator(config.model), config, out, steps=0, **facts, float16=float16)
 
 
 def export(
-    network: nn.Module, config: TrainConfig, out: Path, *, steps: int, float16: bool = False, **said: str
+    network: nn.Module,
+    config: TrainConfig,
+    out: Path,
+    *,
+    steps: int,
+    float16: bool = False,
+    styles: Mapping[str, list[float]] | None = None,
+    **said: str,
 ) -> dict[str, Any]:
     """Write `network` to `out` with its card, and return the card.
 
@@ -147,7 +173,9 @@ def export(
         raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
     onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    card = make_card(config, steps=steps, **said) | {
+    if isinstance(network, SeamlessGenerator) and network.style is not None:
+        styles = {**(styles or {}), "default": network.style.center.tolist()}
+    card = make_card(config, steps=steps, styles=styles, **said) | {
         "precision": "float16" if float16 else "float32",
         "parity_max_abs": _parity(wrapped, session, model),
         "overlap_mismatch": _overlap_mismatch(session, model),
@@ -167,49 +195,75 @@ def export(
 
 
 def make_card(
-    config: TrainConfig, *, steps: int, trained_on: str, licence: str = "unknown", name: str = ""
+    config: TrainConfig,
+    *,
+    steps: int,
+    trained_on: str,
+    licence: str = "unknown",
+    name: str = "",
+    styles: Mapping[str, list[float]] | None = None,
 ) -> dict[str, Any]:
     """Return the card without the numbers that are measured on the exported file."""
     model = config.model
+    further: dict[str, Any] = {"mpp": model.mpp} if model.mpp else {}
+    if model.nuclei:
+        further["edges"] = {"of": "instances", "labels": list(model.nuclei)}
+    if model.guides:
+        further["guides"] = {"classes": list(model.guides), "radius": model.guide_radius}
+    if model.style and styles:
+        # Whole numbers for the background: it is also what patches of nothing else are filled with.
+        named = {
+            name: [*map(round, vector[:3]), *(round(v, 4) for v in vector[3:])]
+            for name, vector in styles.items()
+        }
+        further["style"] = {"numbers": list(STYLE_NAMES), "default": named.pop("default"), "named": named}
     labels = [
         {name: value for name, value in entry.items() if value is not None}
         for entry in config.to_json()["model"]["labels"]
     ]
-    return (
-        {
-            "version": CARD_VERSION,
-            "name": name or model.name,
-            "tile": {"multiple_of": model.alignment, "default": model.tile}
-            if model.dynamic_tile
-            else model.tile,
-            "context": model.context,
-            "alignment": model.alignment,
-            "labels": labels,
-            "outside": "edge",
-            "noise_channels": len(model.noise_scales),
-            "noise_scales": list(model.noise_scales),
-            "norm": "none" if model.network == "seamless" else "frozen",
-            "licence": licence,
-            "trained_on": trained_on,
-            "steps": steps,
-            "config_sha256": config.sha256(),
-        }
-        | ({"mpp": model.mpp} if model.mpp else {})
-        | ({"edges": {"of": "instances", "labels": list(model.nuclei)}} if model.nuclei else {})
-    )
+    return {
+        "version": CARD_VERSION,
+        "name": name or model.name,
+        "tile": {"multiple_of": model.alignment, "default": model.tile} if model.dynamic_tile else model.tile,
+        "context": model.context,
+        "alignment": model.alignment,
+        "labels": labels,
+        "outside": "edge",
+        "noise_channels": len(model.noise_scales),
+        "noise_scales": list(model.noise_scales),
+        "norm": "none" if model.network == "seamless" else "frozen",
+        "licence": licence,
+        "trained_on": trained_on,
+        "steps": steps,
+        "config_sha256": config.sha256(),
+    } | further
 
 
 Window = dict[str, npt.NDArray[Any]]
 """The inputs of one patch by name, each of batch size 1."""
 
 
+def _example_names(model: ModelConfig) -> list[str]:
+    """Names of the inputs beside labels, in their order."""
+    takes = {"noise": model.noise_scales, "guides": model.guides, "style": model.style, "edges": model.nuclei}
+    return [name for name, taken in takes.items() if taken]
+
+
 def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
-    """Random blobs of labels, and noise if the network takes it."""
+    """Random blobs of labels, and the other inputs that the network takes."""
     rng = np.random.default_rng(seed)
     side = tile + 2 * model.context
-    window: Window = {"labels": np.digitize(draw_noise(rng, side, side, (32,)), [-1.0, 0.3]).astype(np.uint8)}
+    margin = model.guide.reach if model.guide else 0
+    around = side + 2 * margin
+    wide = np.digitize(draw_noise(rng, around, around, (32,)), [-1.0, 0.3]).astype(np.uint8)
+    inner = np.s_[margin : margin + side]
+    window: Window = {"labels": wide[:, inner, inner]}
     if model.noise_scales:
         window["noise"] = draw_noise(rng, side, side, model.noise_scales)[None]
+    if model.guide:
+        window["guides"] = draw_guides(wide[0], (0, 0), model.guide)[None]
+    if model.style:
+        window["style"] = EXAMPLE_STYLE
     if model.nuclei:
         window["edges"] = (rng.random((1, 1, side, side)) < 0.2).astype(np.uint8)
     return window
@@ -220,12 +274,13 @@ def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
     window = _example(model, model.tile)
     axes = {name: {0: "n"} for name in [*window, "image"]}
     if model.dynamic_tile:
-        sides = {
-            "labels": {1: "height", 2: "width"},
-            "noise": {2: "height", 3: "width"},
-            "edges": {2: "height", 3: "width"},
+        sides = {"labels": {1: "height", 2: "width"}, "noise": {2: "height", 3: "width"}}
+        sides |= {
+            "guides": sides["noise"],
+            "edges": sides["noise"],
+            "style": {},
+            "image": {1: "out_height", 2: "out_width"},
         }
-        sides["image"] = {1: "out_height", 2: "out_width"}
         axes = {name: {**free, **sides[name]} for name, free in axes.items()}
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -233,7 +288,7 @@ def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             wrapped,
-            ({name: torch.from_numpy(array) for name, array in window.items()},),
+            tuple(torch.from_numpy(array) for array in window.values()),
             buffer,  # type: ignore[arg-type]
             input_names=[*window],
             output_names=["image"],
@@ -253,7 +308,7 @@ def _parity(wrapped: nn.Module, session: onnxruntime.InferenceSession, model: Mo
     """Largest difference between the exported file and PyTorch, of 255."""
     window = _example(model, model.tile, seed=1)
     with torch.no_grad():
-        expected = wrapped(**{name: torch.from_numpy(array) for name, array in window.items()})[0].numpy()
+        expected = wrapped(*map(torch.from_numpy, window.values()))[0].numpy()
     return float(np.abs(_run(session, window) - expected).max())
 
 
@@ -263,7 +318,11 @@ def _overlap_mismatch(session: onnxruntime.InferenceSession, model: ModelConfig)
     step, side = model.tile - shared, model.tile + 2 * model.context
     wide = _example(model, model.tile + step, seed=2)
     windows = (
-        {name: array[..., :side, x : x + side].copy() for name, array in wide.items()} for x in (0, step)
+        {
+            name: array if name == "style" else array[..., :side, x : x + side].copy()
+            for name, array in wide.items()
+        }
+        for x in (0, step)
     )
     left, right = (_run(session, window) for window in windows)
     return float(np.abs(left[:, step:] - right[:, :shared]).mean() / left.std())

@@ -21,6 +21,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from safron.io.measures.style import STYLE_NAMES
 from safron.training.config import ModelConfig, TrainConfig
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -28,12 +29,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 SLOPE = 0.2
 """Slope of the leaky rectifiers below zero."""
 
+STYLE_WIDTH = 32
+"""Channels of the hidden layer that a style goes through."""
+
+STYLE_LIMIT = 3.0
+"""Styles are clipped at this many standard deviations."""
+
 NOISE_LIMIT = 2.5
 """Noise is clipped at this many standard deviations: rarer values are never learnt."""
 
 
 EDGE = (255, 255, 255)
-"""Colour of edges in the input of the paper's network."""
+"""Colour of edges in the input of the papers' networks."""
 
 
 def crop(x: Tensor, margin: int) -> Tensor:
@@ -210,13 +217,66 @@ class TrunkBlock(nn.Module):
         return crop(x, 1) + update
 
 
+def turn(x: Tensor, look: Tensor | None) -> Tensor:
+    """Scale and shift the channels of [n, c, y, x] by a look [n, 2c, 1, 1]; None leaves them."""
+    if look is None:
+        return x
+    scale, shift = look.to(x.dtype).chunk(2, dim=1)
+    return x * (1.0 + scale) + shift
+
+
+class StyleNetwork(nn.Module):
+    """A style to scales and shifts of channels (FiLM: Perez et al., 2018), none of which depends on the place.
+
+    `center` and `spread` [9] bring styles to mean 0 and standard deviation 1; they are those of the training images.
+    """
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(len(STYLE_NAMES)))
+        self.register_buffer("spread", torch.ones(len(STYLE_NAMES)))
+        self.hidden = nn.Linear(len(STYLE_NAMES), STYLE_WIDTH)
+        self.heads = nn.ModuleList(nn.Linear(STYLE_WIDTH + len(STYLE_NAMES), 2 * width) for width in channels)
+        self.colors = nn.Conv2d(3, 3, 1)
+
+    def begin(self) -> None:
+        """Begin with looks that change nothing."""
+        for head in self.heads:
+            assert isinstance(head, nn.Linear)
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        nn.init.dirac_(self.colors.weight)
+
+    def set_range(self, styles: Tensor) -> None:
+        """Take mean and standard deviation from the styles [n, 9] of training images."""
+        self.center.copy_(styles.mean(dim=0))
+        self.spread.copy_(styles.std(dim=0).clamp(min=1e-3))
+
+    def forward(self, style: Tensor) -> list[Tensor]:
+        """[n, 9] -> looks [n, 2c, 1, 1]."""
+        given = (style - self.center.float()) / self.spread.float()
+        given = given.clamp(-STYLE_LIMIT, STYLE_LIMIT).to(self.hidden.weight.dtype)
+        both = torch.cat([given, act(self.hidden(given))], dim=1)
+        return [head(both)[:, :, None, None] for head in self.heads]
+
+
 class SeamlessGenerator(nn.Module):
     """Labels and noise to tissue, shift-consistent at multiples of 4; see the module's drawing."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         stem, down, trunk, half, full = config.widths
-        self.stem = nn.Conv2d(config.conditions + len(config.noise_scales), stem, 3)
+        guides = config.guide.channels if config.guide else 0
+        self.stem = nn.Conv2d(config.conditions + len(config.noise_scales) + guides, stem, 3)
+        # Smooth planes, which the stem would have to carry through narrow layers, also go straight to the trunk.
+        self.smooth = (
+            [index for index, scale in enumerate(config.noise_scales) if scale > 1] if guides else []
+        )
+        self.guide = nn.Conv2d(guides + len(self.smooth), trunk, 1) if guides else None
+        self.style = StyleNetwork((trunk, half, full, 3)) if config.style else None
         self.down1 = nn.Conv2d(stem, down, 4, stride=2)
         self.half1 = nn.Conv2d(down, down, 3)
         self.down2 = nn.Conv2d(down, trunk, 2, stride=2)
@@ -230,8 +290,12 @@ class SeamlessGenerator(nn.Module):
         for block in self.trunk:
             assert isinstance(block, TrunkBlock)
             nn.init.normal_(block.narrow.weight, std=0.02)
+        if self.style is not None:
+            self.style.begin()
 
-    def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
+    def forward(
+        self, one_hot: Tensor, noise: Tensor, guides: Tensor | None = None, style: Tensor | None = None
+    ) -> Tensor:
         """Render a patch.
 
         Parameters
@@ -240,20 +304,31 @@ class SeamlessGenerator(nn.Module):
             [n, labels, T+40, T+40], 0 or 1.
         noise
             [n, noise channels, T+40, T+40], standard normal.
+        guides, style
+            [n, guides, T+40, T+40] and [n, 9], where the generator takes them.
 
         Returns
         -------
         Tensor
             [n, 3, T, T], RGB in [-1, 1].
         """
-        stem = act(self.stem(torch.cat([one_hot, noise.clamp(-NOISE_LIMIT, NOISE_LIMIT)], dim=1)))
+        noise = noise.clamp(-NOISE_LIMIT, NOISE_LIMIT)
+        planes = [one_hot, noise] if guides is None else [one_hot, noise, guides]
+        looks = self.style(style) if self.style is not None else (None,) * 4
+        stem = act(self.stem(torch.cat(planes, dim=1)))
         half = act(self.half1(act(self.down1(stem))))
-        low = self.trunk(self.down2(half))
-        low = F.interpolate(pixel_norm(act(self.up1(low))), scale_factor=2, mode="nearest")
+        low = self.down2(half)
+        if self.guide is not None:
+            # A value of `low` lies in the middle of label pixels 4 to 7 from its first one.
+            smooth = torch.cat([noise[:, self.smooth], planes[-1]], dim=1)
+            low = low + self.guide(F.avg_pool2d(crop(smooth, 4), 4))
+        low = self.trunk(turn(low, looks[0]))
+        low = F.interpolate(turn(pixel_norm(act(self.up1(low))), looks[1]), scale_factor=2, mode="nearest")
         low = act(self.half2(torch.cat([low, crop(half, 6)], dim=1)))
         low = F.interpolate(act(self.up2(low)), scale_factor=2, mode="nearest")
-        low = act(self.full1(torch.cat([low, crop(stem, 17)], dim=1)))
-        return torch.tanh(self.full2(low))
+        low = turn(act(self.full1(torch.cat([low, crop(stem, 17)], dim=1))), looks[2])
+        low = turn(self.full2(low), looks[3])
+        return torch.tanh(low if self.style is None else self.style.colors(low))
 
 
 class SpectralConv(nn.Conv2d):
@@ -309,26 +384,33 @@ class PatchDiscriminator(nn.Module):
 
 
 class ScalesDiscriminator(nn.Module):
-    """Two networks: one sees single nuclei at full scale, the other the structure of a gland at half scale."""
+    """Two networks: one sees single nuclei at full scale, the other the structure of a gland at half scale.
 
-    def __init__(self, labels: int, widths: tuple[int, int]) -> None:
+    A third, where it is wanted, sees 215 pixels at a quarter of the scale: glands as a whole.
+    """
+
+    def __init__(self, labels: int, widths: tuple[int, int], whole: int = 0) -> None:
         super().__init__()
         self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1))
         self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1))
+        self.whole = PatchDiscriminator(labels + 3, whole, (2, 2, 2, 1)) if whole else None
 
     def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Classify images [n, 3, y, x] over one-hot labels of their size: logits and features of both networks."""
         both = torch.cat([one_hot, image], dim=1)
         fine, fine_features = self.near(both)
         coarse, coarse_features = self.far(F.avg_pool2d(both, 2))
-        return [fine, coarse], fine_features + coarse_features
+        if self.whole is None:
+            return [fine, coarse], fine_features + coarse_features
+        coarsest, coarsest_features = self.whole(F.avg_pool2d(both, 4))
+        return [fine, coarse, coarsest], fine_features + coarse_features + coarsest_features
 
 
 def make_discriminator(config: TrainConfig) -> nn.Module:
     """Build the discriminator that `config` names, with fresh weights."""
-    labels = config.model.conditions
+    labels = config.model.conditions + (config.model.guide.channels if config.model.guide else 0)
     if config.discriminator_network == "scales":
-        return ScalesDiscriminator(labels, config.discriminator_widths)
+        return ScalesDiscriminator(labels, config.discriminator_widths, config.discriminator_whole)
     return TileDiscriminator(labels, config.discriminator_base, config.discriminator_levels)
 
 

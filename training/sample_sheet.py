@@ -6,6 +6,8 @@ patches, and the same with the edges of the patches drawn in.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -28,14 +30,20 @@ def stitch(
     config: TrainConfig,
     *,
     tile: int,
+    guides: npt.NDArray[np.float32] | None = None,
+    style: npt.NDArray[np.float32] | None = None,
     edges: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Render a square canvas from patches of `tile` pixels, averaged where they overlap.
 
     Parameters
     ----------
-    labels, noise, edges
-        uint8 [y, x], float32 [k, y, x] and uint8 [y, x] if the generator takes them, context included; the canvas is a whole number of strides and one overlap.
+    labels, noise
+        uint8 [y, x] and float32 [k, y, x], context included; the canvas is a whole number of strides and one overlap.
+    guides, style
+        float32 [g, y, x] and [s], where the generator takes them.
+    edges
+        uint8 [y, x], where the generator takes them.
 
     Returns
     -------
@@ -49,10 +57,17 @@ def stitch(
         one_hot = one_hot_labels(torch.from_numpy(labels)[None].to(device), len(config.model.labels))
         drawn = None if edges is None else torch.from_numpy(edges)[None].to(device)
         one_hot = join_conditions(one_hot, drawn, config.model)
-        both = torch.cat([one_hot, torch.from_numpy(noise)[None].to(device)], dim=1)
-        count_labels = one_hot.shape[1]
-        windows = cut(both, read, stride)[:, None]
-        patches = torch.cat([generator(w[:, :count_labels], w[:, count_labels:]) for w in windows])
+        planes = [one_hot, torch.from_numpy(noise)[None].to(device)]
+        if guides is not None and len(guides):
+            planes.append(torch.from_numpy(guides)[None].to(device))
+        look = torch.from_numpy(style)[None].to(device) if style is not None and len(style) else None
+        sizes = [part.shape[1] for part in planes]
+        windows = (
+            window.split(sizes, dim=1) for window in cut(torch.cat(planes, dim=1), read, stride)[:, None]
+        )
+        # The paper's network takes labels and noise only.
+        further = {} if look is None else {"style": look}
+        patches = torch.cat([generator(*window, **further) for window in windows])
         return np.asarray(to_rgb(join(patches, stride, count))[0].clamp(0, 255).cpu().numpy())
 
 
@@ -71,9 +86,9 @@ def draw_sheet(generator: nn.Module, held_out: Source, config: TrainConfig) -> n
     for index in chosen:
         sample = held_out.read(int(index), held_out.place(rng, int(index), read), read)
         noise = draw_noise(rng, read, read, config.model.noise_scales)
-        image = np.rint(
-            stitch(generator, sample.labels, noise, config, tile=tile, edges=sample.edges)
-        ).astype(np.uint8)
+        parts: dict[str, Any] = {"tile": tile, "guides": sample.guides, "style": sample.style}
+        parts |= {"edges": sample.edges}
+        image = np.rint(stitch(generator, sample.labels, noise, config, **parts)).astype(np.uint8)
         rows = [colors[sample.labels[inner]], sample.image[inner], image, mark_edges(image, tile, stride)]
         columns.append(_spaced(rows, axis=0))
     generator.train(trained)

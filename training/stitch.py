@@ -64,13 +64,17 @@ class TileGenerator(nn.Module):
         self.stride, self.count = config.stride, config.grid
         self.read_side = config.model.tile + 2 * config.model.context
 
-    def forward(self, one_hot: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, one_hot: Tensor, noise: Tensor, guides: Tensor | None = None, style: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Render tiles.
 
         Parameters
         ----------
         one_hot, noise
             [n, labels, y + 2c, x + 2c], 0 or 1, and [n, k, y + 2c, x + 2c], standard normal.
+        guides, style
+            See `networks.SeamlessGenerator`.
 
         Returns
         -------
@@ -78,7 +82,7 @@ class TileGenerator(nn.Module):
             Tiles [n, 3, y, x] in [-1, 1], and the patches that they are made of, [n * grid * grid, 3, tile, tile].
         """
         if self.whole:
-            tile: Tensor = self.network(one_hot, noise)
+            tile: Tensor = self.network(one_hot, noise, guides, style)
             return tile, tile
         windows = (cut(labels[None], self.read_side, self.stride) for labels in one_hot)
         patches = torch.cat([self.network(window) for window in windows])

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from safron.io.console import progress
 from safron.io.errors import BadInput, Failed
+from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, check_same_data, load_same, save_checkpoint
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts, read_facts
@@ -115,12 +116,14 @@ class Trainer:
         self._prepare_step(share)
         # [n, labels, y+2c, x+2c], [n, k, y+2c, x+2c] and [n, 3, y, x]
         one_hot, noise, real = self._tensors(batch)
+        further = self._further(batch)
 
         # The generator makes patches, and stitches them to a tile.
         with self._autocast():
-            tile, patches = self.tiles(one_hot, noise)
+            tile, patches = self.tiles(one_hot, noise, **further)
         fake = tile.float()
-        labels, shown_real, shown_fake = crop(one_hot, config.model.context), real, fake
+        read = torch.cat([one_hot, further["guides"]], dim=1) if "guides" in further else one_hot
+        labels, shown_real, shown_fake = crop(read, config.model.context), real, fake
         if config.discriminator_input == "patch":
             labels, shown_real = (cut(part, config.model.tile, config.stride) for part in (labels, real))
             shown_fake = patches.float()
@@ -152,7 +155,8 @@ class Trainer:
             if name != "adversarial":
                 start, end = getattr(config, f"{name}_weight")
                 total = total + (start + (end - start) * min(1.0, share / config.settle)) * loss
-        self._descend(total, self.generator_adam, "generator")
+        if self.done >= config.generator_delay:
+            self._descend(total, self.generator_adam, "generator")
         self.scaler.update()
         self.discriminator.requires_grad_(True)
         self._follow()
@@ -187,6 +191,14 @@ class Trainer:
             part.contiguous(memory_format=torch.channels_last) for part in (one_hot, noise, images)
         )
         return one_hot, noise, images
+
+    def _further(self, batch: Batch) -> dict[str, Tensor]:
+        """Bring what only some generators read to the device."""
+        parts = {"guides": batch.guides if batch.guides.shape[1] else None}
+        parts |= {"style": batch.style if batch.style.shape[1] else None}
+        return {
+            name: torch.from_numpy(part).to(self.device) for name, part in parts.items() if part is not None
+        }
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half or torch.bfloat16, enabled=self.half is not None)
@@ -261,6 +273,7 @@ def fit(
     *,
     facts: DataFacts | None = None,
     resume: bool = False,
+    start: Path | None = None,
     device: str = "cpu",
     cache: Path | None = None,
     team: Team | None = None,
@@ -280,6 +293,8 @@ def fit(
         What the user says of the data; more may stand in their ``dataset.json``.
     resume
         Continue from ``out/checkpoint.pt``; the result is the same as without a break.
+    start
+        An exported safron-seamless with whose weights a run begins that does not resume.
     device
         PyTorch device.
     cache
@@ -326,7 +341,9 @@ def fit(
         "slides": len(set(training.slides)),
         "data": training.name,
     }
-    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of}
+    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of} | (
+        {"map": facts.map} if facts.map else {}
+    )
     if kept is not None:
         check_same_data(path, kept, about)
     about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}
@@ -341,6 +358,10 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     with own_folder(out) if team.leads else nullcontext(), _stop_requests() as asked:
         trainer = Trainer(config, device, team=team, compiled=compiled)
+        if kept is None:
+            begin(trainer.generator, trainer.average, config, training, start)
+        named = None if kept is None else kept.metadata.get("styles")
+        about |= {"styles": name_styles(training, config) if named is None else named}
         if kept is not None:
             trainer.restore(kept)
         precision = str(trainer.half or torch.float32).removeprefix("torch.")

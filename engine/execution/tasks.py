@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +116,17 @@ def _batches(job: Job, tally: Tally) -> Batches:
     return job.pool.open(tally, partial(notify, job.scratch))
 
 
-def strips(job: Job, rect: PatchRect, target: Accumulator, tally: Tally) -> Iterator[Strip]:
+class PatchTarget(Protocol):
+    """Takes patches; see `Accumulator`."""
+
+    def add(self, patches: npt.NDArray[Any], first: Window) -> None:
+        """Add patches that lie side by side."""
+
+    def paint(self, labels: UInt8, colors: UInt8, first: Window) -> None:
+        """Add rows of patches that give each label its colour."""
+
+
+def strips(job: Job, rect: PatchRect, target: PatchTarget, tally: Tally) -> Iterator[Strip]:
     """Give the patches of `rect` that need the generator; fill those that hold background only.
 
     Parameters
@@ -216,6 +227,9 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
         if not plan.scale.is_one:
             with tally.stage("resample"):
                 resample(drawing, block.drawn, rendered, block.rendered, plan.scale, canvas=plan.canvas)
+    if plan.stain is not None:
+        with tally.stage("stain"):
+            plan.stain.apply(image, block.window.y, block.window.x)
     return TaskDone("block", index, tally, list(_encode_levels(job, block, image, tally)))
 
 

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert, hints
 from safron.io.legend import Label
+from safron.io.measures.guides import Guides
 
 __all__ = ["RGB", "Card", "Label", "parse_card"]
 
@@ -121,6 +122,29 @@ class Edges(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('labels are for of "instances", which needs one label of nuclei at least')
 
 
+class Style(Struct, frozen=True, forbid_unknown_fields=True):
+    """The input "style", float32 [N, S]: one vector for the whole slide.
+
+    Attributes
+    ----------
+    numbers
+        What each of the S numbers is; see `safron.io.measures.style` for those that can be measured on an image.
+    default
+        The vector that is used if no other is asked for.
+    named
+        Further vectors, by name.
+    """
+
+    numbers: tuple[Name, ...]
+    default: tuple[Finite, ...]
+    named: Mapping[str, tuple[Finite, ...]] = {}
+
+    def __post_init__(self) -> None:
+        for name, vector in {"default": self.default, **self.named}.items():
+            if len(vector) != len(self.numbers):
+                raise ValueError(f"{name} has {len(vector)} values; its numbers are {len(self.numbers)}")
+
+
 def _check_range(given: tuple[float, float] | None) -> None:
     """Refuse a range without extent, or none: a guess at what is missing would give wrong colours in silence."""
     if given is None or given[0] == given[1]:
@@ -167,6 +191,10 @@ class Card:
         Micrometres per pixel of what it draws, or None.
     edges
         What its input "edges" shows, or None where it has none.
+    guides
+        What its input "guides" measures, or None where it has none.
+    style
+        Its input "style", or None where it has none.
     adapter
         How to call a network that does not follow the contract itself, or None.
     bfloat16
@@ -188,6 +216,8 @@ class Card:
     licence: str = "unknown"
     trained_on: str = "unknown"
     edges: Edges | None = None
+    guides: Guides | None = None
+    style: Style | None = None
     adapter: Adapter | None = None
     bfloat16: Difference | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)

@@ -17,8 +17,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.plan.planes import PlaneSpec, noise_spec
 from safron.engine.plan.window import Window
 from safron.io.masks.edges import find_edges
+from safron.io.measures.guides import Guides
 
 from .card import Card
+from .guides import read_guides
 from .inputs import Labels, read_labels
 from .noise import normal_noise
 
@@ -143,6 +145,61 @@ class GivenEdges:
         return edges
 
 
+@dataclass(frozen=True)
+class LabelGuides:
+    """Distances, depths and widths of regions; see `safron.io.measures.guides`.
+
+    Attributes
+    ----------
+    labels
+        Of the canvas.
+    outside
+        Label beyond the canvas, or None for the nearest canvas label.
+    guides
+        What is measured.
+    """
+
+    labels: Labels
+    outside: int | None
+    guides: Guides
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """See `PlaneSource`."""
+        return guides_spec(self.guides)
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`."""
+        return read_guides(self.labels, window, self.guides, outside=self.outside)
+
+
+@dataclass(frozen=True)
+class OneStyle:
+    """The same vector for every patch."""
+
+    vector: tuple[float, ...]
+
+    @property
+    def spec(self) -> PlaneSpec:
+        """See `PlaneSource`."""
+        return style_spec(self.vector)
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`."""
+        return np.array(self.vector, np.float32)
+
+
+def guides_spec(guides: Guides) -> PlaneSpec:
+    """Describe the input "guides"."""
+    return PlaneSpec("guides", guides.channels, content="version 1")
+
+
+def style_spec(vector: tuple[float, ...]) -> PlaneSpec:
+    """Describe the input "style"."""
+    text = " ".join(f"{value:.9g}" for value in vector)
+    return PlaneSpec("style", len(vector), spatial=False, low=0.0, content=text)
+
+
 def card_specs(card: Card, content: str = "") -> tuple[PlaneSpec, ...]:
     """Describe the inputs beside labels that a card names, in the order of `card_sources`.
 
@@ -153,7 +210,9 @@ def card_specs(card: Card, content: str = "") -> tuple[PlaneSpec, ...]:
     content
         What decides the edges beside the labels, see `PlaneSpec`.
     """
-    return (*noise_spec(card.noise_scales), *([replace(EDGES, content=content)] if card.edges else []))
+    specs = [*noise_spec(card.noise_scales), *([replace(EDGES, content=content)] if card.edges else [])]
+    specs += [guides_spec(card.guides)] if card.guides else []
+    return (*specs, *([style_spec(card.style.default)] if card.style else []))
 
 
 def card_sources(
@@ -182,6 +241,10 @@ def card_sources(
         sources.append(NucleusEdges(labels, given.get("instances"), card.edges.labels, card.outside))
     elif card.edges:
         sources.append(LabelEdges(labels, card.outside))
+    if card.guides:
+        sources.append(LabelGuides(labels, card.outside, card.guides))
+    if card.style:
+        sources.append(OneStyle(card.style.default))
     return tuple(sources)
 
 

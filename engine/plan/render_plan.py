@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.stains.stain import StainChange
 from safron.engine.system.native import compiled
 from safron.io.errors import BadInput
 from safron.io.slides.pyramid import Pyramid
@@ -99,6 +100,8 @@ class RenderPlan:
         Seed of the noise.
     planes
         Inputs of the generator beside labels.
+    stain
+        How finished pixels change; None leaves them as the generator draws them.
     """
 
     grid: PatchGrid
@@ -112,6 +115,7 @@ class RenderPlan:
     bits: int
     seed: int
     planes: tuple[PlaneSpec, ...]
+    stain: StainChange | None = None
 
     @property
     def blend(self) -> Blend:
@@ -386,6 +390,7 @@ class RenderPlan:
                 "--batch": self.batch,
                 "--seed": self.seed,
                 "fixed-point bits": self.bits,
+                **({"--stain": self.stain.facts} if self.stain else {}),
                 **slide,
                 **{spec.name: spec.content for spec in self.planes if spec.content},
             }.items()

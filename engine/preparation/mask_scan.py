@@ -73,11 +73,11 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
                 unknown = unit.unknown
             expected = next(order, (-1, -1))
     if unknown is not None:
-        raise _unknown_label(job, *unknown)
+        raise unknown_label(job, *unknown)
     return Scan(total.hexdigest(), filled)
 
 
-def _unknown_label(job: Job, y: int, x: int, value: int) -> BadInput:
+def unknown_label(job: Job, y: int, x: int, value: int) -> BadInput:
     """Return the error for a label at a drawn pixel."""
     card, inside = job.model.card, np.array(job.mask.shape) - 1
     y, x = np.minimum(job.plan.scale.slide_index(np.array([y, x])), inside).tolist()

@@ -99,6 +99,12 @@ class RenderOptions:
     taper: Literal["flat", "linear", "cosine"] = setting(
         "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
     )
+    style: str | None = setting(
+        None,
+        "Stain of the tissue: a style that the generator's card names, or an image whose stain is measured.",
+        "NAME|FILE",
+        shown="the generator's",
+    )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
     block: int | None = setting(
         None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"
@@ -167,6 +173,17 @@ class RenderOptions:
     align: bool = setting(
         False, "Pad with background to a multiple of 2^(levels-1) pixels, which OpenSlide reads faster."
     )
+    stain: str = setting(
+        "reference",
+        "Stain of the slide: reference (as the generator draws it), a named look, random or random:SEED, or a slide or image "
+        "whose stain is taken over.",
+        "NAME|FILE",
+    )
+    stain_field: float = setting(
+        0.0,
+        "Share by which both stains vary slowly over the slide, 0 to 0.5.",
+        "SHARE",
+    )
     mpp: float | None = setting(
         None,
         "Pixel size of mask and slide, in micrometres per pixel.",
@@ -217,8 +234,16 @@ class RenderOptions:
     preview: Path | None = setting(
         None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"
     )
+    labels_out: Path | None = setting(
+        None,
+        "Write the labels of the slide as a pyramid, by nearest pixel: .ome.tiff, .ome.tif or .ome.zarr.",
+        "FILE",
+    )
     report: Path | None = setting(None, "Write the report as JSON.", "JSON")
-    overwrite: bool = setting(False, "Replace OUT, preview and report, and scratch of other inputs.")
+    html: Path | None = setting(
+        None, "Write the report as a page: pictures, labels, plan, times, memory, command.", "HTML"
+    )
+    overwrite: bool = setting(False, "Replace OUT, preview, labels and reports, and scratch of other inputs.")
     fresh: bool = setting(
         False, "Start over instead of resuming an unfinished render of OUT; a finished OUT is not replaced."
     )

@@ -14,6 +14,7 @@ from safron.engine.scratch.render_state import require_unfinished
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
 from safron.io.remote import Target, check_folder, is_url
+from safron.io.slides.label_pyramid import check_label_path
 from safron.io.slides.preview import check_png_name
 
 from .options import RenderOptions
@@ -50,6 +51,17 @@ def choose_flavor(target: Target) -> Literal["svs", "ome", "generic"]:
     raise BadInput(f"{target.name}: a slide's name must end in .svs, .tif, .tiff, .ome.tif or .ome.tiff")
 
 
+def extra_outputs(options: RenderOptions) -> list[tuple[str, Path]]:
+    """List the files beside the slide that are asked for, by the name of their option."""
+    named = {
+        "--preview": options.preview,
+        "--labels-out": options.labels_out,
+        "--report": options.report,
+        "--html": options.html,
+    }
+    return [(name, path) for name, path in named.items() if path is not None]
+
+
 def check_paths(source: Any, target: Target, options: RenderOptions) -> None:
     """Refuse every path that cannot be used, before anything that takes time, such as loading the generator.
 
@@ -75,9 +87,8 @@ def check_paths(source: Any, target: Target, options: RenderOptions) -> None:
 
 def _check_lengths(target: Target, scratch: Scratch, options: RenderOptions) -> None:
     _check_length(target.name, target.part, scratch.path, lock_path(target.local))
-    for name, path in (("--preview ", options.preview), ("--report ", options.report)):
-        if path is not None:
-            _check_length(f"{name}{path}", waiting_name(path))
+    for name, path in extra_outputs(options):
+        _check_length(f"{name} {path}", waiting_name(path))
 
 
 def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOptions) -> None:
@@ -90,8 +101,7 @@ def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOp
         source,
         ("", target.url or target.local),
         ("", target.part),
-        ("--preview ", options.preview),
-        ("--report ", options.report),
+        *((f"{name} ", path) for name, path in extra_outputs(options)),
         ("--scratch " if options.scratch else "", scratch.store or scratch.path),
     )
     if _place(scratch.path) in _place(source).parents:
@@ -109,16 +119,17 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
         )
     target.check(overwrite=options.overwrite or bool(before))
     names: dict[Path, str] = {} if target.url else {target.local.absolute(): "OUT"}
-    for option, path in (("--preview", options.preview), ("--report", options.report)):
-        if path is None:
-            continue
-        ours = str(path) == before.get(option.strip("-"))
-        check_output_path(path, overwrite=options.overwrite or ours, name=f"{option} ")
+    for option, path in extra_outputs(options):
+        ours = str(path) == before.get(option.strip("-").replace("-", "_"))
+        check = check_label_path if path is options.labels_out else check_output_path
+        check(path, overwrite=options.overwrite or ours, name=f"{option} ")
         if path.absolute() in names:
             raise BadInput(f"{option} {path}: {names[path.absolute()]} has the same name; give another one")
         names[path.absolute()] = option
     if options.preview is not None:
         check_png_name(options.preview, "--preview ")
+    if options.html is not None and options.html.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"--html {options.html}: must end in .html; give another name")
 
 
 def working_folders(target: Target, scratch: Scratch, options: RenderOptions) -> tuple[Path, Path]:

@@ -22,6 +22,8 @@ from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
+from safron.engine.stains.looks import stain_change
+from safron.engine.stains.stain import StainChange
 from safron.engine.system.gpus import process_blocks
 from safron.engine.system.memory import resident_bytes, usable_cores
 from safron.io.errors import BadInput
@@ -44,6 +46,7 @@ from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
+from .styles import choose_style
 
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import WorkerFacts
@@ -69,7 +72,8 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = GeneratorInfo.of(model)
-    job = Job(_plan(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
+    info = replace(info, card=choose_style(info.card, options.style))
+    job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
     processes = workers_of(options) if where == "processes" else 0
@@ -197,7 +201,7 @@ def _with_batch(job: Job, batch: int, *, fresh: bool) -> Job:
     return replace(job, plan=replace(plan, batch=batch), model=info)
 
 
-def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
+def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
     """Decide grid, scale, slide and blocks."""
     card, canvas, taper = info.card, Window(0, 0, *mask.shape), Taper(options.taper)
     tile = card.tile if options.tile is None else options.tile
@@ -213,7 +217,10 @@ def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderO
     card.require_tile(tile)
     region = _region(options.region, canvas)
     flavor = options.flavor or choose_flavor(target)
+    stain = stain_change(options.stain, seed=options.seed, variation=options.stain_field)
     slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
+    if stain is not None:
+        slide = _stained(slide, stain)
     return RenderPlan(
         grid=grid,
         taper=taper,
@@ -232,6 +239,15 @@ def _plan(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderO
         bits=choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
         planes=card_specs(card, _edge_content(mask) if card.edges else ""),
+        stain=stain,
+    )
+
+
+def _stained(slide: SlideSpec, stain: StainChange) -> SlideSpec:
+    """Record a stain, and the colour that it gives to the background."""
+    facts = {"Stain": stain.name} | ({"Stain field": f"{stain.variation:g}"} if stain.variation else {})
+    return replace(
+        slide, background=stain.color(slide.background), metadata=(*slide.metadata, *facts.items())
     )
 
 

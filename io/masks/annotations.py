@@ -25,8 +25,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
+from safron.io.fields import RGB
 from safron.io.files import parse_text
-from safron.io.legend import DEFAULT_LABELS
+from safron.io.legend import DEFAULT_LABELS, Label
 
 UNCLASSIFIED = "unclassified"
 """Name that QuPath's users see for an object without a class or a name."""
@@ -115,6 +116,8 @@ class Drawing:
         Number of objects in each plane (z, t) of the image; one entry where all lie in one plane.
     nuclei
         Number of nuclei of cells that are left out.
+    legend
+        What the labels mean: names and colours of the file's classes, and those of `DEFAULT_LABELS`.
     """
 
     polygons: tuple[Polygon, ...]
@@ -123,6 +126,7 @@ class Drawing:
     skipped: Mapping[str, int]
     planes: Mapping[tuple[int, int], int] = field(default_factory=dict)
     nuclei: int = 0
+    legend: tuple[Label, ...] = DEFAULT_LABELS
 
     def paint(self, rows: slice, cols: slice, coverage: Coverage | None = None) -> npt.NDArray[np.uint8]:
         """Labels of a region.
@@ -275,9 +279,8 @@ def read_geojson(
         The file is missing, is no GeoJSON, or larger than `MAX_GEOJSON_BYTES`; it holds no polygon, or one whose
         classification has no label.
     """
-    values = {label.name: label.value for label in DEFAULT_LABELS} | {
-        name.lower(): value for name, value in labels.items()
-    }
+    values = _numbered() | {label.name: label.value for label in DEFAULT_LABELS}
+    values |= {name.lower(): value for name, value in labels.items()}
     found = parse_text(
         path,
         lambda text: _read_objects(json.loads(text), {name.lower() for name in ignore}, nuclei is not None),
@@ -315,7 +318,25 @@ def read_geojson(
         dict(found.skipped),
         dict(found.planes),
         found.nuclei,
+        _legend(found, values, () if labels else DEFAULT_LABELS),
     )
+
+
+def _numbered() -> dict[str, int]:
+    """Names of labels that have none, as `safron-mask to-geojson` writes them."""
+    return {f"label {value}": value for value in range(256)}
+
+
+def _legend(found: _Objects, values: Mapping[str, int], usual: Sequence[Label]) -> tuple[Label, ...]:
+    """Names and colours of the classes of a file; the first class of each label counts."""
+    meanings: dict[int, Label] = {}
+    for name, kind, _ in found.shapes:
+        value = values.get(name.lower())
+        color = found.colors.get(name)
+        if kind == "" and value is not None and value not in meanings and color is not None:
+            meanings[value] = Label(value, name, color)
+    rest = {label.value: label for label in usual}
+    return tuple((rest | meanings)[value] for value in sorted({*rest, *meanings}))
 
 
 @dataclass
@@ -330,6 +351,8 @@ class _Objects:
         Name, "" or "nucleus", and rings of each polygon.
     skipped, planes, nuclei
         See `Drawing`.
+    colors
+        RGB by class, where the file says.
     """
 
     count: int
@@ -337,6 +360,7 @@ class _Objects:
     skipped: Counter[str] = field(default_factory=Counter)
     planes: Counter[tuple[int, int]] = field(default_factory=Counter)
     nuclei: int = 0
+    colors: dict[str, RGB] = field(default_factory=dict)
 
 
 def _read_objects(document: Any, ignore: set[str], with_nuclei: bool) -> _Objects:
@@ -359,6 +383,8 @@ def _read_objects(document: Any, ignore: set[str], with_nuclei: bool) -> _Object
         if name.lower() in ignore or not found:
             continue
         objects.planes[place] += 1
+        if (color := _color(feature)) is not None:
+            objects.colors.setdefault(name, color)
         objects.shapes += [(name, "", rings) for rings in found]
         if with_nuclei:
             objects.shapes += [(name, "nucleus", rings) for rings in nucleus]
@@ -374,6 +400,18 @@ def feature_name(feature: Mapping[str, Any]) -> str:
     names = classification.get("names")  # of classes within classes
     name = ": ".join(names) if names else classification.get("name")
     return str(name or properties.get("name") or UNCLASSIFIED).strip()
+
+
+def _color(feature: Mapping[str, Any]) -> RGB | None:
+    """Colour of an object's class: three bytes; None where it is written otherwise."""
+    color = ((feature.get("properties") or {}).get("classification") or {}).get("color")
+    if (
+        isinstance(color, list)
+        and len(color) == 3
+        and all(isinstance(c, int) and 0 <= c <= 255 for c in color)
+    ):
+        return color[0], color[1], color[2]
+    return None
 
 
 def outlines(geometry: Mapping[str, Any]) -> tuple[list[list[npt.NDArray[np.float64]]], list[str]]:
@@ -425,6 +463,7 @@ def _box_area(box: tuple[int, int, int, int]) -> int:
 
 
 def _explain(path: Path, unknown: Counter[str], values: Mapping[str, int], remedy: str) -> str:
+    values = {name: value for name, value in values.items() if name not in _numbered()}
     found = ", ".join(f"{name!r} ({count})" for name, count in unknown.most_common(12))
     known = ", ".join(f"{name}={value}" for name, value in values.items())
     return f"{path}: no label is known for {found}; known are {known}; {remedy}"

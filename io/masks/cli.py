@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,7 +13,6 @@ import click
 from safron.io.console import (
     POSITIVE,
     SETTINGS,
-    Command,
     ProgramGroup,
     debug_option,
     option,
@@ -24,17 +23,22 @@ from safron.io.console import (
 )
 
 from .cli_edges import edges
+from .cli_exports import to_geojson, to_png
+from .cli_options import (
+    NAME,
+    map_options,
+    named_values,
+    open_source,
+    palette_options,
+    relabel_of,
+    with_options,
+)
 from .cli_polygons import from_instances, from_polygons
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from .mask import LabelMask
     from .write import Paint
-
-NAME = "safron-mask"
-REMEDY = "--mpp)"
-"""End of the notes that a user who passes --mpp has answered."""
 
 
 # Options
@@ -48,32 +52,6 @@ def _size(value: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
-def _named_values(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
-    """Read NAME=VALUE, any number of times."""
-    labels: dict[str, int] = {}
-    for text in values:
-        name, _, value = text.rpartition("=")
-        if not name or not value.isdecimal() or int(value) > 255:
-            raise click.BadParameter(f"{text!r} must be NAME=VALUE with a value from 0 to 255, as Tumor=2")
-        labels[name] = int(value)
-    return labels
-
-
-palette_options = (
-    option(
-        "--palette",
-        "Colours of a colour-coded or grey image: builtin (background blue, stroma red, gland green), a JSON "
-        'file such as {"0": [0, 0, 255], "1": "#ff0000"}, or indices (the colour table of an indexed PNG).',
-        "FILE.json|builtin|indices",
-    ),
-    option(
-        "--palette-tolerance",
-        "Largest difference, 0 to 255 in any channel, between a pixel's colour and its label's.",
-        "N",
-        type=click.IntRange(0, 255),
-        default=0,
-    ),
-)
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
 write_options = (
@@ -87,18 +65,8 @@ write_options = (
     ),
     debug_option,
 )
+SHARE = click.FloatRange(0, 1)
 SIZE = "Size of the mask: width and height, in pixels."
-
-
-def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Add several options to a command."""
-
-    def add(command: Command) -> Command:
-        for made in reversed(options):
-            command = made(command)
-        return command
-
-    return add
 
 
 # Commands
@@ -121,16 +89,21 @@ commands.add_command(edges)
 
 
 @commands.command(
-    "import", epilog="\b\nExample:\n  safron-mask import labels.png mask.zarr --palette builtin"
+    "import",
+    epilog="\b\nExamples:\n  safron-mask import labels.png mask.zarr --palette builtin\n"
+    "  safron-mask import glands.png mask.zarr --map 0=1,255=2\n  safron-mask import nuclei.tif mask.zarr --binarize",
 )
 @click.argument("image")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@_with(*palette_options, mpp_option, *write_options)
+@with_options(*palette_options, *map_options, mpp_option, *write_options)
 def import_(
     image: str,
     out: Path,
     palette: str | None,
     palette_tolerance: int,
+    mapping: str | None,
+    binarize: bool,
+    indices: bool,
     mpp: float | None,
     overwrite: bool,
     workers: int | None,
@@ -145,13 +118,17 @@ def import_(
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    mask = _open(image, palette, palette_tolerance, mpp=mpp)
+    if indices and palette is not None:
+        raise click.UsageError("--indices and --palette: give only one")
+    palette = "indices" if indices else palette
+    relabel = relabel_of(mapping, binarize=binarize)
+    mask = open_source(image, palette, palette_tolerance, mpp=mpp, relabel=relabel)
     _write(
         out,
         lambda rows, cols: mask[rows, cols],
         mask.shape,
         mpp=mpp or mask.mpp,
-        labels=DEFAULT_LABELS if palette == "builtin" else (),
+        labels=DEFAULT_LABELS if palette == "builtin" and relabel is None else (),
         # Strips as wide as the image are read once, and not once for every chunk that they cross.
         block=(1024, min(mask.chunks[1], (1 << 26) // 1024)),
         workers=workers,
@@ -186,7 +163,7 @@ def import_(
     "NAME=VALUE",
     called="labels",
     multiple=True,
-    callback=_named_values,
+    callback=named_values,
     shown="background=0, stroma=1, gland=2",
 )
 @option(
@@ -210,7 +187,7 @@ def import_(
     type=click.IntRange(0, 255),
     default=0,
 )
-@_with(mpp_option, *write_options)
+@with_options(mpp_option, *write_options)
 def from_geojson(
     annotations: Path,
     out: Path,
@@ -231,8 +208,6 @@ def from_geojson(
     A pixel belongs to a polygon if its centre does. What is left out or covered wholly (points and lines, nuclei,
     polygons under later ones) is counted in a warning.
     """
-    from safron.io.legend import DEFAULT_LABELS
-
     from .annotations import Coverage, read_geojson
     from .write import check_target
 
@@ -270,7 +245,7 @@ def from_geojson(
         lambda rows, cols: drawing.paint(rows, cols, coverage),
         (height, width),
         mpp=mpp or slide_mpp,
-        labels=() if labels else DEFAULT_LABELS,  # other values may mean anything
+        labels=drawing.legend,
         fill=background,
         workers=workers,
         overwrite=overwrite,
@@ -303,7 +278,7 @@ def from_geojson(
     shown="160 for tissue, 100 for speckle",
 )
 @option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
-@_with(*write_options)
+@with_options(*write_options)
 def ellipses(
     out: Path,
     size: tuple[int, int],
@@ -328,9 +303,52 @@ def ellipses(
     _write(out, phantom.paint, size, mpp=mpp, workers=workers, overwrite=overwrite)
 
 
+@commands.command(epilog="\b\nExample:\n  safron-mask colon mask.zarr --size 20000,20000 --grade 2 --seed 7")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
+@option("--size", SIZE, "W,H", parse=_size, required=True)
+@option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
+@option(
+    "--grade",
+    "0 healthy, 1 to 3 well, moderately and poorly differentiated cancer: glands lose their shape and their lumen.",
+    "N",
+    type=click.IntRange(0, 3),
+    default=0,
+)
+@option("--diameter", "Of a healthy gland, in pixels.", "PX", type=click.FloatRange(16), default=90.0)
+@option("--density", "Share of the places that have a gland, 0 to 1.", "SHARE", type=SHARE, default=1.0)
+@option("--overlap", "How far glands grow into their neighbours, 0 to 1.", "SHARE", type=SHARE, default=0.0)
+@option("--stroma", "Share of the tissue that has no glands, 0 to 1.", "SHARE", type=SHARE, default=0.1)
+@option(
+    "--outline",
+    "island: tissue with background around it; full: tissue everywhere.",
+    type=click.Choice(["island", "full"]),
+    default="island",
+)
+@option("--lumens", "Make lumens background, instead of a part of their gland.", is_flag=True)
+@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
+@with_options(*write_options)
+def colon(
+    out: Path,
+    size: tuple[int, int],
+    mpp: float,
+    overwrite: bool,
+    workers: int | None,
+    **settings: Any,
+) -> None:
+    """Make a mask of colon tissue of any size, healthy or of a cancer grade.
+
+    Every pixel depends only on the options and its position, so that a smaller mask is the corner of a larger one.
+    """
+    from .colon import Colon
+    from .write import check_target
+
+    check_target(out, overwrite=overwrite)
+    _write(out, Colon(**settings).paint, size, mpp=mpp, workers=workers, overwrite=overwrite)
+
+
 @commands.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")
 @click.argument("mask")
-@_with(*palette_options, debug_option)
+@with_options(*palette_options, debug_option)
 def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     """Describe a mask.
 
@@ -338,8 +356,9 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     read.
     """
     from .census import count_labels
+    from .to_geojson import own_legend
 
-    opened = _open(mask, palette, palette_tolerance)
+    opened = open_source(mask, palette, palette_tolerance)
     height, width = opened.shape
     facts = opened.describe()
     with progress(height * width / 1e6, "Mpx") as advance:
@@ -352,26 +371,14 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     if absent := getattr(opened.plane, "absent", 0):
         click.echo(f"absent  {absent} tiles or strips")
     click.echo(f"mpp     {'unknown' if opened.mpp is None else f'{opened.mpp:g} um per pixel'}")
+    legend = {label.value: label.name for label in own_legend(opened)}
     for value, count in counts.items():
-        click.echo(f"label   {value:<3d} {100 * count / math.prod(opened.shape):7.3f} %")
+        area = f"{count * opened.mpp**2 / 1e6:10.3f} mm2" if opened.mpp else f"{count:14d} px"
+        share = f"{100 * count / math.prod(opened.shape):7.3f} %"
+        click.echo(f"label   {value:<3d} {share} {area}  {legend.get(value, '')}".rstrip())
 
 
 # What the commands share
-
-
-def _open(source: str, palette: str | None, tolerance: int, *, mpp: float | None = None) -> LabelMask:
-    """Open a mask and pass on its notes."""
-    from .open import open_mask
-    from .palette import read_palette, read_png_colours
-
-    colours = None
-    if palette is not None:
-        colours = read_png_colours(Path(source)) if palette == "indices" else read_palette(palette)
-    mask = open_mask(source, palette=colours, palette_tolerance=tolerance, use_palette=colours is not None)
-    for note in mask.notes:
-        if mpp is None or not note.endswith(REMEDY):
-            warn(NAME, f"{source}: {note}")
-    return mask
 
 
 def _canvas(
@@ -409,6 +416,10 @@ def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None,
         options["progress"] = lambda pixels: advance(pixels / 1e6)
         write_labels(out, paint, height=height, width=width, mpp=mpp, **options)
     click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+
+
+commands.add_command(to_geojson)
+commands.add_command(to_png)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -236,6 +236,11 @@ class LabelMask:
         return digest.hexdigest()
 
     @property
+    def planes_beside(self) -> dict[str, Plane]:
+        """Planes of the same canvas, by what they hold."""
+        return {name: other.plane for name, other in self.beside.items()}
+
+    @property
     def _elsewhere(self) -> list[str]:
         """Paths of the planes beside this one that lie in files of their own."""
         assert self._reopen is not None
@@ -248,8 +253,7 @@ class LabelMask:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopen is None:
-            planes = {name: other.plane for name, other in self.beside.items()}
-            return partial(LabelMask, beside=planes), (self.plane, self.source)
+            return partial(LabelMask, beside=self.planes_beside), (self.plane, self.source)
         return self._reopen
 
     def __repr__(self) -> str:

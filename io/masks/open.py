@@ -15,6 +15,7 @@ from safron.io.files import open_input
 
 from .mask import Elsewhere, LabelMask
 from .plane import ACCEPTED, ZARR_MARKERS
+from .relabel import Relabel, RelabelledPlane
 from .zarr_masks import is_zarr, open_zarr, plane_of
 
 
@@ -24,6 +25,7 @@ def open_mask(
     palette: Mapping[int, RGB] | None = None,
     palette_tolerance: int = 0,
     use_palette: bool = False,
+    relabel: Relabel | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> LabelMask:
     """Open a mask, and check what can be checked without reading pixels.
@@ -41,6 +43,8 @@ def open_mask(
     use_palette
         Insist on the palette: grey images are looked up in it as well, and a mask that holds labels is
         refused. Otherwise the palette is for colour images alone.
+    relabel
+        What stored numbers, or labels of the palette, become; they may be any whole numbers before.
     beside
         Sources of further planes of the same canvas, by what they hold: "instances" (numbers of nuclei), "edges".
         They are opened as masks are, but hold whole numbers of any size.
@@ -55,13 +59,18 @@ def open_mask(
     BadInput
         The source is missing, damaged, or no 2-D array of whole numbers.
     """
-    if beside:
-        return _open_beside(source, dict(beside), (palette, palette_tolerance, use_palette))
     colours = dict(palette or {})
+    if beside:
+        how = tuple(colours.items()), palette_tolerance, use_palette, *([] if relabel is None else [relabel])
+        return _open_beside(source, dict(beside), how)
     if not isinstance(source, str | Path):
         name = f"<{type(source).__name__} in memory>"
-        return LabelMask(plane_of(source, name), name)
-    return _open_named(str(source), _place(source), tuple(colours.items()), palette_tolerance, use_palette)
+        plane = plane_of(source, name)
+        return LabelMask(plane if relabel is None else RelabelledPlane(plane, relabel), name)
+    reading = tuple(colours.items()), palette_tolerance, use_palette
+    if relabel is not None:
+        return _open_relabelled(str(source), _place(source), *reading, relabel)
+    return _open_named(str(source), _place(source), *reading)
 
 
 def _place(source: str | Path) -> str:
@@ -70,32 +79,43 @@ def _place(source: str | Path) -> str:
     return name if "://" in name else str(Path(name).absolute())
 
 
-def _open_beside(source: Any, beside: dict[str, Any], reading: tuple[Any, int, bool]) -> LabelMask:
-    """Open a mask and further planes of its canvas."""
-    palette, tolerance, use = reading
-    mask = open_mask(source, palette=palette, palette_tolerance=tolerance, use_palette=use)
+def _open_beside(source: Any, beside: dict[str, Any], how: tuple[Any, ...]) -> LabelMask:
+    """Open a mask and further planes of its canvas; `how` are colours, tolerance, use_palette and, if given, relabel."""
+    if all(isinstance(one, str | Path) for one in (source, *beside.values())):
+        elsewhere = Elsewhere(tuple((name, _place(other)) for name, other in beside.items()))
+        return _reopen_beside(str(source), _place(source), how, elsewhere)
+    colours, tolerance, use, *relabel = how
+    mask = open_mask(
+        source,
+        palette=dict(colours),
+        palette_tolerance=tolerance,
+        use_palette=use,
+        relabel=next(iter(relabel), None),
+    )
     planes = {name: open_mask(other).plane for name, other in beside.items()}
-    if not all(isinstance(one, str | Path) for one in (source, *beside.values())):
-        return LabelMask(mask.plane, mask.source, beside=planes)
-    elsewhere = Elsewhere(tuple((name, _place(other)) for name, other in beside.items()))
-    colours = tuple(dict(palette or {}).items())
-    reopen = _reopen_beside, (str(source), _place(source), colours, tolerance, use, elsewhere)
-    return LabelMask(mask.plane, mask.source, reopen, beside=planes)
+    return LabelMask(mask.plane, mask.source, beside=mask.planes_beside | planes)
 
 
-def _reopen_beside(
+def _reopen_beside(name: str, where: str, how: tuple[Any, ...], elsewhere: Elsewhere) -> LabelMask:
+    """Open a path or URL and further planes of its canvas; workers call this to reopen a mask."""
+    planes = {other: open_mask(path).plane for other, path in elsewhere.paths}
+    mask = _open_relabelled(name, where, *how) if len(how) == 4 else _open_named(name, where, *how)
+    reopen = _reopen_beside, (name, where, how, elsewhere)
+    return LabelMask(mask.plane, name, reopen, beside=mask.planes_beside | planes)
+
+
+def _open_relabelled(
     name: str,
     where: str,
     colours: tuple[tuple[int, RGB], ...],
     tolerance: int,
     use_palette: bool,
-    elsewhere: Elsewhere,
+    relabel: Relabel,
 ) -> LabelMask:
-    """Open again what `_open_beside` opened; workers call this."""
-    planes = {other: open_mask(path).plane for other, path in elsewhere.paths}
+    """Open a path or URL whose numbers are looked up in rules; workers call this to reopen a mask."""
+    reopen = _open_relabelled, (name, where, colours, tolerance, use_palette, relabel)
     mask = _open_named(name, where, colours, tolerance, use_palette)
-    reopen = _reopen_beside, (name, where, colours, tolerance, use_palette, elsewhere)
-    return LabelMask(mask.plane, name, reopen, beside=planes)
+    return LabelMask(RelabelledPlane(mask.plane, relabel), name, reopen, beside=mask.planes_beside)
 
 
 def _open_named(

@@ -154,3 +154,23 @@ def _pad(rgb: Pixels, tile: int) -> Pixels:
     padded[:height, width:] = rgb[:, -1:]
     padded[height:] = padded[height - 1]
     return padded
+
+
+def decode_tile(data: bytes, spec: SlideSpec) -> Pixels:
+    """Decode what `encode_tile` encoded: uint8 [spec.tile, spec.tile, 3].
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        The bytes are damaged.
+    """
+    if spec.compression == "jpeg":
+        return np.asarray(imagecodecs.jpeg8_decode(data), np.uint8)
+    if spec.compression == "deflate":
+        data = bytes(imagecodecs.deflate_decode(data))
+    elif spec.compression == "lzw":
+        data = bytes(imagecodecs.lzw_decode(data))
+    pixels = np.frombuffer(data, np.uint8).reshape(spec.tile, spec.tile, 3)
+    if spec.compression == "none":
+        return pixels
+    return np.add.accumulate(pixels, axis=1, dtype=np.uint8)

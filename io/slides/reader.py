@@ -99,6 +99,11 @@ class Pixels:
         rgb[rgba[:, :, 3] == 0] = 255
         return rgb
 
+    @property
+    def slide(self) -> Any:
+        """The `openslide.OpenSlide`; None of an image that libvips reads."""
+        return self._slide
+
     def close(self) -> None:
         """Close the file."""
         if self._slide is not None:

@@ -163,3 +163,34 @@ def _checks(records: Records) -> npt.NDArray[np.uint32]:
     words = records.view(np.uint32).reshape(len(records), RECORD.itemsize // 4)
     weighted: npt.NDArray[np.uint32] = words[:, :-1] * _CHECK_WEIGHTS
     return np.asarray(weighted.sum(axis=1, dtype=np.uint32) + _CHECK_START, np.uint32)
+
+
+class IndexReader:
+    """The index of a slide that another process is writing; nothing is changed.
+
+    Parameters
+    ----------
+    path
+        The index file.
+    pyramid
+        Levels of the slide.
+    """
+
+    def __init__(self, path: Path, pyramid: Pyramid) -> None:
+        self._starts, self._pyramid = _level_starts(pyramid), pyramid
+        self._file = os.open(path, os.O_RDONLY)
+
+    def place(self, level: int, row: int, col: int) -> tuple[int, int] | None:
+        """Return offset and length of a tile in the slide; None if it is not written yet, or its record is torn."""
+        position = self._starts[level] + row * self._pyramid.level(level).cols + col
+        data = os.pread(self._file, RECORD.itemsize, _HEADER.size + position * RECORD.itemsize)
+        if len(data) < RECORD.itemsize:
+            return None
+        record = np.frombuffer(data, RECORD)
+        if not record["length"][0] or record["check"] != _checks(record):
+            return None
+        return int(record["offset"][0]), int(record["length"][0])
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)

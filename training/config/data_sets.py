@@ -54,6 +54,7 @@ class DataFacts:
     trained_on: str = ""
     name: str = ""  # of the data
     mpp: Mpp | None = None  # of the images
+    map: str = ""  # what the numbers in masks of labels become, see `safron.io.masks.relabel`
 
 
 def read_facts(folder: Path, given: DataFacts) -> DataFacts:

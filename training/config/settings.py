@@ -23,6 +23,7 @@ from safron.io.errors import BadInput
 from safron.io.fields import HUGE, Byte, Count, Mpp, NotNegative, convert, shown
 from safron.io.files import parse_text
 from safron.io.legend import Label
+from safron.io.measures.guides import Guides
 
 Levels = Annotated[int, Meta(ge=1, le=12)]
 Weight = Annotated[float, Meta(ge=0, le=HUGE, description="a finite number, 0 or more")]
@@ -73,6 +74,11 @@ class ModelConfig:
     levels: Levels = 8
     skips: bool = True
     dropout: BelowOne = 0.5
+    # Seamless network: label values whose guides it reads (`safron.io.measures.guides`), and the radius in pixels at
+    # which these are truncated; whether it takes a style (`safron.io.measures.style`) and is trained on stains as they are.
+    guides: tuple[Annotated[int, Meta(ge=0, le=255)], ...] = ()
+    guide_radius: Annotated[int, Meta(ge=8, le=128, multiple_of=4)] = 64
+    style: bool = False
     # Labels of nuclei. Where there are some, the network has their edges as an input (`safron.io.masks.edges`), and the cues are
     # the darkness of nuclei and of the tissue around them.
     nuclei: tuple[Byte, ...] = ()
@@ -81,6 +87,11 @@ class ModelConfig:
     def conditions(self) -> int:
         """Channels in which labels, and edges if the network takes them, go in."""
         return len(self.labels) + bool(self.nuclei)
+
+    @property
+    def guide(self) -> Guides | None:
+        """Which guides it reads, or None."""
+        return Guides(self.guides, self.guide_radius) if self.guides else None
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,10 @@ class TrainConfig:
     float16: bool = False
     # Pixel size of pairs in micrometres, before they are brought to the model's; none: what their files say.
     image_mpp: Mpp | None = None
+    # First channels of a third network of "scales", at a quarter of the scale, which sees glands whole; 0 for none.
+    discriminator_whole: NotNegative = 0
+    # Steps at the start in which only the discriminator learns, for a generator that begins with another's weights.
+    generator_delay: NotNegative = 0
 
     @property
     def stride(self) -> int:
@@ -187,7 +202,8 @@ class TrainConfig:
             names = [entry.name for entry in fields(kind)]
             for entry in fields(kind)[names.index(first) :]:
                 value = part.pop(entry.name)
-                if value not in (entry.default, AT_FIRST.get(entry.name)):
+                default = [*entry.default] if isinstance(entry.default, tuple) else entry.default
+                if value not in (default, AT_FIRST.get(entry.name)):
                     part[once.get(entry.name, entry.name)] = value
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -274,14 +290,14 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
     cell_fits = c.anchor_cell > 0 and (c.anchor_cell <= c.tile_side or not any(c.anchor_weight))
     # The two networks of "scales" halve four times; "pix2pix" adds two convolutions and a norm, which needs two pixels.
     pix2pix = c.discriminator_network == "pix2pix"
-    left = c.discriminator_side >> (c.discriminator_levels if pix2pix else 4)
+    left = c.discriminator_side >> (c.discriminator_levels if pix2pix else 4 + (c.discriminator_whole > 0))
     in_order = "label values must be 0, 1, 2, ... in order, up to 255; renumber the masks"
     whole = "the seamless network has no patches in training: leave it out, or choose --preset safron"
     multiple = f"give a multiple of {m.alignment}, which is model.alignment"
     power = f"the paper's network halves it to one pixel: give 2^levels; model.levels is {m.levels}"
     only = f"the paper's network takes tiles of {m.tile} px only: give false, or that model.alignment"
     halved = f"its layers halve its input of {c.discriminator_side} px to nothing: give larger tiles, or fewer levels"
-    rules = [
+    rules: list[tuple[bool, str, str]] = [
         (values == list(range(max(1, len(values)))), "model.labels", in_order),
         (m.overlap < m.tile, "model.overlap", f"give less than the tile, {m.tile} px"),
         ({*m.nuclei} <= {*values}, "model.nuclei", "give values of model.labels"),
@@ -296,11 +312,21 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
             (m.tile % m.alignment == 0, "model.tile", multiple),
             (c.patch % m.alignment == 0, "patch", multiple),
             (m.noise_scales != (), "model.noise_scales", "this network takes noise: give one scale or more"),
+            (
+                len({*m.guides}) == len(m.guides) and {*m.guides} <= {*values},
+                "model.guides",
+                "give label values, each once",
+            ),
         ]
     else:
         rules += [
             (m.tile == 2**m.levels, "model.tile", power),
             (m.noise_scales == (), "model.noise_scales", "this network takes no noise: give an empty list"),
+            (
+                m.guides == () and not m.style,
+                "model.guides",
+                "the paper's network takes neither guides nor a style",
+            ),
             (not m.dynamic_tile or m.alignment == m.tile, "model.dynamic_tile", only),
             (m.network == "paper" or m.context == 0, "model.context", "pix2pix sees the patch alone: give 0"),
         ]

@@ -1,7 +1,7 @@
 """How do folders of images and masks become training batches?
 
 `open_source` finds out what a folder holds and gives a `Source`; `split` sets slides aside; `draw_batch` draws the input of
-one step. Nothing here needs PyTorch.
+one step. Nothing here needs PyTorch but `on_the_fly`, which gives regions of virtual slides.
 """
 
 from safron.training.data.batches import Batch, draw_batch, draw_batches, draw_noise

@@ -24,13 +24,16 @@ AHEAD = 8
 class Batch:
     """The input of one step.
 
-    `labels` uint8 [n, y, x] and `noise` float32 [n, k, y, x] cover the training tile and its context; `images`
-    float32 [n, 3, y, x] in [-1, 1] covers the tile. `edges` uint8 [n, y, x], if the generator takes them, as `labels`.
+    `labels` uint8 [n, y, x], `noise` float32 [n, k, y, x] and `guides` float32 [n, g, y, x] cover the training tile and its
+    context; `images` float32 [n, 3, y, x] in [-1, 1] covers the tile. `style` is float32 [n, s]. `edges` uint8 [n, y, x], if the
+    generator takes them, as `labels`.
     """
 
     labels: Bytes
     noise: Floats
     images: Floats
+    guides: Floats
+    style: Floats
     edges: Bytes | None = None
 
 
@@ -47,7 +50,7 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
     context = config.model.context
     side = config.tile_side + 2 * context
     wanted = range(config.batch)[part]
-    labels, noises, images, edges = [], [], [], []
+    labels, noises, images, guides, styles, edges = [], [], [], [], [], []
     for number, index in enumerate(rng.integers(len(source), size=config.batch)):
         place = source.place(rng, int(index), side)
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
@@ -55,17 +58,20 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
         if number not in wanted:
             continue
         sample = source.read(int(index), place, side)
-        if len(noise) >= 2:
-            # The last two channels are the cues where their class is near and smooth noise elsewhere; the variance stays 1.
+        if len(noise) >= (cued := len(sample.cues)):
+            # The last channels are the cues where their class is near and smooth noise elsewhere; the variance stays 1.
             cue, trust = _turn(sample.cues, turns, mirror), _turn(sample.trust, turns, mirror)
-            noise[-2:] = trust * cue + np.sqrt(1 - trust**2) * noise[-2:]
+            noise[-cued:] = trust * cue + np.sqrt(1 - trust**2) * noise[-cued:]
         tile = sample.image[context : side - context, context : side - context]
         labels.append(_turn(sample.labels, turns, mirror))
         images.append(_turn(np.moveaxis(tile, -1, 0).astype(np.float32) / 127.5 - 1.0, turns, mirror))
         noises.append(noise)
+        guides.append(_turn(sample.guides, turns, mirror))
+        styles.append(sample.style)
         if sample.edges is not None:
             edges.append(_turn(sample.edges, turns, mirror))
-    return Batch(np.stack(labels), np.stack(noises), np.stack(images), np.stack(edges) if edges else None)
+    parts = map(np.stack, (labels, noises, images, guides, styles))
+    return Batch(*parts, np.stack(edges) if edges else None)
 
 
 def draw_batches(

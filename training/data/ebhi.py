@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.files import replacing
+from safron.io.measures.guides import Guides
 from safron.training.config.data_sets import DATA_SETS
 from safron.training.config.settings import GLASS
 from safron.training.data.cues import measure_cues
@@ -113,8 +114,17 @@ def normalize_stain(rgb: Bytes, background: npt.NDArray[np.bool_]) -> Bytes:
     return np.asarray(np.rint(out * (1 - veil) + np.array(GLASS, np.float32) * veil), np.uint8)
 
 
-def prepare(folder: Path, cache: Path | None = None) -> Pairs:
+def prepare(
+    folder: Path, cache: Path | None = None, *, guides: Guides | None = None, own: bool = False
+) -> Pairs:
     """Prepare all frames below `folder`; the result is kept in the folder `cache` for the next run.
+
+    Parameters
+    ----------
+    guides
+        What the generator reads beside labels, for its cues.
+    own
+        Keep each frame in the stain that it has. Cues are those of the normalized frame all the same.
 
     Raises
     ------
@@ -125,12 +135,13 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
         ((image, mask) for _, image, mask in list_pairs(folder, "ebhi")), key=lambda pair: pair[0].name
     )
     name = DATA_SETS["ebhi"].name
-    kept_at = cache / f"pairs-{_cache_key(found)}.npz" if cache else None
+    key = _cache_key(found, *([repr((guides, own))] if guides or own else []))
+    kept_at = cache / f"pairs-{key}.npz" if cache else None
     if kept_at and kept_at.exists():
         with np.load(kept_at) as kept:
             arrays: dict[str, Any] = {name: tuple(kept[name]) for name in ARRAYS}
             return Pairs(**arrays, slides=tuple(map(str, kept["slides"])), name=name)
-    images, labels, slides = [], [], []
+    images, labels, slides, frames = [], [], [], []
     for image_path, mask_path in found:
         rgb, gland = read_frame(image_path, mask_path)
         balanced = balance_white(rgb)
@@ -142,12 +153,14 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
                 f"{image_path} is as white as background where {mask_path.name} has glands; check both, or remove them"
             )
         images.append(normalize_stain(balanced, label == 0))
+        frames.append(rgb)
         labels.append(label)
         slides.append(slide_of(image_path))
     if not images:
         raise BadInput(f"{folder} holds no image with {LEAST_TISSUE_IN_FRAME:.0%} tissue or more to train on")
-    cues, trust = measure_cues(images, labels)
-    pairs = Pairs(tuple(images), tuple(labels), cues, trust, tuple(slides), name=name)
+    cues, trust = measure_cues(images, labels, guides=guides)
+    shown = frames if own else images
+    pairs = Pairs(tuple(shown), tuple(labels), cues, trust, tuple(slides), name=name)
     if kept_at:
         kept_at.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept_at) as file:
@@ -156,8 +169,8 @@ def prepare(folder: Path, cache: Path | None = None) -> Pairs:
     return pairs
 
 
-def _cache_key(found: list[tuple[Path, Path]]) -> str:
-    digest = hashlib.sha256(f"{PREPARATION}\n".encode())
+def _cache_key(found: list[tuple[Path, Path]], *others: str) -> str:
+    digest = hashlib.sha256("\n".join([str(PREPARATION), *others, ""]).encode())
     for path in (path for pair in found for path in pair):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]

@@ -22,11 +22,13 @@ from safron.io.mapped import spill
 from safron.io.masks.canvas_size import image_size
 from safron.io.masks.pair_files import list_images
 from safron.io.masks.pair_names import find_masks
+from safron.io.masks.relabel import Relabel
+from safron.io.measures.style import measure_style
 from safron.io.slides.whole_image import orientation
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts
 from safron.training.data import consep
-from safron.training.data.cues import measure_cues
+from safron.training.data.cues import CUED, cue_count, measure_cues
 from safron.training.data.ebhi import MPP, prepare
 from safron.training.data.images import (
     BLACK_AND_WHITE,
@@ -79,17 +81,17 @@ def open_source(
                 f"{folder} holds slides ({slides[0][0].name}) and pairs ({others[0].name}); training takes one kind: "
                 "move the others to a folder of their own"
             )
-        return open_slides(slides, config, name, facts.mpp)
+        return open_slides(slides, config, name, facts.mpp, Relabel.parse(facts.map) if facts.map else None)
     data_set = facts.data_set or ("crag" if mask_folders(folder, "crag") else "pairs")
-    if DATA_SETS[data_set].glands and len(config.model.labels) <= 2:
+    if DATA_SETS[data_set].glands and len(config.model.labels) <= max(CUED):
         raise BadInput(
             f"{folder} holds gland masks, from which background, stroma and gland are labelled; model.labels must be three or more"
         )
     if data_set == "consep":
         return _fit(replace(consep.prepare(folder, config.model), name=name), config, folder, cache)
     if data_set == "ebhi":
-        pairs = prepare(folder, cache)
-        told = "frames of EBHI-Seg, resized and stain-normalized"
+        pairs = prepare(folder, cache, guides=config.model.guide, own=config.model.style)
+        told = "frames of EBHI-Seg, resized" + " and stain-normalized" * (not config.model.style)
         return _fit(replace(pairs, name=facts.name or pairs.name, told=told, mpp=MPP), config, folder, cache)
     return _fit(_read_pairs(folder, config, data_set, facts, cache, name), config, folder, cache)
 
@@ -101,12 +103,18 @@ def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) ->
     zoom = own / mpp if own and mpp else 1.0
     zoom = 1.0 if abs(zoom - 1.0) <= SAME_SCALE else zoom
     pairs = replace(pairs, mpp=mpp)
-    pairs = _shrink(pairs, zoom, cache) if zoom < 1.0 else replace(pairs, zoom=zoom)
-    if len(config.model.noise_scales) < 2:
+    guides = config.model.guide
+    # Guides are drawn around windows of whole images, at the generator's pixel size.
+    now = zoom < 1.0 or (guides is not None and zoom != 1.0)
+    pairs = _resize(pairs, zoom, cache) if now else replace(pairs, zoom=zoom)
+    if len(config.model.noise_scales) < cue_count(guides):
         pairs = replace(pairs, cues=(), trust=())
     elif not pairs.cues:
-        cues, trust = measure_cues(pairs.images, consep.as_glands(pairs.labels, config.model), cache)
+        cues, trust = measure_cues(pairs.images, consep.as_glands(pairs.labels, config.model), cache, guides)
         pairs = replace(pairs, cues=cues, trust=trust)
+    pairs = replace(pairs, guides=guides)
+    if config.model.style:
+        pairs = replace(pairs, styles=tuple(map(measure_style, pairs.images)))
     need = config.least_side
     large = [index for index in range(len(pairs)) if min(pairs.size(index)) >= need]
     if not large:
@@ -124,14 +132,15 @@ def show_mpp(mpp: float | None) -> str:
     return f"{mpp:g} um per pixel" if mpp else "an unknown pixel size"
 
 
-def _shrink(pairs: Pairs, zoom: float, cache: Path | None) -> Pairs:
+def _resize(pairs: Pairs, zoom: float, cache: Path | None) -> Pairs:
     """Resize the pairs once, which takes less than doing it at each read; their cues are measured anew."""
 
     def resize(array: Bytes, how: int) -> Bytes:
         size = (max(1, int(array.shape[1] * zoom)), max(1, int(array.shape[0] * zoom)))
         return np.asarray(cv2.resize(array, size, interpolation=how))
 
-    images = spill((resize(image, cv2.INTER_AREA) for image in pairs.images), cache)
+    how = cv2.INTER_AREA if zoom < 1.0 else cv2.INTER_CUBIC
+    images = spill((resize(image, how) for image in pairs.images), cache)
     labels = spill((resize(label, cv2.INTER_NEAREST) for label in pairs.labels), cache)
     return replace(pairs, images=images, labels=labels, cues=(), trust=())
 
@@ -146,11 +155,12 @@ def _read_pairs(
     palette = BLACK_AND_WHITE if kind.glands else colours
     background = [label.value for label in model.labels if label.fill]
     notes, sizes, tissue = Counter[str](), dict[float, Path](), False
+    relabel = Relabel.parse(facts.map) if facts.map and not kind.glands else None
 
     def read() -> Iterator[Bytes]:
         nonlocal tissue
         for _, path, mask_path in found:
-            image, mask = read_pair(path, mask_path, palette, 127 * kind.glands)
+            image, mask = read_pair(path, mask_path, palette, 127 * kind.glands, relabel)
             labels = label_glands(image, mask) if kind.glands else read_labels(mask, len(model.labels))
             tissue = tissue or not np.isin(labels, background).all()
             with suppress(BadInput):  # bitmaps, which say nothing

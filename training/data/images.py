@@ -18,6 +18,7 @@ from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.masks.pair_files import list_images, match_files
 from safron.io.masks.pair_names import find_masks
+from safron.io.masks.relabel import Relabel
 from safron.io.slides.whole_image import read_image
 from safron.training.config.data_sets import DATA_SETS
 from safron.training.data.source import Bytes
@@ -103,10 +104,15 @@ def name_slides(names: Iterable[str], pattern: str) -> tuple[str, ...]:
 
 
 def read_pair(
-    image_path: Path, mask_path: Path, palette: dict[int, RGB], tolerance: int = 0
+    image_path: Path,
+    mask_path: Path,
+    palette: dict[int, RGB],
+    tolerance: int = 0,
+    relabel: Relabel | None = None,
 ) -> tuple[Bytes, LabelMask]:
     """Read an image and open its mask; raise `BadInput` if one cannot be read or their sizes differ."""
-    image, mask = read_image(image_path), open_mask(mask_path, palette=palette, palette_tolerance=tolerance)
+    image = read_image(image_path)
+    mask = open_mask(mask_path, palette=palette, palette_tolerance=tolerance, relabel=relabel)
     if image.shape[:2] != mask.shape:
         raise BadInput(
             f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} but its image is {image.shape[1]} x {image.shape[0]}; "

@@ -26,10 +26,13 @@ from safron.io.masks.image_planes import shown_area
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.masks.pixel_size import from_slide
+from safron.io.masks.relabel import Relabel
+from safron.io.measures.guides import Guides
+from safron.io.measures.style import measure_style
 from safron.training.config import TrainConfig
-from safron.training.data.cues import CueScale, fit_cues
+from safron.training.data.cues import CueScale, cue_count, fit_cues
 from safron.training.data.images import check_values
-from safron.training.data.source import Bytes, Sample, count_tiles
+from safron.training.data.source import Bytes, Sample, count_tiles, guides_at
 
 ALWAYS_SLIDES = {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu"}
 """Suffixes that only slides have; a TIFF counts as a slide if a mask or annotations of its name lie beside it."""
@@ -94,16 +97,25 @@ class Slide:
 
         return openslide.OpenSlide(self.path)
 
-    def read_labels(self, y: int, x: int, side: int) -> Bytes:
-        """Read labels, uint8 [side, side], from canvas row `y` and column `x` on."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the canvas."""
+        return self.height, self.width
+
+    def __getitem__(self, region: tuple[slice, slice]) -> Bytes:
+        """Read labels of a region of the canvas, uint8 [y, x]."""
         if isinstance(self.labels, Drawing):
-            return self.labels.paint(slice(y, y + side), slice(x, x + side))
+            return self.labels.paint(*region)
         rows, columns = (
-            np.clip(((np.arange(start, start + side) + 0.5) * scale).astype(int), 0, theirs - 1)
-            for start, scale, theirs in zip((y, x), self.scale, self.labels.shape, strict=True)
+            np.clip(((np.arange(part.start, part.stop) + 0.5) * scale).astype(int), 0, theirs - 1)
+            for part, scale, theirs in zip(region, self.scale, self.labels.shape, strict=True)
         )
         part = self.labels[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
         return part[np.ix_(rows - rows[0], columns - columns[0])]
+
+    def read_labels(self, y: int, x: int, side: int) -> Bytes:
+        """Read labels, uint8 [side, side], from canvas row `y` and column `x` on."""
+        return self[y : y + side, x : x + side]
 
     def read_image(self, y: int, x: int, side: int) -> Bytes:
         """Read RGB, uint8 [side, side, 3], from canvas row `y` and column `x` on; what was not scanned is white."""
@@ -136,6 +148,8 @@ class SlideTiles:
     cues: CueScale | None = None  # None for a generator without cues
     aside: tuple[str, ...] = ()
     told: str = "slides"
+    guides: Guides | None = None
+    styled: bool = False  # windows have a style of their own
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -164,10 +178,11 @@ class SlideTiles:
         slide = self.files[self.items[index]]
         labels = check_values(slide.read_labels(*place, side), slide.path, range(self.labels))
         image = slide.read_image(*place, side)
-        if self.cues is None:
-            nothing = np.zeros((2, side, side), np.float32)
-            return Sample(labels, image, nothing, nothing)
-        return Sample(labels, image, *self.cues.measure(image, labels))
+        guides = guides_at(slide, place, (side, side), self.guides)
+        style = measure_style(image) if self.styled else np.zeros(0, np.float32)
+        nothing = np.zeros((2, side, side), np.float32)
+        cues, trust = (nothing, nothing) if self.cues is None else self.cues.measure(image, labels)
+        return Sample(labels, image, cues, trust, guides, style)
 
     def tiles(self, side: int, stride: int) -> int:
         """Count the windows of all slides, background included."""
@@ -176,7 +191,11 @@ class SlideTiles:
 
 
 def open_slides(
-    found: Sequence[tuple[Path, Path]], config: TrainConfig, name: str, known: float | None = None
+    found: Sequence[tuple[Path, Path]],
+    config: TrainConfig,
+    name: str,
+    known: float | None = None,
+    relabel: Relabel | None = None,
 ) -> SlideTiles:
     """Open slides with their masks, and check all that can be checked before training.
 
@@ -184,6 +203,8 @@ def open_slides(
     ----------
     known
         Pixel size of slides that do not say theirs.
+    relabel
+        What the numbers in masks become.
 
     Raises
     ------
@@ -195,7 +216,7 @@ def open_slides(
     side = config.tile_side + 2 * model.context
     seen = [_look(path, known) for path, _ in found]
     mpp = model.mpp or (SEAMLESS_MPP if model.network == "seamless" else max(own for *_, own in seen))
-    slides = tuple(_open(*pair, config, mpp, seen[number]) for number, pair in enumerate(found))
+    slides = tuple(_open(*pair, config, mpp, seen[number], relabel) for number, pair in enumerate(found))
     for slide in slides:
         if min(slide.height, slide.width) < need:
             raise BadInput(
@@ -209,6 +230,7 @@ def open_slides(
     ]
     background = tuple(label.value for label in model.labels if label.fill)
     tiles = SlideTiles(slides, tuple(items), background, len(model.labels), name, mpp)
+    tiles = replace(tiles, guides=model.guide, styled=model.style)
     for number, (path, mask) in enumerate(found):
         place = tiles.place(np.random.default_rng(0), items.index(number), side)
         window = slides[number].read_labels(*place, side)
@@ -218,7 +240,8 @@ def open_slides(
                 f"{mask}: {TRIES} places of {side} px in {path.name} hold nothing but background; check the mask, or remove "
                 "the slide"
             )
-    return replace(tiles, cues=_find_cues(tiles, side)) if len(model.noise_scales) >= 2 else tiles
+    wanted = len(model.noise_scales) >= cue_count(model.guide)
+    return replace(tiles, cues=_find_cues(tiles, side)) if wanted else tiles
 
 
 def _find_cues(tiles: SlideTiles, side: int) -> CueScale:
@@ -228,7 +251,7 @@ def _find_cues(tiles: SlideTiles, side: int) -> CueScale:
         index = tiles.items.index(number)
         for _ in range(max(1, CUE_WINDOWS // len(tiles.files))):
             samples.append(tiles.read(index, tiles.place(rng, index, side), side))
-    return fit_cues([sample.image for sample in samples], [sample.labels for sample in samples])
+    return fit_cues([sample.image for sample in samples], [sample.labels for sample in samples], tiles.guides)
 
 
 Area = tuple[int, int, int, int]  # row, column, height and width in pixels of level 0
@@ -254,7 +277,9 @@ def _look(path: Path, known: float | None) -> Seen:
     return whole, shown, mpp
 
 
-def _open(path: Path, mask_path: Path, config: TrainConfig, mpp: float, seen: Seen) -> Slide:
+def _open(
+    path: Path, mask_path: Path, config: TrainConfig, mpp: float, seen: Seen, relabel: Relabel | None
+) -> Slide:
     """Find the area of a slide that its labels cover, and bring both to the generator's pixel size, `mpp`."""
     whole, shown, own = seen
     factor = mpp / own
@@ -263,7 +288,7 @@ def _open(path: Path, mask_path: Path, config: TrainConfig, mpp: float, seen: Se
         height, width = (math.floor(side / factor) for side in shown[2:])
         drawing = read_geojson(mask_path, height=height, width=width, labels=names, downsample=factor)
         return Slide(path, drawing, height, width, factor, shown[:2])
-    mask = open_mask(mask_path)
+    mask = open_mask(mask_path, relabel=relabel)
     area = min((whole, shown), key=lambda area: _misfit(mask, area, own))
     if _misfit(mask, area, None) > PROPORTION:
         raise BadInput(

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.io.measures.guides import Guides, draw_guides
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -23,15 +24,17 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sample:
-    """One window: `labels` uint8 [y, x], `image` uint8 [y, x, 3] RGB, `cues` and `trust` float32 [2, y, x] (see `Pairs`).
+    """One window: `labels` uint8 [y, x], `image` uint8 [y, x, 3] RGB, `cues` and `trust` float32 [c, y, x] (see `Pairs`).
 
-    `edges` uint8 [y, x] of nuclei, of sources that have them.
+    `guides` float32 [g, y, x] and `style` float32 [s] are empty for a generator that takes none.
     """
 
     labels: Bytes
     image: Bytes
     cues: Floats
     trust: Floats
+    guides: Floats
+    style: Floats
     edges: Bytes | None = None
 
 
@@ -77,6 +80,32 @@ class Source(Protocol):
 S = TypeVar("S", bound=Source)
 
 
+class Labels(Protocol):
+    """Labels of a whole item, read where they are sliced."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels (height, width)."""
+
+    def __getitem__(self, region: tuple[slice, slice]) -> Bytes:
+        """Labels of a region: uint8 [y, x]."""
+
+
+def guides_at(labels: Labels, place: tuple[int, int], size: tuple[int, int], guides: Guides | None) -> Floats:
+    """Draw the guides of a window of some height and width, as a render does whose canvas is the item; else [0, y, x]."""
+    if guides is None:
+        return np.zeros((0, *size), np.float32)
+    wanted = [(at - guides.reach, at + length + guides.reach) for at, length in zip(place, size, strict=True)]
+    inside = [
+        (max(0, first), min(end, whole)) for (first, end), whole in zip(wanted, labels.shape, strict=True)
+    ]
+    margins = [
+        (start - first, end - stop) for (first, end), (start, stop) in zip(wanted, inside, strict=True)
+    ]
+    part = labels[slice(*inside[0]), slice(*inside[1])]
+    return draw_guides(np.pad(part, margins, mode="edge"), (wanted[0][0], wanted[1][0]), guides)
+
+
 def count_tiles(height: int, width: int, side: int, stride: int) -> int:
     """Count the windows that cover an image, as the SAFRON paper cuts them: the last ones end at the image's edge.
 
@@ -115,14 +144,18 @@ class Pairs:
     images, labels
         uint8 [y, x, 3] each, RGB, and uint8 [y, x] each.
     cues, trust
-        float16 [2, y, x] each: darkness of gland and of stroma, standard normal over the data set; and in 0..1 how much that
-        means, 0 where no pixel of the class is near. Empty for a generator without cues.
+        float16 [c, y, x] each: darkness of gland and of stroma (see `cues`), standard normal over the data set; and in 0..1
+        how much that means, 0 where no pixel of the class is near. Empty for a generator without cues.
     slides, name
         Slide of each pair, and name of the data set.
     zoom
         Pixels of the generator along one pixel of the pairs; they are enlarged as they are read.
     mpp, aside, told
         See `Source`.
+    guides
+        Which guides are drawn around each window, or None; then `zoom` is 1.
+    styles
+        float32 [s] each, or empty for a generator without a style.
     edges
         uint8 [y, x] each: 1 on edges of nuclei; empty for a generator that does not take them.
     """
@@ -137,6 +170,8 @@ class Pairs:
     mpp: float | None = None
     aside: tuple[str, ...] = ()
     told: str = ""
+    guides: Guides | None = None
+    styles: tuple[Floats, ...] = ()
     edges: tuple[Bytes, ...] = ()
 
     def __len__(self) -> int:
@@ -146,7 +181,7 @@ class Pairs:
         """Return the pairs at `indices`."""
         parts: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in indices) if getattr(self, name) else ()
-            for name in ("images", "labels", "cues", "trust", "slides", "edges")
+            for name in ("images", "labels", "cues", "trust", "slides", "styles", "edges")
         }
         return replace(self, **parts)
 
@@ -163,6 +198,8 @@ class Pairs:
     def read(self, index: int, place: tuple[int, int], side: int) -> Sample:
         """Read the window at `place`, enlarged by `zoom`."""
         labels, image = self.labels[index], self.images[index]
+        style = self.styles[index] if self.styles else np.zeros(0, np.float32)
+        guides = guides_at(labels, place, (side, side), self.guides)
         if self.zoom == 1.0:
             window = np.s_[place[0] : place[0] + side, place[1] : place[1] + side]
             # Only the window becomes float32: casting whole images took most of a batch's time.
@@ -170,7 +207,7 @@ class Pairs:
                 self._planes(part, index, window).astype(np.float32) for part in (self.cues, self.trust)
             )
             edges = self.edges[index][window] if self.edges else None
-            return Sample(labels[window], image[window], cues, trust, edges)
+            return Sample(labels[window], image[window], cues, trust, guides, style, edges)
 
         def enlarge(array: npt.NDArray[Any], how: int, first: tuple[int, int]) -> npt.NDArray[Any]:
             # Pixel centres: (i + 0.5) of the result lies at (i + 0.5) / zoom of the pair, whose pixel `first` is the array's.
@@ -195,7 +232,7 @@ class Pairs:
             enlarge((labels[near] == value).astype(np.float32), cv2.INTER_LINEAR, corner) for value in values
         ]
         largest = np.asarray(values[np.argmax(shares, axis=0)], np.uint8)
-        return Sample(largest, enlarge(image[near], cv2.INTER_CUBIC, corner), cues, trust)
+        return Sample(largest, enlarge(image[near], cv2.INTER_CUBIC, corner), cues, trust, guides, style)
 
     def _planes(
         self, part: tuple[npt.NDArray[np.float16], ...], index: int, window: tuple[slice, slice]

@@ -1,0 +1,170 @@
+"""Do the stains of `--stain random` vary as those of real slides do?
+
+    python benchmarks/stains.py reference slide.tiff            # what the generator draws; REFERENCE in engine/stains/stain.py
+    python benchmarks/stains.py real EBHI                       # REAL_MEAN and REAL_SPREAD in engine/stains/looks.py
+    python benchmarks/stains.py cover EBHI slide.tiff --seeds 100
+    python benchmarks/stains.py picture EBHI slide.tiff looks.jpg
+
+EBHI is a folder of EBHI-Seg: any depth, images named SLIDE-NUMBER.webp or .png; masks (.gland.png) are left out. The slide is a lossless render
+with `--stain reference`. `cover` compares mean colours of tissue in CIELAB: how many random stains lie within the real spread
+(no further from the real mean, in standard deviations of the real slides, than the furthest of these), whether random stains reach beyond
+the middle 80 % of the real ones, and how far each real slide is from the nearest random stain. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyvips
+import tifffile
+from safron.engine.stains.estimate import MIN_DENSITY, estimate
+from safron.engine.stains.looks import LOOKS, stain_change
+from safron.engine.stains.stain import REFERENCE
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+USUAL_WHITE = (240.0, 240.0, 240.0)
+IMAGES_OF_A_SLIDE = 6
+TILE = 200
+
+
+def tissue(rgb: Pixels, white: Any = USUAL_WHITE) -> Pixels:
+    """Pixels [n, 3] that are stained."""
+    pixels = rgb.reshape(-1, 3)
+    density = -np.log(np.maximum(pixels, 1) / np.array(white)).sum(axis=1)
+    return pixels[density > MIN_DENSITY]
+
+
+def mean_lab(rgb: Pixels) -> Floats:
+    """Mean colour of tissue: L, a and b."""
+    part = (tissue(rgb) / 255).astype(np.float32)[:, None]
+    return np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2LAB).reshape(-1, 3).mean(axis=0), np.float64)
+
+
+def mean_density(rgb: Pixels, white: Any = USUAL_WHITE) -> Floats:
+    """Optical density of the mean colour of tissue."""
+    return np.asarray(-np.log((np.maximum(tissue(rgb, white), 1) / np.array(white)).mean(axis=0)))
+
+
+def real_slides(folder: Path) -> dict[str, list[Path]]:
+    """Images by slide: the name up to its last hyphen."""
+    slides: dict[str, list[Path]] = {}
+    for path in sorted([*folder.rglob("*.webp"), *folder.rglob("*.png")]):
+        if ".gland." not in path.name:
+            slides.setdefault(path.name.rpartition("-")[0], []).append(path)
+    return slides
+
+
+def read(path: Path) -> Pixels:
+    """Pixels of an image."""
+    return np.asarray(pyvips.Image.new_from_file(str(path))[0:3].numpy())
+
+
+def colours(slides: dict[str, list[Path]]) -> list[Pixels]:
+    """Pixels [n, 3] of a few images of each slide."""
+    return [
+        np.concatenate([read(path).reshape(-1, 3) for path in paths[:IMAGES_OF_A_SLIDE]])
+        for paths in slides.values()
+    ]
+
+
+def part_of(slide: Path) -> Pixels:
+    """Middle of a render, at half its resolution."""
+    image = tifffile.imread(slide)
+    y, x = (side // 2 for side in image.shape[:2])
+    return np.ascontiguousarray(image[max(0, y - 512) : y + 512 : 2, max(0, x - 512) : x + 512 : 2])
+
+
+def restained(image: Pixels, name: str) -> Pixels:
+    """Give an image another stain."""
+    changed = image.copy()
+    change = stain_change(name, seed=0)
+    if change is not None:
+        change.apply(changed, 0, 0)
+    return changed
+
+
+def cover(folder: Path, slide: Path, seeds: int) -> dict[str, Any]:
+    """Compare random stains with real ones."""
+    real = np.array([mean_lab(pixels) for pixels in colours(real_slides(folder))])
+    image = part_of(slide)
+    made = np.array([mean_lab(restained(image, f"random:{seed}")) for seed in range(seeds)])
+    inverse, centre = np.linalg.inv(np.cov(real.T)), real.mean(axis=0)
+
+    def spread(colours: Floats) -> Floats:
+        away = colours - centre
+        return np.asarray(np.sqrt(np.einsum("ij,jk,ik->i", away, inverse, away)))
+
+    nearest = np.linalg.norm(real[:, None] - made[None], axis=2).min(axis=1)
+    low, high = np.percentile(real, [10, 90], axis=0)
+    for name, values in (("real", real), ("random", made)):
+        print(f"{name:7s} {'L':>22s} {'a':>22s} {'b':>22s}")
+        for share in (0, 10, 50, 90, 100):
+            print(
+                f"{share:6d}% " + " ".join(f"{value:22.1f}" for value in np.percentile(values, share, axis=0))
+            )
+    return {
+        "slides": len(real),
+        "seeds": seeds,
+        "within the real spread": round(float((spread(made) <= spread(real).max()).mean()), 3),
+        "beyond the middle 80 %": bool((made.min(axis=0) <= low).all() and (made.max(axis=0) >= high).all()),
+        "real to nearest random, median and 80 %": np.percentile(nearest, [50, 80]).round(1).tolist(),
+    }
+
+
+def picture(folder: Path, slide: Path, out: Path) -> None:
+    """Draw 12 looks above 12 real slides."""
+    image = part_of(slide)[:TILE, :TILE]
+    names = ["reference", *LOOKS, "random:1", "random:5", "random:9"]
+    looks = [_named(restained(image, name), name) for name in names]
+    slides = [*real_slides(folder).values()][:: max(1, len(real_slides(folder)) // 12)][:12]
+    real = [cv2.resize(read(paths[0]), (TILE, TILE), interpolation=cv2.INTER_AREA) for paths in slides]
+    gap = np.full((12, 6 * TILE, 3), 255, np.uint8)
+    rows = [np.hstack(tiles[at : at + 6]) for tiles in (looks, real) for at in (0, 6)]
+    cv2.imwrite(str(out), np.vstack([*rows[:2], gap, *rows[2:]])[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def _named(image: Pixels, name: str) -> Pixels:
+    image = np.ascontiguousarray(image)
+    cv2.rectangle(image, (0, 0), (9 * len(name) + 8, 20), (255, 255, 255), -1)
+    cv2.putText(image, name, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return image
+
+
+def main() -> None:
+    """Run one of the four."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["reference", "real", "cover", "picture"])
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--seeds", type=int, default=100)
+    given = parser.parse_args()
+    if given.what == "picture":
+        picture(*given.paths)
+        return
+    if given.what == "cover":
+        found = cover(*given.paths, given.seeds)
+    elif given.what == "real":
+        logs = np.log([mean_density(pixels) for pixels in colours(real_slides(given.paths[0]))])
+        factor = np.linalg.cholesky(np.cov(logs.T))
+        found = {"REAL_MEAN": logs.mean(axis=0).round(4).tolist(), "REAL_SPREAD": factor.round(4).tolist()}
+    else:
+        image = tifffile.imread(given.paths[0])
+        stain = estimate(image)
+        found = {
+            "stain": str(stain),
+            "REFERENCE_MEAN": mean_density(image, REFERENCE.white).round(4).tolist(),
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

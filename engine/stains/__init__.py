@@ -1,0 +1,1 @@
+"""How strongly is the slide stained, and in which colours?"""

@@ -1,0 +1,1 @@
+"""What would a slide show here, without rendering the rest of it?"""

@@ -1,0 +1,144 @@
+"""``safron-mask to-geojson``, ``to-png``: give a mask to other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from safron.io.console import POSITIVE, debug_option, option, progress, warn
+from safron.io.legend import Label
+
+from .cli_options import NAME, named_values, open_source, palette_options, with_options
+
+overwrite_option = option("--overwrite", "Replace OUT.", is_flag=True)
+
+
+@click.command(
+    "to-geojson",
+    epilog="\b\nExamples:\n  safron-mask to-geojson mask.zarr regions.geojson\n"
+    "  safron-mask to-geojson mask.zarr regions.geojson.gz --label Tumor=2 --min-area 50",
+)
+@click.argument("mask")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.geojson[.gz]")
+@option(
+    "--label",
+    "Name of a label; repeat for each.",
+    "NAME=VALUE",
+    called="labels",
+    multiple=True,
+    callback=named_values,
+    shown="the mask's, else label N",
+)
+@option(
+    "--background",
+    "Label that is not drawn, 0 to 255; repeat for each.",
+    "N",
+    type=click.IntRange(0, 255),
+    multiple=True,
+    shown="0",
+)
+@option(
+    "--min-area",
+    "Smallest region and smallest hole that are drawn, as a number of pixels of the mask.",
+    "N",
+    type=click.IntRange(0),
+    default=0,
+)
+@option(
+    "--downsample",
+    "Size of a pixel of the mask, in pixels of the slide.",
+    "N",
+    type=POSITIVE,
+    default=1.0,
+)
+@with_options(*palette_options, overwrite_option, debug_option)
+def to_geojson(
+    mask: str,
+    out: Path,
+    labels: dict[str, int],
+    background: tuple[int, ...],
+    min_area: int,
+    downsample: float,
+    palette: str | None,
+    palette_tolerance: int,
+    overwrite: bool,
+) -> None:
+    """Write the regions of a mask as annotations for QuPath.
+
+    A region is a polygon with holes along the sides of its pixels. from-geojson draws the file back to the same mask, pixel
+    for pixel. The mask is read twice, piece by piece.
+    """
+    from safron.io.files import check_output_path
+
+    from .annotations import MAX_GEOJSON_BYTES
+    from .to_geojson import ENDINGS, legend_of, write_geojson
+
+    check_output_path(out, overwrite=overwrite, endings=ENDINGS)
+    opened = open_source(mask, palette, palette_tolerance)
+    height, width = opened.shape
+    with progress(2 * height * width / 1e6, "Mpx") as advance:
+        advance(0)
+        found = write_geojson(
+            out,
+            opened,
+            legend=legend_of(opened, labels),
+            left_out=background or (0,),
+            min_area=min_area,
+            downsample=downsample,
+            overwrite=overwrite,
+            progress=lambda pixels: advance(pixels / 1e6),
+        )
+    names = ", ".join(f"{count} {name}" for name, count in found.most_common(8))
+    click.echo(f"{out}: {found.total()} regions" + (f" ({names})" if names else ""))
+    if out.suffix != ".gz" and out.stat().st_size > MAX_GEOJSON_BYTES:
+        warn(
+            NAME,
+            f"{out}: is larger than the {MAX_GEOJSON_BYTES >> 20} MiB that from-geojson reads; "
+            "--min-area N leaves out small regions",
+        )
+
+
+@click.command(
+    "to-png",
+    epilog="\b\nExamples:\n  safron-mask to-png mask.zarr mask.png\n  safron-mask to-png mask.zarr small.png --downsample 16",
+)
+@click.argument("mask")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.png")
+@option(
+    "--downsample",
+    "Size of a pixel of the picture, in pixels of the mask: the label in the middle is shown.",
+    "N",
+    type=click.IntRange(1),
+    default=1,
+)
+@with_options(*palette_options, overwrite_option, debug_option)
+def to_png(
+    mask: str, out: Path, downsample: int, palette: str | None, palette_tolerance: int, overwrite: bool
+) -> None:
+    """Write a mask as a picture in the colours of its classes.
+
+    The picture is an indexed PNG: its numbers are the labels, and safron-mask import --indices gives the mask back.
+    """
+    from safron.io.files import check_output_path
+
+    from .palette import read_palette
+    from .to_geojson import legend_of
+    from .to_png import write_png
+
+    check_output_path(out, overwrite=overwrite, endings=(".png",))
+    opened = open_source(mask, palette, palette_tolerance)
+    legend = legend_of(opened, {})
+    if palette is not None and palette != "indices":
+        for value, color in read_palette(palette).items():
+            legend[value] = Label(value, legend[value].name, color)
+    with progress(opened.shape[0] * opened.shape[1] / 1e6, "Mpx") as advance:
+        advance(0)
+        height, width = write_png(
+            out,
+            opened,
+            legend=legend,
+            downsample=downsample,
+            overwrite=overwrite,
+            progress=lambda pixels: advance(pixels / 1e6),
+        )
+    click.echo(f"{out}: {width} x {height} pixels")

@@ -1,0 +1,106 @@
+"""Which options do the commands of ``safron-mask`` share, and how do they open a mask?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from safron.io.console import Command, option, warn
+
+if TYPE_CHECKING:
+    from .mask import LabelMask
+    from .relabel import Relabel
+
+NAME = "safron-mask"
+REMEDY = "--mpp)"
+"""End of the notes that a user who passes --mpp has answered."""
+
+
+def named_values(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    """Read NAME=VALUE, any number of times."""
+    labels: dict[str, int] = {}
+    for text in values:
+        name, _, value = text.rpartition("=")
+        if not name or not value.isdecimal() or int(value) > 255:
+            raise click.BadParameter(f"{text!r} must be NAME=VALUE with a value from 0 to 255, as Tumor=2")
+        labels[name] = int(value)
+    return labels
+
+
+palette_options = (
+    option(
+        "--palette",
+        "Colours of a colour-coded or grey image: builtin (background blue, stroma red, gland green), a JSON "
+        'file such as {"0": [0, 0, 255], "1": "#ff0000"}, or indices (the colour table of an indexed PNG).',
+        "FILE.json|builtin|indices",
+    ),
+    option(
+        "--palette-tolerance",
+        "Largest difference, 0 to 255 in any channel, between a pixel's colour and its label's.",
+        "N",
+        type=click.IntRange(0, 255),
+        default=0,
+    ),
+)
+
+
+map_options = (
+    option(
+        "--map",
+        "What stored numbers become, labels from 0 to 255: 255=2,3=1 or 1-65535=2 or *=1 for all others.",
+        "N=LABEL,...",
+        called="mapping",
+    ),
+    option("--binarize", "Give every pixel that is not 0 the label 1, as --map 0=0,*=1.", is_flag=True),
+    option(
+        "--indices",
+        "Take the stored numbers of an indexed PNG as labels, as --palette indices.",
+        is_flag=True,
+    ),
+)
+
+
+def relabel_of(mapping: str | None, *, binarize: bool) -> Relabel | None:
+    """Rules of the options."""
+    from .relabel import BINARY, Relabel
+
+    if mapping is not None and binarize:
+        raise click.UsageError("--map and --binarize: give only one; --map 0=0,*=1 is the same as --binarize")
+    return Relabel.parse(mapping) if mapping is not None else BINARY if binarize else None
+
+
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Add several options to a command."""
+
+    def add(command: Command) -> Command:
+        for made in reversed(options):
+            command = made(command)
+        return command
+
+    return add
+
+
+def open_source(
+    source: str,
+    palette: str | None,
+    tolerance: int,
+    *,
+    mpp: float | None = None,
+    relabel: Relabel | None = None,
+) -> LabelMask:
+    """Open a mask and pass on its notes."""
+    from .open import open_mask
+    from .palette import read_palette, read_png_colours
+
+    colours = None
+    if palette is not None:
+        colours = read_png_colours(Path(source)) if palette == "indices" else read_palette(palette)
+    mask = open_mask(
+        source, palette=colours, palette_tolerance=tolerance, use_palette=colours is not None, relabel=relabel
+    )
+    for note in mask.notes:
+        if mpp is None or not note.endswith(REMEDY):
+            warn(NAME, f"{source}: {note}")
+    return mask

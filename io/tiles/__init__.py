@@ -1,0 +1,1 @@
+"""How do slides and their masks become a data set of tiles?"""

@@ -1,0 +1,171 @@
+"""``safron-tiles``: cut slides and their masks into a data set."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from safron.io.console import (
+    SETTINGS,
+    Program,
+    debug_option,
+    option,
+    progress,
+    run_program,
+    version_option,
+    warn,
+)
+from safron.io.masks.cli_options import open_source, palette_options, with_options
+
+NAME = "safron-tiles"
+FORMATS = ("folders", "coco", "geojson", "webdataset")
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Read two or three shares that add up to one."""
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) not in (2, 3) or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"{text!r} must be shares of train, val and test that add up to 1, as 0.8,0.1,0.1")
+    return shares
+
+
+@click.command(
+    cls=Program,
+    context_settings=SETTINGS,
+    epilog="\b\nExamples:\n  safron-tiles slide.tiff mask.zarr tiles --size 512 --split 0.8,0.1,0.1\n"
+    "  safron-tiles tiles --slides list.csv --format coco\n\n"
+    "Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted.",
+)
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[SLIDE MASK] OUT")
+@option(
+    "--slides",
+    "Cut many slides: a list with columns mask and out, as safron-render --slides takes it.",
+    "CSV",
+    type=click.Path(path_type=Path),
+)
+@option("--size", "Side of a tile, in pixels.", "PX", type=click.IntRange(16, 16384), default=512)
+@option("--stride", "Distance between tiles, in pixels.", "PX", type=click.IntRange(1), shown="--size")
+@option("--split", "Shares of train, val and test.", "A,B[,C]", parse=_shares, default="0.8,0.1,0.1")
+@option(
+    "--by",
+    "What is split: slide, whole slides; region, bands of each slide with a gap between them.",
+    type=click.Choice(["slide", "region"]),
+    shown="slide with --slides, else region",
+)
+@option(
+    "--gap",
+    "Least distance between tiles of different splits, in pixels.",
+    "PX",
+    type=click.IntRange(0),
+    shown="--size",
+)
+@option(
+    "--format",
+    "folders: images and masks as PNG; coco: images and one JSON; geojson: images and polygons; webdataset: tar archives.",
+    type=click.Choice(FORMATS),
+    default="folders",
+    called="kind",
+)
+@option(
+    "--min-tissue",
+    "Least share of a tile that is not background, a number from 0 to 1.",
+    "SHARE",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+)
+@option(
+    "--background",
+    "Label of background, 0 to 255; repeat for each.",
+    "N",
+    type=click.IntRange(0, 255),
+    multiple=True,
+    shown="0",
+)
+@option("--seed", "Seed of the split by slides, a whole number.", "N", type=int, default=0)
+@with_options(*palette_options)
+@option("--overwrite", "Replace OUT if it is a data set.", is_flag=True)
+@debug_option
+@version_option
+def command(
+    paths: tuple[Path, ...],
+    slides: Path | None,
+    size: int,
+    stride: int | None,
+    split: tuple[float, ...],
+    by: Any,
+    gap: int | None,
+    kind: Any,
+    min_tissue: float,
+    background: tuple[int, ...],
+    seed: int,
+    palette: str | None,
+    palette_tolerance: int,
+    overwrite: bool,
+) -> None:
+    """Cut SLIDE and the labels of its pixels, MASK, into tiles in the folder OUT.
+
+    Tiles of different splits share no pixel and have a gap between them. OUT holds manifest.json (seeds, digests and licences of all
+    slides) and tiles.csv (place and split of each tile).
+    """
+    from .cut import TileOptions, check_target, cut_tiles
+
+    if len(paths) != (3 if slides is None else 1):
+        raise click.UsageError("give SLIDE, MASK and OUT, or --slides LIST.csv and OUT")
+    out = paths[-1]
+    check_target(out, overwrite=overwrite)
+    pairs = [(paths[0], str(paths[1]))] if slides is None else _listed(slides)
+    options = TileOptions(
+        size=size,
+        stride=stride or size,
+        min_tissue=min_tissue,
+        background=background or (0,),
+        shares=split,
+        by=by or ("region" if slides is None else "slide"),
+        gap=size if gap is None else gap,
+        seed=seed,
+        kind=kind,
+    )
+    opened = [(slide, open_source(mask, palette, palette_tolerance)) for slide, mask in pairs]
+    with progress(None, "tiles") as advance:
+        counts = cut_tiles(
+            opened, out, options, overwrite=overwrite, progress=advance, warn=lambda text: warn(NAME, text)
+        )
+    click.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+def _listed(path: Path) -> list[tuple[Path, str]]:
+    """Slides and masks of a list; relative names start at the working folder, as safron-render has them."""
+    from safron.io.errors import BadInput
+    from safron.io.files import parse_text
+
+    def read(text: str) -> list[tuple[Path, str]]:
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = csv.DictReader(StringIO(text), delimiter=separator, skipinitialspace=True)
+        return [(Path(row["out"].strip()), row["mask"].strip()) for row in rows]
+
+    found = parse_text(path, read, kind="CSV", remedy="give columns mask and out", name="--slides ")
+    if not found:
+        raise BadInput(f"--slides {path}: lists no slide")
+    return found
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command; every failure is one line on stderr and an exit code.
+
+    Parameters
+    ----------
+    args
+        What follows ``safron-tiles`` on the command line; None takes it from there.
+    """
+    run_program(command, NAME, args)
+
+
+if __name__ == "__main__":
+    main()

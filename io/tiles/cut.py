@@ -1,0 +1,259 @@
+"""How are tiles cut from slides and masks, and what is told of them?
+
+Masks are read once to choose the tiles, slides and masks once more to write them, tile by tile. The data set appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safron.io.errors import BadInput
+from safron.io.files import check_output_path, output
+from safron.io.masks.mask import LabelMask
+from safron.io.masks.to_geojson import legend_of
+from safron.io.slides.reader import Pixels
+
+from .formats import Format, writer_of
+from .plan import SPLITS, By, Tile, places, split_tiles
+
+MANIFEST = "manifest.json"
+MOST_OFF = 0.1
+"""Share of the tiles by which a split may miss its share without a warning."""
+_FACTS = {
+    "Generator": "generator",
+    "Generator SHA-256": "generator_sha256",
+    "Generator licence": "licence",
+    "Seed": "seed",
+    "Stain": "stain",
+}
+"""What slides of safron-render say of themselves, and how the manifest calls it."""
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """What is cut, and how it is written.
+
+    Attributes
+    ----------
+    size, stride
+        Side of a tile and distance between tiles, in pixels.
+    min_tissue
+        Least share of pixels that are not background.
+    background
+        Labels that are background.
+    shares
+        Of train, val and test.
+    by, gap, seed
+        See `safron.io.tiles.plan.split_tiles`.
+    kind
+        The format.
+    """
+
+    size: int = 512
+    stride: int = 512
+    min_tissue: float = 0.1
+    background: tuple[int, ...] = (0,)
+    shares: tuple[float, ...] = (0.8, 0.1, 0.1)
+    by: By = "region"
+    gap: int = 512
+    seed: int = 0
+    kind: Format = "folders"
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Raise `BadInput` unless a data set may be written here; it replaces nothing but a data set."""
+    check_output_path(out, overwrite=overwrite, folder=True)
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise BadInput(
+            f"{out}: exists and was not made by safron-tiles, so it is not replaced; choose another name"
+        )
+
+
+def cut_tiles(
+    pairs: Sequence[tuple[Path, LabelMask]],
+    out: Path,
+    options: TileOptions,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda tiles: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> dict[str, int]:
+    """Cut slides and masks into tiles.
+
+    Parameters
+    ----------
+    pairs
+        Slides or images, each with the labels of its pixels.
+    out
+        Folder to make.
+    options
+        What and how.
+    overwrite
+        Replace a data set.
+    progress
+        Called with the number of tiles that were written.
+    warn
+        Called with what the user should know.
+
+    Returns
+    -------
+    dict[str, int]
+        Tiles by split, and those in gaps.
+
+    Raises
+    ------
+    BadInput
+        A mask has another size than its slide, no tile has enough tissue, or a split would be empty.
+    """
+    check_target(out, overwrite=overwrite)
+    with ExitStack() as stack:
+        slides = [stack.enter_context(Pixels(path)) for path, _ in pairs]
+        masks = [mask for _, mask in pairs]
+        for slide, mask in zip(slides, masks, strict=True):
+            if slide.shape != mask.shape:
+                raise BadInput(
+                    f"{slide.path}: has {slide.shape[1]} x {slide.shape[0]} pixels and its mask {mask.source} "
+                    f"{mask.shape[1]} x {mask.shape[0]}; give the mask of this slide"
+                )
+        names = _names([path for path, _ in pairs])
+        tiles = [tile for number, mask in enumerate(masks) for tile in _choose(number, mask, options)]
+        if not tiles:
+            raise BadInput(
+                f"no tile of {options.size} pixels has {options.min_tissue:.0%} of tissue; lower --min-tissue or --size"
+            )
+        splits = split_tiles(
+            tiles, shapes=[mask.shape for mask in masks], names=names, shares=options.shares, by=options.by,
+            size=options.size, gap=options.gap, seed=options.seed,
+        )  # fmt: skip
+        told = [
+            _facts(slide, mask, name, warn) for slide, mask, name in zip(slides, masks, names, strict=True)
+        ]
+        with output(out, overwrite=overwrite, folder=True) as part:
+            legend = legend_of(masks[0], {})
+            rows = []
+            for split, chosen in splits.items():
+                writer = writer_of(options.kind, part, split, legend, options.background)
+                for tile in sorted(chosen):
+                    row = _write(writer, slides, masks, names, split, tile, options)
+                    rows.append(row)
+                    progress(1)
+                writer.close()
+            counts = {split: len(chosen) for split, chosen in splits.items()}
+            counts["in gaps"] = len(tiles) - sum(counts.values())
+            _tell(part, options, told, rows, counts)
+    return counts
+
+
+def _tell_shares(splits: dict[str, list[Tile]], options: TileOptions, warn: Callable[[str], None]) -> None:
+    """Warn of shares that are far from those asked for."""
+    total = sum(map(len, splits.values()))
+    for name, share in zip(SPLITS, options.shares, strict=False):
+        got = len(splits.get(name, ())) / total
+        if abs(got - share) > MOST_OFF:
+            warn(
+                f"{name} gets {got:.0%} of the tiles and not {share:.0%}; more slides, or a smaller --size or --gap, bring it nearer"
+            )
+
+
+def _choose(number: int, mask: LabelMask, options: TileOptions) -> list[Tile]:
+    """Tiles of a slide with enough tissue."""
+    height, width = mask.shape
+    background = np.isin(np.arange(256), options.background)
+    found = []
+    across = places(width, options.size, options.stride)
+    for y in places(height, options.size, options.stride):
+        if not across:
+            break
+        labels = mask[y : y + options.size, 0 : across[-1] + options.size]
+        columns = np.cumsum(np.append(0, (~background[labels]).sum(axis=0)))
+        for x in across:
+            tissue = float(columns[x + options.size] - columns[x]) / options.size**2
+            if tissue >= options.min_tissue:
+                found.append(Tile(number, y, x, round(tissue, 4)))
+    return found
+
+
+def _write(
+    writer: Any,
+    slides: Sequence[Pixels],
+    masks: Sequence[LabelMask],
+    names: Sequence[str],
+    split: str,
+    tile: Tile,
+    options: TileOptions,
+) -> dict[str, Any]:
+    size, name = options.size, f"{names[tile.slide]}_x{tile.x}_y{tile.y}"
+    image = slides[tile.slide].read(tile.y, tile.x, size, size)
+    labels = masks[tile.slide][tile.y : tile.y + size, tile.x : tile.x + size]
+    facts = {"slide": names[tile.slide], "x": tile.x, "y": tile.y, "tissue": tile.tissue}
+    writer.add(name, image, labels, facts)
+    return {"split": split, "name": name, **facts}
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Names of slides for files, each once."""
+    names: list[str] = []
+    for path in paths:
+        name = re.sub(r"[^\w-]+", "-", path.name.split(".")[0]) or "slide"
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    return names
+
+
+def _facts(slide: Pixels, mask: LabelMask, name: str, warn: Callable[[str], None]) -> dict[str, Any]:
+    """What the manifest says of a slide."""
+    known = {ours: slide.facts.get(theirs) for theirs, ours in _FACTS.items()}
+    if known["licence"] is None:
+        warn(f"{slide.path}: says no licence; the manifest says null")
+    with slide.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "name": name,
+        "file": slide.path.name,
+        "sha256": digest,
+        "mask": Path(mask.source).name,
+        "mask_fingerprint": mask.fingerprint(),
+        "width": slide.shape[1],
+        "height": slide.shape[0],
+        "mpp": slide.mpp or mask.mpp,
+        **known,
+    }
+
+
+def _tell(
+    folder: Path,
+    options: TileOptions,
+    slides: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    counts: dict[str, int],
+) -> None:
+    """Write the manifest, and the list of tiles."""
+    manifest = {
+        "made_by": f"safron {version('safron')}",
+        "format": options.kind,
+        "size": options.size,
+        "stride": options.stride,
+        "min_tissue": options.min_tissue,
+        "background": list(options.background),
+        "split": dict(zip(SPLITS, options.shares, strict=False)),
+        "by": options.by,
+        "gap": options.gap,
+        "seed": options.seed,
+        "tiles": counts,
+        "licences": sorted({slide["licence"] or "unknown" for slide in slides}),
+        "slides": slides,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    with (folder / "tiles.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["split", "name", "slide", "x", "y", "tissue"], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)

@@ -1,0 +1,100 @@
+"""A graph gets a card that works, and a wrong card is told all its faults at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
+from safron.engine import render
+from safron.engine.generator.draft import card_faults, draft_card
+from safron.engine.generator.onnx_model import OnnxModel
+from safron.engine.generator_cli import main
+from safron.io.errors import BadInput
+
+pytest.importorskip("onnx")
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def run(*args: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(arg) for arg in args])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"channels": 3}, {"channels": 3, "layout": "nhwc"}, {"channels": 5}, {"channels": 1}, {"channels": 3, "noise": 2},
+        {"channels": 3, "side": "s"}, {"channels": 1, "flat": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_foreign_graph_gets_a_card_that_works(
+    options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_foreign(Path("m.onnx"), **options)
+    Path("m.json").unlink(missing_ok=True)
+    assert run("draft", "m.onnx") == 0
+    said = capsys.readouterr().out
+    assert "fill in   licence" in said
+    assert "range [-1, 1]" in said
+    card = OnnxModel(path, device="cpu", threads=1).card
+    assert card.context == 0
+    assert card.adapter is not None
+    expected = {1: "labels", 3: "rgb", 5: "one_hot"}[options["channels"]]
+    assert card.adapter.input.kind == expected
+    assert len(card.noise_scales) == options.get("noise", 0)
+    assert run("check", "m.onnx") == 0
+    said = capsys.readouterr().out
+    assert "m.onnx: can be used" in said
+    assert "licence is not on the card" in said
+    render(np.ones((70, 90), np.uint8), "s.tiff", model="m.onnx", mpp=1.0, workers=1, overlap=4, scale="1")
+
+
+def test_a_graph_of_the_contract_needs_no_adapter() -> None:
+    path = write_onnx(Path("m.onnx"), card=None, noise=2)
+    card = draft_card(path).card
+    assert "adapter" not in card
+    Path("m.json").write_text(json.dumps(card))
+    model = OnnxModel(path, device="cpu", threads=1)
+    assert (model.card.context, len(model.card.noise_scales)) == (CARD["context"], 2)
+
+
+def test_all_faults_of_a_card_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_foreign(Path("m.onnx"))
+    wrong = {**ADAPTED, "mpp": -1, "outside": 99, "noise_channels": 2, "noise_scales": [1], "licence": ["x"]}
+    del wrong["context"]
+    Path("m.json").write_text(json.dumps(wrong))
+    assert run("check", path) == 2
+    said = capsys.readouterr()
+    for part in ("context is missing", "mpp -1", "outside 99", "noise_scales [1]", "licence"):
+        assert part in said.out, part
+    assert "5 fields are wrong" in said.err
+    assert card_faults(json.dumps(ADAPTED), "x") == []
+    assert len(card_faults("{", "x")) == 1
+
+
+def test_the_shipped_generator_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", "safron-seamless") == 0
+    said = capsys.readouterr().out
+    assert "0 background, 1 stroma, 2 gland" in said
+    assert "note" not in said
+
+
+def test_what_is_no_generator_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x.onnx").write_bytes(b"no graph")
+    for name, message in (("x.onnx", "ONNX Runtime cannot load it"), ("none.onnx", "no such file")):
+        assert run("draft", name) == 2
+        assert message in capsys.readouterr().err
+        assert not Path(name).with_suffix(".json").exists()
+    write_foreign(Path("m.onnx"))
+    Path("m.json").write_text("mine")
+    assert run("draft", "m.onnx") == 2
+    with pytest.raises(BadInput):
+        draft_card(Path())
+    assert Path("m.json").read_text() == "mine"

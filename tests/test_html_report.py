@@ -1,0 +1,91 @@
+"""The page shows slide, labels and numbers without anything from elsewhere, and its command makes the same slide."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import zarr
+from masks import blobs
+from safron.engine import render
+from safron.engine.cli import main
+from safron.io.errors import BadInput
+
+pytestmark = pytest.mark.usefixtures("here")
+MASK = blobs(500, 700)
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    zarr.save_array("m & <b>.zarr", MASK)
+    report = render(
+        "m & <b>.zarr", "s.tiff", model="identity", mpp=0.5, workers=1, seed=4, stain="pink", compression="deflate",
+        html="r.html", region=(10, 20, 600, 400),
+    )  # fmt: skip
+    text = Path("r.html").read_text()
+    page = Page(text)
+    assert len(page.links) == 2
+    assert all(link.startswith("data:image/") for link in page.links)
+    assert "http" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert "b" not in page.tags
+    slide, labels = (
+        cv2.imdecode(np.frombuffer(base64.b64decode(link.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+        for link in page.links
+    )
+    assert slide.shape == labels.shape == (400, 600, 3)
+    colours = np.array([[255, 0, 0], [0, 0, 255], [0, 255, 0]])
+    shown = MASK[20:420, 10:610]
+    assert (labels == colours[shown]).all(axis=2).mean() > 0.999 or len(
+        np.unique(labels.reshape(-1, 3), axis=0)
+    ) == 3
+    for part in (report.digest, "identity", "pink", "4", "peak of this process", "stain"):
+        assert part in page.text
+    said = json.loads(re.search(r"<script type='application/json' id=report>(.*?)</script>", text, re.S)[1])  # type: ignore[index]
+    assert said["digest"] == report.digest
+    share = 100 * (shown == 2).mean()
+    assert f"{share:.1f} %" in page.text
+    command = shlex.split(unescape(re.search(r"<pre>(.*?)</pre>", text, re.S)[1]))  # type: ignore[index]
+    command[2] = "again.tiff"
+    command[command.index("--html") + 1] = "again.html"
+    with pytest.raises(SystemExit) as caught:
+        main([*command[1:], "--quiet"])
+    assert caught.value.code == 0
+    again = Path("again.html").read_text()
+    assert report.digest in again
+
+
+def test_what_cannot_be_is_refused() -> None:
+    Path("r.html").write_text("mine")
+    for name, message in (
+        ("r.html", "exists already"),
+        ("r.txt", "must end in .html"),
+        ("no/r.html", "does not exist"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            render(MASK, "s.tiff", model="identity", mpp=0.5, html=name)
+    assert Path("r.html").read_text() == "mine"

@@ -1,0 +1,154 @@
+"""The page of ``safron-view`` in a real browser: it opens, zooms, shows labels, paints, saves, and fits a phone."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from masks import blobs
+from models import RampModel
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("uvicorn")
+from safron.engine.viewing.scene import open_scene  # noqa: E402
+from view_pages import serving  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LABELS = blobs(1200, 1600, seed=5)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here; on Debian: apt install chromium")
+    with sync_api.sync_playwright() as started:
+        try:
+            opened = started.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else []
+            )
+        except sync_api.Error as error:
+            pytest.skip(f"{CHROMIUM} does not start: {error.message.splitlines()[0]}")
+        yield opened
+        opened.close()
+
+
+def pixel(page: Any, x: int, y: int) -> list[int]:
+    """A pixel of what is drawn, RGBA."""
+    found: list[int] = page.evaluate(
+        "([x, y]) => [...document.querySelector('#viewer .openseadragon-canvas canvas').getContext('2d').getImageData(x, y, 1, 1).data]",
+        [x, y],
+    )
+    return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait; the page's own policy forbids what `wait_for_function` does."""
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(inspect.getsource(condition))
+
+
+def test_a_mask_is_looked_at_painted_and_saved(browser: Any, here: Path) -> None:
+    zarr.save_array(here / "mask.zarr", LABELS)
+    scene = open_scene("mask.zarr", None, model=RampModel(), tile=64, mpp=0.5)
+    with serving(scene) as served:
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.set_default_timeout(40_000)
+        troubles: list[str] = []
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
+        page.goto(f"http://127.0.0.1:{served.port}/")
+        page.wait_for_selector("body[data-open][data-done=true]")
+        assert page.inner_text("#name") == "mask.zarr"
+        assert "1,600 \u00d7 1,200 px" in page.inner_text("#facts")
+        until(lambda: len(page.query_selector_all("#legend tr")) == 3 and not page.inner_text("#counting"))
+        assert page.inner_text("#scale span") == "100 \u00b5m"
+        assert page.inner_text("#view-progress") == "This view is rendered"
+
+        # Closer: another scale, and more tiles.
+        for _ in range(3):
+            page.keyboard.press("+")
+        until(lambda: page.inner_text("#scale span") == "20 \u00b5m")
+        page.wait_for_selector("body[data-done=true]")
+
+        # Labels over it change what is drawn.
+        tissue = pixel(page, 496, 300)
+        page.keyboard.press("l")
+        until(lambda: page.is_checked("#labels-on"))
+        page.click("#legend tr:first-child .chip")  # background is hidden at first
+        until(lambda: pixel(page, 496, 300) != tissue)
+
+        # Brush, and save.
+        page.keyboard.press("b")
+        page.select_option("#brush-label", "2")
+        page.mouse.move(400, 330)
+        page.mouse.down()
+        page.mouse.move(560, 330, steps=6)
+        page.mouse.up()
+        page.wait_for_selector("#undo:not([disabled])")
+        page.keyboard.press("p")
+        for x, y in ((600, 400), (680, 400), (640, 470)):
+            page.mouse.click(x, y)
+            page.wait_for_timeout(350)
+        page.keyboard.press("Enter")
+        until(lambda: scene.labels is not None and scene.labels.mask.strokes == 2)
+        page.keyboard.press("s")
+        page.fill("#save-name", "painted.zarr")
+        page.click("#save-go")
+        page.wait_for_selector("#note:has-text('Saved as')")
+        saved = np.asarray(zarr.open_array(here / "painted.zarr")[:])
+        assert 2000 < (saved != LABELS).sum() < 40_000
+        assert set(np.unique(saved[saved != LABELS])) == {2}
+        np.testing.assert_array_equal(np.asarray(zarr.open_array(here / "mask.zarr")[:]), LABELS)
+        page.keyboard.press("s")
+        page.click("#save-go")
+        page.wait_for_selector("#save-trouble:has-text('exists')")
+        page.keyboard.press("Escape")
+
+        # Picture of the view, seam, another seed.
+        page.keyboard.press("v")
+        with page.expect_download() as download:
+            page.keyboard.press("d")
+        assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+        assert download.value.suggested_filename.startswith("mask-x")
+        page.wait_for_selector("body[data-done=true]")
+        page.keyboard.press("w")
+        page.wait_for_selector("#note:has-text('grey levels')")
+        page.keyboard.press("n")
+        until(lambda: page.input_value("#seed") == "1")
+        assert not [text for text in troubles if "400" not in text]
+        page.close()
+
+
+def test_it_fits_a_phone(browser: Any, here: Path) -> None:
+    zarr.save_array(here / "mask.zarr", LABELS[:300, :400])
+    with serving(open_scene("mask.zarr", None, model="identity")) as served:
+        page = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+        page.goto(f"http://127.0.0.1:{served.port}/")
+        page.wait_for_selector("body[data-open]")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert not page.is_visible("#panel")
+        page.click("#panel-button")
+        page.wait_for_selector("#panel.open")
+        assert page.is_visible("#legend")
+        page.close()
+
+
+def test_what_cannot_be_opened_is_said_in_the_page(browser: Any, here: Path) -> None:
+    zarr.save_array(here / "mask.zarr", np.full((300, 300), 9, np.uint8))
+    with serving(open_scene("mask.zarr", None, model=RampModel(), tile=64)) as served:
+        page = browser.new_page(viewport={"width": 800, "height": 600})
+        page.goto(f"http://127.0.0.1:{served.port}/")
+        page.wait_for_selector("#note.bad:has-text('is unknown to generator')")
+        page.close()
