@@ -71,7 +71,7 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
         if sample.edges is not None:
             edges.append(_turn(sample.edges, turns, mirror))
     parts = map(np.stack, (labels, noises, images, guides, styles))
-    return Batch(*parts, np.stack(edges) if edges else None)
+    return Batch(*parts, edges=np.stack(edges) if edges else None)
 
 
 def draw_batches(
