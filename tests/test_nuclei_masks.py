@@ -206,6 +206,9 @@ def test_from_polygons_writes_labels_and_instances(tmp_path: Path, capfd: pytest
     numbers = mask.beside["instances"][0:24, 0:30]
     assert numbers.dtype == np.uint32
     np.testing.assert_array_equal(numbers, np.where(labels == 2, 1, np.where(labels == 4, 2, 0)))
+    told = run_program(capfd, cli.main, "info", out).out
+    assert "beside  instances (uint32)" in told
+    assert "epithelial" in told
     again = pickle.loads(pickle.dumps(mask))
     np.testing.assert_array_equal(again.beside["instances"][0:24, 0:30], numbers)
     # Any reader of OME-Zarr finds both.

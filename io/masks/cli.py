@@ -372,6 +372,8 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
         click.echo(f"absent  {absent} tiles or strips")
     click.echo(f"mpp     {'unknown' if opened.mpp is None else f'{opened.mpp:g} um per pixel'}")
     legend = {label.value: label.name for label in own_legend(opened)}
+    for name, other in opened.beside.items():
+        click.echo(f"beside  {name} ({other.plane.dtype})")
     for value, count in counts.items():
         area = f"{count * opened.mpp**2 / 1e6:10.3f} mm2" if opened.mpp else f"{count:14d} px"
         share = f"{100 * count / math.prod(opened.shape):7.3f} %"

@@ -124,6 +124,7 @@ def _create(
                 # Shuffled, the upper bytes of the numbers take almost nothing, and unpacking is as fast as of labels.
                 compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
                 dimension_names=("y", "x"),
+                attributes={"labels": meanings} if name == "class" else {},
                 config={"write_empty_chunks": False},
             )
         )

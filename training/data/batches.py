@@ -70,8 +70,10 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
         styles.append(sample.style)
         if sample.edges is not None:
             edges.append(_turn(sample.edges, turns, mirror))
-    parts = map(np.stack, (labels, noises, images, guides, styles))
-    return Batch(*parts, edges=np.stack(edges) if edges else None)
+    drawn = np.stack(edges) if edges else None
+    return Batch(
+        np.stack(labels), np.stack(noises), np.stack(images), np.stack(guides), np.stack(styles), drawn
+    )
 
 
 def draw_batches(
