@@ -122,21 +122,35 @@ def augment(
                     _save(part / place / f"{target}.png", array)
                 made.append(Made(target, name, asdict(move), own, digest))
                 report(len(made))
-        card = generator.card
         about = {
             "set": kind,
-            "generator": {"name": card.name, "sha256": generator.sha256, "licence": card.licence, "trained_on": card.trained_on},
             "labels": folder.name,
             "left_out": list(leave_out),
             "edges": edges,
             "seed": seed,
             "mpp": mpp,
-            "images": [asdict(one) for one in made],
-        }  # fmt: skip
-        (part / "manifest.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        facts = {"name": f"{folder.name} {kind}, generated", "licence": card.licence, "mpp": mpp}
-        (part / "dataset.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        }
+        _describe(part, generator, about, made)
     return made
+
+
+def _describe(part: Path, generator: Any, about: dict[str, Any], made: Sequence[Made]) -> None:
+    """Write the manifest of a set, and what safron-train should know of it."""
+    card = generator.card
+    names = {
+        "name": card.name,
+        "sha256": generator.sha256,
+        "licence": card.licence,
+        "trained_on": card.trained_on,
+    }
+    whole = about | {"generator": names, "images": [asdict(one) for one in made]}
+    (part / "manifest.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    said = {
+        "name": f"{about['labels']} {about['set']}, generated",
+        "licence": card.licence,
+        "mpp": about["mpp"],
+    }
+    (part / "dataset.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def _generate(
