@@ -6,8 +6,8 @@
 whole image` is pix2pix with as many layers as halve the image to one pixel, which is how the paper enlarges it. `multi-scale` is
 the scheme of Uzunova et al. (2019): a GAN makes the image at 256 pixels a side, and one for each doubling refines it by patches of
 256 pixels; each is counted as pix2pix's U-Net. Multiply-adds are those of all convolutions. Memory to train is what the paper counts:
-outputs of all layers of both networks for one step, forward and backward, and the weights, in float32. Memory to render is the
-largest sum of layer outputs that are alive at once, which for a whole U-Net are those that wait to be joined. Needs the extra "train".
+outputs of all layers of both networks for one step, forward and backward, and the weights, in float32.
+Needs the extra "train".
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def main(args: Sequence[str] | None = None) -> None:
         style = 'font-family="Helvetica, Arial, sans-serif" font-size="11" fill="#1b2733"'
         body = "\n".join(parts)
         options.plot.write_text(
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="510" height="550" {style}>\n'
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="540" height="550" {style}>\n'
             f'<rect width="100%" height="100%" fill="#ffffff"/>\n{body}\n</svg>\n'
         )
 

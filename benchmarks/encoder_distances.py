@@ -33,6 +33,7 @@ Tiles = list[Bytes]
 SIDE = 224
 HELD_OUT = 0.1  # as in training: slides that the shipped generator has not seen
 BLOCK = 8
+LEAST = 4
 
 
 def middle(image: Bytes) -> Bytes:
@@ -98,6 +99,9 @@ def main(args: Sequence[str] | None = None) -> None:
     rows: list[tuple[str, int, EncoderDistances]] = []
 
     def measure(name: str, real: Tiles, fake: Tiles) -> None:
+        if min(len(real), len(fake)) < LEAST:
+            print(f"{name}: too few tiles", flush=True)
+            return
         found = encoder_distances(encoder.features(real), encoder.features(fake))
         rows.append((name, min(len(real), len(fake)), found))
         print(f"{name}: KD {found.kernel:.4f} +- {found.error:.4f}", flush=True)

@@ -1,19 +1,24 @@
 """What does a GPU do with these generators, and how much of that does the engine bring to the slide?
 
-    python benchmarks/gpu.py                         everything, on the first CUDA device
+    python benchmarks/gpu.py --lines rows.jsonl      everything, on the first CUDA device, the most important rows first
     python benchmarks/gpu.py --device cpu --tiny     the same on a CPU in seconds: a test of this file
 
 One file that needs little: numpy and onnxruntime-gpu for the bare generators; torch too for one made like the
 paper's, onnx too for float16; the safron package for parity and for whole slides. What is missing is said and left out.
 It prints, per generator: patches a second at batch 1 to 256 in float32, TF32 and float16 through CUDA, plain, two calls side by
 side as the engine makes them, with I/O binding (label windows stay on the host; outputs into memory that is kept on the device,
-or on the host), and in float16 through TensorRT where it loads; memory; how far CUDA's pixels are from the CPU's; then ``safron-render`` at 8000 x 8000 and 32000 x 32000 beside
+or on the host), with channels last, and in float16 through TensorRT where it loads; memory; how far CUDA's pixels are from the CPU's; ``safron-render`` at 8000 x 8000 and 32000 x 32000 beside
 the bare rate, and beside the paper's headline: 8000 x 8000 in under 120 s on a TITAN X. The last line is JSON.
+
+A rented machine may end at any time. So every row is appended to ``--lines`` when it is there, and rows of that file are not measured again. The order is:
+the network like the paper's at a batch of 32 in every precision; its slide of 8000 x 8000; parity; the same for the shipped
+generators; then all other batches and sizes. No row is begun after ``--minutes``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -23,8 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,6 +55,7 @@ class Way:
     precision : "float32", "tf32" or "float16".
     bound : where I/O binding keeps memory for outputs: "device" or "host"; "" without binding.
     calls : side by side.
+    nhwc : whether CUDA's convolutions have channels last.
     """
 
     file: Path
@@ -55,10 +63,12 @@ class Way:
     precision: str = "float32"
     bound: str = ""
     calls: int = 1
+    nhwc: bool = False
 
     def __str__(self) -> str:
         bound = f" bound to {self.bound}" if self.bound else ""
-        return f"{self.provider} {self.precision}{bound}{' x 2' if self.calls == 2 else ''}"
+        layout = " channels last" if self.nhwc else ""
+        return f"{self.provider} {self.precision}{layout}{bound}{' x 2' if self.calls == 2 else ''}"
 
 
 def missing(*modules: str) -> list[str]:
@@ -96,7 +106,9 @@ def open_session(way: Way, cache: Path) -> Any:
         ort.preload_dlls()
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
-    cuda = ("CUDAExecutionProvider", {"use_tf32": int(way.precision == "tf32")})
+    # Without TF32 ONNX Runtime deselects the tensor cores also for float16.
+    tensor_cores = way.precision in ("tf32", "float16")
+    cuda = ("CUDAExecutionProvider", {"use_tf32": int(tensor_cores), "prefer_nhwc": int(way.nhwc)})
     tensorrt = {
         "trt_fp16_enable": way.precision == "float16",
         "trt_engine_cache_enable": True,
@@ -180,9 +192,9 @@ def device_name(device: str) -> str:
 
 
 def paper_like(path: Path, *, width: int) -> Path:
-    """Write a network of the paper's shape with random weights: 56.4 GFLOP a patch at width 64.
+    """Write a network of the paper's shape with random weights, 56.4 GFLOP a patch at width 64, and a card beside it.
 
-    The safron package writes the same with its card; this one is for machines without it.
+    It is made where it is needed: the file has 219 MB.
     """
     import torch
     from torch import nn
@@ -219,29 +231,35 @@ def paper_like(path: Path, *, width: int) -> Path:
         Net().eval(), (example,), str(path), input_names=["labels"], output_names=["image"],
         dynamic_axes=axes, opset_version=17, dynamo=False,
     )  # fmt: skip
+    labels = [{"value": value, "name": f"label {value}", "color": [80 * value] * 3} for value in range(3)]
+    card = {"name": path.stem, "tile": TILE, "context": CONTEXT, "labels": labels, "mpp": 1.0}
+    path.with_suffix(".json").write_text(json.dumps(card))
     return path
 
 
-def half(path: Path) -> Path:
-    """Write a float16 copy of a graph; inputs and the output keep their types."""
+def half(path: Path, folder: Path) -> Path:
+    """Write a float16 copy of a graph into a folder; inputs and the output keep their types."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    out = path.with_name(f"{path.stem}-float16.onnx")
-    onnx.save(convert_float_to_float16(onnx.load(str(path)), keep_io_types=True), str(out))
+    out = folder / f"{path.stem}-float16.onnx"
+    if not out.exists():
+        onnx.save(convert_float_to_float16(onnx.load(str(path)), keep_io_types=True), str(out))
+        if path.with_suffix(".json").is_file():
+            shutil.copy(path.with_suffix(".json"), out.with_suffix(".json"))
     return out
 
 
 def generators(args: argparse.Namespace, folder: Path) -> dict[str, Path]:
-    """The graphs to run, by name."""
+    """The graphs to run, by name: the heaviest first, since its rows matter most."""
     found = {path.stem: path for path in args.models}
-    package = None if missing("safron") or missing("safron.engine") else Path(_shipped_folder())
-    if package is not None:
-        found |= {path.stem: path for path in sorted(package.glob("*.onnx"))}
     if missing("torch", "onnx"):
         print(f"left out, a network like the paper's: {', '.join(missing('torch', 'onnx'))} not installed")
     elif not args.models:
         found["paper-like"] = paper_like(folder / "paper-like.onnx", width=1 if args.tiny else 64)
+    package = None if missing("safron") or missing("safron.engine") else Path(_shipped_folder())
+    if package is not None:
+        found |= {path.stem: path for path in sorted(package.glob("*.onnx"))}
     return found
 
 
@@ -251,17 +269,19 @@ def _shipped_folder() -> str:
     return str(MODELS)
 
 
-def ways(args: argparse.Namespace, file: Path) -> list[Way]:
-    """Ways to run a graph on this device."""
+def ways(args: argparse.Namespace, file: Path, folder: Path) -> tuple[list[Way], list[Way]]:
+    """Ways to run a graph on this device: those that matter most, and the others."""
     plain = Way(file, "cpu" if args.device == "cpu" else "cuda")
-    listed = [plain, replace(plain, calls=2), replace(plain, bound="host")]
+    kept = replace(plain, bound="host")
     if args.device == "cpu":
-        return listed
-    listed += [replace(plain, bound="device"), replace(plain, precision="tf32")]
+        return [plain], [replace(plain, calls=2), kept]
+    first = [plain, replace(plain, precision="tf32"), replace(plain, precision="tf32", nhwc=True)]
+    others = [replace(plain, calls=2), kept, replace(plain, bound="device"), replace(plain, nhwc=True)]
     if not missing("onnx"):
-        halves = Way(half(file), "cuda", "float16")
-        listed += [halves, replace(halves, calls=2)]
-    return [*listed, Way(file, "tensorrt"), Way(file, "tensorrt", "float16")]
+        halves = Way(half(file, folder), "cuda", "float16")
+        first += [halves, replace(halves, nhwc=True)]
+        others += [replace(halves, calls=2), replace(halves, bound="host")]
+    return first, [*others, Way(file, "tensorrt"), Way(file, "tensorrt", "float16")]
 
 
 def parity(file: Path, others: list[Way], cache: Path) -> dict[str, dict[str, float]]:
@@ -284,23 +304,6 @@ def parity(file: Path, others: list[Way], cache: Path) -> dict[str, dict[str, fl
     return found
 
 
-def bare_rates(args: argparse.Namespace, listed: list[Way], cache: Path) -> dict[str, dict[int, Any]]:
-    """Rates of all ways at all batches."""
-    rates: dict[str, dict[int, Any]] = {}
-    for way in listed:
-        for batch in args.batches:
-            made = rate(way, batch, args.seconds, cache, calls=1 if args.tiny else 3)
-            rates.setdefault(str(way), {})[batch] = made
-            what = (
-                made.get("error")
-                or f"{made['patches_per_s']:10.1f} patches/s, {made['device_mib']} MiB on the device"
-            )
-            print(f"  {way!s:28} batch {batch:4}: {what}", flush=True)
-            if "error" in made:
-                break
-    return rates
-
-
 def write_mask(path: Path, side: int) -> int:
     """Write a Zarr mask of blobs without glass; return how many patches a render of it runs."""
     import zarr
@@ -312,14 +315,30 @@ def write_mask(path: Path, side: int) -> int:
     return (-(-(side - (TILE - STRIDE)) // STRIDE)) ** 2
 
 
-def whole(args: argparse.Namespace, model: str, side: int, best: float, folder: Path) -> dict[str, Any]:
+def whole(
+    args: argparse.Namespace, model: Path, side: int, precision: str, best: float, folder: Path
+) -> dict[str, Any]:
     """Render a slide as a user does, and compare it with the bare rate."""
     mask, report = folder / f"{side}.zarr", folder / "report.json"
     if not mask.exists():
         write_mask(mask, side)
-    command = [str(Path(sys.executable).with_name("safron-render")), str(mask), str(folder / "slide.tiff")]
-    command += ["--model", model, "--device", args.device, "--overwrite", "--quiet", "--report", str(report)]
-    command += ["--workers", str(args.workers)]
+    # As a module: the command may lie elsewhere than the interpreter.
+    command = [sys.executable, "-m", "safron.engine", str(mask), str(folder / "slide.tiff")]
+    command += [
+        "--model",
+        str(model),
+        "--device",
+        args.device,
+        "--overwrite",
+        "--quiet",
+        "--report",
+        str(report),
+    ]
+    command += ["--workers", str(args.workers), "--memory", args.memory]
+    command += [
+        "--precision",
+        precision if precision == "tf32" else "float32",
+    ]  # a float16 graph needs no option
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wall = time.perf_counter() - start
@@ -327,9 +346,9 @@ def whole(args: argparse.Namespace, model: str, side: int, best: float, folder: 
         print(f"  {side} x {side}: failed, {done.stderr.strip().splitlines()[-1:]}")
         return {"error": done.stderr.strip()[-160:]}
     made = json.loads(report.read_text())
-    floor = made["generated"] / best
+    floor = made["generated"] / best if best else 0.0
     print(
-        f"  {side} x {side}: {wall:.1f} s, {made['seconds']:.1f} s without start-up; {made['generated']} patches; bare {floor:.1f} s, "
+        f"  {side} x {side} in {precision}: {wall:.1f} s, {made['seconds']:.1f} s without start-up; {made['generated']} patches; bare {floor:.1f} s, "
         f"share {floor / wall:.2f}, {floor / made['seconds']:.2f} without start-up; peak {made['peak_bytes'] / 2**20:.0f} MiB"
     )
     stages = made["stages"]
@@ -339,31 +358,132 @@ def whole(args: argparse.Namespace, model: str, side: int, best: float, folder: 
     }  # fmt: skip
 
 
-def one_generator(args: argparse.Namespace, name: str, file: Path, folder: Path) -> dict[str, Any]:
-    """All figures of a generator."""
-    print(f"\n{name}", flush=True)
-    listed = ways(args, file)
-    rates = bare_rates(args, listed, folder)
-    row: dict[str, Any] = {"rates": rates}
-    row["parity"] = parity(file, [way for way in listed if way.calls == 1], folder)
-    if missing("safron") or missing("safron.engine", "zarr", "dask"):
-        print("  left out, whole slides: safron, zarr or dask not installed")
-        return row
-    if name == "paper-like":
-        print(
-            "  left out, whole slides: it has no card; pass one from safron-train export-random with --models"
+@dataclass(frozen=True)
+class Step:
+    """One row.
+
+    Attributes
+    ----------
+    key : generator, kind of row, and its place in the result.
+    rank : the lowest is measured first.
+    call : measures it, given the rows so far.
+    """
+
+    key: tuple[str, ...]
+    rank: int
+    call: Callable[[dict[tuple[str, ...], Any]], Any]
+
+
+def steps(args: argparse.Namespace, name: str, file: Path, folder: Path) -> list[Step]:
+    """All rows of a generator."""
+    first, others = ways(args, file, folder)
+    usual = 32 if 32 in args.batches else args.batches[0]
+    listed = [
+        Step(
+            (name, "rates", str(way), str(batch)),
+            0 if way in first and batch == usual else 4,
+            partial(one_rate, args, way, batch, folder),
         )
-        return row
-    row["whole"] = {}
-    for precision in ("float32", "float16"):
-        alike = [way for way in listed if way.precision == precision and way.provider != "tensorrt"]
-        made = [made for way in alike for made in rates[str(way)].values()]
-        best = max((one["patches_per_s"] for one in made if "error" not in one), default=0.0)
-        if best:
-            print(f"  {precision}, {best:.1f} patches/s bare at best")
-            path = str(alike[0].file)
-            row["whole"][precision] = {side: whole(args, path, side, best, folder) for side in args.sides}
-    return row
+        for way in [*first, *others]
+        for batch in args.batches
+    ]
+    alone = [way for way in [*first, *others] if way.calls == 1]
+    listed.append(Step((name, "parity"), 2, lambda rows: parity(file, alone, folder)))
+    if absent := missing("safron") or missing("safron.engine", "zarr", "dask"):
+        print(f"left out, whole slides: {', '.join(absent)} not installed")
+        return listed
+    for way in first:
+        for number, side in enumerate(args.sides):
+            if not way.nhwc:
+                made = partial(
+                    one_slide,
+                    args,
+                    way,
+                    side,
+                    [str(other) for other in [*first, *others] if other.precision == way.precision],
+                    name,
+                    folder,
+                )
+                listed.append(Step((name, "whole", way.precision, str(side)), 3 if number else 1, made))
+    return listed
+
+
+def one_rate(
+    args: argparse.Namespace, way: Way, batch: int, cache: Path, rows: dict[tuple[str, ...], Any]
+) -> Any:
+    """Measure a way at a batch."""
+    made = rate(way, batch, args.seconds, cache, calls=1 if args.tiny else 3)
+    what = (
+        made.get("error")
+        or f"{made['patches_per_s']:10.1f} patches/s, {made['device_mib']} MiB on the device"
+    )
+    print(f"  {way!s:32} batch {batch:4}: {what}", flush=True)
+    return made
+
+
+def one_slide(
+    args: argparse.Namespace,
+    way: Way,
+    side: int,
+    alike: list[str],
+    name: str,
+    folder: Path,
+    rows: dict[tuple[str, ...], Any],
+) -> Any:
+    """Render a slide, beside the best bare rate in its precision that is known by now."""
+    known = [
+        row.get("patches_per_s", 0.0)
+        for key, row in rows.items()
+        if key[:2] == (name, "rates") and key[2] in alike
+    ]
+    return whole(args, way.file, side, way.precision, max(known, default=0.0), folder)
+
+
+def measure(
+    todo: list[Step], lines: Path | None, seconds: float
+) -> tuple[dict[tuple[str, ...], Any], list[Step]]:
+    """Measure the rows, the most important first, and write each down at once.
+
+    Returns
+    -------
+    tuple[dict[tuple[str, ...], Any], list[Step]]
+        All rows, those of an earlier run too, and what there was no time for.
+    """
+    rows: dict[tuple[str, ...], Any] = {}
+    if lines is not None and lines.exists():
+        for line in lines.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # the last may be cut
+                key, value = json.loads(line)
+                rows[tuple(key)] = value
+    end, left, named = time.monotonic() + seconds, [], ""
+    for step in sorted(todo, key=lambda step: step.rank):
+        if step.key in rows:
+            continue
+        if time.monotonic() > end:
+            left.append(step)
+            continue
+        if step.key[0] != named:
+            named = step.key[0]
+            print(f"\n{named}", flush=True)
+        rows[step.key] = step.call(rows)
+        if lines is not None:
+            with lines.open("a", encoding="utf-8") as file:
+                # The last line may have been cut when an earlier run was ended.
+                file.write(f"\n{json.dumps([step.key, rows[step.key]])}\n")
+                file.flush()
+                os.fsync(file.fileno())
+    return rows, left
+
+
+def nested(rows: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Rows by generator, kind and place."""
+    made: dict[str, Any] = {}
+    for key, value in rows.items():
+        part = made
+        for name in key[:-1]:
+            part = part.setdefault(name, {})
+        part[key[-1]] = value
+    return made
 
 
 def main() -> None:
@@ -381,6 +501,11 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="of each bare measurement")
     parser.add_argument("--workers", type=int, default=4, help="of safron-render")
+    parser.add_argument("--memory", default="64GiB", help="of safron-render")
+    parser.add_argument(
+        "--lines", type=Path, help="a row is appended here as JSON when it is measured; rows in it are kept"
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="no row is begun after so many")
     parser.add_argument(
         "--tiny", action="store_true", help="seconds in all: small batches, canvas and network"
     )
@@ -393,11 +518,15 @@ def main() -> None:
     print(f"{device_name(args.device)}; the paper: 8000 x 8000 in under {PAPER_SECONDS:.0f} s on a TITAN X")
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        rows = {
-            model: one_generator(args, model, file, folder)
+        todo = [
+            step
             for model, file in generators(args, folder).items()
-        }
-    print(json.dumps({"benchmark": "gpu", "device": device_name(args.device), "generators": rows}))
+            for step in steps(args, model, file, folder)
+        ]
+        rows, left = measure(todo, args.lines, 60 * args.minutes)
+    if left:
+        print(f"no time left for {len(left)} rows; run it again with --lines, from {' '.join(left[0].key)}")
+    print(json.dumps({"benchmark": "gpu", "device": device_name(args.device), "generators": nested(rows)}))
 
 
 if __name__ == "__main__":

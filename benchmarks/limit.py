@@ -3,6 +3,7 @@
     python benchmarks/limit.py                                    the generator that ships, 4096 x 4096
     python benchmarks/limit.py --model identity --side 8192       the engine alone
     python benchmarks/limit.py --model paper.onnx --rewrite       and with its graph rewritten by safron-optimize
+    python benchmarks/limit.py --model diffusion --side 2048      a sampler of 8 steps with random weights, all its passes
 
 The floor is the sum of three things done bare, each as fast as this machine does it, one after the other on all cores:
 the generator's calls through ONNX Runtime, for as many patches as the render runs, with the number of threads and
@@ -35,7 +36,7 @@ import numpy.typing as npt
 import zarr
 from common import gland_labels, render_apart, timed, write_mask
 
-STAGES = ("read", "noise", "model", "blend", "downsample", "encode", "scratch", "write")
+STAGES = ("read", "noise", "xt", "model", "blend", "step", "downsample", "encode", "scratch", "write")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,11 @@ def bare_session(path: Path, card: Any, *, calls: int, threads: int, batch: int,
     if card.noise_scales:
         shape = (batch, len(card.noise_scales), side, side)
         feeds["noise"] = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return Bare(calls, threads, batch, lambda: session.run(["image"], feeds))
+    if card.sampler:
+        shape = (batch, card.sampler.channels, side, side)
+        feeds["xt"] = np.random.default_rng(1).standard_normal(shape, np.float32)
+        feeds["t"] = np.full(batch, card.sampler.times[0], np.float32)
+    return Bare(calls, threads, batch, lambda: session.run([card.output], feeds))
 
 
 def best_bare(path: Path, card: Any, device: str, batches: list[int]) -> Bare:
@@ -175,7 +180,8 @@ def measure(args: argparse.Namespace, folder: Path, mask: Path, model: str) -> d
     print(f"{generator.card.name}, {args.side} x {args.side}", flush=True)
     bare = None if path is None else best_bare(path, generator.card, generator.device, args.batches)
     # Half of the bare calls now, half after; the gland mask is a fifth glass.
-    half = min(args.bare or 1 << 30, round(0.8 * (args.side / 236) ** 2)) // 2 + 1
+    passes = len(generator.card.sampler.times) if generator.card.sampler else 1
+    half = min(args.bare or 1 << 30, round(0.8 * (args.side / 236) ** 2 * passes)) // 2 + 1
     before = 0.0 if bare is None else bare.seconds(half)
     made = render_apart(folder, mask, model=model, device=args.device, block=args.block, workers=args.workers)
     floor = {"model": 0.0}
@@ -205,6 +211,15 @@ def measure(args: argparse.Namespace, folder: Path, mask: Path, model: str) -> d
         "peak_mib": made["peak_bytes"] / 2**20,
         "mpx_per_s": made["megapixels_per_second"],
     }
+
+
+def write_diffusion(path: Path) -> Path:
+    """Write a sampler of 8 steps with random weights."""
+    from safron.training.diffusion.export import export_fresh
+    from safron.training.diffusion.settings import DiffusionConfig
+
+    export_fresh(DiffusionConfig(), path, steps=8)
+    return path
 
 
 def show(row: dict[str, Any]) -> None:
@@ -260,6 +275,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder, mask = Path(name), Path(name) / "mask.zarr"
         write_mask(mask, args.side)
+        if args.model == "diffusion":
+            args.model = str(write_diffusion(folder / "diffusion.onnx"))
         rows = [measure(args, folder, mask, args.model)]
         show(rows[0])
         if args.rewrite:

@@ -41,6 +41,8 @@ WAYS = {
 }
 SHAPES = ((1, 1), (2, 2), (3, 3), (4, 4))
 OVERLAP = 20
+TOP, LEFT = 900, 1500
+"""Where the gland mask has tissue all around."""
 
 Inputs = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]
 
@@ -68,7 +70,8 @@ def inputs_of(card: Any, rows: int = 1, columns: int = 1) -> Inputs:
     if card.noise_scales:
         shape = (1, len(card.noise_scales), height, width)
         noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return np.ascontiguousarray(gland_labels(height, width, 900)[None]), noise
+    labels = gland_labels(height, LEFT + width, TOP)[:, LEFT:]
+    return np.ascontiguousarray(labels[None]), noise
 
 
 def interleaved(calls: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, float]:

@@ -22,7 +22,7 @@ from common import GLANDS, timed
 from safron.engine import VirtualSlide
 from safron.engine.generator.inputs import read_labels
 from safron.engine.generator.planes import Inputs, further, one_patch
-from safron.engine.virtual.slide import TILE
+from safron.engine.virtual.tiles import TILE
 
 
 def needed(slide: VirtualSlide, x: int, y: int) -> list[Inputs]:

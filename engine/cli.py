@@ -332,6 +332,28 @@ def _scale_lines(prepared: Prepared) -> list[str]:
     ]
 
 
+def _sampler_lines(prepared: Prepared) -> list[str]:
+    """Return the line about the passes of a sampler, if the generator is one."""
+    from safron.engine.plan.passes import all_patches
+
+    plan, sampler = prepared.plan, prepared.job.model.card.sampler
+    if plan.passes is None or sampler is None:
+        return []
+    calls = f", guidance {sampler.guidance:g}, two calls a patch" if sampler.guidance else ""
+    return [
+        f"sampler  {sampler.kind}, {plan.passes.steps} steps{calls}: {plan.passes.steps} passes over the canvas, {all_patches(plan)} "
+        f"patches in all; running picture in {plan.passes.state}, {plan.state_bytes / 1e6:.1f} MB of scratch"
+    ]
+
+
+def _calls(prepared: Prepared) -> float:
+    """Return how often each patch of the plan is generated: by a sampler in every pass, and twice with guidance."""
+    from safron.engine.plan.passes import all_patches
+
+    plan, sampler = prepared.plan, prepared.job.model.card.sampler
+    return all_patches(plan) / plan.patches * (2 if sampler and sampler.guidance else 1)
+
+
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     """Return the plan as printed by ``--dry-run``."""
     plan, slide = prepared.plan, prepared.plan.slide
@@ -344,10 +366,11 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         more = f", {plan.largest_boundary / 1e6:.1f} MB more for each block in flight after the first"
     if prepared.dask:
         at_a_time += ", scheduled by Dask"
-    seconds = (prepared.seconds or 0.0) * (plan.patches - scan.filled) / plan.patches
+    seconds = (prepared.seconds or 0.0) * (plan.patches - scan.filled) / plan.patches * _calls(prepared)
     return [
         f"canvas   {slide.width} x {slide.height} px of a mask of {plan.canvas.width} x {plan.canvas.height} px, {scale}",
         *_scale_lines(prepared),
+        *_sampler_lines(prepared),
         f"patches  {plan.patches} of {grid.tile} px, overlap {grid.overlap} {plan.taper.name}, context {grid.context}: "
         f"{plan.patches - scan.filled} to generate, {scan.filled} to fill as background",
         f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",
@@ -367,15 +390,18 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
 
 def _arithmetic(prepared: Prepared) -> str:
     model = prepared.job.model
-    return f"{model.runtime} in {model.precision}, " if model.runtime else ""
+    windows = f"windows of {model.joined} x {model.joined} patches, " if model.joined > 1 else ""
+    return f"{model.runtime} in {model.precision}, {windows}" if model.runtime else windows
 
 
 def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[[int], None] | None]:
     if quiet:
         return nullcontext()
+    from safron.engine.plan.passes import all_patches
+
     plan = prepared.plan
-    megapixels = plan.region.height * plan.region.width / 1e6
-    return progress(plan.patches, "patches", also=(megapixels / plan.patches, "Mpx"))
+    megapixels, patches = plan.region.height * plan.region.width / 1e6, all_patches(plan)
+    return progress(patches, "patches", also=(megapixels / patches, "Mpx"))
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -6,8 +6,6 @@ makes the same slide again. Pictures are small: at most `PICTURE` pixels a side.
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 import logging
 import shlex
@@ -23,6 +21,7 @@ from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.prepared import Prepared
 from safron.io.errors import Failed, one_line
 from safron.io.files import output
+from safron.io.html_page import bars, head, image, table, text
 from safron.io.masks.to_geojson import legend_of, own_legend
 from safron.io.slides.pyramid import halve
 
@@ -34,13 +33,6 @@ log = logging.getLogger("safron")
 PICTURE = 1200
 _LARGEST_LEVEL = 4096
 Pixels = npt.NDArray[np.uint8]
-
-_STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;
-vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}.look{position:relative;display:inline-block}.look img{max-width:100%;display:block}
-.look img+img{position:absolute;inset:0;width:100%;height:100%;opacity:0;image-rendering:pixelated}i.c{display:inline-block;width:1em;height:1em;border:1px solid #888;vertical-align:-.15em}
-pre{background:#f4f4f4;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere}.warn{background:#fff3cd;padding:.5rem .7rem}
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#282828}.warn{background:#4a3d10}}"""
 
 
 def write_html(prepared: Prepared, report: RenderReport) -> None:
@@ -90,23 +82,22 @@ def html_page(prepared: Prepared, report: RenderReport) -> str:
         "allowed": prepared.options.memory / 2**20,
     }
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>{_text(report.out)}</title><style>{_STYLE}</style><h1>{_text(Path(report.out).name)}</h1>",
+        head(report.out, Path(report.out).name),
         "<p>Synthetic, made from a mask; not for diagnosis.</p>",
-        *(f"<p class=warn>{_text(warning)}</p>" for warning in report.warnings),
+        *(f"<p class=warn>{text(warning)}</p>" for warning in report.warnings),
         *_looks(slide, labels, legend),
         "<h2>Labels</h2>",
         _legend_table(labels, legend, report.width * report.height, report.mpp),
         "<h2>Render</h2>",
-        _table(facts),
+        table(facts),
         "<h2>Time by stage, in seconds, summed over workers</h2>",
         bars(report.stages, "s"),
         "<h2>Memory, in MiB</h2>",
         bars(memory, "MiB"),
         "<h2>The same slide again</h2>",
-        f"<pre>{_text(command_of(prepared))}</pre>",
+        f"<pre>{text(command_of(prepared))}</pre>",
         "<h2>Versions</h2>",
-        _table(report.versions.items()),
+        table(report.versions.items()),
         f"<script type='application/json' id=report>{json.dumps(report.values()).replace('<', chr(92) + 'u003c')}</script></html>",
     ]
     return "\n".join(parts) + "\n"
@@ -124,21 +115,6 @@ def command_of(prepared: Prepared) -> str:
         if value is not True:
             words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
-
-
-def bars(values: dict[str, float], unit: str) -> str:
-    """Draw numbers by name as a chart: SVG."""
-    rows = sorted(values.items(), key=lambda item: -item[1])
-    most = max((value for _, value in rows), default=0) or 1
-    parts = [f"<svg viewBox='0 0 700 {24 * len(rows) + 4}' width='100%' role=img style='max-width:44rem'>"]
-    for row, (name, value) in enumerate(rows):
-        y, wide = 24 * row + 2, 400 * value / most
-        parts.append(
-            f"<text x=0 y={y + 15} font-size=14 fill=currentColor>{_text(name)}</text>"
-            f"<rect x=180 y={y} width={wide:.1f} height=19 fill='#7a4d9b'/>"
-            f"<text x={wide + 188:.1f} y={y + 15} font-size=14 fill=currentColor>{value:.4g} {unit}</text>"
-        )
-    return "".join(parts) + "</svg>"
 
 
 def _pictures(prepared: Prepared, report: RenderReport) -> tuple[Pixels | None, Pixels]:
@@ -180,19 +156,15 @@ def _thumbnail(path: Path) -> Pixels | None:
 def _looks(slide: Pixels | None, labels: Pixels, legend: Any) -> Iterable[str]:
     """Slide and labels upon each other, with a control; labels alone where there is no slide."""
     colours = np.array([legend[value].color for value in range(256)], np.uint8)
-    over = _image(imagecodecs.png_encode(colours[labels]), "png", "labels")
+    over = image(imagecodecs.png_encode(colours[labels]), "png", "labels")
     if slide is None:
         yield f"<div class=look>{over}</div>"
         return
-    yield f"<div class=look>{_image(imagecodecs.jpeg8_encode(slide, 88), 'jpeg', 'slide')}{over}</div>"
+    yield f"<div class=look>{image(imagecodecs.jpeg8_encode(slide, 88), 'jpeg', 'slide')}{over}</div>"
     yield (
         "<p><label>slide <input type=range min=0 max=1 step=.05 value=0 aria-label='opacity of labels' "
         "oninput=\"document.querySelector('.look img+img').style.opacity=this.value\"> labels</label></p>"
     )
-
-
-def _image(data: bytes | bytearray, kind: str, name: str) -> str:
-    return f"<img alt='{name}' src='data:image/{kind};base64,{base64.b64encode(data).decode()}'>"
 
 
 def _legend_table(labels: Pixels, legend: Any, pixels: int, mpp: float | None) -> str:
@@ -202,17 +174,7 @@ def _legend_table(labels: Pixels, legend: Any, pixels: int, mpp: float | None) -
         share = counts[value] / labels.size
         area = f"{share * pixels * mpp**2 / 1e6:.3g} mm²" if mpp else ""
         rows.append(
-            f"<tr><td><i class=c style='background:rgb{legend[value].color}'></i><td class=n>{value}<td>{_text(legend[value].name)}"
+            f"<tr><td><i class=c style='background:rgb{legend[value].color}'></i><td class=n>{value}<td>{text(legend[value].name)}"
             f"<td class=n>{100 * share:.1f} %<td class=n>{area}"
         )
     return f"<table><tr><th><th>label<th>class<th>share<th>area{''.join(rows)}</table><p>Shares are counted in the picture.</p>"
-
-
-def _table(rows: Iterable[tuple[str, Any]]) -> str:
-    return (
-        "<table>" + "".join(f"<tr><td>{_text(name)}<td>{_text(value)}" for name, value in rows) + "</table>"
-    )
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))

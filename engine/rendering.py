@@ -21,6 +21,7 @@ from safron.engine.execution.patch_pool import open_pool
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
 from safron.engine.execution.tasks import Job, block_task, boundary_task, listening
 from safron.engine.execution.upper_levels import finish_levels
+from safron.engine.plan.passes import all_patches
 from safron.engine.preparation.mask_scan import Scan, scan_mask
 from safron.engine.preparation.options import RenderOptions, for_python, workers_of
 from safron.engine.preparation.placement import model_source, placement_of
@@ -39,6 +40,7 @@ from safron.io.slides.preview import write_png
 
 from .html_report import write_html
 from .labels_out import write_labels_out
+from .passes import EarlierPasses, free_as_it_goes, run_passes
 from .report import RenderReport
 
 log = logging.getLogger("safron")
@@ -190,8 +192,14 @@ def run(
                 if progress is not None:
                     progress(state.run + state.painted)
                 reserve_heap(prepared.heap_bytes)
-                _run_blocks(prepared, state, runner, progress)
-                finished = _complete(prepared, scan, state, inputs, start)
+
+                def run_job(job: Job, blocks: RenderState) -> None:
+                    _run_blocks(job, blocks, runner, progress)
+
+                earlier = run_passes(prepared.job, inputs, watch, run_job, progress)
+                free_as_it_goes(earlier.job, state)
+                run_job(earlier.job, state)
+                finished = _complete(prepared, scan, state, earlier, inputs, start)
         # As long as scratch has the record of the finished slide, the same command does whatever is left of this.
         name_preview(prepared.options.preview)
         target.part.unlink(missing_ok=True)
@@ -260,7 +268,12 @@ def _is_report(values: Mapping[str, Any]) -> bool:
 
 
 def _complete(
-    prepared: Prepared, scan: Scan, state: RenderState, inputs: dict[str, str], start: float
+    prepared: Prepared,
+    scan: Scan,
+    state: RenderState,
+    earlier: EarlierPasses,
+    inputs: dict[str, str],
+    start: float,
 ) -> Finished:
     """Write the upper levels, the preview and the directories, and give the slide its name."""
     target, scratch, overwrite = prepared.target, prepared.job.scratch, prepared.options.overwrite
@@ -270,7 +283,7 @@ def _complete(
         with disk_errors(f"--preview {picture}"):
             write_png(picture, pixels)
     digest = state.writer.seal(pixels)
-    report = _report(prepared, scan, state, digest, time.perf_counter() - start)
+    report = _report(prepared, scan, state, earlier, digest, time.perf_counter() - start)
     assert report.generated + report.filled == report.patches, report
     # The preview gets its name last: otherwise the same command would refuse to overwrite it after a failure.
     finished = Finished(report.output_bytes, head_of(target.part), inputs, report.values())
@@ -296,14 +309,13 @@ def _write_report(prepared: Prepared, report: RenderReport) -> None:
 
 
 def _run_blocks(
-    prepared: Prepared,
+    job: Job,
     state: RenderState,
     runner: Runner,
     progress: Callable[[int], None] | None,
 ) -> None:
     """Run all unfinished tasks and accept their results."""
     given_up: list[GivenUp] = []
-    job = prepared.job
     with listening(job.scratch, progress or (lambda count: None)):
         for _, result in runner(_tasks(job, state)):
             if isinstance(result, GivenUp):
@@ -312,10 +324,10 @@ def _run_blocks(
             state.accept(result)
     state.keep()
     if given_up:
-        raise _blocks_failed(prepared, given_up)
+        raise _blocks_failed(job, given_up)
 
 
-def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
+def _blocks_failed(job: Job, given_up: list[GivenUp]) -> Failed:
     """Return the error that names the failed blocks, their positions and the causes, each cause once."""
     causes: dict[str, list[str]] = {}
     waiting = 0
@@ -323,7 +335,7 @@ def _blocks_failed(prepared: Prepared, given_up: list[GivenUp]) -> Failed:
         if item.error is None:
             waiting += 1
             continue
-        window = prepared.plan.block_plan(item.task.index).window
+        window = job.on_canvas(job.plan.block_plan(item.task.index).window)
         place = f"({item.task.index[0]}, {item.task.index[1]}) at x={window.x}, y={window.y}"
         causes.setdefault(one_line(item.error), []).append(f"{place}, {window.width} x {window.height} px")
     failed = sum(len(places) for places in causes.values())
@@ -354,7 +366,9 @@ def _key(kind: str, index: tuple[int, int]) -> str:
     return f"{kind}-{index[0]}-{index[1]}"
 
 
-def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, seconds: float) -> RenderReport:
+def _report(
+    prepared: Prepared, scan: Scan, state: RenderState, earlier: EarlierPasses, digest: str, seconds: float
+) -> RenderReport:
     plan, model = prepared.plan, prepared.job.model
     rows, columns = plan.block_shape
     return RenderReport(
@@ -363,9 +377,9 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         height=plan.slide.height,
         levels=plan.slide.level_count,
         mpp=plan.slide.mpp,
-        patches=plan.patches,
-        generated=state.run,
-        filled=state.painted,
+        patches=all_patches(plan),
+        generated=earlier.run + state.run,
+        filled=earlier.painted + state.painted,
         blocks=rows * columns,
         resumed=state.resumed,
         digest=digest,
@@ -375,12 +389,16 @@ def _report(prepared: Prepared, scan: Scan, state: RenderState, digest: str, sec
         device=model.device,
         runtime=model.runtime,
         precision=model.precision,
+        joined=model.joined,
         options=prepared.options.described(),
         seconds=seconds,
         output_bytes=prepared.target.part.stat().st_size,
         peak_bytes=peak_bytes(),
         projected_bytes=prepared.projected_bytes,
-        stages={name: round(value, 3) for name, value in state.stages.items()},
+        stages={
+            name: round(earlier.stages.get(name, 0.0) + state.stages.get(name, 0.0), 3)
+            for name in {**earlier.stages, **state.stages}
+        },
         versions=deciding_versions() | {"python": platform.python_version()},
         scale=float(plan.scale.ratio),
         warnings=prepared.warnings,

@@ -13,6 +13,7 @@ from safron.engine.scratch.arrays import Scratch, recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.scratch.journal import read_journal
 from safron.engine.scratch.lock import holder
+from safron.engine.scratch.pass_state import patches_so_far
 from safron.io.errors import BadInput
 from safron.io.remote import Target
 
@@ -106,7 +107,7 @@ def render_status(out: str | Path, *, scratch: str | Path | None = None) -> Rend
         holder=runs,
         blocks=sum(kind == "block" for kind, _ in patches),
         all_blocks=int(begun_as.get("blocks", 0)),
-        patches=sum(patches.values()),
+        patches=sum(patches.values()) + patches_so_far(Scratch(folder)),
         all_patches=int(begun_as.get("patches", 0)),
         written_bytes=max((entry.end for entry in entries), default=0),
         begun=begun.isoformat(timespec="seconds"),

@@ -16,8 +16,8 @@ FLOORS = (
     ("engine",),  # the face: commands, render(), reports
     ("engine.virtual",),
     ("engine.preparation", "engine.evaluation", "engine.optimization", "training"),
-    ("training.segmentation",),
-    ("training.data",),
+    ("training.segmentation", "training.diffusion"),
+    ("training.data", "training.refiner"),
     ("training.config",),
     ("engine.execution",),
     ("engine.scratch",),
@@ -27,11 +27,12 @@ FLOORS = (
     ("engine.system",),
     ("io.tiles",),
     ("io.masks", "io.slides", "io.measures"),
+    ("io.synthesis",),
     ("io",),
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""
 
-TRAINING = ("training.data", "training.config")
+TRAINING = ("training.diffusion", "training.data", "training.refiner", "training.config")
 NOT_FOR = {
     "engine": ("engine.evaluation", "engine.optimization", "training", "training.segmentation", *TRAINING),
     "engine.evaluation": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),

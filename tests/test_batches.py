@@ -59,7 +59,7 @@ class FakeGpu(RampModel):
             time.sleep(self.seconds)
         self.sizes.append(len(labels))
         self.threads.add(threading.current_thread().name)
-        if self.bad is not None and len(self.sizes) > 6 and (labels[:, 0, 0] == self.bad).any():
+        if self.bad is not None and len(self.sizes) > 8 and (labels[:, 0, 0] == self.bad).any():
             raise Failed("generator 'ramp' returned nan")
         image = super().__call__(labels, noise)
         return image if self.same_places else image + np.arange(len(labels))[:, None, None, None] / 64
@@ -96,7 +96,7 @@ def test_a_device_that_is_busy_runs_few_copies(
         out.mkdir()
         report = render(MASK, out / "s.tiff", model=model, batch=16, workers=6, **OPTIONS)
         assert report.digest == digest
-        return sum(model.sizes[6:]) - report.run
+        return sum(model.sizes[8:]) - report.run
 
     shared = copies("shared")
     decide = rendering.open_pool

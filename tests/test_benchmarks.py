@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import zarr
+from masks import blobs
 from onnx_models import CARD, write_onnx
 from safron.engine.stains.looks import stain_change
 
@@ -55,6 +57,22 @@ def test_limit_of_a_generator(run: Run, tiny: Path) -> None:
     (row,) = run(f"limit --model {tiny} --side 600 --batches 1 --bare 2")["rows"]
     assert min(row["generated"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
     assert row["chain_s"] is None
+
+
+def test_diffusion_in_memory(run: Run) -> None:
+    made = run("diffusion memory --sides 300 600 --steps 2")
+    assert [row["side"] for row in made["rows"]] == [300, 600]
+    assert all(row["peak_mib"] > 0 and row["patches"] > 0 for row in made["rows"])
+
+
+def test_seams_of_diffusion_in_three_ways(run: Run, here: Path) -> None:
+    from sampler_models import write_sampler
+
+    write_sampler(here / "m.onnx")
+    zarr.create_array("mask.zarr", shape=(200, 220), chunks=(64, 64), dtype="uint8")[:] = blobs(200, 220)
+    made = run("diffusion seams --model m.onnx --mask mask.zarr --steps 2")
+    assert list(made["rows"]) == ["model stitched", "model averaged", "model moved"]
+    assert all(row["seconds"] > 0 for row in made["rows"].values())
 
 
 def test_scale_with_the_canvas(run: Run) -> None:
@@ -111,6 +129,12 @@ def test_planted_seams(run: Run) -> None:
     )
 
 
+def test_synthesis(run: Run) -> None:
+    rows = run("synthesis --sides 64 --repeats 1")["rows"]
+    assert [row["step"] for row in rows] == ["take a tile apart", "draw 64 x 64"]
+    assert min(row["seconds"] for row in rows) > 0
+
+
 def test_stains(run: Run, here: Path) -> None:
     """Where the real slides are random stains of the same picture, those cover them."""
     image = np.random.default_rng(0).integers(60, 200, (80, 80, 3), dtype=np.uint8)
@@ -152,6 +176,29 @@ def test_runtimes(run: Run, tiny: Path) -> None:
         assert row["ms"] > 0
         assert row["mean_levels"] <= 1
         assert all(found["same_bits"] for found in row["windows"].values())
+
+
+def test_unsupervised(run: Run, here: Path) -> None:
+    pytest.importorskip("torch")
+    import cv2
+    from tiles import tissue
+
+    for folder in ("images", "inst"):
+        (here / "data" / folder).mkdir(parents=True)
+    for name, seed in (("a", 0), ("b", 1)):
+        cv2.imwrite(str(here / f"data/images/{name}.png"), tissue(90, seed=seed)[..., ::-1])
+        cv2.imwrite(
+            str(here / f"data/inst/{name}.png"), np.arange(90 * 90, dtype=np.uint16).reshape(90, 90) // 900
+        )
+    command = "unsupervised data out --size tiny --seeds 1 --held-out b --readings 2"
+    scores = run(command)
+    assert [*scores] == [
+        f"{name}, seed 0"
+        for name in ("labels", "initial pictures", "whole method", "no style", "no hard examples")
+    ]
+    assert all(0 <= row[what] <= 1 for row in scores.values() for what in ("dice", "aji", "pq"))
+    assert (here / "out/reader.html").read_text().count("data:image/png") == 6
+    assert run(command) == scores
 
 
 def test_virtual_slide(run: Run) -> None:

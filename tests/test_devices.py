@@ -21,7 +21,10 @@ from safron.io.errors import BadInput
 DRIVER = """
 int cuInit(unsigned flags) { return 0; }
 int cuDeviceGetCount(int *count) { *count = GPUS; return 0; }
-int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cuDriverGetVersion(int *version) { *version = 13010; return 0; }
+int cuDeviceGet(int *device, int number) { *device = number; return number >= GPUS; }
+int cuDeviceGetName(char *name, int length, int device) { __builtin_strcpy(name, "H999"); return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 1; return 0; }
 """
 
 
@@ -60,6 +63,18 @@ def load(folder: Path, driver: Path, device: str, **environment: str) -> tuple[s
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return (folder / "found").read_text(), done.stdout, done.stderr
+
+
+def test_gpus_are_told_apart_by_what_decides_their_pixels(drivers: dict[int, Path]) -> None:
+    """Two kinds of GPU, or two versions of CUDA, may round differently, so a render does not go on with the other."""
+    script = (
+        "from safron.engine.system.gpus import describe_gpu; print(describe_gpu(0)); print(describe_gpu(1))"
+    )
+    environment = os.environ | {"LD_LIBRARY_PATH": str(drivers[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["H999 (9.1), CUDA 13.1", "no GPU 1"]
 
 
 def cuda_starts() -> bool:

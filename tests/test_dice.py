@@ -113,8 +113,8 @@ def test_arms_hold_what_they_are_named_for() -> None:
 
 
 def test_procedural_masks_have_glands_in_tissue() -> None:
-    masks = procedural_masks(3, (60, 70), seed=1)
-    assert [mask.shape for mask in masks] == [(60, 70)] * 3
+    masks = procedural_masks(3, (120, 140), seed=1)
+    assert [mask.shape for mask in masks] == [(120, 140)] * 3
     assert all({1, 2} <= set(np.unique(mask)) for mask in masks)
     assert not np.array_equal(masks[0], masks[1])
 
@@ -162,9 +162,38 @@ def test_a_segmenter_learns_what_it_is_shown_and_no_other_colours(tmp_path: Path
     assert dice(drawn(6, dark=True)) < 0.6
 
 
+def test_rare_pixels_weigh_more() -> None:
+    """A quarter of the pixels is foreground: the median of 1/4 and 3/4 is 1/2."""
+    mask = np.zeros((8, 8), bool)
+    mask[:4, :4] = True
+    assert fitting.median_frequency_weights([mask]) == (pytest.approx(2 / 3), pytest.approx(2))
+    assert fitting.median_frequency_weights([mask, ~mask]) == (1, 1)
+    logits, masks = torch.zeros(1, 8, 8), torch.from_numpy(mask.astype(np.float32))[None]
+    plain, weighted = (
+        fitting.segmentation_loss(logits, masks, weights) for weights in ((1.0, 1.0), (2 / 3, 2.0))
+    )
+    # Cross-entropy of 0.5 is log 2 in each pixel; weights change its mean to (48 * 2/3 + 16 * 2) / 64 of that.
+    assert float(weighted - plain) == pytest.approx(0, abs=1e-6)
+    missed = fitting.segmentation_loss(torch.full((1, 8, 8), -3.0), masks, (2 / 3, 2.0))
+    assert float(missed) > float(fitting.segmentation_loss(torch.full((1, 8, 8), -3.0), masks))
+
+
+def test_several_labels_count_as_one(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "identity", "--held-out", "0.3", "--validation", "0.3", "--label", "1,2"]
+    options += ["--steps", "1", "--batch", "1", "--crop", "32", "--threads", "1", "--device", "cpu"]
+    done = run_program(
+        capfd, main, "dice", data, tmp_path / "s", *options, "--class-weights", "--minutes", "1e-5"
+    )
+    assert (done.code, "0 of 9 trainings done" in done.out) == (0, True)
+    kept = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert (kept["label"], kept["class_weights"]) == ([1, 2], True)
+    bad = run_program(capfd, main, "dice", data, tmp_path / "s", "--label", "gland")
+    assert (bad.code, "must be labels, 0 to 255, separated by commas" in bad.error) == (2, True)
+
+
 def test_an_arm_is_trained_on_its_images() -> None:
     kinds = {name: drawn(4, dark=name != "real") for name in ("real", "synthetic", "procedural")}
-    material = Material(kinds, {name: kinds[name].thin(1) for name in ("real", "synthetic")}, {})
+    material = Material(kinds, {name: found.thin(1) for name, found in kinds.items()}, {})
     arms = {arm.name: arm for arm in plan_arms(4, few=2)}
     counts = {name: tuple(map(len, material.of(arm))) for name, arm in arms.items()}
     assert counts == {
@@ -174,6 +203,7 @@ def test_an_arm_is_trained_on_its_images() -> None:
         "2 real": (2, 1),
         "2 real + synthetic": (6, 2),
         "2 real + procedural": (6, 1),
+        "procedural": (4, 1),
     }
     assert (material.of(arms["synthetic"])[0].images[0] == kinds["synthetic"].images[0]).all()
 
@@ -197,6 +227,7 @@ def test_the_command_trains_stops_continues_and_reports(
     for arm in report["arms"].values():
         assert set(arm["tests"]) == {"real", "synthetic", "real, one stain"}
         assert 0 <= arm["tests"]["real"]["dice"]["mean"] <= 1
+        assert 0 <= arm["tests"]["real"]["background_recall"]["mean"] <= 1
         assert 0 <= arm["agreement"]["mean"] <= 1
     ET.fromstring((out / "dice.svg").read_text())
     kept = {file.name: file.read_bytes() for file in out.glob("*-0.json")}
@@ -206,6 +237,17 @@ def test_the_command_trains_stops_continues_and_reports(
     other = run_program(capfd, main, "dice", data, out, *[*options, "--steps", "9"])
     assert other.code == 2
     assert "this study has steps 8, not 9; give the same, or a new folder" in other.error
+
+
+def test_what_cannot_be_studied_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(SMALL, slide_of="case.", held_out=0.3, validation=0.3, label=(7,))
+    with pytest.raises(BadInput, match=r"--label 7: no mask of the training images has it, only 0, 1, 2"):
+        run_study(data, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(BadInput, match="safron-render: --model nope"):
+        run_study(data, tmp_path / "out", dataclasses.replace(options, label=(2,), model="nope"))
+    done = run_study(data, tmp_path / "out", dataclasses.replace(options, label=(2,), minutes=1e-6))
+    assert done["done"] == 0, "another model may be given"
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

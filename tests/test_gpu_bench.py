@@ -47,7 +47,7 @@ def test_what_is_not_installed_is_said(
     gpu.main()
     out = capsys.readouterr().out
     assert "left out, a network like the paper's: torch not installed" in out
-    assert "left out, whole slides: safron, zarr or dask not installed" in out
+    assert "left out, whole slides: safron not installed" in out
     assert set(json.loads(out.splitlines()[-1])["generators"]) == {"m"}
 
 
@@ -63,3 +63,39 @@ def test_patches_of_a_canvas(gpu: ModuleType, tmp_path: Path) -> None:
     assert gpu.write_mask(tmp_path / "m.zarr", 600) == 9
     assert gpu.windows(2).shape == (2, 296, 296)
     assert set(np.unique(gpu.windows(3))) == {0, 1, 2}
+
+
+def test_the_most_important_rows_come_first_and_are_not_measured_again(
+    gpu: ModuleType, tmp_path: Path
+) -> None:
+    made: list[str] = []
+
+    def step(name: str, rank: int) -> object:
+        def call(rows: object) -> dict[str, float]:
+            made.append(name)
+            if name == "dies":
+                raise KeyboardInterrupt
+            return {"patches_per_s": 1.0}
+
+        return gpu.Step(("net", "rates", name, "32"), rank, call)
+
+    lines = tmp_path / "rows.jsonl"
+    todo = [step("late", 4), step("first", 0), step("dies", 2), step("second", 1)]
+    with pytest.raises(KeyboardInterrupt):
+        gpu.measure(todo, lines, 60)
+    assert made == ["first", "second", "dies"]
+    lines.write_text(lines.read_text() + '[["net", "rates", "cut')
+    rows, left = gpu.measure(todo[:2] + todo[3:], lines, 60)
+    assert made[3:] == ["late"]
+    assert (len(rows), left) == (3, [])
+    assert gpu.nested(rows)["net"]["rates"]["first"] == {"32": {"patches_per_s": 1.0}}
+    rows, left = gpu.measure(todo, lines, -1.0)
+    assert [one.key[2] for one in left] == ["dies"]
+
+
+def test_a_row_that_was_cut_does_not_spoil_the_next(gpu: ModuleType, tmp_path: Path) -> None:
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text('[["net", "rates", "cut')
+    step = gpu.Step(("net", "parity"), 0, lambda rows: 1)
+    gpu.measure([step], lines, 60)
+    assert gpu.measure([step], lines, -1.0) == ({("net", "parity"): 1}, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from generators import MEMORY, SmallGpu
 from safron.engine import render
 from safron.engine.generator.halving import Halving, is_out_of_memory
 from safron.engine.generator.model import GeneratorInfo
+from safron.engine.generator.warm_up import warm_up
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.prepare import prepare
 from safron.io.errors import BadInput, Failed
 
 MASK = np.random.default_rng(0).integers(1, 3, (300, 420), np.uint8)
@@ -27,11 +31,11 @@ def undisturbed(tmp_path: Path) -> str:
 def test_memory_that_runs_out_half_way(
     batch: int, tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Six calls of the warm-up: the batch, twice, its halves, its patches elsewhere; then two that fit.
-    model = SmallGpu(most=4, since=8)
+    # Eight calls of the warm-up: the batch, twice, its halves, its patches elsewhere, two side by side; then two that fit.
+    model = SmallGpu(most=4, since=10)
     report = render(MASK, tmp_path / "out.tiff", model=model, batch=batch, **OPTIONS)
     assert report.digest == undisturbed
-    assert set(model.sizes[8:]) == {4}
+    assert set(model.sizes[10:]) == {4}
     assert report.run + report.painted == report.patches
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ["cuda:0: out of memory; continues with a batch size of 4, same pixels"]
@@ -70,7 +74,7 @@ def test_an_unfinished_render_keeps_the_batch_that_it_was_begun_with(
 
     class Stop(SmallGpu):
         def __call__(self, labels: Any, noise: Any = None) -> Any:
-            if len(self.sizes) == 10:
+            if len(self.sizes) == 12:
                 raise KeyboardInterrupt
             return super().__call__(labels, noise)
 
@@ -80,7 +84,7 @@ def test_an_unfinished_render_keeps_the_batch_that_it_was_begun_with(
     report = render(MASK, tmp_path / "out.tiff", model=model, batch=8, **OPTIONS)
     assert report.resumed > 0
     assert report.digest == undisturbed
-    assert 8 not in model.sizes[6:], "after the warm-up"
+    assert 8 not in model.sizes[8:], "after the warm-up"
 
 
 def test_what_counts_as_out_of_memory() -> None:
@@ -96,3 +100,32 @@ def test_other_failures_pass_through() -> None:
     model.__class__ = type("Broken", (SmallGpu,), {"__call__": lambda *args: 1 / 0})
     with pytest.raises(ZeroDivisionError):
         Halving(model, GeneratorInfo.of(model))(np.zeros((2, 72, 72), np.uint8))
+
+
+class Hoarder(SmallGpu):
+    """Takes memory once for libraries, and for each thread that calls, as CUDA's and ONNX Runtime's do."""
+
+    ONCE, EACH = 48 << 20, 16 << 20
+
+    def __init__(self) -> None:
+        super().__init__(most=99)
+        self.kept: dict[int | str, Any] = {}
+        self.both = threading.Barrier(2, timeout=10)
+
+    def __call__(self, labels: Any, noise: Any = None) -> Any:
+        self.kept.setdefault("once", np.ones(self.ONCE, np.uint8))
+        self.kept.setdefault(threading.get_ident(), np.ones(self.EACH, np.uint8))
+        if "safron-warm-up" in threading.current_thread().name:
+            self.both.wait()  # two calls at the same time, or the test fails
+        return super().__call__(labels, noise)
+
+
+def test_what_is_loaded_once_is_counted_once() -> None:
+    options = RenderOptions(batch=4, model=SmallGpu(most=99), **OPTIONS)
+    plan = prepare(MASK, "out.tiff", options, dry_run=True).plan
+    model = Hoarder()
+    found = warm_up(model, GeneratorInfo.of(model), plan)
+    assert found.added_bytes >= 0.9 * (Hoarder.ONCE + Hoarder.EACH)
+    assert found.bytes_of(1) == found.added_bytes
+    assert Hoarder.EACH <= found.more_bytes < Hoarder.ONCE
+    assert found.bytes_of(3) < 2 * found.added_bytes

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safron.engine.generator.model import load_model
-from safron.io.errors import BadInput
-from safron.training.config.settings import PRESETS, override, preset
+from safron.training.config.settings import PRESETS, preset
 from safron.training.data import draw_batch, open_source
 from training_cases import count_macs, pair
 
@@ -68,8 +67,3 @@ def test_both_networks_are_trained(tmp_path: Path) -> None:
             not torch.equal(a, b) for a, b in zip(old, getattr(trainer, name).parameters(), strict=True)
         ]
         assert all(changed), name
-
-
-def test_context_is_refused() -> None:
-    with pytest.raises(BadInput, match="pix2pix sees the patch alone: give 0"):
-        override(TINY, {"model": {"context": 4}}, "test")

@@ -159,6 +159,38 @@ def test_coco_regions_are_those_of_the_mask(slide: Path) -> None:
     assert {category["id"] for category in document["categories"]} == {1, 2}
 
 
+def test_instances_travel_with_their_tiles(slide: Path) -> None:
+    """Numbers beyond 16 bits become numbers of the tile, in every format that has a place for them."""
+    numbers = np.zeros(MASK.shape, np.uint32)
+    for number, y in enumerate(range(0, 500, 40), 70_000):
+        for x in range(0, 1400, 40):
+            numbers[y : y + 30, x : x + 30] = number * 100 + x
+    np.save("n.npy", numbers)
+    given = "--instances", "n.npy", "--split", "0.7,0.3"
+    rows = cut(slide, *given)
+    for row in rows[:9]:
+        part = numbers[row["y"] : row["y"] + 96, row["x"] : row["x"] + 96]
+        found = png(Path("t") / row["split"] / "instances" / f"{row['name']}.png")
+        assert found.dtype == np.uint16
+        pairs = {*zip(found.ravel().tolist(), part.ravel().tolist(), strict=True)}
+        assert len(pairs) == len(np.unique(part)) == found.max() + 1
+        assert int(row["instances"]) == found.max()
+    cut(slide, *given, "--format", "coco", "--overwrite")
+    document = json.loads(Path("t/train.json").read_text())
+    by_name = {row["name"]: row for row in rows}
+    image = document["images"][0]
+    row = by_name[Path(image["file_name"]).stem]
+    held = [region for region in document["annotations"] if region["image_id"] == image["id"]]
+    assert len(held) == int(row["instances"])
+    x, y, width, height = held[0]["bbox"]
+    inside = labels_of(row)[y : y + height, x : x + width]
+    assert held[0]["category_id"] == np.bincount(inside.ravel()).argmax()
+    cut(slide, *given, "--format", "webdataset", "--overwrite")
+    with tarfile.open("t/train-000000.tar") as archive:
+        assert f"{rows[0]['name']}.instances.png" in archive.getnames()
+    assert run(slide / "s.tiff", slide / "m.zarr", "u", "--instances", slide / "s.tiff") == 2
+
+
 def test_geojson_tiles_are_drawn_back(slide: Path) -> None:
     row = next(row for row in cut(slide, "--format", "geojson") if row["split"] == "train")
     path = Path("t/train") / f"{row['name']}.geojson"

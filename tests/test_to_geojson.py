@@ -149,12 +149,14 @@ def test_the_command_names_classes_as_qupath_reads_them(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_names_and_colours_of_qupath_come_back(here: Path) -> None:
+@pytest.mark.parametrize("classified", [True, False])
+def test_names_and_colours_of_qupath_come_back(here: Path, classified: bool) -> None:
     ring = [[2, 2], [30, 2], [30, 20], [2, 20], [2, 2]]
+    said: dict[str, Any] = {"name": "Tumor", "color": [1, 2, 3]}
     drawn = {
         "type": "Feature",
         "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "properties": {"classification": {"name": "Tumor", "color": [1, 2, 3]}},
+        "properties": {"classification": said} if classified else said,
     }
     Path("a.geojson").write_text(json.dumps([drawn]))
     assert run("from-geojson", "a.geojson", "m.zarr", "--size", "40,30", "--label", "Tumor=7") == 0
@@ -162,6 +164,9 @@ def test_names_and_colours_of_qupath_come_back(here: Path) -> None:
     (back,) = json.loads(Path("b.geojson").read_text())["features"]
     assert back["properties"]["classification"] == {"name": "Tumor", "color": [1, 2, 3]}
     assert sorted(back["geometry"]["coordinates"][0]) == sorted(ring)
+    assert run("from-geojson", "b.geojson", "again.zarr", "--like", "m.zarr") == 0
+    one, two = (open_mask(name) for name in ("m.zarr", "again.zarr"))
+    np.testing.assert_array_equal(one[:, :], two[:, :])
 
 
 def test_downsample_puts_corners_on_the_slide(here: Path) -> None:

@@ -21,16 +21,18 @@ from safron.io.errors import BadInput
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
+from safron.engine.plan.window import Window
 from safron.engine.viewing import cli
 from safron.engine.viewing.edits import EditableMask, Stroke
-from safron.engine.viewing.pictures import ImagePicture, SlidePicture
+from safron.engine.viewing.on_screen import MaskPicture
+from safron.engine.viewing.pictures import ImagePicture, Shown, SlidePicture
 from safron.engine.viewing.scene import Scene, open_scene
 from safron.engine.viewing.seams import Patches, worst_seam
 from safron.io.masks.open import open_mask
 from view_pages import Page, serving
 
 LABELS = blobs(700, 900, seed=2)
-OPTIONS: dict[str, Any] = {"tile": 64, "mpp": 1.0}
+OPTIONS: dict[str, Any] = {"tile": 128, "mpp": 1.0}
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def open_here(mask: Path, **options: Any) -> Scene:
 
 def wait(page: Page, level: int = 0) -> Any:
     """Look until all of the view is rendered."""
-    for _ in range(600):
+    for _ in range(2000):
         state = page.state(level)
         if state["progress"]["done"] == state["progress"]["total"]:
             return state
@@ -67,7 +69,7 @@ def test_a_mask_becomes_tissue_while_one_looks(mask: Path) -> None:
     with serving(open_here(mask)) as page:
         info = page.json("/info")
         assert (info["kind"], info["width"], info["height"], info["mpp"]) == ("mask", 900, 700, 1.0)
-        assert info["patches"]["tile"] - info["patches"]["overlap"] == 44
+        assert info["patches"]["tile"] - info["patches"]["overlap"] == 108
         assert page.ask("/tissue/0/0/0")[0] == 204
         state = wait(page, 2)
         assert state["progress"]["total"] == 12
@@ -106,6 +108,23 @@ def test_the_middle_of_the_view_comes_first_and_parts_are_shown(mask: Path) -> N
         assert before["progress"]["paused"]
         page.json("/pause", {"paused": False})
         assert wait(page, 1)["version"] > state["version"]
+
+
+def test_another_stain_changes_the_colours_and_keeps_the_seed(mask: Path) -> None:
+    with serving(open_here(mask)) as page:
+        assert wait(page)["stain"] == "reference"
+        first = page.ask("/tissue/0/1/1")[2]
+        page.json("/seed", {"seed": 3})
+        page.json("/stain", {"stain": "violet"})
+        state = wait(page)
+        assert (state["stain"], state["seed"], state["epoch"]) == ("violet", 3, 2)
+        assert page.ask("/tissue/0/1/1")[2] != first
+        for wrong in ("/etc/passwd", "s.svs", "random:x", "random:1\n"):
+            assert page.ask("/stain", {"stain": wrong})[0] == 400
+        page.json("/stain", {"stain": "reference"})
+        page.json("/seed", {"seed": 0})
+        wait(page)
+        assert page.ask("/tissue/0/1/1")[2] == first
 
 
 def test_another_seed_gives_other_tissue(mask: Path) -> None:
@@ -270,7 +289,7 @@ def test_a_slide_with_its_mask(mask: Path, here: Path) -> None:
     )
     with serving(open_scene("slide.svs", str(mask))) as page:
         info = page.json("/info")
-        assert (info["kind"], info["patches"]["tile"], info["has_labels"]) == ("slide", 64, True)
+        assert (info["kind"], info["patches"]["tile"], info["has_labels"]) == ("slide", 128, True)
         assert isinstance(page.scene.picture, SlidePicture)
         shown = page.scene.picture.tile(0, 1, 2)
         assert shown is not None
@@ -278,7 +297,7 @@ def test_a_slide_with_its_mask(mask: Path, here: Path) -> None:
             np.testing.assert_array_equal(shown.rgb, slide.tile(0, 1, 2))
         assert page.ask("/tissue/3/0/0")[0] == 200
         assert page.state()["progress"] == {}
-        assert page.json("/seam?level=0&x0=0&y0=0&x1=900&y1=700")["sides"] > 100
+        assert page.json("/seam?level=0&x0=0&y0=0&x1=900&y1=700")["sides"] > 50
         assert page.ask("/seed", {"seed": 1})[0] == 400
     small = np.ones((10, 10), np.uint8)
     zarr.save_array(here / "small.zarr", small)
@@ -314,11 +333,7 @@ def test_the_side_with_the_largest_step_is_found() -> None:
             super(ImagePicture, self).__init__(512, 512, None)
 
         def read(self, level: int, row: int, column: int) -> Any:
-            from safron.engine.viewing.pictures import Shown
-
             return Shown(pixels[row * 256 : row * 256 + 256, column * 256 : column * 256 + 256], None)
-
-    from safron.engine.plan.window import Window
 
     found = worst_seam(Image(), Patches(64, 20), Window(0, 0, 512, 512))
     assert found is not None
@@ -326,6 +341,42 @@ def test_the_side_with_the_largest_step_is_found() -> None:
     assert found["step"] > 25
     assert found["usual"] < 3
     assert worst_seam(Image(), Patches(64, 20), Window(0, 0, 30, 30)) is None
+
+
+def test_nobody_looking_nothing_is_rendered(mask: Path) -> None:
+    class Slow(RampModel):
+        def __call__(self, labels: Any, noise: Any = None) -> Any:
+            time.sleep(0.01)
+            return super().__call__(labels, noise)
+
+    now = [0.0]
+    slide = VirtualSlide(LABELS, model=Slow(), **OPTIONS)
+    picture = MaskPicture(slide, clock=lambda: now[0])
+    picture.look(0, Window(0, 0, 700, 900))
+    now[0] = 30.0
+    time.sleep(0.3)  # what was begun is finished
+    done = picture.progress()["done"]
+    time.sleep(0.3)
+    assert picture.progress()["done"] == done < 12
+    picture.look(0, Window(0, 0, 700, 900))
+    for _ in range(1000):
+        if picture.progress()["done"] == 12:
+            break
+        time.sleep(0.01)
+    assert picture.progress() == {"total": 12, "done": 12, "most": 1024, "paused": False, "error": ""}
+    picture.close()
+
+
+def test_a_view_of_a_huge_mask_is_planned_at_once() -> None:
+    labels = np.broadcast_to(np.uint8(1), (1 << 16, 1 << 16))
+    picture = MaskPicture(VirtualSlide(labels, model="identity"), threads=0)
+    start = time.perf_counter()
+    picture.look(8, Window(0, 0, 1 << 16, 1 << 16))
+    progress = picture.progress()
+    assert time.perf_counter() - start < 3
+    assert (progress["total"], progress["done"], progress["most"]) == (1 << 16, 0, 1024)
+    assert picture._wanted[0][1:] in {(127, 127), (127, 128), (128, 127), (128, 128)}
+    picture.close()
 
 
 # Safety.

@@ -127,6 +127,9 @@ def test_a_mask_is_looked_at_painted_and_saved(browser: Any, here: Path) -> None
         page.wait_for_selector("#note:has-text('grey levels')")
         page.keyboard.press("n")
         until(lambda: page.input_value("#seed") == "1")
+        page.select_option("#stain", "violet")
+        until(lambda: scene.picture.slide.options.stain == "violet")  # type: ignore[union-attr]
+        until(lambda: page.input_value("#stain") == "violet" and page.input_value("#seed") == "1")
         assert not [text for text in troubles if "400" not in text]
         page.close()
 

@@ -29,6 +29,13 @@ CASES: dict[str, dict[str, Any]] = {
     "mask half as fine": {"mpp": 2.0, "tiff_tile": 32},
     "mask finer": {"mpp": 0.7},
     "region": {"region": (33, 21, 201, 222)},
+    "stained": {
+        "stain": "violet",
+        "stain_field": 0.3,
+        "align": True,
+        "level_count": 3,
+        "region": (33, 21, 201, 222),
+    },
     "padded": {"align": True, "level_count": 4},
     "all levels": {"level_count": 9},
     "tiles that decide the size of levels": {"tiff_tile": 16},

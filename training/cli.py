@@ -7,7 +7,6 @@ works without it.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -25,18 +24,15 @@ from safron.io.console import (
     version_option,
 )
 from safron.io.errors import BadInput
+from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
+from safron.training.diffusion.commands import diffusion, export_diffusion
+from safron.training.needs import need_torch
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
 PATH = click.Path(path_type=Path)
-
-
-def _need_torch() -> None:
-    for module in ("torch", "onnx", "scipy"):
-        if importlib.util.find_spec(module) is None:
-            raise BadInput(f"training needs {module}, which is missing; run: pip install 'safron[train]'")
 
 
 class DefaultFit(ProgramGroup):
@@ -136,7 +132,7 @@ def _add(options: Sequence[Any]) -> Callable[[Any], Any]:
 @debug_option
 def fit(data: Path, out: Path, **options: Any) -> None:
     """Train on the images and masks in DATA; write checkpoints, log and sample sheets to OUT."""
-    _need_torch()
+    need_torch()
     # Read when PyTorch's thread library loads. Threads that spin while they wait made a step six times slower on a machine
     # with other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -230,10 +226,24 @@ def _length(config: TrainConfig) -> str:
 @debug_option
 def export(checkpoint: Path, out: Path, float16: bool, **card: str | None) -> None:
     """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and compare it with PyTorch."""
-    _need_torch()
+    need_torch()
     from safron.training.export import export_checkpoint
 
     _tell(out, export_checkpoint(checkpoint, out, card=card, float16=float16))
+
+
+@cli.command("page", epilog="Example: safron-train page runs/second run.html --before runs/first")
+@click.argument("run", type=PATH)
+@click.argument("out", type=PATH, metavar="OUT.html")
+@option("--before", "Folder of another run to compare with.", "RUN", type=PATH)
+@option("--overwrite", "Replace OUT.", is_flag=True)
+@debug_option
+def page(run: Path, out: Path, before: Path | None, overwrite: bool) -> None:
+    """Write a page about the training in the folder RUN: losses in words and as curves, samples over time, settings."""
+    from safron.training.run_page import write_run_page
+
+    write_run_page(run, out, before=before, overwrite=overwrite)
+    click.echo(f"wrote {out}")
 
 
 @cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
@@ -245,7 +255,7 @@ def export(checkpoint: Path, out: Path, float16: bool, **card: str | None) -> No
 @debug_option
 def export_random(out: Path, float16: bool, **options: Any) -> None:
     """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
-    _need_torch()
+    need_torch()
     from safron.training.export import export_fresh
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -255,6 +265,25 @@ def export_random(out: Path, float16: bool, **options: Any) -> None:
 def _tell(out: Path, card: dict[str, Any]) -> None:
     parity, overlap = card["parity_max_abs"], card["overlap_mismatch"]
     click.echo(f"wrote {out}: parity {parity:.2g} of 255, overlap {overlap:.2g}")
+
+
+def _if_torch(command: click.Command) -> click.Command:
+    """Let a command say in one line that PyTorch is missing."""
+    call = command.callback
+    assert call is not None
+
+    def checked(**options: Any) -> Any:
+        need_torch()
+        return call(**options)
+
+    command.callback = checked
+    return command
+
+
+cli.add_command(_if_torch(diffusion))
+cli.add_command(_if_torch(export_diffusion))
+cli.add_command(refiner)
+cli.add_command(export_refiner)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -116,12 +116,10 @@ class PaperGenerator(nn.Module):
         skips = [0, *up] if config.skips else [0] * levels
         inner = [down[levels], *up]
         self.skips = config.skips
-        self.stem: nn.Conv2d | None = None
-        if config.network == "paper":
-            self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False)
-        else:
-            down[0] = 3
-        self.down = nn.ModuleList(nn.Conv2d(down[i], down[i + 1], 4, 2, 1) for i in range(levels))
+        # Without context there is nothing for a stem to span, and this is pix2pix's U-Net.
+        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False) if config.context else None
+        first = [base if config.context else 3, *down[1:]]
+        self.down = nn.ModuleList(nn.Conv2d(first[i], down[i + 1], 4, 2, 1) for i in range(levels))
         self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:levels])
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(inner[i] + skips[i], [*up, 3][i], 4, 2, 1) for i in range(levels)

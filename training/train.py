@@ -136,6 +136,11 @@ class Trainer:
             discriminator_loss = self.adversarial.discriminator(real_logits, fake_logits)
         self._descend(discriminator_loss, self.discriminator_adam, "discriminator")
 
+        if self.done < config.generator_delay:
+            self.scaler.update()
+            self.done += 1
+            return {"discriminator": discriminator_loss.item()}
+
         # The generator learns to pass. The discriminator only hands gradients on: its own would be thrown away.
         self.discriminator.eval().requires_grad_(False)
         with self._autocast():
@@ -155,8 +160,7 @@ class Trainer:
             if name != "adversarial":
                 start, end = getattr(config, f"{name}_weight")
                 total = total + (start + (end - start) * min(1.0, share / config.settle)) * loss
-        if self.done >= config.generator_delay:
-            self._descend(total, self.generator_adam, "generator")
+        self._descend(total, self.generator_adam, "generator")
         self.scaler.update()
         self.discriminator.requires_grad_(True)
         self._follow()

@@ -124,7 +124,7 @@ def _axis(axis: AxisGrid, taper: Taper, start: int, stop: int) -> _Axis:
 
 
 @lru_cache(maxsize=256)
-def _summed(blend: Blend, length: int) -> Int32:
+def weights_side_by_side(blend: Blend, length: int) -> Int32:
     """Sum of the weights of patches a stride apart that together write so many pixels."""
     tile, stride = blend.grid.tile, blend.grid.rows.stride
     total = np.zeros(length, np.int32)
@@ -210,7 +210,7 @@ class Accumulator:
         """
         y, x = first.y - self.window.y, first.x - self.window.x
         height, width = labels.shape
-        rows, columns = (_summed(self.blend, length) for length in (height, width))
+        rows, columns = (weights_side_by_side(self.blend, length) for length in (height, width))
         if compiled is not None:
             compiled.add_labels(*self._parts(), labels, colors, rows, columns, y, x, self.blend.bits)
             return

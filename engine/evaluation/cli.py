@@ -16,6 +16,7 @@ from safron.io.console import (
     option,
     options_of,
     run_program,
+    say_if_interrupted,
     version_option,
     warn,
 )
@@ -307,6 +308,7 @@ def dice(data: Path, out: Path, **options: Any) -> None:
 
     from .seam_report import format_table
 
+    say_if_interrupted("finished trainings are kept, and the same command continues")
     report = run_study(data, out, chosen)
     for name, text in (
         ("report.json", json.dumps(report, indent=2) + "\n"),

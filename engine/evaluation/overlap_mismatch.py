@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.inputs import Labels, read_labels
 from safron.engine.generator.model import PatchModel
-from safron.engine.generator.planes import card_sources, further, one_patch
+from safron.engine.generator.planes import card_sources, first_step, further, one_patch
 from safron.engine.plan.grid import PatchGrid, PatchJob
 
 VISIBLE_OFFSET = 2.0
@@ -107,10 +107,14 @@ def measure_mismatch(
 
 
 def _generate(model: PatchModel, mask: Labels, job: PatchJob, seed: int) -> npt.NDArray[np.float32] | None:
-    """One patch before blending, float32 [tile, tile, 3]; None where it is filled with the background's colour."""
+    """One patch before blending, float32 [tile, tile, 3]; None where it is filled with the background's colour.
+
+    Of a sampler it is what it predicts in its first step.
+    """
     card = model.card
     labels = read_labels(mask, job.read, outside=card.outside)
     if card.is_fill[labels].all():
         return None
-    inputs = one_patch(card_sources(card, mask, seed=seed), labels, job.read)
+    sources = (*card_sources(card, mask, seed=seed), *first_step(card, seed=seed))
+    inputs = one_patch(sources, labels, job.read)
     return np.asarray(model(inputs["labels"], inputs.get("noise"), **further(inputs))[0], np.float32)

@@ -111,7 +111,7 @@ class JobPayload:
     @classmethod
     def pack(cls, token: str, job: Job, source: ModelSource) -> JobPayload:
         """Pack a job; of the generator only its source is sent."""
-        content = pickle.dumps((job.plan, job.mask, job.scratch, job.model))
+        content = pickle.dumps((job.plan, job.mask, job.scratch, job.model, job.sampling))
         return cls(
             token=token,
             source=source,
@@ -155,13 +155,20 @@ class JobPayload:
             raise Failed(
                 f"runs {mine_is}, the render {theirs}; use like workers, or see --runtime and --precision"
             )
-        plan, mask, scratch, seen = pickle.loads(self.content)
+        plan, mask, scratch, seen, sampling = pickle.loads(self.content)
         timer = timer or CallTimer()
         timer.plan = plan
         mask.keep_chunks(block=plan.block, workers=sharers)
         scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
-        info = replace(info, same_halves=seen.same_halves, same_places=seen.same_places)
-        return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan))
+        # Options may have changed the card: its sampler, its style, its picture.
+        info = replace(
+            info,
+            card=seen.card,
+            same_halves=seen.same_halves,
+            same_places=seen.same_places,
+            joined=seen.joined,
+        )
+        return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan), sampling)
 
 
 def _identity(job: Job) -> bytes | None:
@@ -359,6 +366,8 @@ def facts_of_worker(source: ModelSource, plan: RenderPlan, batch: int | None) ->
     try:
         model = source.load()
         info = GeneratorInfo.of(model)
+        if source.call_seconds is not None:  # it is meant for calls of one patch
+            info = replace(info, joined=1)
         planned = choose_batch(batch, info)
         seen = first_call(lambda: warm_up(model, info, replace(plan, batch=planned)), source.call_seconds)
     except SafronError as error:

@@ -11,13 +11,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.planes import Inputs, each, further
+from safron.engine.generator.warm_up import GPU_CALLS
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.task_result import Tally
 
 from .batching import Batch, Batches, Call, Deliver, Ran, Strip
 
-RUNNERS = 2
+RUNNERS = GPU_CALLS
 """Calls at a time on a device: while it works on one batch, the next is on its way there."""
 BUFFERS = RUNNERS + 3
 """Batches that are held: one more to be filled, one that is being delivered, and one for parts of a batch that failed."""

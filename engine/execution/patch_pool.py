@@ -18,6 +18,7 @@ import numpy.typing as npt
 from safron.engine.generator.halving import Halving
 from safron.engine.generator.model import GeneratorInfo, PatchModel
 from safron.engine.generator.planes import further
+from safron.engine.generator.sampler import guided
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.scratch.task_result import Tally
 
@@ -29,6 +30,7 @@ Values = npt.NDArray[Any]
 
 def open_pool(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> Pool:
     """Decide how patches come to the generator; see `safron.engine.execution.batching`."""
+    model = guided(model, info.card.sampler, info.card.is_fill)
     if plan.batch == 1 or (info.batch_invariant and not info.on_gpu):
         return PatchPool(model, plan.batch if info.per_call is None else info.per_call, info.calls)
     call = Halving(model, info) if info.on_gpu else model
@@ -204,5 +206,5 @@ class _Patches:
     def _deliver(self, strip: Strip, start: int, values: Values) -> None:
         with self.tally.stage("blend"):
             strip.deliver(values, strip.window(start))
-        self.tally.run += len(values)
-        self.ran(len(values))
+        self.tally.run += len(values) * strip.patches
+        self.ran(len(values) * strip.patches)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.blending.accumulator import Accumulator
+from safron.engine.blending.dense import DenseSums, merge_sums, new_sums
 from safron.engine.blending.resample import resample
 from safron.engine.generator.inputs import Labels, read_labels, where_fill
 from safron.engine.generator.model import GeneratorInfo
@@ -38,6 +39,8 @@ from safron.io.slides.writer import EncodedTile, encode_region
 
 from .batching import Batches, Pool, Strip
 from .device_queue import Stopped
+from .joined_patches import Parts, State, joined, take_squares
+from .sampling import Held, Sampling
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -52,6 +55,8 @@ class Job:
         What is known of the generator.
     pool
         Runs the generator; None where other processes do.
+    sampling
+        The step of a sampler that this pass over the canvas takes; None of a generator that gives the picture itself.
     """
 
     plan: RenderPlan
@@ -59,6 +64,7 @@ class Job:
     model: GeneratorInfo
     scratch: Scratch
     pool: Pool | None = None
+    sampling: Sampling | None = None
 
     @property
     def labels(self) -> Labels:
@@ -66,7 +72,8 @@ class Job:
         return self._drawn(self.mask)
 
     def _drawn(self, mask: LabelMask) -> Labels:
-        grid, scale = self.plan.grid, self.plan.scale
+        plan = self.plan if self.sampling is None else self.sampling.whole
+        grid, scale = plan.grid, plan.scale
         if scale.is_one:
             return mask
         return ScaledMask(mask, (grid.height, grid.width), scale.slide_index)
@@ -76,6 +83,10 @@ class Job:
         """Where the generator's inputs beside labels come from."""
         beside = {name: self._drawn(other) for name, other in self.mask.beside.items()}
         return card_sources(self.model.card, self.labels, seed=self.plan.seed, beside=beside)
+
+    def on_canvas(self, window: Window) -> Window:
+        """Return a window of the plan in drawn pixels of the canvas."""
+        return window if self.sampling is None else self.sampling.on_canvas(window)
 
 
 # Tasks of this process look here between batches: who wants to hear of finished patches, and whether to
@@ -126,7 +137,7 @@ class PatchTarget(Protocol):
         """Add rows of patches that give each label its colour."""
 
 
-def strips(job: Job, rect: PatchRect, target: PatchTarget, tally: Tally) -> Iterator[Strip]:
+def strips(job: Job, rect: PatchRect, target: PatchTarget | DenseSums, tally: Tally) -> Iterator[Strip]:
     """Give the patches of `rect` that need the generator; fill those that hold background only.
 
     Parameters
@@ -141,35 +152,59 @@ def strips(job: Job, rect: PatchRect, target: PatchTarget, tally: Tally) -> Iter
     grid, model, written = job.plan.grid, job.model, rect.window(job.plan.grid)
     down, across, context = grid.rows.stride, grid.columns.stride, grid.context
     side = grid.tile + 2 * context
+    area = job.on_canvas(written.expand(context))
     with tally.stage("read"):
-        labels = read_labels(job.labels, written.expand(context), outside=model.card.outside)
+        labels = read_labels(job.labels, area, outside=model.card.outside)
+        held = None if job.sampling is None else job.sampling.hold(area)
     inner = labels[context:][: written.height, context:][:, : written.width]
     corner = Window(written.y, written.x, grid.tile, grid.tile)
     if model.colors is not None:
         with tally.stage("blend"):
-            target.paint(inner, model.colors, corner)
+            _paint(job, target, inner, model.colors, corner)
         tally.run += len(rect)
         notify(job.scratch, len(rect))
         return
     is_fill, fill_colors = model.card.is_fill, model.card.fill_colors
     # A view: a row of patches after the other, [rows, columns, side, side].
     windows = sliding_window_view(labels, (side, side))[::down, ::across]
+    states: list[list[State]] = [
+        [*_all_fill(labels[row * down :][:side], in_row, is_fill)] for row, in_row in enumerate(windows)
+    ]
+    if model.joined > 1 and not isinstance(target, DenseSums):
+        yield from _squares(job, labels, states, corner, target, tally)
     for row, in_row in enumerate(windows):
         start = 0
-        for filled, alike in groupby(_all_fill(labels[row * down :][:side], in_row, is_fill)):
+        for filled, alike in groupby(states[row]):
             count = len(list(alike))
             y, x = row * down, start * across
             first, part = corner.shift(y, x), in_row[start : start + count]
             start += count
+            if filled is None:
+                continue
             if not filled:
-                inputs = {"labels": part} | _planes(job, first, count, tally)
+                inputs = {"labels": part} | _planes(job, first, count, across, tally, held)
                 yield Strip(inputs, first, across, target.add)
                 continue
             with tally.stage("blend"):
                 strip = inner[y : y + grid.tile, x : x + (count - 1) * across + grid.tile]
-                target.paint(strip, fill_colors, first)
+                _paint(job, target, strip, fill_colors, first, held)
             tally.painted += count
             notify(job.scratch, count)
+
+
+def _squares(
+    job: Job, labels: UInt8, states: list[list[State]], corner: Window, target: PatchTarget, tally: Tally
+) -> Iterator[Strip]:
+    """Give windows of several patches, and mark these in `states`; see `safron.engine.execution.joined_patches`."""
+    grid, side = job.plan.grid, job.model.joined
+    down, across = grid.rows.stride, side * grid.columns.stride
+    for row, column, count in take_squares(states, side):
+        first = joined(corner.shift(row * down, column * grid.columns.stride), grid, side)
+        read = first.expand(grid.context)
+        band = labels[row * down :, column * grid.columns.stride :][: read.height]
+        part = sliding_window_view(band, read.width, axis=1)[:, ::across].transpose(1, 0, 2)[:count]
+        inputs = {"labels": part} | _planes(job, first, count, across, tally)
+        yield Strip(inputs, first, across, Parts(target, grid, side), patches=side * side)
 
 
 def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> list[bool]:
@@ -182,12 +217,33 @@ def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> l
     return [bool(columns[index * step : index * step + side].all()) for index in range(count)]
 
 
-def _planes(job: Job, first: Window, count: int, tally: Tally) -> Inputs:
-    """Give the inputs beside labels of patches that lie side by side; the first has this write window."""
-    read, inputs = first.expand(job.plan.grid.context), {}
-    for source in job.sources:
+def _paint(
+    job: Job,
+    target: PatchTarget | DenseSums,
+    labels: UInt8,
+    colors: UInt8,
+    first: Window,
+    held: Held | None = None,
+) -> None:
+    """Give labels their colours, in patches that lie side by side; a sampler is led to them."""
+    if not isinstance(target, DenseSums):
+        target.paint(labels, colors, first)
+        return
+    assert held is not None
+    assert job.sampling is not None
+    area = job.on_canvas(Window(first.y, first.x, *labels.shape))
+    target.add_sheet(job.sampling.of_fill(held, colors[labels], area), first)
+
+
+def _planes(
+    job: Job, first: Window, count: int, stride: int, tally: Tally, held: Held | None = None
+) -> Inputs:
+    """Give the inputs beside labels of windows that lie side by side; the first writes this window."""
+    read, inputs = job.on_canvas(first.expand(job.plan.grid.context)), {}
+    more = () if held is None or job.sampling is None else job.sampling.sources(held)
+    for source in (*job.sources, *more):
         with tally.stage(source.spec.name):
-            inputs[source.spec.name] = patch_windows(source, read, count, job.plan.grid.columns.stride)
+            inputs[source.spec.name] = patch_windows(source, read, count, stride)
     return inputs
 
 
@@ -211,6 +267,9 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
     plan = job.plan
     block = plan.block_plan(index)
     tally = Tally()
+    if job.sampling is not None and not job.sampling.is_last:
+        _step_task(job, job.sampling, block, tally)
+        return TaskDone("block", index, tally)
     image = _image_memory(block.window.height, block.window.width)
     if block.rendered != block.window:
         image[:] = job.model.card.background
@@ -219,11 +278,9 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
         drawing = rendered
         if not plan.scale.is_one:
             drawing = np.empty((block.drawn.height, block.drawn.width, 3), np.uint8)
-        accumulator = Accumulator(block.drawn, plan.blend, drawing)
-        with _batches(job, tally) as batches:
-            for strip in strips(job, block.inner, accumulator, tally):
-                batches.push(strip)
-        _finish(job, block, accumulator, tally)
+        target = new_sums(block.drawn, plan.blend, drawing)
+        _add_all(job, block, target, tally)
+        _finish(job, target, drawing, tally)
         if not plan.scale.is_one:
             with tally.stage("resample"):
                 resample(drawing, block.drawn, rendered, block.rendered, plan.scale, canvas=plan.canvas)
@@ -248,9 +305,37 @@ def _image_memory(height: int, width: int) -> UInt8:
     return image
 
 
-def _finish(job: Job, block: BlockPlan, accumulator: Accumulator, tally: Tally) -> None:
-    """Add the sums of boundary patches, this block's and its neighbours', and make pixels of them."""
+def _step_task(job: Job, sampling: Sampling, block: BlockPlan, tally: Tally) -> None:
+    """Take a step of a sampler in a block, and keep the running picture for the next pass."""
+    target = DenseSums(block.drawn, job.plan.blend)
+    _add_all(job, block, target, tally)
+    channels, here = sampling.sampler.channels, sampling.in_picture(sampling.on_canvas(block.drawn))
+    picture = np.empty((channels, here.height, here.width), np.float32)
+    with tally.stage("step"):
+        for rows, values in sampling.after(target):
+            picture[:, rows] = values
+    with tally.stage("scratch"):
+        job.scratch.state.write(here, picture)
+
+
+def _finish(job: Job, target: Accumulator | DenseSums, drawing: UInt8, tally: Tally) -> None:
+    """Make pixels of all patches of a block, uint8 [h, w, 3]; a sampler takes its last step."""
+    if isinstance(target, Accumulator):
+        with tally.stage("blend"):
+            target.finalize()
+        return
+    assert job.sampling is not None
+    with tally.stage("step"):
+        for rows, picture in job.sampling.after(target):
+            drawing[rows] = job.sampling.step.colors_of(picture).transpose(1, 2, 0)
+
+
+def _add_all(job: Job, block: BlockPlan, target: Accumulator | DenseSums, tally: Tally) -> None:
+    """Add up the inner patches of a block, and the boundary patches, this block's and its neighbours'."""
     plan = job.plan
+    with _batches(job, tally) as batches:
+        for strip in strips(job, block.inner, target, tally):
+            batches.push(strip)
     for source in plan.sources(block.index):
         if not plan.block_plan(source).boundary:
             continue
@@ -258,9 +343,7 @@ def _finish(job: Job, block: BlockPlan, accumulator: Accumulator, tally: Tally) 
             pixels, sums = job.scratch.boundaries.read(source)
         with tally.stage("blend"):
             for part in boundary_parts(plan, source, pixels, sums).values():
-                accumulator.merge(part)
-    with tally.stage("blend"):
-        accumulator.finalize()
+                merge_sums(target, part)
 
 
 def _encode_levels(job: Job, block: BlockPlan, image: UInt8, tally: Tally) -> Iterator[EncodedTile]:

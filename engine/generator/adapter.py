@@ -47,6 +47,8 @@ def check_adapter(session: Any, card: Card, source: str) -> None:
             )
     if card.edges:
         raise BadInput(f"--model {source}: its card has edges and an adapter, which takes none; {PAGE}")
+    if card.initial:
+        raise BadInput(f"--model {source}: its card has initial and an adapter, which takes none; {PAGE}")
     known = {adapter.input.name, adapter.noise}
     if spare := sorted(set(inputs) - known):
         raise BadInput(f"--model {source}: inputs {spare} are not in its card's adapter; {PAGE}")

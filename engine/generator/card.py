@@ -20,6 +20,8 @@ from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert
 from safron.io.legend import Label
 from safron.io.measures.guides import Guides
 
+from .sampler import Sampler
+
 __all__ = ["RGB", "Card", "Label", "parse_card"]
 
 PAGE = "see docs/generator-contract.md"
@@ -122,8 +124,32 @@ class Edges(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError('labels are for of "instances", which needs one label of nuclei at least')
 
 
+class StyleEncoder(Struct, frozen=True, forbid_unknown_fields=True):
+    """A network that measures the style of an image: input "image" uint8 [N, 3, y, x], output "style" float32 [N, S].
+
+    Attributes
+    ----------
+    file
+        Its ONNX file, beside the generator's.
+    side
+        Pixels a side of the squares that it is given.
+    mpp
+        Micrometres per pixel of those; None where any will do.
+    """
+
+    file: Name
+    side: Count
+    mpp: Mpp | None = None
+
+    def __post_init__(self) -> None:
+        if "/" in self.file or "\\" in self.file:
+            raise ValueError(
+                f"file {self.file!r} must be a name without folders; the encoder lies beside the generator"
+            )
+
+
 class Style(Struct, frozen=True, forbid_unknown_fields=True):
-    """The input "style", float32 [N, S]: one vector for the whole slide.
+    """The input "style", float32 [N, S]: one vector for the whole slide; or [N, S, y, x], one for each pixel.
 
     Attributes
     ----------
@@ -133,16 +159,41 @@ class Style(Struct, frozen=True, forbid_unknown_fields=True):
         The vector that is used if no other is asked for.
     named
         Further vectors, by name.
+    encoder
+        The network that measures it on images; None where there is none.
+    field
+        Whether the graph reads it in each pixel, so that it may vary over the slide.
+    source, content
+        Path of a style field and hash of its files; a render sets them.
     """
 
     numbers: tuple[Name, ...]
     default: tuple[Finite, ...]
     named: Mapping[str, tuple[Finite, ...]] = {}
+    encoder: StyleEncoder | None = None
+    field: bool = False
+    source: str = ""
+    content: str = ""
 
     def __post_init__(self) -> None:
         for name, vector in {"default": self.default, **self.named}.items():
             if len(vector) != len(self.numbers):
                 raise ValueError(f"{name} has {len(vector)} values; its numbers are {len(self.numbers)}")
+
+
+class InitialImage(Struct, frozen=True, forbid_unknown_fields=True):
+    """The input "initial", uint8 [N, 3, y, x]: RGB of a picture that the generator refines.
+
+    It is not called "image", since no ONNX graph has an input and an output of one name.
+
+    Attributes
+    ----------
+    source, content
+        Path of the picture and hash of its files; a render sets them.
+    """
+
+    source: str = ""
+    content: str = ""
 
 
 def _check_range(given: tuple[float, float] | None) -> None:
@@ -195,6 +246,10 @@ class Card:
         What its input "guides" measures, or None where it has none.
     style
         Its input "style", or None where it has none.
+    sampler
+        How a picture is made of its predictions, or None where it gives the picture itself.
+    initial
+        Its input "initial", or None where it has none.
     adapter
         How to call a network that does not follow the contract itself, or None.
     bfloat16
@@ -218,9 +273,21 @@ class Card:
     edges: Edges | None = None
     guides: Guides | None = None
     style: Style | None = None
+    sampler: Sampler | None = None
+    initial: InitialImage | None = None
     adapter: Adapter | None = None
     bfloat16: Difference | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def output(self) -> str:
+        """Name of the generator's output in the graph."""
+        return "prediction" if self.sampler else "image"
+
+    @property
+    def channels(self) -> int:
+        """Values per pixel of its output."""
+        return self.sampler.channels if self.sampler else 3
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:

@@ -23,6 +23,9 @@ from .card import Card
 from .guides import read_guides
 from .inputs import Labels, read_labels
 from .noise import normal_noise
+from .pictures import InitialPicture, initial_spec
+from .sampler import noise_seed
+from .style_field import StyleField, field_spec
 
 Inputs = dict[str, npt.NDArray[Any]]
 """What patches are made of, by the name of the generator's input: "labels" uint8 [n, y, x], "noise" float32 [n, k, y, x], ..."""
@@ -201,7 +204,7 @@ def style_spec(vector: tuple[float, ...]) -> PlaneSpec:
 
 
 def card_specs(card: Card, content: str = "") -> tuple[PlaneSpec, ...]:
-    """Describe the inputs beside labels that a card names, in the order of `card_sources`.
+    """Describe the inputs beside labels that a card names, in the order of `card_sources`; then a sampler's xt and t.
 
     Parameters
     ----------
@@ -212,13 +215,65 @@ def card_specs(card: Card, content: str = "") -> tuple[PlaneSpec, ...]:
     """
     specs = [*noise_spec(card.noise_scales), *([replace(EDGES, content=content)] if card.edges else [])]
     specs += [guides_spec(card.guides)] if card.guides else []
-    return (*specs, *([style_spec(card.style.default)] if card.style else []))
+    if card.style:
+        one = style_spec(card.style.default)
+        specs.append(field_spec(one.channels, card.style.content or one.content) if card.style.field else one)
+    specs += [initial_spec(card.initial.content)] if card.initial else []
+    return (*specs, *(card.sampler.specs if card.sampler else ()))
+
+
+@dataclass(frozen=True)
+class FirstNoise:
+    """The noise that a sampler begins with, its input "xt" in the first step.
+
+    Attributes
+    ----------
+    spec
+        See `PlaneSource`.
+    seed
+        Of the render.
+    """
+
+    spec: PlaneSpec
+    seed: int
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`."""
+        return normal_noise(window, seed=noise_seed(self.seed, -1), scales=(1,) * self.spec.channels)
+
+
+@dataclass(frozen=True)
+class Time:
+    """What a sampler's input "t" is told in a step.
+
+    Attributes
+    ----------
+    spec
+        See `PlaneSource`.
+    time
+        The number.
+    """
+
+    spec: PlaneSpec
+    time: float
+
+    def read(self, window: Window) -> npt.NDArray[np.float32]:
+        """See `PlaneSource`: float32 []."""
+        return np.array(self.time, np.float32)
+
+
+def first_step(card: Card, *, seed: int) -> tuple[PlaneSource, ...]:
+    """Give the sources of "xt" and "t" in a sampler's first step; none of another generator."""
+    if card.sampler is None:
+        return ()
+    xt, t = card.sampler.specs
+    return FirstNoise(xt, seed), Time(t, card.sampler.times[0])
 
 
 def card_sources(
     card: Card, labels: Labels, *, seed: int, beside: Mapping[str, Labels] | None = None
 ) -> tuple[PlaneSource, ...]:
-    """Give the sources of all inputs that the mask and the seed decide.
+    """Give the sources of all inputs that the mask and the seed decide; those of a sampler's step are not among them.
 
     Parameters
     ----------
@@ -244,7 +299,12 @@ def card_sources(
     if card.guides:
         sources.append(LabelGuides(labels, card.outside, card.guides))
     if card.style:
-        sources.append(OneStyle(card.style.default))
+        style, one = card.style, OneStyle(card.style.default)
+        content = style.content or one.spec.content
+        field = StyleField(style.source, style.default, labels.shape, content)
+        sources.append(field if style.field else one)
+    if card.initial:
+        sources.append(InitialPicture(card.initial.source, card.initial.content))
     return tuple(sources)
 
 

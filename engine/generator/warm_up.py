@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,11 @@ from .planes import Inputs, each, further
 
 log = logging.getLogger("safron")
 
+# Renders of fewer patches gain less by windows of several than the test of these takes.
+FEW = 100
 GPU_BATCH = 32
+# Calls at a time on a GPU, see `safron.engine.execution.device_queue`.
+GPU_CALLS = 2
 # Patches that a worker on a CPU holds at a time, where the generator takes any number.
 CPU_BATCH = 8
 
@@ -44,7 +49,9 @@ class WarmUp:
     batch
         Batch size that the device has memory for.
     added_bytes
-        Memory that the generator keeps.
+        Memory that the first calls took: for the libraries that they load, and for a call.
+    more_bytes
+        Memory that each call takes which runs at the same time.
     patch_seconds
         Time of one patch while nothing else is generated.
     """
@@ -52,7 +59,12 @@ class WarmUp:
     info: GeneratorInfo
     batch: int
     added_bytes: int
+    more_bytes: int
     patch_seconds: float
+
+    def bytes_of(self, calls: int) -> int:
+        """Return what so many calls at a time take."""
+        return self.added_bytes + (calls - 1) * self.more_bytes
 
 
 def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
@@ -70,18 +82,58 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
     try:
         if not info.on_gpu:
             seconds = _run_twice(model, info, plan)
-            return WarmUp(info, plan.batch, max(0, resident_bytes() - before), seconds)
+            alone = resident_bytes()
+            added = max(0, alone - before)
+            info = replace(info, joined=_joined(model, info, plan))
+            large = max(0, resident_bytes() - alone) * (info.calls or 1) if info.joined > 1 else 0
+            return WarmUp(info, plan.batch, added + large, added, seconds)
         batch = plan.batch
         try:
-            info, seconds = _compare_batches(model, info, plan, batch)
+            info, seconds, alone = _rehearse(model, info, plan, batch)
         except Exception as error:
             if not is_out_of_memory(error) or batch < 2:
                 raise
             batch = -(-batch // 2)
-            info, seconds = _compare_batches(model, info, plan, batch)
+            info, seconds, alone = _rehearse(model, info, plan, batch)
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
-    return WarmUp(info, batch, max(0, resident_bytes() - before), seconds)
+    return WarmUp(info, batch, max(0, alone - before), max(0, resident_bytes() - alone), seconds)
+
+
+def _joined(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> int:
+    """Return `info.joined` if a window of so many patches a side holds the same bits as its patches alone, else 1."""
+    grid, count = plan.grid, info.joined
+    stride, multiple = grid.rows.stride, info.card.tile_multiple or 1
+    if count < 2 or plan.patches < FEW or stride % multiple or stride % info.card.alignment:
+        return 1
+    reach = (count - 1) * stride
+    inputs = _inputs(info, replace(plan, grid=replace(grid, tile=grid.tile + reach)), 1)
+    whole, side = _call(model, inputs)[0], grid.tile + 2 * grid.context
+    for y, x in product(range(0, reach + 1, stride), repeat=2):
+        part = {
+            name: values[..., y : y + side, x : x + side] if values.ndim > 2 else values
+            for name, values in inputs.items()
+        }
+        if not np.array_equal(_call(model, part)[0], whole[y : y + grid.tile, x : x + grid.tile]):
+            return 1
+    return count
+
+
+def _rehearse(
+    model: PatchModel, info: GeneratorInfo, plan: RenderPlan, batch: int
+) -> tuple[GeneratorInfo, float, int]:
+    """Compare batches, and run as many side by side as a render does.
+
+    Returns
+    -------
+    tuple[GeneratorInfo, float, int]
+        What stays the same, the seconds of a patch, and resident bytes before two calls ran at the same time.
+    """
+    info, seconds = _compare_batches(model, info, plan, batch)
+    alone, inputs = resident_bytes(), _inputs(info, plan, batch)
+    with ThreadPoolExecutor(GPU_CALLS, "safron-warm-up") as threads:
+        list(threads.map(lambda _: _call(model, inputs), range(GPU_CALLS)))
+    return info, seconds, alone
 
 
 def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import numpy as np
-from safron.engine.generator.planes import Inputs, card_sources, further, one_patch
+from safron.engine.generator.planes import Inputs, card_sources, first_step, further, one_patch
 from safron.engine.plan.window import Window
 from safron.io.console import SETTINGS, Program, debug_option, option, run_program, version_option
 from safron.io.errors import BadInput, Failed, one_line
@@ -166,7 +166,11 @@ def example_patches(generator: OnnxModel, *, seed: int = 0) -> list[Inputs]:
         planes.append(np.kron(cells, np.ones((grain, grain), np.uint8))[:side, :side])
     window = Window(0, 0, side, side)
     return [
-        one_patch(card_sources(card, plane, seed=seed + index), plane, window)
+        one_patch(
+            (*card_sources(card, plane, seed=seed + index), *first_step(card, seed=seed + index)),
+            plane,
+            window,
+        )
         for index, plane in enumerate(planes)
     ]
 

@@ -24,6 +24,8 @@ Values = npt.NDArray[Any]
 
 # A generator that returns values beyond this is broken. Sums are sized so that values inside it cannot overflow.
 VALUE_LIMIT = 512
+# The same for what a sampler averages, which is no picture but of the size of standard normal noise.
+PREDICTION_LIMIT = 63
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,14 @@ class Blend:
         Their blend weights.
     bits
         Patch values are rounded to multiples of ``2**-bits`` grey levels.
+    channels
+        Of a sampler's predictions, which are summed everywhere; 0 of RGB.
     """
 
     grid: PatchGrid
     taper: Taper
     bits: int
+    channels: int = 0
 
     @property
     def weights(self) -> Int32:
@@ -111,6 +116,11 @@ def fraction_bits(grid: PatchGrid, taper: Taper) -> int:
     At most 12, with which float32 still holds every scaled value exactly.
     """
     return min(12, 31 - (VALUE_LIMIT * peak_weight(grid, taper) - 1).bit_length())
+
+
+def prediction_bits(grid: PatchGrid, taper: Taper) -> int:
+    """Return the most fraction bits with which every sum of predictions fits into 32 bits, at most 16; see `fraction_bits`."""
+    return min(16, 31 - ((PREDICTION_LIMIT + 1) * peak_weight(grid, taper) - 1).bit_length())
 
 
 def _to_uint8(values: npt.NDArray[np.floating[Any]]) -> UInt8:

@@ -18,7 +18,7 @@ class PlaneSpec:
     name
         In the graph.
     channels
-        Values per pixel, or per patch where it is not spatial.
+        Values per pixel, or per patch where it is not spatial; 0 for one number per patch instead of a vector.
     dtype
         NumPy's name of their type.
     spatial
@@ -39,7 +39,9 @@ class PlaneSpec:
 
     def shape(self, side: int) -> tuple[int, ...]:
         """Shape of one patch's values, whose window has this side."""
-        return (self.channels, side, side) if self.spatial else (self.channels,)
+        if self.spatial:
+            return self.channels, side, side
+        return (self.channels,) if self.channels else ()
 
     def patch_bytes(self, side: int) -> int:
         """Bytes of one patch's values."""

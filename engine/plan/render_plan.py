@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ from .window import Window
 Int64 = npt.NDArray[np.int64]
 
 PREVIEW_PIXELS = 2048
-# Options that set a field of `SlideSpec`.
+# Options that set a field of `SlideSpec`, or an input of the generator.
 _OPTIONS = {
     "tile": "--tiff-tile",
     "level_count": "--level-count",
@@ -41,6 +42,8 @@ _OPTIONS = {
     "compression": "--compression",
     "quality": "--quality",
     "chroma": "--chroma",
+    "initial": "--image",
+    "style": "--style",
 }
 # Blocks whose boundary sums fit into a process's memory if each has the largest possible size, plus one that is being read.
 # Most have half that size, so this is enough for the row above in the band and for the row in flight.
@@ -73,6 +76,46 @@ class _BoundarySizes:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """The passes of a sampler over the canvas; see `safron.engine.plan.passes`.
+
+    Attributes
+    ----------
+    steps
+        Passes, of one step each.
+    channels
+        Values per pixel of the running picture.
+    state
+        Type of the running picture in scratch.
+    alignment
+        The grid of patches moves by multiples of it.
+    content
+        All that decides a pixel beside mask, seed and generator; part of the render's fingerprint.
+    """
+
+    steps: int
+    channels: int
+    state: Literal["float16", "float32"]
+    alignment: int
+    content: str
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one value of the running picture in scratch."""
+        return np.dtype(self.state).itemsize
+
+    def state_bytes(self, height: int, width: int, block: int) -> int:
+        """Bytes of scratch that a running picture of this size takes at most.
+
+        It is freed while that after the step is stored: both are there for the blocks of a band that are in work and those
+        beside them, and along the edge of the band.
+        """
+        pixels = height * width
+        both = min(pixels, 3 * block * (BAND + 2) * block + 2 * block * height)
+        return self.channels * self.itemsize * (pixels * min(1, self.steps - 1) + both * (self.steps > 2))
+
+
+@dataclass(frozen=True)
 class RenderPlan:
     """All decisions of a render.
 
@@ -102,6 +145,8 @@ class RenderPlan:
         Inputs of the generator beside labels.
     stain
         How finished pixels change; None leaves them as the generator draws them.
+    passes
+        Of a sampler; None of a generator that gives the picture itself.
     """
 
     grid: PatchGrid
@@ -116,11 +161,12 @@ class RenderPlan:
     seed: int
     planes: tuple[PlaneSpec, ...]
     stain: StainChange | None = None
+    passes: Passes | None = None
 
     @property
     def blend(self) -> Blend:
         """Blend weights and fixed point."""
-        return Blend(self.grid, self.taper, self.bits)
+        return Blend(self.grid, self.taper, self.bits, self.passes.channels if self.passes else 0)
 
     @property
     def pyramid(self) -> Pyramid:
@@ -255,6 +301,10 @@ class RenderPlan:
     def boundary_capacity(self) -> tuple[int, int]:
         """Number of pixel values, and of sums, that the boundary of any block needs; at least 1, which Blosc requires."""
         rows, columns = self._boundary_sizes
+        if self.passes is not None:
+            right, below = rows.owned[:, 0].max(), rows.crossing[:, 0].max()
+            sums = right * columns.crossing[:, 0].max() + below * columns.beside[:, 0].max()
+            return 1, max(1, self.passes.channels * int(sums))
         right = (rows.owned.max(axis=0), columns.crossing.max(axis=0))
         below = (rows.crossing.max(axis=0), columns.beside.max(axis=0))
         pixels = 3 * sum(int(down[0] * across[0]) for down, across in (right, below))
@@ -274,6 +324,8 @@ class RenderPlan:
         # Boundary patches begin within a tile of the block's end, or among the drawn pixels that both blocks need.
         shared_pixels = tile + self._drawn_block - int(self.block * self.scale.ratio)
         long, breadth = self._drawn_block + tile, shared_pixels + (-(-tile // stride) - 1) * stride
+        if self.passes is not None:
+            return 4 * self.passes.channels * 2 * long * breadth
         shared = [min(length, (length // stride + 2) * overlap) for length in (long, breadth)]
         sums = 2 * (shared[0] * breadth + long * shared[1])
         return 3 * (2 * long * breadth + sums * np.dtype(self.blend.sum_dtype).itemsize)
@@ -305,6 +357,8 @@ class RenderPlan:
         def each_row(across: Int64, beside: Int64) -> Int64:
             """Bytes of the boundary sums of some columns, for each row."""
             pixels = rows.owned[:, 0] * across[0] + rows.crossing[:, 0] * beside[0]
+            if self.passes is not None:
+                return np.asarray(item * self.passes.channels * pixels)
             sums = rows.owned[:, 1] * across[0] + rows.owned[:, 0] * across[1]
             sums += rows.crossing[:, 1] * beside[0] + rows.crossing[:, 0] * beside[1]
             return np.asarray(3 * (pixels + item * sums))
@@ -322,7 +376,13 @@ class RenderPlan:
             last_edge = edge
         most = min(all_made, most + (at_a_time + 1) * self.largest_boundary)
         levels = self.working_pyramid.levels[self.thumbnail_level :]
-        return most + sum(3 * level.height * level.width for level in levels)
+        thumbnails = sum(3 * level.height * level.width for level in levels)
+        return most + thumbnails + self.state_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Upper bound on the bytes of scratch of a sampler's running picture; 0 without a sampler."""
+        return self.passes.state_bytes(self.drawn.height, self.drawn.width, self.block) if self.passes else 0
 
     def output_bytes(self) -> int:
         """Estimate the bytes of the slide, all levels, from bytes per pixel measured on stained tissue."""
@@ -355,6 +415,11 @@ class RenderPlan:
         tiles = int(self.block**2 * self._most_tile_bytes)
         # A finished block may wait to be written; as JPEG it is small.
         waiting = 0 if self.slide.compression == "jpeg" else tiles
+        if self.passes is not None:
+            # Sums of all pixels; the running picture, read, and that after the step with what is about to be stored.
+            around = (side + 2 * read) ** 2 * self.passes.channels * self.passes.itemsize
+            bands = 4 * self.passes.channels * pixels + around
+            image += 3 * self.passes.channels * self.passes.itemsize * pixels
         # These follow one another: patches, boundary sums (stored and read), levels and tiles. A boundary task needs less.
         return (
             image
@@ -392,7 +457,8 @@ class RenderPlan:
                 "fixed-point bits": self.bits,
                 **({"--stain": self.stain.facts} if self.stain else {}),
                 **slide,
-                **{spec.name: spec.content for spec in self.planes if spec.content},
+                **{_OPTIONS.get(spec.name, spec.name): spec.content for spec in self.planes if spec.content},
+                **({"sampler": self.passes.content, "--state": self.passes.state} if self.passes else {}),
             }.items()
         }
 

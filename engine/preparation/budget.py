@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
+from safron.engine.generator.pictures import CACHE_BYTES as PICTURE_BYTES
 from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan
 from safron.engine.scratch.arrays import SYNC_BYTES
 from safron.engine.system.memory import LARGEST
@@ -115,7 +116,8 @@ def process_budget(job: Job, *, process: int, blocks: int, batches: int, memory:
     )
     most = max(CACHE_BYTES, (memory - budget.total) // 2)
     chunks = job.mask.keep_chunks(block=plan.block, workers=blocks, max_bytes=most)
-    return replace(budget, chunks=with_gaps(chunks))
+    pictures = PICTURE_BYTES if job.model.card.initial else 0
+    return replace(budget, chunks=with_gaps(chunks + pictures))
 
 
 def worker_budget(job: Job, *, resident: int, blocks: int) -> Budget:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
-from safron.io.fields import Count, NotNegative, Positive, attributes, fit, hints, setting
+from safron.io.fields import Count, NotNegative, NotNegativeNumber, Positive, attributes, fit, hints, setting
 
 if TYPE_CHECKING:
     from safron.engine.generator.model import PatchModel
@@ -99,13 +99,33 @@ class RenderOptions:
     taper: Literal["flat", "linear", "cosine"] = setting(
         "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."
     )
+    image: str | Path | None = setting(
+        None,
+        "Picture to refine, of the mask's size, for a generator that takes one: a Zarr of RGB, a slide or an image.",
+        "ZARR|FILE",
+    )
     style: str | None = setting(
         None,
-        "Stain of the tissue: a style that the generator's card names, or an image whose stain is measured.",
-        "NAME|FILE",
+        "Style of the tissue: one that the generator's card names, an image or slide whose style is measured, or a style field.",
+        "NAME|FILE|ZARR",
         shown="the generator's",
     )
     seed: int = setting(0, "Seed of the noise, a whole number.", "N")
+    steps: Count | None = setting(
+        None,
+        "Number of steps of a sampler (a diffusion model), each one pass over the slide: as many of its card's, evenly spread.",
+        "N",
+        shown="all of them",
+    )
+    guidance: NotNegativeNumber | None = setting(
+        None,
+        "Strength of a sampler's classifier-free guidance, a number of at least 0; 0 is none and takes half the time.",
+        "W",
+        shown="the generator's",
+    )
+    state: Literal["float16", "float32"] = setting(
+        "float16", "Type in which scratch keeps a sampler's running picture."
+    )
     block: int | None = setting(
         None, "Size of one task, in pixels a side; a multiple of --tiff-tile.", "PX", shown="2048"
     )

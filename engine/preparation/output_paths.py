@@ -92,18 +92,21 @@ def _check_lengths(target: Target, scratch: Scratch, options: RenderOptions) -> 
 
 
 def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOptions) -> None:
-    """Refuse a mask that is missing, and outputs that would replace it or lie inside it."""
-    if not isinstance(source, str | Path) or not str(source):
-        return
-    if not (is_url(source) or Path(source).exists()):
-        raise BadInput(f"mask {source}: there is no such file or folder; check the path")
-    check_apart(
-        source,
+    """Refuse a mask that is missing, and outputs that would replace it or what else is read, or lie inside it."""
+    outputs = (
         ("", target.url or target.local),
         ("", target.part),
         *((f"{name} ", path) for name, path in extra_outputs(options)),
         ("--scratch " if options.scratch else "", scratch.store or scratch.path),
     )
+    for name, read in (("--image", options.image), ("--style", options.style)):
+        if read is not None and Path(read).exists():
+            check_apart(read, *outputs, what=name)
+    if not isinstance(source, str | Path) or not str(source):
+        return
+    if not (is_url(source) or Path(source).exists()):
+        raise BadInput(f"mask {source}: there is no such file or folder; check the path")
+    check_apart(source, *outputs)
     if _place(scratch.path) in _place(source).parents:
         raise BadInput(f"mask {source}: lies in {scratch.path}, the scratch of {target.name}; move it away")
 
@@ -152,17 +155,17 @@ def working_folders(target: Target, scratch: Scratch, options: RenderOptions) ->
     return part, own
 
 
-def check_apart(source: str | Path, *given: tuple[str, str | Path | None]) -> None:
-    """Refuse to replace a mask or to write into its folder; outputs are given as the name of an option and a path."""
+def check_apart(source: str | Path, *given: tuple[str, str | Path | None], what: str = "mask") -> None:
+    """Refuse to replace a mask, or `what` else is read, or to write into its folder; outputs are given as the name of an option and a path."""
     mask = _place(source)
     for name, path in given:
         if path is None:
             continue
         place = _place(path)
         if place == mask or (place.is_file() and mask.is_file() and place.samefile(mask)):
-            raise BadInput(f"{name}{path}: is the mask itself; give another name")
+            raise BadInput(f"{name}{path}: is the {what} itself; give another name")
         if mask in place.parents:
-            raise BadInput(f"{name}{path}: lies in the mask {source}; choose another folder")
+            raise BadInput(f"{name}{path}: lies in the {what} {source}; choose another folder")
 
 
 def _place(name: str | Path) -> Path:

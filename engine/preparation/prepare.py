@@ -9,15 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from safron.engine.execution.call_timer import first_call
 from safron.engine.execution.device_queue import BUFFERS
 from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
+from safron.engine.generator.card import Card
 from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
 from safron.engine.generator.planes import card_specs
 from safron.engine.generator.warm_up import choose_batch, warm_up
 from safron.engine.plan.blocks import choose_block
-from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
+from safron.engine.plan.fixed_point import prediction_bits
+from safron.engine.plan.render_plan import Passes, RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
@@ -44,6 +47,7 @@ from .budget import (
 )
 from .options import RenderOptions, workers_of
 from .output_paths import check_paths, choose_flavor, open_scratch
+from .pictures import check_scale, choose_image
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
 from .styles import choose_style
@@ -71,8 +75,11 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     )
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
-    info = GeneratorInfo.of(model)
-    info = replace(info, card=choose_style(info.card, options.style))
+    info = with_sampler(GeneratorInfo.of(model), options)
+    if options.patch_timeout is not None:  # it is meant for calls of one patch
+        info = replace(info, joined=1)
+    info = replace(info, card=choose_style(info.card, options.style, getattr(model, "path", Path()).parent))
+    info = replace(info, card=choose_image(info.card, options.image, mask.shape))
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
@@ -140,7 +147,7 @@ def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, 
     check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
     tried = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
     batches, calls = batches_held(tried.info, workers)
-    budget = replace(budget, batches=batch_bytes(job, batches), generator=calls * tried.added_bytes)
+    budget = replace(budget, batches=batch_bytes(job, batches), generator=tried.bytes_of(calls))
     heap = heap_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())
@@ -207,6 +214,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
     tile = card.tile if options.tile is None else options.tile
     mpp = mask.mpp if options.mpp is None else options.mpp
     scale = ONE if options.scale == "1" else choose_scale(mpp, card.mpp)
+    check_scale(card, scale)
     grid = make_grid(
         height=scale.drawn(canvas.height),
         width=scale.drawn(canvas.width),
@@ -236,10 +244,46 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
             longest=max(slide.height, slide.width),
         ),
         batch=choose_batch(options.batch, info),
-        bits=choose_bits(grid, taper, returns_uint8=info.returns_uint8),
+        bits=prediction_bits(grid, taper)
+        if card.sampler
+        else choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
         planes=card_specs(card, _edge_content(mask) if card.edges else ""),
         stain=stain,
+        passes=_passes(card, options),
+    )
+
+
+def with_sampler(info: GeneratorInfo, options: RenderOptions) -> GeneratorInfo:
+    """Let the options change the steps and the guidance of a sampler.
+
+    Raises
+    ------
+    BadInput
+        The generator is no sampler, or not one for these options.
+    """
+    sampler = info.card.sampler
+    if sampler is None:
+        for name, value in (("--steps", options.steps), ("--guidance", options.guidance)):
+            if value is not None:
+                raise BadInput(
+                    f"{name} {value:g}: generator {info.card.name!r} makes its picture in one call and has no steps; leave the option out"
+                )
+        return info
+    sampler = sampler.with_steps(options.steps, options.guidance)
+    return replace(info, card=replace(info.card, sampler=sampler))
+
+
+def _passes(card: Card, options: RenderOptions) -> Passes | None:
+    """Decide the passes of a sampler."""
+    if card.sampler is None:
+        return None
+    return Passes(
+        steps=len(card.sampler.times),
+        channels=card.sampler.channels,
+        state=options.state,
+        alignment=card.alignment,
+        content=msgspec.json.encode(card.sampler).decode(),
     )
 
 
@@ -297,6 +341,13 @@ def _slide_spec(
         "Mask region XYWH": f"{region.x} {region.y} {region.width} {region.height}",
         "Synthetic": "yes, made from a mask; not for diagnosis",
     }
+    if info.card.sampler is not None:
+        sampler = info.card.sampler
+        metadata["Sampler"] = f"{sampler.kind}, {len(sampler.times)} steps, guidance {sampler.guidance:g}"
+    if info.card.style is not None and options.style is not None:
+        metadata["Style"] = Path(options.style).name
+    if info.card.initial is not None:
+        metadata["Initial image"] = f"{Path(info.card.initial.source).name} {info.card.initial.content}"
     if not scale.is_one:
         metadata["Generator um per pixel"] = f"{info.card.mpp:g}"
         metadata["Generator pixels per pixel"] = str(scale.ratio)

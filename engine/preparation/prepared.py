@@ -102,6 +102,11 @@ class Prepared:
                 "--instances, or make the mask with safron-mask from-polygons"
             )
         notes += self._size_notes()
+        if card.sampler is not None and self.plan.region != self.plan.canvas:
+            notes.append(
+                "--region: steps of a sampler spread, so the region is sampled as a canvas of its own, and its pixels differ from "
+                "those of the whole slide"
+            )
         if grid.overlap and grid.rows.stride % card.alignment:
             nearest = grid.overlap + grid.rows.stride % card.alignment
             notes.append(

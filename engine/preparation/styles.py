@@ -7,13 +7,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import zarr
 from safron.engine.generator.card import Card
+from safron.engine.generator.pictures import content_of
+from safron.engine.generator.style_field import read_field
 from safron.io.errors import BadInput
 from safron.io.measures.style import BACKGROUND, STYLE_NAMES, measure_style
 from safron.io.slides.whole_image import read_image
+from zarr.storage import LocalStore
+
+from .style_reference import reference_style
 
 
-def choose_style(card: Card, style: str | None) -> Card:
+def choose_style(card: Card, style: str | None, folder: Path = Path()) -> Card:
     """Return the card of a generator that draws in a style.
 
     A style whose first numbers are the colour of its background also decides the card's fills, so that patches that are
@@ -22,7 +28,9 @@ def choose_style(card: Card, style: str | None) -> Card:
     Parameters
     ----------
     style
-        Name of a style of the card, or path of an image to measure; None for the default.
+        Name of a style of the card, or path of an image to measure or of a style field; None for the default.
+    folder
+        Of the generator's file, where its style encoder lies.
 
     Raises
     ------
@@ -34,7 +42,9 @@ def choose_style(card: Card, style: str | None) -> Card:
         if style is not None:
             raise BadInput(f"--style {style}: generator {card.name!r} takes no style; leave it out")
         return card
-    vector = card.style.default if style is None else _find(card, style)
+    if style is not None and card.style.field and _is_field(style):
+        return _with_field(card, style)
+    vector = card.style.default if style is None else _find(card, style, folder)
     chosen = dataclasses.replace(card, style=msgspec.structs.replace(card.style, default=vector))
     if card.style.numbers[:3] != BACKGROUND:
         return chosen
@@ -46,19 +56,47 @@ def choose_style(card: Card, style: str | None) -> Card:
     return dataclasses.replace(chosen, labels=tuple(labels))
 
 
-def _find(card: Card, style: str) -> tuple[float, ...]:
+def _find(card: Card, style: str, folder: Path) -> tuple[float, ...]:
     """Find a named style, or measure an image."""
     assert card.style is not None
     named = {"default": card.style.default, **card.style.named}
     if style in named:
         return named[style]
-    if not Path(style).is_file():
+    if not (Path(style).is_file() or (card.style.encoder and Path(style).is_dir())):
         raise BadInput(
             f"--style {style}: neither a style of generator {card.name!r} ({', '.join(named)}) nor an image file; give one"
         )
+    if card.style.encoder is not None:
+        return reference_style(card.style.encoder, folder, style)
     if card.style.numbers != STYLE_NAMES:
         raise BadInput(
             f"--style {style}: styles of generator {card.name!r} cannot be measured on an image; give one of "
             f"{', '.join(named)}"
         )
     return tuple(float(value) for value in measure_style(read_image(Path(style))))
+
+
+def _is_field(style: str) -> bool:
+    """Whether a path is a Zarr array of three axes that holds floats."""
+    try:
+        array = zarr.open_array(LocalStore(style, read_only=True), mode="r")
+    except Exception:  # no Zarr, or a group: it may be a picture
+        return False
+    return array.ndim == 3 and array.dtype.kind == "f"
+
+
+def _with_field(card: Card, style: str) -> Card:
+    """Return the card of a generator that draws in the styles of a field."""
+    assert card.style is not None
+    path = str(Path(style).absolute())
+    try:
+        channels = len(read_field(path))
+    except BadInput as error:
+        raise BadInput(f"--style {error}") from error
+    if channels != len(card.style.numbers):
+        raise BadInput(
+            f"--style {style}: its vectors have {channels} numbers, those of generator {card.name!r} {len(card.style.numbers)}; "
+            "give a field that was made for it"
+        )
+    chosen = msgspec.structs.replace(card.style, source=path, content=content_of(path))
+    return dataclasses.replace(card, style=chosen)

@@ -10,6 +10,7 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     journal.jsonl              a line for each finished boundary and block, made from the mask as it was at the start
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
     finished.json              description of the finished slide (owned by `safron.engine.scratch.completion`)
+    passes/K                   of a sampler: the scratch of pass K, as this one, with ``state``, the running picture after it
 
 A chunk has one writer at a time and appears whole. So nothing is locked, and a retried task overwrites its own work with
 the same bytes. Boundary sums are deleted as soon as the last block that needs them is on disk. A chunk of boundary sums
@@ -35,6 +36,7 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import zarr
+from safron.engine.plan.passes import all_patches
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.errors import BadInput, Failed, one_line
 
@@ -42,10 +44,12 @@ from .boundary_store import BoundaryStore, Index, boundary_layouts
 from .chunk_codec import decode_chunk, encode_chunk
 from .records import Damaged, checked, read_json, with_checksum
 from .shared_arrays import Layout, SharedArrays
+from .state_canvas import StateCanvas, state_layouts
 
 UInt8 = npt.NDArray[np.uint8]
 FORMAT = 5
 RECORD = "finished.json"
+COMPLETE = "complete.json"
 # Encoded tiles are written and made durable together once they have so many bytes.
 SYNC_BYTES = 8 << 20
 _PARTS = {
@@ -58,6 +62,10 @@ _PARTS = {
     "index.bin",
     RECORD,
     f"{RECORD}.part",
+    "passes",
+    "state",
+    COMPLETE,
+    f"{COMPLETE}.part",
 }
 
 
@@ -77,6 +85,8 @@ class Scratch:
     ----------
     boundaries
         Sums of boundary patches.
+    state
+        A sampler's running picture; in the scratch of a pass.
     """
 
     def __init__(
@@ -86,9 +96,15 @@ class Scratch:
         self.store = store
         self._arrays = SharedArrays(path, store)
         self.boundaries = BoundaryStore(self._arrays, clock=clock)
+        self.state = StateCanvas(self._arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Scratch, (self.path, self.store)
+
+    def of_pass(self, step: int) -> Scratch:
+        """Return the scratch of one pass of a sampler."""
+        name = f"passes/{step}"
+        return Scratch(self.path / name, None if self.store is None else f"{self.store}/{name}")
 
     @property
     def journal(self) -> Path:
@@ -126,7 +142,8 @@ class Scratch:
         if self.store is not None:
             about["inputs"]["--scratch"] = self.store
             zarr.create_group(self.store, attributes={"safron": about})
-        counts = {"blocks": prod(plan.block_shape), "patches": plan.patches}
+        patches = plan.patches if "step" in inputs else all_patches(plan)
+        counts = {"blocks": prod(plan.block_shape), "patches": patches}
         group.attrs["safron"] = with_checksum(about | counts)
 
     def place(self, name: str) -> str:
@@ -268,7 +285,11 @@ def _part_file(level: int, block: Index) -> str:
 def _layouts(plan: RenderPlan) -> dict[str, Layout]:
     """Layouts of the arrays that blocks write, by name; nothing is stored before it is written."""
     level = plan.thumbnail_level
-    return boundary_layouts(plan) | {f"levels/{level}": _level_layout(plan, level, plan.block >> level)}
+    return (
+        boundary_layouts(plan)
+        | state_layouts(plan)
+        | {f"levels/{level}": _level_layout(plan, level, plan.block >> level)}
+    )
 
 
 def _level_layout(plan: RenderPlan, level: int, chunk: int) -> Layout:

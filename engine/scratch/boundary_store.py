@@ -15,6 +15,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 from safron.engine.blending.accumulator import Accumulator
+from safron.engine.blending.dense import DenseSums, new_sums
 from safron.engine.plan.fixed_point import Sums
 from safron.engine.plan.render_plan import RenderPlan
 
@@ -42,12 +43,18 @@ def boundary_layouts(plan: RenderPlan) -> dict[str, Layout]:
 def empty_boundary(plan: RenderPlan, index: Index) -> BoundarySums:
     """Return zeros for the boundary patches of a block: pixels uint8 [n], and sums [m]."""
     windows = plan.boundary_windows(index).values()
-    pixels = sum(3 * window.height * window.width for window in windows)
-    sums = sum(Accumulator.size(window, plan.blend) for window in windows)
+    pixels = 0 if plan.passes else sum(3 * window.height * window.width for window in windows)
+    sums = sum(_sums_of(plan).size(window, plan.blend) for window in windows)
     return np.zeros(pixels, np.uint8), np.zeros(sums, plan.blend.sum_dtype)
 
 
-def boundary_parts(plan: RenderPlan, index: Index, pixels: UInt8, sums: Sums) -> dict[str, Accumulator]:
+def _sums_of(plan: RenderPlan) -> type[Accumulator | DenseSums]:
+    return DenseSums if plan.passes else Accumulator
+
+
+def boundary_parts(
+    plan: RenderPlan, index: Index, pixels: UInt8, sums: Sums
+) -> dict[str, Accumulator | DenseSums]:
     """Return accumulators for the boundaries of a block, by name.
 
     Parameters
@@ -59,12 +66,12 @@ def boundary_parts(plan: RenderPlan, index: Index, pixels: UInt8, sums: Sums) ->
     pixels, sums
         From `empty_boundary` or `BoundaryStore.read`; the accumulators share this memory.
     """
-    parts: dict[str, Accumulator] = {}
+    parts: dict[str, Accumulator | DenseSums] = {}
     start = first = 0
     for name, window in plan.boundary_windows(index).items():
-        shape = (window.height, window.width, 3)
-        stop, last = start + prod(shape), first + Accumulator.size(window, plan.blend)
-        parts[name] = Accumulator(window, plan.blend, pixels[start:stop].reshape(shape), sums[first:last])
+        shape = (window.height, window.width, 0 if plan.passes else 3)
+        stop, last = start + prod(shape), first + _sums_of(plan).size(window, plan.blend)
+        parts[name] = new_sums(window, plan.blend, pixels[start:stop].reshape(shape), sums[first:last])
         start, first = stop, last
     return parts
 

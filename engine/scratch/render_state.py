@@ -18,6 +18,7 @@ from safron.io.slides.codecs import EncodedTile
 from safron.io.slides.writer import SlideWriter
 
 from .arrays import SYNC_BYTES, Scratch, require_same
+from .freeing import Freeing
 from .journal import Entry, Journal, read_journal
 from .mask_watch import MaskWatch
 from .task_result import TaskDone
@@ -61,6 +62,12 @@ class RenderState:
         self._in_memory: list[Entry] = []
         self._spent: list[tuple[int, int]] = []
         self._synced = time.monotonic()
+        self._freeing: Freeing | None = None
+
+    def free_with(self, freeing: Freeing) -> None:
+        """From now on delete what a sampler's pass has read and no block of it will read again."""
+        self._freeing = freeing
+        freeing.journaled((row, column) for row, column in np.argwhere(self.done).tolist())
 
     @classmethod
     def open(
@@ -89,7 +96,7 @@ class RenderState:
                     raise BadInput(f"{scratch.journal}: the journal is missing; start again")
                 scratch.check_files()
                 scratch.check_arrays(plan)
-                entries = [entry for entry in read_journal(scratch.journal) if _is_of(plan, entry)]
+                entries = [entry for entry in read_journal(scratch.journal) if is_of(plan, entry)]
                 end = max((entry.end for entry in entries), default=0)
                 writer = SlideWriter(part, scratch.index, plan.slide, resume_at=end or None)
             except BadInput as error:  # a file of the unfinished render is missing or was changed
@@ -97,14 +104,7 @@ class RenderState:
                     raise BadInput(f"{error}: pass --fresh or --overwrite") from error
             else:
                 state = cls(plan, scratch, writer, watch, entries)
-                # A crash may have come after a block's line in the journal and before its boundary sums were deleted. And sums
-                # without a line may come from another mask, although their checksum is right.
-                state._spent += [
-                    source
-                    for source in scratch.boundaries.stored()
-                    if state._is_spent(source) or not state.boundary_done[source]
-                ]
-                state._free_boundaries()
+                state.drop_stray_boundaries()
                 return state
         if not (overwrite or fresh or scratch.path.exists()) and _holds_tiles(part):
             raise BadInput(
@@ -116,20 +116,37 @@ class RenderState:
         scratch.create(plan, inputs)
         return cls(plan, scratch, SlideWriter(part, scratch.index, plan.slide), watch)
 
+    def drop_stray_boundaries(self) -> None:
+        """Delete boundary sums on disk that are of no use.
+
+        A crash may have come after a block's line in the journal and before its boundary sums were deleted. And sums without
+        a line may come from another mask, although their checksum is right.
+        """
+        self._spent += [
+            source
+            for source in self.scratch.boundaries.stored()
+            if self._is_spent(source) or not self.boundary_done[source]
+        ]
+        self._free_boundaries()
+
     def _take(self, entries: list[Entry]) -> list[Entry]:
         """Count what earlier runs finished and the disk still has; return the journal entries that hold."""
         if not entries:
             return []
-        level, lacking = self.plan.thumbnail_level, self._lacking_tiles()
+        lacking = self._lacking_tiles()
         for entry in entries:
             if entry.kind == "block" and not lacking[entry.index]:
-                self.done[entry.index] = self.scratch.has_part(level, entry.index)
+                self.done[entry.index] = self._has_output(entry.index)
         self._take_back({entry.index for entry in entries if entry.kind == "boundary"})
         whole = [entry for entry in entries if self._stands(entry)]
         self.done[:] = False
         for entry in whole:
             self._count(entry)
         return whole
+
+    def _has_output(self, index: tuple[int, int]) -> bool:
+        """Whether what a block left in scratch can be read."""
+        return self.scratch.has_part(self.plan.thumbnail_level, index)
 
     def _take_back(self, journaled: set[tuple[int, int]]) -> None:
         """Mark blocks as unfinished if their boundary patches are missing from the journal: the count would be wrong."""
@@ -265,6 +282,8 @@ class RenderState:
             )
         start = time.perf_counter()
         self._journal.append(self._written)
+        if self._freeing is not None:
+            self._freeing.journaled(entry.index for entry in self._written if entry.kind == "block")
         self._written.clear()
         self.stages["write"] = self.stages.get("write", 0.0) + time.perf_counter() - start
         return True
@@ -285,7 +304,7 @@ class RenderState:
         return all(self.done[consumer] for consumer in self.plan.consumers(source))
 
 
-def _is_of(plan: RenderPlan, entry: Entry) -> bool:
+def is_of(plan: RenderPlan, entry: Entry) -> bool:
     """Whether a journal entry is about a block that exists."""
     return len(entry.index) == 2 and all(
         0 <= place < count for place, count in zip(entry.index, plan.block_shape, strict=True)

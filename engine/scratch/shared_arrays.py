@@ -39,15 +39,29 @@ class SharedArrays:
         """Return the path or address of an array or a chunk."""
         return str(self.path / name) if self.store is None else f"{self.store}/{name}"
 
-    def write(self, name: str, data: bytes) -> None:
-        """Store a chunk. It appears whole: another process may read it while it is written again."""
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        """Store a chunk. It appears whole: another process may read it while it is written again.
+
+        Parameters
+        ----------
+        name
+            Of the chunk.
+        data
+            Its bytes.
+        durable
+            Whether it must be on the disk on return, so that a power cut cannot tear it.
+        """
         if self.store is not None:
             fs, path = fsspec.url_to_fs(self.place(name))
             fs.pipe_file(path, data)
             return
         file = self.path / name
         part = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.part")
-        part.write_bytes(data)
+        with part.open("wb") as opened:
+            opened.write(data)
+            if durable:
+                opened.flush()
+                os.fsync(opened.fileno())
         part.replace(file)
 
     def read(self, name: str) -> bytes:

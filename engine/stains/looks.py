@@ -69,6 +69,11 @@ LOOKS: dict[str, Stain] = {
 FORM = f"must be reference, {', '.join(LOOKS)}, random, random:SEED, or a slide or image"
 
 
+def is_named(wanted: str) -> bool:
+    """Whether a stain is found without reading a file."""
+    return wanted in ("reference", *LOOKS) or re.fullmatch(r"random(?::\d{1,18})?", wanted) is not None
+
+
 def stain_change(wanted: str, *, seed: int, variation: float = 0.0) -> StainChange | None:
     """Decide how finished pixels change.
 

@@ -10,6 +10,7 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -44,6 +45,7 @@ Examples:
     default=DEFAULT_MODEL,
 )
 @option("--seed", "Seed of the noise, a whole number.", "N", type=click.IntRange(0), default=0)
+@option("--stain", "Stain, as safron-render takes it.", "NAME|FILE", default="reference")
 @option(
     "--threads",
     "Number of patches generated side by side on a CPU.",
@@ -105,6 +107,7 @@ def command(
     for module in ("starlette", "uvicorn"):
         if importlib.util.find_spec(module) is None:
             raise BadInput(f"{NAME} needs {module}, which is not installed; run: pip install 'safron[view]'")
+    check_source(source)
     with _listen(host, port) as listener:
         serve(listener, host, source, mask, token=token, as_mask=as_mask, browser=not no_browser, **options)
 
@@ -120,6 +123,18 @@ def check_address(host: str, token: str | None) -> None:
     if host in ("0.0.0.0", "::"):
         raise BadInput(
             f"--host {host}: name the address that others will use, so that no other name is answered"
+        )
+
+
+def check_source(source: str) -> None:
+    """Raise `BadInput` at once where there is nothing to look at, before a browser opens."""
+    if "://" in source or Path(source).exists():
+        return
+    from .unfinished import in_work
+
+    if not in_work(Path(source)):
+        raise BadInput(
+            f"{source}: there is no such file or folder; give a mask, a slide, or the slide of a render in progress"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.window import Window
 from safron.engine.virtual.cache import Cache, Key
-from safron.engine.virtual.slide import TILE
+from safron.engine.virtual.tiles import TILE
 from safron.io.errors import SafronError
 from safron.io.legend import Label
 from safron.io.masks.census import count_labels

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from safron.engine.plan.window import Window
 from safron.engine.virtual.cache import Key
-from safron.engine.virtual.slide import TILE, VirtualSlide
+from safron.engine.virtual.slide import VirtualSlide
+from safron.engine.virtual.tiles import TILE
 from safron.io.errors import one_line
 
 from .pictures import Shown
@@ -70,7 +71,10 @@ class MaskPicture:
         """See `safron.engine.viewing.pictures.Picture`."""
         if level >= self.slide.plan.working_pyramid.level_count:
             return None
-        found = self.slide.peek(level, row, column)
+        try:
+            found = self.slide.peek(level, row, column)
+        except ValueError:  # another seed has just taken its place
+            return None
         if found is None:
             return None
         rgb, there = found
@@ -100,7 +104,7 @@ class MaskPicture:
     def progress(self) -> dict[str, Any]:
         """Say how much of the view is rendered, in tiles of level 0."""
         with self._changed:
-            total = 0 if self._view is None else len(self._tiles())
+            total = 0 if self._view is None else self._tiles()[0]
             missing = 0 if self._view is None else len(self._missing())
             return {
                 "total": total,
@@ -119,20 +123,21 @@ class MaskPicture:
             thread.join()
         self.slide.close()
 
-    def _tiles(self) -> list[Key]:
-        """Tiles of level 0 in the view, from its middle outwards."""
+    def _tiles(self) -> tuple[int, list[Key]]:
+        """Count the tiles of level 0 in the view, and give those nearest to its middle, from there outwards."""
         assert self._view is not None
         _, window = self._view
         window = window.clip(Window(0, 0, self.height, self.width))
         if window.empty:
-            return []
+            return 0, []
         rows = np.arange(window.y // TILE, -(-window.y_stop // TILE))
         columns = np.arange(window.x // TILE, -(-window.x_stop // TILE))
         down = (rows + 0.5) * TILE - (window.y + window.height / 2)
         across = (columns + 0.5) * TILE - (window.x + window.width / 2)
         order = np.argsort(np.add.outer(down**2, across**2), axis=None, kind="stable")
-        row, column = np.divmod(order, len(columns))
-        return [(0, int(rows[r]), int(columns[c])) for r, c in zip(row, column, strict=True)]
+        row, column = np.divmod(order[: self._most], len(columns))
+        near = zip(rows[row].tolist(), columns[column].tolist(), strict=True)
+        return len(order), [(0, *place) for place in near]
 
     def _missing(self) -> list[Key]:
         """Tiles that are not rendered, of those nearest to the middle."""
@@ -145,7 +150,7 @@ class MaskPicture:
                 level > 0 and self.slide.is_kept(level, row >> level, column >> level)
             )
 
-        return [key for key in self._tiles()[: self._most] if not rendered(key)]
+        return [key for key in self._tiles()[1] if not rendered(key)]
 
     def _next(self) -> Key | None:
         """Wait for a tile to render; None at the end."""

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.window import Window
-from safron.engine.virtual.slide import TILE
+from safron.engine.virtual.tiles import TILE
 from safron.io.slides.pyramid import halve
 from safron.io.slides.reader import Pixels
 

@@ -13,6 +13,7 @@ from typing import Any
 from safron.engine.generator.model import load_model
 from safron.engine.plan.window import Window
 from safron.engine.preparation.options import RenderOptions
+from safron.engine.stains.looks import LOOKS, is_named
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput, SafronError
 from safron.io.fields import convert
@@ -96,6 +97,7 @@ class Scene:
             state["legend"] = self.labels.facts()
         if isinstance(picture, MaskPicture):
             state["seed"] = picture.slide.plan.seed
+            state["stain"] = picture.slide.options.stain
         return state
 
     def _finish(self, picture: UnfinishedPicture) -> None:
@@ -107,11 +109,22 @@ class Scene:
 
     def reseed(self, seed: int) -> None:
         """Render the mask with another seed from now on."""
+        self._render_with(seed=seed)
+
+    def restain(self, stain: str) -> None:
+        """Render the mask in another stain from now on: one with a name, or at random; no file is read."""
+        if not is_named(stain):
+            raise BadInput(f"stain {stain!r}: must be reference, {', '.join(LOOKS)}, random or random:SEED")
+        self._render_with(stain=stain)
+
+    def _render_with(self, **changes: Any) -> None:
+        """Render the mask with other options from now on."""
         with self._guard:
             old = self.picture
             if not isinstance(old, MaskPicture):
-                raise BadInput("only a mask is rendered with a seed; this is a slide")
-            new = MaskPicture(_virtual(old.slide.mask, {**self.options, "seed": seed}))
+                raise BadInput("only a mask is rendered with a seed and a stain; this is a slide")
+            now = {"seed": old.slide.plan.seed, "stain": old.slide.options.stain}
+            new = MaskPicture(_virtual(old.slide.mask, {**self.options, **now, **changes}))
             new.version, new.epoch = old.version + 1, old.epoch + 1
             self.picture = new
         old.close()
@@ -228,7 +241,13 @@ def _is_mask(path: Path, source: str) -> bool:
 
 def _mask_scene(source: str, options: Mapping[str, Any]) -> Scene:
     given_options = RenderOptions(**options)
-    model = load_model(given_options.model, device=given_options.device, threads=given_options.threads)
+    model = load_model(
+        given_options.model,
+        device=given_options.device,
+        threads=given_options.threads,
+        precision=given_options.precision,
+        runtime=given_options.runtime,
+    )
     given = open_mask(
         source, palette=model.card.palette, palette_tolerance=options.get("palette_tolerance", 0)
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.window import Window
-from safron.engine.virtual.slide import TILE
+from safron.engine.virtual.tiles import TILE
 
 from .pictures import Picture
 

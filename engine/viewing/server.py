@@ -59,6 +59,10 @@ class _Seed(msgspec.Struct, forbid_unknown_fields=True):
     seed: int
 
 
+class _Stain(msgspec.Struct, forbid_unknown_fields=True):
+    stain: str
+
+
 class _Name(msgspec.Struct, forbid_unknown_fields=True):
     name: str
 
@@ -128,6 +132,7 @@ def make_app(open_scene: Callable[[], Scene], *, hosts: frozenset[str], token: s
                 post(_Seed, lambda scene, given: scene.reseed(_bounded(given.seed, 63))),
                 methods=["POST"],
             ),
+            Route("/stain", post(_Stain, lambda scene, given: scene.restain(given.stain)), methods=["POST"]),
             Route("/pause", post(_Pause, lambda scene, given: scene.pause(given.paused)), methods=["POST"]),
             Route("/strokes", post(Stroke, lambda scene, given: scene.paint(given)), methods=["POST"]),
             Route("/undo", post(_Nothing, lambda scene, given: scene.paint(None)), methods=["POST"]),

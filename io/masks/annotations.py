@@ -404,7 +404,8 @@ def feature_name(feature: Mapping[str, Any]) -> str:
 
 def _color(feature: Mapping[str, Any]) -> RGB | None:
     """Colour of an object's class: three bytes; None where it is written otherwise."""
-    color = ((feature.get("properties") or {}).get("classification") or {}).get("color")
+    properties = feature.get("properties") or {}
+    color = (properties.get("classification") or properties).get("color")
     if (
         isinstance(color, list)
         and len(color) == 3

@@ -24,6 +24,7 @@ from safron.io.console import (
 
 from .cli_edges import edges
 from .cli_exports import to_geojson, to_png
+from .cli_nuclei import synthesize_nuclei
 from .cli_options import (
     NAME,
     map_options,
@@ -146,8 +147,8 @@ def import_(
 @option("--size", f"{SIZE} Either this or --like.", "W,H", parse=_size)
 @option(
     "--like",
-    "Take size and pixel size from the annotated slide.",
-    "SLIDE",
+    "Take size and pixel size from the annotated slide, or from a mask, and the names of a mask's labels.",
+    "SLIDE|MASK",
     type=click.Path(path_type=Path),
 )
 @option(
@@ -213,6 +214,7 @@ def from_geojson(
 
     check_target(out, overwrite=overwrite)
     height, width, slide_mpp = _canvas(size, like, downsample, quiet=mpp is not None)
+    labels = _names_of(like) | labels
     drawing = read_geojson(
         annotations,
         height=height,
@@ -401,6 +403,16 @@ def _canvas(
     return height, width, pixel.mpp * downsample if pixel.mpp else None
 
 
+def _names_of(like: Path | None) -> dict[str, int]:
+    """Labels by name, of a mask that says what its labels mean; none of slides and images."""
+    from .open import open_mask
+    from .to_geojson import own_legend
+
+    if like is None or not like.is_dir():
+        return {}
+    return {label.name: label.value for label in own_legend(open_mask(like))}
+
+
 def _polygons(counts: Counter[str]) -> str:
     """Count polygons and name their classes, as the beginning of a sentence."""
     several = counts.total() > 1
@@ -420,6 +432,7 @@ def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None,
     click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
 
 
+commands.add_command(synthesize_nuclei)
 commands.add_command(to_geojson)
 commands.add_command(to_png)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safron.io.files import read_at
 
 from .mask import LabelMask
 from .outlines import Chains, Int64, corner_numbers, link, outlines, regions_of
@@ -277,7 +278,6 @@ def _cycles(onward: Int64) -> tuple[Int64, Int64]:
 def _shapes(
     rings: _Rings, file: Any, areas: Int64, values: npt.NDArray[np.uint8], min_area: int
 ) -> Iterator[Shape]:
-    points = np.memmap(file, _POINT, "r").reshape(-1, 2)
     firsts = np.append(np.flatnonzero(np.diff(rings.region, prepend=-1)), len(rings.region))
     for first, last in zip(firsts[:-1].tolist(), firsts[1:].tolist(), strict=True):
         assert rings.area[first] > 0, "a region without an outer outline"
@@ -286,15 +286,17 @@ def _shapes(
 
         def read(kept: list[int] = kept) -> Iterator[Int64]:
             for ring in kept:
-                yield _corners(points, rings, ring)
+                yield _corners(file.fileno(), rings, ring)
 
         region = int(rings.region[first])
         yield Shape(int(values[region]), int(areas[region]), read)
 
 
-def _corners(points: Any, rings: _Rings, ring: int) -> Int64:
+def _corners(file: int, rings: _Rings, ring: int) -> Int64:
+    """Read the corners of a ring; not by mapping the file, whose pages would count as this process's memory."""
     parts = []
     for chain in range(int(rings.bounds[ring]), int(rings.bounds[ring + 1])):
-        offset = int(rings.offset[chain])
-        parts.append(points[offset + int(rings.straight[chain]) : offset + int(rings.count[chain])])
+        count, offset = int(rings.count[chain]), int(rings.offset[chain])
+        data = read_at(file, 2 * _POINT.itemsize * count, 2 * _POINT.itemsize * offset)
+        parts.append(np.frombuffer(data, _POINT).reshape(-1, 2)[int(rings.straight[chain]) :])
     return np.concatenate(parts).astype(np.int64)

@@ -50,6 +50,11 @@ def _shares(text: str) -> tuple[float, ...]:
     "CSV",
     type=click.Path(path_type=Path),
 )
+@option(
+    "--instances",
+    "Numbers of the slide's instances (nuclei, glands): a mask of whole numbers of any size. A list has a column of this name.",
+    "MASK",
+)
 @option("--size", "Side of a tile, in pixels.", "PX", type=click.IntRange(16, 16384), default=512)
 @option("--stride", "Distance between tiles, in pixels.", "PX", type=click.IntRange(1), shown="--size")
 @option("--split", "Shares of train, val and test.", "A,B[,C]", parse=_shares, default="0.8,0.1,0.1")
@@ -96,6 +101,7 @@ def _shares(text: str) -> tuple[float, ...]:
 def command(
     paths: tuple[Path, ...],
     slides: Path | None,
+    instances: str | None,
     size: int,
     stride: int | None,
     split: tuple[float, ...],
@@ -120,7 +126,9 @@ def command(
         raise click.UsageError("give SLIDE, MASK and OUT, or --slides LIST.csv and OUT")
     out = paths[-1]
     check_target(out, overwrite=overwrite)
-    pairs = [(paths[0], str(paths[1]))] if slides is None else _listed(slides)
+    if slides is not None and instances is not None:
+        raise click.UsageError("--instances: with --slides, name them in a column of the list")
+    pairs = [(paths[0], str(paths[1]), instances or "")] if slides is None else _listed(slides)
     options = TileOptions(
         size=size,
         stride=stride or size,
@@ -132,23 +140,33 @@ def command(
         seed=seed,
         kind=kind,
     )
-    opened = [(slide, open_source(mask, palette, palette_tolerance)) for slide, mask in pairs]
+    opened = [(slide, open_source(mask, palette, palette_tolerance)) for slide, mask, _ in pairs]
+    numbers = [open_source(other, None, 0) if other else None for *_, other in pairs]
     with progress(None, "tiles") as advance:
         counts = cut_tiles(
-            opened, out, options, overwrite=overwrite, progress=advance, warn=lambda text: warn(NAME, text)
+            opened,
+            out,
+            options,
+            instances=numbers,
+            overwrite=overwrite,
+            progress=advance,
+            warn=lambda text: warn(NAME, text),
         )
     click.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
-def _listed(path: Path) -> list[tuple[Path, str]]:
+def _listed(path: Path) -> list[tuple[Path, str, str]]:
     """Slides and masks of a list; relative names start at the working folder, as safron-render has them."""
     from safron.io.errors import BadInput
     from safron.io.files import parse_text
 
-    def read(text: str) -> list[tuple[Path, str]]:
+    def read(text: str) -> list[tuple[Path, str, str]]:
         separator = max(",;\t", key=text.partition("\n")[0].count)
         rows = csv.DictReader(StringIO(text), delimiter=separator, skipinitialspace=True)
-        return [(Path(row["out"].strip()), row["mask"].strip()) for row in rows]
+        return [
+            (Path(row["out"].strip()), row["mask"].strip(), (row.get("instances") or "").strip())
+            for row in rows
+        ]
 
     found = parse_text(path, read, kind="CSV", remedy="give columns mask and out", name="--slides ")
     if not found:

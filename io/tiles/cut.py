@@ -84,6 +84,7 @@ def cut_tiles(
     out: Path,
     options: TileOptions,
     *,
+    instances: Sequence[LabelMask | None] = (),
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda tiles: None,
     warn: Callable[[str], None] = lambda text: None,
@@ -98,6 +99,8 @@ def cut_tiles(
         Folder to make.
     options
         What and how.
+    instances
+        For each slide the numbers of its instances (nuclei, glands), whole numbers of any size, 0 for none; or None.
     overwrite
         Replace a data set.
     progress
@@ -119,8 +122,9 @@ def cut_tiles(
     with ExitStack() as stack:
         slides = [stack.enter_context(Pixels(path)) for path, _ in pairs]
         masks = [mask for _, mask in pairs]
-        for slide, mask in zip(slides, masks, strict=True):
-            if slide.shape != mask.shape:
+        numbers = [*instances] or [None] * len(masks)
+        for slide, mask in [*zip(slides, masks, strict=True), *zip(slides, numbers, strict=True)]:
+            if mask is not None and slide.shape != mask.shape:
                 raise BadInput(
                     f"{slide.path}: has {slide.shape[1]} x {slide.shape[0]} pixels and its mask {mask.source} "
                     f"{mask.shape[1]} x {mask.shape[0]}; give the mask of this slide"
@@ -144,7 +148,7 @@ def cut_tiles(
             for split, chosen in splits.items():
                 writer = writer_of(options.kind, part, split, legend, options.background)
                 for tile in sorted(chosen):
-                    row = _write(writer, slides, masks, names, split, tile, options)
+                    row = _write(writer, slides, masks, numbers, names, split, tile, options)
                     rows.append(row)
                     progress(1)
                 writer.close()
@@ -187,6 +191,7 @@ def _write(
     writer: Any,
     slides: Sequence[Pixels],
     masks: Sequence[LabelMask],
+    numbers: Sequence[LabelMask | None],
     names: Sequence[str],
     split: str,
     tile: Tile,
@@ -196,7 +201,14 @@ def _write(
     image = slides[tile.slide].read(tile.y, tile.x, size, size)
     labels = masks[tile.slide][tile.y : tile.y + size, tile.x : tile.x + size]
     facts = {"slide": names[tile.slide], "x": tile.x, "y": tile.y, "tissue": tile.tissue}
-    writer.add(name, image, labels, facts)
+    source = numbers[tile.slide]
+    found = None
+    if source is not None:  # the plane itself: numbers go beyond those of labels
+        part = source.plane.read(slice(tile.y, tile.y + size), slice(tile.x, tile.x + size))
+        known = np.unique(part[part > 0])
+        found = np.where(part > 0, np.searchsorted(known, part) + 1, 0).astype(np.uint16)
+        facts |= {"instances": len(known)}
+    writer.add(name, image, labels, facts, found)
     return {"split": split, "name": name, **facts}
 
 
@@ -254,6 +266,6 @@ def _tell(
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     with (folder / "tiles.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, ["split", "name", "slide", "x", "y", "tissue"], lineterminator="\n")
+        table = csv.DictWriter(file, [*rows[0]], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)

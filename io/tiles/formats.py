@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -24,6 +24,7 @@ from safron.io.masks.to_geojson import write_geojson
 Format = Literal["folders", "coco", "geojson", "webdataset"]
 FORMATS: tuple[str, ...] = get_args(Format)
 Pixels = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.uint16]
 SHARD = 1000
 """Tiles in one archive of webdataset."""
 
@@ -31,8 +32,10 @@ SHARD = 1000
 class Writer(Protocol):
     """Writes the tiles of one split."""
 
-    def add(self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any]) -> None:
-        """Write a tile: uint8 [y, x, 3], its labels uint8 [y, x], and what else is known of it."""
+    def add(
+        self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any], instances: Numbers | None
+    ) -> None:
+        """Write a tile: uint8 [y, x, 3], labels uint8 [y, x], what else is known of it, and numbers of instances uint16 [y, x]."""
 
     def close(self) -> None:
         """Write what is written last."""
@@ -49,7 +52,7 @@ def writer_of(
     return WebDataset(folder, split) if kind == "webdataset" else Folders(folder / split)
 
 
-def encode(pixels: Pixels) -> bytes:
+def encode(pixels: Pixels | Numbers) -> bytes:
     """Compress an image or labels as PNG, without loss."""
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=4))
 
@@ -58,14 +61,16 @@ class Folders:
     """Images and masks of equal names in two folders."""
 
     def __init__(self, folder: Path) -> None:
-        self.images, self.masks = folder / "images", folder / "masks"
-        for part in (self.images, self.masks):
-            part.mkdir(parents=True)
+        self.folder = folder
 
-    def add(self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any]) -> None:
+    def add(
+        self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any], instances: Numbers | None
+    ) -> None:
         """Write a tile."""
-        (self.images / f"{name}.png").write_bytes(encode(image))
-        (self.masks / f"{name}.png").write_bytes(encode(labels))
+        for part, pixels in (("images", image), ("masks", labels), ("instances", instances)):
+            if pixels is not None:
+                (self.folder / part).mkdir(parents=True, exist_ok=True)
+                (self.folder / part / f"{name}.png").write_bytes(encode(pixels))
 
     def close(self) -> None:
         """Do nothing more."""
@@ -78,8 +83,10 @@ class GeoJson:
         self.folder, self.legend, self.background = folder, legend, background
         folder.mkdir(parents=True)
 
-    def add(self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any]) -> None:
-        """Write a tile."""
+    def add(
+        self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any], instances: Numbers | None
+    ) -> None:
+        """Write a tile; polygons are those of regions, not of instances."""
         (self.folder / f"{name}.png").write_bytes(encode(image))
         write_geojson(
             self.folder / f"{name}.geojson", open_mask(labels), legend=self.legend, left_out=self.background
@@ -103,32 +110,35 @@ class Coco:
     def __post_init__(self) -> None:
         (self.folder / self.split).mkdir(parents=True)
 
-    def add(self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any]) -> None:
-        """Write a tile, and note its regions."""
+    def add(
+        self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any], instances: Numbers | None
+    ) -> None:
+        """Write a tile, and note its instances where it has some, else its regions."""
         file = f"{self.split}/{name}.png"
         (self.folder / file).write_bytes(encode(image))
         number = len(self.images) + 1
         height, width = labels.shape
         self.images.append({"id": number, "file_name": file, "height": height, "width": width, **facts})
-        for value in np.unique(labels).tolist():
-            if value in self.background:
-                continue
-            count, regions, boxes, _ = cv2.connectedComponentsWithStats(
-                (labels == value).astype(np.uint8), connectivity=4
+        for value, held in _instances(labels, instances) if instances is not None else self._regions(labels):
+            ys, xs = np.flatnonzero(held.any(axis=1)), np.flatnonzero(held.any(axis=0))
+            self.regions.append(
+                {
+                    "id": len(self.regions) + 1,
+                    "image_id": number,
+                    "category_id": value,
+                    "iscrowd": 0,
+                    "area": int(held.sum()),
+                    "bbox": [int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1)],
+                    "segmentation": {"size": [height, width], "counts": run_lengths(held)},
+                }
             )
-            for region in range(1, count):
-                x, y, wide, high, area = boxes[region].tolist()
-                self.regions.append(
-                    {
-                        "id": len(self.regions) + 1,
-                        "image_id": number,
-                        "category_id": value,
-                        "iscrowd": 0,
-                        "area": area,
-                        "bbox": [x, y, wide, high],
-                        "segmentation": {"size": [height, width], "counts": run_lengths(regions == region)},
-                    }
-                )
+
+    def _regions(self, labels: Pixels) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+        """Label and pixels of each region."""
+        for value in np.unique(labels).tolist():
+            if value not in self.background:
+                count, regions = cv2.connectedComponents((labels == value).astype(np.uint8), connectivity=4)
+                yield from ((value, regions == region) for region in range(1, count))
 
     def close(self) -> None:
         """Write the list."""
@@ -139,6 +149,14 @@ class Coco:
             "categories": [{"id": value, "name": self.legend[value].name} for value in found],
         }
         (self.folder / f"{self.split}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def _instances(labels: Pixels, instances: Numbers) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    """Label that most of an instance's pixels have, and its pixels, of each instance."""
+    for number in np.unique(instances).tolist():
+        if number:
+            held = instances == number
+            yield int(np.bincount(labels[held]).argmax()), held
 
 
 def run_lengths(held: npt.NDArray[np.bool_]) -> list[int]:
@@ -161,7 +179,9 @@ class WebDataset:
         self.folder, self.split, self.count = folder, split, 0
         self.archive: tarfile.TarFile | None = None
 
-    def add(self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any]) -> None:
+    def add(
+        self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any], instances: Numbers | None
+    ) -> None:
         """Write a tile."""
         if self.count % SHARD == 0:
             self.close()
@@ -169,7 +189,10 @@ class WebDataset:
             self.archive = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 closed later
         self.count += 1
         text = json.dumps(facts, sort_keys=True).encode()
-        for ending, data in (("image.png", encode(image)), ("mask.png", encode(labels)), ("json", text)):
+        files = [("image.png", encode(image)), ("mask.png", encode(labels)), ("json", text)]
+        if instances is not None:
+            files.insert(2, ("instances.png", encode(instances)))
+        for ending, data in files:
             entry = tarfile.TarInfo(f"{name}.{ending}")
             entry.size = len(data)
             assert self.archive is not None

@@ -47,8 +47,8 @@ class ModelConfig:
 
     # Name on the card.
     name: str = "safron-seamless"
-    # `networks.SeamlessGenerator`, or `networks.PaperGenerator` with its stem, or without as in pix2pix.
-    network: Literal["seamless", "paper", "pix2pix"] = "seamless"
+    # `networks.SeamlessGenerator` or `networks.PaperGenerator`.
+    network: Literal["seamless", "paper"] = "seamless"
     # Label pixels read on each side of a patch.
     context: NotNegative = 20
     # Patches agree where their origins are multiples of this many pixels.
@@ -174,7 +174,7 @@ class TrainConfig:
     def sheet_tile(self) -> int:
         """Side of the patches on a sample sheet, 3 x 3 of which make about a training tile."""
         model = self.model
-        if model.network != "seamless":
+        if model.network == "paper":
             return model.tile
         side = (self.patch + 2 * model.overlap) // 3
         return max(side, model.overlap + model.alignment) // model.alignment * model.alignment
@@ -328,7 +328,6 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
                 "the paper's network takes neither guides nor a style",
             ),
             (not m.dynamic_tile or m.alignment == m.tile, "model.dynamic_tile", only),
-            (m.network == "paper" or m.context == 0, "model.context", "pix2pix sees the patch alone: give 0"),
         ]
     for holds, name, text in rules:
         if not holds:

@@ -96,6 +96,7 @@ def train_segmenter(
     network = SEGMENTERS[options.segmenter](1).to(device)
     optimizer = torch.optim.Adam(network.parameters(), options.rate)
     looked = validation.thin(MOST_VALIDATION)
+    weights_of = median_frequency_weights(train.masks) if options.class_weights else (1.0, 1.0)
     first, best = 0, Trained(network, 0, -1.0)
     weights: dict[str, Any] = {}
     if state.exists():
@@ -120,7 +121,7 @@ def train_segmenter(
         for group in optimizer.param_groups:  # falls in a straight line to a twentieth
             group["lr"] = options.rate * (1 - 0.95 * step / options.steps)
         images, masks = draw_crops(train, options, seed=seed, step=step)
-        loss = segmentation_loss(network(_to_tensor(images, device))[:, 0], masks.to(device))
+        loss = segmentation_loss(network(_to_tensor(images, device))[:, 0], masks.to(device), weights_of)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -137,11 +138,31 @@ def train_segmenter(
     return best
 
 
-def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy plus one minus the soft Dice of the batch; both are float32 [n, y, x]."""
+def segmentation_loss(logits: Tensor, masks: Tensor, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """Cross-entropy, weighted by class (background, foreground), plus one minus the soft Dice; both are float32 [n, y, x]."""
     share = torch.sigmoid(logits)
     dice = (2 * (share * masks).sum() + 1) / (share.sum() + masks.sum() + 1)
-    return F.binary_cross_entropy_with_logits(logits, masks) + 1 - dice
+    weight = weights[0] + (weights[1] - weights[0]) * masks
+    return F.binary_cross_entropy_with_logits(logits, masks, weight) + 1 - dice
+
+
+def median_frequency_weights(masks: Sequence[Mask]) -> tuple[float, float]:
+    """Weights of background and foreground: the median of the two frequencies over each one's (Eigen and Fergus, 2015).
+
+    A class's frequency is its share of the pixels of the images that have it.
+
+    Examples
+    --------
+    >>> median_frequency_weights([np.array([[True, False, False, False]])])
+    (0.6666666666666666, 2.0)
+    """
+    shares = []
+    for wanted in (False, True):
+        having = [mask for mask in masks if (mask == wanted).any()]
+        pixels = sum(mask.size for mask in having)
+        shares.append(sum(int((mask == wanted).sum()) for mask in having) / pixels if pixels else 1.0)
+    middle = sum(shares) / 2
+    return middle / shares[0], middle / shares[1]
 
 
 def draw_crops(

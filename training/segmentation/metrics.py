@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -38,9 +38,6 @@ class Scores:
     precision: float
     recall: float
     boundary_f1: float
-
-
-NAMES = tuple(item.name for item in fields(Scores))
 
 
 def compare(predicted: Mask, true: Mask, *, within: float = BOUNDARY_PX) -> Scores:

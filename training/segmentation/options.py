@@ -24,6 +24,14 @@ def _percents(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
+def _labels(text: str) -> tuple[int, ...]:
+    """Read labels separated by commas."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) <= 255 for part in parts):
+        raise ValueError(f"{text!r} must be labels, 0 to 255, separated by commas, as 2 or 2,3,4,5")
+    return tuple(sorted({int(part) for part in parts}))
+
+
 @dataclass(frozen=True)
 class DiceOptions:
     """All options of a study, with their defaults."""
@@ -38,7 +46,13 @@ class DiceOptions:
     slide_of: str | None = setting(
         None, "What in an image's name is its slide.", "REGEX", shown="each image is a slide"
     )
-    label: Byte = setting(2, "Label to segment, 0 to 255; all others are background.", "N")
+    label: tuple[Byte, ...] = setting(
+        (2,),
+        "Label to segment, 0 to 255, or several that count as one; all others are background.",
+        "N,...",
+        shown="2",
+        parse=_labels,
+    )
     segmenter: Segmenter = setting("small-unet", "Network that is trained.")
     held_out: Share = setting(
         0.1,
@@ -53,13 +67,16 @@ class DiceOptions:
     batch: Count = setting(8, "Number of crops in a step.", "N")
     crop: Count = setting(128, "Size of a crop, in pixels a side; a multiple of 32.", "PX")
     rate: Positive = setting(1e-3, "Learning rate of Adam at the start, a number of 0 to 1.", "RATE")
+    class_weights: bool = setting(
+        False, "Weigh foreground and background by the median of their frequencies over each one's."
+    )
     images: Count | None = setting(
         None, "Largest number of training images; each has one synthetic image.", "N", shown="all"
     )
     few: NotNegative = setting(
         0,
-        "Data efficiency: train on this number of real images alone, and with synthetic images added from the masks of all "
-        "training images and from procedural masks.",
+        "Data efficiency: train on this number of real images alone, with synthetic images added from the masks of all training "
+        "images or from procedural masks, and on the latter alone.",
         "N",
     )
     curve: tuple[int, ...] | None = setting(

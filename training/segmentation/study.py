@@ -21,7 +21,7 @@ from safron.io.errors import BadInput
 from safron.io.files import parse_text, replacing
 from safron.training.config.data_sets import DataFacts
 from safron.training.segmentation.fitting import Annotated, choose_device, predictions, train_segmenter
-from safron.training.segmentation.metrics import NAMES, compare
+from safron.training.segmentation.metrics import Mask, compare
 from safron.training.segmentation.options import DiceOptions, generator_file
 from safron.training.segmentation.synthesis import procedural_masks, synthesize
 from safron.training.segmentation.tissue import Parts, divide, normalize, open_tissue
@@ -46,7 +46,7 @@ def plan_arms(count: int, *, few: int = 0, curve: Sequence[int] = ()) -> tuple[A
     Examples
     --------
     >>> [arm.name for arm in plan_arms(4, few=2, curve=(0, 50))]
-    ['real', 'synthetic', 'mixed', 'replaced 50%', 'added 50%', '2 real', '2 real + synthetic', '2 real + procedural']
+    ['real', 'synthetic', 'mixed', 'replaced 50%', 'added 50%', '2 real', '2 real + synthetic', '2 real + procedural', 'procedural']
     """
     every = tuple(range(count))
     order = np.random.default_rng(SEED_OF_SHARES).permutation(count)
@@ -62,6 +62,7 @@ def plan_arms(count: int, *, few: int = 0, curve: Sequence[int] = ()) -> tuple[A
             Arm(f"{few} real", first),
             Arm(f"{few} real + synthetic", first, every),
             Arm(f"{few} real + procedural", first, (), every),
+            Arm("procedural", (), (), every),
         ]
     return tuple(arms)
 
@@ -78,8 +79,8 @@ class Material:
         """Images that an arm is trained and validated on; it validates on the kinds that it trains on."""
         chosen = {"real": arm.real, "synthetic": arm.synthetic, "procedural": arm.procedural}
         train = _join([_take(self.train[kind], part) for kind, part in chosen.items() if part])
-        # Procedural masks are no substitute for labels to choose a state by: with real images, those decide.
-        kinds = [kind for kind in ("real", "synthetic") if chosen[kind]]
+        # Where there are real masks, procedural ones have no say in which state is best.
+        kinds = [kind for kind in ("real", "synthetic") if chosen[kind]] or ["procedural"]
         return train, _join([self.validation[kind] for kind in kinds])
 
 
@@ -103,14 +104,19 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
     made = iter(synthesize(labels, out / "synthetic", seed=0, **common))
     real, synthetic = {}, {}
     for name, part in whole.items():
-        masks = tuple(label == options.label for label in part.labels)
+        masks = tuple(np.isin(label, options.label) for label in part.labels)
         real[name] = Annotated(part.images, masks)
         synthetic[name] = Annotated(tuple(next(made) for _ in masks), masks)
     train = {"real": real["train"], "synthetic": synthetic["train"]}
+    validation = {"real": real["validation"], "synthetic": synthetic["validation"]}
     if options.few:
-        drawn = procedural_masks(len(parts.train), parts.train.labels[0].shape, seed=0)
+        height, width = parts.train.labels[0].shape
+        count = len(parts.train) + len(parts.validation)
+        drawn = procedural_masks(count, (height, width), seed=0, mpp=mpp)
         images = synthesize(drawn, out / "procedural", seed=1, **common)
-        train["procedural"] = Annotated(images, tuple(label == options.label for label in drawn))
+        both = Annotated(images, tuple(np.isin(label, options.label) for label in drawn))
+        train["procedural"] = _take(both, range(len(parts.train)))
+        validation["procedural"] = _take(both, range(len(parts.train), count))
     one_stain = tuple(
         normalize(image, label) for image, label in zip(parts.test.images, parts.test.labels, strict=True)
     )
@@ -119,27 +125,40 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
         "synthetic": synthetic["test"],
         "real, one stain": Annotated(one_stain, real["test"].masks),
     }
-    return Material(train, {"real": real["validation"], "synthetic": synthetic["validation"]}, tests)
+    return Material(train, validation, tests)
+
+
+MADE = ("synthetic", "procedural")
+"""Folders of rendered canvases, which may be there before the first training begins."""
 
 
 def check_folder(out: Path, data: Path, options: DiceOptions) -> None:
-    """Make the folder of a study, or check that it holds this one; raise `BadInput` if it is another or no study."""
-    said = {"program": "safron-eval dice", "data": str(data.absolute()), "options": options.lasting()}
-    file = out / "study.json"
+    """Raise `BadInput` if a folder holds another study, or something else."""
+    file, remedy = out / "study.json", "give the name of a new folder"
     if not file.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise BadInput(f"{out}: exists and holds no study; give the name of a new folder")
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as opened:
-            opened.write((json.dumps(said, indent=2) + "\n").encode())
+        if out.exists() and not (out.is_dir() and all(item.name in MADE for item in out.iterdir())):
+            raise BadInput(f"{out}: exists and holds no study; {remedy}")
         return
-    remedy = "give the name of a new folder"
     kept = parse_text(file, json.loads, kind="JSON", remedy=remedy)
-    for name, value in {"data": said["data"], **options.lasting()}.items():
-        before = kept["data"] if name == "data" else kept["options"].get(name)
-        if before != value:
+    for name, value in _identity(data, options).items():
+        if kept.get(name) != value:
             raise BadInput(
-                f"{out}: this study has {name} {before}, not {value}; give the same, or a new folder"
+                f"{out}: this study has {name} {kept.get(name)}, not {value}; give the same, or a new folder"
+            )
+
+
+def _identity(data: Path, options: DiceOptions) -> dict[str, Any]:
+    """Return what makes a study this one, as JSON values."""
+    return {"data": str(data.absolute()), **options.lasting()}
+
+
+def _check_label(parts: Parts, label: tuple[int, ...]) -> None:
+    """Raise `BadInput` unless there is something to segment in each part."""
+    for name, part in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        if not any(np.isin(labels, label).any() for labels in part.labels):
+            known = sorted({int(value) for labels in part.labels for value in np.unique(labels)})
+            raise BadInput(
+                f"--label {','.join(map(str, label))}: no mask of the {name} images has it, only {', '.join(map(str, known))}; give one of those"
             )
 
 
@@ -172,7 +191,10 @@ def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
     pairs = open_tissue(data, facts)
     parts = divide(pairs, held_out=options.held_out, validation=options.validation, images=options.images)
     arms = plan_arms(len(parts.train), few=min(options.few, len(parts.train)), curve=options.curve or ())
+    _check_label(parts, options.label)
     material = prepare_material(parts, out, options)
+    with replacing(out / "study.json") as opened:  # from here on it is this study
+        opened.write((json.dumps(_identity(data, options), indent=2) + "\n").encode())
     trials = [(arm, seed) for seed in range(options.seeds) for arm in arms]
     with progress(len(trials), "trainings") as advance:
         for arm, seed in trials:
@@ -217,12 +239,8 @@ def _run_trial(
     for name, found in material.tests.items():
         pairs = predictions(trained.network, found, device)
         masks[name] = [predicted for predicted, _ in pairs]
-        scores = np.array([list(asdict(compare(*pair)).values()) for pair in pairs])
-        means, spread = scores.mean(axis=0), scores.std(axis=0)
-        tests[name] = {
-            measure: {"mean": float(mean), "sd_over_images": float(sd)}
-            for measure, mean, sd in zip(NAMES, means, spread, strict=True)
-        }
+        scores = [_measures(*pair) for pair in pairs]
+        tests[name] = {measure: _over_images([one[measure] for one in scores]) for measure in scores[0]}
     both = zip(masks["synthetic"], masks["real"], strict=True)
     agreement = [compare(synthetic, real).dice for synthetic, real in both]
     return {
@@ -232,9 +250,22 @@ def _run_trial(
         "best_step": trained.step,
         "validation_dice": trained.dice,
         "tests": tests,
-        "agreement": {"mean": float(np.mean(agreement)), "sd_over_images": float(np.std(agreement))},
+        "agreement": _over_images(agreement),
         "seconds": time.monotonic() - began,
     }
+
+
+def _measures(predicted: Mask, true: Mask) -> dict[str, float]:
+    """Scores of the foreground, and those of the background by pixels."""
+    background = asdict(compare(~predicted, ~true))
+    del background["boundary_f1"]
+    return asdict(compare(predicted, true)) | {
+        f"background_{name}": value for name, value in background.items()
+    }
+
+
+def _over_images(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "sd_over_images": float(np.std(values))}
 
 
 def summarize(out: Path, arms: Sequence[Arm], seeds: int) -> dict[str, Any]:
@@ -253,7 +284,7 @@ def summarize(out: Path, arms: Sequence[Arm], seeds: int) -> dict[str, Any]:
         tests = {
             test: {
                 measure: _spread([result["tests"][test][measure]["mean"] for result in results])
-                for measure in NAMES
+                for measure in results[0]["tests"][test]
             }
             for test in results[0]["tests"]
         }

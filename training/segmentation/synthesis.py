@@ -18,15 +18,17 @@ from pathlib import Path
 import numpy as np
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
-from safron.io.masks.phantoms import Phantom
+from safron.io.masks.colon import Colon
 from safron.io.slides.reader import Pixels
 from safron.training.data.source import Bytes
 
 MARGIN = 64
 """Pixels of repeated labels around each mask."""
 
-CELL = 160
-"""Side in pixels of a square with about five ellipses, in procedural masks."""
+GLAND = 90.0
+"""Diameter of a healthy gland in micrometres."""
+GRADES = (0, 1, 2)
+"""Grades that procedural masks take turns in: healthy, well and moderately differentiated."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,29 @@ def _render(mask: Path, slide: Path, options: list[str]) -> None:
         raise (BadInput if done.returncode == 2 else Failed)(f"safron-render: {said}")
 
 
-def procedural_masks(count: int, size: tuple[int, int], *, seed: int) -> tuple[Bytes, ...]:
-    """Cut masks of glands in stroma from a procedural canvas: 0 background, 1 stroma, 2 gland; uint8 [y, x] each."""
-    phantom, (height, width) = Phantom(seed, "tissue", CELL), size
+def procedural_masks(
+    count: int, size: tuple[int, int], *, seed: int, mpp: float | None = None
+) -> tuple[Bytes, ...]:
+    """Cut masks from procedural colon tissue: 0 background, 1 stroma, 2 gland; uint8 [y, x] each.
+
+    Parameters
+    ----------
+    size
+        Height and width of each.
+    mpp
+        Their pixel size in micrometres; 1 where it is not known.
+    """
+    height, width = size
+    tissues = [
+        Colon(seed, grade=grade, diameter=max(16.0, GLAND / (mpp or 1.0)), outline="full") for grade in GRADES
+    ]
     made: list[Bytes] = []
     place = 0
     while len(made) < count:
-        # Places far apart along a row of an endless canvas; those without glands, or of glass, teach nothing.
-        labels = phantom.paint(slice(0, height), slice(place * width, (place + 1) * width))
+        # Places side by side along a row of an endless canvas; those without glands teach nothing.
+        columns = slice(place * width, (place + 1) * width)
+        labels = tissues[place % len(tissues)].paint(slice(0, height), columns)
         place += 1
-        if (labels == 2).mean() > 0.05 and (labels != 0).mean() > 0.6:
+        if (labels == 2).mean() > 0.05:
             made.append(labels)
     return tuple(made)

@@ -50,6 +50,7 @@ viewer.innerTracker.keyHandler = viewer.innerTracker.keyDownHandler = null; // o
 const state = { version: 0, epoch: 0, labels: 0, hidden: new Set(info.fills ?? []), outline: false, opacity: 0.45, overlay: false, tissue: true, last: null };
 const complete = new Set();
 const layers = { under: null, tissue: null, over: null };
+let before = null; // tissue from before a stroke, shown until the new one is there
 const ORDER = ["under", "tissue", "over"];
 const busy = new Set();
 const stale = new Set();
@@ -104,7 +105,7 @@ function load(slot) {
         clearTimeout(timer);
         item.setOpacity(opacityOf(slot));
         item.setPreload(slot !== "over" || state.overlay);
-        if (old) viewer.world.removeItem(old);
+        if (old && old !== before) viewer.world.removeItem(old);
         busy.delete(slot);
         if (stale.delete(slot)) load(slot);
       };
@@ -162,6 +163,8 @@ let shownError = "";
 function apply(now) {
   state.last = now;
   info.kind = now.kind;
+  if (now.epoch !== state.epoch && now.seed === state.seed && now.kind === "mask") before ??= layers.tissue;
+  state.seed = now.seed;
   const fresh = now.epoch !== state.epoch || now.version !== state.version;
   [state.version, state.epoch] = [now.version, now.epoch];
   if (fresh) load("tissue");
@@ -178,6 +181,7 @@ function apply(now) {
     active = done < wanted && !paused;
     $("mask-section").hidden = false;
     if (document.activeElement !== $("seed")) $("seed").value = now.seed;
+    if (document.activeElement !== $("stain")) showStain(now.stain);
     $("pause").textContent = paused ? "go on" : "pause";
     $("view-progress").textContent = done >= wanted && total > most ? "Middle of the view is rendered; zoom in for the rest" : done >= wanted ? "This view is rendered" : `${number(done)} of ${number(wanted)} tiles of this view`;
     said = done >= wanted ? "" : paused ? "paused" : `rendering ${Math.floor(100 * share)} %`;
@@ -193,6 +197,7 @@ function apply(now) {
   } else if (!$("render-section").hidden) {
     $("render-line").textContent = "Finished.";
   }
+  if (before && !active && !busy.has("tissue") && before !== layers.tissue) { viewer.world.removeItem(before); before = null; }
   $("status").textContent = said;
   $("bar").firstElementChild.style.width = active ? `${100 * share}%` : "0";
   document.body.dataset.done = String(!active && !busy.size);
@@ -294,12 +299,21 @@ new OSD.MouseTracker({
   leaveHandler: () => ($("where").textContent = ""),
 });
 
+// Stains that have a name; one that the command line gave is added to them.
+const STAINS = ["reference", "pale", "strong", "blue", "pink", "violet", "red", "faded", "frozen", ...Array.from({ length: 6 }, (_, n) => `random:${n + 1}`)];
+function showStain(stain) {
+  const options = [...$("stain").options].map((option) => option.value);
+  for (const name of STAINS.includes(stain) ? STAINS : [...STAINS, stain]) if (!options.includes(name)) $("stain").add(new Option(name, name));
+  $("stain").value = stain;
+}
+
 // Controls.
 const tools = info.has_labels ? new Tools({ viewer, info, ask, tell, note, poll, toImage, toScreen, zoomNow, lengthText, showOverlay }) : null;
 const pan = (x, y) => viewer.viewport.panBy(viewer.viewport.deltaPointsFromPixels(new OSD.Point(x, y)));
 const zoom = (factor) => (viewer.viewport.zoomBy(factor), viewer.viewport.applyConstraints());
 const home = () => viewer.viewport.goHome();
 const reseed = (seed) => ask("seed", { seed }).then(poll, tell);
+const restain = (stain) => ask("stain", { stain }).then(poll, tell);
 const nextSeed = () => info.kind === "mask" && reseed((Number($("seed").value) || 0) + 1);
 async function seam() {
   if (!info.patches) return;
@@ -339,7 +353,7 @@ function download() {
 }
 const panel = (open = !$("panel").classList.contains("open")) => ($("panel").classList.toggle("open", open), $("panel-button").setAttribute("aria-expanded", open));
 const style = (outline) => { state.outline = outline; $("fill").classList.toggle("on", !outline); $("outline").classList.toggle("on", outline); showOverlay(true); if (layers.over) load("over"); };
-const setTissue = (on) => { state.tissue = on; fade(); };
+const setTissue = (on) => { state.tissue = on; before?.setOpacity(on ? 1 : 0); fade(); };
 const setOpacity = (value) => { state.opacity = Math.max(0, Math.min(1, value)); showOverlay(true); };
 
 $("zoom-in").onclick = () => zoom(1.6);
@@ -353,6 +367,7 @@ $("outline").onclick = () => style(true);
 $("grid-on").onchange = $("blocks-on").onchange = draw;
 $("seed").onchange = (event) => reseed(Math.max(0, Math.floor(Number(event.target.value) || 0)));
 $("next-seed").onclick = nextSeed;
+$("stain").onchange = (event) => restain(event.target.value);
 $("pause").onclick = () => ask("pause", { paused: !state.last.progress.paused }).then(poll, tell);
 $("seam").onclick = seam;
 $("download").onclick = download;
@@ -381,7 +396,7 @@ viewer.addHandler("animation-finish", poll);
 document.addEventListener("visibilitychange", () => document.hidden || poll());
 viewer.addOnceHandler("tile-drawn", () => (document.body.dataset.open = "1"));
 const first = await ask(`state?${new URLSearchParams({ level: TOP, x0: 0, y0: 0, x1: info.width, y1: info.height })}`);
-[state.version, state.epoch, state.labels] = [first.version, first.epoch, first.labels_version ?? 0];
+[state.version, state.epoch, state.labels, state.seed] = [first.version, first.epoch, first.labels_version ?? 0, first.seed];
 if (info.has_labels && info.kind !== "slide") load("under");
 load("tissue");
 if (info.has_labels && info.kind === "slide") { state.overlay = true; load("over"); }

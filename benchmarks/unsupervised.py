@@ -1,0 +1,184 @@
+"""What does a segmenter learn from pictures that nobody labelled, and is a refined picture more real than an initial one?
+
+    python benchmarks/unsupervised.py CONSEP OUT --minutes 240 --size small
+
+Reads images/, and inst/ for the comparison only, of CoNSeP or a folder laid out like it. `--held-out` tiles are kept for scoring.
+Trains by algorithm 1 of Hou et al. (2017): the whole method, without style, without hard examples; and the same segmenter on
+the labels, and on the initial pictures, for as many steps. A variant that is finished is not trained again, so the same
+command resumes; `--minutes` bound one call. Writes scores.json, a table and reader.html. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from safron.io.synthesis.tiles import read_tiles
+from safron.training.fit_refiner import fit_refiner
+from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets
+from safron.training.refiner.found import find_nuclei
+from safron.training.refiner.networks import TaskNet
+from safron.training.refiner.settings import CONTEXT, SIZES, RefinerConfig
+from safron.training.refiner.train import RefinerTrainer
+from safron.training.segmentation.metrics import compare, compare_instances
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+VARIANTS: dict[str, dict[str, bool]] = {
+    "whole method": {},
+    "no style": {"use_style": False},
+    "no hard examples": {"use_hard": False},
+}
+
+UInt8 = npt.NDArray[np.uint8]
+Instances = npt.NDArray[np.int64]
+
+
+def task_steps(config: RefinerConfig) -> int:
+    """Steps of the task network in all phases."""
+    return config.steps[3] + config.inner[2] * config.steps[4]
+
+
+def train_task(config: RefinerConfig, tiles: Tiles, truth: list[Instances] | None) -> nn.Module:
+    """Train the task network alone, for as many steps: on real tiles and their labels, or on initial pictures."""
+    torch.manual_seed(config.seed)
+    network, rng = TaskNet(config.task_width), np.random.default_rng([config.seed, 7])
+    adam = torch.optim.Adam(network.parameters(), config.task_rate, betas=(0.5, 0.999))
+    for step in range(task_steps(config)):
+        if truth is None:
+            batch = tiles.batch(step)
+            image, targets = batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT], batch.targets
+        else:
+            image, targets = labelled(tiles.images, truth, config, rng)
+        loss = binary_cross_entropy_with_logits(network(image), targets)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+    return network
+
+
+def labelled(
+    images: list[UInt8], truth: list[Instances], config: RefinerConfig, rng: np.random.Generator
+) -> Any:
+    """Crops of real tiles with their labels."""
+    shown, targets = [], []
+    for _ in range(config.batch):
+        tile = int(rng.integers(len(images)))
+        y, x = (int(rng.integers(length - config.patch + 1)) for length in images[tile].shape[:2])
+        place, turn = np.s_[y : y + config.patch, x : x + config.patch], int(rng.integers(8))
+        for kept, part in (
+            (shown, images[tile][place]),
+            (targets, task_targets(truth[tile][place].astype(np.uint32))),
+        ):
+            kept.append(np.ascontiguousarray(np.rot90(part[::-1] if turn >= 4 else part, turn % 4)))
+    return as_tensor(shown), torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2)
+
+
+def scores_of(network: nn.Module, images: list[UInt8], truth: list[Instances]) -> dict[str, float]:
+    """Mean scores over tiles."""
+    rows = []
+    for rgb, true in zip(images, truth, strict=True):
+        found = find_nuclei(network.eval(), rgb)
+        nuclei = compare_instances(found, true)
+        rows.append((compare(found > 0, true > 0).dice, nuclei.aji, nuclei.panoptic))
+    return dict(zip(("dice", "aji", "pq"), np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
+    """Write a page that asks for each of some pictures, in random order, whether it is real (section 5 of the paper)."""
+    kinds: dict[str, list[UInt8]] = {"initial": [], "refined": [], "real": []}
+    number = 1 << 20
+    while len(kinds["real"]) < count:
+        number += 1
+        batch = trainer.tiles.batch(number)
+        with torch.no_grad():
+            kinds["refined"] += list(as_bytes(trainer.refined(batch)))
+        kinds["initial"] += list(as_bytes(batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]))
+        kinds["real"] += list(as_bytes(batch.real))
+    pictures = [(kind, image) for kind, images in kinds.items() for image in images[:count]]
+    order = np.random.default_rng(trainer.config.seed).permutation(len(pictures)).tolist()
+    entries = []
+    for place in order:
+        kind, image = pictures[place]
+        encoded = base64.b64encode(cv2.imencode(".png", image[..., ::-1])[1].tobytes()).decode()
+        entries.append({"kind": kind, "src": f"data:image/png;base64,{encoded}"})
+    page = (Path(__file__).parent / "reader.html").read_text(encoding="utf-8")
+    (out / "reader.html").write_text(page.replace("/* pictures */", json.dumps(entries)), encoding="utf-8")
+    shown = [np.concatenate(images[:8], axis=1) for images in kinds.values()]
+    cv2.imwrite(str(out / "sheet.png"), np.concatenate(shown, axis=0)[..., ::-1])
+
+
+def main() -> None:
+    """Train what is not trained yet, score it and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=240.0)
+    parser.add_argument("--size", choices=[*SIZES], default="small")
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--held-out", nargs="*", default=["train_4", "train_11", "train_18", "train_23"])
+    parser.add_argument("--readings", type=int, default=100, help="pictures of each kind in reader.html")
+    chosen = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * chosen.minutes
+    found = {Path(name).stem: rgb for name, rgb in read_tiles([chosen.data / "images"])}
+    truth = {
+        name: cv2.imread(str(chosen.data / "inst" / f"{name}.png"), cv2.IMREAD_UNCHANGED).astype(np.int64)
+        for name in found
+    }
+    kept = chosen.out / "scores.json"
+    scores: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    for seed in range(chosen.seeds):
+        config = dataclasses.replace(SIZES[chosen.size], seed=seed)
+        config = config.with_total(chosen.iterations) if chosen.iterations else config
+        tiles = Tiles([(name, rgb) for name, rgb in found.items() if name not in chosen.held_out], config)
+        held = [(found[name], truth[name]) for name in chosen.held_out]
+        images, masks = [rgb for rgb, _ in held], [true for _, true in held]
+        for name in ("labels", "initial pictures", *VARIANTS):
+            key = f"{name}, seed {seed}"
+            if key in scores or time.monotonic() > end:
+                continue
+            if name not in VARIANTS:
+                labels = [truth[one] for one in tiles.names] if name == "labels" else None
+                network = train_task(config, tiles, labels)
+            else:
+                left = (end - time.monotonic()) / 60
+                variant = dataclasses.replace(config, **VARIANTS[name])
+                folder = chosen.out / key.replace(", ", "-").replace(" ", "-")
+                trainer = fit_refiner(
+                    tiles, folder, variant, resume=(folder / "refiner.pt").exists(), minutes=left
+                )
+                network = trainer.task
+                if trainer.done < variant.total:
+                    print(f"{key}: {trainer.done} of {variant.total} iterations; the same command resumes")
+                    continue
+                if name == "whole method" and seed == 0:
+                    reader_sheet(trainer, chosen.out, chosen.readings)
+            scores[key] = scores_of(network, images, masks) | {
+                "task_steps": task_steps(config),
+                "batch": config.batch,
+            }
+            kept.write_text(json.dumps(scores, indent=2) + "\n")
+            print(
+                f"{key:30s}" + "".join(f"  {what} {scores[key][what]:.3f}" for what in ("dice", "aji", "pq")),
+                flush=True,
+            )
+    print(json.dumps(scores))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Which pieces is a page made of that needs no network? HTML and SVG as text, pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#222;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;
+vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}.look{position:relative;display:inline-block}.look img{max-width:100%;display:block}
+.look img+img{position:absolute;inset:0;width:100%;height:100%;opacity:0;image-rendering:pixelated}i.c{display:inline-block;width:1em;height:1em;border:1px solid #888;vertical-align:-.15em}
+pre{background:#f4f4f4;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere}.warn{background:#fff3cd;padding:.5rem .7rem}
+@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#282828}.warn{background:#4a3d10}}"""
+
+COLOURS = ("#7a4d9b", "#c2703d", "#2f7f86", "#9a8c2c", "#b04a6f", "#4c6fb1")
+
+
+def head(title: str, heading: str) -> str:
+    """Begin a page."""
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{text(title)}</title><style>{STYLE}</style><h1>{text(heading)}</h1>"
+    )
+
+
+def bars(values: dict[str, float], unit: str) -> str:
+    """Draw numbers by name as a chart: SVG."""
+    rows = sorted(values.items(), key=lambda item: -item[1])
+    most = max((value for _, value in rows), default=0) or 1
+    parts = [f"<svg viewBox='0 0 700 {24 * len(rows) + 4}' width='100%' role=img style='max-width:44rem'>"]
+    for row, (name, value) in enumerate(rows):
+        y, wide = 24 * row + 2, 400 * value / most
+        parts.append(
+            f"<text x=0 y={y + 15} font-size=14 fill=currentColor>{text(name)}</text>"
+            f"<rect x=180 y={y} width={wide:.1f} height=19 fill='#7a4d9b'/>"
+            f"<text x={wide + 188:.1f} y={y + 15} font-size=14 fill=currentColor>{value:.4g} {unit}</text>"
+        )
+    return "".join(parts) + "</svg>"
+
+
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> str:
+    """Draw curves with a logarithmic axis where all values are positive: SVG.
+
+    Parameters
+    ----------
+    lines
+        Points (x, y) by name, each in the order of x.
+    unit
+        Of the x axis, in words.
+    """
+    points = [point for line in lines.values() for point in line if math.isfinite(point[1])]
+    if not points:
+        return "<p>nothing to draw</p>"
+    is_log = min(y for _, y in points) > 0
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+
+    def place(x: float, y: float) -> str:
+        bottom, top, value = (math.log(v) for v in (low, high, y)) if is_log else (low, high, y)
+        across = (x - left) / ((right - left) or 1)
+        up = (value - bottom) / ((top - bottom) or 1)
+        return f"{60 + 620 * across:.1f},{190 - 170 * up:.1f}"
+
+    parts = ["<svg viewBox='0 0 700 225' width='100%' role=img style='max-width:44rem'>"]
+    parts.append("<path d='M60 15V190H685' fill=none stroke=currentColor />")
+    for y, value in ((26, high), (190, low)):
+        parts.append(f"<text x=54 y={y} font-size=12 text-anchor=end fill=currentColor>{value:.3g}</text>")
+    for x, anchor, value in ((60, "start", left), (680, "end", right)):
+        parts.append(
+            f"<text x={x} y=206 font-size=12 text-anchor={anchor} fill=currentColor>{value:g} {text(unit)}</text>"
+        )
+    for number, (name, line) in enumerate(lines.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        drawn = " ".join(place(x, y) for x, y in line if math.isfinite(y))
+        parts.append(f"<polyline points='{drawn}' fill=none stroke='{colour}' stroke-width=1.6 />")
+        parts.append(f"<text x={200 + 160 * number} y=222 font-size=13 fill='{colour}'>{text(name)}</text>")
+    return "".join(parts) + "</svg>"
+
+
+def image(data: bytes | bytearray, kind: str, name: str) -> str:
+    """Put a picture into the page."""
+    return f"<img alt='{name}' src='data:image/{kind};base64,{base64.b64encode(data).decode()}'>"
+
+
+def table(rows: Iterable[tuple[str, Any]]) -> str:
+    """Make a table of names and values."""
+    return "<table>" + "".join(f"<tr><td>{text(name)}<td>{text(value)}" for name, value in rows) + "</table>"
+
+
+def text(value: object) -> str:
+    """Write a value so that a page shows it as it is."""
+    return html.escape(str(value))

@@ -1,0 +1,112 @@
+"""``safron-mask synthesize-nuclei``: pictures of nuclei and their masks, from real tiles without labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+from safron.io.console import POSITIVE, debug_option, option, progress, warn
+
+NAME = "safron-mask"
+SHARE = click.FloatRange(0, 1)
+
+
+def _size(value: str) -> tuple[int, int]:
+    """Read W,H as (height, width)."""
+    match = re.fullmatch(r"(\d+)[,x](\d+)", value.replace(" ", ""))
+    if match is None or 0 in (int(match[1]), int(match[2])):
+        raise ValueError(f"{value!r} must be two whole numbers W,H, as 4096,4096")
+    return int(match[2]), int(match[1])
+
+
+def _radius(value: str) -> tuple[float, float]:
+    """Read LOW,HIGH."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)", value.replace(" ", ""))
+    if match is None:
+        raise ValueError(f"{value!r} must be two numbers LOW,HIGH, as 5.5,12.5")
+    return float(match[1]), float(match[2])
+
+
+@click.command(
+    "synthesize-nuclei",
+    epilog="\b\nExamples:\n  safron-mask synthesize-nuclei tiles/ nuclei.zarr --size 4096,4096\n"
+    "  safron-render nuclei.zarr slide.svs --model refiner.onnx --image nuclei.zarr/image",
+)
+@click.argument("tiles", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="TILES...")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
+@option("--size", "Size of the picture: width and height, in pixels.", "W,H", parse=_size, required=True)
+@option("--seed", "Seed, a whole number.", "N", type=int, default=0)
+@option(
+    "--radius",
+    "Smallest and largest mean radius of a nucleus, in pixels.",
+    "LOW,HIGH",
+    parse=_radius,
+    default="5.5,12.5",
+)
+@option("--cellularity", "How crowded nuclei are, 0 to 1.", "N", type=SHARE, default=0.5)
+@option("--pleomorphism", "How much nuclei differ in size and shape, 0 to 1.", "N", type=SHARE, default=0.5)
+@option(
+    "--rule",
+    "How many pixels of a tile are taken for nuclei: otsu, by Otsu's threshold; table, as in the paper.",
+    type=click.Choice(["otsu", "table"]),
+    default="otsu",
+)
+@option("--mpp", "Pixel size of the tiles, in micrometres per pixel.", "UM", type=POSITIVE, default=0.25)
+@option("--overwrite", "Replace OUT if this command made it.", is_flag=True)
+@option(
+    "--workers",
+    "Number of chunks drawn at a time.",
+    "N",
+    type=click.IntRange(1),
+    shown="one per core, at most 8",
+)
+@debug_option
+def synthesize_nuclei(
+    tiles: tuple[Path, ...],
+    out: Path,
+    size: tuple[int, int],
+    seed: int,
+    radius: tuple[float, float],
+    rule: Any,
+    mpp: float,
+    overwrite: bool,
+    workers: int | None,
+    **shape: float,
+) -> None:
+    """Draw synthetic nuclei upon real tissue, and their mask.
+
+    TILES are H&E images, or folders of them; they need no labels. Their nuclei are removed, and nuclei with random outlines
+    are drawn in their colour and texture (Hou et al., Unsupervised Histopathology Image Synthesis, 2017, section 2).
+    OUT.zarr holds the mask (labels/class and labels/instance) and the picture (image, RGB).
+    """
+    from safron.io.synthesis.draw import Synthesizer
+    from safron.io.synthesis.layout import Layout
+    from safron.io.synthesis.textures import make_textures
+    from safron.io.synthesis.tiles import read_tiles
+
+    from .write_pictures import check_pictures, write_pictures
+
+    check_pictures(out, overwrite=overwrite)
+    height, width = size
+    layout = Layout(seed, width, radius, **shape)
+    given = read_tiles(tiles)
+    textures, left = make_textures(given, rule=rule)
+    for reason in left:
+        warn(NAME, f"{reason}; left out")
+    about = {"seed": seed, "radius": radius, "rule": rule, "tiles": [name for name, _ in given], **shape}
+    with progress(height * width / 1e6, "Mpx") as advance:
+        advance(0)
+        write_pictures(
+            out,
+            Synthesizer(textures, layout).draw,
+            height=height,
+            width=width,
+            mpp=mpp,
+            about=about,
+            workers=workers,
+            overwrite=overwrite,
+            progress=lambda pixels: advance(pixels / 1e6),
+        )
+    click.echo(f"{out}: {width} x {height} pixels, {mpp:g} um per pixel, from {len(textures)} tiles")

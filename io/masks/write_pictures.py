@@ -1,0 +1,160 @@
+"""How is a synthetic picture written together with its mask?
+
+The output is an OME-Zarr group of three images of one size: ``labels/class`` (uint8) and ``labels/instance`` (uint32),
+which the group itself names as a mask, and ``image`` (RGB uint8 [y, x, 3]). Blocks of whole chunks are drawn in parallel,
+one writer per chunk, into a hidden folder that is renamed when the last block is done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import zarr
+import zarr.codecs
+from safron.io.errors import BadInput, Failed
+from safron.io.files import check_output_path, output
+from safron.io.synthesis.draw import Picture
+from zarr.storage import LocalStore
+
+from .write import CHUNK, blocks
+
+Draw = Callable[[int, int, int, int], Picture]
+
+ABOUT = "safron_synthesis"
+"""Attribute that says how a group was made; a group that has it may be replaced."""
+
+NUCLEUS_LABELS = [
+    {"value": 0, "name": "tissue", "color": [255, 0, 0]},
+    {"value": 1, "name": "nucleus", "color": [0, 0, 255]},
+]
+
+
+def write_pictures(
+    out: Path,
+    draw: Draw,
+    *,
+    height: int,
+    width: int,
+    mpp: float | None,
+    about: dict[str, Any],
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda pixels: None,
+) -> None:
+    """Write picture, classes and instances, block by block.
+
+    Parameters
+    ----------
+    out
+        Folder to create.
+    draw
+        Draws a window (y0, x0, y1, x1) in pixels; called from many threads.
+    height, width
+        Size of the canvas in pixels.
+    mpp
+        Micrometres per pixel; None where unknown.
+    about
+        How it was made, kept in the group's attributes.
+    workers
+        Threads; None means one per core, at most 8.
+    overwrite
+        Replace a group that this function has written.
+    progress
+        Called with the pixels of every finished block.
+
+    Raises
+    ------
+    BadInput
+        `out` exists, or cannot be created.
+    Failed
+        The disk refused a write; what existed at `out` is untouched.
+    """
+    check_pictures(out, overwrite=overwrite)
+    try:
+        with output(out, overwrite=overwrite, folder=True) as part:
+            # In a thread, which a signal does not interrupt: Zarr would go on writing to a folder that is gone.
+            with ThreadPoolExecutor(1) as pool:
+                image, classes, instances = pool.submit(_create, part, height, width, mpp, about).result()
+
+            def work(rows: slice, cols: slice) -> int:
+                picture = draw(rows.start, cols.start, rows.stop, cols.stop)
+                image[rows, cols] = picture.rgb
+                classes[rows, cols], instances[rows, cols] = picture.classes, picture.instances
+                return int(rows.stop - rows.start) * int(cols.stop - cols.start)
+
+            with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+                made = [pool.submit(work, *region) for region in blocks(height, width, (CHUNK, CHUNK))]
+                try:
+                    for future in as_completed(made):
+                        progress(future.result())
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+    except OSError as error:
+        raise Failed(f"{out}: cannot write it: {error.strerror or error}") from error
+
+
+def check_pictures(out: Path, *, overwrite: bool) -> None:
+    """Raise `BadInput` unless a group may be written here; it replaces nothing but its like."""
+    if out.suffix not in ("", ".zarr"):
+        raise BadInput(f"{out}: a Zarr folder is written; end its name in .zarr")
+    if overwrite and os.path.lexists(out) and not _is_ours(out):
+        raise BadInput(
+            f"{out}: exists and was not made by this command, so it is not replaced; choose another name"
+        )
+    check_output_path(out, overwrite=overwrite, folder=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder was written by `write_pictures`."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    try:
+        return ABOUT in zarr.open_group(LocalStore(path, read_only=True), mode="r").attrs
+    except Exception:  # no Zarr, an array, or damaged: not to be replaced
+        return False
+
+
+def _create(
+    part: Path, height: int, width: int, mpp: float | None, about: dict[str, Any]
+) -> tuple[zarr.Array[Any], zarr.Array[Any], zarr.Array[Any]]:
+    attributes = {"ome": _multiscale("labels/class/0", mpp), "labels": NUCLEUS_LABELS, ABOUT: about}
+    root = zarr.create_group(LocalStore(part), attributes=attributes)
+    names = {"version": "0.5", "labels": ["class", "instance"]}
+    labels = root.create_group("labels", attributes={"ome": names})
+    image = root.create_group("image", attributes={"ome": _multiscale("0", mpp, "yxc")})
+    made = [_array(image, (height, width, 3), "uint8", ("y", "x", "c"))]
+    for name, kind in (("class", "uint8"), ("instance", "uint32")):
+        group = labels.create_group(name, attributes={"ome": _multiscale("0", mpp) | {"image-label": {}}})
+        made.append(_array(group, (height, width), kind, ("y", "x")))
+    return made[0], made[1], made[2]
+
+
+def _array(group: zarr.Group, shape: tuple[int, ...], dtype: str, names: tuple[str, ...]) -> zarr.Array[Any]:
+    return group.create_array(
+        "0",
+        shape=shape,
+        chunks=(CHUNK, CHUNK, 3)[: len(shape)],
+        dtype=dtype,
+        fill_value=0,
+        compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+        dimension_names=names,
+        config={"write_empty_chunks": False},
+    )
+
+
+def _multiscale(path: str, mpp: float | None, axes: str = "yx") -> dict[str, Any]:
+    """Metadata of an OME-Zarr image of one level."""
+    kinds = {"c": "channel"}
+    described = [
+        {"name": name, "type": kinds.get(name, "space")}
+        | ({"unit": "micrometer"} if mpp and name != "c" else {})
+        for name in axes
+    ]
+    scale = [1.0 if name == "c" else mpp or 1.0 for name in axes]
+    level = {"path": path, "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    return {"version": "0.5", "multiscales": [{"axes": described, "datasets": [level]}]}

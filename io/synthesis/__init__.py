@@ -1,0 +1,1 @@
+"""How are pictures of nuclei made from real tiles without a network and without a label?"""

@@ -1,0 +1,232 @@
+"""How is any window of a synthetic picture drawn, with the nuclei in it?
+
+    background   cells of tissue without nuclei, `CELL` pixels a side, each a random part of a real tile, faded into its
+                 neighbours over `FADE` pixels so that the contrast stays what it was
+    texture      the same, of another tile's eosin; it modulates the colour of nuclei
+    mask         outlines filled, blurred at the border, cleared inside
+    picture      nuclei * mask + background * (1 - mask)       (Hou et al. 2017, equation 1)
+
+Every pixel is a function of seed and position: windows that overlap agree, whatever their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from safron.io.hashed_noise import normal, uniform
+
+from .layout import Layout, Nuclei
+from .stains import UInt8
+from .textures import CELL, DETAIL_SCALE, Texture
+
+Float32 = npt.NDArray[np.float32]
+
+FADE = 64
+STRIDE = CELL - FADE
+SAME_TILE = 4
+"""Cells along a side of a square that take their tissue from one tile."""
+
+BORDER_BLUR, CLEARING_BLUR = 1.1, 2.0
+"""Standard deviations in pixels, of nuclear borders and of cleared interiors."""
+
+CLEARED = 0.5
+"""Share of the nuclei that are cleared, each by up to `MOST_CLEARED` of its colour."""
+
+MOST_CLEARED = 0.55
+CLEARING_SIZE = 0.6
+"""Of the cleared interior, in radii of the nucleus."""
+
+MARGIN = 8
+"""Pixels drawn around a window, for the blurs."""
+
+TEXTURE_GAIN, TONE = 0.16, 0.12
+"""Standard deviation of a nucleus's density from pixel to pixel, and from nucleus to nucleus."""
+
+DENSITY_STEPS = 256.0
+_LIGHT = np.rint(256 * np.exp(-np.arange(2048) / DENSITY_STEPS) - 1).clip(0, 255).astype(np.uint8)
+"""Colour value for each density, in steps."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn window.
+
+    Attributes
+    ----------
+    rgb
+        uint8 [y, x, 3].
+    classes
+        uint8 [y, x]: 1 in nuclei, else 0.
+    instances
+        uint32 [y, x]: number of the nucleus, else 0; see `Nuclei`.
+    """
+
+    rgb: UInt8
+    classes: UInt8
+    instances: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Synthesizer:
+    """Draws synthetic pictures.
+
+    Attributes
+    ----------
+    textures
+        What real tiles give; tissue and the colour of nuclei come from these.
+    layout
+        Where nuclei lie.
+    details
+        Where the texture of nuclei comes from; the same tiles where empty.
+    """
+
+    textures: Sequence[Texture]
+    layout: Layout
+    details: Sequence[Texture] = ()
+
+    def draw(self, y0: int, x0: int, y1: int, x1: int) -> Picture:
+        """Draw a window of canvas pixels.
+
+        Parameters
+        ----------
+        y0, x0, y1, x1
+            The window; it may lie anywhere on the plane.
+
+        Returns
+        -------
+        Picture
+            Of this size.
+        """
+        background, tone = self._background(y0, x0, y1, x1)
+        nuclei = self.layout.near(y0 - MARGIN, x0 - MARGIN, y1 + MARGIN, x1 + MARGIN)
+        places, spread, weight = self._masks(nuclei, y0, x0, y1, x1)
+        instances = np.concatenate([[0], nuclei.numbers])[places].astype(np.uint32)
+        classes = (places > 0).view(np.uint8)
+        # Tone of each nucleus; in the blurred border of one, its texture goes on.
+        shades = 1 + TONE * normal(self.layout.seed, 70, *nuclei.places.T)
+        shade = np.concatenate([[1.0], shades.clip(0.6, 1.5)]).astype(np.float32)
+        shade = shade[spread]
+        detail = self._detail(y0, x0, y1, x1)
+        density = tone * (shade * (1 + np.float32(TEXTURE_GAIN) * detail))[..., None]
+        steps = np.rint(density * np.float32(DENSITY_STEPS)).clip(0, len(_LIGHT) - 1).astype(np.uint16)
+        inside = _LIGHT[steps].astype(np.int32)
+        share = weight.astype(np.int32)[..., None]
+        rgb = (inside * share + background.astype(np.int32) * (255 - share) + 127) // 255
+        return Picture(rgb.astype(np.uint8), classes, instances)
+
+    def _masks(
+        self, nuclei: Nuclei, y0: int, x0: int, y1: int, x1: int
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], UInt8]:
+        """Places in `nuclei` from 1, the same with wider borders, and the blurred mask 0..255, all [y, x]."""
+        # Outlines are drawn whole: what OpenCV clips, it may draw otherwise.
+        more = MARGIN + 2 * self.layout.reach
+        shape = (y1 - y0 + 2 * more, x1 - x0 + 2 * more)
+        places, clear = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
+        origin = np.array([x0 - more, y0 - more])
+        outlines = _fixed(nuclei.outlines - origin)
+        inner = nuclei.centres[:, None] + CLEARING_SIZE * (nuclei.outlines - nuclei.centres[:, None])
+        inner_outlines = _fixed(inner - origin)
+        seed, at = self.layout.seed, tuple(nuclei.places.T)
+        cleared = uniform(seed, 120, *at) < CLEARED
+        amounts = np.rint(255 * MOST_CLEARED * uniform(seed, 121, *at)).astype(int).tolist()
+        for number, outline in enumerate(outlines):
+            cv2.fillPoly(places, [outline], number + 1, shift=4)
+            cv2.fillPoly(clear, [outline], 0, shift=4)
+            if cleared[number]:
+                cv2.fillPoly(clear, [inner_outlines[number]], amounts[number], shift=4)
+        filled = np.where(places > 0, np.uint8(255), np.uint8(0))
+        border = np.asarray(cv2.GaussianBlur(filled, (7, 7), BORDER_BLUR)).astype(np.uint16)
+        hole = np.asarray(cv2.GaussianBlur(clear, (13, 13), CLEARING_BLUR)).astype(np.uint16)
+        weight = (border * (255 - hole) + 127) // 255
+        window = np.s_[more:-more, more:-more]
+        return places[window], _spread(places)[window], weight[window].astype(np.uint8)
+
+    def _background(self, y0: int, x0: int, y1: int, x1: int) -> tuple[UInt8, Float32]:
+        """Tissue without nuclei, uint8 [y, x, 3], and the density of nuclei there, float32 [y, x, 3]."""
+        shape = (y1 - y0, x1 - x0)
+        mean, contrast, tone = (np.zeros((*shape, 3), np.float32) for _ in range(3))
+        squares = np.zeros(shape, np.float32)
+        for row, col, part, weight in _cells(y0, x0, y1, x1):
+            texture = self.textures[self._choice(130, row // SAME_TILE, col // SAME_TILE, len(self.textures))]
+            crop = _crop(texture.background, self.layout.seed, 131, row, col, part)
+            w = weight[..., None]
+            mean[part.target] += w * texture.mean
+            contrast[part.target] += w * (crop - texture.mean)
+            tone[part.target] += w * texture.nucleus
+            squares[part.target] += weight * weight
+        rgb = mean + contrast / np.sqrt(squares)[..., None]
+        return np.rint(rgb).clip(0, 255).astype(np.uint8), tone
+
+    def _detail(self, y0: int, x0: int, y1: int, x1: int) -> Float32:
+        """Texture of nuclei, standard normal in each pixel: float32 [y, x]."""
+        tiles = self.details or self.textures
+        total, squares = (np.zeros((y1 - y0, x1 - x0), np.float32) for _ in range(2))
+        for row, col, part, weight in _cells(y0, x0, y1, x1):
+            texture = tiles[self._choice(140, row, col, len(tiles))]
+            total[part.target] += weight * _crop(texture.detail, self.layout.seed, 141, row, col, part)
+            squares[part.target] += weight * weight
+        return np.asarray(total / (np.sqrt(squares) * np.float32(DETAIL_SCALE)), np.float32)
+
+    def _choice(self, stream: int, row: int, col: int, count: int) -> int:
+        """Draw a number below `count` for a place."""
+        place = np.array([row]), np.array([col])
+        return min(count - 1, int(count * uniform(self.layout.seed, stream, *place)[0]))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Where the part of a cell that lies in a window is: in the cell, and in the window."""
+
+    source: tuple[slice, slice]
+    target: tuple[slice, slice]
+
+
+def _ramp() -> Float32:
+    """Weights of a cell along one axis; those of neighbours add up to 1."""
+    rise = (np.arange(FADE, dtype=np.float32) + np.float32(0.5)) / np.float32(FADE)
+    return np.concatenate([rise, np.ones(CELL - 2 * FADE, np.float32), rise[::-1]])
+
+
+RAMP = _ramp()
+
+
+def _cells(y0: int, x0: int, y1: int, x1: int) -> list[tuple[int, int, _Part, Float32]]:
+    """Cells that touch a window, in raster order, with their parts and weights [y, x]."""
+    found = []
+    for row in range((y0 - CELL) // STRIDE + 1, (y1 - 1) // STRIDE + 1):
+        for col in range((x0 - CELL) // STRIDE + 1, (x1 - 1) // STRIDE + 1):
+            (down, y), (across, x) = _overlap(row, y0, y1), _overlap(col, x0, x1)
+            weight = RAMP[down, None] * RAMP[None, across]
+            found.append((row, col, _Part((down, across), (y, x)), weight))
+    return found
+
+
+def _overlap(index: int, start: int, stop: int) -> tuple[slice, slice]:
+    """Part of a cell inside start..stop, along one axis: in the cell, and from `start` on."""
+    begin = index * STRIDE
+    low, high = max(begin, start), min(begin + CELL, stop)
+    return slice(low - begin, high - begin), slice(low - start, high - start)
+
+
+def _crop(image: npt.NDArray[np.generic], seed: int, stream: int, row: int, col: int, part: _Part) -> Float32:
+    """Part of a tile for part of a cell; what the cell shows is random, mirrored and turned: float32 [y, x, ...]."""
+    u = [float(uniform(seed, stream + 1000 * k, np.array([row]), np.array([col]))[0]) for k in range(3)]
+    top, left = (int(share * (side - CELL + 1)) for share, side in zip(u[:2], image.shape[:2], strict=True))
+    cell = image[top : top + CELL, left : left + CELL]
+    turn = int(8 * u[2])
+    return np.asarray(np.rot90(cell[::-1] if turn >= 4 else cell, turn % 4)[part.source], np.float32)
+
+
+def _fixed(outlines: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Corners in sixteenths of a pixel, as `cv2.fillPoly` takes them."""
+    return np.rint(16 * outlines).astype(np.int32)
+
+
+def _spread(places: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Places of nuclei, with the border of each widened over the pixels beside it that belong to none."""
+    wide = cv2.dilate(places.astype(np.float32), np.ones((7, 7), np.uint8))
+    return np.where(places > 0, places, np.asarray(wide).astype(np.int32))

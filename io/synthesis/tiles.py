@@ -1,0 +1,66 @@
+"""Which real tiles does a user give, and what do they hold?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from safron.io.errors import BadInput
+
+from .stains import UInt8
+
+ENDINGS = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".jp2")
+MAX_PIXELS = 1 << 25
+"""Larger images are refused: a tile is held in memory."""
+
+
+def read_tiles(paths: Sequence[Path]) -> list[tuple[str, UInt8]]:
+    """Read all images that are named, or lie in folders that are named.
+
+    Parameters
+    ----------
+    paths
+        Images, and folders of images.
+
+    Returns
+    -------
+    list[tuple[str, UInt8]]
+        Names and pixels, RGB uint8 [y, x, 3], in order of name within each folder.
+
+    Raises
+    ------
+    BadInput
+        One is missing, or no colour image; or there is none.
+    """
+    found = [(path.name, _read(path)) for path in _files(paths)]
+    if not found:
+        raise BadInput(f"{paths[0]}: holds no image ({', '.join(ENDINGS)}); give tiles, or a folder of them")
+    return found
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+        elif path.is_file():
+            yield path
+        else:
+            raise BadInput(f"{path}: there is no such file; give tiles, or a folder of them")
+
+
+def _read(path: Path) -> UInt8:
+    """Pixels of one image."""
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # of images that it finds too large
+        image = None
+    if image is None:
+        raise BadInput(f"{path}: cannot read it as an image; save it as PNG, or cut tiles from a slide")
+    height, width = image.shape[:2]
+    if height * width > MAX_PIXELS:
+        raise BadInput(
+            f"{path}: has {width} x {height} px; cut it into tiles of at most {MAX_PIXELS >> 20} million px"
+        )
+    return np.ascontiguousarray(image[..., ::-1], np.uint8)

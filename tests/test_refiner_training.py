@@ -1,0 +1,323 @@
+"""A refiner and a segmenter learn from pictures that nobody labelled, phase by phase."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safron.io.errors import BadInput
+from tiles import tissue
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from safron.engine import render  # noqa: E402
+from safron.engine.evaluation.overlap_mismatch import measure_mismatch  # noqa: E402
+from safron.engine.generator.onnx_model import OnnxModel  # noqa: E402
+from safron.io.masks.open import open_mask  # noqa: E402
+from safron.io.synthesis.draw import Synthesizer  # noqa: E402
+from safron.io.synthesis.layout import Layout  # noqa: E402
+from safron.io.synthesis.textures import make_texture  # noqa: E402
+from safron.training.cli import cli  # noqa: E402
+from safron.training.fit_refiner import fit_refiner, load  # noqa: E402
+from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets  # noqa: E402
+from safron.training.refiner.found import find_nuclei  # noqa: E402
+from safron.training.refiner.networks import Discriminator, Refiner, StyleEncoder, TaskNet  # noqa: E402
+from safron.training.refiner.settings import CONTEXT, PHASES, SIZES, RefinerConfig  # noqa: E402
+from safron.training.refiner.train import History, RefinerTrainer  # noqa: E402
+from safron.training.segmentation.metrics import compare_instances  # noqa: E402
+
+TINY = dataclasses.replace(SIZES["tiny"], inner=(1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def tiles() -> Tiles:
+    return Tiles([("a", tissue(90)), ("b", tissue(100, seed=1))], TINY)
+
+
+def random_refiner() -> Refiner:
+    torch.manual_seed(1)
+    refiner = Refiner(4, 4)
+    torch.nn.init.normal_(refiner.last.weight, std=0.5)
+    return refiner
+
+
+def test_the_refiner_reads_41_pixels_and_begins_as_the_identity() -> None:
+    image = torch.rand(1, 3, 57, 57) * 1.6 - 0.8
+    assert torch.equal(
+        Refiner(4, 4)(image, torch.rand(1, 4)), image[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
+    )
+    image.requires_grad_()
+    out = random_refiner()(image, torch.rand(1, 4))
+    assert out.shape == (1, 3, 17, 17)
+    out[0, :, 8, 8].sum().backward()
+    seen = image.grad[0].abs().sum(dim=0) > 0
+    rows = torch.nonzero(seen.any(dim=1)).flatten()
+    assert (int(rows[0]), int(rows[-1])) == (8, 48)
+
+
+def test_a_style_is_one_for_all_or_one_for_each_pixel() -> None:
+    refiner, image, style = random_refiner(), torch.rand(2, 3, 50, 50), torch.rand(2, 4)
+    everywhere = style[:, :, None, None].expand(-1, -1, 50, 50)
+    assert torch.allclose(refiner(image, style), refiner(image, everywhere))
+    assert not torch.allclose(refiner(image, style), refiner(image, style + 1))
+
+
+def test_shapes_of_the_other_networks() -> None:
+    assert StyleEncoder(4, 6)(torch.rand(2, 3, 40, 52)).shape == (2, 6)
+    assert TaskNet(4)(torch.rand(2, 3, 24, 40)).shape == (2, 2, 24, 40)
+    critic = Discriminator(4, 6)
+    image, reference = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 40, 40)
+    assert critic(image, reference).shape[:2] == (2, 1)
+    assert not torch.equal(critic(image, reference), critic(image, -reference))
+    assert torch.equal(critic(image, None), critic(image, None))
+
+
+def test_a_batch_follows_from_its_number_and_has_true_masks(tiles: Tiles) -> None:
+    batch, again, other = tiles.batch(3), tiles.batch(3), tiles.batch(4)
+    assert torch.equal(batch.initial, again.initial)
+    assert not torch.equal(batch.initial, other.initial)
+    assert batch.initial.shape == (2, 3, 16 + 2 * CONTEXT, 16 + 2 * CONTEXT)
+    assert batch.targets.shape == (2, 2, 16, 16)
+    assert bool((batch.targets[:, 1] <= batch.targets[:, 0]).all())
+    many = Tiles([("a", tissue(200))], dataclasses.replace(TINY, patch=96, reference=96, batch=6)).batch(0)
+    inner = many.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT].mean(dim=1)
+    nuclei = many.targets[:, 0] > 0
+    assert inner[nuclei].mean() < inner[~nuclei].mean() - 0.1
+
+
+def test_interiors_keep_apart_nuclei_that_touch() -> None:
+    instances = np.zeros((20, 20), np.uint32)
+    instances[3:17, 3:10], instances[3:17, 10:17] = 4_000_000_000, 4_000_000_001
+    nucleus, interior = task_targets(instances).transpose(2, 0, 1)
+    assert nucleus.sum() == 14 * 14
+    assert cv2.connectedComponents(interior.astype(np.uint8))[0] - 1 == 2
+    assert interior.sum() == 2 * 10 * 3
+
+
+def test_every_phase_trains_its_networks_and_no_others(tiles: Tiles) -> None:
+    trainer = RefinerTrainer(TINY, tiles)
+    # From zero the refiner would change nothing of what the first phase looks at.
+    torch.nn.init.normal_(trainer.refiner.last.weight, std=0.1)
+    expected = {
+        "refiner": {"refiner"},
+        "discriminator": {"discriminator"},
+        "adversarial": {"refiner", "discriminator", "style"},
+        "task": {"task"},
+        "joint": {"refiner", "discriminator", "style", "task"},
+    }
+    for phase in PHASES:
+        assert TINY.phase(trainer.done) == phase
+        before = {name: [p.clone() for p in net.parameters()] for name, net in trainer.networks.items()}
+        trainer.iterate()
+        moved = {
+            name
+            for name, net in trainer.networks.items()
+            if any(not torch.equal(old, new) for old, new in zip(before[name], net.parameters(), strict=True))
+        }
+        assert moved - {"style"} == expected[phase] - {"style"}, phase
+        assert ("style" in moved) or phase not in ("adversarial", "joint")
+    assert TINY.phase(99) == "joint"
+
+
+def test_each_network_learns_what_it_is_for(tiles: Tiles) -> None:
+    config = dataclasses.replace(TINY, steps=(0, 0, 1000, 1, 1), alpha=0.0, refiner_rate=1e-3)
+    trainer, batch = RefinerTrainer(config, tiles), tiles.batch(0)
+    # A discriminator that looks at brightness.
+    for layer in trainer.discriminator.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
+            torch.nn.init.zeros_(layer.bias)
+    passed = [trainer.refine(batch) for _ in range(6)]
+    assert passed[-1]["realism"] < passed[0]["realism"]
+    kept = dataclasses.replace(config, alpha=1.0, beta=0.0, refiner_rate=1e-2)
+    close = RefinerTrainer(kept, tiles)
+    torch.nn.init.normal_(close.refiner.last.weight, std=0.1)
+    changes = [close.refine(batch)["close"] for _ in range(6)]
+    assert changes[-1] < changes[0]
+    told = [trainer.discriminate(batch)["discriminator"] for _ in range(6)]
+    assert told[-1] < told[0]
+    found = [trainer.segment(batch)["task"] for _ in range(6)]
+    assert found[-1] < found[0]
+
+
+def test_ablations_leave_out_what_they_say(tiles: Tiles) -> None:
+    joint = dataclasses.replace(TINY, steps=(0, 0, 0, 0, 9))
+    assert "hard" in RefinerTrainer(joint, tiles).iterate()
+    assert "hard" not in RefinerTrainer(dataclasses.replace(joint, use_hard=False), tiles).iterate()
+    plain = RefinerTrainer(dataclasses.replace(joint, use_style=False), tiles)
+    assert float(plain.styles(tiles.batch(0).reference).abs().max()) == 0
+    image, reference = tiles.batch(0).real, tiles.batch(0).reference
+    assert torch.equal(plain.judged(image, reference), plain.judged(image, -reference))
+
+
+def test_a_picture_that_looks_real_weighs_more(tiles: Tiles) -> None:
+    joint = dataclasses.replace(TINY, steps=(0, 0, 0, 0, 9))
+    losses = []
+    for weighted in (False, True):
+        trainer = RefinerTrainer(dataclasses.replace(joint, use_weights=weighted), tiles)
+        trainer.judged = lambda image, reference: torch.tensor([9.0, -9.0]).view(2, 1, 1, 1)  # type: ignore[method-assign]
+        losses.append(trainer.segment(tiles.batch(5))["task"])
+    trainer = RefinerTrainer(joint, tiles)
+    batch = tiles.batch(5)
+    with torch.no_grad():
+        logits = trainer.task(trainer.refined(batch))
+        each = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, batch.targets, reduction="none"
+        ).mean(dim=(1, 2, 3))
+    assert losses[0] == pytest.approx(float(each.mean()), abs=1e-5)
+    assert losses[1] == pytest.approx(float((2.0 * each[0] + 0.2 * each[1]) / 2.2), abs=1e-5)
+
+
+def test_history_mixes_earlier_pictures_in() -> None:
+    history, rng = History(3, 8), np.random.default_rng(0)
+    batches = [torch.full((2, 3, 8, 8), value) for value in (-1.0, 0.0, 1.0)]
+    shown, _ = history.mixed(batches[0], torch.zeros(2, 3, 40, 40), rng)
+    assert torch.equal(shown, batches[0])
+    shown, beside = history.mixed(batches[1], torch.ones(2, 3, 40, 40), rng)
+    assert shown[0].mean() == 0
+    assert shown[1].mean() == -1
+    assert beside[1].mean() == 0
+    history.mixed(batches[2], torch.ones(2, 3, 40, 40), rng)
+    assert history.count == 6
+    copy = History(3, 8)
+    copy.load_state_dict(history.state_dict())
+    assert torch.equal(copy.images, history.images)
+    assert copy.count == 6
+
+
+def test_a_resumed_run_is_the_same(tiles: Tiles, tmp_path: Path) -> None:
+    config = TINY.with_total(6)
+    assert config.total == 6
+    whole = fit_refiner(tiles, tmp_path / "whole", config)
+    fit_refiner(tiles, tmp_path / "parts", config, minutes=1e-9)
+    for _ in range(2):
+        parts = fit_refiner(tiles, tmp_path / "parts", config, resume=True)
+    assert parts.done == whole.done == 6
+    for name, network in whole.networks.items():
+        for one, two in zip(network.parameters(), parts.networks[name].parameters(), strict=True):
+            assert torch.equal(one, two), name
+    with pytest.raises(BadInput, match="add --resume to continue"):
+        fit_refiner(tiles, tmp_path / "whole", config)
+    with pytest.raises(BadInput, match="other settings or tiles"):
+        fit_refiner(tiles, tmp_path / "whole", dataclasses.replace(config, seed=5), resume=True)
+    with pytest.raises(BadInput, match="is not a checkpoint of a refiner"):
+        load(tmp_path / "whole/log.jsonl")
+    assert json.loads((tmp_path / "whole/log.jsonl").read_text().splitlines()[-1])["step"] == 6
+
+
+def test_nuclei_are_found_apart_and_grown_to_their_border() -> None:
+    class Perfect(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, image: Any) -> Any:
+            return self.logits[None]
+
+    truth = np.zeros((40, 43), np.uint32)
+    truth[5:20, 5:15], truth[5:20, 15:30] = 1, 2
+    network = Perfect()
+    wide = np.pad(task_targets(truth), ((0, 0), (0, 5), (0, 0)))
+    network.logits = torch.from_numpy(wide * 2 - 1).permute(2, 0, 1)
+    found = find_nuclei(network, np.zeros((40, 43, 3), np.uint8))
+    assert found.shape == (40, 43)
+    assert compare_instances(found, truth.astype(np.int32)).panoptic > 0.85
+
+
+def test_bytes_and_back() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
+    assert np.array_equal(as_bytes(as_tensor([*rgb])), rgb)
+
+
+def run(*args: Any) -> Any:
+    return CliRunner().invoke(cli, [*map(str, args)])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, exported by the commands: folder with tiles/, run/ and g.onnx."""
+    here = tmp_path_factory.mktemp("refiner")
+    (here / "tiles").mkdir()
+    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
+        cv2.imwrite(str(here / f"tiles/{name}.png"), tissue(90, seed=seed)[..., ::-1])
+    result = run("refiner", here / "tiles", here / "run", "--size", "tiny", "--leave-out", "c.png")
+    assert result.exit_code == 0, result.output
+    assert "5 of 5 iterations" in result.output
+    assert load(here / "run/refiner.pt")[1]["tiles"] == ["a.png", "b.png"]
+    result = run(
+        "export-refiner", here / "run/refiner.pt", here / "tiles", here / "g.onnx", "--name", "tiny refiner"
+    )
+    assert result.exit_code == 0, result.output
+    assert "parity" in result.output
+    return here
+
+
+def test_an_exported_refiner_renders_in_the_style_of_a_reference(exported: Path, tmp_path: Path) -> None:
+    drawn = Synthesizer([make_texture(tissue(150))], Layout(2, 180)).draw(0, 0, 140, 180)
+    cv2.imwrite(str(tmp_path / "initial.png"), drawn.rgb[..., ::-1])
+    options: dict[str, Any] = {
+        "model": exported / "g.onnx",
+        "image": tmp_path / "initial.png",
+        "tile": 64,
+        "mpp": 0.25,
+    }
+    own = render(drawn.classes, tmp_path / "own.svs", **options)
+    other = render(drawn.classes, tmp_path / "b.svs", style=str(exported / "tiles/c.png"), **options)
+    assert own.model == "tiny refiner"
+    assert own.digest != other.digest
+    measured = measure_mismatch(OnnxModel(exported / "g.onnx"), open_mask(drawn.classes), tile=64, overlap=20)
+    assert measured is not None
+    assert measured.largest < 1e-3
+
+
+def test_a_refiner_that_reads_a_style_in_each_pixel(exported: Path, tmp_path: Path) -> None:
+    made = run(
+        "export-refiner", exported / "run/refiner.pt", exported / "tiles", tmp_path / "f.onnx", "--field"
+    )
+    assert made.exit_code == 0, made.output
+    import zarr
+
+    zarr.create_array(str(tmp_path / "field.zarr"), shape=(4, 2, 2), dtype="float32")[:] = np.arange(
+        16
+    ).reshape(4, 2, 2)
+    cv2.imwrite(str(tmp_path / "initial.png"), tissue(140))
+    options: dict[str, Any] = {
+        "model": tmp_path / "f.onnx",
+        "image": tmp_path / "initial.png",
+        "tile": 64,
+        "mpp": 0.25,
+    }
+    mask = np.zeros((140, 140), np.uint8)
+    digests = {
+        render(
+            mask, tmp_path / f"{block}.svs", style=str(tmp_path / "field.zarr"), block=block, **options
+        ).digest
+        for block in (None, 512)
+    }
+    assert len(digests) == 1
+    assert digests != {render(mask, tmp_path / "one.svs", **options).digest}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("refiner", "{tiles}", "{out}", "--leave-out", "x.png"), "--leave-out x.png: no tile has this name"),
+        (("refiner", "{tiles}", "{out}", "--size", "full"), "no tile has 128 px a side and 20 % tissue"),
+        (("export-refiner", "{out}", "{tiles}", "{out}.onnx"), "does not exist"),
+    ],
+)
+def test_bad_input_is_one_line(exported: Path, tmp_path: Path, args: tuple[str, ...], says: str) -> None:
+    result = run(*(part.format(tiles=exported / "tiles", out=tmp_path / "o") for part in args))
+    assert isinstance(result.exception, BadInput)
+    assert says in str(result.exception)
+
+
+def test_settings() -> None:
+    full = RefinerConfig()
+    assert full.with_total(full.total) == full
+    assert full.with_total(1400).steps == (100, 100, 100, 100, 1000)
+    with pytest.raises(BadInput, match="must be a multiple of 8"):
+        RefinerConfig(patch=30)

@@ -1,0 +1,79 @@
+"""The page of a training run says in words and curves what its log holds, and how it compares with another."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from safron.training.cli import main
+from safron.training.run_page import SHEETS, verdict
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def run(*args: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(arg) for arg in args])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def make(name: str, factor: float, sheets: int = 0) -> None:
+    folder = Path(name)
+    folder.mkdir()
+    rows = [
+        {"step": step, "minutes": step / 60, "pixel": factor / step, "adversarial": 0.5 - step / 1000}
+        for step in range(50, 2050, 50)
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "checkpoint.json").write_text(json.dumps({"seed": 7, "name": "<b>"}))
+    for number in range(sheets):
+        cv2.imwrite(str(folder / f"sheet-{number * 500:06d}.png"), np.full((8, 9, 3), number, np.uint8))
+
+
+def test_the_page_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    make("one", 2.0, sheets=9)
+    make("two", 1.0)
+    assert run("page", "one", "p.html", "--before", "two") == 0
+    page = Path("p.html").read_text()
+    assert "pixel" in page
+    assert "100 % higher than" in page
+    assert "nothing" not in page
+    assert len(re.findall("data:image/png", page)) == SHEETS
+    assert "step 0<" in page
+    assert "step 4000<" in page
+    assert "http" not in page
+    assert "<b>&quot;" not in page
+    assert "&lt;b&gt;" in page
+    lines = re.findall(r"<polyline points='([^']*)'", page)
+    assert [len(line.split()) for line in lines] == [40, 40, 40, 40]
+    heights = [float(point.split(",")[1]) for point in lines[0].split()]
+    assert heights == sorted(heights)  # y grows downwards, and the loss falls
+    assert run("page", "one", "p.html") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_runs_are_compared_where_both_have_been() -> None:
+    short = [{"step": 10.0, "pixel": 0.4}, {"step": 20.0, "pixel": 0.2}]
+    long = [*short, {"step": 30.0, "pixel": 0.01}]
+    assert verdict(long, short, "pixel") == "at step 20: 0.2, as high as 0.2 before"
+    assert verdict(long, short, "none") == "at step 20: nothing to compare"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "holds no log.jsonl"), ("", "no line with a step"), ("{", "is damaged"), ("[1]", "is damaged")],
+)
+def test_folders_without_a_run_are_refused(
+    content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("x").mkdir()
+    if content is not None:
+        Path("x/log.jsonl").write_text(content)
+    assert run("page", "x", "p.html") == 2
+    assert message in capsys.readouterr().err
+    assert not Path("p.html").exists()

@@ -1,0 +1,146 @@
+"""Samplers on the command line: the plan, the status, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from cases import ExpectFail, check_fail, render_cli, run_cli
+from masks import blobs
+from safron.engine.generator.model import load_model
+from safron.engine.scratch.pass_state import PassState
+from safron.io.errors import Failed
+from sampler_models import CARD, write_sampler
+from sampler_oracle import expected
+
+ARGS = (
+    "mask.zarr s.tiff --model m.onnx --overlap 12 --block 128 --tiff-tile 64 --mpp 1 --device cpu --workers 1"
+)
+
+
+@pytest.fixture
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    zarr.create_array("mask.zarr", shape=(150, 200), chunks=(64, 64), dtype="uint8")[:] = blobs(150, 200)
+    write_sampler(Path("m.onnx"))
+
+
+@pytest.mark.usefixtures("_files")
+def test_from_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    plan = run_cli(capfd, f"{ARGS} --steps 3 --guidance 2 --dry-run")
+    assert (plan.code, plan.err) == (0, "")
+    (line,) = (line for line in plan.out.splitlines() if line.startswith("sampler"))
+    for text in ("ddim, 3 steps, guidance 2, two calls a patch: 3 passes", "float16, 0.4 MB of scratch"):
+        assert text in line
+    whole = render_cli(capfd, f"{ARGS} --steps 3 --guidance 2 --compression none")
+    assert f"{whole['patches']} patches in all" in line
+    assert whole["generated"] + whole["filled"] == whole["patches"]
+    assert {"xt", "step", "scratch"} <= whole["stages"].keys()
+    model = load_model("m.onnx", device="cpu")
+    model.card = replace(model.card, sampler=model.card.sampler.with_steps(3, 2.0))
+    mask = np.asarray(zarr.open_array("mask.zarr", mode="r")[:])
+    grid = np.asarray(tifffile.imread("s.tiff", level=0))
+    np.testing.assert_array_equal(grid, expected(mask, model, seed=0, state="float16"))
+
+
+FAILS = [
+    ExpectFail("more steps than the card", f"{ARGS} --steps 9", ("--steps 9", "has 4 steps; give 1 to 4")),
+    ExpectFail("no steps", f"{ARGS} --steps 0", ("--steps", "0")),
+    ExpectFail("a generator that is no sampler", f"{ARGS} --model identity --steps 2", ("has no steps",)),
+    ExpectFail("too little memory", f"{ARGS} --memory 10MB", ("--memory allows",)),
+]
+CARDS = [
+    ("no steps", {"times": [], "alphas": []}, "times and alphas must be one or more"),
+    ("more times than alphas", {"times": [9, 5, 3, 2, 1]}, "as many, not 5 and 4"),
+    ("falling alphas", {"alphas": [0.9, 0.5, 0.3, 0.1]}, "alphas must rise"),
+    ("noise alone", {"alphas": [0.0, 0.3, 0.6, 0.95]}, "predict v or x0"),
+    ("unknown prediction", {"prediction": "score"}, "'score'"),
+    ("unknown kind", {"kind": "euler"}, "'euler'"),
+    ("a field that is no field", {"betas": [1]}, "betas"),
+    ("guidance without a null label", {"guidance": 2.0, "null_label": None}, "needs a null_label"),
+]
+
+
+@pytest.mark.usefixtures("_files")
+@pytest.mark.parametrize("case", FAILS, ids=lambda case: case.what)
+def test_bad_options_are_one_line(capfd: pytest.CaptureFixture[str], case: ExpectFail) -> None:
+    check_fail(run_cli(capfd, case.args), case)
+
+
+@pytest.mark.usefixtures("_files")
+@pytest.mark.parametrize(("what", "changes", "says"), CARDS, ids=[case[0] for case in CARDS])
+def test_bad_cards_are_one_line(
+    capfd: pytest.CaptureFixture[str], what: str, changes: dict[str, Any], says: str
+) -> None:
+    write_sampler(Path("m.onnx"), card={"sampler": CARD["sampler"] | changes})
+    check_fail(run_cli(capfd, ARGS), ExpectFail(what, ARGS, ("generator card", says)))
+
+
+@pytest.mark.usefixtures("_files")
+def test_graphs_that_do_not_fit_the_sampler_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    write_sampler(Path("m.onnx"), spare="time")
+    check_fail(
+        run_cli(capfd, ARGS), ExpectFail("", ARGS, ("input 't' must be tensor(float), found no such input",))
+    )
+    write_sampler(Path("m.onnx"), output="image")
+    check_fail(run_cli(capfd, ARGS), ExpectFail("", ARGS, ("output 'prediction' is missing",)))
+    write_sampler(Path("m.onnx"), gain=1000.0)
+    check_fail(run_cli(capfd, ARGS), ExpectFail("", ARGS, ("predicted values", "at most 63")))
+
+
+def stop_after_the_first_pass(capfd: pytest.CaptureFixture[str]) -> None:
+    """Let all blocks of the first pass be finished and kept, and no more."""
+
+    def fail(self: PassState, before: tuple[int, int]) -> tuple[int, int]:
+        raise Failed("no more")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PassState, "complete", fail)
+        stopped = run_cli(capfd, ARGS)
+    assert (stopped.code, stopped.error) == (1, "safron-render: error: no more")
+
+
+@pytest.mark.usefixtures("_files")
+def test_status_counts_all_passes_and_scratch_of_other_steps_is_refused(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    stop_after_the_first_pass(capfd)
+    (done, whole), *_ = re.findall(r"(\d+) of (\d+) patches", run_cli(capfd, "--status s.tiff").out)
+    assert 0 < int(done) < int(whole) / 2
+    refused = run_cli(capfd, f"{ARGS} --steps 2")
+    assert refused.code == 2
+    assert "holds an unfinished render with other inputs (sampler)" in refused.error
+    assert render_cli(capfd, ARGS)["patches"] == int(whole)
+
+
+@pytest.mark.usefixtures("_files")
+def test_a_torn_chunk_of_the_running_picture_is_made_again(capfd: pytest.CaptureFixture[str]) -> None:
+    digest = render_cli(capfd, ARGS)["digest"]
+    Path("s.tiff").unlink()
+    stop_after_the_first_pass(capfd)
+    chunk = Path("s.tiff.safron/passes/0/state/c.0.1.1")
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    assert render_cli(capfd, ARGS)["digest"] == digest
+
+
+@pytest.mark.usefixtures("_files")
+def test_a_running_picture_that_got_lost_is_told_in_one_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = PassState.complete
+
+    def lose(self: PassState, before: tuple[int, int]) -> tuple[int, int]:
+        (self.scratch.path / "state/c.0.1.1").unlink()
+        return complete(self, before)
+
+    monkeypatch.setattr(PassState, "complete", lose)
+    lost = run_cli(capfd, ARGS)
+    assert lost.code == 1
+    assert "the sampler's running picture is missing or damaged in part" in lost.error
+    assert "start over with --fresh" in lost.error

@@ -1,0 +1,245 @@
+"""Pictures of nuclei without a network: every window is the same whatever is drawn around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safron.io.errors import BadInput
+from safron.io.hashed_noise import uniform
+from safron.io.masks.cli import commands
+from safron.io.masks.open import open_mask
+from safron.io.masks.write_pictures import write_pictures
+from safron.io.synthesis import stains
+from safron.io.synthesis.draw import FADE, STRIDE, Picture, Synthesizer
+from safron.io.synthesis.layout import PROPOSALS, ROUNDS, Layout
+from safron.io.synthesis.textures import CELL, make_texture, make_textures
+from safron.io.synthesis.tiles import read_tiles
+from tiles import tissue
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def synthesizer() -> Synthesizer:
+    textures, left = make_textures([("a", tissue(180)), ("b", tissue(300, seed=1))])
+    assert not left
+    return Synthesizer(textures, Layout(7, 700))
+
+
+@pytest.fixture(scope="module")
+def whole(synthesizer: Synthesizer) -> Picture:
+    return synthesizer.draw(-40, -60, 500, 640)
+
+
+@settings(max_examples=12, deadline=None)
+@given(y=st.integers(-40, 480), x=st.integers(-60, 620), height=st.integers(1, 90), width=st.integers(1, 300))
+def test_any_window_is_a_part_of_the_plane(
+    synthesizer: Synthesizer, whole: Picture, y: int, x: int, height: int, width: int
+) -> None:
+    y1, x1 = min(500, y + height), min(640, x + width)
+    part = synthesizer.draw(y, x, y1, x1)
+    inside = np.s_[y + 40 : y1 + 40, x + 60 : x1 + 60]
+    for name in ("rgb", "classes", "instances"):
+        assert np.array_equal(getattr(part, name), getattr(whole, name)[inside]), name
+
+
+def test_nuclei_have_one_number_each_and_do_not_run_into_each_other(whole: Picture) -> None:
+    numbers, counts = np.unique(whole.instances, return_counts=True)
+    assert np.array_equal(whole.classes, whole.instances > 0)
+    assert 0.08 < whole.classes.mean() < 0.5
+    assert len(numbers) > 100
+    pieces = [
+        cv2.connectedComponents((whole.instances == number).view(np.uint8))[0] - 1 for number in numbers[1:40]
+    ]
+    assert np.mean([count == 1 for count in pieces]) > 0.9
+    assert np.median(counts[1:]) > 100
+
+
+def test_pixels_of_nuclei_are_darker_than_tissue(whole: Picture) -> None:
+    haematoxylin = stains.stain_densities(whole.rgb)[..., 0]
+    assert haematoxylin[whole.classes > 0].mean() > haematoxylin[whole.classes == 0].mean() + 0.3
+
+
+def test_seed_and_options_change_the_picture(synthesizer: Synthesizer) -> None:
+    def drawn(**options: Any) -> npt.NDArray[np.uint32]:
+        layout = Layout(**({"seed": 7, "width": 700} | options))
+        return Synthesizer(synthesizer.textures, layout).draw(0, 0, 300, 300).instances
+
+    few, many = drawn(cellularity=0.2), drawn(cellularity=1.0)
+    assert not np.array_equal(drawn(seed=8), drawn())
+    assert len(np.unique(few)) < len(np.unique(many))
+    sizes = [
+        np.bincount(drawn(pleomorphism=p, cellularity=1.0).reshape(-1).astype(np.int64))[1:]
+        for p in (0.0, 1.0)
+    ]
+    spread = [np.std(counts[counts > 0]) for counts in sizes]
+    assert spread[0] < spread[1]
+
+
+def chosen_one_by_one(layout: Layout, rows: range, cols: range) -> set[tuple[int, int, int]]:
+    """What `layout` says in words, cell by cell, over a whole plane of cells."""
+    places = [(row, col, k) for row in rows for col in cols for k in range(PROPOSALS)]
+    columns = tuple(np.array(places).T)
+    y, x = ((columns[axis] + uniform(layout.seed, 101 - axis, *columns)) * layout.cell for axis in (0, 1))
+    radius, rank = layout._radii(columns, y, x), uniform(layout.seed, 102, *columns)
+    open_ = set(np.flatnonzero(layout._proposed(columns, y, x)).tolist())
+    overlaps = {
+        a: {b for b in open_ if a != b and np.hypot(y[a] - y[b], x[a] - x[b]) < radius[a] + radius[b]}
+        for a in open_
+    }
+    kept: set[int] = set()
+    for _ in range(ROUNDS):
+        won = {a for a in open_ if all(rank[a] > rank[b] for b in overlaps[a] & open_)}
+        kept |= won
+        open_ -= won | {a for a in open_ if overlaps[a] & won}
+    return {places[number] for number in kept}
+
+
+def test_nuclei_are_chosen_as_described() -> None:
+    layout = Layout(3, 500)
+    everything = chosen_one_by_one(layout, range(-8, 11), range(-8, 12))
+    found = layout.near(0, 0, 2 * layout.cell, 3 * layout.cell)
+    got = {tuple(place) for place in found.places.tolist()}
+    inside = {place for place in everything if 0 <= place[0] < 2 and 0 <= place[1] < 3}
+    assert inside
+    assert inside == {place for place in got if 0 <= place[0] < 2 and 0 <= place[1] < 3}
+
+
+def test_an_outline_stays_within_reach() -> None:
+    layout = Layout(1, 3000, cellularity=1.0, pleomorphism=1.0)
+    nuclei = layout.near(0, 0, 1500, 1500)
+    far = np.linalg.norm(nuclei.outlines - nuclei.centres[:, None], axis=2).max()
+    assert 0.4 * layout.reach < far < layout.reach
+    assert len(np.unique(nuclei.numbers)) == len(nuclei.numbers)
+    assert nuclei.numbers.min() > 0
+
+
+def test_conventions_of_haematoxylin() -> None:
+    white, blue = np.full((1, 1, 3), 255, np.uint8), np.array([[[90, 70, 150]]], np.uint8)
+    assert stains.stain_densities(white)[0, 0, 0] == pytest.approx(0, abs=1e-6)
+    assert stains.skimage_haematoxylin(white)[0, 0] == pytest.approx(-1.3295, abs=1e-3)
+    assert stains.stain_densities(blue)[0, 0, 0] > 1
+    assert stains.skimage_haematoxylin(blue)[0, 0] > -1.3295
+
+
+def test_shares_by_both_rules() -> None:
+    rgb = tissue(200)
+    nuclei = (stains.stain_densities(rgb)[..., 0] > 0.6).mean()
+    more, less = stains.nuclear_shares(rgb, "otsu")
+    assert less < nuclei * 1.02 < more * 1.02
+    assert more == pytest.approx(less * stains.SUPER_FACTOR / stains.SUB_FACTOR)
+    bounds = stains.BOUNDS
+    pink = np.full((4, 4, 3), (235, 205, 225), np.uint8)
+    assert stains.skimage_haematoxylin(pink).mean() < bounds[0]
+    assert stains.nuclear_shares(pink, "table") == (0.15, 0.10)
+    dark = np.full((4, 4, 3), (60, 40, 90), np.uint8)
+    assert stains.nuclear_shares(dark, "table") == (0.35, 0.32)
+
+
+def test_what_a_tile_gives() -> None:
+    rgb = tissue(200)
+    texture = make_texture(rgb)
+    nuclei = stains.stain_densities(rgb)[..., 0] > 0.6
+    left = stains.stain_densities(texture.background[:200, :200])[..., 0][nuclei]
+    assert left.mean() < 0.3  # of 1.2
+    far = ~cv2.dilate(nuclei.view(np.uint8), np.ones((15, 15), np.uint8)).astype(bool)
+    assert np.array_equal(texture.background[:200, :200][far], rgb[far])
+    haematoxylin = np.array([0.65, 0.70, 0.29])
+    cosine = texture.nucleus @ haematoxylin / np.linalg.norm(texture.nucleus) / np.linalg.norm(haematoxylin)
+    assert cosine > 0.9
+    assert abs(texture.detail.mean()) < 2
+
+
+def test_cells_add_up_and_keep_the_contrast(synthesizer: Synthesizer) -> None:
+    line = synthesizer.draw(0, 0, STRIDE + CELL, STRIDE + CELL)
+    middle, overlap = slice(FADE, STRIDE), slice(STRIDE, CELL)
+    background, _ = synthesizer._background(0, 0, STRIDE + CELL, STRIDE + CELL)
+    assert background.shape == line.rgb.shape
+    detail = synthesizer._detail(0, 0, STRIDE + CELL, STRIDE + CELL)
+    assert detail[overlap, overlap].std() == pytest.approx(detail[middle, middle].std(), rel=0.3)
+
+
+def test_the_same_files_for_any_number_of_workers(synthesizer: Synthesizer, tmp_path: Path) -> None:
+    for workers in (1, 3):
+        write_pictures(
+            tmp_path / f"{workers}.zarr",
+            synthesizer.draw,
+            height=1100,
+            width=300,
+            mpp=0.25,
+            about={},
+            workers=workers,
+        )
+    one, three = (zarr.open_group(tmp_path / f"{n}.zarr", mode="r") for n in (1, 3))
+    drawn = synthesizer.draw(1000, 100, 1100, 300)
+    for path, name in (("image/0", "rgb"), ("labels/class/0", "classes"), ("labels/instance/0", "instances")):
+        assert np.array_equal(one[path][:], three[path][:])
+        assert np.array_equal(one[path][1000:, 100:], getattr(drawn, name))
+    mask = open_mask(tmp_path / "1.zarr")
+    assert mask.shape == (1100, 300)
+    assert mask.mpp == 0.25
+    assert np.array_equal(mask[1000:1100, 100:300], drawn.classes)
+
+
+def run(*args: Any) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(commands, ["synthesize-nuclei", *map(str, args)])
+
+
+def test_the_command(tmp_path: Path) -> None:
+    (tmp_path / "tiles").mkdir()
+    cv2.imwrite(str(tmp_path / "tiles/a.png"), tissue()[..., ::-1])
+    cv2.imwrite(str(tmp_path / "tiles/b.png"), np.full((90, 90, 3), 250, np.uint8))
+    out = tmp_path / "n.zarr"
+    result = run(tmp_path / "tiles", out, "--size", "300,200", "--rule", "table")
+    assert result.exit_code == 0, result.output
+    assert "300 x 200 pixels, 0.25 um per pixel, from 1 tiles" in result.output
+    assert "b.png: only 0 % of it is tissue" in result.output
+    assert open_mask(out).shape == (200, 300)
+    before = zarr.open_group(out, mode="r")["image/0"][:]
+    assert run(tmp_path / "tiles", out, "--size", "300,200", "--seed", 5, "--overwrite").exit_code == 0
+    assert not np.array_equal(zarr.open_group(out, mode="r")["image/0"][:], before)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--radius", "9,3"), "radius 9,3: must be two numbers of pixels"),
+        (("--overwrite",), "was not made by this command"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), tissue(96))
+    out = tmp_path / "n.zarr"
+    if "--overwrite" in options:
+        out.mkdir()
+    result = run(tmp_path / "a.png", out, "--size", "64,64", *options)
+    assert isinstance(result.exception, BadInput)
+    assert says in str(result.exception)
+
+
+def test_tiles_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(BadInput, match=r"a\.png: cannot read it as an image"):
+        read_tiles([tmp_path / "a.png"])
+    with pytest.raises(BadInput, match="there is no such file"):
+        read_tiles([tmp_path / "c.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="holds no image"):
+        read_tiles([tmp_path / "empty"])
+    with pytest.raises(BadInput, match="no tile gives a texture; the first: x: a tile of 30 x 30 px"):
+        make_textures([("x", tissue(30))])
+
+
+def test_a_window_without_nuclei(synthesizer: Synthesizer) -> None:
+    empty = Synthesizer(synthesizer.textures, Layout(7, 700, cellularity=0.0)).draw(0, 0, 50, 60)
+    assert not empty.instances.any()
+    assert empty.rgb.shape == (50, 60, 3)

@@ -1,0 +1,127 @@
+"""``safron-train refiner`` and ``export-refiner``: unsupervised synthesis of nuclei."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+from safron.io.console import POSITIVE, debug_option, option
+from safron.training.needs import need_torch
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command(
+    epilog="Example: safron-train refiner tiles/ runs/refiner --size small --minutes 60",
+)
+@click.argument("tiles", type=PATH, nargs=-1, required=True, metavar="TILES...")
+@click.argument("out", type=PATH)
+@option(
+    "--size",
+    "Size of networks and patches: full is the paper's, small fits two cores.",
+    type=click.Choice(["full", "small", "tiny"]),
+    default="full",
+)
+@option(
+    "--iterations",
+    "Number of iterations of all phases together.",
+    "N",
+    type=click.IntRange(5),
+    shown="of the size",
+)
+@option("--minutes", "Stop after this number of minutes; --resume continues.", "N", type=POSITIVE)
+@option("--leave-out", "Name of a tile that is not trained on; repeat for each.", "NAME", multiple=True)
+@option("--no-style", "Without references of a style (ablation).", is_flag=True)
+@option("--no-hard", "Without hard examples (ablation).", is_flag=True)
+@option("--no-weights", "Without weights D/(1-D) on the task's loss (ablation).", is_flag=True)
+@option("--seed", "Seed of weights and batches, a whole number.", "N", type=click.IntRange(0), default=0)
+@option("--threads", "Number of cores.", "N", type=click.IntRange(1), shown="all")
+@option("--resume", "Continue from the checkpoint in OUT.", is_flag=True)
+@debug_option
+def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
+    """Train a refiner of synthetic nuclei, and a segmenter, on H&E tiles without labels.
+
+    TILES are images or folders of them. OUT gets refiner.pt and log.jsonl (Hou et al., Unsupervised Histopathology Image
+    Synthesis, 2017, algorithm 1).
+    """
+    need_torch()
+    import torch
+    from safron.io.console import progress
+    from safron.io.errors import BadInput
+    from safron.io.synthesis.tiles import read_tiles
+    from safron.training.fit_refiner import fit_refiner
+    from safron.training.refiner.data import Tiles
+    from safron.training.refiner.settings import SIZES
+
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    used: dict[str, Any] = {f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights")}
+    config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], **used)
+    if given["iterations"]:
+        config = config.with_total(given["iterations"])
+    found = read_tiles(tiles)
+    if unknown := set(given["leave_out"]) - {name for name, _ in found}:
+        raise BadInput(f"--leave-out {min(unknown)}: no tile has this name; give names as {found[0][0]}")
+    kept = Tiles([(name, rgb) for name, rgb in found if name not in given["leave_out"]], config)
+    click.echo(
+        f"{len(kept.names)} tiles; iterations of each phase: {', '.join(map(str, config.steps))}", err=True
+    )
+    with progress(config.total, "iterations") as advance:
+        begun = [0]
+
+        def report(done: int, losses: dict[str, float]) -> None:
+            advance(done - begun[0])
+            begun[0] = done
+
+        trainer = fit_refiner(
+            kept, out, config, resume=given["resume"], minutes=given["minutes"], report=report
+        )
+    click.echo(f"{out / 'refiner.pt'}: {trainer.done} of {config.total} iterations")
+
+
+@click.command(
+    "export-refiner",
+    epilog="Example: safron-train export-refiner runs/refiner/refiner.pt tiles/ refiner.onnx",
+)
+@click.argument("checkpoint", type=PATH)
+@click.argument("tiles", type=PATH, nargs=-1, required=True, metavar="TILES...")
+@click.argument("out", type=PATH)
+@option("--name", "Generator's name on its card.", "TEXT", default="refiner")
+@option("--licence", "Licence of the weights on the card.", "TEXT", shown="unknown")
+@option("--trained-on", "Data named on the card.", "TEXT", shown="the number of tiles")
+@option("--mpp", "Pixel size of the tiles, in micrometres per pixel.", "UM", type=POSITIVE, default=0.25)
+@option("--field", "Read a style in each pixel, so that it may vary over a slide.", is_flag=True)
+@debug_option
+def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
+    """Write the refiner of CHECKPOINT to OUT as ONNX, with its style encoder beside it.
+
+    TILES are those that it was trained on; their mean style is used where no reference is given.
+    """
+    need_torch()
+    from safron.io.synthesis.tiles import read_tiles
+    from safron.training.fit_refiner import load
+    from safron.training.refiner.data import Tiles
+    from safron.training.refiner.export import export_refiner as write
+    from safron.training.refiner.train import RefinerTrainer
+
+    config, metadata, state = load(checkpoint)
+    kept = Tiles([(name, rgb) for name, rgb in read_tiles(tiles) if name in metadata["tiles"]], config)
+    trainer = RefinerTrainer(config, kept)
+    trainer.load_state_dict(state)
+    card = write(
+        trainer.networks,
+        config,
+        out,
+        style=trainer.mean_style(),
+        steps=trainer.done,
+        name=given["name"],
+        licence=given["licence"] or "unknown",
+        trained_on=given["trained_on"] or f"{len(metadata['tiles'])} unlabelled tiles",
+        mpp=given["mpp"],
+        field=given["field"],
+    )
+    click.echo(
+        f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
+    )

@@ -1,0 +1,282 @@
+"""How does a diffusion model become a sampler that safron-render runs, and how is it known to be the same?
+
+The graph takes labels, the running picture and the time, and gives one prediction; the card has the schedule. The file is
+run: one step and a picture of five steps must match PyTorch, and two patches are compared where they overlap.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from safron.io.errors import BadInput, Failed
+from safron.io.files import replacing
+from torch import Tensor, nn
+
+from .network import SemanticUNet, one_hot_of
+from .process import linear_alphas, sampling_times
+from .sample import ddim
+from .settings import NULL_LABEL, DiffusionConfig
+from .train import load_run, make_network
+
+OPSET = 17
+TILE = 256
+PARITY_LIMIT = 1e-3
+"""Largest difference that is accepted between ONNX Runtime and PyTorch, of a prediction; pictures may differ by half a level."""
+
+FADE_WINDOW, FADE_FROM = 9, 0.8
+"""Background fades into its fill where more than this share of a square of so many pixels is background."""
+
+Floats = npt.NDArray[np.float32]
+Predict = Callable[..., Floats]
+"""Takes labels, xt and t, as the graph does."""
+
+
+class Contract(nn.Module):
+    """What the graph does: labels to one-hot, prediction without context, channels last.
+
+    Deep inside background the prediction is the one that leads to the fill's colour exactly: a patch that is all background
+    is filled without a call, and the two must meet without an edge.
+    """
+
+    alphas: Tensor
+    fills: Tensor
+
+    def __init__(self, network: SemanticUNet, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.network, self.context, self.count = network, config.context, len(config.labels)
+        self.prediction = config.prediction
+        self.register_buffer("alphas", torch.from_numpy(linear_alphas()).float())
+        self.background = [index for index, label in enumerate(config.labels) if label.fill]
+        colors = [config.labels[index].fill for index in self.background]
+        fills = torch.tensor(colors, dtype=torch.float32).reshape(len(colors), 3, 1, 1)
+        self.register_buffer("fills", fills / 127.5 - 1)
+
+    def forward(self, labels: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """Uint8 [n, y, x], float32 [n, 3, y, x], float32 [n] -> float32 [n, T, T, 3]."""
+        c = self.context
+        one_hot = one_hot_of(labels, self.count)
+        made = self.network(xt, t, one_hot)[:, :, c : xt.shape[2] - c, c : xt.shape[3] - c]
+        x = xt[:, :, c : xt.shape[2] - c, c : xt.shape[3] - c]
+        for place, index in enumerate(self.background):
+            share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], FADE_WINDOW, stride=1)
+            edge = c - FADE_WINDOW // 2
+            depth = share[:, :, edge : share.shape[2] - edge, edge : share.shape[3] - edge]
+            veil = ((depth - FADE_FROM) / (1.0 - FADE_FROM)).clamp(0.0, 1.0)
+            made = made + (self._towards(self.fills[place], x, t) - made) * veil
+        prediction: Tensor = made.clamp(-60.0, 60.0).permute(0, 2, 3, 1)
+        return prediction
+
+    def _towards(self, picture: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Return the prediction that leads to this picture."""
+        if self.prediction == "x0":
+            return torch.zeros_like(x) + picture
+        alpha = self.alphas[t.long()][:, None, None, None]
+        noise: Tensor = (x - alpha.sqrt() * picture) / (1 - alpha).sqrt()
+        if self.prediction == "epsilon":
+            return noise
+        v: Tensor = alpha.sqrt() * noise - (1 - alpha).sqrt() * picture
+        return v
+
+
+def export_run(
+    checkpoint: Path,
+    out: Path,
+    *,
+    steps: int = 20,
+    guidance: float = 0.0,
+    tile: int = TILE,
+    name: str | None = None,
+    licence: str | None = None,
+    trained_on: str | None = None,
+) -> dict[str, Any]:
+    """Write the moving average of a checkpoint to `out` as a sampler, and return its card; see `export_network`."""
+    config, step, state = load_run(checkpoint)
+    config = replace(config, name=name or config.name)
+    network = make_network(config)
+    network.load_state_dict(state["average"])
+    said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}
+    return export_network(network, config, out, steps=steps, guidance=guidance, tile=tile, said=said)
+
+
+def export_fresh(config: DiffusionConfig, out: Path, *, steps: int = 8) -> dict[str, Any]:
+    """Write an untrained sampler, whose cost is real: its last layer has random weights, too."""
+    torch.manual_seed(config.seed)
+    network = make_network(config)
+    nn.init.normal_(network.out.weight, std=0.01)
+    return export_network(network, config, out, steps=steps, said={"trained_on": "nothing: random weights"})
+
+
+def export_network(
+    network: SemanticUNet,
+    config: DiffusionConfig,
+    out: Path,
+    *,
+    said: dict[str, Any],
+    steps: int = 20,
+    guidance: float = 0.0,
+    tile: int = TILE,
+) -> dict[str, Any]:
+    """Write a network to `out` as a sampler, compare it with PyTorch, and return its card.
+
+    Parameters
+    ----------
+    network
+        With its final weights.
+    config
+        Of the network.
+    out
+        The ONNX file.
+    said
+        Fields of the card about provenance.
+    steps, guidance
+        For the card; a render may take fewer steps and another guidance.
+    tile
+        Usual side of a patch in pixels.
+
+    Raises
+    ------
+    BadInput
+        A card lies beside `out`, or a value cannot be used.
+    Failed
+        The file and PyTorch differ.
+    """
+    if (beside := out.with_suffix(".json")).exists():
+        raise BadInput(
+            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
+        )
+    if tile % 4:
+        raise BadInput(f"--tile {tile}: must be a multiple of 4, by which the network reduces")
+    wrapped = Contract(network.eval(), config).eval()
+    graph = _trace(wrapped, _example(config, tile))
+    onnx.checker.check_model(graph)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def in_torch(*window: npt.NDArray[Any]) -> Floats:
+        with torch.no_grad():
+            return np.asarray(wrapped(*map(torch.from_numpy, window)).numpy())
+
+    def in_runtime(*window: npt.NDArray[Any]) -> Floats:
+        return np.asarray(session.run(None, dict(zip(("labels", "xt", "t"), window, strict=True)))[0])
+
+    card = make_card(config, tile, steps, guidance) | said
+    card |= {
+        "parity_max_abs": float(np.abs(difference(in_torch, in_runtime, _example(config, tile))).max()),
+        "parity_of_five_steps": float(
+            np.abs(five_steps(in_torch, config, tile) - five_steps(in_runtime, config, tile)).max()
+        ),
+        "overlap_mismatch": overlap_mismatch(in_runtime, config, tile),
+    }
+    if not (card["parity_max_abs"] <= PARITY_LIMIT and card["parity_of_five_steps"] <= 0.5):
+        raise Failed(
+            f"the exported file and PyTorch differ by {card['parity_max_abs']:.3g} in one step and "
+            f"{card['parity_of_five_steps']:.3g} grey levels after five; nothing was written; try other versions of torch and "
+            "onnxruntime"
+        )
+    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as file:
+        file.write(graph.SerializeToString())
+    return card
+
+
+def make_card(config: DiffusionConfig, tile: int, steps: int, guidance: float) -> dict[str, Any]:
+    """Return the card without what is measured."""
+    alphas, times = linear_alphas(), sampling_times(steps)
+    labels = [
+        {name: value for name, value in label.items() if value is not None}
+        for label in config.to_json()["labels"]
+    ]
+    return {
+        "name": config.name,
+        "version": "1",
+        "tile": {"multiple_of": 4, "default": tile},
+        "context": config.context,
+        "alignment": 4,
+        "labels": labels,
+        "outside": "edge",
+        "mpp": config.mpp,
+        "norm": config.norm,
+        "sampler": {
+            "kind": "ddim",
+            "prediction": config.prediction,
+            "times": times,
+            "alphas": [float(alphas[time]) for time in times],
+            "null_label": NULL_LABEL,
+            "guidance": guidance,
+        },
+        "config_sha256": config.sha256(),
+    }
+
+
+def _example(config: DiffusionConfig, tile: int, *, seed: int = 0) -> tuple[npt.NDArray[Any], ...]:
+    """Return labels, xt and t of one patch."""
+    rng, side = np.random.default_rng(seed), tile + 2 * config.context
+    coarse = rng.integers(0, len(config.labels), (side // 16 + 1, side // 16 + 1), np.uint8)
+    labels = np.kron(coarse, np.ones((16, 16), np.uint8))[None, :side, :side].copy()
+    return labels, rng.standard_normal((1, 3, side, side), np.float32), np.array([400.0], np.float32)
+
+
+def _trace(wrapped: nn.Module, window: tuple[npt.NDArray[Any], ...]) -> onnx.ModelProto:
+    """Turn the network into a graph for any number of patches of any size."""
+    axes = {
+        "labels": {0: "n", 1: "height", 2: "width"},
+        "xt": {0: "n", 2: "height", 3: "width"},
+        "t": {0: "n"},
+        "prediction": {0: "n", 1: "out_height", 2: "out_width"},
+    }
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The exporter that traces is deprecated, but the other one needs another package.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            wrapped,
+            tuple(torch.from_numpy(array) for array in window),
+            buffer,  # type: ignore[arg-type]
+            input_names=["labels", "xt", "t"],
+            output_names=["prediction"],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def difference(one: Predict, other: Predict, window: tuple[npt.NDArray[Any], ...]) -> Floats:
+    """Return by how much two predictions of a patch differ."""
+    return one(*window) - other(*window)
+
+
+def five_steps(predict: Predict, config: DiffusionConfig, tile: int) -> Floats:
+    """Sample one patch in five steps: float32 [3, tile, tile] in grey levels. Around it the first noise stays."""
+    labels, x, _ = _example(config, tile, seed=3)
+    inside = np.s_[:, :, config.context : config.context + tile, config.context : config.context + tile]
+    alphas, times = linear_alphas(), sampling_times(5)
+    for number, time in enumerate(times):
+        after = float(alphas[times[number + 1]]) if number < 4 else 1.0
+        made = predict(labels, x, np.array([time], np.float32)).transpose(0, 3, 1, 2)
+        now, predicted = (torch.from_numpy(np.ascontiguousarray(values)) for values in (x[inside], made))
+        x[inside] = ddim(now, predicted, config.prediction, float(alphas[time]), after).numpy()
+    return np.asarray((x[inside][0] + 1) * 127.5)
+
+
+def overlap_mismatch(predict: Predict, config: DiffusionConfig, tile: int) -> float:
+    """Mean difference of predictions where two neighbouring patches overlap, over the prediction's standard deviation."""
+    shared, side = 20, tile + 2 * config.context
+    step = tile - shared
+    labels, xt, t = _example(config, tile + step, seed=2)
+    left, right = (
+        predict(labels[:, :side, x : x + side].copy(), xt[:, :, :side, x : x + side].copy(), t)
+        for x in (0, step)
+    )
+    return float(np.abs(left[0, :, step:] - right[0, :, :shared]).mean() / left.std())

@@ -1,0 +1,72 @@
+"""What does the network make of noise, one crop by itself? For sample sheets, and to hold exported files against."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .network import one_hot_of
+from .process import linear_alphas, sampling_times
+from .settings import DiffusionConfig
+
+
+@torch.no_grad()
+def sample(
+    network: nn.Module,
+    labels: npt.NDArray[np.uint8],
+    config: DiffusionConfig,
+    *,
+    steps: int,
+    guidance: float,
+    seed: int,
+) -> npt.NDArray[np.uint8]:
+    """Sample pictures by DDIM.
+
+    Parameters
+    ----------
+    network
+        See `SemanticUNet`.
+    labels
+        uint8 [n, y, x].
+    config
+        Of the network.
+    steps
+        Of sampling.
+    guidance
+        Strength of classifier-free guidance; 0 for none.
+    seed
+        Of the noise.
+
+    Returns
+    -------
+    npt.NDArray[np.uint8]
+        RGB uint8 [n, y, x, 3].
+    """
+    known = one_hot_of(torch.from_numpy(labels), len(config.labels))
+    rng = np.random.default_rng(seed)
+    x = torch.from_numpy(rng.standard_normal((len(labels), 3, *labels.shape[1:]), np.float32))
+    alphas, times = linear_alphas(), sampling_times(steps)
+    for number, time in enumerate(times):
+        after = alphas[times[number + 1]] if number + 1 < steps else 1.0
+        t = torch.full((len(labels),), float(time))
+        made = network(x, t, known)
+        if guidance:
+            made = made + guidance * (made - network(x, t, torch.zeros_like(known)))
+        x = ddim(x, made, config.prediction, float(alphas[time]), float(after))
+    levels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
+    return np.asarray(levels.permute(0, 2, 3, 1).numpy())
+
+
+def ddim(x: Tensor, made: Tensor, prediction: str, alpha: float, after: float) -> Tensor:
+    """Take a step without fresh noise, the picture clipped to -1 to 1."""
+    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+    if prediction == "epsilon":
+        picture, eps = (x - noise * made) / signal, made
+    elif prediction == "v":
+        picture, eps = signal * x - noise * made, signal * made + noise * x
+    else:
+        picture, eps = made, (x - signal * made) / noise
+    stepped: Tensor = after**0.5 * picture.clamp(-1, 1) + (1 - after) ** 0.5 * eps
+    return stepped

@@ -1,0 +1,249 @@
+"""How is a diffusion model trained, from the first step to the last?
+
+Each step draws crops, adds as much noise as a random time says, and lets the network predict. Everything random in a step
+follows from the seed and its number, so a run that continues does what it would have done.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from safron.io.errors import BadInput, Failed
+from safron.io.files import replacing
+from safron.training.config.data_sets import DataFacts
+from safron.training.config.settings import TrainConfig
+from safron.training.data import Source, open_source, split
+from torch import nn
+
+from .network import SemanticUNet, one_hot_of
+from .process import TIMES, add_noise, linear_alphas, target_of, to_picture
+from .sample import sample
+from .settings import NULL_LABEL, DiffusionConfig, config_from_json
+
+FORMAT = 1
+WARM_UP = 50
+SHEET_STEPS = 20
+
+
+def make_network(config: DiffusionConfig) -> SemanticUNet:
+    """Make the network of a run."""
+    return SemanticUNet(len(config.labels), config.widths, config.blocks, config.norm)
+
+
+class Trainer:
+    """Network, optimizer and moving average; each call of `step` is one step of training.
+
+    Parameters
+    ----------
+    config
+        All settings.
+    """
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.done = config, 0
+        self.network, self.average = make_network(config), make_network(config)
+        self.average.load_state_dict(self.network.state_dict())
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.rate)
+        self.alphas = torch.from_numpy(linear_alphas()).float()
+
+    def step(self, source: Source) -> float:
+        """Take one step, and return the loss."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, 7, self.done])
+        images, labels = draw_crops(source, config, rng)
+        picture, times = to_picture(images), torch.from_numpy(rng.integers(0, TIMES, config.batch))
+        noise = torch.from_numpy(rng.standard_normal(picture.shape, np.float32))
+        alpha = self.alphas[times]
+        self._set_rate()
+        made = self.network(
+            add_noise(picture, noise, alpha),
+            times.float(),
+            one_hot_of(torch.from_numpy(labels), len(config.labels)),
+        )
+        loss = (made - target_of(config.prediction, picture, noise, alpha)).square().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.done += 1
+        self._average()
+        return float(loss.detach())
+
+    def _set_rate(self) -> None:
+        late = self.done >= 0.8 * self.config.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate * min(1.0, (self.done + 1) / WARM_UP) * (0.2 if late else 1.0)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Follow the weights; at first fast, so that the average forgets where they began."""
+        keep = min(self.config.ema, (1 + self.done) / (10 + self.done))
+        for mean, own in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(own, 1 - keep)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a checkpoint keeps."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any], step: int) -> None:
+        """Go on from a checkpoint."""
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = step
+
+
+def draw_crops(
+    source: Source, config: DiffusionConfig, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Draw crops, turned and mirrored: RGB uint8 [n, y, x, 3], and labels uint8 [n, y, x], some of them `NULL_LABEL`."""
+    images, labels = [], []
+    for _ in range(config.batch):
+        index = int(rng.integers(len(source)))
+        crop = source.read(index, source.place(rng, index, config.crop), config.crop)
+        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+        image, label = (np.rot90(part, turns) for part in (crop.image, crop.labels))
+        if mirror:
+            image, label = image[:, ::-1], label[:, ::-1]
+        images.append(image)
+        labels.append(np.full_like(label, NULL_LABEL) if rng.random() < config.dropped else label)
+    return np.stack(images), np.stack(labels)
+
+
+def open_data(data: Path, config: DiffusionConfig, facts: DataFacts, cache: Path | None) -> Source:
+    """Open training data at the pixel size of the settings."""
+    usual = TrainConfig()
+    model = replace(
+        usual.model, labels=config.labels, mpp=config.mpp, noise_scales=(1,), context=config.context
+    )
+    return open_source(data, replace(usual, model=model, patch=config.crop), cache, facts)
+
+
+def fit(
+    data: Path,
+    out: Path,
+    config: DiffusionConfig,
+    *,
+    facts: DataFacts | None = None,
+    minutes: float | None = None,
+    save_every: int = 200,
+    resume: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Train, and return the checkpoint.
+
+    Parameters
+    ----------
+    data
+        Images and labels; see `safron.training.data`.
+    out
+        Folder of the run: ``checkpoint.pt``, ``log.jsonl``, ``sheet-NNNNNN.png``.
+    config
+        All settings.
+    facts
+        What is known of the data.
+    minutes
+        Stop after so long.
+    save_every
+        Steps from one checkpoint to the next.
+    resume
+        Continue from the checkpoint.
+    tell
+        Takes a line now and then.
+
+    Raises
+    ------
+    BadInput
+        `out` holds a run and `resume` was not given, or the data cannot be used.
+    """
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config)
+    if resume:
+        kept, step, state = load_run(checkpoint)
+        if replace(kept, steps=config.steps) != config:
+            raise BadInput(f"{checkpoint} was made with other settings; leave them out to continue as it was")
+        trainer.load(state, step)
+    trained, held_out = split(open_data(data, config, facts or DataFacts(), None), config.held_out)
+    log, start, losses = out / "log.jsonl", time.monotonic(), list[float]()
+    while trainer.done < config.steps:
+        losses.append(trainer.step(trained))
+        late = minutes is not None and time.monotonic() - start > 60 * minutes
+        if trainer.done % 50 == 0:
+            entry = {"step": trainer.done, "loss": round(sum(losses) / len(losses), 5)}
+            entry["minutes"] = round((time.monotonic() - start) / 60, 2)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            tell(f"step {trainer.done} of {config.steps}, loss {entry['loss']}")
+            losses.clear()
+        if trainer.done % save_every == 0 or late or trainer.done == config.steps:
+            save_run(checkpoint, trainer)
+        if trainer.done % (5 * save_every) == 0 or late or trainer.done == config.steps:
+            write_sheet(out / f"sheet-{trainer.done:06d}.png", trainer.average, held_out, config)
+        if late:
+            break
+    return checkpoint
+
+
+def save_run(path: Path, trainer: Trainer) -> None:
+    """Write a checkpoint; it appears whole or not at all."""
+    about = {"kind": "diffusion", "format": FORMAT, "step": trainer.done, "config": trainer.config.to_json()}
+    try:
+        with replacing(path) as file:
+            torch.save({"about": json.dumps(about), "state": trainer.state()}, file)
+    except (OSError, RuntimeError) as error:
+        raise Failed(f"{path}: cannot save step {trainer.done} ({error}); make room on its disk") from error
+
+
+def load_run(path: Path) -> tuple[DiffusionConfig, int, dict[str, Any]]:
+    """Read a checkpoint: settings, steps done, and state.
+
+    Raises
+    ------
+    BadInput
+        It is missing, or no checkpoint of a diffusion model.
+    """
+    with suppress(Exception):  # what a foreign file raises depends on its first bytes
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        about = json.loads(kept["about"])
+        if about["kind"] == "diffusion" and about["format"] == FORMAT:
+            return config_from_json(about["config"], str(path)), about["step"], kept["state"]
+    raise BadInput(
+        f"{path} is not a checkpoint of a diffusion model; give a .pt file of safron-train diffusion"
+    )
+
+
+def write_sheet(path: Path, network: nn.Module, held_out: Source, config: DiffusionConfig) -> None:
+    """Write a sample sheet: masks of held-out crops, the real tissue, and what is sampled from the masks."""
+    rng = np.random.default_rng([config.seed, 1])
+    crops = [
+        held_out.read(index, held_out.place(rng, index, config.crop), config.crop)
+        for index in rng.choice(len(held_out), min(6, len(held_out)), replace=False).tolist()
+    ]
+    labels = np.stack([crop.labels for crop in crops])
+    colors = np.array([label.color for label in config.labels], np.uint8)
+    made = [
+        sample(network, labels, config, steps=SHEET_STEPS, guidance=guidance, seed=config.seed)
+        for guidance in (0.0, 1.5)
+    ]
+    rows = [colors[labels], np.stack([crop.image for crop in crops]), *made]
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    with replacing(path) as file:
+        file.write(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())

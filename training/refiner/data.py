@@ -1,0 +1,157 @@
+"""What does one step see: initial pictures with their masks, and real pictures of the same tile?
+
+Everything random follows from the seed and the number of the draw, so that a resumed run sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from safron.io.errors import BadInput
+from safron.io.synthesis.draw import Synthesizer
+from safron.io.synthesis.layout import Layout
+from safron.io.synthesis.stains import UInt8, tissue_share
+from safron.io.synthesis.textures import LEAST_TISSUE, make_texture
+from torch import Tensor
+
+from .settings import CONTEXT, RefinerConfig
+
+INTERIOR = 2
+"""Pixels from a nucleus's border from which on it counts as interior."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures in -1..1.
+
+    Attributes
+    ----------
+    initial
+        [n, 3, p + 40, p + 40].
+    targets
+        [n, 2, p, p]: nucleus and interior, 0 or 1.
+    reference, real
+        [n, 3, r, r] and [n, 3, p, p]: real, of the tile that the initial picture is made from.
+    """
+
+    initial: Tensor
+    targets: Tensor
+    reference: Tensor
+    real: Tensor
+
+
+class Tiles:
+    """Real tiles, and synthesizers that draw upon each.
+
+    Parameters
+    ----------
+    tiles
+        Names and pixels.
+    config
+        Settings.
+
+    Raises
+    ------
+    BadInput
+        No tile is large enough and has enough tissue.
+    """
+
+    def __init__(self, tiles: Sequence[tuple[str, UInt8]], config: RefinerConfig) -> None:
+        least = max(config.patch, config.reference)
+        kept = [
+            (name, rgb)
+            for name, rgb in tiles
+            if min(rgb.shape[:2]) >= least and tissue_share(rgb) >= LEAST_TISSUE
+        ]
+        if not kept:
+            raise BadInput(
+                f"no tile has {least} px a side and {100 * LEAST_TISSUE:.0f} % tissue; give larger tiles of tissue"
+            )
+        self.config = config
+        self.names = [name for name, _ in kept]
+        self.images = [rgb for _, rgb in kept]
+        self.textures = [make_texture(rgb) for rgb in self.images]
+
+    def batch(self, number: int) -> Batch:
+        """Draw batch `number`."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, number])
+        side = config.patch + 2 * CONTEXT
+        initial, targets, reference, real = [], [], [], []
+        for _ in range(config.batch):
+            tile = int(rng.integers(len(self.images)))
+            layout = Layout(
+                int(rng.integers(1 << 31)),
+                side,
+                cellularity=float(rng.uniform(0.15, 1.0)),
+                pleomorphism=float(rng.uniform(0, 1)),
+            )
+            drawn = Synthesizer([self.textures[tile]], layout, self.textures).draw(0, 0, side, side)
+            inner = drawn.instances[CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
+            turn = int(rng.integers(8))
+            initial.append(_turned(drawn.rgb, turn))
+            targets.append(_turned(task_targets(inner), turn))
+            reference.append(_crop(rng, self.images[tile], config.reference))
+            real.append(_crop(rng, self.images[tile], config.patch))
+        marked = torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2).float()
+        return Batch(as_tensor(initial), marked, as_tensor(reference), as_tensor(real))
+
+    def reference(self, tile: int) -> Tensor:
+        """Four parts of a tile, which its style is averaged over: [4, 3, r, r]."""
+        rng = np.random.default_rng([self.config.seed, tile, 1])
+        return as_tensor([_crop(rng, self.images[tile], self.config.reference) for _ in range(4)])
+
+
+def task_targets(instances: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
+    """What the task network is to find.
+
+    Parameters
+    ----------
+    instances
+        uint32 [y, x]: number of the nucleus, else 0.
+
+    Returns
+    -------
+    NDArray
+        float32 [y, x, 2]: 1 in nuclei; 1 in pixels from whose surroundings, `INTERIOR` pixels wide, no other nucleus or
+        tissue is seen.
+    """
+    values = instances.astype(np.int64)
+    kernel = np.ones((2 * INTERIOR + 1, 2 * INTERIOR + 1), np.uint8)
+    # Numbers may exceed what float32 holds exactly; ranks do not.
+    ranks = np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.float32)
+    inside = (cv2.erode(ranks, kernel) == ranks) & (cv2.dilate(ranks, kernel) == ranks) & (values > 0)
+    return np.stack([values > 0, inside], axis=2).astype(np.float32)
+
+
+def as_tensor(images: Sequence[UInt8]) -> Tensor:
+    """Pictures uint8 [y, x, 3] as [n, 3, y, x] in -1..1."""
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return stacked.float() / 127.5 - 1
+
+
+def as_bytes(images: Tensor) -> UInt8:
+    """Pictures [n, 3, y, x] in -1..1 as uint8 [n, y, x, 3]."""
+    scaled = ((images.detach() + 1) * 127.5).round().clamp(0, 255)
+    return np.asarray(scaled.permute(0, 2, 3, 1).byte().numpy())
+
+
+def _crop(rng: np.random.Generator, image: UInt8, side: int) -> UInt8:
+    """Part of a tile at random, turned; one with tissue, as far as ten tries find it."""
+    for _ in range(10):
+        y, x = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
+        part = image[y : y + side, x : x + side]
+        if tissue_share(part) >= LEAST_TISSUE:
+            break
+    return _turned(part, int(rng.integers(8)))
+
+
+def _turned(image: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
+    """Mirror (4 and above) and turn an image."""
+    return np.ascontiguousarray(np.rot90(image[::-1] if turn >= 4 else image, turn % 4))
