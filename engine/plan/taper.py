@@ -30,7 +30,7 @@ PLATEAU = 63
 class Taper:
     """Separable blend weights of a patch.
 
-    ``flat`` is the paper's plain mean (SAFRON, section III-B); ``linear`` and ``cosine`` fade a patch
+    ``flat`` is the paper's plain mean (SAFRON, section III-E); ``linear`` and ``cosine`` fade a patch
     out over the overlap, so that a difference between neighbours shows as a gradient, not as a step.
 
     Examples
