@@ -110,6 +110,23 @@ def test_the_middle_of_the_view_comes_first_and_parts_are_shown(mask: Path) -> N
         assert wait(page, 1)["version"] > state["version"]
 
 
+def test_another_stain_needs_no_new_patches(mask: Path) -> None:
+    model = RampModel()
+    with serving(open_here(mask, model=model)) as page:
+        wait(page)
+        calls = model.calls
+        page.json("/stain", {"stain": "pink"})
+        assert wait(page)["stain"] == "pink"
+        assert model.calls == calls
+        shown = page.scene.picture.tile(0, 1, 1)
+        assert shown is not None
+    with VirtualSlide(LABELS, model=RampModel(), stain="pink", **OPTIONS) as slide:
+        np.testing.assert_array_equal(shown.rgb, slide.tile(0, 1, 1))
+        assert slide.properties["safron.Stain"] == "pink"
+        slide.restain("reference")
+        assert "safron.Stain" not in slide.properties
+
+
 def test_another_stain_changes_the_colours_and_keeps_the_seed(mask: Path) -> None:
     with serving(open_here(mask)) as page:
         assert wait(page)["stain"] == "reference"

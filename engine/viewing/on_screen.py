@@ -95,9 +95,17 @@ class MaskPicture:
             self._paused = paused
             self._changed.notify_all()
 
+    def restain(self, stain: str) -> None:
+        """Show the tissue in another stain."""
+        self.slide.restain(stain)
+        self._begin_again()
+
     def again(self, window: Window) -> None:
         """Labels of a part of the mask have changed."""
         self.slide.forget(window)
+        self._begin_again()
+
+    def _begin_again(self) -> None:
         with self._changed:
             self.version, self.epoch, self._view = self.version + 1, self.epoch + 1, None
 

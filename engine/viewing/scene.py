@@ -109,25 +109,24 @@ class Scene:
 
     def reseed(self, seed: int) -> None:
         """Render the mask with another seed from now on."""
-        self._render_with(seed=seed)
+        with self._guard:
+            old = self.picture
+            if not isinstance(old, MaskPicture):
+                raise BadInput("only a mask is rendered with a seed; this is a slide")
+            changes = {"seed": seed, "stain": old.slide.options.stain}
+            new = MaskPicture(_virtual(old.slide.mask, {**self.options, **changes}))
+            new.version, new.epoch = old.version + 1, old.epoch + 1
+            self.picture = new
+        old.close()
 
     def restain(self, stain: str) -> None:
         """Render the mask in another stain from now on: one with a name, or at random; no file is read."""
         if not is_named(stain):
             raise BadInput(f"stain {stain!r}: must be reference, {', '.join(LOOKS)}, random or random:SEED")
-        self._render_with(stain=stain)
-
-    def _render_with(self, **changes: Any) -> None:
-        """Render the mask with other options from now on."""
         with self._guard:
-            old = self.picture
-            if not isinstance(old, MaskPicture):
-                raise BadInput("only a mask is rendered with a seed and a stain; this is a slide")
-            now = {"seed": old.slide.plan.seed, "stain": old.slide.options.stain}
-            new = MaskPicture(_virtual(old.slide.mask, {**self.options, **now, **changes}))
-            new.version, new.epoch = old.version + 1, old.epoch + 1
-            self.picture = new
-        old.close()
+            if not isinstance(self.picture, MaskPicture):
+                raise BadInput("only a mask is rendered in a stain; this is a slide")
+            self.picture.restain(stain)
 
     def pause(self, paused: bool) -> None:
         """Stop rendering, or go on."""

@@ -124,6 +124,28 @@ class VirtualSlide(RenderedTiles, AbstractSlide):
             job = replace(job, plan=replace(plan, batch=tried.batch), model=tried.info)
         RenderedTiles.__init__(self, job, model, options.memory)
 
+    def restain(self, stain: str) -> None:
+        """Change the stain of the slide.
+
+        Patches are kept: a stain is a function of finished pixels.
+
+        Parameters
+        ----------
+        stain
+            As `RenderOptions.stain`.
+
+        Raises
+        ------
+        BadInput
+            There is no such stain.
+        """
+        options = replace(self.options, stain=stain)
+        plan = plan_render(self.mask, self.job.model, Target.of(Path("virtual.svs")), options)
+        plan = replace(plan, batch=self.plan.batch)
+        self.options, self.plan, self.job = options, plan, replace(self.job, plan=plan)
+        self.__dict__.pop("_properties", None)
+        self.forget_tiles()
+
     # OpenSlide's interface.
 
     @classmethod

@@ -198,6 +198,10 @@ class RenderedTiles:
 
         self._cache.drop(depends)
 
+    def forget_tiles(self) -> None:
+        """Make all tiles again from patches when they are next read."""
+        self._cache.drop(lambda key: key[0] != _PATCH)
+
     # Tiles.
 
     def _window(self, level: int, row: int, column: int) -> Window:
