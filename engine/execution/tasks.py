@@ -68,16 +68,20 @@ class Job:
     @property
     def labels(self) -> Labels:
         """The mask in drawn pixels."""
+        return self._drawn(self.mask)
+
+    def _drawn(self, mask: LabelMask) -> Labels:
         plan = self.plan if self.sampling is None else self.sampling.whole
         grid, scale = plan.grid, plan.scale
         if scale.is_one:
-            return self.mask
-        return ScaledMask(self.mask, (grid.height, grid.width), scale.slide_index)
+            return mask
+        return ScaledMask(mask, (grid.height, grid.width), scale.slide_index)
 
     @property
     def sources(self) -> tuple[PlaneSource, ...]:
         """Where the generator's inputs beside labels come from."""
-        return card_sources(self.model.card, self.labels, seed=self.plan.seed)
+        beside = {name: self._drawn(other) for name, other in self.mask.beside.items()}
+        return card_sources(self.model.card, self.labels, seed=self.plan.seed, beside=beside)
 
     def on_canvas(self, window: Window) -> Window:
         """Return a window of the plan in drawn pixels of the canvas."""

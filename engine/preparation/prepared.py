@@ -96,6 +96,12 @@ class Prepared:
                 "the slide has no pixel size: viewers show no scale, and opentile refuses an svs slide without one; pass --mpp"
             )
         card, grid = self.job.model.card, self.plan.grid
+        edges = self.job.model.card.edges
+        if edges is not None and edges.of == "instances" and not self.job.mask.beside:
+            notes.append(
+                f"mask {self.job.mask.source}: it has no numbers of nuclei, so touching nuclei of one label are drawn as one; give "
+                "--instances, or make the mask with safron-mask from-polygons"
+            )
         notes += self._size_notes()
         if self.plan.stain is not None and card.name not in model_names():
             notes.append(
