@@ -39,6 +39,10 @@ NOISE_LIMIT = 2.5
 """Noise is clipped at this many standard deviations: rarer values are never learnt."""
 
 
+EDGE = (255, 255, 255)
+"""Colour of edges in the input of the papers' networks."""
+
+
 def crop(x: Tensor, margin: int) -> Tensor:
     """Cut `margin` pixels off each side of [n, c, y, x]."""
     return x[..., margin:-margin, margin:-margin] if margin else x
@@ -59,6 +63,18 @@ def one_hot_labels(labels: Tensor, count: int) -> Tensor:
     """[n, y, x] uint8 -> [n, count, y, x] float32, 0 or 1."""
     values = torch.arange(count, dtype=labels.dtype, device=labels.device)
     return (labels[:, None] == values[:, None, None]).float()
+
+
+def join_conditions(one_hot: Tensor, edges: Tensor | None, config: ModelConfig) -> Tensor:
+    """Labels [n, labels, y, x], 0 or 1, with edges [n, y, x] as one more channel: [n, `config.conditions`, y, x].
+
+    The networks of the papers, which take colours, see edges in place of the labels below them.
+    """
+    if edges is None:
+        return one_hot
+    drawn = edges[:, None].to(one_hot.dtype)
+    below = one_hot if config.network == "seamless" else one_hot * (1 - drawn)
+    return torch.cat([below, drawn], dim=1)
 
 
 def to_rgb(image: Tensor) -> Tensor:
@@ -110,7 +126,8 @@ class PaperGenerator(nn.Module):
         )
         self.up_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in up)
         self.dropout = nn.Dropout(config.dropout)
-        colors = torch.tensor([label.color for label in config.labels], dtype=torch.float32)
+        seen = [*(label.color for label in config.labels), *[EDGE] * bool(config.nuclei)]
+        colors = torch.tensor(seen, dtype=torch.float32)
         self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None], persistent=False)
         self.apply(_init_paper)
 
@@ -251,7 +268,7 @@ class SeamlessGenerator(nn.Module):
         super().__init__()
         stem, down, trunk, half, full = config.widths
         guides = config.guide.channels if config.guide else 0
-        self.stem = nn.Conv2d(len(config.labels) + len(config.noise_scales) + guides, stem, 3)
+        self.stem = nn.Conv2d(config.conditions + len(config.noise_scales) + guides, stem, 3)
         # Smooth planes, which the stem would have to carry through narrow layers, also go straight to the trunk.
         self.smooth = (
             [index for index, scale in enumerate(config.noise_scales) if scale > 1] if guides else []
@@ -390,7 +407,7 @@ class ScalesDiscriminator(nn.Module):
 
 def make_discriminator(config: TrainConfig) -> nn.Module:
     """Build the discriminator that `config` names, with fresh weights."""
-    labels = len(config.model.labels) + (config.model.guide.channels if config.model.guide else 0)
+    labels = config.model.conditions + (config.model.guide.channels if config.model.guide else 0)
     if config.discriminator_network == "scales":
         widths, whole = config.discriminator_widths, config.discriminator_whole
         return ScalesDiscriminator(labels, widths, whole, norms=config.discriminator_norms)
