@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -65,13 +66,16 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     """
     target = Target.of(out, folder=options.scratch)
     _check_options(source, target, options)
-    model = _load_generator(options)
-    mask = open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
+    model = load_generator(options)
+    mask = open_mask(
+        source,
+        palette=model.card.palette,
+        palette_tolerance=options.palette_tolerance,
+        beside=_beside(model, options),
+    )
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = with_sampler(GeneratorInfo.of(model), options)
-    if options.patch_timeout is not None:  # it is meant for calls of one patch
-        info = replace(info, joined=1)
     info = with_chosen_inputs(info, model, mask, options)
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
@@ -93,7 +97,7 @@ def _check_options(source: Any, target: Target, options: RenderOptions) -> None:
     check_placing(options)
 
 
-def _load_generator(options: RenderOptions) -> PatchModel:
+def load_generator(options: RenderOptions) -> PatchModel:
     """Load the generator; on the CPU if other processes will run it, since this one then needs only its card."""
     elsewhere = (
         options.executor == "processes" or options.scheduler is not None or options.cluster is not None
@@ -105,6 +109,26 @@ def _load_generator(options: RenderOptions) -> PatchModel:
         precision="float32" if elsewhere else options.precision,
         runtime="onnxruntime" if elsewhere else options.runtime,
     )
+
+
+def _beside(model: PatchModel, options: RenderOptions) -> dict[str, Any]:
+    """Give the sources of planes that belong to the mask; refuse those that the generator does not take."""
+    given = {"instances": options.instances, "edges": None if options.edges == "mask" else options.edges}
+    found = {name: source for name, source in given.items() if source is not None}
+    if found and model.card.edges is None:
+        raise BadInput(
+            f"--{next(iter(found))}: generator {model.card.name!r} takes no edges; leave it out, or choose another --model"
+        )
+    return found
+
+
+def _edge_content(mask: LabelMask) -> str:
+    """What decides the edges beside the labels: all files of the mask; nothing where there are only labels."""
+    if not mask.beside:
+        return ""
+    with suppress(OSError):  # storage that does not list its files
+        return f"{', '.join(mask.beside)} of {mask.fingerprint()}"
+    return f"{', '.join(mask.beside)} of {mask.source}"
 
 
 def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, job: Job) -> Prepared:
@@ -235,7 +259,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
         if card.sampler
         else choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
-        planes=card_specs(card),
+        planes=card_specs(card, _edge_content(mask) if card.edges else ""),
         stain=stain,
         passes=_passes(card, options),
     )
