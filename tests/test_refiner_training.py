@@ -129,14 +129,11 @@ def test_every_phase_trains_its_networks_and_no_others(tiles: Tiles) -> None:
 def test_each_network_learns_what_it_is_for(tiles: Tiles) -> None:
     config = dataclasses.replace(TINY, steps=(0, 0, 1000, 1, 1), alpha=0.0, refiner_rate=1e-3)
     trainer, batch = RefinerTrainer(config, tiles), tiles.batch(0)
-    # A discriminator that looks at brightness.
-    for layer in trainer.discriminator.modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            torch.nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
-            torch.nn.init.zeros_(layer.bias)
-    passed = [trainer.refine(batch) for _ in range(6)]
-    assert passed[-1]["realism"] < passed[0]["realism"]
-    kept = dataclasses.replace(config, alpha=1.0, beta=0.0, refiner_rate=1e-2)
+    bright = RefinerTrainer(config, tiles)
+    bright.judged = lambda image, reference: image.mean(dim=(1, 2, 3), keepdim=True)  # type: ignore[method-assign]
+    passed = [bright.refine(batch)["realism"] for _ in range(6)]
+    assert passed[-1] < passed[0]
+    kept = dataclasses.replace(config, alpha=1.0, beta=0.0, refiner_rate=2e-4)
     close = RefinerTrainer(kept, tiles)
     torch.nn.init.normal_(close.refiner.last.weight, std=0.1)
     changes = [close.refine(batch)["close"] for _ in range(6)]
