@@ -26,7 +26,7 @@ PIP = $(BIN)/pip --disable-pip-version-check
 PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
 # What depends most on the libraries below.
 SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \
-	mask_cli model readers rendering resume rewrite s3 slides training training_data validate))
+	mask_cli model readers rendering resume rewrite s3 slides training training_data validate view virtual_slide))
 
 .PHONY: paper-unsupervised demo test test-lowest test-newest test-readers lint docs options clean
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import click
+from safron.engine import augment
 from safron.engine import cli as render
 from safron.engine import generator_cli as generator
 from safron.engine.evaluation import cli as evaluation
@@ -24,6 +25,7 @@ PROGRAMS: dict[str, click.Command] = {
     "safron-view": viewing.command,
     "safron-generator": generator.commands,
     "safron-tiles": tiles.command,
+    "safron-augment": augment.command,
     "safron-train": training.cli,
 }
 PAGE = Path(__file__).with_name("cli.md")

@@ -390,8 +390,7 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
 
 def _arithmetic(prepared: Prepared) -> str:
     model = prepared.job.model
-    windows = f"windows of {model.joined} x {model.joined} patches, " if model.joined > 1 else ""
-    return f"{model.runtime} in {model.precision}, {windows}" if model.runtime else windows
+    return f"{model.runtime} in {model.precision}, " if model.runtime else ""
 
 
 def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[[int], None] | None]:

@@ -32,6 +32,7 @@ log = logging.getLogger("safron")
 
 PICTURE = 1200
 _LARGEST_LEVEL = 4096
+_BAND = 1024
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -122,11 +123,19 @@ def _pictures(prepared: Prepared, report: RenderReport) -> tuple[Pixels | None, 
     pyramid = prepared.plan.pyramid
     scale = max(1, -(-max(pyramid.height, pyramid.width) // PICTURE))
     described = label_slide(prepared, report)
-    columns = np.arange(scale // 2, pyramid.width, scale)
-    rows = [
-        described.read(slice(y, y + 1), slice(0, pyramid.width))[:, columns]
-        for y in range(scale // 2, pyramid.height, scale)
-    ]
+    rows, columns = (np.arange(scale // 2, side, scale) for side in (pyramid.height, pyramid.width))
+    labels = np.empty((len(rows), len(columns)), np.uint8)
+    # In pieces that hold several rows of the picture, so that no chunk of the mask is decoded for each of them.
+    for y in range(0, pyramid.height, _BAND):
+        for x in range(0, pyramid.width, 8 * _BAND):
+            piece = slice(y, min(y + _BAND, pyramid.height)), slice(x, min(x + 8 * _BAND, pyramid.width))
+            (i, i_stop), (j, j_stop) = (
+                np.searchsorted(at, (part.start, part.stop))
+                for at, part in zip((rows, columns), piece, strict=True)
+            )
+            if i < i_stop and j < j_stop:
+                found = described.read(*piece)
+                labels[i:i_stop, j:j_stop] = found[np.ix_(rows[i:i_stop] - y, columns[j:j_stop] - x)]
     slide = None
     if prepared.target.url is None:
         try:
@@ -135,7 +144,7 @@ def _pictures(prepared: Prepared, report: RenderReport) -> tuple[Pixels | None, 
             Exception
         ) as error:  # each library has exceptions of its own, and a page without a picture is a page
             log.warning("--html: the slide cannot be read back for its picture: %s", one_line(error))
-    return slide, np.concatenate(rows)
+    return slide, labels
 
 
 def _thumbnail(path: Path) -> Pixels | None:

@@ -389,7 +389,6 @@ def _report(
         device=model.device,
         runtime=model.runtime,
         precision=model.precision,
-        joined=model.joined,
         options=prepared.options.described(),
         seconds=seconds,
         output_bytes=prepared.target.part.stat().st_size,

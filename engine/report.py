@@ -59,8 +59,6 @@ class RenderReport:
         Of this package and of the libraries that can change a pixel.
     runtime, precision
         The library that ran the generator, with its version, and the precision of its arithmetic.
-    joined
-        Patches a side of the windows that were generated in one call.
     scale
         Pixels drawn by the generator per level-0 pixel along an axis; 1 if nothing was resampled.
     warnings
@@ -91,7 +89,6 @@ class RenderReport:
     versions: dict[str, str] = field(default_factory=dict)
     runtime: str = ""
     precision: str = "float32"
-    joined: int = 1
     scale: float = 1.0
     warnings: list[str] = field(default_factory=list)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.engine.generator.card import Card, Label
+from safron.engine.generator.card import Card, Edges, Label
 
 LABELS = (
     Label(0, "background", (0, 0, 255), fill=(243, 240, 244)),
@@ -54,6 +55,22 @@ class RampModel:
                 9 * noise[:, 0, c : c + height, c : c + width]
                 + 5 * noise[:, 1, c : c + height, c : c + width]
             )
+        return image
+
+
+class EdgeModel(RampModel):
+    """The ramp, with 40 more in green on the borders of regions."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.card = replace(self.card, edges=Edges())
+
+    def __call__(self, labels: Any, noise: Any = None, **planes: Any) -> Any:
+        image = super().__call__(labels, noise)
+        c, (edges,) = self.card.context, planes.values()
+        assert edges.shape == (len(labels), 1, *labels.shape[1:])
+        assert edges.dtype == np.uint8
+        image[..., 1] += 40 * edges[:, 0, c:-c, c:-c]
         return image
 
 

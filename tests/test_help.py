@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from safron.engine import augment
 from safron.engine import cli as render
 from safron.engine import generator_cli as generator
 from safron.engine.evaluation import cli as evaluation
@@ -39,6 +40,7 @@ PROGRAMS = {
     "safron-view": viewing.command,
     "safron-generator": generator.commands,
     "safron-tiles": tiles.command,
+    "safron-augment": augment.command,
 }
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))
 TRAINING = dict(commands(train.cli, "safron-train"))

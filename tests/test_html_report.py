@@ -89,3 +89,23 @@ def test_what_cannot_be_is_refused() -> None:
         with pytest.raises(BadInput, match=message):
             render(MASK, "s.tiff", model="identity", mpp=0.5, html=name)
     assert Path("r.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("shape", [(70, 9000), (2500, 1300)])
+def test_the_picture_of_a_large_mask_shows_its_middles(shape: tuple[int, int]) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, shape, dtype=np.uint8)
+    report = render(labels, "s.tiff", model="identity", mpp=0.5, workers=1, html="r.html")
+    assert report.width == shape[1]
+    link = Page(Path("r.html").read_text()).links[1]
+    picture = cv2.imdecode(
+        np.frombuffer(base64.b64decode(link.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR
+    )
+    step = -(-max(shape) // 1200)
+    shown = labels[step // 2 :: step, step // 2 :: step]
+    assert picture.shape[:2] == shown.shape
+    colours = {
+        tuple(color): value
+        for value, color in zip(shown.ravel().tolist(), picture.reshape(-1, 3).tolist(), strict=True)
+    }
+    found = np.array([colours[tuple(color)] for color in picture.reshape(-1, 3).tolist()])
+    np.testing.assert_array_equal(found, shown.ravel())

@@ -273,7 +273,7 @@ def test_interrupted_is_exit_code_130_and_leaves_nothing(monkeypatch: pytest.Mon
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safron.io.masks.write._run", interrupt)
+    monkeypatch.setattr("safron.io.masks.write.run_blocks", interrupt)
     assert run("ellipses", "m.zarr", "--size", "9,9") == 130
     assert list(Path().iterdir()) == []
 

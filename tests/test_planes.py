@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import blobs
-from models import RampModel
+from models import EdgeModel
 from onnx_models import CARD, write_onnx
 from oracle import render_whole
 from safron.engine import render
 from safron.engine.evaluation.overlap_mismatch import measure_mismatch
-from safron.engine.generator.card import Edges
 from safron.engine.generator.halving import in_halves
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.planes import LabelEdges, one_patch, patch_windows
@@ -29,22 +27,6 @@ from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
 from safron.io.masks.open import open_mask
-
-
-class EdgeModel(RampModel):
-    """The ramp, with 40 more in green on the borders of regions."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.card = replace(self.card, edges=Edges())
-
-    def __call__(self, labels: Any, noise: Any = None, **planes: Any) -> Any:
-        image = super().__call__(labels, noise)
-        c, (edges,) = self.card.context, planes.values()
-        assert edges.shape == (len(labels), 1, *labels.shape[1:])
-        assert edges.dtype == np.uint8
-        image[..., 1] += 40 * edges[:, 0, c:-c, c:-c]
-        return image
 
 
 def edges_of(mask: Any, outside: int | None, far: int) -> Any:
@@ -130,7 +112,7 @@ def test_an_onnx_file_with_edges_renders(tmp_path: Path) -> None:
     [
         ({"edges": {}}, False, "input 'edges' must be tensor(uint8), found no such input"),
         ({}, True, "unknown inputs ['edges']; its card names 'labels'"),
-        ({"edges": {"of": "cells"}}, True, "edges.of 'cells' must be 'labels'"),
+        ({"edges": {"of": "cells"}}, True, "edges.of 'cells' must be 'labels' or 'instances'"),
     ],
 )
 def test_card_and_graph_must_agree(tmp_path: Path, card: dict[str, Any], edges: bool, says: str) -> None:

@@ -76,7 +76,7 @@ def test_options_in_commands_exist(page: Path) -> None:
 
 @each_page
 def test_make_targets_and_extras_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     extras = set(importlib.metadata.metadata("safron").get_all("Provides-Extra") or ())
     for words in commands(page):
         if words[0] == "make":

@@ -28,6 +28,7 @@ from safron.engine.plan.grid import PatchGrid
 from safron.engine.plan.render_plan import choose_bits
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
+from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput, Failed
 from safron.io.masks.open import open_mask
 
@@ -284,3 +285,13 @@ def test_a_slide_does_not_replace_the_picture_that_it_is_made_from(tmp_path: Pat
 def test_card_and_graph_must_agree(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="unknown inputs \\['initial'\\]"):
         OnnxModel(write_refiner(tmp_path / "r.onnx", initial=False))
+
+
+def test_a_virtual_slide_refines(tmp_path: Path) -> None:
+    mask, rgb = blobs(100, 120, cell=9), colours(100, 120)
+    options: dict[str, Any] = {"model": write_refiner(tmp_path / "r.onnx"), "mpp": 0.5}
+    with VirtualSlide(mask, image=save_zarr(tmp_path / "i.zarr", rgb), **options) as slide:
+        shown = np.asarray(slide.read_region((30, 20), 0, (50, 40)))[..., :3]
+    assert np.array_equal(shown, np.rint(rgb[20:60, 30:80] * 0.5).astype(np.uint8))
+    with pytest.raises(BadInput, match="refines an image; give one of the mask's size with image"):
+        VirtualSlide(mask, **options)

@@ -341,7 +341,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"overwrite": "yes"}, "overwrite 'yes': must be True or False"),
     ({"report": 3}, "report 3: must be a path or None"),
     ({"scratch": b"x"}, "scratch b'x': must be text, a path or None"),
-    ({"executor": "fork"}, "executor 'fork': must be 'auto', 'threads' or 'processes'"),
+    ({"executor": "fork"}, "executor 'fork': must be 'auto', 'threads', 'dask' or 'processes'"),
     ({"chroma": 420}, "chroma 420: must be '420' or '444'"),
 ]
 

@@ -14,6 +14,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import blobs
+from onnx_models import CARD, write_onnx
 from safron.engine import render
 from safron.engine.stains.estimate import estimate
 from safron.engine.stains.looks import LOOKS, mixed, random_stain, stain_change
@@ -166,6 +167,19 @@ def test_the_stain_of_a_picture_is_taken_over(here: Path) -> None:
     rendered("s.tiff", stain="r.png")
     with tifffile.TiffFile("s.tiff") as tif:
         assert "Stain = of r.png" in tif.pages.first.description
+
+
+def test_a_generator_with_a_stain_of_its_own_gives_a_warning(here: Path) -> None:
+    model = write_onnx(here / "own.onnx", card={**CARD, "name": "own"})
+    known = rendered("a.tiff", stain="pink")
+    own = [
+        render(MASK, f"{stain}.tiff", model=model, workers=1, stain=stain) for stain in ("reference", "pink")
+    ]
+    assert [any("--stain" in note for note in report.warnings) for report in (known, *own)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,31 @@ def test_pairs_of_another_pixel_size_are_brought_to_the_generator_s(folder: Path
     assert pairs.read(0, (0, 0), 72).guides.shape == (3, 72, 72)
 
 
+def test_the_discriminator_may_begin_alone(source: Any) -> None:
+    config = replace(TINY, generator_delay=1)
+    trainer = train.Trainer(config)
+    before = [weight.detach().clone() for weight in trainer.generator.parameters()]
+    assert set(trainer.step(draw_batch(source, config, 0))) == {"discriminator"}
+    pairs = list(zip(before, trainer.generator.parameters(), strict=True))
+    assert all(torch.equal(old, new) for old, new in pairs)
+    assert {"discriminator", "adversarial", "feature", "anchor"} <= set(
+        trainer.step(draw_batch(source, config, 1))
+    )
+    assert any(not torch.equal(old, new) for old, new in pairs)
+
+
+def test_norms_take_the_contrast_from_a_discriminator_s_view() -> None:
+    torch.manual_seed(0)
+    shape = (2, 6, 64, 64)
+    for norms, same in ((False, False), (True, True)):
+        network = networks.PatchDiscriminator(6, 4, (2, 2, 1), norms=norms)
+        torch.nn.init.zeros_(network.layers[0].bias)
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            weak, strong = network.eval()(x)[0], network.eval()(3 * x)[0]
+        assert torch.allclose(weak, strong, atol=2e-2) == same
+
+
 def test_guides_and_style_reach_the_picture(trained: Path) -> None:
     kept = load_checkpoint(trained)
     network = networks.make_generator(kept.config.model).eval()

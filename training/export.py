@@ -26,7 +26,14 @@ from safron.io.measures.style import STYLE_NAMES
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
-from safron.training.networks import PaperGenerator, SeamlessGenerator, crop, make_generator, to_rgb
+from safron.training.networks import (
+    PaperGenerator,
+    SeamlessGenerator,
+    crop,
+    join_conditions,
+    make_generator,
+    to_rgb,
+)
 from torch import Tensor, nn
 
 OPSET = 17
@@ -65,7 +72,7 @@ class Contract(nn.Module):
 
     def __init__(self, network: nn.Module, config: ModelConfig) -> None:
         super().__init__()
-        self.network, self.context = network, config.context
+        self.network, self.context, self.config = network, config.context, config
         self.names = [*_example_names(config)]
         self.precision = next(network.parameters()).dtype
         self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
@@ -78,9 +85,11 @@ class Contract(nn.Module):
         """Uint8 [n, T+2c, T+2c] and the inputs of `_example` in their order -> float32 [n, T, T, 3]."""
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
         further = dict(zip(self.names, planes, strict=True))
+        edges = further.pop("edges")[:, 0] if "edges" in further else None
+        conditions = join_conditions(one_hot, edges, self.config).to(self.precision)
         # A style's colours of background need more digits than half precision has.
         given = {name: part if name == "style" else part.to(self.precision) for name, part in further.items()}
-        image = to_rgb(self.network(one_hot.to(self.precision), **given).float())
+        image = to_rgb(self.network(conditions, **given).float())
         own = further["style"][:, None, None, :3] if "style" in further else None
         for place, index in enumerate(self.background):
             share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], self.window, stride=1)
@@ -197,6 +206,8 @@ def make_card(
     """Return the card without the numbers that are measured on the exported file."""
     model = config.model
     further: dict[str, Any] = {"mpp": model.mpp} if model.mpp else {}
+    if model.nuclei:
+        further["edges"] = {"of": "instances", "labels": list(model.nuclei)}
     if model.guides:
         further["guides"] = {"classes": list(model.guides), "radius": model.guide_radius}
     if model.style and styles:
@@ -234,7 +245,7 @@ Window = dict[str, npt.NDArray[Any]]
 
 def _example_names(model: ModelConfig) -> list[str]:
     """Names of the inputs beside labels, in their order."""
-    takes = {"noise": model.noise_scales, "guides": model.guides, "style": model.style}
+    takes = {"noise": model.noise_scales, "guides": model.guides, "style": model.style, "edges": model.nuclei}
     return [name for name, taken in takes.items() if taken]
 
 
@@ -253,6 +264,8 @@ def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
         window["guides"] = draw_guides(wide[0], (0, 0), model.guide)[None]
     if model.style:
         window["style"] = EXAMPLE_STYLE
+    if model.nuclei:
+        window["edges"] = (rng.random((1, 1, side, side)) < 0.2).astype(np.uint8)
     return window
 
 
@@ -262,7 +275,12 @@ def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
     axes = {name: {0: "n"} for name in [*window, "image"]}
     if model.dynamic_tile:
         sides = {"labels": {1: "height", 2: "width"}, "noise": {2: "height", 3: "width"}}
-        sides |= {"guides": sides["noise"], "style": {}, "image": {1: "out_height", 2: "out_width"}}
+        sides |= {
+            "guides": sides["noise"],
+            "edges": sides["noise"],
+            "style": {},
+            "image": {1: "out_height", 2: "out_width"},
+        }
         axes = {name: {**free, **sides[name]} for name, free in axes.items()}
     buffer = io.BytesIO()
     with warnings.catch_warnings():

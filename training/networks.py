@@ -39,6 +39,10 @@ NOISE_LIMIT = 2.5
 """Noise is clipped at this many standard deviations: rarer values are never learnt."""
 
 
+EDGE = (255, 255, 255)
+"""Colour of edges in the input of the papers' networks."""
+
+
 def crop(x: Tensor, margin: int) -> Tensor:
     """Cut `margin` pixels off each side of [n, c, y, x]."""
     return x[..., margin:-margin, margin:-margin] if margin else x
@@ -59,6 +63,18 @@ def one_hot_labels(labels: Tensor, count: int) -> Tensor:
     """[n, y, x] uint8 -> [n, count, y, x] float32, 0 or 1."""
     values = torch.arange(count, dtype=labels.dtype, device=labels.device)
     return (labels[:, None] == values[:, None, None]).float()
+
+
+def join_conditions(one_hot: Tensor, edges: Tensor | None, config: ModelConfig) -> Tensor:
+    """Labels [n, labels, y, x], 0 or 1, with edges [n, y, x] as one more channel: [n, `config.conditions`, y, x].
+
+    The networks of the papers, which take colours, see edges in place of the labels below them.
+    """
+    if edges is None:
+        return one_hot
+    drawn = edges[:, None].to(one_hot.dtype)
+    below = one_hot if config.network == "seamless" else one_hot * (1 - drawn)
+    return torch.cat([below, drawn], dim=1)
 
 
 def to_rgb(image: Tensor) -> Tensor:
@@ -110,7 +126,8 @@ class PaperGenerator(nn.Module):
         )
         self.up_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in up)
         self.dropout = nn.Dropout(config.dropout)
-        colors = torch.tensor([label.color for label in config.labels], dtype=torch.float32)
+        seen = [*(label.color for label in config.labels), *[EDGE] * bool(config.nuclei)]
+        colors = torch.tensor(seen, dtype=torch.float32)
         self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None], persistent=False)
         self.apply(_init_paper)
 
@@ -251,7 +268,7 @@ class SeamlessGenerator(nn.Module):
         super().__init__()
         stem, down, trunk, half, full = config.widths
         guides = config.guide.channels if config.guide else 0
-        self.stem = nn.Conv2d(len(config.labels) + len(config.noise_scales) + guides, stem, 3)
+        self.stem = nn.Conv2d(config.conditions + len(config.noise_scales) + guides, stem, 3)
         # Smooth planes, which the stem would have to carry through narrow layers, also go straight to the trunk.
         self.smooth = (
             [index for index, scale in enumerate(config.noise_scales) if scale > 1] if guides else []
@@ -345,8 +362,9 @@ class SpectralConv(nn.Conv2d):
 class PatchDiscriminator(nn.Module):
     """Classify overlapping windows of (labels, image): logits [n, 1, y, x] and the features below them."""
 
-    def __init__(self, inputs: int, width: int, strides: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, width: int, strides: tuple[int, ...], *, norms: bool = False) -> None:
         super().__init__()
+        self.norms = norms
         layers: list[nn.Module] = []
         outputs = width
         for stride in strides:
@@ -358,8 +376,10 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """[n, labels + 3, y, x] -> logits and features."""
         features = []
-        for layer in self.layers:
-            x = act(layer(x))
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            # A single value less its mean would be nothing.
+            x = act(F.instance_norm(x) if self.norms and index and x[0, 0].numel() > 1 else x)
             features.append(x)
         return self.head(x), features
 
@@ -370,28 +390,27 @@ class ScalesDiscriminator(nn.Module):
     A third, where it is wanted, sees 215 pixels at a quarter of the scale: glands as a whole.
     """
 
-    def __init__(self, labels: int, widths: tuple[int, int], whole: int = 0) -> None:
+    def __init__(self, labels: int, widths: tuple[int, int], whole: int = 0, *, norms: bool = False) -> None:
         super().__init__()
-        self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1))
-        self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1))
-        self.whole = PatchDiscriminator(labels + 3, whole, (2, 2, 2, 1)) if whole else None
+        self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1), norms=norms)
+        self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1), norms=norms)
+        self.whole = PatchDiscriminator(labels + 3, whole, (2, 2, 2, 1), norms=norms) if whole else None
 
     def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Classify images [n, 3, y, x] over one-hot labels of their size: logits and features of both networks."""
         both = torch.cat([one_hot, image], dim=1)
-        fine, fine_features = self.near(both)
-        coarse, coarse_features = self.far(F.avg_pool2d(both, 2))
-        if self.whole is None:
-            return [fine, coarse], fine_features + coarse_features
-        coarsest, coarsest_features = self.whole(F.avg_pool2d(both, 4))
-        return [fine, coarse, coarsest], fine_features + coarse_features + coarsest_features
+        networks = [self.near, self.far] + ([] if self.whole is None else [self.whole])
+        shown = (F.avg_pool2d(both, 2**level) if level else both for level in range(len(networks)))
+        found = [network(part) for network, part in zip(networks, shown, strict=True)]
+        return [logits for logits, _ in found], [part for _, parts in found for part in parts]
 
 
 def make_discriminator(config: TrainConfig) -> nn.Module:
     """Build the discriminator that `config` names, with fresh weights."""
-    labels = len(config.model.labels) + (config.model.guide.channels if config.model.guide else 0)
+    labels = config.model.conditions + (config.model.guide.channels if config.model.guide else 0)
     if config.discriminator_network == "scales":
-        return ScalesDiscriminator(labels, config.discriminator_widths, config.discriminator_whole)
+        widths, whole = config.discriminator_widths, config.discriminator_whole
+        return ScalesDiscriminator(labels, widths, whole, norms=config.discriminator_norms)
     return TileDiscriminator(labels, config.discriminator_base, config.discriminator_levels)
 
 

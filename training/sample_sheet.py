@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from safron.training.config import TrainConfig
 from safron.training.data import Source, draw_noise
-from safron.training.networks import one_hot_labels, to_rgb
+from safron.training.networks import join_conditions, one_hot_labels, to_rgb
 from safron.training.stitch import cut, join
 from torch import nn
 
@@ -32,6 +32,7 @@ def stitch(
     tile: int,
     guides: npt.NDArray[np.float32] | None = None,
     style: npt.NDArray[np.float32] | None = None,
+    edges: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Render a square canvas from patches of `tile` pixels, averaged where they overlap.
 
@@ -41,6 +42,8 @@ def stitch(
         uint8 [y, x] and float32 [k, y, x], context included; the canvas is a whole number of strides and one overlap.
     guides, style
         float32 [g, y, x] and [s], where the generator takes them.
+    edges
+        uint8 [y, x], where the generator takes them.
 
     Returns
     -------
@@ -52,6 +55,8 @@ def stitch(
     count = (len(labels) - read) // stride + 1
     with torch.no_grad():
         one_hot = one_hot_labels(torch.from_numpy(labels)[None].to(device), len(config.model.labels))
+        drawn = None if edges is None else torch.from_numpy(edges)[None].to(device)
+        one_hot = join_conditions(one_hot, drawn, config.model)
         planes = [one_hot, torch.from_numpy(noise)[None].to(device)]
         if guides is not None and len(guides):
             planes.append(torch.from_numpy(guides)[None].to(device))
@@ -82,6 +87,7 @@ def draw_sheet(generator: nn.Module, held_out: Source, config: TrainConfig) -> n
         sample = held_out.read(int(index), held_out.place(rng, int(index), read), read)
         noise = draw_noise(rng, read, read, config.model.noise_scales)
         parts: dict[str, Any] = {"tile": tile, "guides": sample.guides, "style": sample.style}
+        parts |= {"edges": sample.edges}
         image = np.rint(stitch(generator, sample.labels, noise, config, **parts)).astype(np.uint8)
         rows = [colors[sample.labels[inner]], sample.image[inner], image, mark_edges(image, tile, stride)]
         columns.append(_spaced(rows, axis=0))

@@ -31,7 +31,14 @@ from safron.training.data import Batch, Source, draw_batches, open_source, split
 from safron.training.data.folders import show_mpp
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
-from safron.training.networks import SpectralConv, crop, make_discriminator, make_generator, one_hot_labels
+from safron.training.networks import (
+    SpectralConv,
+    crop,
+    join_conditions,
+    make_discriminator,
+    make_generator,
+    one_hot_labels,
+)
 from safron.training.run_log import RunLog, own_folder
 from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
@@ -181,7 +188,9 @@ class Trainer:
         labels, noise, images = (
             torch.from_numpy(array).to(self.device) for array in (batch.labels, batch.noise, batch.images)
         )
+        edges = None if batch.edges is None else torch.from_numpy(batch.edges).to(self.device)
         one_hot = one_hot_labels(labels, len(self.config.model.labels))
+        one_hot = join_conditions(one_hot, edges, self.config.model)
         one_hot, noise, images = (
             part.contiguous(memory_format=torch.channels_last) for part in (one_hot, noise, images)
         )

@@ -50,15 +50,12 @@ class Strip:
         Pixels from one patch to the next.
     deliver
         Takes what is generated, on the thread of the task.
-    patches
-        How many patches each of these is, if they are windows of several.
     """
 
     inputs: Inputs
     first: Window
     stride: int
     deliver: Deliver
-    patches: int = 1
 
     def __len__(self) -> int:
         return len(self.inputs["labels"])

@@ -166,7 +166,6 @@ class JobPayload:
             card=seen.card,
             same_halves=seen.same_halves,
             same_places=seen.same_places,
-            joined=seen.joined,
         )
         return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan), sampling)
 
@@ -366,8 +365,6 @@ def facts_of_worker(source: ModelSource, plan: RenderPlan, batch: int | None) ->
     try:
         model = source.load()
         info = GeneratorInfo.of(model)
-        if source.call_seconds is not None:  # it is meant for calls of one patch
-            info = replace(info, joined=1)
         planned = choose_batch(batch, info)
         seen = first_call(lambda: warm_up(model, info, replace(plan, batch=planned)), source.call_seconds)
     except SafronError as error:

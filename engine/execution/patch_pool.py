@@ -206,5 +206,5 @@ class _Patches:
     def _deliver(self, strip: Strip, start: int, values: Values) -> None:
         with self.tally.stage("blend"):
             strip.deliver(values, strip.window(start))
-        self.tally.run += len(values) * strip.patches
-        self.ran(len(values) * strip.patches)
+        self.tally.run += len(values)
+        self.ran(len(values))

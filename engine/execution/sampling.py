@@ -55,6 +55,26 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The noise that sampling begins with, computed where it is read; a plane source of the input "xt".
+
+    Attributes
+    ----------
+    spec
+        See `PlaneSource`.
+    sampling
+        The first step.
+    """
+
+    spec: PlaneSpec
+    sampling: Sampling
+
+    def read(self, window: Window) -> Float32:
+        """See `PlaneSource`."""
+        return np.asarray(self.sampling.read(window), np.float32)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """One step of a sampler.
 
@@ -96,18 +116,21 @@ class Sampling:
         """Return a window of drawn pixels, counted from the first pixel of the running picture."""
         return window.shift(-self.whole.drawn.y, -self.whole.drawn.x)
 
-    def hold(self, window: Window) -> Held:
-        """Read the running picture; the window, of drawn pixels, may reach beyond it."""
-        drawn, here = self.whole.drawn, self.in_picture(window)
+    def hold(self, window: Window) -> Held | Begun:
+        """Give the running picture under a window of drawn pixels, which may reach beyond it; what is stored is read now."""
         spec, _ = self.sampler.specs
+        return Begun(spec, self) if self.before is None else Held(spec, self.read(window), window)
+
+    def read(self, window: Window) -> npt.NDArray[Any]:
+        """Read the running picture, mirrored beyond its edges: [channels, window.height, window.width]."""
+        drawn, here = self.whole.drawn, self.in_picture(window)
         if here.clip(Window(0, 0, drawn.height, drawn.width)) == here:
-            return Held(spec, self._read(here), window)
+            return self._read(here)
         rows = np.array(mirrored(here.y, here.y_stop, drawn.height))
         columns = np.array(mirrored(here.x, here.x_stop, drawn.width))
         inside = Window.from_bounds(rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
-        values = self._read(inside)
-        values = values[:, rows - inside.y][:, :, columns - inside.x]
-        return Held(spec, values, window)
+        # In one step: with two, there would be a third copy for a moment.
+        return self._read(inside)[:, (rows - inside.y)[:, None], columns - inside.x]
 
     def _read(self, here: Window) -> npt.NDArray[Any]:
         """Read the running picture where it is."""
@@ -122,12 +145,12 @@ class Sampling:
             window, seed=noise_seed(self.whole.seed, step), scales=(1,) * self.sampler.channels
         )
 
-    def sources(self, held: Held) -> tuple[PlaneSource, ...]:
+    def sources(self, held: Held | Begun) -> tuple[PlaneSource, ...]:
         """Give the sources of the inputs "xt" and "t"."""
         _, t = self.sampler.specs
         return held, Time(t, self.sampler.times[self.number])
 
-    def of_fill(self, held: Held, colors: UInt8, window: Window) -> Float32:
+    def of_fill(self, held: Held | Begun, colors: UInt8, window: Window) -> Float32:
         """Return the predictions that lead to these colours.
 
         Parameters

@@ -39,8 +39,7 @@ from safron.io.slides.writer import EncodedTile, encode_region
 
 from .batching import Batches, Pool, Strip
 from .device_queue import Stopped
-from .joined_patches import Parts, State, joined, take_squares
-from .sampling import Held, Sampling
+from .sampling import Begun, Held, Sampling
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -69,16 +68,20 @@ class Job:
     @property
     def labels(self) -> Labels:
         """The mask in drawn pixels."""
+        return self._drawn(self.mask)
+
+    def _drawn(self, mask: LabelMask) -> Labels:
         plan = self.plan if self.sampling is None else self.sampling.whole
         grid, scale = plan.grid, plan.scale
         if scale.is_one:
-            return self.mask
-        return ScaledMask(self.mask, (grid.height, grid.width), scale.slide_index)
+            return mask
+        return ScaledMask(mask, (grid.height, grid.width), scale.slide_index)
 
     @property
     def sources(self) -> tuple[PlaneSource, ...]:
         """Where the generator's inputs beside labels come from."""
-        return card_sources(self.model.card, self.labels, seed=self.plan.seed)
+        beside = {name: self._drawn(other) for name, other in self.mask.beside.items()}
+        return card_sources(self.model.card, self.labels, seed=self.plan.seed, beside=beside)
 
     def on_canvas(self, window: Window) -> Window:
         """Return a window of the plan in drawn pixels of the canvas."""
@@ -163,22 +166,15 @@ def strips(job: Job, rect: PatchRect, target: PatchTarget | DenseSums, tally: Ta
     is_fill, fill_colors = model.card.is_fill, model.card.fill_colors
     # A view: a row of patches after the other, [rows, columns, side, side].
     windows = sliding_window_view(labels, (side, side))[::down, ::across]
-    states: list[list[State]] = [
-        [*_all_fill(labels[row * down :][:side], in_row, is_fill)] for row, in_row in enumerate(windows)
-    ]
-    if model.joined > 1 and not isinstance(target, DenseSums):
-        yield from _squares(job, labels, states, corner, target, tally)
     for row, in_row in enumerate(windows):
         start = 0
-        for filled, alike in groupby(states[row]):
+        for filled, alike in groupby(_all_fill(labels[row * down :][:side], in_row, is_fill)):
             count = len(list(alike))
             y, x = row * down, start * across
             first, part = corner.shift(y, x), in_row[start : start + count]
             start += count
-            if filled is None:
-                continue
             if not filled:
-                inputs = {"labels": part} | _planes(job, first, count, across, tally, held)
+                inputs = {"labels": part} | _planes(job, first, count, tally, held)
                 yield Strip(inputs, first, across, target.add)
                 continue
             with tally.stage("blend"):
@@ -186,21 +182,6 @@ def strips(job: Job, rect: PatchRect, target: PatchTarget | DenseSums, tally: Ta
                 _paint(job, target, strip, fill_colors, first, held)
             tally.painted += count
             notify(job.scratch, count)
-
-
-def _squares(
-    job: Job, labels: UInt8, states: list[list[State]], corner: Window, target: PatchTarget, tally: Tally
-) -> Iterator[Strip]:
-    """Give windows of several patches, and mark these in `states`; see `safron.engine.execution.joined_patches`."""
-    grid, side = job.plan.grid, job.model.joined
-    down, across = grid.rows.stride, side * grid.columns.stride
-    for row, column, count in take_squares(states, side):
-        first = joined(corner.shift(row * down, column * grid.columns.stride), grid, side)
-        read = first.expand(grid.context)
-        band = labels[row * down :, column * grid.columns.stride :][: read.height]
-        part = sliding_window_view(band, read.width, axis=1)[:, ::across].transpose(1, 0, 2)[:count]
-        inputs = {"labels": part} | _planes(job, first, count, across, tally)
-        yield Strip(inputs, first, across, Parts(target, grid, side), patches=side * side)
 
 
 def _all_fill(strip: UInt8, windows: UInt8, is_fill: npt.NDArray[np.bool_]) -> list[bool]:
@@ -219,7 +200,7 @@ def _paint(
     labels: UInt8,
     colors: UInt8,
     first: Window,
-    held: Held | None = None,
+    held: Held | Begun | None = None,
 ) -> None:
     """Give labels their colours, in patches that lie side by side; a sampler is led to them."""
     if not isinstance(target, DenseSums):
@@ -231,15 +212,13 @@ def _paint(
     target.add_sheet(job.sampling.of_fill(held, colors[labels], area), first)
 
 
-def _planes(
-    job: Job, first: Window, count: int, stride: int, tally: Tally, held: Held | None = None
-) -> Inputs:
-    """Give the inputs beside labels of windows that lie side by side; the first writes this window."""
+def _planes(job: Job, first: Window, count: int, tally: Tally, held: Held | Begun | None = None) -> Inputs:
+    """Give the inputs beside labels of patches that lie side by side; the first has this write window."""
     read, inputs = job.on_canvas(first.expand(job.plan.grid.context)), {}
     more = () if held is None or job.sampling is None else job.sampling.sources(held)
     for source in (*job.sources, *more):
         with tally.stage(source.spec.name):
-            inputs[source.spec.name] = patch_windows(source, read, count, stride)
+            inputs[source.spec.name] = patch_windows(source, read, count, job.plan.grid.columns.stride)
     return inputs
 
 

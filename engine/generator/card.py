@@ -110,10 +110,18 @@ class Edges(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     of
-        What ends at an edge: "labels", regions of one label.
+        What ends at an edge: "labels", regions of one label, or "instances", single nuclei: of a mask without their numbers,
+        regions of one of `labels`.
+    labels
+        Those of nuclei, for "instances".
     """
 
-    of: Literal["labels"] = "labels"
+    of: Literal["labels", "instances"] = "labels"
+    labels: tuple[Byte, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.of == "instances") != bool(self.labels):
+            raise ValueError('labels are for of "instances", which needs one label of nuclei at least')
 
 
 class StyleEncoder(Struct, frozen=True, forbid_unknown_fields=True):

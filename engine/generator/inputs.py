@@ -13,7 +13,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 
 class Labels(Protocol):
-    """Labels of a whole canvas, read where they are sliced."""
+    """Labels, or other numbers, of a whole canvas, read where they are sliced."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -90,8 +90,6 @@ class GeneratorInfo:
     colors
         uint8 [256, 3], of a generator that gives each label its colour and does nothing else; None of all
         others.
-    joined
-        Patches a side of windows that are generated in one call; 1 where each patch has a call of its own.
     same_halves
         Whether the warm-up saw the same bits in half a batch.
     same_places
@@ -108,7 +106,6 @@ class GeneratorInfo:
     runtime: str = ""
     precision: str = "float32"
     colors: npt.NDArray[np.uint8] | None = field(default=None, compare=False)
-    joined: int = 1
     same_halves: bool = False
     same_places: bool = False
 
@@ -126,7 +123,6 @@ class GeneratorInfo:
             calls=said("calls", None),
             runtime=said("runtime", ""),
             precision=said("precision", "float32"),
-            joined=said("joined", 1),
             # A class that derives from it, or a test, may do something else when it is called.
             colors=getattr(model, "colors", None) if type(model).__call__ is _PAINT else None,
         )

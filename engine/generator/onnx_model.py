@@ -40,8 +40,6 @@ log = logging.getLogger("safron")
 TENSORS = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 # Bytes. ONNX Runtime aligns every tensor that it makes itself to this.
 ALIGNMENT = 64
-# With OpenVINO. ONNX Runtime gains less than a tenth, and larger windows leave more patches over.
-JOINED = 2
 FATAL = 4  # severity in ONNX Runtime's log: errors come as exceptions, and each is one line
 
 
@@ -155,13 +153,6 @@ class OnnxModel:
 
         about = "" if self.device == "cpu" else f", {describe_gpu(int(self.device.partition(':')[2] or 0))}"
         return f"ONNX Runtime {onnxruntime.__version__}{about}"
-
-    @property
-    def joined(self) -> int:
-        """Patches a side of windows that might be generated in one call: several where that was faster by a tenth."""
-        card = self.card
-        may = card.tile_multiple and card.adapter is None and card.extra.get("overlap_mismatch") == 0
-        return JOINED if may and self._runtime == "openvino" and self.per_call == 1 else 1
 
     @cached_property
     def _session(self) -> Any:

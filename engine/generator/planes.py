@@ -8,7 +8,7 @@ what it read into patches.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.plan.planes import PlaneSpec, noise_spec
 from safron.engine.plan.window import Window
+from safron.io.masks.edges import find_edges
 from safron.io.measures.guides import Guides
 
 from .card import Card
@@ -102,6 +103,52 @@ class LabelEdges:
 
 
 @dataclass(frozen=True)
+class NucleusEdges:
+    """Where a nucleus ends: 1 in a pixel one of whose four neighbours belongs to another; see `safron.io.masks.edges`.
+
+    Attributes
+    ----------
+    labels
+        Of the canvas.
+    instances
+        Numbers of nuclei; None where there are none.
+    nuclei
+        Labels of nuclei.
+    outside
+        Label beyond the canvas, where there are no nuclei; None for the nearest label and number of the canvas.
+    """
+
+    labels: Labels
+    instances: Labels | None
+    nuclei: tuple[int, ...]
+    outside: int | None
+    spec = EDGES
+
+    def read(self, window: Window) -> npt.NDArray[np.uint8]:
+        """See `PlaneSource`."""
+        around = window.expand(1)
+        labels, numbers = read_labels(self.labels, around, outside=self.outside), None
+        if self.instances is not None:
+            beyond = None if self.outside is None else 0
+            numbers = read_labels(self.instances, around, outside=beyond)
+        return find_edges(labels, self.nuclei, numbers)[None]
+
+
+@dataclass(frozen=True)
+class GivenEdges:
+    """Edges that a user gives: 1 where their plane is not 0; beyond the canvas its nearest value."""
+
+    plane: Labels
+    spec = EDGES
+
+    def read(self, window: Window) -> npt.NDArray[np.uint8]:
+        """See `PlaneSource`."""
+        values = read_labels(self.plane, window, outside=None)
+        edges: npt.NDArray[np.uint8] = (values != 0)[None].view(np.uint8)
+        return edges
+
+
+@dataclass(frozen=True)
 class LabelGuides:
     """Distances, depths and widths of regions; see `safron.io.measures.guides`.
 
@@ -156,9 +203,17 @@ def style_spec(vector: tuple[float, ...]) -> PlaneSpec:
     return PlaneSpec("style", len(vector), spatial=False, low=0.0, content=text)
 
 
-def card_specs(card: Card) -> tuple[PlaneSpec, ...]:
-    """Describe the inputs beside labels that a card names, in the order of `card_sources`; then a sampler's xt and t."""
-    specs = [*noise_spec(card.noise_scales), *([EDGES] if card.edges else [])]
+def card_specs(card: Card, content: str = "") -> tuple[PlaneSpec, ...]:
+    """Describe the inputs beside labels that a card names, in the order of `card_sources`; then a sampler's xt and t.
+
+    Parameters
+    ----------
+    card
+        Of the generator.
+    content
+        What decides the edges beside the labels, see `PlaneSpec`.
+    """
+    specs = [*noise_spec(card.noise_scales), *([replace(EDGES, content=content)] if card.edges else [])]
     specs += [guides_spec(card.guides)] if card.guides else []
     if card.style:
         one = style_spec(card.style.default)
@@ -215,12 +270,31 @@ def first_step(card: Card, *, seed: int) -> tuple[PlaneSource, ...]:
     return FirstNoise(xt, seed), Time(t, card.sampler.times[0])
 
 
-def card_sources(card: Card, labels: Labels, *, seed: int) -> tuple[PlaneSource, ...]:
-    """Give the sources of all inputs that the mask and the seed decide; those of a sampler's step are not among them."""
+def card_sources(
+    card: Card, labels: Labels, *, seed: int, beside: Mapping[str, Labels] | None = None
+) -> tuple[PlaneSource, ...]:
+    """Give the sources of all inputs that the mask and the seed decide; those of a sampler's step are not among them.
+
+    Parameters
+    ----------
+    card
+        Of the generator.
+    labels
+        Of the canvas.
+    seed
+        Of the noise.
+    beside
+        Further planes of the canvas: "instances" are numbers of nuclei, "edges" takes the place of computed ones.
+    """
+    given = beside or {}
     sources: list[PlaneSource] = []
     if card.noise_scales:
         sources.append(Noise(seed, card.noise_scales))
-    if card.edges:
+    if card.edges and "edges" in given:
+        sources.append(GivenEdges(given["edges"]))
+    elif card.edges and card.edges.of == "instances":
+        sources.append(NucleusEdges(labels, given.get("instances"), card.edges.labels, card.outside))
+    elif card.edges:
         sources.append(LabelEdges(labels, card.outside))
     if card.guides:
         sources.append(LabelGuides(labels, card.outside, card.guides))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,6 @@ from .planes import Inputs, each, further
 
 log = logging.getLogger("safron")
 
-# Renders of fewer patches gain less by windows of several than the test of these takes.
-FEW = 100
 GPU_BATCH = 32
 # Calls at a time on a GPU, see `safron.engine.execution.device_queue`.
 GPU_CALLS = 2
@@ -82,11 +79,8 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
     try:
         if not info.on_gpu:
             seconds = _run_twice(model, info, plan)
-            alone = resident_bytes()
-            added = max(0, alone - before)
-            info = replace(info, joined=_joined(model, info, plan))
-            large = max(0, resident_bytes() - alone) * (info.calls or 1) if info.joined > 1 else 0
-            return WarmUp(info, plan.batch, added + large, added, seconds)
+            added = max(0, resident_bytes() - before)
+            return WarmUp(info, plan.batch, added, added, seconds)
         batch = plan.batch
         try:
             info, seconds, alone = _rehearse(model, info, plan, batch)
@@ -98,25 +92,6 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
     return WarmUp(info, batch, max(0, alone - before), max(0, resident_bytes() - alone), seconds)
-
-
-def _joined(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> int:
-    """Return `info.joined` if a window of so many patches a side holds the same bits as its patches alone, else 1."""
-    grid, count = plan.grid, info.joined
-    stride, multiple = grid.rows.stride, info.card.tile_multiple or 1
-    if count < 2 or plan.patches < FEW or stride % multiple or stride % info.card.alignment:
-        return 1
-    reach = (count - 1) * stride
-    inputs = _inputs(info, replace(plan, grid=replace(grid, tile=grid.tile + reach)), 1)
-    whole, side = _call(model, inputs)[0], grid.tile + 2 * grid.context
-    for y, x in product(range(0, reach + 1, stride), repeat=2):
-        part = {
-            name: values[..., y : y + side, x : x + side] if values.ndim > 2 else values
-            for name, values in inputs.items()
-        }
-        if not np.array_equal(_call(model, part)[0], whole[y : y + grid.tile, x : x + grid.tile]):
-            return 1
-    return count
 
 
 def _rehearse(

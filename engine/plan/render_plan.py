@@ -399,6 +399,18 @@ class RenderPlan:
         each = {"jpeg": 4.2 if fine else 2.0, "lzw": 4.2}.get(slide.compression, 3.1)
         return each * 4 / 3
 
+    @property
+    def step_bytes(self) -> int:
+        """Upper bound on the bytes of the large arrays of a block in a sampler's pass; 0 without a sampler.
+
+        They are the sums of all pixels, and the running picture as it is read, mirrored, and after the step.
+        """
+        if self.passes is None:
+            return 0
+        side, read = self._drawn_block, self.grid.tile + 2 * self.grid.context
+        around = (side + 2 * read) ** 2 * self.passes.itemsize
+        return self.passes.channels * (2 * 4 * side * side + 2 * around)
+
     def worker_bytes(self) -> int:
         """Upper bound on the bytes of one block in flight, without batches and the generator's own buffers."""
         side, read = self._drawn_block, self.grid.tile + 2 * self.grid.context
@@ -416,10 +428,7 @@ class RenderPlan:
         # A finished block may wait to be written; as JPEG it is small.
         waiting = 0 if self.slide.compression == "jpeg" else tiles
         if self.passes is not None:
-            # Sums of all pixels; the running picture, read, and that after the step with what is about to be stored.
-            around = (side + 2 * read) ** 2 * self.passes.channels * self.passes.itemsize
-            bands = 4 * self.passes.channels * pixels + around
-            image += 3 * self.passes.channels * self.passes.itemsize * pixels
+            bands = self.step_bytes
         # These follow one another: patches, boundary sums (stored and read), levels and tiles. A boundary task needs less.
         return (
             image

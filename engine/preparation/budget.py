@@ -141,6 +141,8 @@ def heap_bytes(budget: Budget, job: Job, *, workers: int) -> int:
     plan, mask = job.plan, job.mask
     image = 3 * plan.block**2
     outside = workers * image if image > LARGEST else 0
+    if plan.passes is not None and 4 * image > LARGEST:
+        outside += with_gaps(workers * plan.step_bytes)
     if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST:
         outside += budget.chunks
     rows, columns = plan.block_shape

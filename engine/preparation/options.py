@@ -85,6 +85,16 @@ class RenderOptions:
         "NAME|FILE",
     )
     tile: int | None = setting(None, "Patch size, in pixels a side.", "PX", shown="the generator's, 256")
+    instances: str | Path | None = setting(
+        None,
+        "Numbers of nuclei, where they do not lie in the mask: a mask of the same size with whole numbers of any size.",
+        "MASK",
+    )
+    edges: str | Path = setting(
+        "mask",
+        "Input of generators that take edges: mask computes them, else a mask of the same size, not 0 on edges.",
+        "mask|MASK",
+    )
     overlap: int = setting(20, "Overlap of neighbouring patches, in pixels; it is blended.", "PX")
     taper: Literal["flat", "linear", "cosine"] = setting(
         "flat", "Blend weights in the overlap: flat is the plain mean, linear and cosine fade each patch out."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -65,15 +66,17 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     """
     target = Target.of(out, folder=options.scratch)
     _check_options(source, target, options)
-    model = _load_generator(options)
-    mask = open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
+    model = load_generator(options)
+    mask = open_mask(
+        source,
+        palette=model.card.palette,
+        palette_tolerance=options.palette_tolerance,
+        beside=_beside(model, options),
+    )
     where = choose_where(options, mask, model)
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = with_sampler(GeneratorInfo.of(model), options)
-    if options.patch_timeout is not None:  # it is meant for calls of one patch
-        info = replace(info, joined=1)
-    info = replace(info, card=choose_style(info.card, options.style, getattr(model, "path", Path()).parent))
-    info = replace(info, card=choose_image(info.card, options.image, mask.shape))
+    info = with_chosen_inputs(info, model, mask, options)
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job)
@@ -94,7 +97,7 @@ def _check_options(source: Any, target: Target, options: RenderOptions) -> None:
     check_placing(options)
 
 
-def _load_generator(options: RenderOptions) -> PatchModel:
+def load_generator(options: RenderOptions) -> PatchModel:
     """Load the generator; on the CPU if other processes will run it, since this one then needs only its card."""
     elsewhere = (
         options.executor == "processes" or options.scheduler is not None or options.cluster is not None
@@ -106,6 +109,26 @@ def _load_generator(options: RenderOptions) -> PatchModel:
         precision="float32" if elsewhere else options.precision,
         runtime="onnxruntime" if elsewhere else options.runtime,
     )
+
+
+def _beside(model: PatchModel, options: RenderOptions) -> dict[str, Any]:
+    """Give the sources of planes that belong to the mask; refuse those that the generator does not take."""
+    given = {"instances": options.instances, "edges": None if options.edges == "mask" else options.edges}
+    found = {name: source for name, source in given.items() if source is not None}
+    if found and model.card.edges is None:
+        raise BadInput(
+            f"--{next(iter(found))}: generator {model.card.name!r} takes no edges; leave it out, or choose another --model"
+        )
+    return found
+
+
+def _edge_content(mask: LabelMask) -> str:
+    """What decides the edges beside the labels: all files of the mask; nothing where there are only labels."""
+    if not mask.beside:
+        return ""
+    with suppress(OSError):  # storage that does not list its files
+        return f"{', '.join(mask.beside)} of {mask.fingerprint()}"
+    return f"{', '.join(mask.beside)} of {mask.source}"
 
 
 def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, job: Job) -> Prepared:
@@ -182,6 +205,20 @@ def _with_batch(job: Job, batch: int, *, fresh: bool) -> Job:
     return replace(job, plan=replace(plan, batch=batch), model=info)
 
 
+def with_chosen_inputs(
+    info: GeneratorInfo, model: PatchModel, mask: LabelMask, options: RenderOptions
+) -> GeneratorInfo:
+    """Put on the card what is chosen for this render: the style, and the picture to refine.
+
+    Raises
+    ------
+    BadInput
+        One is missing, cannot be used, or is not for this generator.
+    """
+    card = choose_style(info.card, options.style, getattr(model, "path", Path()).parent)
+    return replace(info, card=choose_image(card, options.image, mask.shape))
+
+
 def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: RenderOptions) -> RenderPlan:
     """Decide grid, scale, slide and blocks."""
     card, canvas, taper = info.card, Window(0, 0, *mask.shape), Taper(options.taper)
@@ -222,7 +259,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
         if card.sampler
         else choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
-        planes=card_specs(card),
+        planes=card_specs(card, _edge_content(mask) if card.edges else ""),
         stain=stain,
         passes=_passes(card, options),
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from safron.engine.execution.tasks import Job
 from safron.engine.generator.model import PatchModel
+from safron.engine.generator.shipped import model_names
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.remote import Target
 
@@ -95,7 +96,18 @@ class Prepared:
                 "the slide has no pixel size: viewers show no scale, and opentile refuses an svs slide without one; pass --mpp"
             )
         card, grid = self.job.model.card, self.plan.grid
+        edges = self.job.model.card.edges
+        if edges is not None and edges.of == "instances" and not self.job.mask.beside:
+            notes.append(
+                f"mask {self.job.mask.source}: it has no numbers of nuclei, so touching nuclei of one label are drawn as one; give "
+                "--instances, or make the mask with safron-mask from-polygons"
+            )
         notes += self._size_notes()
+        if self.plan.stain is not None and card.name not in model_names():
+            notes.append(
+                f"--stain {self.plan.stain.name}: colours of generator {card.name!r} change as the shipped generator's stain would; what it "
+                "draws may have another"
+            )
         if card.sampler is not None and self.plan.region != self.plan.canvas:
             notes.append(
                 "--region: steps of a sampler spread, so the region is sampled as a canvas of its own, and its pixels differ from "

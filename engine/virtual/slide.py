@@ -19,8 +19,7 @@ from safron.engine.generator.model import GeneratorInfo, load_model
 from safron.engine.generator.warm_up import warm_up
 from safron.engine.plan.window import Window
 from safron.engine.preparation.options import RenderOptions, for_python
-from safron.engine.preparation.prepare import plan_render
-from safron.engine.preparation.styles import choose_style
+from safron.engine.preparation.prepare import plan_render, with_chosen_inputs
 from safron.engine.scratch.arrays import Scratch
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
@@ -39,6 +38,7 @@ _OPTIONS = (
         "taper",
         "seed",
         "style",
+        "image",
         "stain",
         "stain_field",
         "batch",
@@ -116,7 +116,7 @@ class VirtualSlide(RenderedTiles, AbstractSlide):
             else open_mask(source, palette=model.card.palette, palette_tolerance=options.palette_tolerance)
         )
         self.options = options
-        info = replace(GeneratorInfo.of(model), card=choose_style(model.card, options.style))
+        info = with_chosen_inputs(GeneratorInfo.of(model), model, mask, options)
         plan = plan_render(mask, info, Target.of(Path("virtual.svs")), options)
         job = ViewJob(plan, mask, info, Scratch(Path("virtual.safron")))
         if info.on_gpu:

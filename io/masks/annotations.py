@@ -371,10 +371,10 @@ def _read_objects(document: Any, ignore: set[str], with_nuclei: bool) -> _Object
     objects = _Objects(len(document))
     for number, feature in enumerate(document):
         try:
-            name = _name(feature)
+            name = feature_name(feature)
             geometry = feature.get("geometry") or {"type": "no geometry"}
-            found, rest = _outlines(geometry)
-            nucleus, _ = _outlines(feature.get("nucleusGeometry") or {"type": "none"})
+            found, rest = outlines(geometry)
+            nucleus, _ = outlines(feature.get("nucleusGeometry") or {"type": "none"})
             plane = geometry.get("plane") or {}
             place = int(plane.get("z", 0)), int(plane.get("t", 0))
         except Exception as error:
@@ -393,7 +393,7 @@ def _read_objects(document: Any, ignore: set[str], with_nuclei: bool) -> _Object
     return objects
 
 
-def _name(feature: Mapping[str, Any]) -> str:
+def feature_name(feature: Mapping[str, Any]) -> str:
     """Classification, else name, of an object."""
     properties = feature.get("properties") or {}
     classification = properties.get("classification") or {}
@@ -415,11 +415,11 @@ def _color(feature: Mapping[str, Any]) -> RGB | None:
     return None
 
 
-def _outlines(geometry: Mapping[str, Any]) -> tuple[list[list[npt.NDArray[np.float64]]], list[str]]:
+def outlines(geometry: Mapping[str, Any]) -> tuple[list[list[npt.NDArray[np.float64]]], list[str]]:
     """Split a geometry into the rings of its polygons, and the kinds of everything else in it."""
     kind = geometry["type"]
     if kind == "GeometryCollection":
-        parts = [_outlines(part) for part in geometry["geometries"]]
+        parts = [outlines(part) for part in geometry["geometries"]]
         return [rings for found, _ in parts for rings in found], [name for _, rest in parts for name in rest]
     if kind not in ("Polygon", "MultiPolygon"):
         return [], [str(kind)]

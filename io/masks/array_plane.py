@@ -60,6 +60,8 @@ class ArrayPlane:
         )
         self.chunks = (min(int(chunks[axes[0]]), self.shape[0]), min(int(chunks[axes[1]]), self.shape[1]))
         self.notes = notes + size.notes + _small_chunks(self.shape, self.chunks)
+        # Planes of the same canvas that lie beside this one, by what they hold.
+        self.beside: dict[str, ArrayPlane] = {}
 
     def read(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Integers [y, x] of an in-bounds region."""

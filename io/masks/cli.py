@@ -22,6 +22,7 @@ from safron.io.console import (
     warn,
 )
 
+from .cli_edges import edges
 from .cli_exports import to_geojson, to_png
 from .cli_nuclei import synthesize_nuclei
 from .cli_options import (
@@ -33,6 +34,7 @@ from .cli_options import (
     relabel_of,
     with_options,
 )
+from .cli_polygons import from_instances, from_polygons
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -80,6 +82,11 @@ def commands() -> None:
 
     Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted.
     """
+
+
+commands.add_command(from_polygons)
+commands.add_command(from_instances)
+commands.add_command(edges)
 
 
 @commands.command(
@@ -367,6 +374,8 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
         click.echo(f"absent  {absent} tiles or strips")
     click.echo(f"mpp     {'unknown' if opened.mpp is None else f'{opened.mpp:g} um per pixel'}")
     legend = {label.value: label.name for label in own_legend(opened)}
+    for name, other in opened.beside.items():
+        click.echo(f"beside  {name} ({other.plane.dtype})")
     for value, count in counts.items():
         area = f"{count * opened.mpp**2 / 1e6:10.3f} mm2" if opened.mpp else f"{count:14d} px"
         share = f"{100 * count / math.prod(opened.shape):7.3f} %"

@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -48,6 +51,8 @@ class LabelMask:
     reopen
         A function and its arguments that make this mask again: a name, a path or URL, and whatever decides
         how its labels are read; None for an array in memory.
+    beside
+        Planes that cover the same canvas, by what they hold ("instances", "edges"), beside those that the plane brings along.
 
     Attributes
     ----------
@@ -59,11 +64,13 @@ class LabelMask:
         Height and width of what is decoded as one piece.
     notes
         What the user should know: what was not understood, taken for granted, or may be wrong.
+    beside
+        Further planes of the canvas, by what they hold.
 
     Raises
     ------
     BadInput
-        The plane is empty, or has more than `MAX_SIDE` pixels a side.
+        Planes have different sizes, the plane is empty, or it has more than `MAX_SIDE` pixels a side.
 
     Examples
     --------
@@ -74,7 +81,14 @@ class LabelMask:
            [0, 1]], dtype=uint8)
     """
 
-    def __init__(self, plane: Plane, source: str, reopen: Reopen | None = None) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        source: str,
+        reopen: Reopen | None = None,
+        *,
+        beside: Mapping[str, Plane] | None = None,
+    ) -> None:
         height, width = plane.shape
         if 0 in plane.shape:
             raise BadInput(
@@ -93,6 +107,8 @@ class LabelMask:
         self.notes = plane.notes
         self._reopen = reopen
         self._cache: ChunkCache | None = None
+        planes = getattr(plane, "beside", {}) | dict(beside or {})
+        self.beside = {name: Beside(other, name, source, self.shape) for name, other in planes.items()}
 
     def __getitem__(self, region: tuple[slice, slice]) -> Labels:
         """Labels of a region.
@@ -164,7 +180,9 @@ class LabelMask:
         if not self.plane.keep_chunks:
             return 0
         self._cache = ChunkCache(self.plane, block, workers, max_bytes=max_bytes)
-        return self._cache.nbytes
+        others = self.beside.values()
+        more = (other.keep_chunks(block=block, workers=workers, max_bytes=max_bytes) for other in others)
+        return self._cache.nbytes + sum(more)
 
     def describe(self) -> dict[str, Any]:
         """Everything that is known without reading pixels, as JSON-ready values."""
@@ -213,9 +231,20 @@ class LabelMask:
         else:
             _, (_, where, *reading) = self._reopen
             digest.update(repr(tuple(reading)).encode())
-            for line in facts(where):
+            for line in chain(facts(where), *(facts(other) for other in self._elsewhere)):
                 digest.update(line.encode())
         return digest.hexdigest()
+
+    @property
+    def planes_beside(self) -> dict[str, Plane]:
+        """Planes of the same canvas, by what they hold."""
+        return {name: other.plane for name, other in self.beside.items()}
+
+    @property
+    def _elsewhere(self) -> list[str]:
+        """Paths of the planes beside this one that lie in files of their own."""
+        assert self._reopen is not None
+        return [path for given in self._reopen[1] if isinstance(given, Elsewhere) for _, path in given.paths]
 
     @property
     def in_memory(self) -> bool:
@@ -224,11 +253,50 @@ class LabelMask:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopen is None:
-            return LabelMask, (self.plane, self.source)
+            return partial(LabelMask, beside=self.planes_beside), (self.plane, self.source)
         return self._reopen
 
     def __repr__(self) -> str:
         return f"LabelMask({self.source}, {self.shape[0]} x {self.shape[1]}, {self.plane.kind})"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Paths of planes that lie in files of their own, by what they hold."""
+
+    paths: tuple[tuple[str, str], ...]
+
+
+class Beside(LabelMask):
+    """A plane beside the labels: whole numbers of any size.
+
+    Parameters
+    ----------
+    plane
+        Where they come from.
+    name
+        What it holds. "instances" are numbers of nuclei, 0 where there is none; they need not be consecutive.
+    source
+        How messages call the mask.
+    shape
+        Height and width of the mask's labels, in pixels.
+
+    Raises
+    ------
+    BadInput
+        Its size is another.
+    """
+
+    def __init__(self, plane: Plane, name: str, source: str, shape: tuple[int, int]) -> None:
+        super().__init__(plane, f"{source}, {name}")
+        if plane.shape != shape:
+            raise BadInput(
+                f"mask {source}: its {name} are {plane.shape[1]} x {plane.shape[0]} pixels and its labels "
+                f"{shape[1]} x {shape[0]} (width x height); they must have one size"
+            )
+
+    def _as_labels(self, values: npt.NDArray[Any], y: int, x: int) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(values)
 
 
 def _bounded(part: slice, size: int) -> slice:

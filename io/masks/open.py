@@ -13,7 +13,7 @@ from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
 from safron.io.files import open_input
 
-from .mask import LabelMask
+from .mask import Elsewhere, LabelMask
 from .plane import ACCEPTED, ZARR_MARKERS
 from .relabel import Relabel, RelabelledPlane
 from .zarr_masks import is_zarr, open_zarr, plane_of
@@ -26,6 +26,7 @@ def open_mask(
     palette_tolerance: int = 0,
     use_palette: bool = False,
     relabel: Relabel | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> LabelMask:
     """Open a mask, and check what can be checked without reading pixels.
 
@@ -44,6 +45,9 @@ def open_mask(
         refused. Otherwise the palette is for colour images alone.
     relabel
         What stored numbers, or labels of the palette, become; they may be any whole numbers before.
+    beside
+        Sources of further planes of the same canvas, by what they hold: "instances" (numbers of nuclei), "edges".
+        They are opened as masks are, but hold whole numbers of any size.
 
     Returns
     -------
@@ -56,17 +60,48 @@ def open_mask(
         The source is missing, damaged, or no 2-D array of whole numbers.
     """
     colours = dict(palette or {})
+    if beside:
+        how = tuple(colours.items()), palette_tolerance, use_palette, *([] if relabel is None else [relabel])
+        return _open_beside(source, dict(beside), how)
     if not isinstance(source, str | Path):
         name = f"<{type(source).__name__} in memory>"
         plane = plane_of(source, name)
         return LabelMask(plane if relabel is None else RelabelledPlane(plane, relabel), name)
-    name = str(source).removeprefix("file://")
-    if "://" not in name:
-        name = str(Path(name).absolute())  # a worker that reopens the mask may have another working folder
-    how = tuple(colours.items()), palette_tolerance, use_palette
+    reading = tuple(colours.items()), palette_tolerance, use_palette
     if relabel is not None:
-        return _open_relabelled(str(source), name, *how, relabel)
-    return _open_named(str(source), name, *how)
+        return _open_relabelled(str(source), _place(source), *reading, relabel)
+    return _open_named(str(source), _place(source), *reading)
+
+
+def _place(source: str | Path) -> str:
+    """Absolute path, or URL: a worker that reopens the mask may have another working folder."""
+    name = str(source).removeprefix("file://")
+    return name if "://" in name else str(Path(name).absolute())
+
+
+def _open_beside(source: Any, beside: dict[str, Any], how: tuple[Any, ...]) -> LabelMask:
+    """Open a mask and further planes of its canvas; `how` are colours, tolerance, use_palette and, if given, relabel."""
+    if all(isinstance(one, str | Path) for one in (source, *beside.values())):
+        elsewhere = Elsewhere(tuple((name, _place(other)) for name, other in beside.items()))
+        return _reopen_beside(str(source), _place(source), how, elsewhere)
+    colours, tolerance, use, *relabel = how
+    mask = open_mask(
+        source,
+        palette=dict(colours),
+        palette_tolerance=tolerance,
+        use_palette=use,
+        relabel=next(iter(relabel), None),
+    )
+    planes = {name: open_mask(other).plane for name, other in beside.items()}
+    return LabelMask(mask.plane, mask.source, beside=mask.planes_beside | planes)
+
+
+def _reopen_beside(name: str, where: str, how: tuple[Any, ...], elsewhere: Elsewhere) -> LabelMask:
+    """Open a path or URL and further planes of its canvas; workers call this to reopen a mask."""
+    planes = {other: open_mask(path).plane for other, path in elsewhere.paths}
+    mask = _open_relabelled(name, where, *how) if len(how) == 4 else _open_named(name, where, *how)
+    reopen = _reopen_beside, (name, where, how, elsewhere)
+    return LabelMask(mask.plane, name, reopen, beside=mask.planes_beside | planes)
 
 
 def _open_relabelled(
@@ -79,8 +114,8 @@ def _open_relabelled(
 ) -> LabelMask:
     """Open a path or URL whose numbers are looked up in rules; workers call this to reopen a mask."""
     reopen = _open_relabelled, (name, where, colours, tolerance, use_palette, relabel)
-    plane = _open_named(name, where, colours, tolerance, use_palette).plane
-    return LabelMask(RelabelledPlane(plane, relabel), name, reopen)
+    mask = _open_named(name, where, colours, tolerance, use_palette)
+    return LabelMask(RelabelledPlane(mask.plane, relabel), name, reopen, beside=mask.planes_beside)
 
 
 def _open_named(

@@ -76,7 +76,6 @@ def write_labels(
         The disk refused a write. A mask that existed at `out` is untouched.
     """
     check_target(out, overwrite=overwrite)
-    workers = workers or min(8, os.cpu_count() or 1)
     try:
         with output(out, overwrite=overwrite, folder=True) as part:
             # In a thread, which a signal does not interrupt: Zarr would go on writing to a folder that is gone.
@@ -87,7 +86,7 @@ def write_labels(
                 array[rows, cols] = paint(rows, cols)
                 return int(rows.stop - rows.start) * int(cols.stop - cols.start)
 
-            _run(work, blocks(height, width, block), workers, progress)
+            run_blocks(work, blocks(height, width, block), worker_count(workers), progress)
     except OSError as error:
         raise Failed(f"{out}: cannot write the mask: {error.strerror or error}") from error
 
@@ -106,14 +105,23 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 
 
 def _is_mask(path: Path) -> bool:
-    """Whether a folder is a Zarr array that may hold labels: two axes, whole numbers."""
+    """Whether a folder is a Zarr array that may hold labels: two axes, whole numbers; or labels and instances."""
     if path.is_symlink() or not path.is_dir():
         return False
     try:
-        array = zarr.open_array(LocalStore(path, read_only=True), mode="r")
+        node = zarr.open(LocalStore(path, read_only=True), mode="r")
+        # A group may hold images as well, unless it is one that we wrote.
+        array: Any = (
+            node["labels/class/0"] if isinstance(node, zarr.Group) and "safron" in node.attrs else node
+        )
     except Exception:  # no Zarr, a group, or damaged: not to be replaced
         return False
-    return array.ndim == 2 and array.dtype.kind in "bui"
+    return isinstance(array, zarr.Array) and array.ndim == 2 and array.dtype.kind in "bui"
+
+
+def worker_count(workers: int | None) -> int:
+    """Threads to write with: one per core, at most 8, unless the user says."""
+    return workers or min(8, os.cpu_count() or 1)
 
 
 def blocks(height: int, width: int, block: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -147,7 +155,7 @@ def _create(
     )
 
 
-def _run(
+def run_blocks(
     work: Callable[[slice, slice], int],
     regions: Iterator[tuple[slice, slice]],
     workers: int,

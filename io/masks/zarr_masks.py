@@ -149,7 +149,20 @@ def plane_of(source: Any, name: str, kind: str = "") -> ArrayPlane:
 
 
 def _ome_plane(group: zarr.Group, name: str) -> ArrayPlane:
-    """The full-size level of an OME-Zarr image."""
+    """The full-size level of an OME-Zarr image, or of its label image "class"; with its label image "instance", if it has one."""
+    inside = {
+        part: found
+        for part in ("class", "instance")
+        if isinstance(found := group.get(f"labels/{part}"), zarr.Group)
+    }
+    plane = _level_plane(inside.get("class", group), name)
+    if "instance" in inside:
+        plane.beside["instances"] = _level_plane(inside["instance"], name)
+    return plane
+
+
+def _level_plane(group: zarr.Group, name: str) -> ArrayPlane:
+    """The full-size level of one image."""
     try:
         level = read_level(dict(group.attrs))
     except BadInput as error:

@@ -36,6 +36,7 @@ DATA_SETS = {
     ),
     "digestpath": DataSet("DigestPath", "NAME.jpg and NAME_mask.jpg", ("_mask",), stride=512),
     "glas": DataSet("GlaS", "NAME.bmp and NAME_anno.bmp", ("_anno",), test=".*test[AB]_"),
+    "consep": DataSet("CoNSeP", "images/, inst/ and class/ (see data/consep.py)", glands=False),
     "ebhi": DataSet("EBHI-Seg", "NAME.webp and NAME.gland.png", (".gland",)),
 }
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 from safron.io.console import warn
 from safron.io.errors import BadInput
-from safron.io.fields import HUGE, Count, Mpp, NotNegative, convert, shown
+from safron.io.fields import HUGE, Byte, Count, Mpp, NotNegative, convert, shown
 from safron.io.files import parse_text
 from safron.io.legend import Label
 from safron.io.measures.guides import Guides
@@ -79,6 +79,14 @@ class ModelConfig:
     guides: tuple[Annotated[int, Meta(ge=0, le=255)], ...] = ()
     guide_radius: Annotated[int, Meta(ge=8, le=128, multiple_of=4)] = 64
     style: bool = False
+    # Labels of nuclei. Where there are some, the network has their edges as an input (`safron.io.masks.edges`), and the cues are
+    # the darkness of nuclei and of the tissue around them.
+    nuclei: tuple[Byte, ...] = ()
+
+    @property
+    def conditions(self) -> int:
+        """Channels in which labels, and edges if the network takes them, go in."""
+        return len(self.labels) + bool(self.nuclei)
 
     @property
     def guide(self) -> Guides | None:
@@ -147,6 +155,9 @@ class TrainConfig:
     image_mpp: Mpp | None = None
     # First channels of a third network of "scales", at a quarter of the scale, which sees glands whole; 0 for none.
     discriminator_whole: NotNegative = 0
+    # Whether hidden layers of "scales" after the first have an instance norm, as in SPADE (Park et al., 2019). Without, what
+    # differs between real and generated texture is small beside what differs between stains, and is learnt slowly.
+    discriminator_norms: bool = False
     # Steps at the start in which only the discriminator learns, for a generator that begins with another's weights.
     generator_delay: NotNegative = 0
 
@@ -292,6 +303,7 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
     rules: list[tuple[bool, str, str]] = [
         (values == list(range(max(1, len(values)))), "model.labels", in_order),
         (m.overlap < m.tile, "model.overlap", f"give less than the tile, {m.tile} px"),
+        ({*m.nuclei} <= {*values}, "model.nuclei", "give values of model.labels"),
         (cell_fits, "anchor_cell", f"give 1 to {c.tile_side}, the side of a training tile"),
         (left >= (3 if pix2pix else 1), "discriminator_network", halved),
     ]

@@ -25,7 +25,8 @@ class Batch:
     """The input of one step.
 
     `labels` uint8 [n, y, x], `noise` float32 [n, k, y, x] and `guides` float32 [n, g, y, x] cover the training tile and its
-    context; `images` float32 [n, 3, y, x] in [-1, 1] covers the tile. `style` is float32 [n, s].
+    context; `images` float32 [n, 3, y, x] in [-1, 1] covers the tile. `style` is float32 [n, s]. `edges` uint8 [n, y, x], if the
+    generator takes them, as `labels`.
     """
 
     labels: Bytes
@@ -33,6 +34,7 @@ class Batch:
     images: Floats
     guides: Floats
     style: Floats
+    edges: Bytes | None = None
 
 
 def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = slice(None)) -> Batch:
@@ -48,7 +50,7 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
     context = config.model.context
     side = config.tile_side + 2 * context
     wanted = range(config.batch)[part]
-    labels, noises, images, guides, styles = [], [], [], [], []
+    labels, noises, images, guides, styles, edges = [], [], [], [], [], []
     for number, index in enumerate(rng.integers(len(source), size=config.batch)):
         place = source.place(rng, int(index), side)
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
@@ -66,7 +68,12 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
         noises.append(noise)
         guides.append(_turn(sample.guides, turns, mirror))
         styles.append(sample.style)
-    return Batch(*map(np.stack, (labels, noises, images, guides, styles)))
+        if sample.edges is not None:
+            edges.append(_turn(sample.edges, turns, mirror))
+    drawn = np.stack(edges) if edges else None
+    return Batch(
+        np.stack(labels), np.stack(noises), np.stack(images), np.stack(guides), np.stack(styles), drawn
+    )
 
 
 def draw_batches(

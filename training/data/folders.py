@@ -27,6 +27,7 @@ from safron.io.measures.style import measure_style
 from safron.io.slides.whole_image import orientation
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts
+from safron.training.data import consep
 from safron.training.data.cues import CUED, cue_count, measure_cues
 from safron.training.data.ebhi import MPP, prepare
 from safron.training.data.images import (
@@ -86,6 +87,8 @@ def open_source(
         raise BadInput(
             f"{folder} holds gland masks, from which background, stroma and gland are labelled; model.labels must be three or more"
         )
+    if data_set == "consep":
+        return _fit(replace(consep.prepare(folder, config.model), name=name), config, folder, cache)
     if data_set == "ebhi":
         pairs = prepare(folder, cache, guides=config.model.guide, own=config.model.style)
         told = "frames of EBHI-Seg, resized" + " and stain-normalized" * (not config.model.style)
@@ -107,7 +110,7 @@ def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) ->
     if len(config.model.noise_scales) < cue_count(guides):
         pairs = replace(pairs, cues=(), trust=())
     elif not pairs.cues:
-        cues, trust = measure_cues(pairs.images, pairs.labels, cache, guides)
+        cues, trust = measure_cues(pairs.images, consep.as_glands(pairs.labels, config.model), cache, guides)
         pairs = replace(pairs, cues=cues, trust=trust)
     pairs = replace(pairs, guides=guides)
     if config.model.style:

@@ -35,6 +35,7 @@ class Sample:
     trust: Floats
     guides: Floats
     style: Floats
+    edges: Bytes | None = None
 
 
 class Source(Protocol):
@@ -155,6 +156,8 @@ class Pairs:
         Which guides are drawn around each window, or None; then `zoom` is 1.
     styles
         float32 [s] each, or empty for a generator without a style.
+    edges
+        uint8 [y, x] each: 1 on edges of nuclei; empty for a generator that does not take them.
     """
 
     images: tuple[Bytes, ...]
@@ -169,6 +172,7 @@ class Pairs:
     told: str = ""
     guides: Guides | None = None
     styles: tuple[Floats, ...] = ()
+    edges: tuple[Bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slides)
@@ -177,7 +181,7 @@ class Pairs:
         """Return the pairs at `indices`."""
         parts: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in indices) if getattr(self, name) else ()
-            for name in ("images", "labels", "cues", "trust", "slides", "styles")
+            for name in ("images", "labels", "cues", "trust", "slides", "styles", "edges")
         }
         return replace(self, **parts)
 
@@ -202,7 +206,8 @@ class Pairs:
             cues, trust = (
                 self._planes(part, index, window).astype(np.float32) for part in (self.cues, self.trust)
             )
-            return Sample(labels[window], image[window], cues, trust, guides, style)
+            edges = self.edges[index][window] if self.edges else None
+            return Sample(labels[window], image[window], cues, trust, guides, style, edges)
 
         def enlarge(array: npt.NDArray[Any], how: int, first: tuple[int, int]) -> npt.NDArray[Any]:
             # Pixel centres: (i + 0.5) of the result lies at (i + 0.5) / zoom of the pair, whose pixel `first` is the array's.

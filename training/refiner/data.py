@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -17,7 +18,7 @@ from safron.io.errors import BadInput
 from safron.io.synthesis.draw import Synthesizer
 from safron.io.synthesis.layout import Layout
 from safron.io.synthesis.stains import UInt8, tissue_share
-from safron.io.synthesis.textures import LEAST_TISSUE, make_texture
+from safron.io.synthesis.textures import LEAST_TISSUE, Texture, make_texture
 from torch import Tensor
 
 from .settings import CONTEXT, RefinerConfig
@@ -76,7 +77,11 @@ class Tiles:
         self.config = config
         self.names = [name for name, _ in kept]
         self.images = [rgb for _, rgb in kept]
-        self.textures = [make_texture(rgb) for rgb in self.images]
+
+    @cached_property
+    def textures(self) -> list[Texture]:
+        """What the tiles give to synthetic pictures."""
+        return [make_texture(rgb) for rgb in self.images]
 
     def batch(self, number: int) -> Batch:
         """Draw batch `number`."""

@@ -1,0 +1,244 @@
+"""``safron-mask from-polygons``, ``from-instances``: nuclei with classes and numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from safron.io.console import POSITIVE, debug_option, option, progress, warn
+
+NAME = "safron-mask"
+
+
+def _size(value: str) -> tuple[int, int]:
+    """Read W,H as (height, width)."""
+    match = re.fullmatch(r"(\d+)[,x](\d+)", value.replace(" ", ""))
+    if match is None or 0 in (int(match[1]), int(match[2])):
+        raise ValueError(f"{value!r} must be two whole numbers W,H, as 4096,4096")
+    return int(match[2]), int(match[1])
+
+
+overwrite_option = option("--overwrite", "Replace OUT if it is a mask.", is_flag=True)
+workers_option = option(
+    "--workers",
+    "Number of pieces written at a time.",
+    "N",
+    type=click.IntRange(1),
+    shown="one per core, at most 8",
+)
+classes_option = option(
+    "--classes",
+    "Which label stands for each class: nuclei (labels of the generator of this name, for CoNSeP, histolytics, PanNuke, "
+    "MoNuSAC and Lizard), or a table in JSON or TOML.",
+    "NAME|FILE",
+    shown="classes numbered as in the files",
+)
+
+
+@click.command(
+    "from-polygons",
+    epilog="\b\nExamples:\n  safron-mask from-polygons cells.geojson mask.zarr --like slide.svs --classes nuclei\n"
+    "  safron-mask from-polygons nuclei.npz mask.zarr --regions tissue.npz --classes nuclei --mpp 0.25",
+)
+@click.argument("nuclei", type=click.Path(path_type=Path), metavar="NUCLEI.npz|.geojson|.json")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
+@option(
+    "--regions",
+    "Polygons of tissue, of the same formats, drawn beneath the nuclei; they have no numbers.",
+    "FILE",
+    type=click.Path(path_type=Path),
+)
+@classes_option
+@option("--ignore", "Class to leave out; repeat for each.", "NAME", multiple=True)
+@option(
+    "--background",
+    "Label outside all polygons, 0 to 255.",
+    "N",
+    type=click.IntRange(0, 255),
+    shown="0, or without --regions that of the name tissue",
+)
+@option(
+    "--size",
+    "Size of the mask: width and height, in pixels.",
+    "W,H",
+    parse=_size,
+    shown="that of the polygons",
+)
+@option(
+    "--like",
+    "Take size and pixel size from the slide with these nuclei.",
+    "SLIDE",
+    type=click.Path(path_type=Path),
+)
+@option(
+    "--downsample", "Size of a pixel of the mask, in pixels of the polygons.", "N", type=POSITIVE, default=1.0
+)
+@option(
+    "--mpp",
+    "Size of the mask's pixels, in micrometres per pixel; kept in the mask.",
+    "UM",
+    type=POSITIVE,
+    shown="the slide's, if it says",
+)
+@overwrite_option
+@workers_option
+@debug_option
+def from_polygons(
+    nuclei: Path,
+    out: Path,
+    regions: Path | None,
+    classes: str | None,
+    ignore: tuple[str, ...],
+    background: int | None,
+    size: tuple[int, int] | None,
+    like: Path | None,
+    downsample: float,
+    mpp: float | None,
+    overwrite: bool,
+    workers: int | None,
+) -> None:
+    """Draw nuclei with their classes and numbers.
+
+    NUCLEI holds one polygon for each: GeoJSON of QuPath or CellViT, JSON of HoVer-Net or CellViT, or .npz with the arrays xy,
+    offsets, cls and names. OUT is an OME-Zarr with the label images class and instance. A pixel belongs to a polygon if its
+    centre does; later polygons cover earlier ones. Memory does not grow with the mask.
+    """
+    from .classes import read_table, table_of
+    from .polygon_mask import PolygonMask, describe, layer_of, write_polygon_mask
+    from .polygons import read_polygons
+    from .write import check_target
+
+    check_target(out, overwrite=overwrite)
+    if size is not None and like is not None:
+        raise click.UsageError("give either --size W,H or --like SLIDE")
+    found = read_polygons(nuclei)
+    found = replace(found, scale=found.scale * downsample)
+    beneath = None if regions is None else read_polygons(regions)
+    beneath = None if beneath is None else replace(beneath, scale=beneath.scale * downsample)
+    table = table_of(filter(None, (found, beneath))) if classes is None else read_table(classes)
+    layer = layer_of(found, table, ignore, source=str(nuclei), numbered=True)
+    under = None
+    if beneath is not None:
+        under = layer_of(beneath, table, ignore, source=str(regions), numbered=False)
+    if background is None:
+        tissue = [label.value for label in table.labels if label.name == "tissue"]
+        background = tissue[0] if tissue and under is None else 0
+    height, width = size or found.extent
+    if like is not None:
+        from .canvas_size import image_size
+
+        height, width, pixel = image_size(like)
+        height, width = math.ceil(height / downsample), math.ceil(width / downsample)
+        mpp = mpp or (pixel.mpp * downsample if pixel.mpp else None)
+        for note in () if mpp else pixel.notes:
+            warn(NAME, f"{like}: {note}")
+    mask = PolygonMask(layer, under, background)
+    sources = {"nuclei": nuclei.name} | ({"regions": regions.name} if regions else {})
+    with progress(height * width / 1e6, "Mpx") as advance:
+        advance(0)
+        write_polygon_mask(
+            out,
+            mask,
+            table,
+            height=height,
+            width=width,
+            about={"sources": sources, "table": classes or "classes numbered as in the files"},
+            progress=lambda pixels: advance(pixels / 1e6),
+            mpp=mpp,
+            workers=workers,
+            overwrite=overwrite,
+        )
+    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+    for what, drawn in (("nuclei", layer), ("regions", under)):
+        if drawn is not None:
+            click.echo(f"{len(drawn.polygons)} {what}; classes by table {classes or 'of the files'}:")
+            for line in describe(drawn, table):
+                click.echo(line)
+    click.echo(f"outside: {background} {table.name(background)}")
+    for reason, count in mask.lost(height, width).items():
+        if count:
+            warn(NAME, f"{count} {'nuclei are' if count > 1 else 'nucleus is'} {reason}, and not in the mask")
+
+
+@click.command(
+    "from-instances",
+    epilog="\b\nExample:\n  safron-mask from-instances numbers.tif mask.zarr --table classes.csv --classes nuclei --mpp 0.25",
+)
+@click.argument("numbers", metavar="NUMBERS")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
+@option(
+    "--table",
+    "Classes of the nuclei: a line of names, then in each line a number and a class, separated by a comma.",
+    "CSV",
+    type=click.Path(path_type=Path),
+    required=True,
+)
+@classes_option
+@option(
+    "--background",
+    "Label where there is no nucleus, 0 to 255.",
+    "N",
+    type=click.IntRange(0, 255),
+    shown="that of the name tissue, else 0",
+)
+@option(
+    "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=POSITIVE, shown="the image's, if it says"
+)
+@overwrite_option
+@workers_option
+@debug_option
+def from_instances(
+    numbers: str,
+    out: Path,
+    table: Path,
+    classes: str | None,
+    background: int | None,
+    mpp: float | None,
+    overwrite: bool,
+    workers: int | None,
+) -> None:
+    """Give the nuclei of an instance image their classes.
+
+    NUMBERS is any mask of whole numbers, such as a 16-bit PNG, a 32-bit TIFF or a Zarr: each nucleus has one of its own, and 0 is
+    none. Numbers need not be consecutive. OUT is an OME-Zarr with the label images class and instance.
+    """
+    from .classes import read_table
+    from .instance_table import ClassedInstances, labels_of, read_instance_table, told
+    from .open import open_mask
+    from .write import check_target
+    from .write_nuclei import write_nuclei
+
+    check_target(out, overwrite=overwrite)
+    image, found = open_mask(numbers), read_instance_table(table)
+    labels, chosen = labels_of(found, None if classes is None else read_table(classes), source=str(table))
+    if background is None:
+        background = next((label.value for label in chosen.labels if label.name == "tissue"), 0)
+    drawn = ClassedInstances(image.plane, found, labels, background, numbers)
+    height, width = image.shape
+    mpp = mpp or image.mpp
+    with progress(height * width / 1e6, "Mpx") as advance:
+        advance(0)
+        write_nuclei(
+            out,
+            drawn.paint,
+            height=height,
+            width=width,
+            mpp=mpp,
+            labels=chosen.labels,
+            about={
+                "sources": {"nuclei": Path(numbers).name, "table": table.name},
+                "polygons": {"nuclei": found.count()},
+            },
+            fill=background,
+            workers=workers,
+            overwrite=overwrite,
+            progress=lambda pixels: advance(pixels / 1e6),
+        )
+    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+    click.echo(f"{len(found.numbers)} nuclei; classes by table {classes or 'of the file'}:")
+    for line in told(found, labels, chosen):
+        click.echo(line)
+    click.echo(f"elsewhere: {background} {chosen.name(background)}")

@@ -1,0 +1,146 @@
+"""Which class has each number of an instance image?
+
+A table, CSV with a line of names, has the number of a nucleus in its first column and the name of its class in the second; further
+columns are not read. Numbers may be of any size; they are written as they are if they fit uint32, else as places in the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safron.io.errors import BadInput
+from safron.io.files import parse_text
+
+from .classes import ClassTable, table_of_names
+from .plane import Plane
+
+MAX_TABLE_BYTES = 256 << 20
+FORM = (
+    "its first line must name the columns, its first two columns be number and class, such as 17,epithelial"
+)
+
+
+@dataclass(frozen=True)
+class NumberedClasses:
+    """Classes of nuclei by their numbers.
+
+    Attributes
+    ----------
+    numbers
+        int64 [n], ascending, none of them twice, none of them 0.
+    classes
+        int32 [n]: index into `names`.
+    names
+        Of the classes.
+    """
+
+    numbers: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.int32]
+    names: tuple[str, ...]
+
+    def count(self) -> dict[str, int]:
+        """Number of nuclei of each class."""
+        counts = np.bincount(self.classes, minlength=len(self.names))
+        return {name: int(count) for name, count in zip(self.names, counts, strict=True)}
+
+
+def read_instance_table(path: Path) -> NumberedClasses:
+    """Read a table.
+
+    Raises
+    ------
+    BadInput
+        It cannot be read, has no line, a number that is none, or one number twice.
+    """
+    return parse_text(path, _parse, kind="CSV", remedy=FORM, max_bytes=MAX_TABLE_BYTES)
+
+
+def _parse(text: str) -> NumberedClasses:
+    rows = [row for row in csv.reader(io.StringIO(text)) if row][1:]
+    if not rows:
+        raise ValueError("no line below the names of its columns")
+    numbers = np.array([int(row[0]) for row in rows], np.int64)
+    places: dict[str, int] = {}
+    classes = np.array([places.setdefault(row[1].strip(), len(places)) for row in rows], np.int32)
+    order = np.argsort(numbers, kind="stable")
+    numbers, classes = numbers[order], classes[order]
+    twice = numbers[1:][numbers[1:] == numbers[:-1]]
+    if twice.size:
+        raise ValueError(f"number {twice[0]} stands there twice")
+    if (numbers == 0).any():
+        raise ValueError("number 0 stands for no nucleus")
+    return NumberedClasses(numbers, classes, tuple(places))
+
+
+@dataclass(frozen=True)
+class ClassedInstances:
+    """An instance image whose numbers have classes.
+
+    Attributes
+    ----------
+    plane
+        The numbers.
+    table
+        Their classes.
+    labels
+        uint8 [n], the label of each number of the table.
+    background
+        Label where there is no nucleus.
+    source
+        The image, for messages.
+    """
+
+    plane: Plane
+    table: NumberedClasses
+    labels: npt.NDArray[np.uint8]
+    background: int
+    source: str
+
+    def paint(self, rows: slice, cols: slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
+        """Give labels and numbers [y, x] of a region.
+
+        Raises
+        ------
+        BadInput
+            A number is not in the table.
+        """
+        values = self.plane.read(rows, cols)
+        found, back = np.unique(values, return_inverse=True)
+        known = self.table.numbers
+        place = np.minimum(np.searchsorted(known, found), len(known) - 1)
+        unknown = (known[place] != found) & (found != 0)
+        if unknown.any():
+            number = found[unknown][0]
+            y, x = (int(at[0]) for at in np.nonzero(values == number))
+            raise BadInput(
+                f"{self.source}: number {number} at x={cols.start + x}, y={rows.start + y} is not in the table; add it there"
+            )
+        labels = np.where(found == 0, self.background, self.labels[place]).astype(np.uint8)
+        fits = int(known[0]) > 0 and int(known[-1]) < 1 << 32
+        numbers = np.where(found == 0, 0, known[place] if fits else place + 1).astype(np.uint32)
+        shape = values.shape
+        return labels[back].reshape(shape), numbers[back].reshape(shape)
+
+
+def labels_of(
+    table: NumberedClasses, classes: ClassTable | None, *, source: str
+) -> tuple[npt.NDArray[np.uint8], ClassTable]:
+    """Label of each number, uint8 [n], and the table of classes that says so; None numbers the classes in their order."""
+    chosen = classes or table_of_names(table.names)
+    return chosen.values(table.names, source=source)[table.classes], chosen
+
+
+def told(table: NumberedClasses, labels: Sequence[int] | npt.NDArray[Any], chosen: ClassTable) -> list[str]:
+    """Say of each class how many nuclei it has and which label stands for it."""
+    by_class = {int(kind): int(label) for kind, label in zip(table.classes, labels, strict=True)}
+    return [
+        f"{count:8d} {name} -> {by_class[number]} {chosen.name(by_class[number])}"
+        for number, (name, count) in enumerate(table.count().items())
+    ]

@@ -1,0 +1,140 @@
+"""How are labels and numbers of nuclei written, side by side?
+
+The mask is an OME-Zarr whose group ``labels`` holds two label images: ``class``, uint8, and ``instance``, uint32. The group
+itself names ``labels/class`` as its image, so that whatever opens an OME-Zarr opens the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+import zarr.codecs
+from safron.io.errors import Failed
+from safron.io.files import output
+from safron.io.legend import Label
+from zarr.storage import LocalStore
+
+from .write import CHUNK, blocks, check_target, run_blocks, worker_count
+
+PaintBoth = Callable[[slice, slice], tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]]
+
+
+def write_nuclei(
+    out: Path,
+    paint: PaintBoth,
+    *,
+    height: int,
+    width: int,
+    mpp: float | None = None,
+    labels: Sequence[Label] = (),
+    about: dict[str, Any] | None = None,
+    fill: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda pixels: None,
+) -> None:
+    """Write a mask of labels and instances, block by block.
+
+    Parameters
+    ----------
+    out
+        Folder to create.
+    paint
+        Returns labels and numbers [y, x] of a region given as two slices (y, x); called from many threads.
+    height, width
+        Size of the canvas in pixels.
+    mpp
+        Micrometres per pixel; None where unknown.
+    labels
+        Meaning of the values.
+    about
+        Whatever else is kept in the attributes, as "safron".
+    fill
+        Label of the chunks that are not written because they hold nothing else.
+    workers
+        Threads; None means one per core, at most 8.
+    overwrite
+        Replace a mask that exists at `out`.
+    progress
+        Called with the pixels of every finished block.
+
+    Raises
+    ------
+    BadInput
+        `out` exists, or cannot be created.
+    Failed
+        The disk refused a write. A mask that existed at `out` is untouched.
+    """
+    check_target(out, overwrite=overwrite)
+    try:
+        with output(out, overwrite=overwrite, folder=True) as part:
+            # In a thread, which a signal does not interrupt: Zarr would go on writing to a folder that is gone.
+            with ThreadPoolExecutor(1) as pool:
+                made = pool.submit(_create, part, height, width, mpp, labels, about or {}, fill)
+                classes, instances = made.result()
+
+            def work(rows: slice, cols: slice) -> int:
+                classes[rows, cols], instances[rows, cols] = paint(rows, cols)
+                return int(rows.stop - rows.start) * int(cols.stop - cols.start)
+
+            run_blocks(work, blocks(height, width, (CHUNK, CHUNK)), worker_count(workers), progress)
+    except OSError as error:
+        raise Failed(f"{out}: cannot write the mask: {error.strerror or error}") from error
+
+
+def _create(
+    part: Path,
+    height: int,
+    width: int,
+    mpp: float | None,
+    labels: Sequence[Label],
+    about: dict[str, Any],
+    fill: int,
+) -> tuple[zarr.Array[Any], zarr.Array[Any]]:
+    meanings = [
+        {name: given for name, given in asdict(label).items() if given is not None} for label in labels
+    ]
+    colors = [{"label-value": label.value, "rgba": [*label.color, 255]} for label in labels]
+    root = zarr.create_group(
+        LocalStore(part),
+        attributes={"ome": _image("labels/class/0", mpp), "labels": meanings, "safron": about},
+    )
+    ome = {"version": "0.5", "labels": ["class", "instance"]}
+    group = root.create_group("labels", attributes={"ome": ome})
+    made = []
+    for name, kind, value, more in (
+        ("class", "uint8", fill, {"colors": colors}),
+        ("instance", "uint32", 0, {}),
+    ):
+        image = group.create_group(name, attributes={"ome": _image("0", mpp) | {"image-label": more}})
+        made.append(
+            image.create_array(
+                "0",
+                shape=(height, width),
+                chunks=(CHUNK, CHUNK),
+                dtype=kind,
+                fill_value=value,
+                # Shuffled, the upper bytes of the numbers take almost nothing, and unpacking is as fast as of labels.
+                compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
+                dimension_names=("y", "x"),
+                attributes={"labels": meanings} if name == "class" else {},
+                config={"write_empty_chunks": False},
+            )
+        )
+    classes, instances = made
+    return classes, instances
+
+
+def _image(path: str, mpp: float | None) -> dict[str, Any]:
+    """Metadata of an OME-Zarr image of one level."""
+    axes = [{"name": name, "type": "space"} | ({"unit": "micrometer"} if mpp else {}) for name in "yx"]
+    scale = [{"type": "scale", "scale": [mpp or 1.0] * 2}]
+    level = {"path": path, "coordinateTransformations": scale}
+    return {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}

@@ -1,0 +1,192 @@
+"""Edges of single nuclei are those of the whole canvas, however it is cut."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from masks import blobs
+from models import EdgeModel
+from onnx_models import CARD, write_onnx
+from oracle import render_whole
+from safron.engine import render
+from safron.engine.generator.card import Edges
+from safron.engine.generator.planes import NucleusEdges
+from safron.engine.plan.grid import PatchGrid
+from safron.engine.plan.render_plan import choose_bits
+from safron.engine.plan.taper import Taper
+from safron.engine.plan.window import Window
+from safron.io.errors import BadInput
+
+NUCLEI = (2,)
+
+
+def cells(height: int, width: int) -> tuple[Any, Any]:
+    """Labels whose areas of label 2 are cut into squares with numbers far apart."""
+    labels = blobs(height, width, cell=23)
+    y, x = np.mgrid[:height, :width]
+    numbers = (y // 5 * 1000 + x // 7 + 1).astype(np.uint32) * 70_001
+    return labels, np.where(labels == 2, numbers, 0).astype(np.uint32)
+
+
+def edges_of(labels: Any, numbers: Any | None, outside: int | None, far: int) -> Any:
+    """Edges of the canvas and of `far` pixels around it, pixel by pixel: uint8 [h + 2 far, w + 2 far]."""
+    beyond: dict[str, Any] = {"mode": "edge"} if outside is None else {"constant_values": outside}
+    labels = np.pad(labels, far + 1, **beyond)
+    if numbers is None:
+        numbers = np.zeros_like(labels)
+    else:
+        numbers = np.pad(numbers, far + 1, **(beyond if outside is None else {}))
+    edges = np.zeros(labels.shape, np.uint8)
+    for y in range(1, labels.shape[0] - 1):
+        for x in range(1, labels.shape[1] - 1):
+            here = (numbers[y, x], labels[y, x] if labels[y, x] in NUCLEI else 0)
+            for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                there = (numbers[v, u], labels[v, u] if labels[v, u] in NUCLEI else 0)
+                edges[y, x] |= here != there
+    return edges[1:-1, 1:-1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    y=st.integers(-9, 30),
+    x=st.integers(-9, 30),
+    outside=st.sampled_from([None, 0, 2]),
+    numbered=st.booleans(),
+)
+def test_any_window(y: int, x: int, outside: int | None, numbered: bool) -> None:
+    labels, numbers = cells(31, 33)
+    window = Window(y, x, 10, 12)
+    found = NucleusEdges(labels, numbers if numbered else None, NUCLEI, outside).read(window)
+    expected = edges_of(labels, numbers if numbered else None, outside, 30)
+    assert np.array_equal(found[0], expected[window.shift(30, 30).slices()])
+
+
+def nucleus_model(outside: int | None) -> EdgeModel:
+    model = EdgeModel(outside=outside)
+    model.card = replace(model.card, edges=Edges("instances", NUCLEI))
+    return model
+
+
+@pytest.mark.parametrize("outside", [None, 1])
+def test_a_render_equals_the_oracle(tmp_path: Path, outside: int | None) -> None:
+    labels, numbers = cells(170, 190)
+    model, tile, overlap = nucleus_model(outside), 64, 20
+    far, taper = tile + 4, Taper()
+    canvas = edges_of(labels, numbers, outside, far)
+    expected = render_whole(
+        labels,
+        model,
+        tile=tile,
+        overlap=overlap,
+        weights=taper.weights(tile=tile, overlap=overlap),
+        bits=choose_bits(PatchGrid(*labels.shape, tile, overlap, 4), taper, returns_uint8=False),
+        planes=lambda read: {"edges": canvas[read.shift(far, far).slices()][None]},
+    )
+    np.save(tmp_path / "l.npy", labels)
+    np.save(tmp_path / "n.npy", numbers)
+    digests = set()
+    for block, workers, batch in ((None, 1, 1), (128, 3, 4)):
+        out = tmp_path / f"{block}.tiff"
+        report = render(
+            tmp_path / "l.npy", out, model=model, instances=tmp_path / "n.npy", overlap=overlap, compression="none",
+            block=block, workers=workers, batch=batch, tiff_tile=64,
+        )  # fmt: skip
+        assert np.array_equal(np.asarray(tifffile.imread(out, level=0)), expected)
+        assert not any("numbers of nuclei" in warning for warning in report.warnings)
+        digests.add(report.digest)
+    assert len(digests) == 1
+
+
+def test_numbers_and_edges_may_be_given(tmp_path: Path) -> None:
+    labels, numbers = cells(100, 90)
+    drawn = np.zeros((100, 90), np.uint16)
+    drawn[40:50] = 300
+    for name, array in (("l", labels), ("n", numbers), ("e", drawn)):
+        np.save(tmp_path / f"{name}.npy", array)
+    card = CARD | {"edges": {"of": "instances", "labels": [2]}}
+    model = write_onnx(tmp_path / "g.onnx", card=card, edges=True)
+    common: dict[str, Any] = {"model": model, "compression": "none", "tiff_tile": 64}
+    made = {}
+    for name, options in {
+        "plain": {},
+        "numbers": {"instances": tmp_path / "n.npy"},
+        "edges": {"edges": tmp_path / "e.npy"},
+    }.items():
+        report = render(tmp_path / "l.npy", tmp_path / f"{name}.tiff", **common, **options)
+        made[name] = np.asarray(tifffile.imread(tmp_path / f"{name}.tiff", level=0))[..., 0].astype(float)
+        assert any("no numbers of nuclei" in text for text in report.warnings) == (name == "plain")
+    tissue = labels > 0
+    for name, edges in {
+        "plain": edges_of(labels, None, None, 0),
+        "numbers": edges_of(labels, numbers, None, 0),
+        "edges": drawn > 0,
+    }.items():
+        assert np.array_equal(made[name][tissue], (60.0 * labels + 7.0 * edges)[tissue]), name
+
+
+def test_other_numbers_are_another_render(tmp_path: Path) -> None:
+    labels, numbers = cells(100, 90)
+    np.save(tmp_path / "l.npy", labels)
+    np.save(tmp_path / "n.npy", numbers)
+    card = CARD | {"edges": {"of": "instances", "labels": [2]}}
+    model = write_onnx(tmp_path / "g.onnx", card=card, edges=True)
+    common: dict[str, Any] = {"model": model, "tiff_tile": 64, "instances": tmp_path / "n.npy"}
+
+    class Broken(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Broken
+
+    with pytest.raises(Broken):
+        render(tmp_path / "l.npy", tmp_path / "s.tiff", progress=stop, **common)
+    np.save(tmp_path / "n.npy", np.roll(numbers, 1))
+    with pytest.raises(BadInput, match="edges"):
+        render(tmp_path / "l.npy", tmp_path / "s.tiff", **common)
+
+
+def test_a_generator_without_edges_takes_no_numbers(tmp_path: Path) -> None:
+    labels, _ = cells(70, 70)
+    model = write_onnx(tmp_path / "g.onnx", card=CARD)
+    with pytest.raises(BadInput, match=re.escape("instances: generator 'tiny' takes no edges")):
+        render(labels, tmp_path / "s.tiff", model=model, instances=tmp_path / "n.npy")
+    write_onnx(tmp_path / "h.onnx", card=CARD | {"edges": {"of": "instances"}}, edges=True)
+    with pytest.raises(BadInput, match="labels are for of"):
+        render(labels, tmp_path / "s.tiff", model=tmp_path / "h.onnx")
+
+
+def test_the_shipped_generator_draws_nuclei(tmp_path: Path) -> None:
+    labels = np.ones((150, 150), np.uint8)
+    labels[:, :40] = 0
+    numbers = np.zeros((150, 150), np.uint16)
+    y, x = np.mgrid[:150, :150]
+    for number, (v, u) in enumerate([(30, 60), (30, 79), (70, 90), (110, 70), (110, 120)], 1):
+        inside = (y - v) ** 2 + (x - u) ** 2 < 100
+        labels[inside], numbers[inside] = 3, number * 1000
+    np.save(tmp_path / "l.npy", labels)
+    np.save(tmp_path / "n.npy", numbers)
+    out = tmp_path / "s.tiff"
+    common: dict[str, Any] = {"model": "nuclei", "mpp": 0.5, "compression": "none", "workers": 1}
+    report = render(tmp_path / "l.npy", out, instances=tmp_path / "n.npy", **common)
+    assert report.scale == 1
+    slide = np.asarray(tifffile.imread(out, level=0)).astype(float)
+    assert (slide[:, :30].mean(axis=(0, 1)).round() == [243, 240, 243]).all()
+    # Lymphocytes are much darker than the tissue around them, above all in red, which haematoxylin takes.
+    far = (labels == 1) & (x > 60)
+    assert slide[labels == 3][:, 0].mean() < slide[far][:, 0].mean() - 50
+    whole = np.where(labels == 3, 1, 0).astype(np.uint16)
+    np.save(tmp_path / "one.npy", whole)
+    render(tmp_path / "l.npy", tmp_path / "one.tiff", instances=tmp_path / "one.npy", **common)
+    one = np.asarray(tifffile.imread(tmp_path / "one.tiff", level=0)).astype(float)
+    # Without the border between the two that touch, that place alone is drawn otherwise.
+    changed = np.abs(one - slide).max(axis=2) > 0
+    assert changed[25:36, 66:73].any()
+    assert not changed[100:, :].any()

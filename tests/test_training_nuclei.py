@@ -1,0 +1,167 @@
+"""A generator of nuclei is trained on CoNSeP's layout, sees edges, and renders what it was trained for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from cases import run_program
+from safron.io.errors import BadInput
+from safron.io.masks.edges import find_edges
+from safron.training import cli
+from safron.training.config.data_sets import DataFacts
+from safron.training.config.settings import override, preset
+from safron.training.data import consep, draw_batch, open_source
+from training_cases import write
+
+torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
+pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train]'")
+
+from safron.engine.generator.onnx_model import OnnxModel  # noqa: E402
+from safron.training import export, networks, train  # noqa: E402
+
+TINY = replace(preset("nuclei", "tiny"), steps=4, bfloat16=False)
+FACTS = DataFacts(data_set="consep")
+
+
+def tile(folder: Path, name: str, seed: int = 0, side: int = 240, *, ink: bool = False) -> None:
+    """Nuclei of all classes on pink, with glass in one corner."""
+    rng = np.random.default_rng(seed)
+    image = np.full((side, side, 3), (220, 160, 200), np.uint8)
+    image[:70, :70] = (245, 244, 246)
+    numbers, classes = np.zeros((side, side), np.uint16), np.zeros((side, side), np.uint8)
+    for number in range(1, 40):
+        y, x, kind = int(rng.integers(80, side)), int(rng.integers(side)), number % 4 + 1
+        disk = np.zeros((side, side), np.uint8)
+        cv2.circle(disk, (x, y), 9, 1, -1)
+        numbers[disk > 0], classes[disk > 0] = number * 3, kind
+    image[numbers > 0] = (90 + 10 * seed, 60, 150)
+    if ink:
+        image[100:160, 100:160] = (20, 20, 20)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(
+        str(folder / "images" / f"{name}.webp"), image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 101]
+    )
+    write(folder / "inst" / f"{name}.png", numbers)
+    write(folder / "class" / f"{name}.png", classes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("consep")
+    for number in range(3):
+        tile(path, f"train_{number}", number)
+    tile(path, "train_inked", ink=True)
+    return path
+
+
+def test_most_common_value_of_each_square() -> None:
+    values = np.random.default_rng(0).integers(0, 4, (12, 15))
+    rows, columns = consep.most_common(values, 3)
+    for y, x in np.ndindex(4, 5):
+        cell = values[3 * y : 3 * y + 3, 3 * x : 3 * x + 3]
+        counts = np.bincount(cell.reshape(-1), minlength=4)
+        assert counts[values[rows[y, x], columns[y, x]]] == counts.max()
+        assert (rows[y, x] // 3, columns[y, x] // 3) == (y, x)
+
+
+def test_tiles_come_at_half_their_size(folder: Path) -> None:
+    pairs = consep.prepare(folder, TINY.model)
+    assert pairs.slides == ("train_0", "train_1", "train_2")
+    assert "1 with ink or little tissue left out" in pairs.told
+    assert pairs.mpp == 0.5
+    for image, labels, edges in zip(pairs.images, pairs.labels, pairs.edges, strict=True):
+        assert image.shape == (120, 120, 3)
+        assert set(np.unique(labels)) == {0, 1, 2, 3, 4, 5}
+        assert (labels[2:28, 2:28] == 0).all()
+        # Around every nucleus there is an edge, and none lies within tissue.
+        assert edges[find_edges(np.pad(labels, 1, "edge"), TINY.model.nuclei) > 0].all()
+        assert not edges[cv2.dilate((labels > 1).astype(np.uint8), np.ones((3, 3), np.uint8)) == 0].any()
+    # Tiles were stained differently, and no longer are.
+    reds = [image[labels > 1][:, 0].mean() for image, labels in zip(pairs.images, pairs.labels, strict=True)]
+    assert max(reds) - min(reds) < 12
+
+
+def test_other_generators_of_nuclei(folder: Path) -> None:
+    labels = [
+        {"value": 0, "name": "background", "color": [0, 0, 0]},
+        {"value": 1, "name": "nucleus", "color": [128, 128, 128]},
+    ]
+    one = override(TINY, {"model": {"labels": labels, "nuclei": [1], "mpp": 0.25}}, "test")
+    pairs = consep.prepare(folder, one.model)
+    assert pairs.images[0].shape == (240, 240, 3)
+    assert (pairs.labels[0] == (cv2.imread(str(folder / "inst/train_0.png"), -1) > 0)).all()
+    with pytest.raises(BadInput, match="multiples of"):
+        consep.prepare(folder, replace(one.model, mpp=0.4))
+    labels[1]["name"] = "gland"
+    with pytest.raises(BadInput, match="'miscellaneous' is not one of background, gland"):
+        consep.prepare(folder, override(one, {"model": {"labels": labels}}, "test").model)
+
+
+def test_damaged_folders(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no images"):
+        consep.prepare(tmp_path, TINY.model)
+    tile(tmp_path, "a")
+    write(tmp_path / "class" / "a.png", np.full((240, 240), 7, np.uint8))
+    with pytest.raises(BadInput, match="the classes of CoNSeP are 0 to 4"):
+        consep.prepare(tmp_path, TINY.model)
+    (tmp_path / "class" / "a.png").unlink()
+    with pytest.raises(BadInput, match="is missing or not of the size"):
+        consep.prepare(tmp_path, TINY.model)
+
+
+def test_batches_hold_edges(folder: Path) -> None:
+    source = open_source(folder, TINY, facts=FACTS)
+    batch = draw_batch(source, TINY, 0)
+    assert batch.edges is not None
+    assert batch.edges.shape == batch.labels.shape
+    # They are turned together.
+    inner = np.s_[:, 1:-1, 1:-1]
+    found = np.stack([find_edges(labels, TINY.model.nuclei) for labels in batch.labels])
+    assert batch.edges[inner][found > 0].all()
+
+
+def test_edges_take_the_place_of_labels_in_the_papers_network() -> None:
+    model = preset("edge-pix2pix").model
+    network = networks.make_generator(replace(model, base=4)).eval()
+    assert isinstance(network, networks.PaperGenerator)
+    labels = torch.zeros(1, 256, 256, dtype=torch.uint8)
+    labels[:, 100:] = 1
+    edges = torch.zeros_like(labels)
+    edges[:, 100] = 1
+    conditions = networks.join_conditions(networks.one_hot_labels(labels, 2), edges, model)
+    grey = torch.nn.functional.conv2d(conditions, network.colors)[0] * 127.5 + 127.5
+    assert grey[:, [0, 100, 101], 0].T.round().tolist() == [[0] * 3, [255] * 3, [128] * 3]
+    assert network(conditions).shape == (1, 3, 256, 256)
+
+
+def test_trained_exported_and_called(folder: Path, tmp_path: Path, capfd: Any) -> None:
+    done = run_program(
+        capfd, cli.main, "fit", folder, tmp_path / "run", "--data-set", "consep", "--preset", "nuclei", "--size", "tiny",
+        "--steps", "2", "--threads", "1",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    card = export.export_checkpoint(tmp_path / "run" / "checkpoint.pt", tmp_path / "n.onnx")
+    assert card["edges"] == {"of": "instances", "labels": [2, 3, 4, 5]}
+    assert card["overlap_mismatch"] == 0
+    model = OnnxModel(tmp_path / "n.onnx")
+    assert model.card.edges is not None
+    labels = np.full((1, 72, 72), 2, np.uint8)
+    noise = np.zeros((1, 5, 72, 72), np.float32)
+    plain, drawn = (model(labels, noise, edges=np.full((1, 1, 72, 72), one, np.uint8)) for one in (0, 1))
+    assert plain.shape == (1, 32, 32, 3)
+    assert np.abs(plain - drawn).max() > 0
+
+
+def test_a_step_changes_the_generator(folder: Path) -> None:
+    trainer = train.Trainer(TINY)
+    before = trainer.generator.stem.weight.detach().clone()
+    losses = trainer.step(draw_batch(open_source(folder, TINY, facts=FACTS), TINY, 0))
+    assert all(np.isfinite(value) for value in losses.values())
+    # Labels, edges and noise all reach the first layer.
+    moved = (trainer.generator.stem.weight - before).abs().sum(dim=(0, 2, 3))
+    assert (moved > 0).all()
