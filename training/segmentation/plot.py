@@ -33,7 +33,8 @@ def draw_study(report: dict[str, Any]) -> str:
     ]
     low = max(0.0, int(max(0.0, min(values, default=0.0)) * 10) / 10)
     group = len(tests) * BAR + GAP
-    width, height = LEFT + max(1, len(arms)) * group + GAP + 10, TOP + PLOT + BOTTOM
+    width = LEFT + max(len(arms) * group + GAP, len(tests) * 110) + 10
+    height = TOP + PLOT + BOTTOM
 
     def at(value: float) -> float:
         return TOP + PLOT * (1 - (max(value, low) - low) / (1 - low))
