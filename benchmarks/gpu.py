@@ -89,6 +89,8 @@ def feeds_of(session: Any, count: int) -> dict[str, npt.NDArray[Any]]:
         if entry.name == "noise":
             shape = (count, entry.shape[1], SIDE, SIDE)
             feeds["noise"] = np.random.default_rng(1).standard_normal(shape, np.float32)
+        if entry.name == "edges":
+            feeds["edges"] = np.zeros((count, 1, *feeds["labels"].shape[1:]), np.uint8)
     return feeds
 
 

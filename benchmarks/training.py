@@ -55,6 +55,8 @@ def train_here(preset_name: str, size: str, device: str, steps: int) -> dict[str
         rng.integers(3, size=(1, read, read)).astype(np.uint8),
         draw_noise(rng, read, read, config.model.noise_scales)[None],
         rng.uniform(-1, 1, (1, 3, side, side)).astype(np.float32),
+        guides=np.zeros((1, 0, read, read), np.float32),
+        style=np.zeros((1, 0), np.float32),
     )
     seconds = []
     for _ in range(steps + on_gpu * 3):

@@ -105,7 +105,7 @@ def test_other_failures_pass_through() -> None:
 class Hoarder(SmallGpu):
     """Takes memory once for libraries, and for each thread that calls, as CUDA's and ONNX Runtime's do."""
 
-    ONCE, EACH = 48 << 20, 16 << 20
+    ONCE, EACH = 192 << 20, 64 << 20
 
     def __init__(self) -> None:
         super().__init__(most=99)
@@ -127,5 +127,6 @@ def test_what_is_loaded_once_is_counted_once() -> None:
     found = warm_up(model, GeneratorInfo.of(model), plan)
     assert found.added_bytes >= 0.9 * (Hoarder.ONCE + Hoarder.EACH)
     assert found.bytes_of(1) == found.added_bytes
-    assert Hoarder.EACH <= found.more_bytes < Hoarder.ONCE
+    # Other memory of this process may be given back meanwhile.
+    assert 0.5 * Hoarder.EACH <= found.more_bytes < Hoarder.ONCE
     assert found.bytes_of(3) < 2 * found.added_bytes

@@ -380,7 +380,9 @@ def test_nobody_looking_nothing_is_rendered(mask: Path) -> None:
         if picture.progress()["done"] == 12:
             break
         time.sleep(0.01)
-    assert picture.progress() == {"total": 12, "done": 12, "most": 1024, "paused": False, "error": ""}
+    progress = picture.progress()
+    assert 12 < progress.pop("most") <= 1024, "as many as there is memory for"
+    assert progress == {"total": 12, "done": 12, "paused": False, "error": ""}
     picture.close()
 
 
@@ -391,7 +393,8 @@ def test_a_view_of_a_huge_mask_is_planned_at_once() -> None:
     picture.look(8, Window(0, 0, 1 << 16, 1 << 16))
     progress = picture.progress()
     assert time.perf_counter() - start < 3
-    assert (progress["total"], progress["done"], progress["most"]) == (1 << 16, 0, 1024)
+    assert (progress["total"], progress["done"]) == (1 << 16, 0)
+    assert 12 < progress["most"] <= 1024
     assert picture._wanted[0][1:] in {(127, 127), (127, 128), (128, 127), (128, 128)}
     picture.close()
 

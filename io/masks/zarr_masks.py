@@ -153,12 +153,20 @@ def _ome_plane(group: zarr.Group, name: str) -> ArrayPlane:
     inside = {
         part: found
         for part in ("class", "instance")
-        if isinstance(found := group.get(f"labels/{part}"), zarr.Group)
+        if isinstance(found := _member(group, f"labels/{part}"), zarr.Group)
     }
     plane = _level_plane(inside.get("class", group), name)
     if "instance" in inside:
         plane.beside["instances"] = _level_plane(inside["instance"], name)
     return plane
+
+
+def _member(group: zarr.Group, path: str) -> Any:
+    """A member of a group, or None; a store may forbid what is not there."""
+    try:
+        return group.get(path)
+    except (PermissionError, FileNotFoundError):
+        return None
 
 
 def _level_plane(group: zarr.Group, name: str) -> ArrayPlane:

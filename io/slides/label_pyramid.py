@@ -107,7 +107,7 @@ def nearest(level: Level, side: int, axis: int) -> npt.NDArray[np.int64]:
     Examples
     --------
     >>> [nearest(level, 9, 0).tolist() for level in Pyramid(9, 9, 4, 3).levels[1:]]
-    [[1, 3, 5, 7], [2, 6]]
+    [[1, 3, 5, 7, 8], [2, 6]]
     """
     count = (level.height, level.width)[axis]
     return np.minimum(np.arange(count) * level.downsample + level.downsample // 2, side - 1)
