@@ -79,7 +79,7 @@ def all_patches(plan: RenderPlan) -> int:
 
 
 def mirrored(start: int, stop: int, length: int) -> list[int]:
-    """Return which pixels of an axis of `length` pixels positions ``[start, stop)`` show, where both ends are mirrors.
+    """Give the pixels of an axis of `length` pixels that positions ``[start, stop)`` show, where both ends are mirrors.
 
     Examples
     --------
@@ -104,8 +104,8 @@ def read_chunks(
 
     Returns
     -------
-    rows, columns : list[range]
-        Of chunks, for each row and each column of blocks: those under its patches and their context, and under its own pixels.
+    tuple[list[range], list[range]]
+        Chunks for each row, and for each column of blocks: those under its patches and their context, and under its own pixels.
     """
     rows, columns = plan.axis_blocks(plan.block)
     drawn, tile, context = whole.drawn, plan.slide.tile, plan.grid.context

@@ -39,7 +39,7 @@ class DiceOptions:
     model: str = setting("safron-seamless", "Generator of the synthetic images.", "NAME|FILE")
     data_set: str | None = setting(
         None,
-        f"Layout of DATA and meaning of its masks, one of {', '.join(DATA_SETS)}.",
+        "Layout of DATA and meaning of its masks, as safron-train fit takes it.",
         "NAME",
         shown="by the folders, or pairs",
     )
