@@ -76,17 +76,59 @@ def write_labels(
         The disk refused a write. A mask that existed at `out` is untouched.
     """
     check_target(out, overwrite=overwrite)
+    write_blocks(
+        out,
+        lambda part: (_create(part, height, width, mpp, labels, fill),),
+        lambda rows, cols: (paint(rows, cols),),
+        blocks(height, width, block),
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def write_blocks(
+    out: Path,
+    create: Callable[[Path], Sequence[Any]],
+    draw: Callable[[slice, slice], Sequence[npt.NDArray[Any]]],
+    regions: Iterator[tuple[slice, slice]],
+    *,
+    workers: int | None,
+    overwrite: bool,
+    progress: Callable[[int], None],
+) -> None:
+    """Write some arrays of one canvas, block by block; the folder appears whole.
+
+    Parameters
+    ----------
+    out
+        Folder to create.
+    create
+        Makes the empty Zarr arrays [y, x] or [y, x, ...] in a folder.
+    draw
+        Returns a region of each, given as two slices (y, x); called from many threads.
+    regions
+        The blocks.
+    workers, overwrite, progress
+        See `write_labels`.
+
+    Raises
+    ------
+    Failed
+        The disk refused a write; what existed at `out` is untouched.
+    """
     try:
         with output(out, overwrite=overwrite, folder=True) as part:
             # In a thread, which a signal does not interrupt: Zarr would go on writing to a folder that is gone.
             with ThreadPoolExecutor(1) as pool:
-                array = pool.submit(_create, part, height, width, mpp, labels, fill).result()
+                arrays = pool.submit(create, part).result()
 
             def work(rows: slice, cols: slice) -> int:
-                array[rows, cols] = paint(rows, cols)
+                for array, values in zip(arrays, draw(rows, cols), strict=True):
+                    array[rows, cols] = values
                 return int(rows.stop - rows.start) * int(cols.stop - cols.start)
 
-            run_blocks(work, blocks(height, width, block), worker_count(workers), progress)
+            run_blocks(work, regions, worker_count(workers), progress)
     except OSError as error:
         raise Failed(f"{out}: cannot write the mask: {error.strerror or error}") from error
 

@@ -7,7 +7,6 @@ itself names ``labels/class`` as its image, so that whatever opens an OME-Zarr o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 import zarr.codecs
-from safron.io.errors import Failed
-from safron.io.files import output
 from safron.io.legend import Label
 from zarr.storage import LocalStore
 
-from .write import CHUNK, blocks, check_target, run_blocks, worker_count
+from .write import CHUNK, blocks, check_target, write_blocks
 
 PaintBoth = Callable[[slice, slice], tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]]
 
@@ -73,20 +70,15 @@ def write_nuclei(
         The disk refused a write. A mask that existed at `out` is untouched.
     """
     check_target(out, overwrite=overwrite)
-    try:
-        with output(out, overwrite=overwrite, folder=True) as part:
-            # In a thread, which a signal does not interrupt: Zarr would go on writing to a folder that is gone.
-            with ThreadPoolExecutor(1) as pool:
-                made = pool.submit(_create, part, height, width, mpp, labels, about or {}, fill)
-                classes, instances = made.result()
-
-            def work(rows: slice, cols: slice) -> int:
-                classes[rows, cols], instances[rows, cols] = paint(rows, cols)
-                return int(rows.stop - rows.start) * int(cols.stop - cols.start)
-
-            run_blocks(work, blocks(height, width, (CHUNK, CHUNK)), worker_count(workers), progress)
-    except OSError as error:
-        raise Failed(f"{out}: cannot write the mask: {error.strerror or error}") from error
+    write_blocks(
+        out,
+        lambda part: _create(part, height, width, mpp, labels, about or {}, fill),
+        paint,
+        blocks(height, width, (CHUNK, CHUNK)),
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _create(

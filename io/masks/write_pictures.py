@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import zarr
 import zarr.codecs
-from safron.io.errors import BadInput, Failed
-from safron.io.files import check_output_path, output
+from safron.io.errors import BadInput
+from safron.io.files import check_output_path
 from safron.io.synthesis.draw import Picture
 from zarr.storage import LocalStore
 
-from .write import CHUNK, blocks
+from .write import CHUNK, blocks, write_blocks
 
 Draw = Callable[[int, int, int, int], Picture]
 
@@ -74,28 +74,20 @@ def write_pictures(
         The disk refused a write; what existed at `out` is untouched.
     """
     check_pictures(out, overwrite=overwrite)
-    try:
-        with output(out, overwrite=overwrite, folder=True) as part:
-            # In a thread, which a signal does not interrupt: Zarr would go on writing to a folder that is gone.
-            with ThreadPoolExecutor(1) as pool:
-                image, classes, instances = pool.submit(_create, part, height, width, mpp, about).result()
 
-            def work(rows: slice, cols: slice) -> int:
-                picture = draw(rows.start, cols.start, rows.stop, cols.stop)
-                image[rows, cols] = picture.rgb
-                classes[rows, cols], instances[rows, cols] = picture.classes, picture.instances
-                return int(rows.stop - rows.start) * int(cols.stop - cols.start)
+    def parts(rows: slice, cols: slice) -> tuple[npt.NDArray[Any], ...]:
+        picture = draw(rows.start, cols.start, rows.stop, cols.stop)
+        return picture.rgb, picture.classes, picture.instances
 
-            with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-                made = [pool.submit(work, *region) for region in blocks(height, width, (CHUNK, CHUNK))]
-                try:
-                    for future in as_completed(made):
-                        progress(future.result())
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-    except OSError as error:
-        raise Failed(f"{out}: cannot write it: {error.strerror or error}") from error
+    write_blocks(
+        out,
+        lambda part: _create(part, height, width, mpp, about),
+        parts,
+        blocks(height, width, (CHUNK, CHUNK)),
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def check_pictures(out: Path, *, overwrite: bool) -> None:
