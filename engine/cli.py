@@ -68,7 +68,9 @@ def _seeds(text: str) -> list[int]:
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not first <= last < first + MOST_SEEDS:
-            raise ValueError(f"{text!r} must be whole numbers, as 1-10 or 1,4,9, at most {MOST_SEEDS}")
+            raise ValueError(
+                f"{text!r} must be whole numbers, as 1-10 (from the smaller on) or 1,4,9, at most {MOST_SEEDS}"
+            )
         seeds += range(first, last + 1)
     return seeds
 
@@ -131,7 +133,7 @@ def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **
         if slides is not None:
             raise click.UsageError("--batch and --slides: both name a list; give only one")
         slides, options["batch"] = options["batch"], None
-    _check_usage(mask, out, slides, status, dry_run=dry_run)
+    _check_usage(mask, out, slides, status, seeds=seeds is not None, dry_run=dry_run)
     if seeds is not None:
         _check_seeds(slides, status, dry_run=dry_run)
     chosen = RenderOptions(**options)
@@ -161,13 +163,21 @@ def _import_engine() -> None:
 
 
 def _check_usage(
-    mask: str | None, out: str | None, slides: Path | None, status: str | None, *, dry_run: bool
+    mask: str | None,
+    out: str | None,
+    slides: Path | None,
+    status: str | None,
+    *,
+    seeds: bool,
+    dry_run: bool,
 ) -> None:
     """Refuse combinations of arguments that click cannot express."""
     if slides is None and status is None:
         for param, value in (("MASK", mask), ("OUT", out)):
             if value is None:
                 raise click.UsageError(f"Missing argument '{param}'.")
+        if "{seed}" in str(out) and not seeds:
+            raise click.UsageError(f"{out}: {{seed}} stands for the seeds of --seeds; give them")
         return
     name = "--slides" if slides is not None else "--status"
     if slides is not None and status is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import click
@@ -36,10 +38,14 @@ def draft(model: Path, out: Path | None, overwrite: bool) -> None:
     """
     from safron.io.files import check_output_path, output
 
-    from .generator.draft import LEFT_OPEN, draft_card
+    from .generator.draft import LEFT_OPEN, draft_card, has_card
 
     out = out or model.with_suffix(".json")
     check_output_path(out, overwrite=overwrite, endings=(".json",))
+    if model.is_file() and has_card(model):
+        raise BadInput(
+            f"{model}: has a card in its metadata already, which a file beside it would replace; safron-generator check shows it"
+        )
     made = draft_card(model)
     with output(out, overwrite=overwrite, endings=(".json",)) as part:
         part.write_text(json.dumps(made.card, indent=2) + "\n", encoding="utf-8")
@@ -61,6 +67,7 @@ def check(model: str) -> None:
     Everything that is wrong with the card is listed at once. Then the generator draws a small mask as safron-render would.
     """
     import numpy as np
+    from safron.io.slides.preview import write_png
 
     from .generator.draft import card_faults
     from .generator.model import load_model
@@ -86,14 +93,20 @@ def check(model: str) -> None:
     options = RenderOptions(
         model=model, device="cpu", threads=1, mpp=card.mpp or 1.0, overlap=min(20, card.tile - 1)
     )
-    prepared = prepare(mask, "never-written.tiff", options, dry_run=True)
+    with TemporaryDirectory() as folder:
+        if card.initial is not None:
+            picture = Path(folder) / "white.png"
+            write_png(picture, np.full((*mask.shape, 3), 255, np.uint8))
+            options = replace(options, image=str(picture))
+        prepared = prepare(mask, "never-written.tiff", options, dry_run=True)
     click.echo(f"name      {card.name}, version {card.version}")
     click.echo(
         f"patches   {card.tile} px, context {card.context}, {len(card.noise_scales)} channels of noise"
     )
     click.echo("labels    " + ", ".join(f"{label.value} {label.name}" for label in card.labels))
     for note in prepared.warnings:
-        click.echo(f"note      {note}")
+        if not note.startswith("mask "):  # of the mask above
+            click.echo(f"note      {note}")
     for name, given in (("mpp", card.mpp), ("licence", card.licence), ("trained_on", card.trained_on)):
         if given in (None, "unknown"):
             click.echo(f"note      {name} is not on the card")

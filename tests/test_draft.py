@@ -98,3 +98,10 @@ def test_what_is_no_generator_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(BadInput):
         draft_card(Path())
     assert Path("m.json").read_text() == "mine"
+
+
+def test_a_graph_with_a_card_gets_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    write_onnx(Path("m.onnx"), card=CARD)
+    assert run("draft", "m.onnx") == 2
+    assert "has a card in its metadata already" in capsys.readouterr().err
+    assert not Path("m.json").exists()

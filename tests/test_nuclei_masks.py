@@ -320,3 +320,24 @@ def test_edges_where_numbers_repeat_over_labels() -> None:
     assert find_edges(labels, (2, 3), same).tolist() == [[1, 1, 1, 1]]
     assert find_edges(labels, (2,), None).tolist() == [[1, 1, 1, 0]]
     assert find_edges(labels, (), None).tolist() == [[0, 0, 0, 0]]
+
+
+def test_nuclei_of_a_class_of_tissue_are_told_of(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ring = [[1, 1], [9, 1], [9, 9], [1, 1]]
+    cell = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"objectType": "cell", "classification": {"name": "Tumor"}},
+    }
+    Path("cells.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [cell]}))
+    done = run_program(
+        capfd, cli.main, "from-polygons", "cells.geojson", "m.zarr", "--classes", "nuclei", "--size", "20,20"
+    )
+    assert done.code == 0
+    assert "1 polygons of class 'Tumor' become tissue, not nuclei" in done.err
+
+
+def test_a_size_beyond_any_mask_is_refused_at_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done = run_program(capfd, cli.main, "colon", "m.zarr", "--size", "5000000000,5")
+    assert done.code == 2
+    assert "a mask has at most 4294967295 pixels a side" in done.err

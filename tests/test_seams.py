@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+import zarr
 from cases import contents, run_program
 from models import LABELS, RampModel, StainModel
 from safron.engine import render
@@ -591,3 +592,15 @@ def test_every_option_is_described() -> None:
         for parameter in command.params:
             if parameter.param_type_name == "option":
                 assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+def test_a_generator_that_did_not_make_the_slide_is_told_of(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    zarr.save_array("m.zarr", blobs(300, 400))
+    render("m.zarr", "s.tiff", model=StainModel(), tile=64, overlap=12, mpp=1.0)
+    outcome = run_program(
+        capfd, main, "seams", "s.tiff", "--mask", "m.zarr", "--model", "safron-seamless", "--device", "cpu"
+    )
+    assert outcome.code == 0
+    assert "it was rendered with 'ramp'; the mismatch is that of 'safron-seamless'" in outcome.err

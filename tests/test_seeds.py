@@ -56,3 +56,9 @@ def test_what_cannot_be_is_refused(args: list[str], message: str, capsys: pytest
     zarr.save_array("m.zarr", blobs(60, 60))
     assert run(*args) in (1, 2)
     assert message in capsys.readouterr().err
+
+
+def test_a_name_for_seeds_needs_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    zarr.save_array("m.zarr", blobs(60, 60))
+    assert run("m.zarr", "s-{seed}.svs") == 2
+    assert "{seed} stands for the seeds of --seeds" in capsys.readouterr().err

@@ -116,6 +116,11 @@ def seams(
     for item in reports:
         if doubt := _doubt(item.alignment):
             warn(NAME, f"{item.slide}: {doubt}")
+        if item.model is not None and item.made_by not in (None, item.model):
+            warn(
+                NAME,
+                f"{item.slide}: it was rendered with {item.made_by!r}; the mismatch is that of {item.model!r}",
+            )
     if report is not None:
         write_report(report, {"seams": [item.json for item in reports]})
 

@@ -52,6 +52,8 @@ class SeamReport:
         Of slide and mask; None without a mask, or where no square holds two labels.
     real_boundary_ratio
         Boundary ratio of the real slide on the same grid.
+    made_by
+        Name of the generator that the slide says it was rendered with; None where it says nothing.
     """
 
     slide: str
@@ -63,6 +65,7 @@ class SeamReport:
     model: str | None = None
     mask: str | None = None
     real: str | None = None
+    made_by: str | None = None
 
     @property
     def boundary_ratio(self) -> float | None:
@@ -153,7 +156,7 @@ def evaluate_seams(
         scores = score_seams(measure_profiles(drawn, drawn_grid), drawn_grid)
         scale = scale_of(pixels)
         alignment = None if labels is None else measure_alignment(pixels, labels, grid)
-        said = pixels.facts.get("Seed", "0")
+        said, made_by = pixels.facts.get("Seed", "0"), pixels.facts.get("Generator")
         number = seed if seed is not None else int(said) if said.lstrip("-").isdecimal() else 0
     mismatch, of_real = None, None
     if generator is not None and labels is not None:
@@ -181,6 +184,7 @@ def evaluate_seams(
         model=None if generator is None else generator.card.name,
         mask=None if labels is None else labels.source,
         real=None if real is None else str(real),
+        made_by=made_by,
     )
 
 

@@ -27,6 +27,8 @@ _OTHERS = ((0, 0, 255), (255, 0, 0), (0, 255, 0), (230, 159, 0), (86, 180, 233),
 _SIDES = (256, 192, 128, 512)
 LEFT_OPEN = {
     "labels": "names and colours of the labels, and fill for background",
+    "noise_scales": "of each channel of noise, if it has any; 1 where nothing is given",
+    "alignment": "2 to the number of times that it halves its input",
     "mpp": "micrometres per pixel of what it draws",
     "licence": "licence of its weights",
     "trained_on": "data that it was trained on",
@@ -93,6 +95,17 @@ def _fault(card: Mapping[str, Any], names: tuple[str, ...], source: str) -> str 
     except BadInput as error:
         return str(error)
     return None
+
+
+def has_card(path: Path) -> bool:
+    """Whether an ONNX file has a card in its metadata."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception:  # what is wrong with it is said elsewhere
+        return False
+    return "safron" in session.get_modelmeta().custom_metadata_map
 
 
 def draft_card(path: Path) -> Draft:

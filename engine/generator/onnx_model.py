@@ -241,7 +241,7 @@ class OnnxModel:
         if text is None:
             raise BadInput(
                 f"--model {self.path}: no generator card in it; export it with safron-train, or put "
-                f"{self._card_path.name} beside it (docs/generator-contract.md)"
+                f"{self._card_path.name} beside it: safron-generator draft {self.path.name} (docs/generator-contract.md)"
             )
         card = parse_card(text, source=str(self.path))
         measured = BFLOAT16.get(self.path.stem) if self.path.parent == MODELS else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from .cli_options import (
     open_source,
     palette_options,
     relabel_of,
+    size_of,
     with_options,
 )
 from .cli_polygons import from_instances, from_polygons
@@ -43,15 +43,6 @@ if TYPE_CHECKING:
 
 
 # Options
-
-
-def _size(value: str) -> tuple[int, int]:
-    """Read W,H as (height, width)."""
-    match = re.fullmatch(r"(\d+)[,x](\d+)", value.replace(" ", ""))
-    if match is None or 0 in (int(match[1]), int(match[2])):
-        raise ValueError(f"{value!r} must be two whole numbers W,H, as 4096,4096")
-    return int(match[2]), int(match[1])
-
 
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
@@ -144,7 +135,7 @@ def import_(
 )
 @click.argument("annotations", type=click.Path(path_type=Path), metavar="ANNOTATIONS.geojson[.gz]")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--size", f"{SIZE} Either this or --like.", "W,H", parse=_size)
+@option("--size", f"{SIZE} Either this or --like.", "W,H", parse=size_of)
 @option(
     "--like",
     "Take size and pixel size from the annotated slide, or from a mask, and the names of a mask's labels.",
@@ -263,7 +254,7 @@ def from_geojson(
 
 @commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--size", SIZE, "W,H", parse=_size, required=True)
+@option("--size", SIZE, "W,H", parse=size_of, required=True)
 @option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
 @option(
     "--style",
@@ -307,7 +298,7 @@ def ellipses(
 
 @commands.command(epilog="\b\nExample:\n  safron-mask colon mask.zarr --size 20000,20000 --grade 2 --seed 7")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--size", SIZE, "W,H", parse=_size, required=True)
+@option("--size", SIZE, "W,H", parse=size_of, required=True)
 @option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
 @option(
     "--grade",

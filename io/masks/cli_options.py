@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 NAME = "safron-mask"
 REMEDY = "--mpp)"
 """End of the notes that a user who passes --mpp has answered."""
+
+
+def size_of(value: str) -> tuple[int, int]:
+    """Read W,H as (height, width)."""
+    from .mask import MAX_SIDE
+
+    match = re.fullmatch(r"(\d+)[,x](\d+)", value.replace(" ", ""))
+    if match is None or 0 in (int(match[1]), int(match[2])):
+        raise ValueError(f"{value!r} must be two whole numbers W,H, each at least 1, as 4096,4096")
+    if max(int(match[1]), int(match[2])) > MAX_SIDE:
+        raise ValueError(f"{value!r}: a mask has at most {MAX_SIDE} pixels a side")
+    return int(match[2]), int(match[1])
 
 
 def named_values(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import click
 from safron.io.console import POSITIVE, debug_option, option, progress, warn
 
+from .cli_options import size_of
+
 NAME = "safron-mask"
-
-
-def _size(value: str) -> tuple[int, int]:
-    """Read W,H as (height, width)."""
-    match = re.fullmatch(r"(\d+)[,x](\d+)", value.replace(" ", ""))
-    if match is None or 0 in (int(match[1]), int(match[2])):
-        raise ValueError(f"{value!r} must be two whole numbers W,H, as 4096,4096")
-    return int(match[2]), int(match[1])
 
 
 overwrite_option = option("--overwrite", "Replace OUT if it is a mask.", is_flag=True)
@@ -64,7 +57,7 @@ classes_option = option(
     "--size",
     "Size of the mask: width and height, in pixels.",
     "W,H",
-    parse=_size,
+    parse=size_of,
     shown="that of the polygons",
 )
 @option(
@@ -135,6 +128,14 @@ def from_polygons(
         mpp = mpp or (pixel.mpp * downsample if pixel.mpp else None)
         for note in () if mpp else pixel.notes:
             warn(NAME, f"{like}: {note}")
+    for name, count in layer.polygons.count().items():
+        value = int(layer.labels[int((layer.polygons.classes == layer.polygons.names.index(name)).argmax())])
+        if table.name(value) in ("tissue", "background"):
+            warn(
+                NAME,
+                f"{nuclei}: {count} polygons of class {name!r} become {table.name(value)}, not nuclei; give regions with "
+                "--regions, or another table with --classes",
+            )
     mask = PolygonMask(layer, under, background)
     sources = {"nuclei": nuclei.name} | ({"regions": regions.name} if regions else {})
     with progress(height * width / 1e6, "Mpx") as advance:

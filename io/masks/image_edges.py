@@ -63,9 +63,6 @@ class Joined:
 
     def settle(self) -> None:
         """Hand strength on over the rims, once all blocks are noted."""
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
-
         places = sorted(self.rims)
         sizes = [len(self.strong[place]) for place in places]
         first = dict(zip(places, np.cumsum([0, *sizes]).tolist(), strict=False))
@@ -82,16 +79,26 @@ class Joined:
             there = np.minimum(np.searchsorted(key, key + step), max(0, len(key) - 1))
             met = key[there] == key + step if len(key) else np.zeros(0, bool)
             pairs.append(np.stack([part[met], part[there[met]]]))
-        one, other = np.concatenate(pairs, axis=1)
-        count = sum(sizes)
-        _, group = connected_components(
-            coo_matrix((np.ones(len(one), bool), (one, other)), (count, count)), directed=False
-        )
+        group = _groups(sum(sizes), np.unique(np.concatenate(pairs, axis=1), axis=1))
         strong = np.concatenate([self.strong[place] for place in places])
         strong = np.isin(group, group[strong])
         for place, size in zip(places, sizes, strict=True):
             self.strong[place] = strong[first[place] : first[place] + size]
             self.strong[place][0] = False
+
+
+def _groups(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Give each of `count` parts a number that it shares with those that pairs [2, n] lead to."""
+    parent = list(range(count))
+
+    def root(part: int) -> int:
+        while parent[part] != part:
+            parent[part] = part = parent[parent[part]]
+        return part
+
+    for one, other in pairs.T.tolist():
+        parent[root(one)] = root(other)
+    return np.array([root(part) for part in range(count)], np.int64)
 
 
 def parts_of(found: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
