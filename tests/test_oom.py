@@ -105,7 +105,7 @@ def test_other_failures_pass_through() -> None:
 class Hoarder(SmallGpu):
     """Takes memory once for libraries, and for each thread that calls, as CUDA's and ONNX Runtime's do."""
 
-    ONCE, EACH = 192 << 20, 64 << 20
+    ONCE, EACH = 256 << 20, 64 << 20
 
     def __init__(self) -> None:
         super().__init__(most=99)
