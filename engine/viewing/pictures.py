@@ -8,6 +8,7 @@ render in progress the finished blocks are shown.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ class Still:
         return {}
 
 
-class TileTree(Still):
+class TileTree(Still, ABC):
     """Tiles of coarse levels made from finer ones, which come from a file; complete tiles are kept."""
 
     def __init__(self, height: int, width: int, mpp: float | None) -> None:
@@ -107,9 +108,9 @@ class TileTree(Still):
         self._kept: OrderedDict[tuple[int, int, int], Shown] = OrderedDict()
         self._nbytes, self._guard = 0, threading.Lock()
 
+    @abstractmethod
     def read(self, level: int, row: int, column: int) -> Shown | None:
         """Read a tile of a stored level."""
-        raise NotImplementedError
 
     @property
     def stored(self) -> int:

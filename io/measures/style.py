@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from safron.io.synthesis.stains import STAINS
 
 BACKGROUND = ("background red", "background green", "background blue")
 STYLE_NAMES = (
@@ -22,9 +23,6 @@ STYLE_NAMES = (
     *("haematoxylin spread", "eosin spread", "residual spread"),
 )
 """What each number of a style is."""
-
-STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-"""Optical density in red, green and blue of haematoxylin, eosin and the residual."""
 
 LEAST_DENSITY = 0.12
 """Mean optical density above which a pixel is tissue."""
