@@ -27,7 +27,7 @@ from training_cases import Bytes
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train]'")
 
-from safron.training import export, networks, train  # noqa: E402  (these import torch)
+from safron.training import discriminators, export, networks, train  # noqa: E402  (these import torch)
 from safron.training.beginning import _fit_colors, begin  # noqa: E402
 from safron.training.checkpoint import load_checkpoint  # noqa: E402
 
@@ -123,7 +123,7 @@ def test_norms_take_the_contrast_from_a_discriminator_s_view() -> None:
     torch.manual_seed(0)
     shape = (2, 6, 64, 64)
     for norms, same in ((False, False), (True, True)):
-        network = networks.PatchDiscriminator(6, 4, (2, 2, 1), norms=norms)
+        network = discriminators.PatchDiscriminator(6, 4, (2, 2, 1), norms=norms)
         torch.nn.init.zeros_(network.layers[0].bias)
         x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -201,6 +201,18 @@ def test_a_run_starts_with_the_weights_of_another_generator(source: Any, tmp_pat
         for network in (new, average):
             found = network(one_hot, torch.from_numpy(further), torch.rand(1, 3, 72, 72))
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_run_starts_with_the_average_of_another_run(trained: Path, source: Any) -> None:
+    kept = load_checkpoint(trained)
+    network, average = (networks.make_generator(kept.config.model) for _ in range(2))
+    begin(network, average, kept.config, source, trained)
+    for part in (network, average):
+        state = part.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in kept.state["average"].items())
+    other = override(kept.config, {"model": {"guide_radius": 16}}, "test")
+    with pytest.raises(BadInput, match="its model has other settings"):
+        begin(network, average, other, source, trained)
 
 
 def test_the_effect_of_a_style_on_colours_is_fitted() -> None:

@@ -112,7 +112,7 @@ FIT_OPTIONS = (
     option("--steps", "Number of steps; rates fall towards the last.", "N", type=COUNT, shown="the preset's"),
     option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE),
     option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
-    option("--start", "Begin with the weights of an exported safron-seamless.", "FILE", type=PATH),
+    option("--start", "Begin with the weights of another run or an exported file.", "FILE", type=PATH),
     option("--device", "auto (a GPU if there is one), cpu or cuda.", default="auto"),
     option("--compile/--no-compile", "Compile the networks.", called="compiled", shown="on a GPU"),
     option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice"),

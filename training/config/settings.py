@@ -137,8 +137,9 @@ class TrainConfig:
     epoch_stride: Count = 200
     # The paper's training tile is `grid` x `grid` stitched patches.
     grid: Count = 3
-    # `networks.ScalesDiscriminator` or `networks.TileDiscriminator`, and first channels and halvings of the latter.
-    discriminator_network: Literal["scales", "pix2pix"] = "scales"
+    # `ScalesDiscriminator`, `TileDiscriminator` (whose first channels and halvings follow) or `ProjectedDiscriminator` (whose
+    # first channels are the first of `discriminator_widths`) of `discriminators`.
+    discriminator_network: Literal["scales", "pix2pix", "projected"] = "scales"
     # The discriminator sees the stitched tile, or each patch by itself.
     discriminator_input: Literal["tile", "patch"] = "tile"
     discriminator_base: Count = 64
