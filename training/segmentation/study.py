@@ -100,13 +100,15 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
     whole = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     labels = [label for part in whole.values() for label in part.labels]
     common: dict[str, Any] = {"model": model, "mpp": mpp, "threads": options.threads}
-    common["styles"] = parts.train.take(_evenly(len(parts.train), options.styles)).images
+    real = {
+        name: Annotated(part.images, tuple(np.isin(label, options.label) for label in part.labels))
+        for name, part in whole.items()
+    }
+    common["styles"] = real["train"].thin(options.styles).images
     made = iter(synthesize(labels, out / "synthetic", seed=0, **common))
-    real, synthetic = {}, {}
-    for name, part in whole.items():
-        masks = tuple(np.isin(label, options.label) for label in part.labels)
-        real[name] = Annotated(part.images, masks)
-        synthetic[name] = Annotated(tuple(next(made) for _ in masks), masks)
+    synthetic = {
+        name: Annotated(tuple(next(made) for _ in found.masks), found.masks) for name, found in real.items()
+    }
     train = {"real": real["train"], "synthetic": synthetic["train"]}
     validation = {"real": real["validation"], "synthetic": synthetic["validation"]}
     if options.few:
@@ -126,11 +128,6 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
         "real, one stain": Annotated(one_stain, real["test"].masks),
     }
     return Material(train, validation, tests)
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """Choose `most` of `count` places at most, evenly."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
 MADE = ("synthetic", "procedural")

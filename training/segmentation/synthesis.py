@@ -88,8 +88,8 @@ def margin_of(card: dict[str, Any], mpp: float | None) -> int:
     >>> margin_of({"reach": 20, "mpp": 1.0}, 1.0), margin_of({"reach": 164, "mpp": 1.0}, 0.5)
     (64, 336)
     """
-    enlarged = card["mpp"] / mpp if card["mpp"] and mpp else 1.0
-    wanted = max(LEAST_MARGIN, math.ceil((card["reach"] + RESAMPLING) * max(1.0, enlarged)))
+    enlarged = max(1.0, float(card["mpp"]) / mpp) if card["mpp"] and mpp else 1.0
+    wanted = max(LEAST_MARGIN, math.ceil((int(card["reach"]) + RESAMPLING) * enlarged))
     return -(-wanted // LATTICE) * LATTICE
 
 
