@@ -82,6 +82,9 @@ class ModelConfig:
     # Labels of nuclei. Where there are some, the network has their edges as an input (`safron.io.masks.edges`), and the cues are
     # the darkness of nuclei and of the tissue around them.
     nuclei: tuple[Byte, ...] = ()
+    # Where their edges come from: the borders of single nuclei, or Canny's edges of the real image, as in "Synthetic
+    # augmentation using edge features"; a mask alone does not have the latter.
+    edges_of: Literal["instances", "image"] = "instances"
 
     @property
     def conditions(self) -> int:
