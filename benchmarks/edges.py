@@ -61,8 +61,8 @@ def read(folder: Path, names: Iterable[str], block: int | None = None) -> Annota
         )
         height, width = mask.shape
         side = block or max(height, width)
-        for y in range(0, height - (block or 0) + 1, side):
-            for x in range(0, width - (block or 0) + 1, side):
+        for y in range(0, height - side + 1, side):
+            for x in range(0, width - side + 1, side):
                 images.append(image[y : y + side, x : x + side])
                 masks.append(mask[y : y + side, x : x + side])
     return Annotated(tuple(images), tuple(masks))
