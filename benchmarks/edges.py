@@ -3,9 +3,9 @@
     python benchmarks/edges.py CONSEP OUT --minutes 240 --segmenters unet --seeds 3
 
 Trains edge-pix2pix on all tiles but those that are tested on, makes the sets G0 and G1 with it and with the shipped seamless
-generator, and trains segmenters on the tiles, cut into 4 x 4 blocks, alone and with each set. Networks have a quarter of the
-papers' channels or half (`--full` for all), and as many steps whatever they are trained on. What is finished is not made
-again, so the same command goes on; `--minutes` bound one call. Writes scores.json, sheet.png and a table. The last line is JSON.
+generator, and trains segmenters on the tiles, cut into 4 x 4 blocks, alone and with each set, for as many steps each. `--width`
+and `--generator-width` are 64 in the papers. What is finished is not made again, so the same command goes on; `--minutes` bound
+one call. Writes scores.json, sheet.png and a table. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read(folder: Path, names: Iterable[str], block: int | None = None) -> Annota
     return Annotated(tuple(images), tuple(masks))
 
 
-def train_generator(data: Path, out: Path, steps: int, full: bool, minutes: float) -> Path | None:
+def train_generator(data: Path, out: Path, steps: int, width: int, minutes: float) -> Path | None:
     """Train edge-pix2pix, or go on, with all tiles but those to test on; None if the time was up first."""
     run, tiles, model = out / "pix2pix", out / "generator-data", out / "edge-pix2pix.onnx"
     if model.exists():
@@ -80,12 +80,12 @@ def train_generator(data: Path, out: Path, steps: int, full: bool, minutes: floa
             if not kept.exists():
                 shutil.copyfile(file, kept)
     checkpoint, settings = run / "checkpoint.pt", out / "pix2pix.json"
-    half = {} if full else {"discriminator_base": 32, "model": {"base": 32}}
-    settings.write_text(json.dumps({"held_out": 0.06, **half}) + "\n")
+    chosen = {"held_out": 0.06, "discriminator_base": width, "model": {"base": width}}
+    settings.write_text(json.dumps(chosen) + "\n")
     fresh = ["--preset", "edge-pix2pix", "--config", str(settings), "--steps", str(steps)]
     fresh += ["--licence", "Apache-2.0, as reported for CoNSeP", "--trained-on", "CoNSeP, 24 of 27 tiles"]
     train = [str(Path(sys.executable).with_name("safron-train"))]
-    going_on = ["--resume"] if checkpoint.exists() else fresh
+    going_on = ["--resume", "--steps", str(steps)] if checkpoint.exists() else fresh
     common = ["--data-set", "consep", "--threads", "1", "--minutes", f"{minutes:.3f}", "--save-every", "280"]
     subprocess.run([*train, "fit", str(tiles), str(run), *common, *going_on], check=True)
     if json.loads(checkpoint.with_suffix(".json").read_text())["step"] < steps:
@@ -156,12 +156,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--generators", nargs="*", choices=GENERATORS, default=GENERATORS)
     parser.add_argument("--generator-steps", type=int, default=2240, help="steps of edge-pix2pix")
+    parser.add_argument("--generator-width", type=int, default=32, help="channels of its first layer")
     parser.add_argument("--segmenters", nargs="*", choices=SEGMENTERS, default=SEGMENTERS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300, help="steps of each segmenter")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=128, help="the paper: 224")
-    parser.add_argument("--full", action="store_true", help="as many channels as in the papers")
+    parser.add_argument("--width", type=int, default=16, help="channels of each segmenter's first layer")
     chosen = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -172,7 +173,7 @@ def main() -> None:
         model = None
         if generator == "edge-pix2pix":
             model = train_generator(
-                chosen.data, chosen.out, chosen.generator_steps, chosen.full, results.minutes
+                chosen.data, chosen.out, chosen.generator_steps, chosen.generator_width, results.minutes
             )
             if model is None:
                 print("edge-pix2pix is not trained yet; the same command resumes")
@@ -193,10 +194,11 @@ def main() -> None:
             ["train_3", "train_8", "train_14", "train_21"],
             chosen.out / "sheet.png",
         )
+    about = {name: getattr(chosen, name) for name in ("width", "steps", "batch", "crop", "generator_steps")}
     for segmenter in chosen.segmenters:
         options = DiceOptions(
             segmenter=segmenter,
-            width=None if chosen.full else 16,
+            width=chosen.width,
             steps=chosen.steps,
             batch=chosen.batch,
             crop=chosen.crop,
@@ -225,9 +227,7 @@ def main() -> None:
                     print(f"{key}: the time is up; the same command resumes")
                     continue
                 scores = score(ended.network, test)
-                results.keep(
-                    key, scores | {"blocks": len(train), "steps": chosen.steps, "best_step": ended.step}
-                )
+                results.keep(key, scores | about | {"blocks": len(train), "best_step": ended.step})
                 print(f"{key:36s}  F1 {scores['f1']:.3f}  IoU {scores['iou']:.3f}", flush=True)
     print(
         "\n".join(

@@ -113,9 +113,13 @@ def _create(
                 chunks=(CHUNK, CHUNK),
                 dtype=kind,
                 fill_value=value,
-                # A row repeats most of the one before it. Not cut into Blosc's blocks and not shuffled, numbers take two
-                # thirds of the space and half the time; higher levels take much longer to write and gain nothing.
-                compressors=zarr.codecs.ZstdCodec(level=9),
+                # Numbers are four times as many bytes as labels, so what counts is the speed of unpacking. A row repeats most
+                # of the one before it, which LZ4 sees where a chunk is one block and its bytes are not shuffled.
+                compressors=zarr.codecs.BloscCodec(
+                    cname="lz4hc", clevel=7, shuffle="noshuffle", blocksize=CHUNK * CHUNK * 4
+                )
+                if kind == "uint32"
+                else zarr.codecs.ZstdCodec(level=12),
                 dimension_names=("y", "x"),
                 attributes={"labels": meanings} if name == "class" else {},
                 config={"write_empty_chunks": False},
