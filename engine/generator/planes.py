@@ -16,7 +16,6 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.plan.planes import PlaneSpec, noise_spec
 from safron.engine.plan.window import Window
-from safron.io.errors import BadInput
 from safron.io.masks.edges import find_edges
 from safron.io.measures.guides import Guides
 
@@ -286,11 +285,6 @@ def card_sources(
         Of the noise.
     beside
         Further planes of the canvas: "instances" are numbers of nuclei, "edges" takes the place of computed ones.
-
-    Raises
-    ------
-    BadInput
-        The card wants edges of a picture, and none are given.
     """
     given = beside or {}
     sources: list[PlaneSource] = []
@@ -300,11 +294,6 @@ def card_sources(
         sources.append(GivenEdges(given["edges"]))
     elif card.edges and card.edges.of == "instances":
         sources.append(NucleusEdges(labels, given.get("instances"), card.edges.labels, card.outside))
-    elif card.edges and card.edges.of == "image":
-        raise BadInput(
-            f"generator {card.name!r} takes edges of a real picture, which a mask does not have: give them as --edges; "
-            "safron-mask edges finds those of a slide"
-        )
     elif card.edges:
         sources.append(LabelEdges(labels, card.outside))
     if card.guides:
