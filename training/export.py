@@ -208,7 +208,8 @@ def make_card(
     model = config.model
     further: dict[str, Any] = {"mpp": model.mpp} if model.mpp else {}
     if model.nuclei:
-        further["edges"] = {"of": "instances", "labels": list(model.nuclei)}
+        drawn = {"labels": list(model.nuclei)} if model.edges_of == "instances" else {}
+        further["edges"] = {"of": model.edges_of, **drawn}
     if model.guides:
         further["guides"] = {"classes": list(model.guides), "radius": model.guide_radius}
     if model.coarse:
