@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safron.io import open_mask
 from safron.io.errors import BadInput
 from safron.io.masks import cli, raster
-from safron.io.masks.annotations import edges_of, inside
 from safron.io.masks.classes import read_table, table_of
+from safron.io.masks.drawing import edges_of, inside
 from safron.io.masks.edges import find_edges
 from safron.io.masks.polygon_mask import PolygonMask, layer_of
 from safron.io.masks.polygons import PolygonSet, read_polygons
