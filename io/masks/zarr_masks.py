@@ -53,6 +53,10 @@ def open_zarr(where: str, name: str) -> ArrayPlane:
             f"mask {name}: this kind of address needs one more package: {one_line(error)}"
         ) from error
     except FileNotFoundError as error:
+        if "://" not in where and Path(where).is_file():
+            raise BadInput(
+                f"mask {name}: this archive holds no Zarr, neither at its root nor in its only folder; {ACCEPTED}"
+            ) from error
         raise BadInput(f"mask {name}: no Zarr array or group is there; check the address") from error
     except (ValueError, KeyError) as error:
         raise BadInput(f"mask {name}: its address or Zarr metadata is wrong: {one_line(error)}") from error
