@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.system.memory import keep_one_heap
-from safron.engine.system.signals import end_soon_after_a_signal, raise_on_signals
+from safron.engine.system.signals import end_soon_after_a_signal
 from safron.io.console import (
     INTERRUPTED,
     SETTINGS,
@@ -85,7 +85,7 @@ Examples:
   safron-render --status slide.svs
   safron-render --validate slide.svs
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted. After 1 and 130 the same command continues.
+After exit codes 1 and 130 the same command continues.
 """
 
 
@@ -421,7 +421,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args
         Arguments after ``safron-render``; None takes those of the command line.
     """
-    raise_on_signals()
     run_program(command, NAME, args, interrupted=KEPT)
 
 

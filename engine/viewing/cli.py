@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.engine.preparation.options import DEFAULT_MODEL, RenderOptions
@@ -208,16 +207,7 @@ def serve(
         opened.result().close()
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        Arguments after ``safron-view``; None takes those of the command line.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_program(command, NAME, args)
+main = partial(run_program, command, NAME)
 
 
 if __name__ == "__main__":
