@@ -140,7 +140,8 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
         ):
             yield replace(prepared, job=replace(job, pool=pool)), runner
         return
-    from safron.engine.execution.dask_cluster import ClusterRunner, open_cluster
+    from safron.engine.execution.cluster_start import open_cluster
+    from safron.engine.execution.dask_cluster import ClusterRunner
 
     if cluster is None:
         with open_cluster(placement_of(options)) as cluster, open_runner(prepared, cluster) as opened:
