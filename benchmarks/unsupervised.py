@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from safron.engine.evaluation.blinded_sheet import write_sheet
 from results import Results
+from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.io.synthesis.tiles import read_tiles
 from safron.training.fit_refiner import fit_refiner
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets
