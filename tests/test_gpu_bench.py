@@ -34,6 +34,7 @@ def test_it_runs_whole_on_a_cpu(tmp_path: Path) -> None:
     slide = shipped["whole"]["float32"]["600"]
     assert slide["patches"] == 9
     assert 0 < slide["share"] < 1
+    assert made["generators"]["training"]["safron-seamless"]["1"]["tiles_per_s"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,6 +49,7 @@ def test_what_is_not_installed_is_said(
     out = capsys.readouterr().out
     assert "left out, a network like the paper's: torch not installed" in out
     assert "left out, whole slides: safron not installed" in out
+    assert "left out, training: torch, safron not installed" in out
     assert set(json.loads(out.splitlines()[-1])["generators"]) == {"m"}
 
 
