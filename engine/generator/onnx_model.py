@@ -34,7 +34,7 @@ from .host_memory import HostMemory, aligned
 from .onnx_file import OnnxFile
 from .openvino_session import OpenVinoSession, openvino_version
 from .planes import Inputs, card_specs, each, further
-from .shipped import BFLOAT16, MODELS, model_names
+from .shipped import BFLOAT16, MODELS, cpu_form, model_names
 
 log = logging.getLogger("safron")
 
@@ -190,7 +190,8 @@ class OnnxModel:
         chosen = providers(self.device, self.precision, self.sha256, float16=self.file.float16)
         try:
             # ONNX Runtime's own fallback to the CPU prints on stdout, and may also come in the middle of a render.
-            session = ort.InferenceSession(str(self.path), options, providers=chosen, enable_fallback=0)
+            path = self.path if on_gpu else cpu_form(self.path)
+            session = ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
             raise self._cannot_load(error) from error
         if on_gpu:
