@@ -11,7 +11,6 @@ command resumes; `--minutes` bound one call. Writes scores.json, a table and rea
 from __future__ import annotations
 
 import argparse
-import base64
 import dataclasses
 import json
 import time
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from reader import write_reader
 from safron.io.synthesis.tiles import read_tiles
 from safron.training.fit_refiner import fit_refiner
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets
@@ -104,15 +104,14 @@ def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
             kinds["refined"] += list(as_bytes(trainer.refined(batch)))
         kinds["initial"] += list(as_bytes(batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]))
         kinds["real"] += list(as_bytes(batch.real))
-    pictures = [(kind, image) for kind, images in kinds.items() for image in images[:count]]
-    order = np.random.default_rng(trainer.config.seed).permutation(len(pictures)).tolist()
-    entries = []
-    for place in order:
-        kind, image = pictures[place]
-        encoded = base64.b64encode(cv2.imencode(".png", image[..., ::-1])[1].tobytes()).decode()
-        entries.append({"kind": kind, "src": f"data:image/png;base64,{encoded}"})
-    page = (Path(__file__).parent / "reader.html").read_text(encoding="utf-8")
-    (out / "reader.html").write_text(page.replace("/* pictures */", json.dumps(entries)), encoding="utf-8")
+    write_reader(
+        out / "reader.html",
+        title="Real or not?",
+        text="Each picture is either a part of a real slide or made by a program.",
+        questions={"Is it real?": ("real", "not real")},
+        kinds={kind: [[image] for image in images[:count]] for kind, images in kinds.items()},
+        seed=trainer.config.seed,
+    )
     shown = [np.concatenate(images[:8], axis=1) for images in kinds.values()]
     cv2.imwrite(str(out / "sheet.png"), np.concatenate(shown, axis=0)[..., ::-1])
 

@@ -124,6 +124,14 @@ def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfi
 @click.argument("out", type=PATH)
 @option("--steps", "Number of sampling steps on the card.", "N", type=click.IntRange(1, 1000), default=20)
 @option(
+    "--usual-steps",
+    "How many of them a render takes without --steps.",
+    "N",
+    called="usual",
+    type=COUNT,
+    shown="all",
+)
+@option(
     "--guidance",
     "Strength of classifier-free guidance on the card, a number of at least 0.",
     "W",

@@ -97,6 +97,7 @@ def export_run(
     out: Path,
     *,
     steps: int = 20,
+    usual: int | None = None,
     guidance: float = 0.0,
     tile: int = TILE,
     name: str | None = None,
@@ -109,7 +110,9 @@ def export_run(
     network = make_network(config)
     network.load_state_dict(state["average"])
     said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}
-    return export_network(network, config, out, steps=steps, guidance=guidance, tile=tile, said=said)
+    return export_network(
+        network, config, out, steps=steps, usual=usual, guidance=guidance, tile=tile, said=said
+    )
 
 
 def export_fresh(config: DiffusionConfig, out: Path, *, steps: int = 8) -> dict[str, Any]:
@@ -127,6 +130,7 @@ def export_network(
     *,
     said: dict[str, Any],
     steps: int = 20,
+    usual: int | None = None,
     guidance: float = 0.0,
     tile: int = TILE,
 ) -> dict[str, Any]:
@@ -142,8 +146,8 @@ def export_network(
         The ONNX file.
     said
         Fields of the card about provenance.
-    steps, guidance
-        For the card; a render may take fewer steps and another guidance.
+    steps, usual, guidance
+        For the card; a render takes `usual` of the steps, or others, and this guidance, or another.
     tile
         Usual side of a patch in pixels.
 
@@ -158,6 +162,8 @@ def export_network(
         raise BadInput(
             f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
         )
+    if usual is not None and usual > steps:
+        raise BadInput(f"--usual-steps {usual}: must be at most {steps}, the number of --steps")
     if tile % 4:
         raise BadInput(f"--tile {tile}: must be a multiple of 4, by which the network reduces")
     wrapped = Contract(network.eval(), config).eval()
@@ -172,7 +178,7 @@ def export_network(
     def in_runtime(*window: npt.NDArray[Any]) -> Floats:
         return np.asarray(session.run(None, dict(zip(INPUTS, window, strict=False)))[0])
 
-    card = make_card(config, tile, steps, guidance) | said
+    card = make_card(config, tile, steps, usual, guidance) | said
     card |= {
         "parity_max_abs": float(np.abs(difference(in_torch, in_runtime, _example(config, tile))).max()),
         "parity_of_five_steps": float(
@@ -193,7 +199,9 @@ def export_network(
     return card
 
 
-def make_card(config: DiffusionConfig, tile: int, steps: int, guidance: float) -> dict[str, Any]:
+def make_card(
+    config: DiffusionConfig, tile: int, steps: int, usual: int | None, guidance: float
+) -> dict[str, Any]:
     """Return the card without what is measured."""
     alphas, times = linear_alphas(), sampling_times(steps)
     labels = [
@@ -218,6 +226,7 @@ def make_card(config: DiffusionConfig, tile: int, steps: int, guidance: float) -
             "alphas": [float(alphas[time]) for time in times],
             "null_label": NULL_LABEL,
             "guidance": guidance,
+            **({"steps": usual} if usual else {}),
         },
         "config_sha256": config.sha256(),
     }
@@ -248,7 +257,7 @@ def _trace(wrapped: nn.Module, window: tuple[npt.NDArray[Any], ...]) -> onnx.Mod
         "edges": {0: "n", 2: "height", 3: "width"},
         "prediction": {0: "n", 1: "out_height", 2: "out_width"},
     }
-    buffer = io.BytesIO()
+    names, buffer = [*INPUTS[: len(window)]], io.BytesIO()
     with warnings.catch_warnings():
         # The exporter that traces is deprecated, but the other one needs another package.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -256,9 +265,9 @@ def _trace(wrapped: nn.Module, window: tuple[npt.NDArray[Any], ...]) -> onnx.Mod
             wrapped,
             tuple(torch.from_numpy(array) for array in window),
             buffer,  # type: ignore[arg-type]
-            input_names=[*INPUTS[: len(window)]],
+            input_names=names,
             output_names=["prediction"],
-            dynamic_axes=axes,
+            dynamic_axes={name: axes[name] for name in (*names, "prediction")},
             opset_version=OPSET,
             dynamo=False,
         )
