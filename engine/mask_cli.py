@@ -88,9 +88,10 @@ def nuclei(
     """
     if mapping is not None and tissue is None:
         raise click.UsageError("--map: give --tissue, whose labels it translates")
-    from safron.engine.cli import show_warnings
-
-    from .nucleus_masks import plan_nuclei, sample_codes, write_mask
+    from .cli import show_warnings
+    from .nucleus_masks import plan_nuclei, prepare_codes, write_mask
+    from .plan.passes import all_patches
+    from .rendering import open_runner, run
 
     names = [name.strip() for name in types.split(",") if name.strip()]
     with show_warnings(NAME):
@@ -103,9 +104,11 @@ def nuclei(
             **options,
         )
         height, width = plan.shape
-        with progress(None, "patches") as advance:
-            advance(0)
-            sample_codes(plan, out, overwrite=overwrite, workers=workers, progress=advance)
+        prepared = prepare_codes(plan, out, overwrite=overwrite, workers=workers)
+        if prepared is not None:
+            count = all_patches(prepared.plan)
+            with open_runner(prepared) as (prepared, runner), progress(count, "patches") as advance:
+                run(prepared, runner, progress=advance)
         with progress(2 * height * width / 1e6, "Mpx") as advance:
             advance(0)
             counts = write_mask(

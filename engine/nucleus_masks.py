@@ -38,7 +38,10 @@ from safron.io.masks.write_nuclei import write_nuclei
 
 from .generator.card import Card
 from .generator.model import PatchModel, load_model
-from .rendering import render
+from .preparation.options import RenderOptions
+from .preparation.prepare import prepare
+from .preparation.prepared import Prepared
+from .rendering import open_runner, run
 
 TISSUE = "tissue"
 SMALLEST = 8
@@ -239,19 +242,24 @@ def _table(classes: str, codes: Codes, card: Card) -> ClassTable:
 
 
 def make_nuclei(plan: NucleusPlan, out: Path, *, overwrite: bool = False, **options: Any) -> dict[str, int]:
-    """Make the mask in one call: `sample_codes`, then `write_mask`.
+    """Make the mask in one call: `prepare_codes`, a render, and `write_mask`.
 
     Returns
     -------
     dict of str, int
         Number of nuclei of each type that was wanted.
     """
-    sample_codes(plan, out, overwrite=overwrite, **options)
+    prepared = prepare_codes(plan, out, overwrite=overwrite, **options)
+    if prepared is not None:
+        with open_runner(prepared) as (prepared, runner):
+            run(prepared, runner)
     return write_mask(plan, out, overwrite=overwrite, workers=options.get("workers"))
 
 
-def sample_codes(plan: NucleusPlan, out: Path, *, overwrite: bool = False, **options: Any) -> None:
-    """Sample the picture over the whole canvas, or go on where the same call ended.
+def prepare_codes(
+    plan: NucleusPlan, out: Path, *, overwrite: bool = False, **options: Any
+) -> Prepared | None:
+    """Prepare to sample the picture over the whole canvas, or to go on where an earlier call ended.
 
     Parameters
     ----------
@@ -262,26 +270,31 @@ def sample_codes(plan: NucleusPlan, out: Path, *, overwrite: bool = False, **opt
     overwrite
         `out` may exist, and what another command left beside it is removed.
     **options
-        Of the render, see `RenderOptions`; and ``progress``, called with the number of patches that are done.
+        Of the render, see `RenderOptions`.
+
+    Returns
+    -------
+    Prepared or None
+        For `run`; None if the picture is complete.
 
     Raises
     ------
     BadInput
         `out` exists, or the folder beside it belongs to another command.
-    Failed
-        The disk is full, or a generator call failed; the same call continues.
     """
     check_target(out, overwrite=overwrite)
-    beside = _folder(out)
+    beside, card = _folder(out), plan.model.card
     _claim(beside, plan, out, overwrite=overwrite)
     regions, picture = beside / REGIONS, beside / PICTURE
     if not regions.exists():
         _write_regions(plan, regions)
-    if not picture.exists():
-        render(
-            regions, picture, model=plan.model, style=plan.style, seed=plan.seed, steps=plan.steps, compression="deflate",
-            flavor="generic", level_count=1, overlap=_overlap(plan.model.card), **options,
-        )  # fmt: skip
+    if picture.exists():
+        return None
+    how = RenderOptions(
+        model=plan.model, style=plan.style, seed=plan.seed, steps=plan.steps, overlap=_overlap(card),
+        compression="deflate", flavor="generic", level_count=1, **options,
+    )  # fmt: skip
+    return prepare(regions, picture, how)
 
 
 def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> None:
@@ -356,7 +369,7 @@ def write_mask(
     Parameters
     ----------
     plan, out, overwrite
-        See `sample_codes`.
+        See `prepare_codes`.
     workers
         Threads; None means one per core, at most 8.
     progress
