@@ -61,7 +61,7 @@ def commands() -> None:
 
 
 @commands.command(
-    epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-seamless --report seams.json"
+    epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-tissue --report seams.json"
 )
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
 @option("--mask", "Mask that the slides were rendered from; adds the alignment.", "MASK")
