@@ -35,7 +35,7 @@ pytest.importorskip("onnx")
 SIDE = TILE + 2 * CONTEXT
 SEAMLESS = MODELS / "safron-seamless.onnx"
 PRECISIONS = ("float32", "bfloat16")
-ARGS = "mask.zarr out.tiff --tile 64 --overlap 12 --block 256 --tiff-tile 128 --device cpu --workers 2 "
+ARGS = "mask.zarr out.tiff --tile 64 --overlap 12 --block 256 --tiff-tile 128 --device cpu --workers 2 --model safron-seamless "
 
 
 @pytest.fixture(autouse=True)
