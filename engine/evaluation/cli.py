@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import (
@@ -331,7 +330,7 @@ def sheet(sources: tuple[str, ...], out: Path, **options: Any) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ANSWERS.json...")
 @debug_option
 def answers(key: Path, files: tuple[Path, ...]) -> None:
-    """Count how often readers of a sheet called each kind real."""
+    """Count what readers of a sheet said of each kind."""
     from .blinded_sheet import count_answers
     from .seam_report import format_table
 
@@ -380,16 +379,7 @@ def _need_for_training(command: str) -> None:
         raise BadInput(f"{command}: needs torch, which is not installed; run: pip install 'safron[train]'")
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        Arguments after ``safron-eval``; None takes those of the command line.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_program(commands, NAME, args)
+main = partial(run_program, commands, NAME)
 
 
 if __name__ == "__main__":

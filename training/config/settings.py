@@ -84,6 +84,9 @@ class ModelConfig:
     nuclei: tuple[Byte, ...] = ()
     # Paper's network: how many times coarser the image is that it refines, its input `initial`; 0 where it refines none.
     coarse: NotNegative = 0
+    # Where their edges come from: the borders of single nuclei, or Canny's edges of the real image, as in "Synthetic
+    # augmentation using edge features"; a mask alone does not have the latter.
+    edges_of: Literal["instances", "image"] = "instances"
 
     @property
     def conditions(self) -> int:

@@ -62,6 +62,9 @@ class DiceOptions:
         parse=_labels,
     )
     segmenter: Segmenter = setting("small-unet", "Network that is trained.")
+    width: Count | None = setting(
+        None, "Channels of its first layer; the others follow.", "N", shown="64; 16 for small-unet"
+    )
     held_out: Share = setting(
         0.1,
         "Share of the slides to test on, a number from 0 to 1; safron-train keeps the same ones.",

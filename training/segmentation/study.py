@@ -242,7 +242,7 @@ def _run_trial(
     for name, found in material.tests.items():
         pairs = predictions(trained.network, found, device)
         masks[name] = [predicted for predicted, _ in pairs]
-        scores = [_measures(*pair) for pair in pairs]
+        scores = [measures(*pair) for pair in pairs]
         tests[name] = {measure: _over_images([one[measure] for one in scores]) for measure in scores[0]}
     both = zip(masks["synthetic"], masks["real"], strict=True)
     agreement = [compare(synthetic, real).dice for synthetic, real in both]
@@ -258,8 +258,8 @@ def _run_trial(
     }
 
 
-def _measures(predicted: Mask, true: Mask) -> dict[str, float]:
-    """Scores of the foreground, and those of the background by pixels."""
+def measures(predicted: Mask, true: Mask) -> dict[str, float]:
+    """Score a mask bool [y, x]: the foreground, and the background by pixels, whose names begin with ``background_``."""
     background = asdict(compare(~predicted, ~true))
     del background["boundary_f1"]
     return asdict(compare(predicted, true)) | {
@@ -286,12 +286,12 @@ def summarize(out: Path, arms: Sequence[Arm], seeds: int) -> dict[str, Any]:
             continue
         tests = {
             test: {
-                measure: _spread([result["tests"][test][measure]["mean"] for result in results])
+                measure: spread([result["tests"][test][measure]["mean"] for result in results])
                 for measure in results[0]["tests"][test]
             }
             for test in results[0]["tests"]
         }
-        agreement = _spread([result["agreement"]["mean"] for result in results])
+        agreement = spread([result["agreement"]["mean"] for result in results])
         rows[arm.name] = {
             "seeds": len(results),
             "images": results[0]["images"],
@@ -301,7 +301,7 @@ def summarize(out: Path, arms: Sequence[Arm], seeds: int) -> dict[str, Any]:
     return {"done": done, "planned": len(arms) * seeds, "arms": rows}
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
     """Mean and standard deviation over seeds; 0 for a single seed."""
     return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
