@@ -107,7 +107,7 @@ def test_timeline(run: Run, tiny: Path) -> None:
     assert Path("lines.svg").read_text().startswith("<svg ")
 
 
-@pytest.mark.parametrize("preset", ["safron", "safron-seamless"])
+@pytest.mark.parametrize("preset", ["safron", "safron-seamless", "multiscale"])
 def test_training(load_bench: Callable[[str], Any], preset: str) -> None:
     pytest.importorskip("torch")
     training = load_bench("training")
@@ -159,12 +159,14 @@ def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest
     assert 2 * bench.multiply_adds("safron", 256) / 1e9 == pytest.approx(56.25, rel=0.01)
     assert bench.multiply_adds("safron", 1000) == 25 * bench.multiply_adds("safron", 256)
     assert bench.training_bytes("safron", 256) == bench.training_bytes("safron", 4096)
+    assert bench.rendering_bytes("safron", 256) == bench.rendering_bytes("safron", 4096)
+    assert bench.rendering_bytes("pix2pix, whole image", 256) == bench.rendering_bytes("multi-scale", 256)
     whole = [bench.training_bytes("pix2pix, whole image", side) for side in (1024, 2048)]
     assert 3 < whole[1] / whole[0] < 4.1
     bench.SIDES = (256, 512)
     bench.main(["--plot", str(here / "a.svg")])
     assert "pixels a side" in capsys.readouterr().out
-    assert (here / "a.svg").read_text().count("<polyline") == 8
+    assert (here / "a.svg").read_text().count("<polyline") == 12
 
 
 def test_runtimes(run: Run, tiny: Path) -> None:

@@ -63,7 +63,7 @@ class DiceOptions:
     )
     segmenter: Segmenter = setting("small-unet", "Network that is trained.")
     width: Count | None = setting(
-        None, "Channels of its first layer; the others follow.", "N", shown="64; 16 for small-unet"
+        None, "Number of channels of its first layer; the others follow.", "N", shown="64; 16 for small-unet"
     )
     held_out: Share = setting(
         0.1,
