@@ -29,6 +29,7 @@ from safron.engine.system.signals import (
     time_to_end,
 )
 from safron.io.errors import BadInput, Failed, one_line
+from safron.io.files import parse_text
 
 from .dask_cluster import Cluster
 from .dask_pool import DASK_SETTINGS, dashboard_options, quiet_asyncio
@@ -158,16 +159,16 @@ def _address_in(file: Path) -> str:
     end = time.monotonic() + CONNECT_SECONDS
     while not file.is_file() and time.monotonic() < end:
         time.sleep(0.1)
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["address"])
-    except FileNotFoundError:
-        raise BadInput(
-            f"--scheduler {file}: no such file; give tcp://HOST:PORT, or the file that dask scheduler --scheduler-file writes"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadInput(
-            f"--scheduler {file}: is not the file of a Dask scheduler ({one_line(error)})"
-        ) from error
+    remedy = "give tcp://HOST:PORT, or the file that dask scheduler --scheduler-file writes"
+    if not file.exists():
+        raise BadInput(f"--scheduler {file}: no such file; {remedy}")
+    return parse_text(
+        file,
+        lambda text: str(json.loads(text)["address"]),
+        kind="the file of a Dask scheduler",
+        remedy=remedy,
+        name="--scheduler ",
+    )
 
 
 def start_processes(
