@@ -139,7 +139,7 @@ def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **
     chosen = RenderOptions(**options)
     _import_engine()
     begin()
-    with _warnings(quiet=quiet):
+    with show_warnings(NAME, quiet=quiet):
         if status is not None:
             _show_status(status, chosen, quiet=quiet)
         elif slides is not None:
@@ -311,15 +311,20 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
 
 
 class _Warnings(logging.Handler):
-    """Prints warnings of the engine as warnings of the program."""
+    """Prints warnings of the engine as warnings of a program."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self.program = program
 
     def emit(self, record: logging.LogRecord) -> None:
-        warn(NAME, record.getMessage())
+        warn(self.program, record.getMessage())
 
 
 @contextmanager
-def _warnings(*, quiet: bool) -> Iterator[None]:
-    logger, handler = logging.getLogger("safron"), _Warnings()
+def show_warnings(program: str, *, quiet: bool = False) -> Iterator[None]:
+    """Print what the engine warns of as warnings of a program."""
+    logger, handler = logging.getLogger("safron"), _Warnings(program)
     if quiet:
         handler.setLevel(logging.CRITICAL)
     logger.addHandler(handler)

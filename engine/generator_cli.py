@@ -111,6 +111,22 @@ def check(model: str) -> None:
     click.echo(f"{model}: can be used")
 
 
+@commands.command(epilog="\b\nExample:\n  safron-generator card safron-seamless")
+@click.argument("model", metavar="MODEL.onnx|NAME")
+@debug_option
+def card(model: str) -> None:
+    """Print a generator's card as JSON, with what it leaves out.
+
+    "reach" is the number of label pixels around a patch that its colours may depend on.
+    """
+    import msgspec
+
+    from .generator.model import load_model
+
+    found = load_model(model, device="cpu", threads=1).card
+    click.echo(json.dumps({**msgspec.to_builtins(found), "reach": found.reach}, indent=2))
+
+
 main = partial(run_program, commands, NAME)
 
 

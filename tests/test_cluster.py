@@ -553,12 +553,16 @@ CLUSTER = "kind: slurm\nworkers: 2\ncores: 1\nmemory: 1GB\n"
 REFUSED = [
     ("", "--scheduler tcp://127.0.0.1:1", "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there"),
     ("", "--scheduler none.json", "--scheduler none.json: no such file; give tcp://HOST:PORT"),
-    ("not JSON", "--scheduler file.yaml", "--scheduler file.yaml: is not the file of a Dask scheduler"),
+    (
+        "not JSON",
+        "--scheduler file.yaml",
+        "--scheduler file.yaml: cannot be read as the file of a Dask scheduler",
+    ),
     ("", "--scheduler http://a:1", "--scheduler http://a:1: must be tcp://HOST:PORT"),
     (CLUSTER, "--scheduler tcp://a:1 --cluster file.yaml", "--scheduler and --cluster: both say"),
     (CLUSTER, "--executor threads --cluster file.yaml", "--executor threads: --cluster says"),
     ("", "--cluster none.yaml", "--cluster none.yaml: no such file"),
-    ("a: [", "--cluster file.yaml", "--cluster file.yaml: is not YAML"),
+    ("a: [", "--cluster file.yaml", "--cluster file.yaml: cannot be read as YAML"),
     ("- a", "--cluster file.yaml", "--cluster file.yaml: must be lines of NAME: VALUE"),
     (
         "kind: slurm",

@@ -33,7 +33,7 @@ def test_it_runs_whole_on_a_cpu(
     gpu.main()
     made = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert made["benchmark"] == "gpu"
-    assert set(made["generators"]) == {"paper-like", "safron-seamless"}
+    assert set(made["generators"]) == {"paper-like", "safron-seamless", "training"}
     row = made["generators"]["safron-seamless"]
     assert set(row["rates"]["cpu float32"]) == {"1", "2"}
     assert all(row["patches_per_s"] > 0 for row in row["rates"]["cpu float32"].values())
@@ -41,6 +41,7 @@ def test_it_runs_whole_on_a_cpu(
     slide = row["whole"]["float32"]["600"]
     assert slide["patches"] == 9
     assert 0 < slide["share"] < 1
+    assert made["generators"]["training"]["safron-seamless"]["1"]["tiles_per_s"] > 0
     assert list(folder.iterdir()) == []
 
 
@@ -55,6 +56,7 @@ def test_what_is_not_installed_is_said(
     out = capsys.readouterr().out
     assert "left out, a network like the paper's: torch not installed" in out
     assert "left out, whole slides: safron not installed" in out
+    assert "left out, training: torch, safron not installed" in out
     assert set(json.loads(out.splitlines()[-1])["generators"]) == {"m"}
 
 

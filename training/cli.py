@@ -28,6 +28,7 @@ from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 from safron.training.diffusion.commands import diffusion, export_diffusion
+from safron.training.layouts.commands import export_mask_model, mask_model
 from safron.training.needs import need_torch
 
 DEFAULT = "safron-seamless"
@@ -277,6 +278,8 @@ def _if_torch(command: click.Command) -> click.Command:
 
 commands.add_command(_if_torch(diffusion))
 commands.add_command(_if_torch(export_diffusion))
+commands.add_command(_if_torch(mask_model))
+commands.add_command(_if_torch(export_mask_model))
 commands.add_command(refiner)
 commands.add_command(export_refiner)
 

@@ -40,7 +40,11 @@ from .cli_polygons import from_instances, from_polygons
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Sequence
 
+    from safron.io.legend import Label
+
+    from .drawing import Drawing
     from .write import Paint
 
 
@@ -172,45 +176,67 @@ def import_(
 def from_geojson(
     annotations: Path,
     out: Path,
+    *,
     size: tuple[int, int] | None,
     like: Path | None,
     downsample: float,
-    labels: dict[str, int],
-    order: Any,
-    nuclei: int | None,
-    ignore: tuple[str, ...],
-    background: int,
     mpp: float | None,
     overwrite: bool,
     workers: int | None,
+    **rules: Any,
 ) -> None:
     """Draw polygons exported from QuPath.
 
     A pixel belongs to a polygon if its centre does. What is left out or covered wholly (points and lines, nuclei,
     polygons under later ones) is counted in a warning.
     """
-    from .annotations import Coverage, read_geojson
+    from .annotations import DrawingRules, read_geojson
+    from .drawing import Coverage
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
     height, width, slide_mpp = canvas_of(size, like, downsample, quiet=mpp is not None)
-    labels = _names_of(like) | labels
     drawing = read_geojson(
         annotations,
-        height=height,
-        width=width,
-        labels=labels,
-        ignore=ignore,
-        background=background,
-        downsample=downsample,
-        order=order,
-        nuclei=nuclei,
-        remedy="give each a label, as --label 'Tumor=2', or leave it out, as --ignore 'Tumor'",
+        DrawingRules(
+            height,
+            width,
+            legend=_legend_of(like),
+            downsample=downsample,
+            remedy="give each a label, as --label 'Tumor=2', or leave it out, as --ignore 'Tumor'",
+            **rules,
+        ),
     )
+    _tell_of_losses(drawing)
+    coverage = Coverage()
+    _write(
+        out,
+        lambda rows, cols: drawing.paint(rows, cols, coverage),
+        (height, width),
+        mpp=mpp or slide_mpp,
+        labels=drawing.legend,
+        fill=drawing.background,
+        workers=workers,
+        overwrite=overwrite,
+    )
+    covered, between = coverage.lost(drawing)
+    if covered:
+        by_file = rules["order"] == "file"
+        order_hint = "; pass --order area to draw the smaller upon the larger" if by_file else ""
+        warn(
+            NAME,
+            f"{_polygons(covered)} covered wholly by {'later' if by_file else 'smaller'} ones{order_hint}",
+        )
+    if between:
+        warn(NAME, f"{_polygons(between)} smaller than a pixel or between pixel centres, and not in the mask")
+
+
+def _tell_of_losses(drawing: Drawing) -> None:
+    """Warn of what a file holds and the mask will not."""
     for kind, count in drawing.skipped.items():
         warn(NAME, f"{count} x {kind} left out: only polygons have an inside")
     if drawing.outside:
-        warn(NAME, f"{drawing.outside} polygons lie beyond the canvas of {width} x {height} pixels")
+        warn(NAME, f"{drawing.outside} polygons lie beyond the canvas")
     if len(drawing.planes) > 1:
         axes = {"z": sorted({z for z, _ in drawing.planes}), "t": sorted({t for _, t in drawing.planes})}
         found = "; ".join(f"{axis} {', '.join(map(str, at))}" for axis, at in axes.items() if len(at) > 1)
@@ -221,24 +247,6 @@ def from_geojson(
         )
     if drawing.nuclei:
         warn(NAME, f"{drawing.nuclei} nuclei of cells left out; pass --nuclei VALUE to draw them")
-    coverage = Coverage()
-    _write(
-        out,
-        lambda rows, cols: drawing.paint(rows, cols, coverage),
-        (height, width),
-        mpp=mpp or slide_mpp,
-        labels=drawing.legend,
-        fill=background,
-        workers=workers,
-        overwrite=overwrite,
-    )
-    covered, between = coverage.lost(drawing)
-    if covered:
-        order_hint = "; pass --order area to draw the smaller upon the larger" if order == "file" else ""
-        covering = "later" if order == "file" else "smaller"
-        warn(NAME, f"{_polygons(covered)} covered wholly by {covering} ones{order_hint}")
-    if between:
-        warn(NAME, f"{_polygons(between)} smaller than a pixel or between pixel centres, and not in the mask")
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
@@ -364,14 +372,12 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
 # What the commands share
 
 
-def _names_of(like: Path | None) -> dict[str, int]:
-    """Labels by name, of a mask that says what its labels mean; none of slides and images."""
+def _legend_of(like: Path | None) -> Sequence[Label]:
+    """What a mask says of its labels; nothing of slides and images."""
     from .open import open_mask
     from .to_geojson import own_legend
 
-    if like is None or not like.is_dir():
-        return {}
-    return {label.name: label.value for label in own_legend(open_mask(like))}
+    return () if like is None or not like.is_dir() else own_legend(open_mask(like))
 
 
 def _polygons(counts: Counter[str]) -> str:

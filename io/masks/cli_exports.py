@@ -70,7 +70,7 @@ def to_geojson(
     """
     from safron.io.files import check_output_path
 
-    from .annotations import MAX_GEOJSON_BYTES
+    from .geojson import MAX_GEOJSON_BYTES
     from .to_geojson import ENDINGS, legend_of, write_geojson
 
     check_output_path(out, overwrite=overwrite, endings=ENDINGS)
@@ -87,6 +87,9 @@ def to_geojson(
             overwrite=overwrite,
             progress=advance,
         )
+    for name, value in labels.items():
+        if not found[name] and value not in (background or (0,)):
+            warn(NAME, f"--label {name}={value}: the mask has no region of label {value} to draw")
     names = ", ".join(f"{count} {name}" for name, count in found.most_common(8))
     click.echo(f"{out}: {found.total()} regions" + (f" ({names})" if names else ""))
     if out.suffix != ".gz" and out.stat().st_size > MAX_GEOJSON_BYTES:

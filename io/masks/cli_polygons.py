@@ -152,7 +152,7 @@ def from_polygons(
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @option(
     "--table",
-    "Classes of the nuclei: a line of names, then in each line a number and a class, separated by a comma.",
+    "Classes of the nuclei: a line of names, then in each line a number and a class, separated by a comma, a semicolon or a tab.",
     "CSV",
     type=click.Path(path_type=Path),
     required=True,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +157,12 @@ def _listed(path: Path) -> list[tuple[Path, str, str]]:
     """Slides and masks of a list; relative names start at the working folder, as safron-render has them."""
     from safron.io.errors import BadInput
     from safron.io.files import parse_text
+    from safron.io.tables import read_table
 
     def read(text: str) -> list[tuple[Path, str, str]]:
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        rows = csv.DictReader(StringIO(text), delimiter=separator, skipinitialspace=True)
-        return [
-            (Path(row["out"].strip()), row["mask"].strip(), (row.get("instances") or "").strip())
-            for row in rows
-        ]
+        table = read_table(text)
+        rows = [dict(zip(table.columns, cells, strict=False)) for _, cells in table.rows]
+        return [(Path(row["out"]), row["mask"], row.get("instances", "")) for row in rows]
 
     found = parse_text(path, read, kind="CSV", remedy="give columns mask and out", name="--slides ")
     if not found:
