@@ -16,15 +16,15 @@ VENV ?= .venv
 MASK ?= examples/glands.zarr
 # Passed on to pytest, as in: make test ARGS="tests/test_pyramid.py -x"
 ARGS ?=
-# Processes that run tests.
-JOBS ?= 2
+# Processes that run tests: one more than two cores, since some tests wait for what they have killed.
+JOBS ?= 3
 # The release of PyTorch in test-lowest and test-newest, as in: make test-newest TORCH=2.14.1
 # Where it is not given, the first takes the lower bound, and the second that of constraints.txt.
 TORCH ?=
 
 BIN = $(abspath $(VENV))/bin
 PIP = $(BIN)/pip --disable-pip-version-check
-# One half of the tests each, and whoever is ready first takes over some of the other's.
+# An equal part of the tests each, and whoever is ready first takes over some of the other's.
 PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
 # What depends most on the libraries below.
 SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \

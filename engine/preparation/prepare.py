@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from safron.engine.stains.looks import stain_change
 from safron.engine.stains.stain import DRAWN, REFERENCE, StainChange
 from safron.engine.system.gpus import GPU_BLOCKS, process_blocks
 from safron.engine.system.memory import resident_bytes, usable_cores
+from safron.engine.system.versions import version
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
