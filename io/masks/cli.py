@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from safron.io.console import (
+    PIXEL_SIZE,
     POSITIVE,
     SETTINGS,
     ProgramGroup,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 # Options
 
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
-mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
+mpp_option = option("--mpp", MPP, "UM", type=PIXEL_SIZE, shown="the source's, if it says")
 write_options = (
     option("--overwrite", "Replace OUT if it is a mask.", is_flag=True),
     option(
@@ -277,7 +278,7 @@ def _tell_of_losses(drawing: Drawing) -> None:
     type=click.IntRange(16),
     shown="160 for tissue, 100 for speckle",
 )
-@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
+@option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
 @with_options(*write_options)
 def ellipses(
     out: Path,
@@ -325,7 +326,7 @@ def ellipses(
     default="island",
 )
 @option("--lumens", "Make lumens background, instead of a part of their gland.", is_flag=True)
-@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
+@option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
 @with_options(*write_options)
 def colon(
     out: Path,

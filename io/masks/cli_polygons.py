@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, debug_option, option, progress, warn
+from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option, progress, warn
 
 from .cli_options import size_of
 
@@ -73,7 +73,7 @@ classes_option = option(
     "--mpp",
     "Size of the mask's pixels, in micrometres per pixel; kept in the mask.",
     "UM",
-    type=POSITIVE,
+    type=PIXEL_SIZE,
     shown="the slide's, if it says",
 )
 @overwrite_option
@@ -186,7 +186,7 @@ def from_polygons(
     shown="that of the name tissue, else 0",
 )
 @option(
-    "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=POSITIVE, shown="the image's, if it says"
+    "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=PIXEL_SIZE, shown="the image's, if it says"
 )
 @overwrite_option
 @workers_option
