@@ -270,7 +270,7 @@ REFUSED = [
     ExpectFail(
         "report is a folder",
         "mask.zarr out.tiff --report folder.tiff",
-        ("--report folder.tiff: is a folder",),
+        ("--report folder.tiff: must end in .json",),
     ),
     ExpectFail(
         "report's ending",
