@@ -219,7 +219,7 @@ class _ListRenderer:
             return SlideResult(row.line, row.mask, row.out, "exists")
         prepared = prepare(row.mask, row.out, options)
         if prepared.where != "threads" and self.cluster is None:
-            from safron.engine.execution.dask_cluster import open_cluster
+            from safron.engine.execution.cluster_start import open_cluster
 
             self.cluster = self.stack.enter_context(open_cluster(placement_of(prepared.options)))
         with open_runner(prepared, self.cluster) as (settled, runner), self.watch(settled) as advance:

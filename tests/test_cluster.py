@@ -22,10 +22,10 @@ from cases import ExpectFail, check_fail, render_cli, run_cli, write_mask
 from generators import NamedGpu, Poison
 from models import RampModel
 from safron.engine import render
-from safron.engine.execution import dask_cluster as cluster
+from safron.engine.execution import cluster_start as cluster
 from safron.engine.execution import dask_worker as worker
 from safron.engine.execution.batch_system import JobSettings, job_arguments
-from safron.engine.execution.dask_cluster import open_cluster, start_processes
+from safron.engine.execution.cluster_start import open_cluster, start_processes
 from safron.engine.execution.dask_pool import DASK_SETTINGS
 from safron.engine.execution.dask_worker import JobPayload, ModelSource
 from safron.engine.generator.model import IdentityModel

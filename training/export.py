@@ -87,7 +87,8 @@ class Contract(nn.Module):
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
         further = dict(zip(self.names, planes, strict=True))
         edges = further.pop("edges")[:, 0] if "edges" in further else None
-        conditions = join_conditions(one_hot, edges, self.config).to(self.precision)
+        initial = further.pop("initial", None)
+        conditions = join_conditions(one_hot, edges, self.config, initial).to(self.precision)
         # A style's colours of background need more digits than half precision has.
         given = {name: part if name == "style" else part.to(self.precision) for name, part in further.items()}
         image = to_rgb(self.network(conditions, **given).float())
@@ -213,9 +214,12 @@ def make_card(
     model = config.model
     further: dict[str, Any] = {"mpp": model.mpp} if model.mpp else {}
     if model.nuclei:
-        further["edges"] = {"of": "instances", "labels": list(model.nuclei)}
+        drawn = {"labels": list(model.nuclei)} if model.edges_of == "instances" else {}
+        further["edges"] = {"of": model.edges_of, **drawn}
     if model.guides:
         further["guides"] = {"classes": list(model.guides), "radius": model.guide_radius}
+    if model.coarse:
+        further["initial"] = {}
     if model.style and styles:
         # Whole numbers for the background: it is also what patches of nothing else are filled with.
         named = {
@@ -252,6 +256,7 @@ Window = dict[str, npt.NDArray[Any]]
 def _example_names(model: ModelConfig) -> list[str]:
     """Names of the inputs beside labels, in their order."""
     takes = {"noise": model.noise_scales, "guides": model.guides, "style": model.style, "edges": model.nuclei}
+    takes |= {"initial": model.coarse}
     return [name for name, taken in takes.items() if taken]
 
 
@@ -272,6 +277,8 @@ def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
         window["style"] = EXAMPLE_STYLE
     if model.nuclei:
         window["edges"] = (rng.random((1, 1, side, side)) < 0.2).astype(np.uint8)
+    if model.coarse:
+        window["initial"] = rng.integers(256, size=(1, 3, side, side)).astype(np.uint8)
     return window
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.engine.preparation.options import DEFAULT_MODEL, RenderOptions
@@ -195,16 +194,7 @@ def serve(listener: socket.socket, host: str, scene: Scene, *, token: str | None
         server.should_exit = True
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        Arguments after ``safron-view``; None takes those of the command line.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_program(command, NAME, args)
+main = partial(run_program, command, NAME)
 
 
 if __name__ == "__main__":

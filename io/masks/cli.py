@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import (
@@ -16,10 +15,11 @@ from safron.io.console import (
     ProgramGroup,
     debug_option,
     option,
-    progress,
+    pixel_progress,
     run_program,
     version_option,
     warn,
+    with_options,
 )
 
 from .cli_edges import edges
@@ -27,18 +27,21 @@ from .cli_exports import to_geojson, to_png
 from .cli_nuclei import synthesize_nuclei
 from .cli_options import (
     NAME,
+    canvas_of,
     map_options,
     named_values,
     open_source,
     palette_options,
     relabel_of,
     size_of,
-    with_options,
+    tell_size,
+    write_options,
 )
 from .cli_polygons import from_instances, from_polygons
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Sequence
 
     from safron.io.legend import Label
 
@@ -50,17 +53,6 @@ if TYPE_CHECKING:
 
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 mpp_option = option("--mpp", MPP, "UM", type=PIXEL_SIZE, shown="the source's, if it says")
-write_options = (
-    option("--overwrite", "Replace OUT if it is a mask.", is_flag=True),
-    option(
-        "--workers",
-        "Number of chunks written at a time.",
-        "N",
-        type=click.IntRange(1),
-        shown="one per core, at most 8",
-    ),
-    debug_option,
-)
 SHARE = click.FloatRange(0, 1)
 SIZE = "Size of the mask: width and height, in pixels."
 
@@ -74,8 +66,6 @@ def commands() -> None:
     """Make tissue masks for safron-render, and describe them.
 
     A mask is a Zarr array of labels (background 0, stroma 1, gland 2), of any size.
-
-    Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted.
     """
 
 
@@ -206,7 +196,7 @@ def from_geojson(
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    height, width, slide_mpp = _canvas(size, like, downsample, quiet=mpp is not None)
+    height, width, slide_mpp = canvas_of(size, like, downsample, quiet=mpp is not None)
     drawing = read_geojson(
         annotations,
         DrawingRules(
@@ -362,9 +352,8 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     opened = open_source(mask, palette, palette_tolerance)
     height, width = opened.shape
     facts = opened.describe()
-    with progress(height * width / 1e6, "Mpx") as advance:
-        advance(0)
-        counts = count_labels(opened, lambda pixels: advance(pixels / 1e6))
+    with pixel_progress(height * width) as advance:
+        counts = count_labels(opened, advance)
     click.echo(f"mask    {facts['source']} ({facts['kind']})")
     click.echo(f"size    {width} x {height} pixels (width x height)")
     click.echo(f"dtype   {facts['dtype']}")
@@ -382,24 +371,6 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
 
 
 # What the commands share
-
-
-def _canvas(
-    size: tuple[int, int] | None, like: Path | None, downsample: float, *, quiet: bool
-) -> tuple[int, int, float | None]:
-    """Height, width and micrometres per pixel of the mask to draw; `quiet` where the user gives the latter."""
-    if (size is None) == (like is None):
-        raise click.UsageError("give either --size W,H or --like SLIDE")
-    if size is not None:
-        return *size, None
-    assert like is not None
-    from .canvas_size import image_size
-
-    height, width, pixel = image_size(like)
-    for note in () if quiet else pixel.notes:
-        warn(NAME, f"{like}: {note}")
-    height, width = (math.ceil(side / downsample) for side in (height, width))
-    return height, width, pixel.mpp * downsample if pixel.mpp else None
 
 
 def _legend_of(like: Path | None) -> Sequence[Label]:
@@ -422,11 +393,9 @@ def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None,
     from .write import write_labels
 
     height, width = size
-    with progress(height * width / 1e6, "Mpx") as advance:
-        advance(0)
-        options["progress"] = lambda pixels: advance(pixels / 1e6)
-        write_labels(out, paint, height=height, width=width, mpp=mpp, **options)
-    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+    with pixel_progress(height * width) as advance:
+        write_labels(out, paint, height=height, width=width, mpp=mpp, progress=advance, **options)
+    tell_size(out, height, width, mpp)
 
 
 commands.add_command(synthesize_nuclei)
@@ -434,16 +403,7 @@ commands.add_command(to_geojson)
 commands.add_command(to_png)
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        What follows ``safron-mask`` on the command line; None takes it from there.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so that unfinished files are removed
-    run_program(commands, NAME, args)
+main = partial(run_program, commands, NAME)
 
 
 if __name__ == "__main__":
