@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 from safron.io.console import (
+    PIXEL_SIZE,
     POSITIVE,
     SETTINGS,
     ProgramGroup,
@@ -105,7 +106,7 @@ FIT_OPTIONS = (
     ),
     option("--no-skips", "Leave out the skip connections of safron's U-Net.", is_flag=True),
     option("--overlap", "Number of pixels that patches of safron share.", "PX", type=WHOLE, shown="20"),
-    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="the data's own"),
+    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=PIXEL_SIZE, shown="the data's own"),
     option(
         "--batch", "Number of tiles per step, of all GPUs together.", "N", type=COUNT, shown="the preset's"
     ),

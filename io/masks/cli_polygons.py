@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, option, pixel_progress, warn, with_options
+from safron.io.console import PIXEL_SIZE, POSITIVE, option, pixel_progress, warn, with_options
 
 from .cli_options import NAME, canvas_of, size_of, tell_size, write_options
 
@@ -61,7 +61,7 @@ classes_option = option(
     "--mpp",
     "Size of the mask's pixels, in micrometres per pixel; kept in the mask.",
     "UM",
-    type=POSITIVE,
+    type=PIXEL_SIZE,
     shown="the slide's, if it says",
 )
 @with_options(*write_options)
@@ -166,7 +166,7 @@ def from_polygons(
     shown="that of the name tissue, else 0",
 )
 @option(
-    "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=POSITIVE, shown="the image's, if it says"
+    "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=PIXEL_SIZE, shown="the image's, if it says"
 )
 @with_options(*write_options)
 def from_instances(
