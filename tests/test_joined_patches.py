@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {"tile": 64, "overlap": 16, "block": 256, "tiff_tile":
 class Counting(OnnxModel):
     """Keeps the shapes of its calls; with `odd`, wide windows give other pixels."""
 
-    odd = False
+    may_join, odd = True, False
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, device="cpu", threads=2)
@@ -83,7 +83,9 @@ def test_a_slide_of_joined_patches_is_the_same(tmp_path: Path, monkeypatch: pyte
         ({"odd": True}, False),
     ],
 )
-def test_the_warm_up_decides(tmp_path: Path, change: dict[str, Any], same: bool) -> None:
+def test_the_warm_up_decides(
+    tmp_path: Path, change: dict[str, Any], same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     card = NOISY | change.get("card", {})
     model = Counting(write_onnx(tmp_path / "m.onnx", card=card, noise=2))
     model.odd = change.get("odd", False)
@@ -93,3 +95,5 @@ def test_the_warm_up_decides(tmp_path: Path, change: dict[str, Any], same: bool)
     plan = replace(plan_for(side, side, batch=8, planes=noise_spec(info.card.noise_scales)), grid=grid)
     assert (warm_up.warm_up(model, info, plan, joining=True).info.joined == 2) is same
     assert warm_up.warm_up(model, info, plan).info.joined == 1
+    monkeypatch.setattr(Counting, "may_join", OnnxModel.may_join)
+    assert warm_up.warm_up(model, info, plan, joining=True).info.joined == 1, "not with ONNX Runtime"

@@ -91,7 +91,7 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, *, joining
     try:
         if not info.on_gpu:
             seconds = _run_twice(model, info, plan)
-            if joining and _are_same_joined(model, info, plan):
+            if joining and getattr(model, "may_join", False) and _are_same_joined(model, info, plan):
                 info = replace(info, joined=JOINED)
             added = max(0, resident_bytes() - before)
             return WarmUp(info, plan.batch, added, added, seconds)
