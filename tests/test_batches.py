@@ -20,6 +20,7 @@ from safron.engine.execution.device_queue import DeviceQueue, SharedBatches, Sto
 from safron.engine.generator.host_memory import HostMemory
 from safron.engine.generator.model import GeneratorInfo
 from safron.engine.generator.warm_up import warm_up
+from safron.engine.plan.estimates import batch_bytes, worker_bytes
 from safron.engine.plan.planes import noise_spec
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
@@ -262,8 +263,8 @@ def test_memory_of_batches_does_not_grow_with_workers(tmp_path: Path) -> None:
         )
         for n in (5, 25)
     )
-    more = many.projected_bytes - few.projected_bytes - 20 * few.plan.worker_bytes()
-    assert abs(more) < 3 * few.plan.batch_bytes(returns_uint8=False), (
+    more = many.projected_bytes - few.projected_bytes - 20 * worker_bytes(few.plan)
+    assert abs(more) < 3 * batch_bytes(few.plan, returns_uint8=False), (
         "25 batches of their own would be 20 more"
     )
 

@@ -10,9 +10,10 @@ import json
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -229,9 +230,7 @@ def command(source: Path, out: Path, *, overwrite: bool) -> None:
     )
 
 
-def main() -> NoReturn:
-    """Run the command. Every failure is one line on stderr and an exit code."""
-    run_program(command, "safron-optimize")
+main = partial(run_program, command, "safron-optimize")
 
 
 if __name__ == "__main__":

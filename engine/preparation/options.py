@@ -115,7 +115,7 @@ class RenderOptions:
         None,
         "Number of steps of a sampler (a diffusion model), each one pass over the slide: as many of its card's, evenly spread.",
         "N",
-        shown="all of them",
+        shown="the generator's",
     )
     guidance: NotNegativeNumber | None = setting(
         None,

@@ -119,6 +119,11 @@ def _beside(model: PatchModel, options: RenderOptions) -> dict[str, Any]:
         raise BadInput(
             f"--{next(iter(found))}: generator {model.card.name!r} takes no edges; leave it out, or choose another --model"
         )
+    if model.card.edges and model.card.edges.of == "image" and "edges" not in found:
+        raise BadInput(
+            f"generator {model.card.name!r} takes edges of a real picture, which a mask does not have: give them as --edges; "
+            "safron-mask edges finds those of a slide"
+        )
     return found
 
 
