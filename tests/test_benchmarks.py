@@ -95,10 +95,10 @@ def test_scale_with_worker_processes(run: Run, tiny: Path) -> None:
 
 
 def test_use_of_a_device(run: Run) -> None:
-    rows = run("device --side 1024 --rate 2000 --batch 4 --workers 2")["rows"]
-    assert [row["batches"] for row in rows] == ["apart", "shared"]
+    rows = run("device --side 1024 --rate 2000 --batch 4 --memory fresh kept")["rows"]
+    assert [row["memory"] for row in rows] == ["fresh", "kept"]
     assert rows[0]["patches"] == rows[1]["patches"] > 0
-    assert all(0 < row["useful"] < 1 and row["copies"] >= 0 for row in rows)
+    assert all(0 < row["useful"] < 1 and row["copies"] >= 0 and row["core_s"] > 0 for row in rows)
 
 
 def test_timeline(run: Run, tiny: Path) -> None:
@@ -111,7 +111,7 @@ def test_timeline(run: Run, tiny: Path) -> None:
 def test_training(load_bench: Callable[[str], Any], preset: str) -> None:
     pytest.importorskip("torch")
     training = load_bench("training")
-    trained = training.train_here(preset, "tiny", "cpu", 2)
+    trained = training.train_here(preset, "tiny", "cpu", 2, count=2, compiled=False)
     assert trained["parameters"] > 0
     assert min(trained["first_step_s"], trained["step_s"], trained["peak_mib"]) > 0
     made = training.time_patches(preset, "tiny", threads=1, calls=1)

@@ -159,7 +159,9 @@ def _prepare_threads(
 
     workers = fitting(workers_of(options))
     check_memory(planned(workers), job.plan, options)  # before the warm-up allocates any of it
-    tried = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
+    # A limit on the time of a call is meant for one patch.
+    joining = options.patch_timeout is None
+    tried = first_call(lambda: warm_up(model, job.model, job.plan, joining=joining), options.patch_timeout)
     workers = fitting(workers, tried)
     options, budget = replace(options, workers=workers), planned(workers, tried)
     heap = heap_bytes(budget, job, workers=workers)
