@@ -50,9 +50,6 @@ UInt8 = npt.NDArray[np.uint8]
 MARGIN = 20
 """Pixels of repeated labels around each generated tile."""
 
-GUIDANCE = (0.0, 1.0, 2.0, 3.0)
-STEPS = (4, 8, 20)
-
 QUESTIONS = {
     "Do the outlines of the nuclei match those of the mask?": ("yes", "partly", "no"),
     "Is each nucleus of the type that the mask gives it?": ("yes", "partly", "no"),
@@ -147,7 +144,10 @@ class Study:
     def generators(self) -> dict[str, Generator]:
         """Give generators to compare by their names, the diffusion model at several steps."""
         diffusion, gan = self.chosen.model, self.chosen.gan
-        steps = {f"diffusion, {count} steps": Generator(diffusion, {"steps": count}) for count in STEPS}
+        steps = {
+            f"diffusion, {count} steps": Generator(diffusion, {"steps": count})
+            for count in self.chosen.sampling_steps
+        }
         return {"diffusion": Generator(diffusion)} | steps | {"GAN": Generator(gan)}
 
     def segmenter(
@@ -206,7 +206,7 @@ def make_distances(study: Study) -> None:
     study.row("distance", "real, other tiles", lambda: study.distance(study.real.images))
     for name, generator in study.generators().items():
         study.row("distance", name, lambda n=name, p=generator: generated_row(study, n, own, p))
-    for guidance in GUIDANCE:
+    for guidance in study.chosen.guidance:
         name, generator = f"guidance {guidance:g}", Generator(study.chosen.model, {"guidance": guidance})
         study.row("distance", name, lambda n=name, p=generator: generated_row(study, n, own, p))
     for name, path in study.chosen.masks.items():
@@ -316,6 +316,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--model", default="nuclei-diffusion", help="diffusion model: a name or an ONNX file")
     parser.add_argument("--gan", default="nuclei", help="generator to compare with")
+    parser.add_argument("--sampling-steps", type=int, nargs="*", default=[4, 8, 20])
+    parser.add_argument("--guidance", type=float, nargs="*", default=[0.0, 1.0, 2.0, 3.0])
     parser.add_argument("--bfloat16", action="store_true", help="generate in bfloat16, by OpenVINO")
     parser.add_argument("--side", type=int, help="use this many pixels a side of each tile only")
     parser.add_argument("--masks", nargs="*", default=[], help="NAME=FILE: other masks to generate from")
