@@ -4,6 +4,7 @@
 # make lint    check style, docstrings, spelling and types
 # make paper-unsupervised DATA=consep MINUTES=240    unsupervised synthesis of nuclei: train, score, resume
 # make paper-diffusion DATA=consep MINUTES=240       nuclei-aware diffusion: distances, Dice, training sets; resume
+# make paper-edges DATA=consep MINUTES=240    edge label-to-image: train, make the sets, score, resume
 # make options write the tables of options into docs/cli.md
 # make docs    build the documentation into site/, warnings as errors
 #
@@ -29,7 +30,7 @@ PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
 SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \
 	mask_cli model readers rendering resume rewrite s3 slides training training_data validate view virtual_slide))
 
-.PHONY: paper-unsupervised paper-diffusion demo test test-lowest test-newest test-readers lint docs options clean
+.PHONY: paper-diffusion paper-edges paper-unsupervised demo test test-lowest test-newest test-readers lint docs options clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -52,17 +53,16 @@ test: $(VENV)/bin/pip
 # The second paper: trains what is not trained yet, for at most MINUTES, and scores it; the same command resumes.
 DATA ?= consep
 MINUTES ?= 240
-RUNS ?=
-paper-unsupervised: $(VENV)/bin/pip
+paper-unsupervised: PAPER = unsupervised
+# The paper on edge features, in the same way.
+paper-edges: PAPER = edges
+# The paper on nuclei-aware diffusion: its tables with the shipped model.
+paper-diffusion: PAPER = paper_diffusion
+paper-diffusion: MORE = ,eval
+paper-diffusion paper-edges paper-unsupervised: $(VENV)/bin/pip
 	rm -rf build
-	$(PIP) install --quiet -c constraints.txt '.[train]'
-	$(BIN)/python benchmarks/unsupervised.py $(DATA) $(or $(RUNS),runs/unsupervised) --minutes $(MINUTES) $(ARGS)
-
-# The fifth paper: its tables with the shipped diffusion model, for at most MINUTES; the same command resumes.
-paper-diffusion: $(VENV)/bin/pip
-	rm -rf build
-	$(PIP) install --quiet -c constraints.txt '.[train,eval]'
-	$(BIN)/python benchmarks/paper_diffusion.py $(DATA) $(or $(RUNS),runs/diffusion) --minutes $(MINUTES) $(ARGS)
+	$(PIP) install --quiet -c constraints.txt '.[train$(MORE)]'
+	$(BIN)/python benchmarks/$(PAPER).py $(DATA) $(or $(RUNS),runs/$(PAPER)) --minutes $(MINUTES) $(ARGS)
 
 # Are the lower bounds in setup.cfg true? All of them at once, without constraints.txt; give a VENV of its own.
 test-lowest: $(VENV)/bin/pip
