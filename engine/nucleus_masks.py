@@ -345,7 +345,7 @@ def _write_regions(plan: NucleusPlan, path: Path) -> None:
         found = plan.values[seen[rows, cols]]
         if not (known := card.known[found]).all():
             raise BadInput(
-                f"--tissue: label {found[~known][0]} is no region of {card.name!r}, which has "
+                f"--tissue: label {found[~known][0]} is not a region of {card.name!r}, which has "
                 f"{', '.join(f'{label.value} {label.name}' for label in card.labels)}; translate it with --map"
             )
         return found

@@ -182,7 +182,7 @@ FAILS = [
     ("--types connective --size 64,64 --model m.onnx --classes other.json", "other.json"),
     ("--types connective --size 64,64 --model m.onnx --map 0=1", "give --tissue"),
     ("--types connective --tissue glands.zarr --model m.onnx", "knows no region 'gland'"),
-    ("--types connective --tissue glands.zarr --map 2=9 --model m.onnx", "label 9 is no region"),
+    ("--types connective --tissue glands.zarr --map 2=9 --model m.onnx", "label 9 is not a region"),
     ("--types connective --size 64,64 --model odd.onnx", "types and codes must be one or more"),
 ]
 
