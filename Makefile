@@ -3,6 +3,7 @@
 # make test-readers    read slides with programs of other projects, in an environment of its own
 # make lint    check style, docstrings, spelling and types
 # make paper-unsupervised DATA=consep MINUTES=240    unsupervised synthesis of nuclei: train, score, resume
+# make paper-edges DATA=consep MINUTES=240    edge label-to-image: train, make the sets, score, resume
 # make options write the tables of options into docs/cli.md
 # make docs    build the documentation into site/, warnings as errors
 #
@@ -28,7 +29,7 @@ PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
 SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \
 	mask_cli model readers rendering resume rewrite s3 slides training training_data validate view virtual_slide))
 
-.PHONY: paper-unsupervised demo test test-lowest test-newest test-readers lint docs options clean
+.PHONY: paper-edges paper-unsupervised demo test test-lowest test-newest test-readers lint docs options clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -51,11 +52,13 @@ test: $(VENV)/bin/pip
 # The second paper: trains what is not trained yet, for at most MINUTES, and scores it; the same command resumes.
 DATA ?= consep
 MINUTES ?= 240
-RUNS ?= runs/unsupervised
-paper-unsupervised: $(VENV)/bin/pip
+paper-unsupervised: PAPER = unsupervised
+# The paper on edge features, in the same way.
+paper-edges: PAPER = edges
+paper-edges paper-unsupervised: $(VENV)/bin/pip
 	rm -rf build
 	$(PIP) install --quiet -c constraints.txt '.[train]'
-	$(BIN)/python benchmarks/unsupervised.py $(DATA) $(RUNS) --minutes $(MINUTES) $(ARGS)
+	$(BIN)/python benchmarks/$(PAPER).py $(DATA) $(or $(RUNS),runs/$(PAPER)) --minutes $(MINUTES) $(ARGS)
 
 # Are the lower bounds in setup.cfg true? All of them at once, without constraints.txt; give a VENV of its own.
 test-lowest: $(VENV)/bin/pip

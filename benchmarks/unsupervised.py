@@ -5,16 +5,14 @@
 Reads images/, and inst/ for the comparison only, of CoNSeP or a folder laid out like it. `--held-out` tiles are kept for scoring.
 Trains by algorithm 1 of Hou et al. (2017): the whole method, without style, without hard examples; and the same segmenter on
 the labels, and on the initial pictures, for as many steps. A variant that is finished is not trained again, so the same
-command resumes; `--minutes` bound one call. Writes scores.json, a table and reader.html. The last line is JSON.
+command resumes; `--minutes` bound one call. Writes scores.json, a table, and reader.html with its key. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from results import Results
+from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.io.synthesis.tiles import read_tiles
 from safron.training.fit_refiner import fit_refiner
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets
@@ -104,15 +104,8 @@ def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
             kinds["refined"] += list(as_bytes(trainer.refined(batch)))
         kinds["initial"] += list(as_bytes(batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]))
         kinds["real"] += list(as_bytes(batch.real))
-    pictures = [(kind, image) for kind, images in kinds.items() for image in images[:count]]
-    order = np.random.default_rng(trainer.config.seed).permutation(len(pictures)).tolist()
-    entries = []
-    for place in order:
-        kind, image = pictures[place]
-        encoded = base64.b64encode(cv2.imencode(".png", image[..., ::-1])[1].tobytes()).decode()
-        entries.append({"kind": kind, "src": f"data:image/png;base64,{encoded}"})
-    page = (Path(__file__).parent / "reader.html").read_text(encoding="utf-8")
-    (out / "reader.html").write_text(page.replace("/* pictures */", json.dumps(entries)), encoding="utf-8")
+    kinds = {kind: images[:count] for kind, images in kinds.items()}
+    write_sheet(kinds, out / "reader.html", seed=trainer.config.seed, overwrite=True)
     shown = [np.concatenate(images[:8], axis=1) for images in kinds.values()]
     cv2.imwrite(str(out / "sheet.png"), np.concatenate(shown, axis=0)[..., ::-1])
 
@@ -134,14 +127,12 @@ def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * chosen.minutes
+    results = Results(chosen.out / "scores.json", chosen.minutes)
     found = {Path(name).stem: rgb for name, rgb in read_tiles([chosen.data / "images"])}
     truth = {
         name: cv2.imread(str(chosen.data / "inst" / f"{name}.png"), cv2.IMREAD_UNCHANGED).astype(np.int64)
         for name in found
     }
-    kept = chosen.out / "scores.json"
-    scores: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for seed in range(chosen.seeds):
         config = dataclasses.replace(SIZES[chosen.size], seed=seed)
         config = config.with_total(chosen.iterations) if chosen.iterations else config
@@ -150,34 +141,26 @@ def main() -> None:
         images, masks = [rgb for rgb, _ in held], [true for _, true in held]
         for name in ("labels", "initial pictures", *VARIANTS):
             key = f"{name}, seed {seed}"
-            if key in scores or time.monotonic() > end:
+            if not results.wants(key):
                 continue
             if name not in VARIANTS:
                 labels = [truth[one] for one in tiles.names] if name == "labels" else None
                 network = train_task(config, tiles, labels)
             else:
-                left = (end - time.monotonic()) / 60
                 variant = dataclasses.replace(config, **VARIANTS[name])
                 folder = chosen.out / key.replace(", ", "-").replace(" ", "-")
-                trainer = fit_refiner(
-                    tiles, folder, variant, resume=(folder / "refiner.pt").exists(), minutes=left
-                )
+                resume = (folder / "refiner.pt").exists()
+                trainer = fit_refiner(tiles, folder, variant, resume=resume, minutes=results.minutes)
                 network = trainer.task
                 if trainer.done < variant.total:
                     print(f"{key}: {trainer.done} of {variant.total} iterations; the same command resumes")
                     continue
                 if name == "whole method" and seed == 0:
                     reader_sheet(trainer, chosen.out, chosen.readings)
-            scores[key] = scores_of(network, images, masks) | {
-                "task_steps": task_steps(config),
-                "batch": config.batch,
-            }
-            kept.write_text(json.dumps(scores, indent=2) + "\n")
-            print(
-                f"{key:30s}" + "".join(f"  {what} {scores[key][what]:.3f}" for what in ("dice", "aji", "pq")),
-                flush=True,
-            )
-    print(json.dumps(scores))
+            scores = scores_of(network, images, masks)
+            results.keep(key, scores | {"task_steps": task_steps(config), "batch": config.batch})
+            print(f"{key:30s}" + "".join(f"  {what} {scores[what]:.3f}" for what in scores), flush=True)
+    print(json.dumps(results.found))
 
 
 if __name__ == "__main__":

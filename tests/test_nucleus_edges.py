@@ -163,6 +163,21 @@ def test_a_generator_without_edges_takes_no_numbers(tmp_path: Path) -> None:
         render(labels, tmp_path / "s.tiff", model=tmp_path / "h.onnx")
 
 
+def test_edges_of_a_picture_must_be_given(tmp_path: Path) -> None:
+    labels, _ = cells(70, 70)
+    model = write_onnx(tmp_path / "g.onnx", card=CARD | {"edges": {"of": "image"}}, edges=True)
+    with pytest.raises(BadInput, match="generator 'tiny' takes edges of a real picture"):
+        render(labels, tmp_path / "s.tiff", model=model)
+    drawn = np.zeros((70, 70), np.uint8)
+    drawn[30:40] = 1
+    np.save(tmp_path / "e.npy", drawn)
+    np.save(tmp_path / "l.npy", labels)
+    common: dict[str, Any] = {"model": model, "compression": "none", "tiff_tile": 64}
+    render(tmp_path / "l.npy", tmp_path / "s.tiff", edges=tmp_path / "e.npy", **common)
+    red = np.asarray(tifffile.imread(tmp_path / "s.tiff", level=0))[..., 0].astype(float)
+    assert np.array_equal(red[labels > 0], (60.0 * labels + 7.0 * drawn)[labels > 0])
+
+
 def test_the_shipped_generator_draws_nuclei(tmp_path: Path) -> None:
     labels = np.ones((150, 150), np.uint8)
     labels[:, :40] = 0

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from cases import run_program
 from safron.io.errors import BadInput
+from safron.io.masks.canny import Canny, canny
 from safron.io.masks.edges import find_edges
 from safron.training import cli
 from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import override, preset
 from safron.training.data import consep, draw_batch, open_source
-from training_cases import write
+from training_cases import tile, write
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train]'")
@@ -26,28 +27,6 @@ from safron.training import export, networks, train  # noqa: E402
 
 TINY = replace(preset("nuclei", "tiny"), steps=4, bfloat16=False)
 FACTS = DataFacts(data_set="consep")
-
-
-def tile(folder: Path, name: str, seed: int = 0, side: int = 240, *, ink: bool = False) -> None:
-    """Nuclei of all classes on pink, with glass in one corner."""
-    rng = np.random.default_rng(seed)
-    image = np.full((side, side, 3), (220, 160, 200), np.uint8)
-    image[:70, :70] = (245, 244, 246)
-    numbers, classes = np.zeros((side, side), np.uint16), np.zeros((side, side), np.uint8)
-    for number in range(1, 40):
-        y, x, kind = int(rng.integers(80, side)), int(rng.integers(side)), number % 4 + 1
-        disk = np.zeros((side, side), np.uint8)
-        cv2.circle(disk, (x, y), 9, 1, -1)
-        numbers[disk > 0], classes[disk > 0] = number * 3, kind
-    image[numbers > 0] = (90 + 10 * seed, 60, 150)
-    if ink:
-        image[100:160, 100:160] = (20, 20, 20)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(
-        str(folder / "images" / f"{name}.webp"), image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 101]
-    )
-    write(folder / "inst" / f"{name}.png", numbers)
-    write(folder / "class" / f"{name}.png", classes)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +65,11 @@ def test_tiles_come_at_half_their_size(folder: Path) -> None:
     assert max(reds) - min(reds) < 12
 
 
+def numbers_of(folder: Path) -> Any:
+    """Numbers of the first tile, and one pixel around them."""
+    return np.pad(cv2.imread(str(folder / "inst/train_0.png"), cv2.IMREAD_UNCHANGED), 1, "edge")
+
+
 def test_other_generators_of_nuclei(folder: Path) -> None:
     labels = [
         {"value": 0, "name": "background", "color": [0, 0, 0]},
@@ -95,6 +79,10 @@ def test_other_generators_of_nuclei(folder: Path) -> None:
     pairs = consep.prepare(folder, one.model)
     assert pairs.images[0].shape == (240, 240, 3)
     assert (pairs.labels[0] == (cv2.imread(str(folder / "inst/train_0.png"), -1) > 0)).all()
+    assert (pairs.edges[0] == find_edges(np.pad(pairs.labels[0], 1, "edge"), [1], numbers_of(folder))).all()
+    real = consep.prepare(folder, replace(one.model, edges_of="image"))
+    assert (real.edges[0] == canny(real.images[0], Canny())).all()
+    assert (real.edges[0] != pairs.edges[0]).any()
     with pytest.raises(BadInput, match="multiples of"):
         consep.prepare(folder, replace(one.model, mpp=0.4))
     labels[1]["name"] = "gland"
@@ -155,6 +143,11 @@ def test_trained_exported_and_called(folder: Path, tmp_path: Path, capfd: Any) -
     plain, drawn = (model(labels, noise, edges=np.full((1, 1, 72, 72), one, np.uint8)) for one in (0, 1))
     assert plain.shape == (1, 32, 32, 3)
     assert np.abs(plain - drawn).max() > 0
+
+
+def test_the_papers_generator_wants_edges_of_a_picture() -> None:
+    card = export.make_card(preset("edge-pix2pix", "tiny"), steps=1, trained_on="nothing")
+    assert card["edges"] == {"of": "image"}
 
 
 def test_a_step_changes_the_generator(folder: Path) -> None:

@@ -110,13 +110,13 @@ class Edges(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     of
-        What ends at an edge: "labels", regions of one label, or "instances", single nuclei: of a mask without their numbers,
-        regions of one of `labels`.
+        What ends at an edge: "labels", regions of one label; "instances", single nuclei: of a mask without their numbers,
+        regions of one of `labels`; "image", what Canny's method finds in a real picture, which no mask has: edges must be given.
     labels
         Those of nuclei, for "instances".
     """
 
-    of: Literal["labels", "instances"] = "labels"
+    of: Literal["labels", "instances", "image"] = "labels"
     labels: tuple[Byte, ...] = ()
 
     def __post_init__(self) -> None:
@@ -288,6 +288,11 @@ class Card:
     def channels(self) -> int:
         """Values per pixel of its output."""
         return self.sampler.channels if self.sampler else 3
+
+    @property
+    def reach(self) -> int:
+        """Label pixels on each side of a patch that its colours may depend on: its context, and what guides and edges read."""
+        return self.context + (self.guides.reach if self.guides else 0) + bool(self.edges)
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:

@@ -113,8 +113,13 @@ def _create(
                 chunks=(CHUNK, CHUNK),
                 dtype=kind,
                 fill_value=value,
-                # Shuffled, the upper bytes of the numbers take almost nothing, and unpacking is as fast as of labels.
-                compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
+                # Numbers are four times as many bytes as labels, so what counts is the speed of unpacking. A row repeats most
+                # of the one before it, which LZ4 sees where a chunk is one block and its bytes are not shuffled.
+                compressors=zarr.codecs.BloscCodec(
+                    cname="lz4hc", clevel=7, shuffle="noshuffle", blocksize=CHUNK * CHUNK * 4
+                )
+                if kind == "uint32"
+                else zarr.codecs.ZstdCodec(level=12),
                 dimension_names=("y", "x"),
                 attributes={"labels": meanings} if name == "class" else {},
                 config={"write_empty_chunks": False},

@@ -3,7 +3,7 @@
 A tile ``images/NAME.webp`` of 0.25 um per pixel has the numbers of its nuclei in ``inst/NAME.png`` and their classes in
 ``class/NAME.png``. Image and numbers are brought to the generator's pixel size together: the image by means over squares of
 pixels, the numbers by the one that most pixels of a square have. Edges are those of the smaller numbers, as the engine finds
-them. Tiles with ink are left out, since no label stands for it, and those that are mostly glass or fat.
+them, or of the smaller image. Tiles with ink are left out, since no label stands for it, and those that are mostly glass or fat.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.io.masks.canny import Canny, canny
 from safron.io.masks.edges import find_edges
 from safron.io.slides.whole_image import read_image
 from safron.training.config import ModelConfig
@@ -82,7 +83,11 @@ def prepare(folder: Path, model: ModelConfig) -> Pairs:
             image = _set_glass(normalize(image, gains[name]), glass[name])
         images.append(image)
         labels.append(label)
-        edges.append(find_edges(np.pad(label, 1, "edge"), model.nuclei, np.pad(numbers, 1, "edge")))
+        edges.append(
+            canny(image, Canny())
+            if model.edges_of == "image"
+            else find_edges(np.pad(label, 1, "edge"), model.nuclei, np.pad(numbers, 1, "edge"))
+        )
     told = f"tiles of CoNSeP, {len(found) - len(kept)} with ink or little tissue left out"
     drawn = tuple(edges) if model.nuclei else ()
     return Pairs(tuple(images), tuple(labels), (), (), tuple(kept), mpp=mpp, told=told, edges=drawn)

@@ -93,7 +93,8 @@ def train_segmenter(
         None if the time was up first.
     """
     torch.manual_seed(seed)
-    network = SEGMENTERS[options.segmenter](1).to(device)
+    narrow = {"width": options.width} if options.width else {}
+    network = SEGMENTERS[options.segmenter](1, **narrow).to(device)
     optimizer = torch.optim.Adam(network.parameters(), options.rate)
     looked = validation.thin(MOST_VALIDATION)
     weights_of = median_frequency_weights(train.masks) if options.class_weights else (1.0, 1.0)

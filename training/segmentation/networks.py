@@ -141,11 +141,14 @@ class SegNet(nn.Module):
         return logits
 
 
-SEGMENTERS: dict[str, Callable[[int], nn.Module]] = {
-    "small-unet": lambda classes: UNet(classes, (16, 32, 64, 128), norm=True),
-    "unet": UNet,
-    "fcn8s": FCN8s,
+SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
+    "small-unet": lambda classes, width=16: UNet(
+        classes, [width * 2**scale for scale in range(4)], norm=True
+    ),
+    "unet": lambda classes, width=64: UNet(classes, [width * 2**scale for scale in range(5)]),
+    "fcn8s": lambda classes, width=64: FCN8s(classes, width, fully=64 * width),
     "segnet": SegNet,
-    "deeplab18": lambda classes: DeepLab(classes, 18),
-    "deeplab50": lambda classes: DeepLab(classes, 50),
+    "deeplab18": lambda classes, width=64: DeepLab(classes, 18, width),
+    "deeplab50": lambda classes, width=64: DeepLab(classes, 50, width),
 }
+"""Each takes the number of classes and, if need be, the channels of its first layer."""

@@ -1,0 +1,77 @@
+"""What does it cost to read numbers of nuclei beside labels? Bound of the task: 1.3 times the labels' cost.
+
+    python benchmarks/instances.py MASK --side 8192
+
+MASK is an OME-Zarr with labels/class and labels/instance. Reads a square of it from its upper left corner as a render does: row
+of patches after row of patches (296 x 2088 pixels), block after block, through the cache of chunks. Prints the CPU time of
+labels, of numbers and of edges from both, in turns; labels and numbers with an empty cache, edges with what it kept. Files come
+from memory, not from the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from safron.io.masks.edges import find_edges
+from safron.io.masks.mask import LabelMask
+from safron.io.masks.open import open_mask
+
+BLOCK, STRIDE, PATCH, MARGIN = 2048, 236, 256, 20
+NUCLEI = (2, 3, 4, 5)
+
+
+def windows(side: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of patches of each block, with their context."""
+    for top in range(0, side, BLOCK):
+        for left in range(0, side, BLOCK):
+            for y in range(top, min(top + BLOCK, side), STRIDE):
+                yield (
+                    slice(max(0, y - MARGIN), min(side, y + PATCH + MARGIN)),
+                    slice(max(0, left - MARGIN), min(side, left + BLOCK + MARGIN)),
+                )
+
+
+def cpu(read: Callable[[tuple[slice, slice]], object], side: int) -> float:
+    """CPU seconds to read all windows."""
+    began = time.process_time()
+    for place in windows(side):
+        read(place)
+    return time.process_time() - began
+
+
+def edges(mask: LabelMask, numbers: LabelMask, place: tuple[slice, slice]) -> object:
+    """Find the edges of a window."""
+    return find_edges(mask[place], NUCLEI, numbers[place])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("mask", type=Path)
+    parser.add_argument("--side", type=int, default=8192)
+    parser.add_argument("--repeats", type=int, default=5)
+    chosen = parser.parse_args()
+    found: dict[str, list[float]] = {"labels": [], "numbers": [], "edges": []}
+    for _ in range(chosen.repeats):
+        mask = open_mask(chosen.mask)
+        side = min(chosen.side, *mask.shape)
+        numbers = mask.beside["instances"]
+        mask.keep_chunks(block=BLOCK, workers=1)
+        found["labels"].append(cpu(mask.__getitem__, side))
+        found["numbers"].append(cpu(numbers.__getitem__, side))
+        found["edges"].append(cpu(partial(edges, mask, numbers), side))
+    each = {name: median(times) for name, times in found.items()}
+    print(f"{side} x {side} pixels: " + ", ".join(f"{name} {1e3 * each[name]:.0f} ms" for name in each))
+    print(json.dumps({"side": side, "ratio": each["numbers"] / each["labels"], **each}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""How do the trainings of a paper's table go on where they were stopped? Each result is kept in one file as it comes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from safron.io.files import replacing
+
+
+class Results:
+    """Results by name, in a JSON file; a training that is there is not made again.
+
+    Parameters
+    ----------
+    file
+        The file; it need not exist.
+    minutes
+        For how long trainings may be begun.
+    """
+
+    def __init__(self, file: Path, minutes: float) -> None:
+        self.file, self.until = file, time.monotonic() + 60 * minutes
+        self.found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+
+    @property
+    def minutes(self) -> float:
+        """Minutes that are left."""
+        return (self.until - time.monotonic()) / 60
+
+    def wants(self, name: str) -> bool:
+        """Whether a training is neither there nor too late."""
+        return name not in self.found and self.minutes > 0
+
+    def keep(self, name: str, result: dict[str, Any]) -> None:
+        """Add a result to the file."""
+        self.found[name] = result
+        with replacing(self.file) as opened:
+            opened.write((json.dumps(self.found, indent=2) + "\n").encode())
