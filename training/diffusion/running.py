@@ -89,7 +89,7 @@ class Learner(Generic[Network]):
                 self.settings.rate * min(1.0, (self.done + 1) / self.warm_up) * (0.2 if late else 1.0)
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         self.done += 1
