@@ -132,7 +132,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         What follows ``safron-mask`` on the command line; None takes it from there.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so that unfinished files are removed
-    run_program(commands, NAME, args)
+    run_program(
+        commands, NAME, args, interrupted="no mask was written; the command nuclei continues when given again"
+    )
 
 
 if __name__ == "__main__":
