@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -17,6 +17,8 @@ import numpy.typing as npt
 import zarr
 
 CHUNK = 1024
+CROP, APART = 128, 62
+"""Side of the crops whose features are compared, and pixels from one to the next."""
 GLANDS = Path(__file__).parent.parent / "examples" / "glands.zarr"
 
 
@@ -40,6 +42,16 @@ def write_mask(path: Path, side: int) -> None:
         if source != link and source.exists():  # a chunk of background alone is not stored
             link.parent.mkdir(exist_ok=True)
             link.hardlink_to(source)
+
+
+def crops_of(images: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
+    """Cut images, uint8 [y, x, 3] each, into overlapping crops of `CROP` pixels."""
+    return [
+        np.ascontiguousarray(image[y : y + CROP, x : x + CROP])
+        for image in images
+        for y in range(0, image.shape[0] - CROP + 1, APART)
+        for x in range(0, image.shape[1] - CROP + 1, APART)
+    ]
 
 
 def timed(call: Callable[[], Any]) -> float:

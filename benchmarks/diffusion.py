@@ -1,7 +1,7 @@
 """What does it cost to sample a diffusion model over a whole slide, and do its patches show?
 
     python benchmarks/diffusion.py memory --sides 1024 2048 4096 --steps 4
-    python benchmarks/diffusion.py seams --model nuclei-diffusion.onnx --mask mask.zarr --steps 8
+    python benchmarks/diffusion.py seams --model nuclei-diffusion.onnx --mask mask.zarr --steps 8 --real tissue.png
 
 ``memory`` renders canvases of several sizes with a network that costs little, and prints peak memory of the process and the most
 bytes that the running picture took in scratch. ``seams`` renders one mask in three ways and measures each as ``safron-eval seams`` does:
@@ -10,7 +10,8 @@ bytes that the running picture took in scratch. ``seams`` renders one mask in th
 - averaged: predictions are averaged in each step, over a grid that stays where it is;
 - moved: as the engine does, the grid moves from step to step.
 
-Two names of a model, as ``pixel=a.onnx group=b.onnx``, make a table of both. A table, then one line of JSON.
+Two names of a model, as ``pixel=a.onnx group=b.onnx``, make a table of both. With ``--real``, images at the mask's pixel size, each
+slide's kernel distance from them is measured, too. A table, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +30,14 @@ from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
-from common import render_apart, write_mask
+from common import crops_of, render_apart, write_mask
 from safron.engine import render
 from safron.engine.evaluation.seam_report import evaluate_seams, seam_table
 from safron.engine.generator.card import Card
 from safron.engine.generator.model import load_model
 from safron.engine.generator.sampler import noise_seed
 from safron.engine.plan.passes import mirrored
+from safron.io.slides.reader import Pixels
 
 
 @contextmanager
@@ -93,7 +95,10 @@ class Stitched:
         self.sha256 = f"{sampler.sha256}-stitched"
 
     def __call__(
-        self, labels: npt.NDArray[np.uint8], noise: npt.NDArray[np.float32] | None = None
+        self,
+        labels: npt.NDArray[np.uint8],
+        noise: npt.NDArray[np.float32] | None = None,
+        **planes: npt.NDArray[Any],
     ) -> npt.NDArray[Any]:
         """Sample patches: RGB float32 [n, T, T, 3]."""
         assert noise is not None
@@ -104,15 +109,38 @@ class Stitched:
         for number, at in enumerate(self._sampler.times):
             t = np.full(len(labels), at, np.float32)
             xt = np.ascontiguousarray(x[:, :, around][:, :, :, around])
-            made = self._model(labels, None, xt=xt, t=t).transpose(0, 3, 1, 2)
+            made = self._model(labels, None, xt=xt, t=t, **planes).transpose(0, 3, 1, 2)
             x = self._sampler.step(number).advance(x, made, None)
         step = self._sampler.step(0)
         return np.ascontiguousarray(step.colors_of(x).astype(np.float32).transpose(0, 2, 3, 1))
 
 
-def measure_seams(folder: Path, named: dict[str, str], mask: str, steps: int) -> dict[str, Any]:
+def distances_from(real: list[Path]) -> Callable[[Path], dict[str, float]]:
+    """Return what measures the kernel distance of a slide from these images; nothing without images."""
+    if not real:
+        return lambda slide: {}
+    from safron.engine.evaluation.encoder import load_encoder
+    from safron.engine.evaluation.encoder_distance import encoder_distances
+
+    def crops(file: Path) -> list[npt.NDArray[np.uint8]]:
+        with Pixels(file) as pixels:
+            return crops_of([pixels.read(0, 0, *pixels.shape)])
+
+    encoder = load_encoder()
+    expected = encoder.features([crop for file in real for crop in crops(file)])
+
+    def measure(slide: Path) -> dict[str, float]:
+        found = encoder_distances(expected, encoder.features(crops(slide)))
+        return {"KD": found.kernel, "KD_error": found.error}
+
+    return measure
+
+
+def measure_seams(
+    folder: Path, named: dict[str, str], mask: str, steps: int, real: list[Path]
+) -> dict[str, Any]:
     """Render a mask in all ways with all models, and measure each slide."""
-    reports, rows = {}, {}
+    reports, rows, distance = {}, {}, distances_from(real)
     for name, file in named.items():
         model: Any = load_model(file, device="cpu")
         for way in ("stitched", "averaged", "moved"):
@@ -127,8 +155,11 @@ def measure_seams(folder: Path, named: dict[str, str], mask: str, steps: int) ->
             seconds = time.perf_counter() - start
             report = evaluate_seams(out, mask=mask, tile=model.card.tile, overlap=20)
             reports[f"{name} {way}"] = report
-            rows[f"{name} {way}"] = report.json | {"seconds": seconds}
+            rows[f"{name} {way}"] = report.json | {"seconds": seconds} | distance(out)
     print("\n".join(seam_table(list(reports.values()), list(reports))))
+    for name, row in rows.items():
+        if real:
+            print(f"{name}: KD {row['KD']:.3f} +- {row['KD_error']:.3f}")
     return rows
 
 
@@ -141,6 +172,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", help="NAME=FILE, for seams")
     parser.add_argument("--model", default=None, help="one ONNX file, for seams")
     parser.add_argument("--mask", default=None, help="for seams")
+    parser.add_argument("--real", type=Path, nargs="*", default=[], help="images to compare with, for seams")
     parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="for memory")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument(
@@ -167,7 +199,7 @@ def main() -> None:
             named = dict(pair.split("=", 1) for pair in args.models) | (
                 {"model": args.model} if args.model else {}
             )
-            rows = measure_seams(folder, named, args.mask, args.steps)
+            rows = measure_seams(folder, named, args.mask, args.steps, args.real)
     print(json.dumps({"benchmark": f"diffusion {args.what}", "steps": args.steps, "rows": rows}))
 
 

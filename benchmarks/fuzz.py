@@ -383,10 +383,11 @@ def run_cases(count: int, seed: int, *, kinds: tuple[Kind, ...] = KINDS, folder:
     _programs()
     import cv2
     import onnxruntime
+    import safron.engine.rendering
     import tifffile
     import zarr
 
-    del cv2, onnxruntime, tifffile, zarr
+    del cv2, onnxruntime, safron, tifffile, zarr
     seeds = folder / SEEDS
     child = os.fork()
     if child == 0:

@@ -12,7 +12,8 @@ the bare rate, and beside the paper's headline: 8000 x 8000 in under 120 s on a 
 
 A rented machine may end at any time. So every row is appended to ``--lines`` when it is there, and rows of that file are not measured again. The order is:
 the network like the paper's at a batch of 32 in every precision; its slide of 8000 x 8000; parity; the same for the shipped
-generators; then all other batches and sizes. No row is begun after ``--minutes``.
+generators; training steps; then all other batches and sizes. No row is begun after ``--minutes``, and none takes more than two and
+a half. ``benchmarks/carry.py`` brings packages to a machine that has no network.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ import numpy as np
 import numpy.typing as npt
 
 PAPER_SECONDS = 120.0
+ROW_SECONDS = 150
+"""A slide or a training that takes longer is ended, so that the rows after it are measured."""
 CONTEXT, TILE, STRIDE = 20, 256, 236
 SIDE = TILE + 2 * CONTEXT
 
@@ -336,13 +339,17 @@ def whole(
         "--report",
         str(report),
     ]
-    command += ["--workers", str(args.workers), "--memory", args.memory]
+    command += ["--memory", args.memory] + (["--workers", str(args.workers)] if args.workers else [])
     command += [
         "--precision",
         precision if precision == "tf32" else "float32",
     ]  # a float16 graph needs no option
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ROW_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"  {side} x {side}: took more than {ROW_SECONDS} s", flush=True)
+        return {"error": f"took more than {ROW_SECONDS} s"}
     wall = time.perf_counter() - start
     if done.returncode:
         print(f"  {side} x {side}: failed, {done.stderr.strip().splitlines()[-1:]}")
@@ -420,6 +427,45 @@ def one_rate(
         or f"{made['patches_per_s']:10.1f} patches/s, {made['device_mib']} MiB on the device"
     )
     print(f"  {way!s:32} batch {batch:4}: {what}", flush=True)
+    return made
+
+
+def training(args: argparse.Namespace) -> list[Step]:
+    """Rows of training steps on random tiles, eager: a compiler takes minutes."""
+    bench = Path(__file__).with_name("training.py")
+    if absent := missing("torch", "safron") or missing("safron.training"):
+        print(f"left out, training: {', '.join(absent)} not installed")
+        return []
+    if not bench.is_file():
+        print(f"left out, training: no {bench.name} beside this file")
+        return []
+    words = ["--device", args.device, "--only", "train", "--eager"]
+    words += ["--size", "tiny", "--steps", "2"] if args.tiny else ["--steps", "10"]
+    command = [sys.executable, str(bench), *words]
+    return [
+        Step(
+            ("training", preset, str(batch)),
+            3,
+            partial(one_training, [*command, "--preset", preset, "--batch", str(batch)]),
+        )
+        for preset in ("safron-seamless", "safron")[: 1 if args.tiny else 2]
+        for batch in ([1] if args.tiny else [3, 64])
+    ]
+
+
+def one_training(command: list[str], rows: dict[tuple[str, ...], Any]) -> Any:
+    """Train some steps in a process of its own."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ROW_SECONDS)
+    except subprocess.TimeoutExpired:
+        return {"error": f"took more than {ROW_SECONDS} s"}
+    if done.returncode:
+        return {"error": done.stderr.strip()[-160:]}
+    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"  {command[-3]}, {command[-1]} tiles a step: {made['tiles_per_s']} tiles/s, {made['peak_mib']} MiB",
+        flush=True,
+    )
     return made
 
 
@@ -502,7 +548,7 @@ def main() -> None:
         "--sides", type=int, nargs="*", default=[8000, 32000], help="canvases of whole slides"
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="of each bare measurement")
-    parser.add_argument("--workers", type=int, default=4, help="of safron-render")
+    parser.add_argument("--workers", type=int, help="of safron-render; unless given, as it chooses by cores")
     parser.add_argument("--memory", default="64GiB", help="of safron-render")
     parser.add_argument(
         "--lines", type=Path, help="a row is appended here as JSON when it is measured; rows in it are kept"
@@ -525,6 +571,7 @@ def main() -> None:
             for model, file in generators(args, folder).items()
             for step in steps(args, model, file, folder)
         ]
+        todo += training(args)
         rows, left = measure(todo, args.lines, 60 * args.minutes)
     if left:
         print(f"no time left for {len(left)} rows; run it again with --lines, from {' '.join(left[0].key)}")

@@ -151,10 +151,10 @@ def read_images(folder: Path, most: int, side: int) -> Iterator[Image]:
             yield np.ascontiguousarray(pixels.read(*place))
 
 
-def generate(count: int, side: int) -> Iterator[Image]:
+def generate(seeds: range, side: int) -> Iterator[Image]:
     """Phantoms rendered by the shipped generator, without loss."""
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(count):
+        for seed in seeds:
             mask = Phantom(seed, "tissue", 100 if seed % 2 else 160).paint(slice(0, side), slice(0, side))
             out = Path(folder) / f"{seed}.tiff"
             render(mask, out, model="safron-seamless", seed=seed, compression="deflate")
@@ -163,7 +163,9 @@ def generate(count: int, side: int) -> Iterator[Image]:
             out.unlink()
 
 
-def measure(images: list[Image], grid: SlideGrid, taper: str, controls: int) -> list[dict[str, Any]]:
+def measure(
+    images: list[Image], grid: SlideGrid, taper: str, controls: int, first: int
+) -> list[dict[str, Any]]:
     """Rows: a planting each, with and without JPEG."""
     rows = []
     for kind, size in (("none", 0.0), *PLANTINGS):
@@ -172,7 +174,7 @@ def measure(images: list[Image], grid: SlideGrid, taper: str, controls: int) -> 
         for jpeg in (False, True):
             found: list[SeamScores | None] = []
             for number, image in enumerate(images * (controls if kind == "none" else 1)):
-                rng = np.random.default_rng(number)
+                rng = np.random.default_rng(first + number)
                 here = grid
                 if kind == "none":
                     made, place = image, rng.integers(0, grid.stride, 2)
@@ -205,6 +207,7 @@ def main() -> None:
         "folders", nargs="*", type=Path, metavar="FOLDER", help="folder of images without seams"
     )
     parser.add_argument("--generated", type=int, default=0, help="phantoms to render and measure likewise")
+    parser.add_argument("--first-seed", type=int, default=0, help="of phantoms and of plantings")
     parser.add_argument("--images", type=int, default=20, help="images of a folder")
     parser.add_argument(
         "--controls", type=int, default=1, help="places of the grid on each image without seams"
@@ -222,11 +225,13 @@ def main() -> None:
         for folder in given.folders
     }
     if given.generated:
-        sources["generated"] = lambda: generate(given.generated, given.side)
+        seeds = range(given.first_seed, given.first_seed + given.generated)
+        sources["generated"] = lambda: generate(seeds, given.side)
     if not sources:
         parser.error("give a FOLDER of images, or --generated")
     results = {
-        name: measure(list(read()), grid, given.taper, given.controls) for name, read in sources.items()
+        name: measure(list(read()), grid, given.taper, given.controls, given.first_seed)
+        for name, read in sources.items()
     }
     head = ["images", "planted", "found", "with JPEG", *MEASURES, "weakest z", "strongest z"]
     table = [head]

@@ -36,7 +36,9 @@ def memory_kib(name: str) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
-def train_here(preset_name: str, size: str, device: str, steps: int) -> dict[str, Any]:
+def train_here(
+    preset_name: str, size: str, device: str, steps: int, *, count: int, compiled: bool
+) -> dict[str, Any]:
     """Train for some steps in this process; seconds of each, and memory in MiB."""
     import torch
     from safron.training.config import override, preset
@@ -45,18 +47,19 @@ def train_here(preset_name: str, size: str, device: str, steps: int) -> dict[str
 
     config = preset(preset_name, size)
     if config.model.network == "seamless":
-        config = override(config, {"batch": 1, "patch": 728 if size == "full" else config.patch}, "benchmark")
+        config = override(config, {"patch": 728 if size == "full" else config.patch}, "benchmark")
+    config = override(config, {"batch": count}, "benchmark")
     on_gpu = device != "cpu"
     before = memory_kib("VmRSS")
-    trainer = Trainer(config, device, compiled=on_gpu)
+    trainer = Trainer(config, device, compiled=compiled)
     rng, side = np.random.default_rng(0), config.tile_side
     read = side + 2 * config.model.context
     batch = Batch(
-        rng.integers(3, size=(1, read, read)).astype(np.uint8),
-        draw_noise(rng, read, read, config.model.noise_scales)[None],
-        rng.uniform(-1, 1, (1, 3, side, side)).astype(np.float32),
-        guides=np.zeros((1, 0, read, read), np.float32),
-        style=np.zeros((1, 0), np.float32),
+        rng.integers(3, size=(count, read, read)).astype(np.uint8),
+        np.repeat(draw_noise(rng, read, read, config.model.noise_scales)[None], count, axis=0),
+        rng.uniform(-1, 1, (count, 3, side, side)).astype(np.float32),
+        guides=np.zeros((count, 0, read, read), np.float32),
+        style=np.zeros((count, 0), np.float32),
     )
     seconds = []
     for _ in range(steps + on_gpu * 3):
@@ -69,7 +72,8 @@ def train_here(preset_name: str, size: str, device: str, steps: int) -> dict[str
         "discriminator_parameters": sum(p.numel() for p in trainer.discriminator.parameters()),
         "precision": str(trainer.half or torch.float32).removeprefix("torch."),
         "first_step_s": round(seconds[0], 3),
-        "step_s": round(median(seconds[1:]), 3),
+        "step_s": round(median(seconds[1:]), 4),
+        "tiles_per_s": round(count / median(seconds[1:]), 2),
         "before_mib": before // 1024,
         "peak_mib": torch.cuda.max_memory_allocated() >> 20 if on_gpu else memory_kib("VmHWM") // 1024,
     }
@@ -123,6 +127,9 @@ def apart(arguments: argparse.Namespace, preset_name: str, what: str) -> dict[st
     words += [
         "--steps",
         str(arguments.steps),
+        "--batch",
+        str(arguments.batch),
+        *(["--eager"] if arguments.eager else []),
         "--threads",
         str(arguments.threads),
         "--calls",
@@ -145,6 +152,10 @@ def main() -> None:
     parser.add_argument("--size", default="full", help="full, small or tiny")
     parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     parser.add_argument("--steps", type=int, default=4, help="steps to train; the first is not counted")
+    parser.add_argument("--batch", type=int, default=1, help="tiles a step")
+    parser.add_argument(
+        "--eager", action="store_true", help="do not compile the networks for a GPU, which takes minutes"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--calls", type=int, default=9, help="patches to time")
     arguments = parser.parse_args()
@@ -152,7 +163,16 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(arguments.threads)
-        print(json.dumps(train_here(arguments.preset, arguments.size, arguments.device, arguments.steps)))
+        compiled = arguments.device != "cpu" and not arguments.eager
+        made = train_here(
+            arguments.preset,
+            arguments.size,
+            arguments.device,
+            arguments.steps,
+            count=arguments.batch,
+            compiled=compiled,
+        )
+        print(json.dumps(made))
         return
     if arguments.only == "patch":
         print(json.dumps(time_patches(arguments.preset, arguments.size, arguments.threads, arguments.calls)))

@@ -5,13 +5,12 @@
 Reads images/, and inst/ for the comparison only, of CoNSeP or a folder laid out like it. `--held-out` tiles are kept for scoring.
 Trains by algorithm 1 of Hou et al. (2017): the whole method, without style, without hard examples; and the same segmenter on
 the labels, and on the initial pictures, for as many steps. A variant that is finished is not trained again, so the same
-command resumes; `--minutes` bound one call. Writes scores.json, a table and reader.html. The last line is JSON.
+command resumes; `--minutes` bound one call. Writes scores.json, a table, and reader.html with its key. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import dataclasses
 import json
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from results import Results
+from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.io.synthesis.tiles import read_tiles
 from safron.training.fit_refiner import fit_refiner
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets
@@ -104,15 +104,8 @@ def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
             kinds["refined"] += list(as_bytes(trainer.refined(batch)))
         kinds["initial"] += list(as_bytes(batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]))
         kinds["real"] += list(as_bytes(batch.real))
-    pictures = [(kind, image) for kind, images in kinds.items() for image in images[:count]]
-    order = np.random.default_rng(trainer.config.seed).permutation(len(pictures)).tolist()
-    entries = []
-    for place in order:
-        kind, image = pictures[place]
-        encoded = base64.b64encode(cv2.imencode(".png", image[..., ::-1])[1].tobytes()).decode()
-        entries.append({"kind": kind, "src": f"data:image/png;base64,{encoded}"})
-    page = (Path(__file__).parent / "reader.html").read_text(encoding="utf-8")
-    (out / "reader.html").write_text(page.replace("/* pictures */", json.dumps(entries)), encoding="utf-8")
+    kinds = {kind: images[:count] for kind, images in kinds.items()}
+    write_sheet(kinds, out / "reader.html", seed=trainer.config.seed, overwrite=True)
     shown = [np.concatenate(images[:8], axis=1) for images in kinds.values()]
     cv2.imwrite(str(out / "sheet.png"), np.concatenate(shown, axis=0)[..., ::-1])
 

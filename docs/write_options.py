@@ -26,7 +26,7 @@ PROGRAMS: dict[str, click.Command] = {
     "safron-generator": generator.commands,
     "safron-tiles": tiles.command,
     "safron-augment": augment.command,
-    "safron-train": training.cli,
+    "safron-train": training.commands,
 }
 PAGE = Path(__file__).with_name("cli.md")
 

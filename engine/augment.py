@@ -11,8 +11,9 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -229,15 +230,7 @@ def command(data: Path, out: Path, **options: Any) -> None:
     )
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        What follows ``safron-augment`` on the command line; None takes it from there.
-    """
-    run_program(command, NAME, args)
+main = partial(run_program, command, NAME)
 
 
 if __name__ == "__main__":

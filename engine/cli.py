@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.system.memory import keep_one_heap
-from safron.engine.system.signals import end_soon_after_a_signal, raise_on_signals
+from safron.engine.system.signals import end_soon_after_a_signal
 from safron.io.console import (
     INTERRUPTED,
     SETTINGS,
@@ -85,7 +85,7 @@ Examples:
   safron-render --status slide.svs
   safron-render --validate slide.svs
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted. After 1 and 130 the same command continues.
+After exit codes 1 and 130 the same command continues.
 """
 
 
@@ -139,7 +139,7 @@ def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **
     chosen = RenderOptions(**options)
     _import_engine()
     begin()
-    with _warnings(quiet=quiet):
+    with show_warnings(NAME, quiet=quiet):
         if status is not None:
             _show_status(status, chosen, quiet=quiet)
         elif slides is not None:
@@ -311,15 +311,20 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
 
 
 class _Warnings(logging.Handler):
-    """Prints warnings of the engine as warnings of the program."""
+    """Prints warnings of the engine as warnings of a program."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self.program = program
 
     def emit(self, record: logging.LogRecord) -> None:
-        warn(NAME, record.getMessage())
+        warn(self.program, record.getMessage())
 
 
 @contextmanager
-def _warnings(*, quiet: bool) -> Iterator[None]:
-    logger, handler = logging.getLogger("safron"), _Warnings()
+def show_warnings(program: str, *, quiet: bool = False) -> Iterator[None]:
+    """Print what the engine warns of as warnings of a program."""
+    logger, handler = logging.getLogger("safron"), _Warnings(program)
     if quiet:
         handler.setLevel(logging.CRITICAL)
     logger.addHandler(handler)
@@ -344,6 +349,7 @@ def _scale_lines(prepared: Prepared) -> list[str]:
 
 def _sampler_lines(prepared: Prepared) -> list[str]:
     """Return the line about the passes of a sampler, if the generator is one."""
+    from safron.engine.plan.estimates import state_bytes
     from safron.engine.plan.passes import all_patches
 
     plan, sampler = prepared.plan, prepared.job.model.card.sampler
@@ -352,7 +358,7 @@ def _sampler_lines(prepared: Prepared) -> list[str]:
     calls = f", guidance {sampler.guidance:g}, two calls a patch" if sampler.guidance else ""
     return [
         f"sampler  {sampler.kind}, {plan.passes.steps} steps{calls}: {plan.passes.steps} passes over the canvas, {all_patches(plan)} "
-        f"patches in all; running picture in {plan.passes.state}, {plan.state_bytes / 1e6:.1f} MB of scratch"
+        f"patches in all; running picture in {plan.passes.state}, {state_bytes(plan) / 1e6:.1f} MB of scratch"
     ]
 
 
@@ -366,6 +372,8 @@ def _calls(prepared: Prepared) -> float:
 
 def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     """Return the plan as printed by ``--dry-run``."""
+    from safron.engine.plan.estimates import largest_boundary, output_bytes
+
     plan, slide = prepared.plan, prepared.plan.slide
     rows, columns = plan.block_shape
     grid = plan.grid
@@ -373,7 +381,7 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
     at_a_time, more = f"{prepared.at_a_time} at a time", ""
     if prepared.at_a_time is None:
         at_a_time = "as many at a time as the workers have threads"
-        more = f", {plan.largest_boundary / 1e6:.1f} MB more for each block in flight after the first"
+        more = f", {largest_boundary(plan) / 1e6:.1f} MB more for each block in flight after the first"
     if prepared.dask:
         at_a_time += ", scheduled by Dask"
     seconds = (prepared.seconds or 0.0) * (plan.patches - scan.filled) / plan.patches * _calls(prepared)
@@ -385,7 +393,7 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         f"{plan.patches - scan.filled} to generate, {scan.filled} to fill as background",
         f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",
         f"slide    {slide.flavor}, {slide.compression}, {slide.level_count} levels, tiles of {slide.tile} px, "
-        f"about {plan.output_bytes() / 1e6:.1f} MB",
+        f"about {output_bytes(plan) / 1e6:.1f} MB",
         f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed: "
         f"{prepared.budget}",
         f"scratch  at most {prepared.scratch_bytes / 1e6:.1f} MB in {prepared.job.scratch.path}{more}",
@@ -421,7 +429,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args
         Arguments after ``safron-render``; None takes those of the command line.
     """
-    raise_on_signals()
     run_program(command, NAME, args, interrupted=KEPT)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
 
 import click
 from safron.io.console import SETTINGS, ProgramGroup, debug_option, option, run_program, version_option
@@ -19,10 +18,7 @@ NAME = "safron-generator"
 @click.group(cls=ProgramGroup, context_settings=SETTINGS)
 @version_option
 def commands() -> None:
-    """Bring a generator in an ONNX file to safron-render.
-
-    Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted.
-    """
+    """Bring a generator in an ONNX file to safron-render."""
 
 
 @commands.command(epilog="\b\nExample:\n  safron-generator draft model.onnx")
@@ -115,15 +111,23 @@ def check(model: str) -> None:
     click.echo(f"{model}: can be used")
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command; every failure is one line on stderr and an exit code.
+@commands.command(epilog="\b\nExample:\n  safron-generator card safron-seamless")
+@click.argument("model", metavar="MODEL.onnx|NAME")
+@debug_option
+def card(model: str) -> None:
+    """Print a generator's card as JSON, with what it leaves out.
 
-    Parameters
-    ----------
-    args
-        What follows ``safron-generator`` on the command line; None takes it from there.
+    "reach" is the number of label pixels around a patch that its colours may depend on.
     """
-    run_program(commands, NAME, args)
+    import msgspec
+
+    from .generator.model import load_model
+
+    found = load_model(model, device="cpu", threads=1).card
+    click.echo(json.dumps({**msgspec.to_builtins(found), "reach": found.reach}, indent=2))
+
+
+main = partial(run_program, commands, NAME)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from safron.engine.execution.sampling import Sampling
 from safron.engine.execution.tasks import Job
+from safron.engine.plan.estimates import boundary_room
 from safron.engine.plan.passes import pass_plan, read_chunks
 from safron.engine.plan.render_plan import Passes
 from safron.engine.scratch.arrays import Scratch
@@ -78,7 +79,7 @@ def run_passes(
                 progress(state.run + state.painted)
             free_as_it_goes(this, state)
             if job.pool is not None:  # all tasks run in this process
-                this.scratch.boundaries.keep(this.plan.boundary_room, lazily=True)
+                this.scratch.boundaries.keep(boundary_room(this.plan), lazily=True)
             run_blocks(this, state)
             done.run, done.painted = state.complete((done.run, done.painted))
             for name, seconds in state.stages.items():

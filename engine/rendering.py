@@ -21,6 +21,7 @@ from safron.engine.execution.patch_pool import open_pool
 from safron.engine.execution.scheduling import TRIES, GivenUp, Runner, Task
 from safron.engine.execution.tasks import Job, block_task, boundary_task, listening
 from safron.engine.execution.upper_levels import finish_levels
+from safron.engine.plan.estimates import boundary_room
 from safron.engine.plan.passes import all_patches
 from safron.engine.preparation.mask_scan import Scan, scan_mask
 from safron.engine.preparation.options import RenderOptions, for_python, workers_of
@@ -139,7 +140,8 @@ def open_runner(prepared: Prepared, cluster: Any = None) -> Iterator[tuple[Prepa
         ):
             yield replace(prepared, job=replace(job, pool=pool)), runner
         return
-    from safron.engine.execution.dask_cluster import ClusterRunner, open_cluster
+    from safron.engine.execution.cluster_start import open_cluster
+    from safron.engine.execution.dask_cluster import ClusterRunner
 
     if cluster is None:
         with open_cluster(placement_of(options)) as cluster, open_runner(prepared, cluster) as opened:
@@ -225,7 +227,7 @@ def _open_state(prepared: Prepared, inputs: dict[str, str], watch: MaskWatch) ->
         fresh=options.fresh,
     )
     if job.pool is not None:  # all tasks run in this process
-        job.scratch.boundaries.keep(job.plan.boundary_room, lazily=True)
+        job.scratch.boundaries.keep(boundary_room(job.plan), lazily=True)
     return state
 
 

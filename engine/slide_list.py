@@ -8,13 +8,11 @@ list just as it resumes a slide.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +27,7 @@ from safron.engine.system.failures import Lost, Stuck
 from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.files import parse_text
 from safron.io.remote import Target
+from safron.io.tables import read_table
 
 from .rendering import open_runner, run
 from .report import RenderReport
@@ -36,8 +35,6 @@ from .report import RenderReport
 # These options describe the workers, which all slides share.
 SHARED = {"workers", "executor", "scheduler", "cluster", "security", "dashboard", "device", "memory"}
 MAX_LIST_BYTES = 64 << 20
-# Excel writes semicolons where numbers have a decimal comma.
-_SEPARATORS = ",;\t"
 
 SEED = "{seed}"
 
@@ -136,16 +133,9 @@ def seed_rows(mask: str, out: str, seeds: Sequence[int], options: RenderOptions)
 
 
 def _parse(name: str, text: str) -> list[Row]:
-    separator = max(_SEPARATORS, key=text.partition("\n")[0].count)
-    reader = csv.DictReader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    columns = [column.strip() for column in reader.fieldnames or ()]
-    _check_columns(columns, name)
-    reader.fieldnames = columns
-    return [
-        _row(f"{name}, line {reader.line_num}", reader.line_num, cells)
-        for cells in reader
-        if any(cells.values())
-    ]
+    table = read_table(text)
+    _check_columns(table.columns, name)
+    return [_row(f"{name}, line {line}", line, table.columns, cells) for line, cells in table.rows]
 
 
 def _check_columns(columns: list[str], name: str) -> None:
@@ -162,10 +152,10 @@ def _check_columns(columns: list[str], name: str) -> None:
             raise BadInput(f"{name}: unknown column {column!r}; use the name of a safron-render option")
 
 
-def _row(place: str, line: int, cells: dict[Any, Any]) -> Row:
-    if None in cells or None in cells.values():
+def _row(place: str, line: int, columns: list[str], cells: list[str]) -> Row:
+    if len(cells) != len(columns):
         raise BadInput(f"{place}: must have as many cells as the first line has names")
-    values = {column: text.strip() for column, text in cells.items()}
+    values = dict(zip(columns, cells, strict=True))
     mask, out = values.pop("mask"), values.pop("out")
     return Row(line, mask, out, {column: text for column, text in values.items() if text})
 
@@ -230,7 +220,7 @@ class _ListRenderer:
             return SlideResult(row.line, row.mask, row.out, "exists")
         prepared = prepare(row.mask, row.out, options)
         if prepared.where != "threads" and self.cluster is None:
-            from safron.engine.execution.dask_cluster import open_cluster
+            from safron.engine.execution.cluster_start import open_cluster
 
             self.cluster = self.stack.enter_context(open_cluster(placement_of(prepared.options)))
         with open_runner(prepared, self.cluster) as (settled, runner), self.watch(settled) as advance:

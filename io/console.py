@@ -28,6 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Advance = Callable[..., None]
 
 INTERRUPTED = 130
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted."
 PROGRESS_SECONDS = 10.0
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -113,6 +114,17 @@ def option(
     if not more.get("required"):
         more |= {"default": default, "show_default": shown or ("none" if default is None else True)}
     return click.option(*names, metavar=metavar, help=text, **more)
+
+
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Add several options to a command."""
+
+    def add(command: Command) -> Command:
+        for made in reversed(options):
+            command = made(command)
+        return command
+
+    return add
 
 
 def options_of(kind: type) -> Callable[[Command], Command]:
@@ -225,6 +237,14 @@ def progress(
         yield advance
 
 
+@contextmanager
+def pixel_progress(pixels: int) -> Iterator[Callable[[int], None]]:
+    """Show progress through so many pixels; what is yielded takes the number of pixels done since the last call."""
+    with progress(pixels / 1e6, "Mpx") as advance:
+        advance(0)
+        yield lambda done: advance(done / 1e6)
+
+
 SIGNALS: tuple[int, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -305,10 +325,10 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _note_interruptions() -> None:
-    """Note the signals that raise KeyboardInterrupt; one that is ignored or handled otherwise stays so."""
+    """Let signals raise KeyboardInterrupt, so that what is unfinished is removed; one that is ignored or handled otherwise stays so."""
     with suppress(ValueError):  # not in the main thread: then no signal comes here either
         for number in SIGNALS:
-            if signal.getsignal(number) is signal.default_int_handler:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, _interrupt)
 
 
@@ -356,7 +376,14 @@ def _lasting_streams() -> Iterator[None]:
 
 
 class Program(click.Command):
-    """A command that leaves Ctrl-C to `run_program`: click itself would print an empty line first."""
+    """A command that leaves Ctrl-C to `run_program`, as click itself would print an empty line first, and tells its exit codes."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the last part of the help."""
+        super().format_epilog(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(EXIT_CODES)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -16,7 +16,8 @@ FLOORS = (
     ("engine",),  # the face: commands, render(), reports
     ("engine.virtual",),
     ("engine.preparation", "engine.evaluation", "engine.optimization", "training"),
-    ("training.segmentation", "training.diffusion"),
+    ("training.segmentation", "training.layouts"),
+    ("training.diffusion",),
     ("training.data", "training.refiner"),
     ("training.config",),
     ("engine.execution",),
@@ -32,7 +33,7 @@ FLOORS = (
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""
 
-TRAINING = ("training.diffusion", "training.data", "training.refiner", "training.config")
+TRAINING = ("training.layouts", "training.diffusion", "training.data", "training.refiner", "training.config")
 NOT_FOR = {
     "engine": ("engine.evaluation", "engine.optimization", "training", "training.segmentation", *TRAINING),
     "engine.evaluation": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),

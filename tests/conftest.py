@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -48,3 +50,21 @@ def load_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]
     for name in set(sys.modules) - before:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(BENCHMARKS):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium here; on Debian: apt install chromium")
+    with sync_api.sync_playwright() as started:
+        try:
+            opened = started.chromium.launch(
+                executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else []
+            )
+        except sync_api.Error as error:
+            pytest.skip(f"{chromium} does not start: {error.message.splitlines()[0]}")
+        yield opened
+        opened.close()

@@ -19,7 +19,7 @@ import dask
 from safron.engine import cli, rendering
 from safron.engine import slide_list as batch
 from safron.engine.execution import batch_system as jobs
-from safron.engine.execution import dask_cluster as cluster
+from safron.engine.execution import cluster_start as cluster
 from safron.engine.generator.model import IdentityModel
 from safron.engine.scratch import mask_watch as guard
 from safron.engine.scratch import render_state as state

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safron.io.errors import BadInput
-from safron.io.masks import annotations
-from safron.io.masks.annotations import Coverage, Drawing, edges_of, inside, read_geojson
+from safron.io.legend import Label
+from safron.io.masks import geojson
+from safron.io.masks.annotations import DrawingRules, read_geojson
+from safron.io.masks.drawing import Coverage, Drawing, edges_of, inside
 
 SQUARE = [[10, 10], [20, 10], [20, 20], [10, 20], [10, 10]]
 HOLE = [[13, 13], [17, 13], [17, 17], [13, 17], [13, 13]]
@@ -37,7 +39,7 @@ def feature(
 def read(folder: Path, *features: Any, document: Any = None, size: int = 40, **options: Any) -> Drawing:
     path = folder / "a.geojson"
     path.write_text(json.dumps(document or {"type": "FeatureCollection", "features": list(features)}))
-    return read_geojson(path, **({"height": size, "width": size, "labels": {}} | options))
+    return read_geojson(path, DrawingRules(size, size, **options))
 
 
 def whole(drawing: Drawing, size: int = 40) -> npt.NDArray[np.uint8]:
@@ -166,11 +168,11 @@ def test_packed_files_are_read_and_too_large_ones_refused(
     document = {"type": "FeatureCollection", "features": [feature([SQUARE])]}
     path = tmp_path / "a.geojson.gz"
     path.write_bytes(gzip.compress(json.dumps(document).encode()))
-    assert np.count_nonzero(whole(read_geojson(path, height=40, width=40, labels={}))) == 100
-    monkeypatch.setattr(annotations, "MAX_GEOJSON_BYTES", 1 << 20)
+    assert np.count_nonzero(whole(read_geojson(path, DrawingRules(40, 40)))) == 100
+    monkeypatch.setattr(geojson, "MAX_GEOJSON_BYTES", 1 << 20)
     path.write_bytes(gzip.compress(bytes((1 << 20) + 1)))
     with pytest.raises(BadInput, match="is larger than 1 MiB"):
-        read_geojson(path, height=40, width=40, labels={})
+        read_geojson(path, DrawingRules(40, 40))
 
 
 def test_ellipses_are_those_of_their_bounding_box(tmp_path: Path) -> None:
@@ -185,11 +187,15 @@ def test_all_forms_of_a_file(tmp_path: Path) -> None:
     expected = whole(read(tmp_path, one))
     named = {**one, "properties": {"name": "gland", "color": [255, 0, 0]}}
     older = {**one, "properties": {"classification": {"name": "Gland", "colorRGB": -3670016}}}
+    text = {**one, "properties": {"classification": "Gland"}}
     several = {**one, "geometry": {"type": "GeometryCollection", "geometries": [one["geometry"]]}}
-    for document in ([one], one, [named], [older], [several]):
+    for document in ([one], one, [named], [older], [text], [several]):
         np.testing.assert_array_equal(whole(read(tmp_path, document=document)), expected)
     nested = {**one, "properties": {"classification": {"names": ["Gland", "Positive"]}}}
     np.testing.assert_array_equal(whole(read(tmp_path, nested, labels={"gland: positive": 2})), expected)
+    assert read(tmp_path, older).legend[-1] == Label(2, "Gland", (200, 0, 0))
+    bare = {"type": "MultiPolygon", "coordinates": [[SQUARE]]}
+    np.testing.assert_array_equal(whole(read(tmp_path, document=bare, labels={"unclassified": 2})), expected)
     unnamed = feature([SQUARE], None)
     np.testing.assert_array_equal(whole(read(tmp_path, unnamed, labels={"unclassified": 2})), expected)
 
@@ -244,14 +250,27 @@ def test_unknown_classes_are_listed_with_the_way_out(tmp_path: Path) -> None:
         ({"a": 1}, "no GeoJSON features"),
         ([1], "no GeoJSON features"),
         (3, "no GeoJSON features"),
-        (feature([[[1, 2], [3, "x"]]]), "feature 0 has no valid geometry"),
-        (feature([[[1, 2], [float("nan"), 1]]]), "feature 0 has no valid geometry"),
-        (feature([[[]]]), "feature 0 has no valid geometry"),
-        (feature(5), "feature 0 has no valid geometry"),
-        (feature([SQUARE], plane=5), "feature 0 has no valid geometry"),
+        ({"name": "a", "elements": []}, "no GeoJSON features in it; it holds name, elements"),
+        (feature([[[1, 2], [3, "x"]]]), "feature 0: each ring of its polygon must be a list of corners"),
+        (feature([[[1, 2], [float("nan"), 1]]]), "feature 0: each ring .*finite numbers"),
+        (feature([[[]]]), "feature 0: each ring"),
+        (feature([5]), "feature 0: each ring"),
+        (feature([["ab"]]), "feature 0: each ring"),
+        (feature(5), "feature 0: the coordinates of its Polygon must be a list"),
         (
-            {"type": "Feature", "geometry": {"type": "Polygon"}, "properties": []},
-            "feature 0 has no valid geometry",
+            [feature([SQUARE]), {"geometry": {"coordinates": []}}],
+            "feature 1: its geometry must be an object with a type",
+        ),
+        (feature([SQUARE], plane=5), "feature 0: its plane must be an object, not 5"),
+        (feature([SQUARE], plane={"z": "a"}), "feature 0: z and t of its plane must be whole numbers"),
+        (
+            {"geometry": {"type": "Polygon"}, "properties": []},
+            r"feature 0: its properties must be an object, not \[\]",
+        ),
+        ({"geometry": {"type": "GeometryCollection"}}, "feature 0: the geometries of its GeometryCollection"),
+        (
+            {"labels": [{"value": 300}], "features": []},
+            "a.geojson, labels: .*value 300 must be a whole number, 0 to 255",
         ),
         ({"type": "Feature", "geometry": None, "properties": None}, "none of its 1 objects is a polygon"),
         ({"type": "FeatureCollection", "features": []}, "none of its 0 objects"),
@@ -266,9 +285,9 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, document: Any, messag
 
 def test_no_file_and_no_json(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
-        read_geojson(tmp_path / "none.geojson", height=9, width=9, labels={})
+        read_geojson(tmp_path / "none.geojson", DrawingRules(9, 9))
     (tmp_path / "x.geojson").write_text("<xml>")
     with pytest.raises(
-        BadInput, match=r"cannot be read as GeoJSON \(Expecting value.*; export it from QuPath"
+        BadInput, match=r"cannot be read as GeoJSON \(Expecting value.*; mend it, or export it again"
     ):
-        read_geojson(tmp_path / "x.geojson", height=9, width=9, labels={})
+        read_geojson(tmp_path / "x.geojson", DrawingRules(9, 9))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli, write_mask
-from safron.engine.execution import dask_cluster as cluster
+from safron.engine.execution import cluster_start as cluster
 from safron.engine.generator.model import IdentityModel
 from safron.engine.scratch.arrays import Scratch
 

@@ -17,15 +17,19 @@ from plans import plan_for
 from safron.engine import RenderOptions, render, rendering
 from safron.engine.execution.batching import Strip
 from safron.engine.execution.device_queue import DeviceQueue, SharedBatches, Stopped
+from safron.engine.generator.host_memory import HostMemory
 from safron.engine.generator.model import GeneratorInfo
 from safron.engine.generator.warm_up import warm_up
+from safron.engine.plan.estimates import batch_bytes, worker_bytes
 from safron.engine.plan.planes import noise_spec
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
+from safron.engine.preparation import placement
 from safron.engine.preparation.placement import choose_workers
 from safron.engine.preparation.prepare import prepare
 from safron.engine.scratch.task_result import Tally
-from safron.io.errors import Failed
+from safron.engine.system.gpus import gpu_blocks
+from safron.io.errors import BadInput, Failed
 
 HEIGHT, WIDTH = 900, 1100
 SIDE = 56  # of the small windows below: 16 and a context of 20
@@ -211,7 +215,7 @@ def test_each_task_gets_its_own(seed: int) -> None:
         return len(got)
 
     model: Any = Echo(seed)
-    with DeviceQueue(model, plan) as queue, ThreadPoolExecutor(6) as threads:
+    with DeviceQueue(model, plan, HostMemory("cpu")) as queue, ThreadPoolExecutor(6) as threads:
         done = list(threads.map(task, range(120), timeout=120))
     assert sum(map(bool, done)) > 60
 
@@ -230,7 +234,7 @@ def test_who_waits_when_the_queue_ends_is_told() -> None:
             batches.push(Strip({"labels": windows}, Window(0, 0, 16, 16), 12, lambda *_: None))
 
     model: Any = slow
-    queue = DeviceQueue(model, a_plan(batch=4))
+    queue = DeviceQueue(model, a_plan(batch=4), HostMemory("cpu"))
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(task)
         assert begun.wait(60)
@@ -259,8 +263,8 @@ def test_memory_of_batches_does_not_grow_with_workers(tmp_path: Path) -> None:
         )
         for n in (5, 25)
     )
-    more = many.projected_bytes - few.projected_bytes - 20 * few.plan.worker_bytes()
-    assert abs(more) < 3 * few.plan.batch_bytes(returns_uint8=False), (
+    more = many.projected_bytes - few.projected_bytes - 20 * worker_bytes(few.plan)
+    assert abs(more) < 3 * batch_bytes(few.plan, returns_uint8=False), (
         "25 batches of their own would be 20 more"
     )
 
@@ -295,3 +299,28 @@ def test_workers_unless_given(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     assert choose_workers(RenderOptions(**given), where, device) == workers
+
+
+@pytest.mark.parametrize(("cores", "blocks"), [(2, 4), (8, 6), (16, 12), (64, 12)])
+def test_blocks_in_flight_beside_a_gpu_follow_the_cores(
+    cores: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "usable_cores", lambda: cores)
+    assert choose_workers(RenderOptions(), "threads", "cuda:0") == blocks
+    assert gpu_blocks(cores) == blocks
+
+
+def test_they_are_fewer_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where the user gave a number: then the plan is refused with both numbers."""
+    monkeypatch.setattr(placement, "usable_cores", lambda: 16)
+    out = str(tmp_path / "s.tiff")
+    options = RenderOptions(model=FakeGpu(), batch=8, **OPTIONS)
+    most = prepare(MASK, out, options)
+    assert most.options.workers == 12
+    least = prepare(MASK, out, replace(options, workers=4))
+    between = (most.budget.total + least.budget.total) // 2
+    fitted = prepare(MASK, out, replace(options, memory=between))
+    assert fitted.options.workers is not None
+    assert 4 < fitted.options.workers < 12
+    with pytest.raises(BadInput, match="lower --workers 12"):
+        prepare(MASK, out, replace(options, workers=12, memory=between))

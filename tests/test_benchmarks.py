@@ -201,6 +201,42 @@ def test_unsupervised(run: Run, here: Path) -> None:
     assert run(command) == scores
 
 
+def test_comparators(run: Run, here: Path) -> None:
+    pytest.importorskip("torch")
+    from training_cases import pair
+
+    (here / "data").mkdir()
+    for index in range(6):
+        pair(here / "data", f"case{index}", seed=index, size=(96, 96), grain=10)
+    (here / "data/dataset.json").write_text('{"mpp": 1.0}')
+    words = (
+        "comparators data out --data-set pairs --size tiny --steps 1 --images 2 --tests 4 --segmenter-steps 2"
+    )
+    with pytest.raises(SystemExit, match="the same command resumes"):
+        run(f"{words} --minutes 1e-9")
+    made = run(f"{words} --also shipped=identity")
+    assert [name.removesuffix(", seed 0") for name in made][1:] == [
+        *(
+            "safron",
+            "safron, patch discriminator",
+            "safron, no skips",
+            "pix2pix",
+            "multi-scale",
+            "ours",
+            "shipped",
+        )
+    ]
+    assert made["real"]["agreement"] == 1
+    for name, row in made.items():
+        assert 0 <= row["dice"] <= 1
+        assert 0 <= row["agreement"] <= 1
+        assert name == "real" or row["seams"]
+    assert made["safron, seed 0"]["mismatch"] > 0
+    assert made["pix2pix, seed 0"]["mismatch"] is None
+    assert (here / "out/sheet.png").exists()
+    assert run(f"{words} --also shipped=identity") == made, "nothing is made twice"
+
+
 def test_virtual_slide(run: Run) -> None:
     made = run("virtual_slide --model identity --regions 2 --threads 1")
     assert len(made["rows"]) == 2

@@ -22,10 +22,10 @@ from cases import ExpectFail, check_fail, render_cli, run_cli, write_mask
 from generators import NamedGpu, Poison
 from models import RampModel
 from safron.engine import render
-from safron.engine.execution import dask_cluster as cluster
+from safron.engine.execution import cluster_start as cluster
 from safron.engine.execution import dask_worker as worker
 from safron.engine.execution.batch_system import JobSettings, job_arguments
-from safron.engine.execution.dask_cluster import open_cluster, start_processes
+from safron.engine.execution.cluster_start import open_cluster, start_processes
 from safron.engine.execution.dask_pool import DASK_SETTINGS
 from safron.engine.execution.dask_worker import JobPayload, ModelSource
 from safron.engine.generator.model import IdentityModel
@@ -553,12 +553,16 @@ CLUSTER = "kind: slurm\nworkers: 2\ncores: 1\nmemory: 1GB\n"
 REFUSED = [
     ("", "--scheduler tcp://127.0.0.1:1", "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there"),
     ("", "--scheduler none.json", "--scheduler none.json: no such file; give tcp://HOST:PORT"),
-    ("not JSON", "--scheduler file.yaml", "--scheduler file.yaml: is not the file of a Dask scheduler"),
+    (
+        "not JSON",
+        "--scheduler file.yaml",
+        "--scheduler file.yaml: cannot be read as the file of a Dask scheduler",
+    ),
     ("", "--scheduler http://a:1", "--scheduler http://a:1: must be tcp://HOST:PORT"),
     (CLUSTER, "--scheduler tcp://a:1 --cluster file.yaml", "--scheduler and --cluster: both say"),
     (CLUSTER, "--executor threads --cluster file.yaml", "--executor threads: --cluster says"),
     ("", "--cluster none.yaml", "--cluster none.yaml: no such file"),
-    ("a: [", "--cluster file.yaml", "--cluster file.yaml: is not YAML"),
+    ("a: [", "--cluster file.yaml", "--cluster file.yaml: cannot be read as YAML"),
     ("- a", "--cluster file.yaml", "--cluster file.yaml: must be lines of NAME: VALUE"),
     (
         "kind: slurm",

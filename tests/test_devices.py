@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx_models import CARD, write_onnx
 from safron.engine.generator import devices
 from safron.engine.generator.devices import choose_device, nodes_on_cpu, providers
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.system import gpus
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, Failed
 
 DRIVER = """
 int cuInit(unsigned flags) { return 0; }
@@ -24,6 +26,19 @@ int cuDeviceGetCount(int *count) { *count = GPUS; return 0; }
 int cuDriverGetVersion(int *version) { *version = 13010; return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return number >= GPUS; }
 int cuDeviceGetName(char *name, int length, int device) { __builtin_strcpy(name, "H999"); return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)7; return 0; }
+int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
+static int depth = 0;
+static long registered = 0;
+int cuCtxPushCurrent_v2(void *context) { depth++; return context != (void *)7; }
+int cuCtxPopCurrent_v2(void **context) { depth--; return 0; }
+int cuMemHostRegister_v2(void *place, unsigned long size, unsigned flags) {
+    if (depth != 1 || flags != 1 || size > 100000) return 1;
+    registered += size;
+    return 0;
+}
+int cuMemHostUnregister(void *place) { registered = 0; return depth != 1; }
+long pinned(void) { return registered; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 1; return 0; }
 """
 
@@ -50,7 +65,7 @@ def load(folder: Path, driver: Path, device: str, **environment: str) -> tuple[s
         "import logging, pathlib, sys\n"
         "logging.basicConfig(format='%(message)s')\n"
         "from safron.engine.generator.onnx_model import OnnxModel\n"
-        "from safron.io.errors import BadInput\n"
+        "from safron.io.errors import BadInput, Failed\n"
         "try:\n"
         "    found = OnnxModel(sys.argv[1], device=sys.argv[2]).device\n"
         "except BadInput as error:\n"
@@ -75,6 +90,88 @@ def test_gpus_are_told_apart_by_what_decides_their_pixels(drivers: dict[int, Pat
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["H999 (9.1), CUDA 13.1", "no GPU 1"]
+
+
+def test_memory_of_batches_is_pinned_and_kept(drivers: dict[int, Path]) -> None:
+    """It is used again when nobody holds it; what the driver does not lock is ordinary memory."""
+    script = (
+        "import ctypes, gc\n"
+        "import numpy as np\n"
+        "from safron.engine.generator.host_memory import HostMemory\n"
+        "pinned = ctypes.CDLL('libcuda.so.1').pinned\n"
+        "memory = HostMemory('cuda:0')\n"
+        "first = memory.empty((2, 100, 8), np.float32)\n"
+        "place, part = first.ctypes.data, first[1]\n"
+        "assert place % 4096 == 0 and pinned() == first.nbytes == 6400\n"
+        "del first\n"
+        "other = memory.empty((1600,), np.float32)\n"
+        "assert other.ctypes.data != place and pinned() == 12800\n"
+        "del part\n"
+        "assert memory.empty((6400,), np.uint8).ctypes.data == place and pinned() == 12800\n"
+        "large = memory.empty((200000,), np.uint8)\n"
+        "large[:] = 1\n"
+        "assert pinned() == 12800\n"
+        "del other, large, memory\n"
+        "gc.collect()\n"
+        "assert pinned() == 0\n"
+        "HostMemory('cpu').empty((6400,), np.uint8)\n"
+        "HostMemory('cuda:1').empty((6400,), np.uint8)\n"
+        "assert pinned() == 0\n"
+    )
+    environment = os.environ | {"LD_LIBRARY_PATH": str(drivers[1])}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+
+
+class Recorder:
+    """A session that counts the bindings that it gives, and what is bound to them."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.bindings = session, 0
+        self.inputs: list[int] = []
+        self.outputs: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def io_binding(self) -> Any:
+        self.bindings += 1
+        binding = self.session.io_binding()
+        bind_input, bind_output = binding.bind_cpu_input, binding.bind_output
+
+        def cpu_input(name: str, values: Any) -> None:
+            self.inputs.append(values.ctypes.data)
+            bind_input(name, values)
+
+        def output(name: str, *how: Any) -> None:
+            self.outputs.append(how[-1])
+            bind_output(name, *how)
+
+        binding.bind_cpu_input, binding.bind_output = cpu_input, output
+        return binding
+
+
+def test_calls_on_a_gpu_keep_their_binding_and_their_memory(tmp_path: Path) -> None:
+    """The binding is ONNX Runtime's own, of a session on the CPU; only the model takes itself to be on a GPU."""
+    model = OnnxModel(write_onnx(tmp_path / "m.onnx", card=CARD), device="cpu")
+    labels = np.random.default_rng(0).integers(0, 3, (4, 72, 72), np.uint8)
+    expected = model(labels)
+    model.device, model._session = "cuda:0", Recorder(model._session)
+    model.__dict__.pop("per_call")
+    first = model(labels)
+    assert np.array_equal(first, expected)
+    second = model(labels[::-1].copy())
+    assert np.array_equal(second, expected[::-1])
+    assert np.array_equal(first, expected), "an image that is still held is not written to"
+    place = first.ctypes.data
+    del first
+    assert model(labels).ctypes.data == place
+    said = model._session
+    assert (said.bindings, len(said.inputs), said.outputs[2]) == (1, 3, place)
+    assert said.inputs[0] == labels.ctypes.data, "the batch goes from where it lies"
+    with pytest.raises(Failed, match="the contract wants"):
+        model(labels[:, :5])
+    assert np.array_equal(model(labels), expected)
+    assert pickle.loads(pickle.dumps(model)).device == "cuda:0"
 
 
 def cuda_starts() -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
 from safron.engine import render
+from safron.engine.generator.card import parse_card
 from safron.engine.generator.draft import card_faults, draft_card
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator_cli import main
@@ -84,6 +85,16 @@ def test_the_shipped_generator_is_in_order(capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "0 background, 1 stroma, 2 gland" in said
     assert "note" not in said
+
+
+def test_a_card_is_printed_with_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    write_onnx(Path("m.onnx"), card=CARD)
+    assert run("card", "m.onnx") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["reach"], shown["licence"], shown["guides"], shown["alignment"]) == (4, "CC0", None, 1)
+    wide = CARD | {"guides": {"classes": [2]}, "edges": {"of": "labels"}}
+    assert parse_card(json.dumps(wide), source="x").reach == 4 + 2 * 64 + 16 + 1
+    assert run("card", "none.onnx") == 2
 
 
 def test_what_is_no_generator_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

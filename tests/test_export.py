@@ -12,13 +12,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("scipy")
 
-from onnx import TensorProto  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from safron.engine.generator.onnx_model import OnnxModel  # noqa: E402
 from safron.io.errors import Failed  # noqa: E402
 from safron.training import export  # noqa: E402
 from safron.training.config.settings import PRESETS, TrainConfig, preset  # noqa: E402
+from safron.training.half_precision import beyond_float16  # noqa: E402
 from safron.training.networks import PaperGenerator, make_generator, pixel_norm  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -103,9 +105,10 @@ def test_a_float16_file_that_is_too_far_off_is_refused(
 
 
 def test_the_papers_graph_has_its_norms_folded(tmp_path: Path) -> None:
-    """At full size: PyTorch's exporter folds the norms behind convolutions, not those behind transposed ones."""
+    """At full depth: PyTorch's exporter folds the norms behind convolutions, not those behind transposed ones."""
     out = tmp_path / "paper.onnx"
-    card = write(PRESETS["safron"], out)
+    config = PRESETS["safron"]
+    card = write(replace(config, model=replace(config.model, base=8)), out)
     nodes = walk(out)
     assert sum(node.op_type == "ConvTranspose" for node in nodes) == 8
     assert card["parity_max_abs"] < 0.255
@@ -192,3 +195,30 @@ def test_squares_stay_in_float32(tmp_path: Path) -> None:
     ]
     assert len(squares) >= 4
     assert {kinds[name] for node in squares for name in node.output} == {TensorProto.FLOAT}
+
+
+def test_values_beyond_float16_are_found_although_the_picture_is_right() -> None:
+    """One node multiplies by 1e4 and the next by 1e-4: ONNX Runtime keeps float32 between them on a CPU."""
+    half = TensorProto.FLOAT16
+    nodes = [
+        helper.make_node("Mul", ["x", "up"], ["much"], "up"),
+        helper.make_node("Mul", ["much", "down"], ["y"]),
+    ]
+    factors = [
+        numpy_helper.from_array(np.float16(value), name) for name, value in (("up", 1e4), ("down", 1e-4))
+    ]
+    ends = (helper.make_tensor_value_info(name, half, [3]) for name in ("x", "y"))
+    graph = helper.make_graph(nodes, "g", *([end] for end in ends), factors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    window = {"x": np.array([1, 6, 100], np.float16)}
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, window)[0], window["x"], rtol=1e-2)
+    assert beyond_float16(model, [{"x": np.ones(3, np.float16)}, window]) == "Mul up"
+    assert beyond_float16(model, [{"x": np.ones(3, np.float16)}]) is None
+
+
+def test_a_float16_file_with_such_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "beyond_float16", lambda graph, windows: f"Conv of {len(list(windows))}")
+    with pytest.raises(Failed, match=r"Conv of 2 gives values beyond 65504, .*; export in float32"):
+        write(SEAMLESS, tmp_path / "m.onnx", float16=True)
+    assert list(tmp_path.iterdir()) == []

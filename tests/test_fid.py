@@ -108,6 +108,15 @@ def test_the_kernel_distance_is_unbiased() -> None:
     assert np.mean([frechet_distance(a, b) for a, b in pairs]) > 0.5
 
 
+def test_files_that_systems_and_editors_leave_are_passed_over(tmp_path: Path) -> None:
+    image = np.full((SIDE, SIDE, 3), 120, np.uint8)
+    for name in ("a.png", ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), image)
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")
+    assert [path.name for path, _, _ in find_tiles(tmp_path, size=SIDE, most=9).places] == ["a.png"]
+
+
 def test_tiles_are_tissue_only(tmp_path: Path) -> None:
     image = np.full((4 * SIDE, 3 * SIDE, 3), 245, np.uint8)
     image[SIDE : 2 * SIDE, : 2 * SIDE] = 120

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from onnx_models import CARD, write_onnx
-
-BENCH = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+from safron.engine.generator.shipped import MODELS
 
 
 @pytest.fixture
@@ -22,19 +20,29 @@ def gpu(load_bench: Callable[[str], ModuleType]) -> ModuleType:
     return load_bench("gpu")
 
 
-def test_it_runs_whole_on_a_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCH), "--device", "cpu", "--tiny", "--folder", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    made = json.loads(done.stdout.splitlines()[-1])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter that the script chooses
+def test_it_runs_whole_on_a_cpu(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shipped, folder = tmp_path / "shipped", tmp_path / "work"
+    shipped.mkdir()
+    folder.mkdir()
+    shutil.copy(MODELS / "safron-seamless.onnx", shipped)
+    monkeypatch.setattr(gpu, "_shipped_folder", lambda: str(shipped))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--folder", str(folder)])
+    gpu.main()
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert made["benchmark"] == "gpu"
-    shipped = made["generators"]["safron-seamless"]
-    assert set(shipped["rates"]["cpu float32"]) == {"1", "2"}
-    assert all(row["patches_per_s"] > 0 for row in shipped["rates"]["cpu float32"].values())
-    assert shipped["parity"]["cpu float32"]["max"] < 1e-2
-    slide = shipped["whole"]["float32"]["600"]
+    assert set(made["generators"]) == {"paper-like", "safron-seamless", "training"}
+    row = made["generators"]["safron-seamless"]
+    assert set(row["rates"]["cpu float32"]) == {"1", "2"}
+    assert all(row["patches_per_s"] > 0 for row in row["rates"]["cpu float32"].values())
+    assert row["parity"]["cpu float32"]["max"] < 1e-2
+    slide = row["whole"]["float32"]["600"]
     assert slide["patches"] == 9
     assert 0 < slide["share"] < 1
-    assert list(tmp_path.iterdir()) == []
+    assert made["generators"]["training"]["safron-seamless"]["1"]["tiles_per_s"] > 0
+    assert list(folder.iterdir()) == []
 
 
 def test_what_is_not_installed_is_said(
@@ -48,6 +56,7 @@ def test_what_is_not_installed_is_said(
     out = capsys.readouterr().out
     assert "left out, a network like the paper's: torch not installed" in out
     assert "left out, whole slides: safron not installed" in out
+    assert "left out, training: torch, safron not installed" in out
     assert set(json.loads(out.splitlines()[-1])["generators"]) == {"m"}
 
 

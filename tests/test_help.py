@@ -43,7 +43,7 @@ PROGRAMS = {
     "safron-augment": augment.command,
 }
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))
-TRAINING = dict(commands(train.cli, "safron-train"))
+TRAINING = dict(commands(train.commands, "safron-train"))
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *TRAINING])

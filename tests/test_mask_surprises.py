@@ -95,6 +95,44 @@ def test_a_nodata_value_that_is_no_label_is_named(tmp_path: Path) -> None:
         mask[WHOLE]
 
 
+def test_an_orientation_is_told_and_not_applied(tmp_path: Path) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    orientation = Image.Exif()
+    orientation[274] = 6
+    tifffile.imwrite(tmp_path / "a.tif", LABELS, extratags=[(274, 3, 1, 3, True)])
+    Image.fromarray(LABELS).save(tmp_path / "a.png", exif=orientation)
+    for name, number in (("a.tif", 3), ("a.png", 6)):
+        mask = open_mask(tmp_path / name)
+        np.testing.assert_array_equal(mask[WHOLE], LABELS)
+        (note,) = mask.notes
+        assert f"its orientation is {number}, which is not applied" in note
+
+
+def test_a_larger_image_behind_the_first_is_told(tmp_path: Path) -> None:
+    for name, images in (("small", (LABELS[::2, ::2], LABELS)), ("pyramid", (LABELS, LABELS[::2, ::2]))):
+        with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
+            for image in images:
+                file.write(image, tile=(16, 16), metadata=None)
+    (note,) = open_mask(tmp_path / "small.tif").notes
+    assert "its first image is read, and a later one is larger (130 x 90)" in note
+    assert open_mask(tmp_path / "pyramid.tif").notes == ()
+
+
+def test_where_0_is_white_it_is_told_and_numbers_are_labels(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", LABELS, photometric="miniswhite")
+    mask = open_mask(tmp_path / "a.tif")
+    np.testing.assert_array_equal(mask[WHOLE], LABELS)
+    assert mask.notes == ("0 is white in it; labels are the numbers as they are stored",)
+
+
+def test_two_channels_of_which_none_is_alpha_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.dstack([LABELS, LABELS]), photometric="minisblack", planarconfig="contig"
+    )
+    with pytest.raises(BadInput, match="it has 2 channels; a mask has one channel of labels, or colours"):
+        open_mask(tmp_path / "a.tif")
+
+
 def test_a_tiff_without_any_tile_is_told(tmp_path: Path) -> None:
     mask = open_mask(absent_tiles(tmp_path / "m.tif", list(range(9)), None))
     assert "9 of its 9 tiles" in mask.notes[0]
@@ -248,7 +286,7 @@ def test_archives_without_a_zarr_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder" / "a.txt").write_text("a")
     (tmp_path / "folder" / "b.txt").write_text("b")
     shutil.make_archive(str(tmp_path / "m"), "zip", tmp_path / "folder")
-    with pytest.raises(BadInput, match=r"m\.zip: no Zarr array or group is there"):
+    with pytest.raises(BadInput, match=r"m\.zip: this archive holds no Zarr, neither at its root"):
         open_mask(tmp_path / "m.zip")
 
 

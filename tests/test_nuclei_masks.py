@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from safron.io import open_mask
 from safron.io.errors import BadInput
 from safron.io.masks import cli, raster
-from safron.io.masks.annotations import edges_of, inside
 from safron.io.masks.classes import read_table, table_of
 from safron.io.masks.crossing import count_crossing
+from safron.io.masks.drawing import edges_of, inside
 from safron.io.masks.edges import find_edges
 from safron.io.masks.polygon_mask import PolygonMask, layer_of
 from safron.io.masks.polygons import PolygonSet, read_polygons
@@ -297,7 +297,7 @@ def test_from_instances(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     numbers[2:5, 3:9], numbers[10:14, 20:30] = 90_000, 7
     np.save(tmp_path / "n.npy", numbers)
     table, out = tmp_path / "t.csv", tmp_path / "m.zarr"
-    table.write_text("id,class,score\n7,Spindle,0.5\n90000,epithelial,1\n5,spindle,1\n")
+    table.write_text("id;class;score\n7;Spindle;0,5\n90000;epithelial;1\n5;spindle;1\n")
     arguments = ("from-instances", tmp_path / "n.npy", out, "--table", table, "--classes", "nuclei")
     done = run_program(capfd, cli.main, *arguments)
     assert done.code == 0, done.err
@@ -308,7 +308,7 @@ def test_from_instances(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
         ("id,class\n7,spindle\n", "number 90000 at x=3, y=2 is not in the table"),
         ("id,class\n7,spindle\n7,spindle\n", "number 7 stands there twice"),
         ("id,class\n", "no line below"),
-        ("id,class\nx,spindle\n", "cannot be read as CSV"),
+        ("id;class\n7;spindle\n\nx;spindle\n", "line 4 must begin with a whole number and a class"),
     ):
         table.write_text(text)
         failed = run_program(capfd, cli.main, *arguments, "--overwrite")

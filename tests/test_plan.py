@@ -14,6 +14,13 @@ from hypothesis import strategies as st
 from plans import plan_for
 from safron.engine.blending.accumulator import Accumulator
 from safron.engine.plan.blocks import BAND, choose_block, least_block
+from safron.engine.plan.estimates import (
+    boundary_bytes,
+    boundary_capacity,
+    boundary_room,
+    scratch_bytes,
+    worker_bytes,
+)
 from safron.engine.plan.grid import AxisGrid, PatchGrid
 from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE, Scale
@@ -111,7 +118,7 @@ def test_the_plan_does_not_grow_with_the_canvas() -> None:
     assert tracemalloc.get_traced_memory()[1] < 200_000
     tracemalloc.stop()
     assert len(pickle.dumps(plan)) < 3000
-    assert plan.worker_bytes() == plan_for(5000, 5000).worker_bytes()
+    assert worker_bytes(plan) == worker_bytes(plan_for(5000, 5000))
 
 
 @pytest.mark.parametrize(
@@ -154,12 +161,12 @@ def test_scratch_is_bounded(height: int, width: int) -> None:
         windows = plan.boundary_windows(index).values()
         pixels = sum(3 * window.height * window.width for window in windows)
         sums = sum(Accumulator.size(window, plan.blend) for window in windows)
-        assert pixels <= plan.boundary_capacity[0]
-        assert sums <= plan.boundary_capacity[1]
+        assert pixels <= boundary_capacity(plan)[0]
+        assert sums <= boundary_capacity(plan)[1]
         sizes[index] = pixels + item * sums
-        assert sizes[index] <= plan.boundary_bytes, "memory is planned too small"
+        assert sizes[index] <= boundary_bytes(plan), "memory is planned too small"
     for at_a_time in (1, 6):
-        bound = plan.scratch_bytes(at_a_time=at_a_time)
+        bound = scratch_bytes(plan, at_a_time=at_a_time)
         assert most_alive(plan, sizes, at_a_time) <= bound, "less is planned than there is"
         assert bound < (1.2 if min(height, width) > 5000 else 1.5) * height * width
 
@@ -198,4 +205,4 @@ def test_seams_of_a_band_fit_into_memory() -> None:
         )
     most = 2 * BAND + 1
     spans = [sum(sizes[first : first + most]) for first in range(len(sizes) - most + 1)]
-    assert np.median(spans) <= plan.boundary_room
+    assert np.median(spans) <= boundary_room(plan)

@@ -244,6 +244,8 @@ def test_a_picture_made_up_from_the_position() -> None:
         ({"image": "grey.zarr"}, "holds 150 x 130 of uint8; a picture is uint8 with three channels"),
         ({"image": "group.zarr"}, "this Zarr group is not an OME-Zarr image"),
         ({"image": "text.png"}, "cannot read it as a slide or image"),
+        ({"image": "folder"}, "image .*folder: this folder is no Zarr; give a Zarr, a slide or an image"),
+        ({"image": "turned.zarr"}, "axis x comes before y; a picture's rows come first"),
         ({"image": "s3://bucket/image"}, "is read from this machine only"),
         ({"mpp": 1.0}, "have different pixel sizes, and an image is not resampled"),
         ({"model": "identity"}, "generator 'identity' takes no image; leave it out, or choose a refiner"),
@@ -255,6 +257,11 @@ def test_bad_input_is_one_line(tmp_path: Path, change: dict[str, Any], says: str
     zarr.create_array(str(tmp_path / "grey.zarr"), shape=(150, 130), dtype="uint8")
     zarr.create_group(str(tmp_path / "group.zarr"))
     (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "folder").mkdir()
+    names = ("x", "y", "c")
+    zarr.create_array(
+        str(tmp_path / "turned.zarr"), shape=(150, 130, 3), dtype="uint8", dimension_names=names
+    )
     options = {
         "model": write_refiner(tmp_path / "r.onnx"),
         "image": tmp_path / "good.zarr",

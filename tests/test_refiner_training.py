@@ -24,7 +24,7 @@ from safron.io.masks.open import open_mask  # noqa: E402
 from safron.io.synthesis.draw import Synthesizer  # noqa: E402
 from safron.io.synthesis.layout import Layout  # noqa: E402
 from safron.io.synthesis.textures import make_texture  # noqa: E402
-from safron.training.cli import cli  # noqa: E402
+from safron.training.cli import commands  # noqa: E402
 from safron.training.fit_refiner import fit_refiner, load  # noqa: E402
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets  # noqa: E402
 from safron.training.refiner.found import find_nuclei  # noqa: E402
@@ -230,7 +230,7 @@ def test_bytes_and_back() -> None:
 
 
 def run(*args: Any) -> Any:
-    return CliRunner().invoke(cli, [*map(str, args)])
+    return CliRunner().invoke(commands, [*map(str, args)])
 
 
 @pytest.fixture(scope="module")

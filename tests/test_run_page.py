@@ -66,7 +66,12 @@ def test_runs_are_compared_where_both_have_been() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "holds no log.jsonl"), ("", "no line with a step"), ("{", "is damaged"), ("[1]", "is damaged")],
+    [
+        (None, "holds no log.jsonl"),
+        ("", "no line with a step"),
+        ("{", "cannot be read as lines of JSON"),
+        ("[1]", "lines of JSON"),
+    ],
 )
 def test_folders_without_a_run_are_refused(
     content: str | None, message: str, capsys: pytest.CaptureFixture[str]

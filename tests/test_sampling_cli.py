@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import zarr
 from cases import ExpectFail, check_fail, render_cli, run_cli
+from disks import small_disk
 from masks import blobs
 from safron.engine.generator.model import load_model
 from safron.engine.scratch.pass_state import PassState
@@ -63,6 +64,7 @@ CARDS = [
     ("unknown prediction", {"prediction": "score"}, "'score'"),
     ("unknown kind", {"kind": "euler"}, "'euler'"),
     ("a field that is no field", {"betas": [1]}, "betas"),
+    ("more steps than times", {"steps": 5}, "steps 5 must be at most 4"),
     ("guidance without a null label", {"guidance": 2.0, "null_label": None}, "needs a null_label"),
 ]
 
@@ -80,6 +82,21 @@ def test_bad_cards_are_one_line(
 ) -> None:
     write_sampler(Path("m.onnx"), card={"sampler": CARD["sampler"] | changes})
     check_fail(run_cli(capfd, ARGS), ExpectFail(what, ARGS, ("generator card", says)))
+
+
+@pytest.mark.usefixtures("_files")
+def test_the_card_says_how_many_steps_are_usual(capfd: pytest.CaptureFixture[str]) -> None:
+    write_sampler(Path("m.onnx"), card={"sampler": CARD["sampler"] | {"steps": 2}})
+    assert "ddim, 2 steps" in run_cli(capfd, f"{ARGS} --dry-run").out
+    assert "ddim, 4 steps" in run_cli(capfd, f"{ARGS} --steps 4 --dry-run").out
+
+
+@pytest.mark.usefixtures("_files")
+def test_a_running_picture_larger_than_the_free_disk_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    with small_disk(Path("disk"), "size=64k"):
+        case = ExpectFail("", "", ("disk: about", "MiB are needed, 0 MiB are free; free space"))
+        check_fail(run_cli(capfd, f"{ARGS} --scratch disk"), case)
+        assert not list(Path("disk").iterdir())
 
 
 @pytest.mark.usefixtures("_files")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from masks import blobs
 from safron.engine import render
 from safron.io.errors import BadInput
-from safron.io.masks.annotations import read_geojson
+from safron.io.masks.annotations import DrawingRules, read_geojson
 from safron.io.tiles.cli import main
 from safron.io.tiles.plan import Tile, split_tiles
 
@@ -194,7 +194,7 @@ def test_instances_travel_with_their_tiles(slide: Path) -> None:
 def test_geojson_tiles_are_drawn_back(slide: Path) -> None:
     row = next(row for row in cut(slide, "--format", "geojson") if row["split"] == "train")
     path = Path("t/train") / f"{row['name']}.geojson"
-    drawing = read_geojson(path, height=96, width=96, labels={})
+    drawing = read_geojson(path, DrawingRules(96, 96))
     np.testing.assert_array_equal(drawing.paint(slice(0, 96), slice(0, 96)), labels_of(row))
 
 

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from masks import blobs
 from safron.io.errors import BadInput
-from safron.io.masks.annotations import read_geojson
+from safron.io.legend import Label
+from safron.io.masks.annotations import DrawingRules, read_geojson
 from safron.io.masks.cli import main
 from safron.io.masks.open import open_mask
 from safron.io.masks.region_shapes import Shape, shapes
-from safron.io.masks.to_geojson import legend_of, write_geojson
+from safron.io.masks.to_geojson import legend_of, own_legend, write_geojson
+from safron.io.masks.write import write_labels
 
 NOTHING = np.zeros(256, bool)
 small = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
@@ -106,7 +108,7 @@ def test_drawn_back_it_is_the_same_mask(
     if (labels == background).all():
         return
     height, width = labels.shape
-    drawing = read_geojson(path, height=height, width=width, labels={}, background=background)
+    drawing = read_geojson(path, DrawingRules(height, width, background=background))
     np.testing.assert_array_equal(drawing.paint(slice(0, height), slice(0, width)), labels)
 
 
@@ -182,3 +184,19 @@ def test_an_empty_mask_and_a_wrong_name(here: Path) -> None:
     assert json.loads(Path("a.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
     with pytest.raises(BadInput, match="must end in"):
         write_geojson(Path("a.json"), mask, legend=legend_of(mask, {}))
+
+
+def test_labels_that_are_not_drawn_keep_their_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = np.zeros((30, 40), np.uint8)
+    labels[5:9, 5:20] = 7
+    legend = [Label(0, "Glass", (9, 9, 9), fill=(240, 240, 240)), Label(7, "Tumor", (1, 2, 3))]
+    write_labels(Path("m.zarr"), lambda rows, cols: labels[rows, cols], height=30, width=40, labels=legend)
+    assert run("to-geojson", "m.zarr", "a.geojson", "--label", "Fat=4") == 0
+    assert "warning: --label Fat=4: the mask has no region of label 4 to draw" in capsys.readouterr().err
+    assert run("from-geojson", "a.geojson", "again.zarr", "--size", "40,30") == 0
+    again = open_mask("again.zarr")
+    np.testing.assert_array_equal(again[:, :], labels)
+    assert [label for label in own_legend(again) if label.value != 4] == legend
+    assert {label.value: label.name for label in own_legend(again)}[4] == "Fat"
+    assert run("from-geojson", "a.geojson", "other.zarr", "--size", "40,30", "--label", "Tumor=2") == 0
+    assert np.unique(open_mask("other.zarr")[:, :]).tolist() == [0, 2]

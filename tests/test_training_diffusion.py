@@ -18,12 +18,14 @@ from safron.engine.generator.model import load_model
 from safron.engine.generator.sampler import Sampler
 from safron.io.errors import BadInput
 from safron.training.cli import main
+from safron.training.config.data_sets import DataFacts
 from safron.training.diffusion.export import export_run
-from safron.training.diffusion.network import SemanticUNet, one_hot_of
+from safron.training.diffusion.network import SemanticUNet, condition_of, one_hot_of
 from safron.training.diffusion.process import add_noise, linear_alphas, sampling_times, target_of
 from safron.training.diffusion.sample import ddim, sample
-from safron.training.diffusion.settings import NULL_LABEL, DiffusionConfig
+from safron.training.diffusion.settings import NUCLEI, NULL_LABEL, DiffusionConfig
 from safron.training.diffusion.train import fit, load_run
+from training_cases import tile
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine take minutes
 
@@ -95,6 +97,37 @@ def test_only_the_group_norm_lets_a_corner_see_the_other(norm: Any) -> None:
 def test_the_null_label_is_no_label() -> None:
     labels = torch.tensor([[[0, 5, NULL_LABEL]]], dtype=torch.uint8)
     assert one_hot_of(labels, 6).sum(dim=1).tolist() == [[[1.0, 1.0, 0.0]]]
+
+
+def test_where_there_is_no_label_there_is_no_edge() -> None:
+    labels = torch.tensor([[[0, 5, NULL_LABEL]]], dtype=torch.uint8)
+    assert condition_of(labels, torch.ones(1, 1, 1, 3), 6)[0, 6].tolist() == [[1.0, 1.0, 0.0]]
+
+
+def test_touching_nuclei_are_told_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        tile(tmp_path / "data", f"train_{number}", number)
+    config, facts = replace(TINY, nuclei=NUCLEI), DataFacts(data_set="consep")
+    run = fit(tmp_path / "data", tmp_path / "run", config, facts=facts)
+    card = export_run(run, tmp_path / "m.onnx", steps=4, usual=2, guidance=1.0, tile=64)
+    assert card["edges"] == {"of": "instances", "labels": [*NUCLEI]}
+    model: Any = load_model(tmp_path / "m.onnx", device="cpu")
+    labels, xt, t = (
+        np.full((1, 80, 80), 2, np.uint8),
+        np.ones((1, 3, 80, 80), np.float32),
+        np.ones(1, np.float32),
+    )
+    edges = np.zeros((1, 1, 80, 80), np.uint8)
+    edges[..., 40:42] = 1
+    alone, apart = (model(labels, None, xt=xt, t=t, edges=plane) for plane in (0 * edges, edges))
+    assert np.ptp((alone - apart)[:, :, 30:34]) > 0
+    np.testing.assert_array_equal(alone[:, :, 60:], apart[:, :, 60:])
+    numbers = np.ones((96, 96), np.uint16)
+    numbers[:, 48:] = 2
+    np.save(tmp_path / "numbers.npy", numbers)
+    np.save(tmp_path / "labels.npy", np.full((96, 96), 2, np.uint8))
+    args = f"{tmp_path}/labels.npy {tmp_path}/s.tiff --instances {tmp_path}/numbers.npy --model {tmp_path}/m.onnx"
+    assert "edges" in render_cli(capfd, f"{args} --mpp 0.5 --device cpu --workers 1")["stages"]
 
 
 def test_schedule_is_that_of_diffusers() -> None:
@@ -179,13 +212,15 @@ def test_a_card_beside_the_file_is_refused(checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_commands_say_in_one_line_what_is_wrong(
-    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for args, says in (
         (["diffusion", data, tmp_path / "run", "--widths", "5"], "two multiples of 8"),
         (["diffusion", data, tmp_path / "run", "--crop", "30"], "multiples of 4"),
+        (["diffusion", data, tmp_path / "run", "--edges"], "has no numbers of nuclei"),
         (["diffusion", data, tmp_path / "run", "--resume"], "is not a checkpoint"),
         (["export-diffusion", data / "a.png", tmp_path / "m.onnx"], "is not a checkpoint"),
+        (["export-diffusion", checkpoint, tmp_path / "m.onnx", "--usual-steps", "21"], "must be at most 20"),
     ):
         outcome = run_program(capfd, main, *args)
         assert (outcome.code, outcome.out) == (2, "")

@@ -17,7 +17,7 @@ from safron.training import cli
 from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import override, preset
 from safron.training.data import consep, draw_batch, open_source
-from training_cases import write
+from training_cases import tile, write
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train]'")
@@ -27,28 +27,6 @@ from safron.training import export, networks, train  # noqa: E402
 
 TINY = replace(preset("nuclei", "tiny"), steps=4, bfloat16=False)
 FACTS = DataFacts(data_set="consep")
-
-
-def tile(folder: Path, name: str, seed: int = 0, side: int = 240, *, ink: bool = False) -> None:
-    """Nuclei of all classes on pink, with glass in one corner."""
-    rng = np.random.default_rng(seed)
-    image = np.full((side, side, 3), (220, 160, 200), np.uint8)
-    image[:70, :70] = (245, 244, 246)
-    numbers, classes = np.zeros((side, side), np.uint16), np.zeros((side, side), np.uint8)
-    for number in range(1, 40):
-        y, x, kind = int(rng.integers(80, side)), int(rng.integers(side)), number % 4 + 1
-        disk = np.zeros((side, side), np.uint8)
-        cv2.circle(disk, (x, y), 9, 1, -1)
-        numbers[disk > 0], classes[disk > 0] = number * 3, kind
-    image[numbers > 0] = (90 + 10 * seed, 60, 150)
-    if ink:
-        image[100:160, 100:160] = (20, 20, 20)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(
-        str(folder / "images" / f"{name}.webp"), image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 101]
-    )
-    write(folder / "inst" / f"{name}.png", numbers)
-    write(folder / "class" / f"{name}.png", classes)
 
 
 @pytest.fixture(scope="module")

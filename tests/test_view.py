@@ -499,25 +499,32 @@ def test_many_requests_and_closed_connections_leave_it_answering(mask: Path) -> 
         ("missing.zarr --no-browser", "missing.zarr"),
         ("mask.zarr slide.svs --as-mask --no-browser", "mask.zarr: is said to be a mask"),
         ("mask.zarr --memory 1MB --no-browser", "--memory 1 MiB: a view needs"),
+        ("mask.zarr --model missing.onnx --no-browser", "missing.onnx"),
     ],
 )
 def test_the_command_refuses_in_one_line(
     args: str, message: str, mask: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     outcome = run_program(capfd, cli.main, *args.split())
-    assert outcome.code == 2
+    assert (outcome.code, outcome.out) == (2, ""), "no address is told of what is refused"
     assert message in outcome.error
 
 
 # A render in progress.
 
 
-@pytest.mark.parametrize("compression", ["none", "deflate", "lzw", "jpeg"])
-def test_a_render_in_work_fills_in(compression: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    args = f"{small_renders.ARGS} --compression {compression}"
+@pytest.mark.parametrize(
+    ("compression", "scratch"), [("none", None), ("deflate", None), ("lzw", None), ("jpeg", "work")]
+)
+def test_a_render_in_work_fills_in(
+    compression: str, scratch: str | None, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args = f"{small_renders.ARGS} --compression {compression}" + (f" --scratch {scratch}" if scratch else "")
+    if scratch:
+        Path(scratch).mkdir()
     small_renders.write_small_mask("mask.zarr")
     small_renders.interrupt(capfd, args)
-    with serving(open_scene("out.tiff", "mask.zarr")) as page:
+    with serving(open_scene("out.tiff", "mask.zarr", scratch=scratch)) as page:
         info = page.json("/info")
         assert (info["kind"], info["width"], info["height"]) == ("render", 300, 200)
         assert (info["patches"]["block"], info["patches"]["tile"]) == (128, 64)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +14,12 @@ import zarr
 from masks import blobs
 from models import RampModel
 
-sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")
-from safron.engine.viewing.scene import open_scene  # noqa: E402
-from view_pages import serving  # noqa: E402
+from safron.engine.viewing.scene import open_scene
+from view_pages import serving
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LABELS = blobs(1200, 1600, seed=5)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here; on Debian: apt install chromium")
-    with sync_api.sync_playwright() as started:
-        try:
-            opened = started.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else []
-            )
-        except sync_api.Error as error:
-            pytest.skip(f"{CHROMIUM} does not start: {error.message.splitlines()[0]}")
-        yield opened
-        opened.close()
 
 
 def pixel(page: Any, x: int, y: int) -> list[int]:

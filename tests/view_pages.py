@@ -62,7 +62,7 @@ def serving(scene: Scene, *, token: str | None = None) -> Iterator[Page]:
     """Serve a scene, and close it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        app = make_app(lambda: scene, hosts=hosts_of("127.0.0.1", port), token=token)
+        app = make_app(scene, hosts=hosts_of("127.0.0.1", port), token=token)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1)
         )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from safron.io.console import (
@@ -22,12 +21,14 @@ from safron.io.console import (
     option,
     run_program,
     version_option,
+    with_options,
 )
 from safron.io.errors import BadInput
 from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 from safron.training.diffusion.commands import diffusion, export_diffusion
+from safron.training.layouts.commands import export_mask_model, mask_model
 from safron.training.needs import need_torch
 
 DEFAULT = "safron-seamless"
@@ -52,7 +53,7 @@ class DefaultFit(ProgramGroup):
     epilog="Example: safron-train pairs/ runs/first --minutes 90. Options of training: safron-train fit --help",
 )
 @version_option
-def cli() -> None:
+def commands() -> None:
     """Train a patch generator on images and masks, and export it to ONNX for safron-render.
 
     "safron-train DATA OUT" is short for "safron-train fit DATA OUT".
@@ -120,15 +121,10 @@ FIT_OPTIONS = (
 )
 
 
-def _add(options: Sequence[Any]) -> Callable[[Any], Any]:
-    """Add options to a command, in the order of its help."""
-    return lambda command: reduce(lambda so_far, add: add(so_far), reversed(options), command)
-
-
-@cli.command(epilog="Example: safron-train pairs/ runs/first --minutes 90")
+@commands.command(epilog="Example: safron-train pairs/ runs/first --minutes 90")
 @click.argument("data", type=PATH)
 @click.argument("out", type=PATH)
-@_add(FIT_OPTIONS)
+@with_options(*FIT_OPTIONS)
 @debug_option
 def fit(data: Path, out: Path, **options: Any) -> None:
     """Train on the images and masks in DATA; write checkpoints, log and sample sheets to OUT."""
@@ -218,10 +214,10 @@ def _length(config: TrainConfig) -> str:
     return f"epochs {config.epochs}" if config.epochs else f"steps {config.steps}"
 
 
-@cli.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
+@commands.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
 @click.argument("checkpoint", type=PATH)
 @click.argument("out", type=PATH)
-@_add(CARD)
+@with_options(*CARD)
 @FLOAT16
 @debug_option
 def export(checkpoint: Path, out: Path, float16: bool, **card: str | None) -> None:
@@ -232,7 +228,7 @@ def export(checkpoint: Path, out: Path, float16: bool, **card: str | None) -> No
     _tell(out, export_checkpoint(checkpoint, out, card=card, float16=float16))
 
 
-@cli.command("page", epilog="Example: safron-train page runs/second run.html --before runs/first")
+@commands.command("page", epilog="Example: safron-train page runs/second run.html --before runs/first")
 @click.argument("run", type=PATH)
 @click.argument("out", type=PATH, metavar="OUT.html")
 @option("--before", "Folder of another run to compare with.", "RUN", type=PATH)
@@ -246,7 +242,7 @@ def page(run: Path, out: Path, before: Path | None, overwrite: bool) -> None:
     click.echo(f"wrote {out}")
 
 
-@cli.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
+@commands.command("export-random", epilog="Example: safron-train export-random --preset safron paper.onnx")
 @click.argument("out", type=PATH)
 @PRESET
 @SIZE
@@ -280,22 +276,20 @@ def _if_torch(command: click.Command) -> click.Command:
     return command
 
 
-cli.add_command(_if_torch(diffusion))
-cli.add_command(_if_torch(export_diffusion))
-cli.add_command(refiner)
-cli.add_command(export_refiner)
+commands.add_command(_if_torch(diffusion))
+commands.add_command(_if_torch(export_diffusion))
+commands.add_command(_if_torch(mask_model))
+commands.add_command(_if_torch(export_mask_model))
+commands.add_command(refiner)
+commands.add_command(export_refiner)
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        The command line after ``safron-train``; by default that of this process.
-    """
-    interrupted = "checkpoints are kept, --resume continues from the last"
-    run_program(cli, "safron-train", args, interrupted=interrupted)
+main = partial(
+    run_program,
+    commands,
+    "safron-train",
+    interrupted="checkpoints are kept, --resume continues from the last",
+)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from safron.io.measures.style import STYLE_NAMES
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
+from safron.training.half_precision import beyond_float16
 from safron.training.networks import (
     PaperGenerator,
     SeamlessGenerator,
@@ -86,7 +87,8 @@ class Contract(nn.Module):
         one_hot = torch.eq(labels[:, None].int(), self.values).float()
         further = dict(zip(self.names, planes, strict=True))
         edges = further.pop("edges")[:, 0] if "edges" in further else None
-        conditions = join_conditions(one_hot, edges, self.config).to(self.precision)
+        initial = further.pop("initial", None)
+        conditions = join_conditions(one_hot, edges, self.config, initial).to(self.precision)
         # A style's colours of background need more digits than half precision has.
         given = {name: part if name == "style" else part.to(self.precision) for name, part in further.items()}
         image = to_rgb(self.network(conditions, **given).float())
@@ -156,8 +158,8 @@ def export(
     BadInput
         A card lies beside `out`: it would be read instead of the one inside.
     Failed
-        ONNX Runtime and PyTorch in float32 differ by more than `PARITY_LIMIT` (`FLOAT16_LIMIT`) of the range, or a layer is
-        left that belongs in training.
+        ONNX Runtime and PyTorch in float32 differ by more than `PARITY_LIMIT` (`FLOAT16_LIMIT`) of the range, a layer is
+        left that belongs in training, or a value is too large for float16.
     """
     if (beside := out.with_suffix(".json")).exists():
         raise BadInput(
@@ -187,6 +189,11 @@ def export(
             f"the exported file and PyTorch differ by {card['parity_max_abs']:.3g} of 255, more than {limit:.3g}; nothing was "
             f"written; {instead}"
         )
+    if float16 and (node := beyond_float16(graph, (_example(model, model.tile, seed) for seed in (1, 2)))):
+        raise Failed(
+            f"{node} gives values beyond {np.finfo(np.float16).max:.0f}, the largest of float16; nothing was written; export "
+            "in float32"
+        )
     onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
@@ -211,6 +218,8 @@ def make_card(
         further["edges"] = {"of": model.edges_of, **drawn}
     if model.guides:
         further["guides"] = {"classes": list(model.guides), "radius": model.guide_radius}
+    if model.coarse:
+        further["initial"] = {}
     if model.style and styles:
         # Whole numbers for the background: it is also what patches of nothing else are filled with.
         named = {
@@ -247,6 +256,7 @@ Window = dict[str, npt.NDArray[Any]]
 def _example_names(model: ModelConfig) -> list[str]:
     """Names of the inputs beside labels, in their order."""
     takes = {"noise": model.noise_scales, "guides": model.guides, "style": model.style, "edges": model.nuclei}
+    takes |= {"initial": model.coarse}
     return [name for name, taken in takes.items() if taken]
 
 
@@ -267,6 +277,8 @@ def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
         window["style"] = EXAMPLE_STYLE
     if model.nuclei:
         window["edges"] = (rng.random((1, 1, side, side)) < 0.2).astype(np.uint8)
+    if model.coarse:
+        window["initial"] = rng.integers(256, size=(1, 3, side, side)).astype(np.uint8)
     return window
 
 

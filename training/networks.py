@@ -65,16 +65,20 @@ def one_hot_labels(labels: Tensor, count: int) -> Tensor:
     return (labels[:, None] == values[:, None, None]).float()
 
 
-def join_conditions(one_hot: Tensor, edges: Tensor | None, config: ModelConfig) -> Tensor:
-    """Labels [n, labels, y, x], 0 or 1, with edges [n, y, x] as one more channel: [n, `config.conditions`, y, x].
+def join_conditions(
+    one_hot: Tensor, edges: Tensor | None, config: ModelConfig, initial: Tensor | None = None
+) -> Tensor:
+    """Labels [n, labels, y, x], 0 or 1, with edges [n, y, x] and RGB in bytes [n, 3, y, x]: [n, `config.conditions`, y, x].
 
     The networks of the papers, which take colours, see edges in place of the labels below them.
     """
-    if edges is None:
-        return one_hot
-    drawn = edges[:, None].to(one_hot.dtype)
-    below = one_hot if config.network == "seamless" else one_hot * (1 - drawn)
-    return torch.cat([below, drawn], dim=1)
+    parts = [one_hot]
+    if edges is not None:
+        drawn = edges[:, None].to(one_hot.dtype)
+        parts = [one_hot if config.network == "seamless" else one_hot * (1 - drawn), drawn]
+    if initial is not None:
+        parts.append(initial.to(one_hot.dtype) / 127.5 - 1.0)
+    return torch.cat(parts, dim=1) if len(parts) > 1 else one_hot
 
 
 def to_rgb(image: Tensor) -> Tensor:
@@ -117,8 +121,11 @@ class PaperGenerator(nn.Module):
         inner = [down[levels], *up]
         self.skips = config.skips
         # Without context there is nothing for a stem to span, and this is pix2pix's U-Net.
-        self.stem = nn.Conv2d(3, base, 2 * config.context + 1, bias=False) if config.context else None
-        first = [base if config.context else 3, *down[1:]]
+        # A coarse image to refine is three channels more.
+        seen_colors = 6 if config.coarse else 3
+        side = 2 * config.context + 1
+        self.stem = nn.Conv2d(seen_colors, base, side, bias=False) if config.context else None
+        first = [base if config.context else seen_colors, *down[1:]]
         self.down = nn.ModuleList(nn.Conv2d(first[i], down[i + 1], 4, 2, 1) for i in range(levels))
         self.down_norm = nn.ModuleList(nn.BatchNorm2d(c) for c in down[2:levels])
         self.up = nn.ModuleList(
@@ -132,9 +139,10 @@ class PaperGenerator(nn.Module):
         self.apply(_init_paper)
 
     def forward(self, one_hot: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Render [n, labels, T+2c, T+2c], 0 or 1, to [n, 3, T, T], RGB in [-1, 1]; there is no noise."""
+        """Render what `join_conditions` gives to [n, 3, T, T], RGB in [-1, 1]; there is no noise."""
         last = len(self.up) - 1
-        x = F.conv2d(one_hot, self.colors)
+        labels = self.colors.shape[1]
+        x = torch.cat([F.conv2d(one_hot[:, :labels], self.colors), one_hot[:, labels:]], dim=1)
         x = self.down[0](x if self.stem is None else act(self.stem(x)))
         skips = [x]
         for level in range(1, last + 1):

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from safron.io.errors import BadInput
-from safron.io.files import output, read_text
+from safron.io.files import output, parse_text
 from safron.io.html_page import curves, head, image, table, text
 
 MEANINGS = {
@@ -43,13 +43,17 @@ def read_log(run: Path) -> list[dict[str, float]]:
     path = run / "log.jsonl"
     if not path.is_file():
         raise BadInput(f"{run}: holds no log.jsonl; give the folder of a training run")
-    try:
-        lines = [
-            json.loads(line) for line in read_text(path, max_bytes=MOST_BYTES).splitlines() if line.strip()
-        ]
-        rows = [{str(name): float(value) for name, value in line.items()} for line in lines]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path}: is damaged ({error}); give the folder of another run") from error
+    rows = parse_text(
+        path,
+        lambda log: [
+            {str(name): float(value) for name, value in json.loads(line).items()}
+            for line in log.splitlines()
+            if line.strip()
+        ],
+        kind="lines of JSON",
+        remedy="give the folder of another run",
+        max_bytes=MOST_BYTES,
+    )
     if not rows or "step" not in rows[0]:
         raise BadInput(f"{path}: has no line with a step yet; wait until the run has logged some")
     return rows
@@ -111,7 +115,8 @@ def run_page(run: Path, before: Path | None = None) -> str:
         )
     settings = run / "checkpoint.json"
     if settings.is_file():
-        shown = json.dumps(json.loads(read_text(settings)), indent=1)
+        kept = parse_text(settings, json.loads, kind="JSON", remedy="give the folder of another run")
+        shown = json.dumps(kept, indent=1)
         parts.append(
             f"<h2>Settings</h2><details><summary>of the last checkpoint</summary><pre>{text(shown)}</pre></details>"
         )

@@ -33,6 +33,7 @@ def stitch(
     guides: npt.NDArray[np.float32] | None = None,
     style: npt.NDArray[np.float32] | None = None,
     edges: npt.NDArray[np.uint8] | None = None,
+    initial: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Render a square canvas from patches of `tile` pixels, averaged where they overlap.
 
@@ -44,6 +45,8 @@ def stitch(
         float32 [g, y, x] and [s], where the generator takes them.
     edges
         uint8 [y, x], where the generator takes them.
+    initial
+        uint8 [3, y, x], where the generator takes it.
 
     Returns
     -------
@@ -56,7 +59,8 @@ def stitch(
     with torch.no_grad():
         one_hot = one_hot_labels(torch.from_numpy(labels)[None].to(device), len(config.model.labels))
         drawn = None if edges is None else torch.from_numpy(edges)[None].to(device)
-        one_hot = join_conditions(one_hot, drawn, config.model)
+        coarse = None if initial is None else torch.from_numpy(initial)[None].to(device)
+        one_hot = join_conditions(one_hot, drawn, config.model, coarse)
         planes = [one_hot, torch.from_numpy(noise)[None].to(device)]
         if guides is not None and len(guides):
             planes.append(torch.from_numpy(guides)[None].to(device))
@@ -87,7 +91,7 @@ def draw_sheet(generator: nn.Module, held_out: Source, config: TrainConfig) -> n
         sample = held_out.read(int(index), held_out.place(rng, int(index), read), read)
         noise = draw_noise(rng, read, read, config.model.noise_scales)
         parts: dict[str, Any] = {"tile": tile, "guides": sample.guides, "style": sample.style}
-        parts |= {"edges": sample.edges}
+        parts |= {"edges": sample.edges, "initial": sample.coarse(config.model.coarse)}
         image = np.rint(stitch(generator, sample.labels, noise, config, **parts)).astype(np.uint8)
         rows = [colors[sample.labels[inner]], sample.image[inner], image, mark_edges(image, tile, stride)]
         columns.append(_spaced(rows, axis=0))

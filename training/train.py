@@ -190,7 +190,8 @@ class Trainer:
         )
         edges = None if batch.edges is None else torch.from_numpy(batch.edges).to(self.device)
         one_hot = one_hot_labels(labels, len(self.config.model.labels))
-        one_hot = join_conditions(one_hot, edges, self.config.model)
+        initial = None if batch.initial is None else torch.from_numpy(batch.initial).to(self.device)
+        one_hot = join_conditions(one_hot, edges, self.config.model, initial)
         one_hot, noise, images = (
             part.contiguous(memory_format=torch.channels_last) for part in (one_hot, noise, images)
         )

@@ -178,14 +178,14 @@ def _lines(image: npt.NDArray[np.int16], inside: Bools, tissue: Bools, stride: i
     absolute = np.abs(steps)
     sample = absolute[::5, ::3][(tissue[:, 1:] & tissue[:, :-1])[::5, ::3]]
     limit = max(LEAST_CLIP, CLIP * float(np.median(sample)) if sample.size else 0.0)
-    clipped = np.clip(steps, -limit, limit).astype(np.float32)
+    clipped = np.clip(steps.astype(np.float32), -limit, limit)
     shape = (len(steps) // stride, stride, steps.shape[1])
 
     def means(values: Any, where: Bools) -> Any:
-        both = where[:, 1:] & where[:, :-1]
-        counts = both.reshape(shape).sum(axis=1)
-        total = (values * both[..., None]).reshape(*shape, 3).sum(axis=1, dtype=np.float32)
+        both = np.asarray(where[:, 1:] & where[:, :-1], np.float32)
+        counts = both.reshape(shape).sum(axis=1).astype(np.int64)
+        total = (values * both[..., None]).reshape(*shape, 3).sum(axis=1)
         total[counts < max(1, LEAST_SHARE * stride)] = np.nan
         return total / np.maximum(counts, 1)[..., None]
 
-    return means(clipped, inside), means(absolute, tissue).mean(axis=-1)
+    return means(clipped, inside), means(np.asarray(absolute, np.float32), tissue).mean(axis=-1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import (
@@ -294,6 +293,51 @@ def _deep(real: TileSet, fake: TileSet, weights: Path, device: str) -> dict[str,
     }
 
 
+@commands.command(epilog="Example: safron-eval sheet real=frames/ old=old.tiff new=new.tiff sheet.html")
+@click.argument("sources", nargs=-1, required=True, metavar="KIND=SOURCE...")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.html")
+@option("--count", "Number of crops of each kind.", "N", type=click.IntRange(1), default=50)
+@option("--size", "Size of a crop, in pixels a side.", "PX", type=click.IntRange(32), default=256)
+@option(
+    "--jpeg",
+    "JPEG quality, 1 to 100, that all crops are encoded with first, so that losses do not tell them apart.",
+    "N",
+    type=click.IntRange(1, 100),
+    shown="as they are",
+)
+@option("--seed", "Seed of crops and order, a whole number.", "N", type=click.IntRange(0), default=0)
+@option("--overwrite", "Replace a page and its key.", is_flag=True)
+@debug_option
+def sheet(sources: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Make a page that asks of crops in random order whether they are real, and its key beside it.
+
+    A SOURCE is a folder of images, an image or a slide; KIND is its name in the key, such as real. Crops hold tissue. The
+    page needs no network, and saves a reader's answers as a file.
+    """
+    from .blinded_sheet import key_path, make_sheet
+
+    named = [source.partition("=") for source in sources]
+    if not all(name and path for name, _, path in named) or len({name for name, _, _ in named}) < len(named):
+        raise click.UsageError(f"{' '.join(sources)}: give KIND=SOURCE, each kind once, as real=frames/")
+    key = make_sheet({name: path for name, _, path in named}, out, **options)
+    click.echo(
+        f"{out}: {len(key.kinds)} crops; {key_path(out)} says what they are, so keep it from the reader"
+    )
+
+
+@commands.command(epilog="Example: safron-eval answers sheet.key.json anna.json ben.json")
+@click.argument("key", type=click.Path(path_type=Path), metavar="KEY.json")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ANSWERS.json...")
+@debug_option
+def answers(key: Path, files: tuple[Path, ...]) -> None:
+    """Count how often readers of a sheet called each kind real."""
+    from .blinded_sheet import count_answers
+    from .seam_report import format_table
+
+    for line in format_table(count_answers(key, files)):
+        click.echo(line)
+
+
 @commands.command(epilog="Example: safron-eval dice pairs/ runs/dice --seeds 3 --minutes 60")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
@@ -335,16 +379,7 @@ def _need_for_training(command: str) -> None:
         raise BadInput(f"{command}: needs torch, which is not installed; run: pip install 'safron[train]'")
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        Arguments after ``safron-eval``; None takes those of the command line.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_program(commands, NAME, args)
+main = partial(run_program, commands, NAME)
 
 
 if __name__ == "__main__":

@@ -162,13 +162,22 @@ def _moved(lines: Floats, by: int) -> Floats:
     return moved
 
 
+def _add_moved(total: Floats, lines: Floats, by: int) -> None:
+    """Add to each line of `total` what lies `by` lines further on, and nothing beyond the end: [..., lines]."""
+    stop = lines.shape[-1] - abs(by)
+    if by >= 0:
+        total[..., :stop] += lines[..., by:]
+    else:
+        total[..., -by:] += lines[..., :stop]
+
+
 def _mean_at(lines: Floats, places: Iterable[int]) -> Floats:
     """Mean of the values at several distances from each line; NaNs do not count."""
-    total, count = np.zeros_like(lines), np.zeros(lines.shape, np.int16)
+    known, clean = np.isfinite(lines).astype(lines.dtype), np.nan_to_num(lines)
+    total, count = np.zeros_like(lines), np.zeros_like(lines)
     for by in places:
-        moved = _moved(lines, by)
-        total += np.nan_to_num(moved)
-        count += np.isfinite(moved)
+        _add_moved(total, clean, by)
+        _add_moved(count, known, by)
     return np.where(count, total / np.maximum(count, 1), np.nan)
 
 
@@ -196,19 +205,17 @@ def _step(steps: Floats, known: npt.NDArray[np.bool_], ends: tuple[int, ...]) ->
             covariance[np.abs(np.subtract.outer(range(length), range(length)))], pattern
         )
         for by, weight in enumerate(weights, start=-REACH):
-            found[..., channel] += weight * np.nan_to_num(_moved(values, by))
+            _add_moved(found[..., channel], weight * values, by)
     needed = np.logical_and.reduce([_moved(known.astype(np.float32), end) == 1 for end in ends])
     return _distances(found, needed)
 
 
 def _ramp(steps: Floats, known: npt.NDArray[np.bool_], overlap: int) -> Floats:
     """How unusual is the difference between the three pixels after the overlap and the three before it, at every line?"""
-    total: Floats = np.zeros_like(steps)
+    total, clean = np.zeros_like(steps), np.nan_to_num(steps)
     for by in range(-2, overlap + 3):
         weight = min(1.0, (by + 3) / 3, (overlap + 3 - by) / 3)
-        total += weight * np.stack(
-            [np.nan_to_num(_moved(channel, by)) for channel in np.moveaxis(steps, -1, 0)], -1
-        )
+        _add_moved(np.moveaxis(total, -2, -1), np.moveaxis(weight * clean, -2, -1), by)
     return _distances(total, known & (_moved(known.astype(np.float32), overlap) == 1))
 
 

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.io.masks.pair_files import IMAGES as PICTURES
+from safron.io.masks.pair_files import list_images
 from safron.io.masks.pair_names import find_masks
 from safron.io.slides.reader import Pixels
 
@@ -22,7 +24,7 @@ from .boundary_profiles import find_tissue
 
 Tile = npt.NDArray[np.uint8]
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".svs", ".bmp")
+IMAGES = (*sorted(PICTURES), ".svs")
 LEAST_TISSUE_IN_TILE = 0.5
 """Smallest share of a tile's pixels that is tissue."""
 
@@ -107,9 +109,7 @@ def find_tiles(
     path = Path(source)
     if not path.exists():
         raise BadInput(f"{source}: there is no such file or folder")
-    found = (
-        sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGES) if path.is_dir() else [path]
-    )
+    found = list_images(path, IMAGES) if path.is_dir() else [path]
     masks = find_masks(found) if path.is_dir() else set()
     files = [file for file in found if file not in masks]
     if not files:

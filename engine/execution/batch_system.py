@@ -32,7 +32,7 @@ from typing import Annotated, Any
 
 from dask.utils import parse_bytes
 from msgspec import Meta, Struct
-from safron.engine.system.gpus import GPU_BLOCKS
+from safron.engine.system.gpus import gpu_blocks
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.fields import Count, NotNegative, shown
 
@@ -114,7 +114,7 @@ class JobSettings(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def blocks(self) -> int:
         """Blocks in flight per job."""
-        return GPU_BLOCKS if self.gpus else 1
+        return gpu_blocks(self.cores) if self.gpus else 1
 
     def lifetime(self) -> list[str]:
         """Return the arguments that make a worker leave before its job ends."""

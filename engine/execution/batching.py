@@ -23,6 +23,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.generator.host_memory import HostMemory
 from safron.engine.generator.planes import Inputs, each, further
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
@@ -106,12 +107,14 @@ class Batch:
     inputs: Inputs
 
     @classmethod
-    def empty(cls, plan: RenderPlan) -> Self:
-        """Room for one batch."""
+    def empty(cls, plan: RenderPlan, memory: HostMemory) -> Self:
+        """Room for one batch, of zeros."""
         side = plan.grid.tile + 2 * plan.grid.context
-        inputs: Inputs = {"labels": np.zeros((plan.batch, side, side), np.uint8)}
+        inputs: Inputs = {"labels": memory.empty((plan.batch, side, side), np.uint8)}
         for spec in plan.planes:
-            inputs[spec.name] = np.zeros((plan.batch, *spec.shape(side)), spec.dtype)
+            inputs[spec.name] = memory.empty((plan.batch, *spec.shape(side)), spec.dtype)
+        for values in inputs.values():
+            values[:] = 0
         return cls(inputs)
 
     def put(self, slots: slice, inputs: Inputs) -> None:
@@ -135,15 +138,17 @@ class OwnBatches:
         The generator.
     plan
         Says how many patches make a batch.
+    memory
+        For the batch.
     tally
         Of the task.
     ran
         Told of each batch.
     """
 
-    def __init__(self, call: Call, plan: RenderPlan, tally: Tally, ran: Ran) -> None:
+    def __init__(self, call: Call, plan: RenderPlan, memory: HostMemory, tally: Tally, ran: Ran) -> None:
         self._call, self._plan, self._tally, self._ran = call, plan, tally, ran
-        self._batch = Batch.empty(plan)
+        self._batch = Batch.empty(plan, memory)
         self._count = 0
         self._waiting: list[tuple[slice, Window, Deliver]] = []
 

@@ -19,6 +19,7 @@ from typing import Any
 from distributed import WorkerPlugin
 from distributed.protocol import pickle
 from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
+from safron.engine.plan.estimates import boundary_room
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.failures import Stuck
 from safron.engine.system.gpus import kind_of
@@ -159,7 +160,7 @@ class JobPayload:
         timer = timer or CallTimer()
         timer.plan = plan
         mask.keep_chunks(block=plan.block, workers=sharers)
-        scratch.boundaries.keep(plan.boundary_room, lazily=False)  # other processes need them, too
+        scratch.boundaries.keep(boundary_room(plan), lazily=False)  # other processes need them, too
         # Options may have changed the card: its sampler, its style, its picture.
         info = replace(
             info,

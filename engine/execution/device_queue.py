@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from safron.engine.generator.host_memory import HostMemory
 from safron.engine.generator.planes import Inputs, each, further
 from safron.engine.generator.warm_up import GPU_CALLS
 from safron.engine.plan.render_plan import RenderPlan
@@ -75,14 +76,16 @@ class DeviceQueue:
         The generator; the place of a patch in a batch may not change a bit of it.
     plan
         Says how many patches make a batch.
+    memory
+        For the batches.
     """
 
-    def __init__(self, call: Call, plan: RenderPlan) -> None:
+    def __init__(self, call: Call, plan: RenderPlan, memory: HostMemory) -> None:
         self.plan = plan
         self._call = call
         self.changed = threading.Condition()
-        self._free = deque(Batch.empty(plan) for _ in range(BUFFERS - 1))
-        self._spare, self._apart = Batch.empty(plan), threading.Lock()
+        self._free = deque(Batch.empty(plan, memory) for _ in range(BUFFERS - 1))
+        self._spare, self._apart = Batch.empty(plan, memory), threading.Lock()
         self._open: _Batch | None = None
         self._full: deque[_Batch] = deque()
         self._running = 0

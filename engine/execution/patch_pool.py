@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.halving import Halving
+from safron.engine.generator.host_memory import HostMemory
 from safron.engine.generator.model import GeneratorInfo, PatchModel
 from safron.engine.generator.planes import further
 from safron.engine.generator.sampler import guided
@@ -34,7 +35,8 @@ def open_pool(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> Pool:
     if plan.batch == 1 or (info.batch_invariant and not info.on_gpu):
         return PatchPool(model, plan.batch if info.per_call is None else info.per_call, info.calls)
     call = Halving(model, info) if info.on_gpu else model
-    return DeviceQueue(call, plan) if info.same_places else OwnBatchPool(call, plan)
+    memory = HostMemory(info.device)
+    return DeviceQueue(call, plan, memory) if info.same_places else OwnBatchPool(call, plan, memory)
 
 
 def batches_held(info: GeneratorInfo, blocks: int) -> tuple[int, int]:
@@ -48,10 +50,11 @@ class OwnBatchPool:
 
     call: Call
     plan: RenderPlan
+    memory: HostMemory
 
     def open(self, tally: Tally, ran: Ran) -> Batches:
         """See `Pool`."""
-        return OwnBatches(self.call, self.plan, tally, ran)
+        return OwnBatches(self.call, self.plan, self.memory, tally, ran)
 
     def close(self) -> None:
         """Do nothing: it has no threads."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from msgspec import Struct
 from safron.io.errors import BadInput
 from safron.io.fields import convert, hints
+from safron.io.files import parse_text
 
 T = TypeVar("T")
 
@@ -62,16 +63,8 @@ def read_settings(file: Path, option: str, kind: type[T]) -> T:
     """
     import yaml
 
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{option} {file}: cannot read it ({getattr(error, 'strerror', None) or error})"
-        ) from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that does not exist
-        raise BadInput(f"{option} {file}: is not YAML ({' '.join(str(error).split())})") from error
+    form = f"lines of NAME: VALUE, with {', '.join(hints(cast(Any, kind)))}"
+    found = parse_text(file, yaml.safe_load, kind="YAML", remedy=f"give {form}", name=f"{option} ")
     if not isinstance(found, dict):
-        raise BadInput(
-            f"{option} {file}: must be lines of NAME: VALUE, with {', '.join(hints(cast(Any, kind)))}"
-        )
+        raise BadInput(f"{option} {file}: must be {form}")
     return convert(found, kind, f"{option} {file}")

@@ -290,6 +290,11 @@ class Card:
         return self.sampler.channels if self.sampler else 3
 
     @property
+    def reach(self) -> int:
+        """Label pixels on each side of a patch that its colours may depend on: its context, and what guides and edges read."""
+        return self.context + (self.guides.reach if self.guides else 0) + bool(self.edges)
+
+    @property
     def known(self) -> npt.NDArray[np.bool_]:
         """Which mask values the generator knows: bool [256]."""
         known = np.zeros(256, bool)

@@ -30,16 +30,15 @@ from .devices import (
     nodes_on_cpu,
     providers,
 )
+from .host_memory import HostMemory, aligned
 from .onnx_file import OnnxFile
 from .openvino_session import OpenVinoSession, openvino_version
 from .planes import Inputs, card_specs, each, further
-from .shipped import BFLOAT16, MODELS, model_names
+from .shipped import BFLOAT16, MODELS, cpu_form, model_names
 
 log = logging.getLogger("safron")
 
 TENSORS = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-# Bytes. ONNX Runtime aligns every tensor that it makes itself to this.
-ALIGNMENT = 64
 FATAL = 4  # severity in ONNX Runtime's log: errors come as exceptions, and each is one line
 
 
@@ -121,7 +120,8 @@ class OnnxModel:
         self._check_operators()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_session"}
+        own = ("_session", "_memory", "_bindings")
+        return {key: value for key, value in self.__dict__.items() if key not in own}
 
     @cached_property
     def per_call(self) -> int | None:
@@ -190,7 +190,8 @@ class OnnxModel:
         chosen = providers(self.device, self.precision, self.sha256, float16=self.file.float16)
         try:
             # ONNX Runtime's own fallback to the CPU prints on stdout, and may also come in the middle of a render.
-            session = ort.InferenceSession(str(self.path), options, providers=chosen, enable_fallback=0)
+            path = self.path if on_gpu else cpu_form(self.path)
+            session = ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
             raise self._cannot_load(error) from error
         if on_gpu:
@@ -278,15 +279,10 @@ class OnnxModel:
         inputs = {name: np.ascontiguousarray(values) for name, values in inputs.items()}
         side = labels.shape[1] - 2 * self.card.context
         if self._returns_image:
-            # ONNX Runtime writes where the image shall be, while it is in the core's cache.
-            image = _aligned((len(labels), side, side, self.card.channels))
-            binding = self._session.io_binding()
-            for name, values in inputs.items():
-                binding.bind_cpu_input(name, values)
-            binding.bind_output(self.card.output, "cpu", 0, np.float32, image.shape, image.ctypes.data)
             with suppress(Exception):  # what is wrong with the graph or its output is said below
-                self._session.run_with_iobinding(binding)
-                return check_output(image, labels, self.card)
+                return check_output(
+                    self._bound((len(labels), side, side, self.card.channels), inputs), labels, self.card
+                )
         try:
             if self.card.adapter is not None:
                 image = run_adapted(self._session, self.card, labels, noise)
@@ -309,9 +305,37 @@ class OnnxModel:
 
     @cached_property
     def _returns_image(self) -> bool:
-        """Whether the session, on a CPU, can write the image as it is wanted."""
-        direct = (self._runtime, self.device) == ("onnxruntime", "cpu") and self.card.adapter is None
+        """Whether the session can write the image as it is wanted."""
+        direct = self._runtime == "onnxruntime" and self.card.adapter is None
         return direct and self._session.get_outputs()[0].type == "tensor(float)"
+
+    def _bound(self, shape: tuple[int, ...], inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Run a batch whose image ONNX Runtime writes where it shall be.
+
+        On a CPU that is memory in the core's cache. On a GPU it is memory that is kept, as is the binding with what it holds on
+        the device. A binding copies an input there when the input is bound.
+        """
+        if self.device == "cpu":
+            image = aligned(4 * prod(shape)).view(np.float32).reshape(shape)
+            binding = self._session.io_binding()
+        else:
+            image, idle = self._memory.empty(shape, np.float32), self._bindings
+            binding = idle.pop() if idle else self._session.io_binding()
+        for name, values in inputs.items():
+            binding.bind_cpu_input(name, values)
+        binding.bind_output(self.card.output, "cpu", 0, np.float32, shape, image.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        if self.device != "cpu":  # one that raised is not used again
+            self._bindings.append(binding)
+        return image
+
+    @cached_property
+    def _memory(self) -> HostMemory:
+        return HostMemory(self.device)
+
+    @cached_property
+    def _bindings(self) -> list[Any]:
+        return []
 
 
 def _add_weights(digest: hashlib._Hash, locations: tuple[str, ...], path: Path) -> None:
@@ -328,14 +352,6 @@ def _add_weights(digest: hashlib._Hash, locations: tuple[str, ...], path: Path) 
                 f"--model {path}: cannot read {location!r}, where some of its weights are ({one_line(error)}); "
                 "put the file beside it, or save all in one file"
             ) from error
-
-
-def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Float32 array that begins where ONNX Runtime's own would: some kernels round by the place in memory."""
-    size = 4 * prod(shape)
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 def check_output(image: npt.NDArray[Any], labels: npt.NDArray[np.uint8], card: Card) -> npt.NDArray[Any]:

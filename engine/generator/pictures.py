@@ -7,7 +7,7 @@ opens. Beyond the canvas it goes on with its nearest pixel.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +22,8 @@ from safron.io.errors import BadInput, Failed, SafronError, one_line
 from safron.io.masks.fingerprint import content_facts
 from safron.io.masks.ome import read_level
 from safron.io.masks.zarr_inline import read_here
+from safron.io.masks.zarr_masks import axis_names, is_transposed, open_node
 from safron.io.slides.reader import Pixels
-from zarr.storage import LocalStore
 
 from .noise import normal_noise
 
@@ -104,19 +104,24 @@ def open_picture(path: str) -> Picture:
         return _zarr_picture(path)
     except SafronError:
         raise
-    except Exception as error:  # no Zarr, or damaged
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: this folder is no Zarr; give a Zarr, a slide or an image") from error
+    except Exception as error:  # damaged
         raise BadInput(f"{path}: cannot open it as a Zarr image ({one_line(error)})") from error
 
 
 def _zarr_picture(path: str) -> Picture:
-    node: Any = zarr.open(LocalStore(path, read_only=True), mode="r")
+    node: Any = open_node(path)
+    names: Sequence[str] = ()
     if isinstance(node, zarr.Group):
         level = read_level(dict(node.attrs))
         if level is None:
             raise BadInput(
                 f"{path}: this Zarr group is not an OME-Zarr image; give the path of the image inside it"
             )
-        node = node[level.path]
+        node, names = node[level.path], level.axes
+    if is_transposed(names or axis_names(node) or ()):
+        raise BadInput(f"{path}: axis x comes before y; a picture's rows come first: transpose it")
     long = [axis for axis, length in enumerate(node.shape) if length != 1]
     colour = long[-1] if len(long) == 3 and node.shape[long[-1]] == 3 else long[0] if len(long) == 3 else None
     if node.dtype != np.uint8 or colour is None or node.shape[colour] != 3:

@@ -57,6 +57,8 @@ class Sampler(Struct, frozen=True, forbid_unknown_fields=True):
         Whether the predicted picture is clipped to `range` in each step.
     channels
         Of the running picture.
+    steps
+        How many of its steps are taken if no number is given; None for all.
     """
 
     kind: Literal["ddim"]
@@ -70,6 +72,7 @@ class Sampler(Struct, frozen=True, forbid_unknown_fields=True):
     range: tuple[Finite, Finite] = (-1.0, 1.0)
     clip: bool = True
     channels: Count = 3
+    steps: Count | None = None
 
     def __post_init__(self) -> None:
         if not self.times or len(self.times) != len(self.alphas):
@@ -89,6 +92,8 @@ class Sampler(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"range [{self.range[0]:g}, {self.range[1]:g}] must rise, as [-1, 1]")
         if self.channels != 3:
             raise ValueError(f"channels {self.channels} must be 3, since the picture becomes RGB")
+        if self.steps is not None and self.steps > len(self.times):
+            raise ValueError(f"steps {self.steps} must be at most {len(self.times)}, the number of times")
 
     @property
     def specs(self) -> tuple[PlaneSpec, PlaneSpec]:
@@ -105,7 +110,7 @@ class Sampler(Struct, frozen=True, forbid_unknown_fields=True):
             It has fewer steps, or cannot be guided.
         """
         have = len(self.times)
-        count = have if count is None else count
+        count = (self.steps or have) if count is None else count
         if not 0 < count <= have:
             raise BadInput(f"--steps {count}: the generator's card has {have} steps; give 1 to {have}")
         guidance = self.guidance if guidance is None else guidance
@@ -119,6 +124,7 @@ class Sampler(Struct, frozen=True, forbid_unknown_fields=True):
             times=tuple(self.times[step] for step in chosen),
             alphas=tuple(self.alphas[step] for step in chosen),
             guidance=guidance,
+            steps=None,
         )
 
     def step(self, number: int) -> Step:

@@ -10,9 +10,10 @@ import json
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -139,10 +140,14 @@ def _rewritten(generator: OnnxModel) -> Rewritten:
         raise BadInput(
             "rewriting needs onnx, which is not installed; run: pip install 'safron[optimize]'"
         ) from error
-    from .rewrite import rewrite
+    from .packing import pack
+    from .rewrite import Rewritten, rewrite
 
     values = [] if generator.card.adapter else [label.value for label in generator.card.labels]
     rewritten = rewrite(onnx.load(str(generator.path)), label_values=values)
+    even = not any(side % 2 for side in (generator.card.tile, generator.card.tile_multiple or 2))
+    model, changes = pack(rewritten.model, even=even)
+    rewritten = Rewritten(model, rewritten.changes + changes)
     if not rewritten.changes:
         raise BadInput(f"{generator.path}: nothing in it can be made faster; render with it as it is")
     return rewritten
@@ -211,8 +216,8 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
 def command(source: Path, out: Path, *, overwrite: bool) -> None:
     """Rewrite a generator IN.onnx so that it runs faster on a CPU, as OUT.onnx.
 
-    Large convolutions become products of spectra, and transposed convolutions become plain ones. Both graphs are run
-    on example masks, and OUT is written only if no pixel differs by more than one grey level. Needs: pip install
+    Large convolutions become products of spectra, transposed convolutions become plain ones, and the last convolution makes
+    2 x 2 pixels at once. Both graphs are run on example masks, and OUT is written only if no pixel differs by more than one grey level. Needs: pip install
     'safron[optimize]'.
     """
     done = optimize(source, out, overwrite=overwrite)
@@ -225,9 +230,7 @@ def command(source: Path, out: Path, *, overwrite: bool) -> None:
     )
 
 
-def main() -> NoReturn:
-    """Run the command. Every failure is one line on stderr and an exit code."""
-    run_program(command, "safron-optimize")
+main = partial(run_program, command, "safron-optimize")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pathlib import Path
 from safron.engine.execution.patch_pool import batches_held
 from safron.engine.execution.tasks import Job
 from safron.engine.generator.pictures import CACHE_BYTES as PICTURE_BYTES
-from safron.engine.plan.render_plan import BOUNDARIES_KEPT, RenderPlan
+from safron.engine.plan import estimates
+from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.scratch.arrays import SYNC_BYTES
 from safron.engine.system.memory import LARGEST
 from safron.io.errors import BadInput
@@ -110,9 +111,9 @@ def process_budget(job: Job, *, process: int, blocks: int, batches: int, memory:
     plan = job.plan
     budget = Budget(
         process=process,
-        blocks=with_gaps(blocks * plan.worker_bytes()),
+        blocks=with_gaps(blocks * estimates.worker_bytes(plan)),
         batches=batch_bytes(job, batches),
-        boundaries=with_gaps(BOUNDARIES_KEPT * plan.boundary_bytes),
+        boundaries=with_gaps(estimates.BOUNDARIES_KEPT * estimates.boundary_bytes(plan)),
     )
     most = max(CACHE_BYTES, (memory - budget.total) // 2)
     chunks = job.mask.keep_chunks(block=plan.block, workers=blocks, max_bytes=most)
@@ -128,7 +129,7 @@ def worker_budget(job: Job, *, resident: int, blocks: int) -> Budget:
 
 def batch_bytes(job: Job, batches: int) -> int:
     """Return the bytes of so many batches in flight."""
-    return with_gaps(batches * job.plan.batch_bytes(returns_uint8=job.model.returns_uint8))
+    return with_gaps(batches * estimates.batch_bytes(job.plan, returns_uint8=job.model.returns_uint8))
 
 
 def with_gaps(nbytes: int) -> int:
@@ -142,7 +143,7 @@ def heap_bytes(budget: Budget, job: Job, *, workers: int) -> int:
     image = 3 * plan.block**2
     outside = workers * image if image > LARGEST else 0
     if plan.passes is not None and 4 * image > LARGEST:
-        outside += with_gaps(workers * plan.step_bytes)
+        outside += with_gaps(workers * estimates.step_bytes(plan))
     if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST:
         outside += budget.chunks
     rows, columns = plan.block_shape

@@ -115,7 +115,7 @@ class RenderOptions:
         None,
         "Number of steps of a sampler (a diffusion model), each one pass over the slide: as many of its card's, evenly spread.",
         "N",
-        shown="all of them",
+        shown="the generator's",
     )
     guidance: NotNegativeNumber | None = setting(
         None,
@@ -140,7 +140,7 @@ class RenderOptions:
         None,
         "Number of blocks rendered at a time, or of worker processes. --scheduler and --cluster decide for themselves.",
         "N",
-        shown="2; on a GPU 4; with several GPUs one process each",
+        shown="2; on a GPU 4 to 12, by cores; with several GPUs one process each",
     )
     executor: Literal["auto", "threads", "dask", "processes"] = setting(
         "auto",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from safron.engine.execution.workers import Placement
 from safron.engine.generator.model import PatchModel
 from safron.engine.plan.render_plan import RenderPlan
-from safron.engine.system.gpus import GPU_BLOCKS, process_blocks, visible_gpus
+from safron.engine.system.gpus import gpu_blocks, process_blocks, visible_gpus
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
@@ -110,7 +110,7 @@ def choose_workers(options: RenderOptions, where: Where, device: str) -> int:
     if options.workers is not None:
         return options.workers
     if where == "threads":
-        return GPU_BLOCKS if device.startswith("cuda") else WORKERS
+        return gpu_blocks(usable_cores()) if device.startswith("cuda") else WORKERS
     gpus = len(visible_gpus()) if options.device in ("auto", "cuda") else 0
     return max(WORKERS, min(gpus, options.memory // GPU_PROCESS_BYTES))
 

@@ -17,7 +17,7 @@ from safron.engine.execution.tasks import Job
 from safron.engine.generator.card import Card
 from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
 from safron.engine.generator.planes import card_specs
-from safron.engine.generator.warm_up import choose_batch, warm_up
+from safron.engine.generator.warm_up import WarmUp, choose_batch, warm_up
 from safron.engine.plan.blocks import choose_block
 from safron.engine.plan.fixed_point import prediction_bits
 from safron.engine.plan.render_plan import Passes, RenderPlan, choose_bits, make_grid
@@ -27,7 +27,7 @@ from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
 from safron.engine.stains.looks import stain_change
 from safron.engine.stains.stain import StainChange
-from safron.engine.system.gpus import process_blocks
+from safron.engine.system.gpus import GPU_BLOCKS, process_blocks
 from safron.engine.system.memory import resident_bytes, usable_cores
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
@@ -39,7 +39,6 @@ from safron.io.slides.writer import SlideSpec
 from .budget import (
     LATE_BYTES,
     Budget,
-    batch_bytes,
     check_memory,
     heap_bytes,
     process_budget,
@@ -74,12 +73,13 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
         beside=_beside(model, options),
     )
     where = choose_where(options, mask, model)
+    chosen = options.workers is None
     options = replace(options, workers=choose_workers(options, where, model.device))
     info = with_sampler(GeneratorInfo.of(model), options)
     info = with_chosen_inputs(info, model, mask, options)
     job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
     if where == "threads":
-        return _prepare_threads(target, options, model, job)
+        return _prepare_threads(target, options, model, job, chosen=chosen)
     processes = workers_of(options) if where == "processes" else 0
     budget = Budget(driver=resident_bytes() + LATE_BYTES, processes=processes)
     at_a_time = blocks_elsewhere(options, where)
@@ -136,20 +136,32 @@ def _edge_content(mask: LabelMask) -> str:
     return f"{', '.join(mask.beside)} of {mask.source}"
 
 
-def _prepare_threads(target: Target, options: RenderOptions, model: PatchModel, job: Job) -> Prepared:
-    """Run the generator a few times in this process, and project the memory of the render."""
-    workers = workers_of(options)
-    budget = process_budget(
-        job,
-        process=resident_bytes() + LATE_BYTES,
-        blocks=workers,
-        batches=BUFFERS if job.model.on_gpu else workers,
-        memory=options.memory,
-    )
-    check_memory(budget, job.plan, options)  # before the warm-up allocates any of it
+def _prepare_threads(
+    target: Target, options: RenderOptions, model: PatchModel, job: Job, *, chosen: bool
+) -> Prepared:
+    """Run the generator a few times in this process, and project the memory of the render.
+
+    Blocks in flight that were `chosen` for a GPU are fewer where memory is short.
+    """
+    process = resident_bytes() + LATE_BYTES
+
+    def planned(blocks: int, tried: WarmUp | None = None) -> Budget:
+        batches, calls = (BUFFERS if job.model.on_gpu else blocks), 0
+        if tried is not None:
+            batches, calls = batches_held(tried.info, blocks)
+        budget = process_budget(job, process=process, blocks=blocks, batches=batches, memory=options.memory)
+        return budget if tried is None else replace(budget, generator=tried.bytes_of(calls))
+
+    def fitting(blocks: int, tried: WarmUp | None = None) -> int:
+        while chosen and blocks > GPU_BLOCKS and planned(blocks, tried).total > options.memory:
+            blocks -= 1
+        return blocks
+
+    workers = fitting(workers_of(options))
+    check_memory(planned(workers), job.plan, options)  # before the warm-up allocates any of it
     tried = first_call(lambda: warm_up(model, job.model, job.plan), options.patch_timeout)
-    batches, calls = batches_held(tried.info, workers)
-    budget = replace(budget, batches=batch_bytes(job, batches), generator=tried.bytes_of(calls))
+    workers = fitting(workers, tried)
+    options, budget = replace(options, workers=workers), planned(workers, tried)
     heap = heap_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())

@@ -8,6 +8,7 @@ from typing import Literal
 from safron.engine.execution.tasks import Job
 from safron.engine.generator.model import PatchModel
 from safron.engine.generator.shipped import model_names
+from safron.engine.plan.estimates import output_bytes, scratch_bytes
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.remote import Target
 
@@ -71,7 +72,7 @@ class Prepared:
     @property
     def scratch_bytes(self) -> int:
         """Upper bound on the disk space of scratch at one time, with one block in flight if the number is unknown."""
-        return self.plan.scratch_bytes(at_a_time=self.at_a_time or 1)
+        return scratch_bytes(self.plan, at_a_time=self.at_a_time or 1)
 
     def check_budget(self) -> None:
         """Refuse a plan that exceeds the memory budget or the free disk.
@@ -84,7 +85,7 @@ class Prepared:
         check_memory(self.budget, self.plan, self.options)
         scratch, part = self.job.scratch, self.target.part
         written = part.stat().st_size if part.is_file() else 0
-        needs = max(0, self.plan.output_bytes() - written), 0 if scratch.store else self.scratch_bytes
+        needs = max(0, output_bytes(self.plan) - written), 0 if scratch.store else self.scratch_bytes
         check_disk(zip(working_folders(self.target, scratch, self.options), needs, strict=True))
 
     @property

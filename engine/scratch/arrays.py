@@ -49,6 +49,8 @@ from .state_canvas import StateCanvas, state_layouts
 UInt8 = npt.NDArray[np.uint8]
 FORMAT = 5
 RECORD = "finished.json"
+HASH = "mask content"
+_DECIDE_HASH = {"--region", "--scale", "--model"}
 COMPLETE = "complete.json"
 # Encoded tiles are written and made durable together once they have so many bytes.
 SYNC_BYTES = 8 << 20
@@ -210,7 +212,11 @@ class Scratch:
         before: dict[str, Any] = found["inputs"]
         if self.store is not None:
             inputs = {**inputs, "--scratch": self.store}
-        return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
+        names = [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
+        # The hash is of the labels that are drawn, so another part or scale, or a generator of other labels, changes it too.
+        if not _DECIDE_HASH.isdisjoint(names) and HASH in names:
+            names.remove(HASH)
+        return names
 
     def check_files(self) -> None:
         """Raise `BadInput` if something in the folder is a link, a pipe or a device: it would lead elsewhere, or hang."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.blending.accumulator import Accumulator
 from safron.engine.blending.dense import DenseSums, new_sums
+from safron.engine.plan.estimates import boundary_capacity
 from safron.engine.plan.fixed_point import Sums
 from safron.engine.plan.render_plan import RenderPlan
 
@@ -33,7 +34,7 @@ SLOW_SECONDS = 0.5
 
 def boundary_layouts(plan: RenderPlan) -> dict[str, Layout]:
     """Return the layouts of the arrays, by name: one chunk per block, large enough for any."""
-    pixels, sums = plan.boundary_capacity
+    pixels, sums = boundary_capacity(plan)
     return {
         "boundary/pixels": ((*plan.block_shape, pixels), (1, 1, pixels), np.dtype(np.uint8)),
         "boundary/sums": ((*plan.block_shape, sums), (1, 1, sums), np.dtype(plan.blend.sum_dtype)),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from safron.io.errors import BadInput
 
-GPU_BLOCKS = 4
-"""Blocks in flight per GPU: while some are blended and encoded, the others keep the GPU busy."""
+from .memory import usable_cores
+
+GPU_BLOCKS, MOST_GPU_BLOCKS = 4, 12
+"""Blocks in flight per GPU, at least and at most: while some are blended and encoded, the others keep the GPU busy."""
 
 
 def visible_gpus() -> list[str]:
@@ -24,12 +28,8 @@ def visible_gpus() -> list[str]:
 
 def count_gpus() -> int:
     """Return the number of GPUs that the driver shows, without allocating anything on them."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+    driver, count = _driver(), ctypes.c_int(0)
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
 
@@ -39,9 +39,8 @@ def describe_gpu(number: int) -> str:
 
     Two GPUs of one kind and one set of libraries choose the same kernels; others may round differently.
     """
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
-    except OSError:
+    driver = _driver()
+    if driver is None:
         return "no driver"
     gpu, value = ctypes.c_int(0), ctypes.c_int(0)
     name = ctypes.create_string_buffer(128)
@@ -55,6 +54,58 @@ def describe_gpu(number: int) -> str:
     driver.cuDriverGetVersion(ctypes.byref(value))
     cuda = f"{value.value // 1000}.{value.value % 1000 // 10}"
     return f"{name.value.decode(errors='replace')} ({'.'.join(capability)}), CUDA {cuda}{_cudnn()}"
+
+
+def _driver() -> ctypes.CDLL | None:
+    """CUDA's driver, where there is one."""
+    with suppress(OSError):
+        return ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
+    return None
+
+
+def pin(address: int, nbytes: int, number: int) -> Callable[[], None] | None:
+    """Lock memory to its place, so that a GPU copies from and to it by itself.
+
+    Parameters
+    ----------
+    address, nbytes
+        The memory, whole pages if possible.
+    number
+        Of the GPU, whose context is then used by this process.
+
+    Returns
+    -------
+    Callable[[], None] | None
+        Unlocks it, and must be called before the memory is freed. None where the driver does not lock it: it may be slower then.
+    """
+    driver = _driver()
+    gpu, context = ctypes.c_int(0), ctypes.c_void_p()
+    if (
+        driver is None
+        or driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(gpu), number)
+        or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), gpu)
+    ):
+        return None
+    place = ctypes.c_void_p(address)
+
+    def in_context(call: Callable[..., int], *arguments: Any) -> int:
+        if driver.cuCtxPushCurrent_v2(context):
+            return 1
+        result = call(*arguments)
+        driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+        return result
+
+    # CU_MEMHOSTREGISTER_PORTABLE: for every context.
+    if in_context(driver.cuMemHostRegister_v2, place, ctypes.c_size_t(nbytes), 1):
+        driver.cuDevicePrimaryCtxRelease_v2(gpu)
+        return None
+
+    def release() -> None:
+        in_context(driver.cuMemHostUnregister, place)
+        driver.cuDevicePrimaryCtxRelease_v2(gpu)
+
+    return release
 
 
 def _cudnn() -> str:
@@ -82,13 +133,21 @@ def worker_gpus(device: str) -> list[str]:
     return gpus
 
 
+def gpu_blocks(cores: int) -> int:
+    """Return the number of blocks in flight beside a GPU for a process with so many cores.
+
+    One core takes about 30 Mpx/s of blending and encoding; more blocks than cores would only take memory.
+    """
+    return max(GPU_BLOCKS, min(MOST_GPU_BLOCKS, 3 * cores // 4))
+
+
 def process_blocks(device: str) -> int:
     """Return the number of blocks in flight in a worker process: several if it has a GPU."""
     import onnxruntime
 
     # Found out without loading CUDA, which this process does not use.
-    on_gpu = worker_gpus(device) and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    return GPU_BLOCKS if on_gpu else 1
+    gpus = worker_gpus(device) if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else []
+    return gpu_blocks(usable_cores() // len(gpus)) if gpus else 1
 
 
 def kind_of(device: str) -> str:

@@ -25,13 +25,6 @@ BATCH_SYSTEM_SECONDS = 9.0
 """The same while jobs of a batch system are being cancelled."""
 
 
-def raise_on_signals() -> None:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, unless they are ignored, as below nohup."""
-    for number in SIGNALS:
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
-
-
 class _End:
     """When, and with which words, this process ends although its threads may not have."""
 

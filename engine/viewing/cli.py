@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Sequence
-from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.engine.preparation.options import DEFAULT_MODEL, RenderOptions
@@ -66,6 +64,12 @@ Examples:
     "--memory", "Memory that the view may use, in bytes, or as 4GiB.", "SIZE", default=4 << 30, shown="4GiB",
     parse=_PARSE["memory"],
 )  # fmt: skip
+@option(
+    "--scratch",
+    "Scratch folder of a render in progress, where it was given one.",
+    "DIR",
+    shown="beside the slide",
+)
 @option("--as-mask", "Take a colour image for a colour-coded mask, not for a slide.", is_flag=True)
 @option(
     "--port",
@@ -91,7 +95,6 @@ def command(
     source: str,
     mask: str | None,
     *,
-    as_mask: bool,
     port: int,
     host: str,
     token: str | None,
@@ -107,9 +110,16 @@ def command(
     for module in ("starlette", "uvicorn"):
         if importlib.util.find_spec(module) is None:
             raise BadInput(f"{NAME} needs {module}, which is not installed; run: pip install 'safron[view]'")
-    check_source(source)
+    check_source(source, options["scratch"])
     with _listen(host, port) as listener:
-        serve(listener, host, source, mask, token=token, as_mask=as_mask, browser=not no_browser, **options)
+        from .scene import open_scene
+
+        # What is refused is refused before anybody is told an address.
+        scene = open_scene(source, mask, **options)
+        try:
+            serve(listener, host, scene, token=token, browser=not no_browser)
+        finally:
+            scene.close()
 
 
 def check_address(host: str, token: str | None) -> None:
@@ -126,15 +136,16 @@ def check_address(host: str, token: str | None) -> None:
         )
 
 
-def check_source(source: str) -> None:
-    """Raise `BadInput` at once where there is nothing to look at, before a browser opens."""
+def check_source(source: str, scratch: str | None) -> None:
+    """Raise `BadInput` at once where there is nothing to look at."""
     if "://" in source or Path(source).exists():
         return
     from .unfinished import in_work
 
-    if not in_work(Path(source)):
+    if not in_work(Path(source), scratch):
         raise BadInput(
-            f"{source}: there is no such file or folder; give a mask, a slide, or the slide of a render in progress"
+            f"{source}: there is no such file or folder; give a mask, a slide, or the slide of a render in progress "
+            "(with its --scratch, if it was given one)"
         )
 
 
@@ -146,17 +157,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise BadInput(f"--host {host} --port {port}: {error.strerror or error}; choose another") from error
 
 
-def serve(
-    listener: socket.socket,
-    host: str,
-    source: str,
-    mask: str | None,
-    *,
-    token: str | None,
-    browser: bool,
-    **options: Any,
-) -> None:
-    """Answer requests until a signal comes; what is shown is opened meanwhile.
+def serve(listener: socket.socket, host: str, scene: Scene, *, token: str | None, browser: bool) -> None:
+    """Answer requests until a signal comes.
 
     Parameters
     ----------
@@ -164,36 +166,22 @@ def serve(
         Is listening.
     host
         Its address.
-    source, mask
-        What is shown; see `safron.engine.viewing.scene.open_scene`.
+    scene
+        What is shown.
     token
         What every request must know, or None.
     browser
         Open the page in a browser.
-    **options
-        Of `safron.engine.viewing.scene.open_scene`.
     """
     import uvicorn
 
     from .server import hosts_of, make_app, url_of
 
-    opened: Future[Scene] = Future()
     port = int(listener.getsockname()[1])
-    app = make_app(opened.result, hosts=hosts_of(host, port), token=token)
+    app = make_app(scene, hosts=hosts_of(host, port), token=token)
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1)
     )
-
-    def open_it() -> None:
-        from .scene import open_scene
-
-        try:
-            opened.set_result(open_scene(source, mask, **options))
-        except BaseException as error:
-            opened.set_exception(error)
-            server.should_exit = True
-
-    threading.Thread(target=open_it, name="safron-open", daemon=True).start()
     url = url_of(host, port, token)
     click.echo(f"{NAME}: {url}  (Ctrl-C stops)")
     if browser:
@@ -204,20 +192,9 @@ def serve(
         pass
     finally:
         server.should_exit = True
-    if opened.done():
-        opened.result().close()
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        Arguments after ``safron-view``; None takes those of the command line.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_program(command, NAME, args)
+main = partial(run_program, command, NAME)
 
 
 if __name__ == "__main__":

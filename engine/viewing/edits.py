@@ -15,7 +15,7 @@ import numpy.typing as npt
 from msgspec import Struct
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
-from safron.io.masks.annotations import edges_of, inside
+from safron.io.masks.drawing import edges_of, inside
 from safron.io.masks.mask import LabelMask
 
 UInt8 = npt.NDArray[np.uint8]

@@ -180,7 +180,9 @@ class Scene:
         self.picture.close()
 
 
-def open_scene(source: str, mask: str | None, *, as_mask: bool = False, **options: Any) -> Scene:
+def open_scene(
+    source: str, mask: str | None, *, as_mask: bool = False, scratch: str | Path | None = None, **options: Any
+) -> Scene:
     """Open what a user named.
 
     Parameters
@@ -191,6 +193,8 @@ def open_scene(source: str, mask: str | None, *, as_mask: bool = False, **option
         The mask of a slide, or None.
     as_mask
         `source` is a mask, whatever it looks like.
+    scratch
+        ``--scratch`` of the render in progress, where it was given one.
     **options
         Of `VirtualSlide`.
 
@@ -200,14 +204,15 @@ def open_scene(source: str, mask: str | None, *, as_mask: bool = False, **option
         It cannot be opened, or slide and mask do not have the same size.
     """
     path = Path(source)
-    if mask is None and (as_mask or _is_mask(path, source)):
+    unfinished = in_work(path, scratch)
+    if mask is None and (as_mask or (not unfinished and _is_mask(path, source))):
         return _mask_scene(source, options)
     if as_mask:
         raise BadInput(f"{source}: is said to be a mask, so {mask} is not needed; leave one of them out")
     picture: Picture
     patches: Patches | None
-    if in_work(path):
-        picture, inputs = UnfinishedPicture(path), read_inputs(path)
+    if unfinished:
+        picture, inputs = UnfinishedPicture(path, scratch), read_inputs(path, scratch)
         kind, patches = "render", _patches_of_inputs(inputs)
     else:
         picture, facts = open_picture(path)
@@ -224,8 +229,6 @@ def _is_mask(path: Path, source: str) -> bool:
     """Whether one name alone is that of a mask: a Zarr, an array, or an image of one channel."""
     if "://" in source or path.is_dir() or path.name.lower().endswith(_MASK_ENDINGS):
         return True
-    if in_work(path):
-        return False
     if not path.is_file():
         raise BadInput(
             f"{source}: there is no such file; give a mask, a slide, or the slide of a render in progress"

@@ -75,13 +75,13 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
-def make_app(open_scene: Callable[[], Scene], *, hosts: frozenset[str], token: str | None) -> ASGIApp:
+def make_app(scene: Scene, *, hosts: frozenset[str], token: str | None) -> ASGIApp:
     """Make the application.
 
     Parameters
     ----------
-    open_scene
-        Gives what is shown; called from many threads, it may wait until it is open.
+    scene
+        What is shown.
     hosts
         Values of the Host header that are served.
     token
@@ -97,7 +97,7 @@ def make_app(open_scene: Callable[[], Scene], *, hosts: frozenset[str], token: s
 
     def get(work: Callable[[Scene, Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            return await run_in_threadpool(lambda: _answered(lambda: work(open_scene(), request)))
+            return await run_in_threadpool(lambda: _answered(lambda: work(scene, request)))
 
         return answer
 
@@ -110,7 +110,7 @@ def make_app(open_scene: Callable[[], Scene], *, hosts: frozenset[str], token: s
                     given = msgspec.json.decode(body, type=kind)
                 except msgspec.DecodeError as error:
                     raise BadInput(str(error)) from error
-                return JSONResponse(work(open_scene(), given))
+                return JSONResponse(work(scene, given))
 
             return await run_in_threadpool(lambda: _answered(respond))
 

@@ -40,15 +40,14 @@ _NAMES = {
 }
 
 
-def in_work(out: Path) -> bool:
-    """Whether there is an unfinished render of this slide, and no finished one."""
-    target = Target.of(out)
-    return not out.exists() and bool(recorded(scratch_path(target, None)))
+def in_work(out: Path, scratch: str | Path | None = None) -> bool:
+    """Whether there is an unfinished render of this slide, with this ``--scratch``, and no finished one."""
+    return not out.exists() and bool(recorded(scratch_path(Target.of(out), scratch)))
 
 
-def read_inputs(out: Path) -> dict[str, Any]:
+def read_inputs(out: Path, scratch: str | Path | None = None) -> dict[str, Any]:
     """Return what decides the slide, as values by the names of options."""
-    found = recorded(scratch_path(Target.of(out), None))
+    found = recorded(scratch_path(Target.of(out), scratch))
     if not found:
         raise BadInput(f"{out}: there is no unfinished render of it")
     return {name: _value(text) for name, text in found["inputs"].items()}
@@ -75,15 +74,17 @@ class UnfinishedPicture(TileTree):
     ----------
     out
         The slide, as given to the render.
+    scratch
+        The render's ``--scratch``, where it was given one.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        inputs = read_inputs(out)
+    def __init__(self, out: Path, scratch: str | Path | None = None) -> None:
+        self.out, self.scratch = out, scratch
+        inputs = read_inputs(out, scratch)
         self.spec, self._block = _spec(inputs), int(inputs["--block"])
         super().__init__(self.spec.height, self.spec.width, self.spec.mpp)
         target = Target.of(out)
-        self._index = IndexReader(Scratch(scratch_path(target, None)).index, self.spec.pyramid)
+        self._index = IndexReader(Scratch(scratch_path(target, scratch)).index, self.spec.pyramid)
         self._part = os.open(target.part, os.O_RDONLY)
         self._status: RenderStatus | None = None
         self._looked = 0.0
@@ -128,7 +129,7 @@ class UnfinishedPicture(TileTree):
         if self._status is None or now - self._looked > LOOK_SECONDS:
             self._looked = now
             with suppress(SafronError, OSError):  # it is being finished at this moment
-                status = render_status(self.out)
+                status = render_status(self.out, scratch=self.scratch)
                 if self._status is not None and status.blocks != self._status.blocks:
                     self.version += 1
                 self._status = status

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import (
@@ -15,10 +14,11 @@ from safron.io.console import (
     ProgramGroup,
     debug_option,
     option,
-    progress,
+    pixel_progress,
     run_program,
     version_option,
     warn,
+    with_options,
 )
 
 from .cli_edges import edges
@@ -26,19 +26,25 @@ from .cli_exports import to_geojson, to_png
 from .cli_nuclei import synthesize_nuclei
 from .cli_options import (
     NAME,
+    canvas_of,
     map_options,
     named_values,
     open_source,
     palette_options,
     relabel_of,
     size_of,
-    with_options,
+    tell_size,
+    write_options,
 )
 from .cli_polygons import from_instances, from_polygons
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Sequence
 
+    from safron.io.legend import Label
+
+    from .drawing import Drawing
     from .write import Paint
 
 
@@ -46,17 +52,6 @@ if TYPE_CHECKING:
 
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
-write_options = (
-    option("--overwrite", "Replace OUT if it is a mask.", is_flag=True),
-    option(
-        "--workers",
-        "Number of chunks written at a time.",
-        "N",
-        type=click.IntRange(1),
-        shown="one per core, at most 8",
-    ),
-    debug_option,
-)
 SHARE = click.FloatRange(0, 1)
 SIZE = "Size of the mask: width and height, in pixels."
 
@@ -70,8 +65,6 @@ def commands() -> None:
     """Make tissue masks for safron-render, and describe them.
 
     A mask is a Zarr array of labels (background 0, stroma 1, gland 2), of any size.
-
-    Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted.
     """
 
 
@@ -183,45 +176,67 @@ def import_(
 def from_geojson(
     annotations: Path,
     out: Path,
+    *,
     size: tuple[int, int] | None,
     like: Path | None,
     downsample: float,
-    labels: dict[str, int],
-    order: Any,
-    nuclei: int | None,
-    ignore: tuple[str, ...],
-    background: int,
     mpp: float | None,
     overwrite: bool,
     workers: int | None,
+    **rules: Any,
 ) -> None:
     """Draw polygons exported from QuPath.
 
     A pixel belongs to a polygon if its centre does. What is left out or covered wholly (points and lines, nuclei,
     polygons under later ones) is counted in a warning.
     """
-    from .annotations import Coverage, read_geojson
+    from .annotations import DrawingRules, read_geojson
+    from .drawing import Coverage
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    height, width, slide_mpp = _canvas(size, like, downsample, quiet=mpp is not None)
-    labels = _names_of(like) | labels
+    height, width, slide_mpp = canvas_of(size, like, downsample, quiet=mpp is not None)
     drawing = read_geojson(
         annotations,
-        height=height,
-        width=width,
-        labels=labels,
-        ignore=ignore,
-        background=background,
-        downsample=downsample,
-        order=order,
-        nuclei=nuclei,
-        remedy="give each a label, as --label 'Tumor=2', or leave it out, as --ignore 'Tumor'",
+        DrawingRules(
+            height,
+            width,
+            legend=_legend_of(like),
+            downsample=downsample,
+            remedy="give each a label, as --label 'Tumor=2', or leave it out, as --ignore 'Tumor'",
+            **rules,
+        ),
     )
+    _tell_of_losses(drawing)
+    coverage = Coverage()
+    _write(
+        out,
+        lambda rows, cols: drawing.paint(rows, cols, coverage),
+        (height, width),
+        mpp=mpp or slide_mpp,
+        labels=drawing.legend,
+        fill=drawing.background,
+        workers=workers,
+        overwrite=overwrite,
+    )
+    covered, between = coverage.lost(drawing)
+    if covered:
+        by_file = rules["order"] == "file"
+        order_hint = "; pass --order area to draw the smaller upon the larger" if by_file else ""
+        warn(
+            NAME,
+            f"{_polygons(covered)} covered wholly by {'later' if by_file else 'smaller'} ones{order_hint}",
+        )
+    if between:
+        warn(NAME, f"{_polygons(between)} smaller than a pixel or between pixel centres, and not in the mask")
+
+
+def _tell_of_losses(drawing: Drawing) -> None:
+    """Warn of what a file holds and the mask will not."""
     for kind, count in drawing.skipped.items():
         warn(NAME, f"{count} x {kind} left out: only polygons have an inside")
     if drawing.outside:
-        warn(NAME, f"{drawing.outside} polygons lie beyond the canvas of {width} x {height} pixels")
+        warn(NAME, f"{drawing.outside} polygons lie beyond the canvas")
     if len(drawing.planes) > 1:
         axes = {"z": sorted({z for z, _ in drawing.planes}), "t": sorted({t for _, t in drawing.planes})}
         found = "; ".join(f"{axis} {', '.join(map(str, at))}" for axis, at in axes.items() if len(at) > 1)
@@ -232,24 +247,6 @@ def from_geojson(
         )
     if drawing.nuclei:
         warn(NAME, f"{drawing.nuclei} nuclei of cells left out; pass --nuclei VALUE to draw them")
-    coverage = Coverage()
-    _write(
-        out,
-        lambda rows, cols: drawing.paint(rows, cols, coverage),
-        (height, width),
-        mpp=mpp or slide_mpp,
-        labels=drawing.legend,
-        fill=background,
-        workers=workers,
-        overwrite=overwrite,
-    )
-    covered, between = coverage.lost(drawing)
-    if covered:
-        order_hint = "; pass --order area to draw the smaller upon the larger" if order == "file" else ""
-        covering = "later" if order == "file" else "smaller"
-        warn(NAME, f"{_polygons(covered)} covered wholly by {covering} ones{order_hint}")
-    if between:
-        warn(NAME, f"{_polygons(between)} smaller than a pixel or between pixel centres, and not in the mask")
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
@@ -354,9 +351,8 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     opened = open_source(mask, palette, palette_tolerance)
     height, width = opened.shape
     facts = opened.describe()
-    with progress(height * width / 1e6, "Mpx") as advance:
-        advance(0)
-        counts = count_labels(opened, lambda pixels: advance(pixels / 1e6))
+    with pixel_progress(height * width) as advance:
+        counts = count_labels(opened, advance)
     click.echo(f"mask    {facts['source']} ({facts['kind']})")
     click.echo(f"size    {width} x {height} pixels (width x height)")
     click.echo(f"dtype   {facts['dtype']}")
@@ -376,32 +372,12 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
 # What the commands share
 
 
-def _canvas(
-    size: tuple[int, int] | None, like: Path | None, downsample: float, *, quiet: bool
-) -> tuple[int, int, float | None]:
-    """Height, width and micrometres per pixel of the mask to draw; `quiet` where the user gives the latter."""
-    if (size is None) == (like is None):
-        raise click.UsageError("give either --size W,H or --like SLIDE")
-    if size is not None:
-        return *size, None
-    assert like is not None
-    from .canvas_size import image_size
-
-    height, width, pixel = image_size(like)
-    for note in () if quiet else pixel.notes:
-        warn(NAME, f"{like}: {note}")
-    height, width = (math.ceil(side / downsample) for side in (height, width))
-    return height, width, pixel.mpp * downsample if pixel.mpp else None
-
-
-def _names_of(like: Path | None) -> dict[str, int]:
-    """Labels by name, of a mask that says what its labels mean; none of slides and images."""
+def _legend_of(like: Path | None) -> Sequence[Label]:
+    """What a mask says of its labels; nothing of slides and images."""
     from .open import open_mask
     from .to_geojson import own_legend
 
-    if like is None or not like.is_dir():
-        return {}
-    return {label.name: label.value for label in own_legend(open_mask(like))}
+    return () if like is None or not like.is_dir() else own_legend(open_mask(like))
 
 
 def _polygons(counts: Counter[str]) -> str:
@@ -416,11 +392,9 @@ def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None,
     from .write import write_labels
 
     height, width = size
-    with progress(height * width / 1e6, "Mpx") as advance:
-        advance(0)
-        options["progress"] = lambda pixels: advance(pixels / 1e6)
-        write_labels(out, paint, height=height, width=width, mpp=mpp, **options)
-    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+    with pixel_progress(height * width) as advance:
+        write_labels(out, paint, height=height, width=width, mpp=mpp, progress=advance, **options)
+    tell_size(out, height, width, mpp)
 
 
 commands.add_command(synthesize_nuclei)
@@ -428,16 +402,7 @@ commands.add_command(to_geojson)
 commands.add_command(to_png)
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        What follows ``safron-mask`` on the command line; None takes it from there.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so that unfinished files are removed
-    run_program(commands, NAME, args)
+main = partial(run_program, commands, NAME)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, debug_option, option, progress
+from safron.io.console import POSITIVE, option, pixel_progress, with_options
+
+from .cli_options import tell_size, write_options
 
 
 @click.command(
@@ -24,11 +26,7 @@ from safron.io.console import POSITIVE, debug_option, option, progress
     type=POSITIVE,
     default=14.0,
 )
-@option("--overwrite", "Replace OUT if it is a mask.", is_flag=True)
-@option(
-    "--workers", "Number of pieces at a time.", "N", type=click.IntRange(1), shown="one per core, at most 8"
-)
-@debug_option
+@with_options(*write_options)
 def edges(
     slide: Path, out: Path, sigma: float, low: float, high: float, overwrite: bool, workers: int | None
 ) -> None:
@@ -45,10 +43,9 @@ def edges(
     if low > high:
         raise BadInput(f"--low {low:g}: must not be above --high {high:g}; swap them")
     height, width, _ = image_size(slide)
-    with progress(2 * height * width / 1e6, "Mpx") as advance:
-        advance(0)
+    with pixel_progress(2 * height * width) as advance:
         height, width, mpp = write_edges(
             slide, out, Canny(sigma, low, high), workers=workers, overwrite=overwrite,
-            progress=lambda pixels: advance(pixels / 1e6),
+            progress=advance,
         )  # fmt: skip
-    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+    tell_size(out, height, width, mpp)

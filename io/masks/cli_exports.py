@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, debug_option, option, progress, warn
+from safron.io.console import POSITIVE, debug_option, option, pixel_progress, warn, with_options
 from safron.io.legend import Label
 
-from .cli_options import NAME, named_values, open_source, palette_options, with_options
+from .cli_options import NAME, named_values, open_source, palette_options
 
 overwrite_option = option("--overwrite", "Replace OUT.", is_flag=True)
 
@@ -70,14 +70,13 @@ def to_geojson(
     """
     from safron.io.files import check_output_path
 
-    from .annotations import MAX_GEOJSON_BYTES
+    from .geojson import MAX_GEOJSON_BYTES
     from .to_geojson import ENDINGS, legend_of, write_geojson
 
     check_output_path(out, overwrite=overwrite, endings=ENDINGS)
     opened = open_source(mask, palette, palette_tolerance)
     height, width = opened.shape
-    with progress(2 * height * width / 1e6, "Mpx") as advance:
-        advance(0)
+    with pixel_progress(2 * height * width) as advance:
         found = write_geojson(
             out,
             opened,
@@ -86,8 +85,11 @@ def to_geojson(
             min_area=min_area,
             downsample=downsample,
             overwrite=overwrite,
-            progress=lambda pixels: advance(pixels / 1e6),
+            progress=advance,
         )
+    for name, value in labels.items():
+        if not found[name] and value not in (background or (0,)):
+            warn(NAME, f"--label {name}={value}: the mask has no region of label {value} to draw")
     names = ", ".join(f"{count} {name}" for name, count in found.most_common(8))
     click.echo(f"{out}: {found.total()} regions" + (f" ({names})" if names else ""))
     if out.suffix != ".gz" and out.stat().st_size > MAX_GEOJSON_BYTES:
@@ -131,14 +133,13 @@ def to_png(
     if palette is not None and palette != "indices":
         for value, color in read_palette(palette).items():
             legend[value] = Label(value, legend[value].name, color)
-    with progress(opened.shape[0] * opened.shape[1] / 1e6, "Mpx") as advance:
-        advance(0)
+    with pixel_progress(opened.shape[0] * opened.shape[1]) as advance:
         height, width = write_png(
             out,
             opened,
             legend=legend,
             downsample=downsample,
             overwrite=overwrite,
-            progress=lambda pixels: advance(pixels / 1e6),
+            progress=advance,
         )
     click.echo(f"{out}: {width} x {height} pixels")

@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import POSITIVE, debug_option, option, progress, warn
+from safron.io.console import POSITIVE, debug_option, option, pixel_progress, warn
 
-NAME = "safron-mask"
+from .cli_options import NAME, size_of
+
 SHARE = click.FloatRange(0, 1)
-
-
-def _size(value: str) -> tuple[int, int]:
-    """Read W,H as (height, width)."""
-    match = re.fullmatch(r"(\d+)[,x](\d+)", value.replace(" ", ""))
-    if match is None or 0 in (int(match[1]), int(match[2])):
-        raise ValueError(f"{value!r} must be two whole numbers W,H, as 4096,4096")
-    return int(match[2]), int(match[1])
 
 
 def _radius(value: str) -> tuple[float, float]:
@@ -36,7 +29,7 @@ def _radius(value: str) -> tuple[float, float]:
 )
 @click.argument("tiles", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="TILES...")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--size", "Size of the picture: width and height, in pixels.", "W,H", parse=_size, required=True)
+@option("--size", "Size of the picture: width and height, in pixels.", "W,H", parse=size_of, required=True)
 @option("--seed", "Seed, a whole number.", "N", type=int, default=0)
 @option(
     "--radius",
@@ -96,8 +89,7 @@ def synthesize_nuclei(
     for reason in left:
         warn(NAME, f"{reason}; left out")
     about = {"seed": seed, "radius": radius, "rule": rule, "tiles": [name for name, _ in given], **shape}
-    with progress(height * width / 1e6, "Mpx") as advance:
-        advance(0)
+    with pixel_progress(height * width) as advance:
         write_pictures(
             out,
             Synthesizer(textures, layout).draw,
@@ -107,6 +99,6 @@ def synthesize_nuclei(
             about=about,
             workers=workers,
             overwrite=overwrite,
-            progress=lambda pixels: advance(pixels / 1e6),
+            progress=advance,
         )
     click.echo(f"{out}: {width} x {height} pixels, {mpp:g} um per pixel, from {len(textures)} tiles")

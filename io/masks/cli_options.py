@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from safron.io.console import Command, option, warn
+from safron.io.console import debug_option, option, warn
 
 if TYPE_CHECKING:
     from .mask import LabelMask
@@ -59,6 +59,19 @@ palette_options = (
 )
 
 
+overwrite_option = option("--overwrite", "Replace OUT if it is a mask.", is_flag=True)
+write_options = (
+    overwrite_option,
+    option(
+        "--workers",
+        "Number of chunks written at a time.",
+        "N",
+        type=click.IntRange(1),
+        shown="one per core, at most 8",
+    ),
+    debug_option,
+)
+
 map_options = (
     option(
         "--map",
@@ -84,17 +97,6 @@ def relabel_of(mapping: str | None, *, binarize: bool) -> Relabel | None:
     return Relabel.parse(mapping) if mapping is not None else BINARY if binarize else None
 
 
-def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Add several options to a command."""
-
-    def add(command: Command) -> Command:
-        for made in reversed(options):
-            command = made(command)
-        return command
-
-    return add
-
-
 def open_source(
     source: str,
     palette: str | None,
@@ -117,3 +119,26 @@ def open_source(
         if mpp is None or not note.endswith(REMEDY):
             warn(NAME, f"{source}: {note}")
     return mask
+
+
+def canvas_of(
+    size: tuple[int, int] | None, like: Path | None, downsample: float, *, quiet: bool
+) -> tuple[int, int, float | None]:
+    """Height, width and micrometres per pixel of the mask to draw; `quiet` where the user gives the latter."""
+    if (size is None) == (like is None):
+        raise click.UsageError("give either --size W,H or --like SLIDE")
+    if size is not None:
+        return *size, None
+    assert like is not None
+    from .canvas_size import image_size
+
+    height, width, pixel = image_size(like)
+    for note in () if quiet else pixel.notes:
+        warn(NAME, f"{like}: {note}")
+    height, width = (math.ceil(side / downsample) for side in (height, width))
+    return height, width, pixel.mpp * downsample if pixel.mpp else None
+
+
+def tell_size(out: Path, height: int, width: int, mpp: float | None) -> None:
+    """Print what was written."""
+    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, debug_option, option, progress, warn
+from safron.io.console import POSITIVE, option, pixel_progress, warn, with_options
 
-from .cli_options import size_of
+from .cli_options import NAME, canvas_of, size_of, tell_size, write_options
 
-NAME = "safron-mask"
-
-
-overwrite_option = option("--overwrite", "Replace OUT if it is a mask.", is_flag=True)
-workers_option = option(
-    "--workers",
-    "Number of pieces written at a time.",
-    "N",
-    type=click.IntRange(1),
-    shown="one per core, at most 8",
-)
 classes_option = option(
     "--classes",
     "Which label stands for each class: nuclei (labels of the generator of this name, for CoNSeP, histolytics, PanNuke, "
@@ -76,9 +64,7 @@ classes_option = option(
     type=POSITIVE,
     shown="the slide's, if it says",
 )
-@overwrite_option
-@workers_option
-@debug_option
+@with_options(*write_options)
 def from_polygons(
     nuclei: Path,
     out: Path,
@@ -120,15 +106,10 @@ def from_polygons(
     if background is None:
         tissue = [label.value for label in table.labels if label.name == "tissue"]
         background = tissue[0] if tissue and under is None else 0
-    height, width = size or found.extent
-    if like is not None:
-        from .canvas_size import image_size
-
-        height, width, pixel = image_size(like)
-        height, width = math.ceil(height / downsample), math.ceil(width / downsample)
-        mpp = mpp or (pixel.mpp * downsample if pixel.mpp else None)
-        for note in () if mpp else pixel.notes:
-            warn(NAME, f"{like}: {note}")
+    if size is None and like is None:
+        size = found.extent
+    height, width, slide_mpp = canvas_of(size, like, downsample, quiet=mpp is not None)
+    mpp = mpp or slide_mpp
     for name, count in layer.polygons.count().items():
         value = int(layer.labels[int((layer.polygons.classes == layer.polygons.names.index(name)).argmax())])
         if table.name(value) in ("tissue", "background"):
@@ -139,8 +120,7 @@ def from_polygons(
             )
     mask = PolygonMask(layer, under, background)
     sources = {"nuclei": nuclei.name} | ({"regions": regions.name} if regions else {})
-    with progress(height * width / 1e6, "Mpx") as advance:
-        advance(0)
+    with pixel_progress(height * width) as advance:
         write_polygon_mask(
             out,
             mask,
@@ -148,12 +128,12 @@ def from_polygons(
             height=height,
             width=width,
             about={"sources": sources, "table": classes or "classes numbered as in the files"},
-            progress=lambda pixels: advance(pixels / 1e6),
+            progress=advance,
             mpp=mpp,
             workers=workers,
             overwrite=overwrite,
         )
-    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+    tell_size(out, height, width, mpp)
     for what, drawn in (("nuclei", layer), ("regions", under)):
         if drawn is not None:
             click.echo(f"{len(drawn.polygons)} {what}; classes by table {classes or 'of the files'}:")
@@ -179,7 +159,7 @@ def from_polygons(
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @option(
     "--table",
-    "Classes of the nuclei: a line of names, then in each line a number and a class, separated by a comma.",
+    "Classes of the nuclei: a line of names, then in each line a number and a class, separated by a comma, a semicolon or a tab.",
     "CSV",
     type=click.Path(path_type=Path),
     required=True,
@@ -195,9 +175,7 @@ def from_polygons(
 @option(
     "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=POSITIVE, shown="the image's, if it says"
 )
-@overwrite_option
-@workers_option
-@debug_option
+@with_options(*write_options)
 def from_instances(
     numbers: str,
     out: Path,
@@ -227,8 +205,7 @@ def from_instances(
     drawn = ClassedInstances(image.plane, found, labels, background, numbers)
     height, width = image.shape
     mpp = mpp or image.mpp
-    with progress(height * width / 1e6, "Mpx") as advance:
-        advance(0)
+    with pixel_progress(height * width) as advance:
         write_nuclei(
             out,
             drawn.paint,
@@ -243,9 +220,9 @@ def from_instances(
             fill=background,
             workers=workers,
             overwrite=overwrite,
-            progress=lambda pixels: advance(pixels / 1e6),
+            progress=advance,
         )
-    click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+    tell_size(out, height, width, mpp)
     click.echo(f"{len(found.numbers)} nuclei; classes by table {classes or 'of the file'}:")
     for line in told(found, labels, chosen):
         click.echo(line)

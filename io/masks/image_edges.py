@@ -79,7 +79,7 @@ class Joined:
             there = np.minimum(np.searchsorted(key, key + step), max(0, len(key) - 1))
             met = key[there] == key + step if len(key) else np.zeros(0, bool)
             pairs.append(np.stack([part[met], part[there[met]]]))
-        group = _groups(sum(sizes), np.unique(np.concatenate(pairs, axis=1), axis=1))
+        group = join_parts(sum(sizes), np.unique(np.concatenate(pairs, axis=1), axis=1))
         strong = np.concatenate([self.strong[place] for place in places])
         strong = np.isin(group, group[strong])
         for place, size in zip(places, sizes, strict=True):
@@ -87,7 +87,7 @@ class Joined:
             self.strong[place][0] = False
 
 
-def _groups(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def join_parts(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Give each of `count` parts a number that it shares with those that pairs [2, n] lead to."""
     parent = list(range(count))
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
 
+from .image_notes import LOSSY_TIFF, LOSSY_VIPS, fill_of, filled_note, larger_note, lossy_note, turned_note
 from .palette import Palette
 from .pixel_size import PixelSize, from_slide, from_tiff, from_vips
 from .plane import ACCEPTED, Plane, ReadChunk
@@ -33,20 +34,7 @@ VIPS_INTEGERS = {"uchar": "u1", "char": "i1", "ushort": "u2", "short": "i2", "ui
 # TIFF's photometric interpretations, kinds of extra samples, and codes of lossy compressions.
 _WHITE_IS_0, _INDEXED, _CMYK = 0, 3, 5
 _ALPHA = (1, 2)
-_LOSSY_TIFF = (
-    {6: "JPEG", 7: "JPEG", 33007: "JPEG", 34892: "JPEG", 34934: "JPEG XR", 22610: "JPEG XR"}
-    | dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000")
-    | {34927: "WebP", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"}
-)
-_LOSSY_VIPS = {
-    "jpeg": "JPEG",
-    "webp": "WebP",
-    "heif": "HEIF",
-    "jp2k": "JPEG 2000",
-    "jxl": "JPEG XL",
-    "uhdr": "JPEG",
-}
-_GDAL_NODATA = 42113
+_GDAL_NODATA, _ORIENTATION = 42113, 274
 
 
 class ImagePlane:
@@ -156,7 +144,7 @@ class ImagePlane:
             raise BadInput("its colours are inks (CMYK); colour-coded masks are RGB: convert it")
         if dtype.kind not in "bui":
             raise BadInput(f"it holds {dtype}; labels are whole numbers from 0 to 255: save it as 8 bit")
-        if bands > 4:
+        if bands == 2 or bands > 4:
             raise BadInput(f"it has {bands} channels; a mask has one channel of labels, or colours")
         looked_up = bands > 2 or self.use_palette
         if looked_up and dtype not in (np.uint8, np.bool_):
@@ -178,17 +166,6 @@ class ImagePlane:
             self.notes = ("its transparent pixels, if any, are read as white",)
 
 
-def _lossy(name: str | None) -> str:
-    """Note on a compression that changes pixels, or may; empty for the others."""
-    if name is None:
-        return ""
-    surely = "is" if name == "JPEG" else "may be"
-    return (
-        f"it is stored as {name}, which {surely} lossy, so that labels may be wrong, most of all along their borders; "
-        "export it as PNG, TIFF with deflate, or Zarr"
-    )
-
-
 class TiffPlane(ImagePlane):
     """The first image of a TIFF file: only the tiles or strips of a region are read."""
 
@@ -204,9 +181,10 @@ class TiffPlane(ImagePlane):
                 raise BadInput(f"it holds {len(series.pages)} planes ({series.axes}); a mask has one")
             self.page: Any = tif.pages.first
             page = self.page
-            size, lossy = from_tiff(tif), _lossy(_LOSSY_TIFF.get(int(page.compression)))
+            size, lossy = from_tiff(tif), lossy_note(LOSSY_TIFF.get(int(page.compression)))
             _ = page.jpegtables, page.dataoffsets, page.databytecounts, page.decode  # read while it is open
-            nodata = page.tags.valueof(_GDAL_NODATA)
+            nodata, turned = (page.tags.valueof(tag) for tag in (_GDAL_NODATA, _ORIENTATION))
+            larger = larger_note(page, tif.series[1:])
         self.shape = (page.imagelength, page.imagewidth)
         self.chunks = (min(page.chunks[0], self.shape[0]), min(page.chunks[1], self.shape[1]))
         self.kind = "tiled TIFF" if page.is_tiled else "TIFF in strips"
@@ -234,13 +212,21 @@ class TiffPlane(ImagePlane):
         if listed < segments:
             raise BadInput(f"it lists {listed} of its {segments} tiles or strips; was it written completely?")
         self.absent = sum(count == 0 for count in page.databytecounts[:segments])
-        self.fill, absent = _fill(nodata, self.dtype), ""
-        if self.absent:
-            absent = (
-                f"{self.absent} of its {segments} tiles or strips are absent; they are read as {self.fill}"
-            )
-            absent += "" if nodata is None else f", from its nodata value of {nodata}"
-        self.tell(size, lossy, absent)
+        self.fill = fill_of(nodata, self.dtype)
+        absent = f"{self.absent} of its {segments} tiles or strips are absent; they are read as " * bool(
+            self.absent
+        )
+        white = "0 is white in it; labels are the numbers as they are stored" * (
+            self.white_is_0 and not use_palette
+        )
+        self.tell(
+            size,
+            lossy,
+            larger,
+            turned_note(turned),
+            white,
+            absent and absent + filled_note(self.fill, nodata),
+        )
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Pixels [y, x, channel] of a region."""
@@ -310,7 +296,8 @@ class VipsPlane(ImagePlane):
         dtype = np.dtype(VIPS_INTEGERS.get(image.format, "f4"))
         cmyk, indexed = image.interpretation == "cmyk", "palette" in fields
         self.require(image.bands - alpha, dtype, alpha=alpha, cmyk=cmyk, indexed=indexed)
-        self.tell(size or from_vips(image), _lossy(_LOSSY_VIPS.get(loader)))
+        turned = turned_note(image.get("orientation") if "orientation" in fields else 1)
+        self.tell(size or from_vips(image), lossy_note(LOSSY_VIPS.get(loader)), turned)
 
     def pixels(self, rows: slice, cols: slice) -> npt.NDArray[Any]:
         """Pixels [y, x, channel] of a region."""
@@ -454,12 +441,3 @@ def tiff_size(path: Path) -> tuple[int, int, PixelSize]:
 def _starts(path: Path, *signatures: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(4).startswith(signatures)
-
-
-def _fill(nodata: Any, dtype: np.dtype[Any]) -> int:
-    """Value of absent tiles: GDAL's nodata value where the pixels can hold it, else 0."""
-    try:
-        value = float(nodata)
-        return int(value) if value == int(value) == np.array(int(value)).astype(dtype) else 0
-    except (TypeError, ValueError, OverflowError):
-        return 0

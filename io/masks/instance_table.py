@@ -1,13 +1,11 @@
 """Which class has each number of an instance image?
 
-A table, CSV with a line of names, has the number of a nucleus in its first column and the name of its class in the second; further
+A table (`safron.io.tables`) has the number of a nucleus in its first column and the name of its class in the second; further
 columns are not read. Numbers may be of any size; they are written as they are if they fit uint32, else as places in the table.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.files import parse_text
+from safron.io.tables import read_table
 
 from .classes import ClassTable, table_of_names
 from .plane import Plane
@@ -63,12 +62,15 @@ def read_instance_table(path: Path) -> NumberedClasses:
 
 
 def _parse(text: str) -> NumberedClasses:
-    rows = [row for row in csv.reader(io.StringIO(text)) if row][1:]
+    rows = read_table(text).rows
     if not rows:
         raise ValueError("no line below the names of its columns")
-    numbers = np.array([int(row[0]) for row in rows], np.int64)
+    for line, row in rows:
+        if len(row) < 2 or not row[0].isdecimal() or int(row[0]) >= 1 << 63:
+            raise ValueError(f"line {line} must begin with a whole number and a class")
+    numbers = np.array([int(row[0]) for _, row in rows], np.int64)
     places: dict[str, int] = {}
-    classes = np.array([places.setdefault(row[1].strip(), len(places)) for row in rows], np.int32)
+    classes = np.array([places.setdefault(row[1], len(places)) for _, row in rows], np.int32)
     order = np.argsort(numbers, kind="stable")
     numbers, classes = numbers[order], classes[order]
     twice = numbers[1:][numbers[1:] == numbers[:-1]]

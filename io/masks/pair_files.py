@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from safron.io.errors import BadInput
@@ -11,10 +11,10 @@ from safron.io.files import is_foreign
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def list_images(folder: Path) -> list[Path]:
-    """List the image files below `folder`, masks among them, sorted."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES)
-    return [path for path in paths if not is_foreign(path.name)]
+def list_images(folder: Path, endings: Collection[str] = IMAGES) -> list[Path]:
+    """List the image files below `folder`, masks among them, sorted; what systems and editors leave there is passed over."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in endings)
+    return [path for path in paths if not any(map(is_foreign, path.relative_to(folder).parts))]
 
 
 def match_files(

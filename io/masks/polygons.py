@@ -22,7 +22,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.files import open_input, parse_text
 
-from .annotations import MAX_GEOJSON_BYTES, feature_name, outlines
+from .geojson import MAX_GEOJSON_BYTES, feature_name, features_of, outlines
 
 HOVERNET = {0: "no label", 1: "neopla", 2: "inflam", 3: "connec", 4: "necros", 5: "no-neo"}
 """HoVer-Net's names of PanNuke's classes, which its JSON does not hold."""
@@ -147,9 +147,7 @@ def _objects(document: Any) -> Iterable[Named]:
         return _cells(document["nuc"].values(), types)
     if isinstance(document, Mapping) and isinstance(document.get("cells"), list):
         return _cells(document["cells"], dict(document.get("type_map") or {}))
-    if isinstance(document, Mapping):
-        document = document.get("features", [document])
-    return _features(document)
+    return _features(features_of(document))
 
 
 def _cells(cells: Iterable[Mapping[str, Any]], types: Mapping[str, Any]) -> Iterable[Named]:
@@ -159,10 +157,12 @@ def _cells(cells: Iterable[Mapping[str, Any]], types: Mapping[str, Any]) -> Iter
 
 
 def _features(features: Iterable[Mapping[str, Any]]) -> Iterable[Named]:
-    for feature in features:
-        name = feature_name(feature)
-        nucleus = feature.get("nucleusGeometry")
-        found, _ = outlines(nucleus or feature.get("geometry") or {"type": "none"})
+    for number, feature in enumerate(features):
+        try:
+            name = feature_name(feature)
+            found, _ = outlines(feature.get("nucleusGeometry") or feature["geometry"] or {"type": "none"})
+        except ValueError as error:
+            raise ValueError(f"feature {number}: {error}") from error
         for rings in found:
             yield name, rings
 

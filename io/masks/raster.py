@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from .annotations import inside
+from .drawing import inside
 from .polygons import PolygonSet
 
 CELL = 1024

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,7 +54,7 @@ def legend_of(mask: LabelMask, names: Mapping[str, int]) -> dict[int, Label]:
     legend = {}
     for value in range(256):
         label = meanings.get(value) or Label(value, f"label {value}", _other_color(value))
-        legend[value] = Label(value, called.get(value, label.name), label.color)
+        legend[value] = replace(label, name=called.get(value, label.name))
     return legend
 
 
@@ -124,7 +125,7 @@ def write_geojson(
         output(out, overwrite=overwrite, endings=ENDINGS) as part,
         _writing(part, out.suffix == ".gz") as file,
     ):
-        file.write(b'{"type": "FeatureCollection", "features": [')
+        file.write(b'{"type": "FeatureCollection", ' + _meanings(legend) + b'"features": [')
         drawn = shapes(mask, left_out=skip, min_area=min_area, folder=part.parent, progress=progress)
         for number, shape in enumerate(drawn):
             label = legend[shape.value]
@@ -142,6 +143,12 @@ def write_geojson(
             file.write(b']}, "properties": ' + json.dumps(properties).encode() + b"}")
         file.write(b"\n]}\n")
     return found
+
+
+def _meanings(legend: Mapping[int, Label]) -> bytes:
+    """Member that says what labels mean, also those that are not drawn; programs other than ours pass over it."""
+    said = [asdict(label) for value, label in sorted(legend.items()) if label.name != f"label {value}"]
+    return b'"labels": ' + json.dumps(said).encode() + b",\n" if said else b""
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def open_zarr(where: str, name: str) -> ArrayPlane:
         There is no Zarr, its metadata is damaged, or it does not hold one plane of whole numbers.
     """
     try:
-        return plane_of(_open_node(where), name)
+        return plane_of(open_node(where), name)
     except SafronError:
         raise
     except ImportError as error:
@@ -53,6 +53,10 @@ def open_zarr(where: str, name: str) -> ArrayPlane:
             f"mask {name}: this kind of address needs one more package: {one_line(error)}"
         ) from error
     except FileNotFoundError as error:
+        if "://" not in where and Path(where).is_file():
+            raise BadInput(
+                f"mask {name}: this archive holds no Zarr, neither at its root nor in its only folder; {ACCEPTED}"
+            ) from error
         raise BadInput(f"mask {name}: no Zarr array or group is there; check the address") from error
     except (ValueError, KeyError) as error:
         raise BadInput(f"mask {name}: its address or Zarr metadata is wrong: {one_line(error)}") from error
@@ -60,8 +64,8 @@ def open_zarr(where: str, name: str) -> ArrayPlane:
         raise BadInput(f"mask {name}: cannot open it as Zarr: {one_line(error)}") from error
 
 
-def _open_node(where: str) -> Any:
-    """Open the array or group; Zarr v3 first, so that a v3 mask is never asked for the names of v2.
+def open_node(where: str) -> Any:
+    """Open an array or group of Zarr; v3 first, so that a v3 mask is never asked for the names of v2.
 
     Some stores answer 403 (forbidden) for a key that does not exist, which ends a search for all names at once.
     """
@@ -131,7 +135,7 @@ def plane_of(source: Any, name: str, kind: str = "") -> ArrayPlane:
         elif not all(hasattr(source, part) for part in ("shape", "dtype", "__getitem__")):
             raise BadInput(f"mask {name}: it has no shape, dtype and slices; {ACCEPTED}")
         else:
-            axes = _plane_axes(tuple(source.shape), _axis_names(source), name)
+            axes = _plane_axes(tuple(source.shape), axis_names(source), name)
             size = UNKNOWN
             if isinstance(source, zarr.Array):
                 kind = f"Zarr v{source.metadata.zarr_format} array"
@@ -181,12 +185,12 @@ def _level_plane(group: zarr.Group, name: str) -> ArrayPlane:
         array: Any = group[level.path]
     except KeyError:
         raise BadInput(f"mask {name}: its level 0, array {level.path!r}, is missing") from None
-    names = level.axes or _axis_names(array)
+    names = level.axes or axis_names(array)
     y, x = _plane_axes(tuple(array.shape), names, name, _labels_hint(group))
     return ArrayPlane(array, f"OME-Zarr {level.version}", (y, x), level.pixel_size(y, x), level.notes)
 
 
-def _axis_names(array: Any) -> tuple[str, ...] | None:
+def axis_names(array: Any) -> tuple[str, ...] | None:
     """Names of an array's axes, where they say which is y and which is x; None elsewhere.
 
     Zarr v3 keeps them as `dimension_names`, xarray in Zarr v2 as the attribute `_ARRAY_DIMENSIONS`, xarray itself as `dims`.
@@ -223,9 +227,15 @@ def _plane_axes(
     if long:
         which = ", ".join(f"{axis} has {shape[axes.index(axis)]} planes" for axis in long)
         raise BadInput(f"mask {source}: axis {which}; a mask has one{hint}")
-    if axes.index("y") > axes.index("x"):
+    if is_transposed(names):
         raise BadInput(f"mask {source}: axis x comes before y; a mask's rows come first: transpose it")
     return axes.index("y"), axes.index("x")
+
+
+def is_transposed(names: Sequence[str]) -> bool:
+    """Whether axes of these names have columns before rows."""
+    axes = [_axis(name) for name in names]
+    return {"y", "x"} <= set(axes) and axes.index("y") > axes.index("x")
 
 
 def _labels_hint(group: zarr.Group) -> str:

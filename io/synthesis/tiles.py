@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from safron.io.errors import BadInput
+from safron.io.files import is_foreign
 
 from .stains import UInt8
 
@@ -43,7 +44,8 @@ def read_tiles(paths: Sequence[Path]) -> list[tuple[str, UInt8]]:
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+            files = (file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+            yield from sorted(file for file in files if not is_foreign(file.name))
         elif path.is_file():
             yield path
         else:

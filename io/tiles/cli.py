@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
-from io import StringIO
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from safron.io.console import (
@@ -18,8 +16,9 @@ from safron.io.console import (
     run_program,
     version_option,
     warn,
+    with_options,
 )
-from safron.io.masks.cli_options import open_source, palette_options, with_options
+from safron.io.masks.cli_options import open_source, palette_options
 
 NAME = "safron-tiles"
 FORMATS = ("folders", "coco", "geojson", "webdataset")
@@ -40,8 +39,7 @@ def _shares(text: str) -> tuple[float, ...]:
     cls=Program,
     context_settings=SETTINGS,
     epilog="\b\nExamples:\n  safron-tiles slide.tiff mask.zarr tiles --size 512 --split 0.8,0.1,0.1\n"
-    "  safron-tiles tiles --slides list.csv --format coco\n\n"
-    "Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted.",
+    "  safron-tiles tiles --slides list.csv --format coco",
 )
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[SLIDE MASK] OUT")
 @option(
@@ -159,14 +157,12 @@ def _listed(path: Path) -> list[tuple[Path, str, str]]:
     """Slides and masks of a list; relative names start at the working folder, as safron-render has them."""
     from safron.io.errors import BadInput
     from safron.io.files import parse_text
+    from safron.io.tables import read_table
 
     def read(text: str) -> list[tuple[Path, str, str]]:
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        rows = csv.DictReader(StringIO(text), delimiter=separator, skipinitialspace=True)
-        return [
-            (Path(row["out"].strip()), row["mask"].strip(), (row.get("instances") or "").strip())
-            for row in rows
-        ]
+        table = read_table(text)
+        rows = [dict(zip(table.columns, cells, strict=False)) for _, cells in table.rows]
+        return [(Path(row["out"]), row["mask"], row.get("instances", "")) for row in rows]
 
     found = parse_text(path, read, kind="CSV", remedy="give columns mask and out", name="--slides ")
     if not found:
@@ -174,15 +170,7 @@ def _listed(path: Path) -> list[tuple[Path, str, str]]:
     return found
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command; every failure is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    args
-        What follows ``safron-tiles`` on the command line; None takes it from there.
-    """
-    run_program(command, NAME, args)
+main = partial(run_program, command, NAME)
 
 
 if __name__ == "__main__":

@@ -82,14 +82,16 @@ class ModelConfig:
     # Labels of nuclei. Where there are some, the network has their edges as an input (`safron.io.masks.edges`), and the cues are
     # the darkness of nuclei and of the tissue around them.
     nuclei: tuple[Byte, ...] = ()
+    # Paper's network: how many times coarser the image is that it refines, its input `initial`; 0 where it refines none.
+    coarse: NotNegative = 0
     # Where their edges come from: the borders of single nuclei, or Canny's edges of the real image, as in "Synthetic
     # augmentation using edge features"; a mask alone does not have the latter.
     edges_of: Literal["instances", "image"] = "instances"
 
     @property
     def conditions(self) -> int:
-        """Channels in which labels, and edges if the network takes them, go in."""
-        return len(self.labels) + bool(self.nuclei)
+        """Channels in which labels, and edges and a coarse image if the network takes them, go in."""
+        return len(self.labels) + bool(self.nuclei) + 3 * bool(self.coarse)
 
     @property
     def guide(self) -> Guides | None:
@@ -318,6 +320,7 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
             (m.tile % m.alignment == 0, "model.tile", multiple),
             (c.patch % m.alignment == 0, "patch", multiple),
             (m.noise_scales != (), "model.noise_scales", "this network takes noise: give one scale or more"),
+            (not m.coarse, "model.coarse", "the seamless network refines no image: give 0"),
             (
                 len({*m.guides}) == len(m.guides) and {*m.guides} <= {*values},
                 "model.guides",
@@ -334,6 +337,11 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
                 "the paper's network takes neither guides nor a style",
             ),
             (not m.dynamic_tile or m.alignment == m.tile, "model.dynamic_tile", only),
+            (
+                not m.coarse or (c.tile_side + 2 * m.context) % m.coarse == 0,
+                "model.coarse",
+                f"give a divisor of {c.tile_side + 2 * m.context} px, the side of a training tile with its context",
+            ),
         ]
     for holds, name, text in rules:
         if not holds:
@@ -342,11 +350,23 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
 
 
 _PRESET_FILE = Path(__file__).with_name("presets.toml")
-SIZES: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(_PRESET_FILE.read_text(encoding="utf-8"))
+
+
+def _read_presets(text: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Read the presets; one that is `like` an earlier one has its settings but for those that it names."""
+    presets = tomllib.loads(text)
+    for own in presets.values():
+        for size, settings in presets.get(own.pop("like", ""), {}).items():
+            mine = own.get(size, {})
+            own[size] = settings | mine | {"model": settings.get("model", {}) | mine.get("model", {})}
+    return presets
+
+
+SIZES = _read_presets(_PRESET_FILE.read_text(encoding="utf-8"))
 """By preset and size what a run changes in `TrainConfig`; smaller sizes change the full one."""
 
 PRESETS = {name: override(TrainConfig(), sizes["full"], f"preset {name}") for name, sizes in SIZES.items()}
-"""The generator that ships, the SAFRON paper's, and pix2pix, which the paper compares with."""
+"""The generator that ships, the SAFRON paper's, pix2pix and a multi-scale GAN, which the paper compares with, and others."""
 
 
 def preset(name: str, size: str = "full") -> TrainConfig:

@@ -26,7 +26,7 @@ class Batch:
 
     `labels` uint8 [n, y, x], `noise` float32 [n, k, y, x] and `guides` float32 [n, g, y, x] cover the training tile and its
     context; `images` float32 [n, 3, y, x] in [-1, 1] covers the tile. `style` is float32 [n, s]. `edges` uint8 [n, y, x], if the
-    generator takes them, as `labels`.
+    generator takes them, as `labels`; so `initial` uint8 [n, 3, y, x], a coarse image to refine.
     """
 
     labels: Bytes
@@ -35,6 +35,7 @@ class Batch:
     guides: Floats
     style: Floats
     edges: Bytes | None = None
+    initial: Bytes | None = None
 
 
 def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = slice(None)) -> Batch:
@@ -50,7 +51,7 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
     context = config.model.context
     side = config.tile_side + 2 * context
     wanted = range(config.batch)[part]
-    labels, noises, images, guides, styles, edges = [], [], [], [], [], []
+    labels, noises, images, guides, styles, edges, coarse = [], [], [], [], [], [], []
     for number, index in enumerate(rng.integers(len(source), size=config.batch)):
         place = source.place(rng, int(index), side)
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
@@ -70,10 +71,10 @@ def draw_batch(source: Source, config: TrainConfig, step: int, part: slice = sli
         styles.append(sample.style)
         if sample.edges is not None:
             edges.append(_turn(sample.edges, turns, mirror))
-    drawn = np.stack(edges) if edges else None
-    return Batch(
-        np.stack(labels), np.stack(noises), np.stack(images), np.stack(guides), np.stack(styles), drawn
-    )
+        if (initial := sample.coarse(config.model.coarse)) is not None:
+            coarse.append(_turn(initial, turns, mirror))
+    needed = (np.stack(part) for part in (labels, noises, images, guides, styles))
+    return Batch(*needed, *(np.stack(part) if part else None for part in (edges, coarse)))
 
 
 def draw_batches(

@@ -21,7 +21,9 @@ from typing import Any, Self
 import cv2
 import numpy as np
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.masks.annotations import Drawing, read_geojson
+from safron.io.files import is_foreign
+from safron.io.masks.annotations import DrawingRules, read_geojson
+from safron.io.masks.drawing import Drawing
 from safron.io.masks.image_planes import shown_area
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
@@ -64,7 +66,11 @@ def find_slides(folder: Path) -> list[tuple[Path, Path]]:
         A slide has no mask, or a mask no slide.
     """
     found: list[tuple[Path, Path]] = []
-    files = [path for path in sorted(folder.rglob("*")) if not any(p.suffix == ".zarr" for p in path.parents)]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if not (is_foreign(path.name) or any(p.suffix == ".zarr" for p in path.parents))
+    ]
     for path in (path for path in files if path.suffix.lower() in SLIDES):
         masks = [path.with_suffix(suffix) for suffix in MASKS if path.with_suffix(suffix).exists()]
         if masks:
@@ -286,7 +292,7 @@ def _open(
     if mask_path.suffix == ".geojson":
         names = {label.name: label.value for label in config.model.labels}
         height, width = (math.floor(side / factor) for side in shown[2:])
-        drawing = read_geojson(mask_path, height=height, width=width, labels=names, downsample=factor)
+        drawing = read_geojson(mask_path, DrawingRules(height, width, labels=names, downsample=factor))
         return Slide(path, drawing, height, width, factor, shown[:2])
     mask = open_mask(mask_path, relabel=relabel)
     area = min((whole, shown), key=lambda area: _misfit(mask, area, own))

@@ -37,6 +37,15 @@ class Sample:
     style: Floats
     edges: Bytes | None = None
 
+    def coarse(self, factor: int) -> Bytes | None:
+        """Return the image as if it had been made `factor` times coarser and enlarged: uint8 [3, y, x]; None for 0."""
+        if not factor:
+            return None
+        height, width = self.image.shape[:2]
+        small = cv2.resize(self.image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+        large = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(np.moveaxis(large, -1, 0), np.uint8)
+
 
 class Source(Protocol):
     """Items that windows are read from, each of one slide, at the generator's pixel size."""

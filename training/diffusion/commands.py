@@ -12,7 +12,7 @@ from safron.io.console import POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
 
-from .settings import DiffusionConfig
+from .settings import NUCLEI, DiffusionConfig
 
 COUNT = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
@@ -66,6 +66,9 @@ PATH = click.Path(path_type=Path)
     type=click.IntRange(min=0),
     shown="0",
 )
+@option(
+    "--edges", "Give the network edges of nuclei as well; needs data with numbers of nuclei.", is_flag=True
+)
 @option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE)
 @option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True)
 @option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice")
@@ -108,6 +111,8 @@ def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfi
         ):
             raise BadInput(f"--widths {given['widths']}: must be two multiples of 8, as 32,64")
         given["widths"] = (int(parts[0]), int(parts[1]))
+    if options["edges"]:
+        given["nuclei"] = NUCLEI
     return replace(config, **given)
 
 
@@ -118,6 +123,14 @@ def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfi
 @click.argument("checkpoint", type=PATH)
 @click.argument("out", type=PATH)
 @option("--steps", "Number of sampling steps on the card.", "N", type=click.IntRange(1, 1000), default=20)
+@option(
+    "--usual-steps",
+    "How many of them a render takes without --steps.",
+    "N",
+    called="usual",
+    type=COUNT,
+    shown="all",
+)
 @option(
     "--guidance",
     "Strength of classifier-free guidance on the card, a number of at least 0.",

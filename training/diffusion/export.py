@@ -21,9 +21,10 @@ import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
+from safron.io.masks.edges import find_edges
 from torch import Tensor, nn
 
-from .network import SemanticUNet, one_hot_of
+from .network import SemanticUNet, condition_of
 from .process import linear_alphas, sampling_times
 from .sample import ddim
 from .settings import NULL_LABEL, DiffusionConfig
@@ -37,9 +38,11 @@ PARITY_LIMIT = 1e-3
 FADE_WINDOW, FADE_FROM = 9, 0.8
 """Background fades into its fill where more than this share of a square of so many pixels is background."""
 
+INPUTS = "labels", "xt", "t", "edges"
+
 Floats = npt.NDArray[np.float32]
 Predict = Callable[..., Floats]
-"""Takes labels, xt and t, as the graph does."""
+"""Takes labels, xt, t and, if the network does, edges, as the graph does."""
 
 
 class Contract(nn.Module):
@@ -62,14 +65,14 @@ class Contract(nn.Module):
         fills = torch.tensor(colors, dtype=torch.float32).reshape(len(colors), 3, 1, 1)
         self.register_buffer("fills", fills / 127.5 - 1)
 
-    def forward(self, labels: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """Uint8 [n, y, x], float32 [n, 3, y, x], float32 [n] -> float32 [n, T, T, 3]."""
+    def forward(self, labels: Tensor, xt: Tensor, t: Tensor, edges: Tensor | None = None) -> Tensor:
+        """Uint8 [n, y, x], float32 [n, 3, y, x], float32 [n], uint8 [n, 1, y, x] -> float32 [n, T, T, 3]."""
         c = self.context
-        one_hot = one_hot_of(labels, self.count)
-        made = self.network(xt, t, one_hot)[:, :, c : xt.shape[2] - c, c : xt.shape[3] - c]
+        condition = condition_of(labels, edges, self.count)
+        made = self.network(xt, t, condition)[:, :, c : xt.shape[2] - c, c : xt.shape[3] - c]
         x = xt[:, :, c : xt.shape[2] - c, c : xt.shape[3] - c]
         for place, index in enumerate(self.background):
-            share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], FADE_WINDOW, stride=1)
+            share = nn.functional.avg_pool2d(condition[:, index : index + 1], FADE_WINDOW, stride=1)
             edge = c - FADE_WINDOW // 2
             depth = share[:, :, edge : share.shape[2] - edge, edge : share.shape[3] - edge]
             veil = ((depth - FADE_FROM) / (1.0 - FADE_FROM)).clamp(0.0, 1.0)
@@ -94,6 +97,7 @@ def export_run(
     out: Path,
     *,
     steps: int = 20,
+    usual: int | None = None,
     guidance: float = 0.0,
     tile: int = TILE,
     name: str | None = None,
@@ -106,7 +110,9 @@ def export_run(
     network = make_network(config)
     network.load_state_dict(state["average"])
     said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}
-    return export_network(network, config, out, steps=steps, guidance=guidance, tile=tile, said=said)
+    return export_network(
+        network, config, out, steps=steps, usual=usual, guidance=guidance, tile=tile, said=said
+    )
 
 
 def export_fresh(config: DiffusionConfig, out: Path, *, steps: int = 8) -> dict[str, Any]:
@@ -124,6 +130,7 @@ def export_network(
     *,
     said: dict[str, Any],
     steps: int = 20,
+    usual: int | None = None,
     guidance: float = 0.0,
     tile: int = TILE,
 ) -> dict[str, Any]:
@@ -139,8 +146,8 @@ def export_network(
         The ONNX file.
     said
         Fields of the card about provenance.
-    steps, guidance
-        For the card; a render may take fewer steps and another guidance.
+    steps, usual, guidance
+        For the card; a render takes `usual` of the steps, or others, and this guidance, or another.
     tile
         Usual side of a patch in pixels.
 
@@ -155,6 +162,8 @@ def export_network(
         raise BadInput(
             f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
         )
+    if usual is not None and usual > steps:
+        raise BadInput(f"--usual-steps {usual}: must be at most {steps}, the number of --steps")
     if tile % 4:
         raise BadInput(f"--tile {tile}: must be a multiple of 4, by which the network reduces")
     wrapped = Contract(network.eval(), config).eval()
@@ -167,9 +176,9 @@ def export_network(
             return np.asarray(wrapped(*map(torch.from_numpy, window)).numpy())
 
     def in_runtime(*window: npt.NDArray[Any]) -> Floats:
-        return np.asarray(session.run(None, dict(zip(("labels", "xt", "t"), window, strict=True)))[0])
+        return np.asarray(session.run(None, dict(zip(INPUTS, window, strict=False)))[0])
 
-    card = make_card(config, tile, steps, guidance) | said
+    card = make_card(config, tile, steps, usual, guidance) | said
     card |= {
         "parity_max_abs": float(np.abs(difference(in_torch, in_runtime, _example(config, tile))).max()),
         "parity_of_five_steps": float(
@@ -190,7 +199,9 @@ def export_network(
     return card
 
 
-def make_card(config: DiffusionConfig, tile: int, steps: int, guidance: float) -> dict[str, Any]:
+def make_card(
+    config: DiffusionConfig, tile: int, steps: int, usual: int | None, guidance: float
+) -> dict[str, Any]:
     """Return the card without what is measured."""
     alphas, times = linear_alphas(), sampling_times(steps)
     labels = [
@@ -207,6 +218,7 @@ def make_card(config: DiffusionConfig, tile: int, steps: int, guidance: float) -
         "outside": "edge",
         "mpp": config.mpp,
         "norm": config.norm,
+        **({"edges": {"of": "instances", "labels": [*config.nuclei]}} if config.nuclei else {}),
         "sampler": {
             "kind": "ddim",
             "prediction": config.prediction,
@@ -214,17 +226,26 @@ def make_card(config: DiffusionConfig, tile: int, steps: int, guidance: float) -
             "alphas": [float(alphas[time]) for time in times],
             "null_label": NULL_LABEL,
             "guidance": guidance,
+            **({"steps": usual} if usual else {}),
         },
         "config_sha256": config.sha256(),
     }
 
 
 def _example(config: DiffusionConfig, tile: int, *, seed: int = 0) -> tuple[npt.NDArray[Any], ...]:
-    """Return labels, xt and t of one patch."""
+    """Return labels, xt, t and edges of one patch."""
     rng, side = np.random.default_rng(seed), tile + 2 * config.context
     coarse = rng.integers(0, len(config.labels), (side // 16 + 1, side // 16 + 1), np.uint8)
     labels = np.kron(coarse, np.ones((16, 16), np.uint8))[None, :side, :side].copy()
-    return labels, rng.standard_normal((1, 3, side, side), np.float32), np.array([400.0], np.float32)
+    xt, t = rng.standard_normal((1, 3, side, side), np.float32), np.array([400.0], np.float32)
+    return (labels, xt, t, *_edges_of(labels, config))
+
+
+def _edges_of(labels: npt.NDArray[np.uint8], config: DiffusionConfig) -> tuple[npt.NDArray[np.uint8], ...]:
+    """Return the edges of labels [1, y, x], uint8 [1, 1, y, x], or nothing for a network that takes none."""
+    if not config.nuclei:
+        return ()
+    return (find_edges(np.pad(labels[0], 1, "edge"), config.nuclei, None)[None, None],)
 
 
 def _trace(wrapped: nn.Module, window: tuple[npt.NDArray[Any], ...]) -> onnx.ModelProto:
@@ -233,9 +254,10 @@ def _trace(wrapped: nn.Module, window: tuple[npt.NDArray[Any], ...]) -> onnx.Mod
         "labels": {0: "n", 1: "height", 2: "width"},
         "xt": {0: "n", 2: "height", 3: "width"},
         "t": {0: "n"},
+        "edges": {0: "n", 2: "height", 3: "width"},
         "prediction": {0: "n", 1: "out_height", 2: "out_width"},
     }
-    buffer = io.BytesIO()
+    names, buffer = [*INPUTS[: len(window)]], io.BytesIO()
     with warnings.catch_warnings():
         # The exporter that traces is deprecated, but the other one needs another package.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -243,9 +265,9 @@ def _trace(wrapped: nn.Module, window: tuple[npt.NDArray[Any], ...]) -> onnx.Mod
             wrapped,
             tuple(torch.from_numpy(array) for array in window),
             buffer,  # type: ignore[arg-type]
-            input_names=["labels", "xt", "t"],
+            input_names=names,
             output_names=["prediction"],
-            dynamic_axes=axes,
+            dynamic_axes={name: axes[name] for name in (*names, "prediction")},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -259,12 +281,12 @@ def difference(one: Predict, other: Predict, window: tuple[npt.NDArray[Any], ...
 
 def five_steps(predict: Predict, config: DiffusionConfig, tile: int) -> Floats:
     """Sample one patch in five steps: float32 [3, tile, tile] in grey levels. Around it the first noise stays."""
-    labels, x, _ = _example(config, tile, seed=3)
+    labels, x, _, *edges = _example(config, tile, seed=3)
     inside = np.s_[:, :, config.context : config.context + tile, config.context : config.context + tile]
     alphas, times = linear_alphas(), sampling_times(5)
     for number, time in enumerate(times):
         after = float(alphas[times[number + 1]]) if number < 4 else 1.0
-        made = predict(labels, x, np.array([time], np.float32)).transpose(0, 3, 1, 2)
+        made = predict(labels, x, np.array([time], np.float32), *edges).transpose(0, 3, 1, 2)
         now, predicted = (torch.from_numpy(np.ascontiguousarray(values)) for values in (x[inside], made))
         x[inside] = ddim(now, predicted, config.prediction, float(alphas[time]), after).numpy()
     return np.asarray((x[inside][0] + 1) * 127.5)
@@ -274,9 +296,13 @@ def overlap_mismatch(predict: Predict, config: DiffusionConfig, tile: int) -> fl
     """Mean difference of predictions where two neighbouring patches overlap, over the prediction's standard deviation."""
     shared, side = 20, tile + 2 * config.context
     step = tile - shared
-    labels, xt, t = _example(config, tile + step, seed=2)
+    labels, xt, t, *edges = _example(config, tile + step, seed=2)
     left, right = (
-        predict(labels[:, :side, x : x + side].copy(), xt[:, :, :side, x : x + side].copy(), t)
+        predict(
+            *(plane[..., :side, x : x + side].copy() for plane in (labels, xt)),
+            t,
+            *(plane[..., :side, x : x + side].copy() for plane in edges),
+        )
         for x in (0, step)
     )
     return float(np.abs(left[0, :, step:] - right[0, :, :shared]).mean() / left.std())

@@ -83,18 +83,18 @@ class SemanticUNet(nn.Module):
 
     Parameters
     ----------
-    labels
-        Number of labels.
+    conditions
+        Channels of labels and edges.
     widths, blocks, norm
         See `DiffusionConfig`.
     """
 
     def __init__(
-        self, labels: int, widths: tuple[int, int], blocks: int, norm: Literal["pixel", "group"]
+        self, conditions: int, widths: tuple[int, int], blocks: int, norm: Literal["pixel", "group"]
     ) -> None:
         super().__init__()
         wide, deep = widths
-        self.count, self.norm = labels, norm
+        self.norm = norm
         self.time = nn.Sequential(
             nn.Linear(TIME_CHANNELS, TIME_CHANNELS),
             nn.SiLU(),
@@ -115,7 +115,7 @@ class SemanticUNet(nn.Module):
         )
         # What surrounds a pixel counts: two convolutions see the shape of a nucleus.
         self.labels = nn.Sequential(
-            nn.Conv2d(4 * labels, wide, 3, padding=1), nn.SiLU(), nn.Conv2d(wide, wide, 3, padding=1)
+            nn.Conv2d(4 * conditions, wide, 3, padding=1), nn.SiLU(), nn.Conv2d(wide, wide, 3, padding=1)
         )
         self.labels_deep = nn.Sequential(
             nn.Conv2d(wide, wide, 3, padding=1), nn.SiLU(), nn.Conv2d(wide, wide, 3, padding=1)
@@ -123,7 +123,7 @@ class SemanticUNet(nn.Module):
         self.out = nn.Conv2d(wide, 12, 3, padding=1)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, xt: Tensor, t: Tensor, one_hot: Tensor) -> Tensor:
+    def forward(self, xt: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Predict.
 
         Parameters
@@ -132,8 +132,8 @@ class SemanticUNet(nn.Module):
             Noisy picture, float32 [n, 3, y, x]; y and x are multiples of 4.
         t
             Times, float32 [n].
-        one_hot
-            float32 [n, labels, y, x]; zeros for no condition.
+        condition
+            float32 [n, conditions, y, x], see `condition_of`; zeros for none.
 
         Returns
         -------
@@ -141,7 +141,7 @@ class SemanticUNet(nn.Module):
             float32 [n, 3, y, x].
         """
         time = self.time(embed_time(t))
-        known = self.labels(F.pixel_unshuffle(one_hot, 2))
+        known = self.labels(F.pixel_unshuffle(condition, 2))
         known_deep = self.labels_deep(F.avg_pool2d(known, 2))
         x = self.stem(F.pixel_unshuffle(xt, 2))
         for block in self.encoder:
@@ -163,3 +163,14 @@ def one_hot_of(labels: Tensor, count: int) -> Tensor:
     """Turn labels uint8 [n, y, x] into float32 [n, count, y, x]; a label that is none of them becomes zeros."""
     values = torch.arange(count, dtype=torch.uint8, device=labels.device)
     return (labels[:, None] == values[:, None, None]).float()
+
+
+def condition_of(labels: Tensor, edges: Tensor | None, count: int) -> Tensor:
+    """Join labels uint8 [n, y, x] and edges uint8 [n, 1, y, x]: float32 [n, count or one more, y, x].
+
+    Where a label is none of `count`, there is no edge either.
+    """
+    one_hot = one_hot_of(labels, count)
+    if edges is None:
+        return one_hot
+    return torch.cat([one_hot, edges.float() * (labels < count)[:, None].float()], dim=1)

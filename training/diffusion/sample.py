@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .network import one_hot_of
+from .network import condition_of
 from .process import linear_alphas, sampling_times
 from .settings import DiffusionConfig
 
@@ -21,6 +21,7 @@ def sample(
     steps: int,
     guidance: float,
     seed: int,
+    edges: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Sample pictures by DDIM.
 
@@ -38,13 +39,16 @@ def sample(
         Strength of classifier-free guidance; 0 for none.
     seed
         Of the noise.
+    edges
+        uint8 [n, 1, y, x], where the network takes them.
 
     Returns
     -------
     npt.NDArray[np.uint8]
         RGB uint8 [n, y, x, 3].
     """
-    known = one_hot_of(torch.from_numpy(labels), len(config.labels))
+    drawn = None if edges is None else torch.from_numpy(edges)
+    known = condition_of(torch.from_numpy(labels), drawn, len(config.labels))
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(rng.standard_normal((len(labels), 3, *labels.shape[1:]), np.float32))
     alphas, times = linear_alphas(), sampling_times(steps)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from safron.io.errors import BadInput
-from safron.io.fields import Count, Mpp, NotNegative, convert
+from safron.io.fields import Byte, Count, Mpp, NotNegative, convert
 from safron.io.legend import Label
 from safron.training.config.settings import GLASS
 
@@ -29,6 +29,9 @@ LABELS = (
     Label(5, "miscellaneous", (255, 160, 0)),
 )
 """Background, tissue without nuclei, and the classes of CoNSeP."""
+
+NUCLEI = (2, 3, 4, 5)
+"""Which of these labels are nuclei."""
 
 NULL_LABEL = 255
 """Label of no condition: none of the one-hot channels."""
@@ -73,6 +76,8 @@ class DiffusionConfig:
         Share of slides that are not trained on.
     seed
         Of weights, crops and noise.
+    nuclei
+        Labels of nuclei whose edges are an input, too (`safron.io.masks.edges`); none for labels alone.
     """
 
     name: str = "nuclei-diffusion"
@@ -91,6 +96,12 @@ class DiffusionConfig:
     ema: Share = 0.999
     held_out: Share = 0.17
     seed: NotNegative = 0
+    nuclei: tuple[Byte, ...] = ()
+
+    @property
+    def conditions(self) -> int:
+        """Channels in which labels, and edges if the network takes them, go in."""
+        return len(self.labels) + bool(self.nuclei)
 
     def __post_init__(self) -> None:
         if self.crop % 4 or self.context % 4:

@@ -23,9 +23,9 @@ from safron.io.files import replacing
 from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import TrainConfig
 from safron.training.data import Source, open_source, split
-from torch import nn
+from torch import Tensor, nn
 
-from .network import SemanticUNet, one_hot_of
+from .network import SemanticUNet, condition_of
 from .process import TIMES, add_noise, linear_alphas, target_of, to_picture
 from .sample import sample
 from .settings import NULL_LABEL, DiffusionConfig, config_from_json
@@ -37,7 +37,7 @@ SHEET_STEPS = 20
 
 def make_network(config: DiffusionConfig) -> SemanticUNet:
     """Make the network of a run."""
-    return SemanticUNet(len(config.labels), config.widths, config.blocks, config.norm)
+    return SemanticUNet(config.conditions, config.widths, config.blocks, config.norm)
 
 
 class Trainer:
@@ -61,7 +61,7 @@ class Trainer:
         """Take one step, and return the loss."""
         config = self.config
         rng = np.random.default_rng([config.seed, 7, self.done])
-        images, labels = draw_crops(source, config, rng)
+        images, labels, edges = draw_crops(source, config, rng)
         picture, times = to_picture(images), torch.from_numpy(rng.integers(0, TIMES, config.batch))
         noise = torch.from_numpy(rng.standard_normal(picture.shape, np.float32))
         alpha = self.alphas[times]
@@ -69,7 +69,7 @@ class Trainer:
         made = self.network(
             add_noise(picture, noise, alpha),
             times.float(),
-            one_hot_of(torch.from_numpy(labels), len(config.labels)),
+            condition_of(torch.from_numpy(labels), edges, len(config.labels)),
         )
         loss = (made - target_of(config.prediction, picture, noise, alpha)).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -110,28 +110,44 @@ class Trainer:
 
 def draw_crops(
     source: Source, config: DiffusionConfig, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Draw crops, turned and mirrored: RGB uint8 [n, y, x, 3], and labels uint8 [n, y, x], some of them `NULL_LABEL`."""
-    images, labels = [], []
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Tensor | None]:
+    """Draw crops, turned and mirrored: RGB uint8 [n, y, x, 3], labels uint8 [n, y, x], some of them `NULL_LABEL`, and edges."""
+    images, labels, edges = [], [], []
     for _ in range(config.batch):
         index = int(rng.integers(len(source)))
         crop = source.read(index, source.place(rng, index, config.crop), config.crop)
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
-        image, label = (np.rot90(part, turns) for part in (crop.image, crop.labels))
-        if mirror:
-            image, label = image[:, ::-1], label[:, ::-1]
+        drawn = np.zeros_like(crop.labels) if crop.edges is None else crop.edges
+        image, label, edge = (
+            np.rot90(part, turns)[:, :: -1 if mirror else 1] for part in (crop.image, crop.labels, drawn)
+        )
         images.append(image)
         labels.append(np.full_like(label, NULL_LABEL) if rng.random() < config.dropped else label)
-    return np.stack(images), np.stack(labels)
+        edges.append(edge)
+    return (
+        np.stack(images),
+        np.stack(labels),
+        torch.from_numpy(np.stack(edges)[:, None]) if config.nuclei else None,
+    )
 
 
 def open_data(data: Path, config: DiffusionConfig, facts: DataFacts, cache: Path | None) -> Source:
     """Open training data at the pixel size of the settings."""
     usual = TrainConfig()
     model = replace(
-        usual.model, labels=config.labels, mpp=config.mpp, noise_scales=(1,), context=config.context
+        usual.model,
+        labels=config.labels,
+        mpp=config.mpp,
+        noise_scales=(1,),
+        context=config.context,
+        nuclei=config.nuclei,
     )
-    return open_source(data, replace(usual, model=model, patch=config.crop), cache, facts)
+    source = open_source(data, replace(usual, model=model, patch=config.crop), cache, facts)
+    if config.nuclei and not getattr(source, "edges", ()):
+        raise BadInput(
+            f"--edges: {data} has no numbers of nuclei; give data as --data-set consep, or leave it out"
+        )
+    return source
 
 
 def fit(
@@ -239,8 +255,10 @@ def write_sheet(path: Path, network: nn.Module, held_out: Source, config: Diffus
     ]
     labels = np.stack([crop.labels for crop in crops])
     colors = np.array([label.color for label in config.labels], np.uint8)
+    drawn = [crop.edges for crop in crops if crop.edges is not None]
+    edges = np.stack(drawn)[:, None] if drawn else None
     made = [
-        sample(network, labels, config, steps=SHEET_STEPS, guidance=guidance, seed=config.seed)
+        sample(network, labels, config, steps=SHEET_STEPS, guidance=guidance, seed=config.seed, edges=edges)
         for guidance in (0.0, 1.5)
     ]
     rows = [colors[labels], np.stack([crop.image for crop in crops]), *made]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from safron.io.errors import BadInput
-from safron.io.fields import Byte, Count, NotNegative, Positive, attributes, fit, hints, setting
+from safron.io.fields import Byte, Count, Positive, attributes, fit, hints, setting
 from safron.training.config.data_sets import DATA_SETS
 
 Segmenter = Literal["small-unet", "unet", "fcn8s", "segnet", "deeplab18", "deeplab50"]
@@ -21,6 +21,14 @@ def _percents(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) <= 100 for part in parts):
         raise ValueError(f"{text!r} must be percents separated by commas, as 0,25,50,75,100")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Read numbers of images separated by commas."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise ValueError(f"{text!r} must be numbers of images separated by commas, as 2,4,8")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -76,10 +84,17 @@ class DiceOptions:
     images: Count | None = setting(
         None, "Largest number of training images; each has one synthetic image.", "N", shown="all"
     )
-    few: NotNegative = setting(
-        0,
-        "Data efficiency: train on this number of real images alone, with synthetic images added from the masks of all training "
-        "images or from procedural masks, and on the latter alone.",
+    few: tuple[Count, ...] | None = setting(
+        None,
+        "Data efficiency, for each of these numbers: train on so many real images alone, with synthetic images added from the masks "
+        "of all training images or from procedural masks; and on the latter alone.",
+        "LIST",
+        shown="none",
+        parse=_counts,
+    )
+    styles: Count = setting(
+        8,
+        "Number of training images whose styles the synthetic images take in turn, from a generator that can measure them.",
         "N",
     )
     curve: tuple[int, ...] | None = setting(

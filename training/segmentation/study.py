@@ -40,12 +40,12 @@ class Arm:
     procedural: tuple[int, ...] = ()
 
 
-def plan_arms(count: int, *, few: int = 0, curve: Sequence[int] = ()) -> tuple[Arm, ...]:
+def plan_arms(count: int, *, few: Sequence[int] = (), curve: Sequence[int] = ()) -> tuple[Arm, ...]:
     """Decide what to train on, for `count` training images.
 
     Examples
     --------
-    >>> [arm.name for arm in plan_arms(4, few=2, curve=(0, 50))]
+    >>> [arm.name for arm in plan_arms(4, few=(2,), curve=(0, 50))]
     ['real', 'synthetic', 'mixed', 'replaced 50%', 'added 50%', '2 real', '2 real + synthetic', '2 real + procedural', 'procedural']
     """
     every = tuple(range(count))
@@ -56,15 +56,14 @@ def plan_arms(count: int, *, few: int = 0, curve: Sequence[int] = ()) -> tuple[A
         kept = tuple(sorted(set(every) - set(made)))
         if made and kept:  # none is "real"; all are "synthetic", or "mixed"
             arms += [Arm(f"replaced {percent}%", kept, made), Arm(f"added {percent}%", every, made)]
-    if few:
-        first = tuple(sorted(order[:few].tolist()))
+    for number in sorted({min(count, wanted) for wanted in few}):
+        first = tuple(sorted(order[:number].tolist()))
         arms += [
-            Arm(f"{few} real", first),
-            Arm(f"{few} real + synthetic", first, every),
-            Arm(f"{few} real + procedural", first, (), every),
-            Arm("procedural", (), (), every),
+            Arm(f"{number} real", first),
+            Arm(f"{number} real + synthetic", first, every),
+            Arm(f"{number} real + procedural", first, (), every),
         ]
-    return tuple(arms)
+    return (*arms, *([Arm("procedural", (), (), every)] if few else []))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +100,15 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
     whole = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     labels = [label for part in whole.values() for label in part.labels]
     common: dict[str, Any] = {"model": model, "mpp": mpp, "threads": options.threads}
+    real = {
+        name: Annotated(part.images, tuple(np.isin(label, options.label) for label in part.labels))
+        for name, part in whole.items()
+    }
+    common["styles"] = real["train"].thin(options.styles).images
     made = iter(synthesize(labels, out / "synthetic", seed=0, **common))
-    real, synthetic = {}, {}
-    for name, part in whole.items():
-        masks = tuple(np.isin(label, options.label) for label in part.labels)
-        real[name] = Annotated(part.images, masks)
-        synthetic[name] = Annotated(tuple(next(made) for _ in masks), masks)
+    synthetic = {
+        name: Annotated(tuple(next(made) for _ in found.masks), found.masks) for name, found in real.items()
+    }
     train = {"real": real["train"], "synthetic": synthetic["train"]}
     validation = {"real": real["validation"], "synthetic": synthetic["validation"]}
     if options.few:
@@ -139,7 +141,8 @@ def check_folder(out: Path, data: Path, options: DiceOptions) -> None:
         if out.exists() and not (out.is_dir() and all(item.name in MADE for item in out.iterdir())):
             raise BadInput(f"{out}: exists and holds no study; {remedy}")
         return
-    kept = parse_text(file, json.loads, kind="JSON", remedy=remedy)
+    # A study that began before there was an option has its default.
+    kept = {**DiceOptions().lasting(), **parse_text(file, json.loads, kind="JSON", remedy=remedy)}
     for name, value in _identity(data, options).items():
         if kept.get(name) != value:
             raise BadInput(
@@ -190,7 +193,7 @@ def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
     facts = DataFacts(data_set=options.data_set or "", slide_of=options.slide_of or "")
     pairs = open_tissue(data, facts)
     parts = divide(pairs, held_out=options.held_out, validation=options.validation, images=options.images)
-    arms = plan_arms(len(parts.train), few=min(options.few, len(parts.train)), curve=options.curve or ())
+    arms = plan_arms(len(parts.train), few=options.few or (), curve=options.curve or ())
     _check_label(parts, options.label)
     material = prepare_material(parts, out, options)
     with replacing(out / "study.json") as opened:  # from here on it is this study

@@ -1,7 +1,8 @@
 """How are synthetic images made of many masks? As a user makes them: all masks side by side, one run of ``safron-render``.
 
-Each mask gets a margin of its own outermost labels, so that its image is what it would be alone, for every generator that
-reads no more than `MARGIN` pixels beyond a patch. Noise differs from place to place, so equal masks give different images.
+Each mask gets a margin of its own outermost labels, as wide as the generator's card says that it reads. So its image is
+what it would be alone, but for noise, which differs from place to place: equal masks give different images. A generator with a
+style draws one canvas for each reference image, and the masks take turns.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
 from safron.io.masks.colon import Colon
+from safron.io.measures.guides import LATTICE
+from safron.io.measures.style import STYLE_NAMES
 from safron.io.slides.reader import Pixels
 from safron.training.data.source import Bytes
 
-MARGIN = 64
-"""Pixels of repeated labels around each mask."""
+LEAST_MARGIN = 64
+"""Least number of pixels of repeated labels around each mask: some networks see more than their card says."""
+RESAMPLING = 4
+"""Drawn pixels beyond its own that a pixel may be made of, where mask and generator have different pixel sizes."""
 
 GLAND = 90.0
 """Diameter of a healthy gland in micrometres."""
@@ -40,23 +47,50 @@ class Mosaic:
 
 
 def lay_out(sizes: Sequence[tuple[int, int]], margin: int) -> Mosaic:
-    """Place rectangles (height, width) in rows, `margin` pixels on each side of each, on a canvas that is about square.
+    """Place rectangles (height, width) in rows, at least `margin` pixels on each side of each, on a canvas that is about square.
+
+    Places are multiples of `LATTICE` apart, to which guides and halvings are aligned.
 
     Examples
     --------
-    >>> lay_out([(4, 6), (4, 6)], margin=1)
-    Mosaic(places=((1, 1), (7, 1)), shape=(12, 8))
+    >>> lay_out([(5, 6), (5, 6)], margin=4)
+    Mosaic(places=((4, 4), (20, 4)), shape=(32, 16))
     """
-    area = sum((height + 2 * margin) * (width + 2 * margin) for height, width in sizes)
-    most = max(math.isqrt(area), *(width + 2 * margin for _, width in sizes))
+    cells = [tuple(-(-(side + 2 * margin) // LATTICE) * LATTICE for side in size) for size in sizes]
+    most = max(math.isqrt(sum(map(math.prod, cells))), *(width for _, width in cells))
     places, y, x, tall, wide = [], 0, 0, 0, 0
-    for height, width in sizes:
-        if x + width + 2 * margin > most:
+    for height, width in cells:
+        if x + width > most:
             y, x, tall = y + tall, 0, 0
         places.append((y + margin, x + margin))
-        x += width + 2 * margin
-        tall, wide = max(tall, height + 2 * margin), max(wide, x)
+        x += width
+        tall, wide = max(tall, height), max(wide, x)
     return Mosaic(tuple(places), (y + tall, wide))
+
+
+def margin_of(card: dict[str, Any], mpp: float | None) -> int:
+    """Decide how far each mask's outermost labels are repeated.
+
+    Parameters
+    ----------
+    card
+        Of the generator, as ``safron-generator card`` prints it.
+    mpp
+        Pixel size of the masks in micrometres; None if it is not known.
+
+    Returns
+    -------
+    int
+        Pixels of the masks, a multiple of `LATTICE`.
+
+    Examples
+    --------
+    >>> margin_of({"reach": 20, "mpp": 1.0}, 1.0), margin_of({"reach": 164, "mpp": 1.0}, 0.5)
+    (64, 336)
+    """
+    enlarged = max(1.0, float(card["mpp"]) / mpp) if card["mpp"] and mpp else 1.0
+    wanted = max(LEAST_MARGIN, math.ceil((int(card["reach"]) + RESAMPLING) * enlarged))
+    return -(-wanted // LATTICE) * LATTICE
 
 
 def draw_mosaic(labels: Sequence[Bytes], mosaic: Mosaic, margin: int) -> Bytes:
@@ -70,9 +104,16 @@ def draw_mosaic(labels: Sequence[Bytes], mosaic: Mosaic, margin: int) -> Bytes:
 
 
 def synthesize(
-    labels: Sequence[Bytes], folder: Path, *, model: str, seed: int, mpp: float | None, threads: int | None
+    labels: Sequence[Bytes],
+    folder: Path,
+    *,
+    model: str,
+    seed: int,
+    mpp: float | None,
+    threads: int | None,
+    styles: Sequence[Bytes] = (),
 ) -> tuple[Bytes, ...]:
-    """Generate an image of each mask; `folder` keeps the rendered canvas for the next run.
+    """Generate an image of each mask; `folder` keeps the rendered canvases for the next run.
 
     Parameters
     ----------
@@ -84,6 +125,8 @@ def synthesize(
         Pixel size of the masks in micrometres; None if it is not known.
     threads
         CPU threads; None leaves it to ``safron-render``.
+    styles
+        Images, uint8 [y, x, 3] each, whose styles the masks take in turn, if the generator can measure them.
 
     Returns
     -------
@@ -95,11 +138,39 @@ def synthesize(
     BadInput, Failed
         ``safron-render`` could not; with its message.
     """
-    mosaic = lay_out([mask.shape for mask in labels], MARGIN)
-    canvas = draw_mosaic(labels, mosaic, MARGIN)
+    card = json.loads(_program("safron.engine.generator_cli", "card", model))
+    margin = margin_of(card, mpp)
     options = ["--model", model, "--seed", str(seed), *(["--mpp", f"{mpp:.6g}"] if mpp else [])]
+    style = card["style"]
+    if not (styles and style and (style["encoder"] or tuple(style["numbers"]) == STYLE_NAMES)):
+        return _draw(labels, folder, margin, options, model, threads)
+    made: list[Bytes] = [np.empty(0, np.uint8)] * len(labels)
+    for turn, image in enumerate(styles[: len(labels)]):
+        own = folder / f"style-{turn}"
+        own.mkdir(parents=True, exist_ok=True)
+        coded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+        with replacing(own / "style.png") as file:
+            file.write(coded)
+        part = [*options, "--style", str(own / "style.png")]
+        drawn = _draw(labels[turn :: len(styles)], own, margin, part, model, threads, content=coded)
+        made[turn :: len(styles)] = drawn
+    return tuple(made)
+
+
+def _draw(
+    labels: Sequence[Bytes],
+    folder: Path,
+    margin: int,
+    options: list[str],
+    model: str,
+    threads: int | None,
+    content: bytes = b"",
+) -> tuple[Bytes, ...]:
+    """Render one canvas of masks, or take the one that `folder` keeps; see `synthesize`. `content` of files that options name."""
+    mosaic = lay_out([mask.shape for mask in labels], margin)
+    canvas = draw_mosaic(labels, mosaic, margin)
     made_by = {
-        "mask": hashlib.sha256(canvas.tobytes()).hexdigest(),
+        "mask": hashlib.sha256(canvas.tobytes() + content).hexdigest(),
         "options": options,
         "model": _content(model),
     }
@@ -124,14 +195,19 @@ def _content(model: str) -> str:
 
 
 def _render(mask: Path, slide: Path, options: list[str]) -> None:
-    """Run ``safron-render`` in a process of its own, losslessly and without a pyramid."""
-    command = [sys.executable, "-m", "safron.engine", str(mask), str(slide), *options]
-    command += ["--compression", "deflate", "--level-count", "1", "--overwrite", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Render losslessly and without a pyramid."""
+    quiet = ["--compression", "deflate", "--level-count", "1", "--overwrite", "--quiet"]
+    _program("safron.engine", str(mask), str(slide), *options, *quiet)
+
+
+def _program(module: str, *words: str) -> str:
+    """Run a program of the engine in a process of its own; return what it printed."""
+    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        said = last.removeprefix("safron-render: ").removeprefix("error: ")
+        said = last.removeprefix("safron-render: ").removeprefix("safron-generator: ").removeprefix("error: ")
         raise (BadInput if done.returncode == 2 else Failed)(f"safron-render: {said}")
+    return done.stdout
 
 
 def procedural_masks(

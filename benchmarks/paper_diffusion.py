@@ -1,0 +1,336 @@
+"""The tables of NASDM++ (nuclei-aware diffusion) at a size that a CPU can pay: distances, guidance, Dice, training sets, experts.
+
+    python benchmarks/paper_diffusion.py CONSEP OUT --minutes 120
+    python benchmarks/paper_diffusion.py CONSEP OUT --masks generated=nuclei.zarr
+
+CONSEP has images/, inst/ and class/. Tiles are brought to 0.5 um and those held out are the ones that training leaves out. Each row
+is kept in scores.json and not made again, so the same command resumes; ``--minutes`` bound one call. `--masks` are other masks to
+paint, an OME-Zarr of classes and numbers at 0.5 um each. Writes experts.html, too. The last line is JSON.
+
+- distance: kernel distance (EfficientNet-Lite0) of crops of 128 px from those of the real held-out tiles, for each generator, steps and
+  guidance; CPU seconds for a megapixel.
+- dice: segmenters are trained on real tiles, one for each type of nucleus, and tested on the held-out tiles, real and painted.
+- curves: a segmenter of all nuclei is trained on real tiles, on painted ones, and on both; tested on real held-out tiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import zarr
+from common import CROP, crops_of
+from reader import write_reader
+from safron.engine import render
+from safron.engine.evaluation.encoder import load_encoder
+from safron.engine.evaluation.encoder_distance import encoder_distances
+from safron.io.masks.edges import find_edges
+from safron.io.slides.reader import Pixels
+from safron.training.config.data_sets import DataFacts
+from safron.training.data import Pairs, split
+from safron.training.diffusion.settings import LABELS, NUCLEI, DiffusionConfig
+from safron.training.diffusion.train import open_data
+from safron.training.segmentation.fitting import Annotated, predictions, train_segmenter
+from safron.training.segmentation.metrics import compare
+from safron.training.segmentation.options import DiceOptions
+from safron.training.segmentation.study import Material, plan_arms
+from safron.training.segmentation.synthesis import draw_mosaic, lay_out
+
+UInt8 = npt.NDArray[np.uint8]
+
+MARGIN = 20
+"""Pixels of repeated labels around each painted tile."""
+
+GUIDANCE = (0.0, 1.0, 2.0, 3.0)
+STEPS = (4, 8, 20)
+
+QUESTIONS = {
+    "Do the outlines of the nuclei match those of the mask?": ("yes", "partly", "no"),
+    "Is each nucleus of the type that the mask gives it?": ("yes", "partly", "no"),
+    "Are there nuclei in the mask that the picture lacks?": ("none", "some", "many"),
+    "Are there nuclei in the picture that the mask lacks?": ("none", "some", "many"),
+}
+"""Section 4.5 of the paper."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Masks to paint: labels and edges, uint8 [y, x] each."""
+
+    labels: tuple[UInt8, ...]
+    edges: tuple[UInt8, ...]
+
+
+@dataclass(frozen=True)
+class Painter:
+    """A generator and how it is asked."""
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class OutOfTimeError(Exception):
+    """The minutes are up; what is done is kept."""
+
+
+class Study:
+    """Data, and the results so far.
+
+    Parameters
+    ----------
+    chosen
+        Arguments of the command line.
+    """
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        self.chosen, self.out = chosen, chosen.out
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.end = time.monotonic() + 60 * chosen.minutes
+        config = DiffusionConfig(nuclei=NUCLEI, crop=64)
+        source = open_data(chosen.data, config, DataFacts(data_set="consep"), None)
+        assert isinstance(source, Pairs)
+        self.real, self.test = split(source, config.held_out)
+        if chosen.side:
+            self.test = cut(self.test, chosen.side)
+        self.train, self.validation = split(self.real, 1 / 7)
+        self.encoder = load_encoder()
+        self.reference = self.encoder.features(crops_of(self.test.images))
+        self.kept = self.out / "scores.json"
+        self.scores: dict[str, Any] = json.loads(self.kept.read_text()) if self.kept.exists() else {}
+
+    def row(self, table: str, name: str, make: Callable[[], dict[str, Any]]) -> None:
+        """Make a row that is not there yet, keep it and say it."""
+        if name in self.scores.get(table, {}):
+            return
+        if time.monotonic() > self.end:
+            raise OutOfTimeError
+        found = make()
+        self.scores.setdefault(table, {})[name] = found
+        self.kept.write_text(json.dumps(self.scores, indent=2) + "\n")
+        print(f"{table}: {name}: {found}", flush=True)
+
+    def paint(self, name: str, tiles: Tiles, painter: Painter) -> tuple[list[UInt8], float]:
+        """Paint tiles, or read what was painted: RGB uint8 [y, x, 3] each, and CPU seconds for a megapixel."""
+        folder = self.out / "painted" / name
+        mosaic = lay_out([one.shape for one in tiles.labels], MARGIN)
+        slide, said = folder / "slide.tiff", folder / "seconds.txt"
+        if not said.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / "labels.npy", draw_mosaic(tiles.labels, mosaic, MARGIN))
+            np.save(folder / "edges.npy", draw_mosaic(tiles.edges, mosaic, MARGIN))
+            common: dict[str, Any] = {"mpp": 0.5, "compression": "deflate", "level_count": 1, "device": "cpu"}
+            if self.chosen.bfloat16:
+                common |= {"precision": "bfloat16", "runtime": "openvino"}
+            began = time.process_time()
+            render(
+                folder / "labels.npy", slide, model=painter.model, edges=folder / "edges.npy", workers=1,
+                overwrite=True, **common, **painter.options,
+            )  # fmt: skip
+            said.write_text(f"{(time.process_time() - began) / np.prod(mosaic.shape) * 1e6}")
+        with Pixels(slide) as pixels:
+            places = zip(tiles.labels, mosaic.places, strict=True)
+            return [pixels.read(y, x, *one.shape) for one, (y, x) in places], float(said.read_text())
+
+    def distance(self, images: Sequence[UInt8]) -> dict[str, float]:
+        """Kernel distance from the real held-out tiles, and its standard error."""
+        found = encoder_distances(self.reference, self.encoder.features(crops_of(images)))
+        return {"KD": round(found.kernel, 4), "error": round(found.error, 4)}
+
+    def painters(self) -> dict[str, Painter]:
+        """Give generators to compare by their names, the diffusion model at several steps."""
+        diffusion, gan = self.chosen.model, self.chosen.gan
+        steps = {f"diffusion, {count} steps": Painter(diffusion, {"steps": count}) for count in STEPS}
+        return {"diffusion": Painter(diffusion)} | steps | {"GAN": Painter(gan)}
+
+    def segmenter(
+        self, name: str, train: Annotated, validation: Annotated, seed: int
+    ) -> Callable[[Annotated], dict[str, float]]:
+        """Train a segmenter, or go on with it, and return what measures it, by the pixels of all tiles together."""
+        chosen = self.chosen
+        options = DiceOptions(steps=chosen.steps, batch=8, crop=chosen.crop, rate=2e-3)
+        state = self.out / f"{name}.pt"
+        cpu = torch.device("cpu")
+        made = train_segmenter(train, validation, options, seed=seed, state=state, device=cpu, until=self.end)
+        if made is None:
+            raise OutOfTimeError
+
+        def measure(found: Annotated) -> dict[str, float]:
+            pairs = predictions(made.network, found, cpu)
+            predicted, true = (
+                np.concatenate([pair[i].reshape(1, -1) for pair in pairs], axis=1) for i in (0, 1)
+            )
+            scores = asdict(compare(predicted, true))
+            return {what: round(scores[what], 4) for what in ("dice", "iou")}
+
+        return measure
+
+
+def cut(pairs: Pairs, side: int) -> Pairs:
+    """Take the upper left square of each tile."""
+    planes = {
+        name: tuple(part[:side, :side] for part in getattr(pairs, name))
+        for name in ("images", "labels", "edges")
+    }
+    return replace(pairs, **planes)
+
+
+def tiles_of(pairs: Pairs) -> Tiles:
+    """Take labels and edges of real tiles."""
+    return Tiles(pairs.labels, pairs.edges)
+
+
+def other_tiles(path: Path, like: Pairs) -> Tiles:
+    """Cut as many tiles, of the same size, out of the middle of a mask of classes and numbers."""
+    labels, numbers = (
+        zarr.open_array(str(path), path=f"labels/{name}/0", mode="r") for name in ("class", "instance")
+    )
+    side = min(min(image.shape) for image in like.labels)
+    rows, columns = (length // side for length in labels.shape)
+    places = [(y * side, x * side) for y in range(rows) for x in range(columns)][: len(like)]
+    cut = [(np.asarray(labels[y : y + side, x : x + side]), np.asarray(numbers[y : y + side, x : x + side])) for y, x in places]  # fmt: skip
+    edges = [find_edges(np.pad(part, 1, "edge"), NUCLEI, np.pad(number, 1, "edge")) for part, number in cut]
+    return Tiles(tuple(part for part, _ in cut), tuple(edges))
+
+
+def make_distances(study: Study) -> None:
+    """Table 1 and the guidance sweep."""
+    own = tiles_of(study.test)
+    study.row("distance", "real, other tiles", lambda: study.distance(study.real.images))
+    for name, painter in study.painters().items():
+        study.row("distance", name, lambda n=name, p=painter: painted_row(study, n, own, p))
+    for guidance in GUIDANCE:
+        name, painter = f"guidance {guidance:g}", Painter(study.chosen.model, {"guidance": guidance})
+        study.row("distance", name, lambda n=name, p=painter: painted_row(study, n, own, p))
+    for name, path in study.chosen.masks.items():
+        other = other_tiles(path, study.test)
+        for kind in ("diffusion", "GAN"):
+            named, painter = f"{name} masks, {kind}", study.painters()[kind]
+            study.row("distance", named, lambda n=named, p=painter, o=other: painted_row(study, n, o, p))
+
+
+def painted_row(study: Study, name: str, tiles: Tiles, painter: Painter) -> dict[str, float]:
+    """Paint, and measure."""
+    images, seconds = study.paint(name, tiles, painter)
+    return study.distance(images) | {"cpu_s_per_mpx": round(seconds, 2)}
+
+
+def make_dice(study: Study) -> None:
+    """Segmenters of real tiles on what is painted of held-out masks, by type."""
+    types = {label.name: (label.value,) for label in LABELS if label.value in NUCLEI}
+    own = tiles_of(study.test)
+    for name, values in {"all": NUCLEI, **types}.items():
+
+        def tests(name: str = name, values: tuple[int, ...] = values) -> dict[str, Any]:
+            measure = study.segmenter(f"dice-{name}", annotated(study.train, values), annotated(study.validation, values), 0)  # fmt: skip
+            test = annotated(study.test, values)
+            found = {"real": measure(test)["dice"]}
+            for kind in ("diffusion", "GAN"):
+                images, _ = study.paint(kind, own, study.painters()[kind])
+                found[kind] = measure(replace(test, images=tuple(images)))["dice"]
+            return found
+
+        study.row("dice", name, tests)
+
+
+def annotated(pairs: Pairs, values: Sequence[int], images: Sequence[UInt8] | None = None) -> Annotated:
+    """Take tiles, or what was painted of their masks, with the masks of some labels."""
+    masks = tuple(np.isin(label, values) for label in pairs.labels)
+    return Annotated(tuple(images or pairs.images), masks)
+
+
+def make_curves(study: Study) -> None:
+    """Tables 3 to 5: train on real tiles, on painted ones of the same masks, on both."""
+    painter = study.painters()["diffusion"]
+    made = {
+        name: study.paint(f"training-{name}", tiles_of(part), painter)[0]
+        for name, part in (("train", study.train), ("validation", study.validation))
+    }
+    material = Material(
+        {"real": annotated(study.train, NUCLEI), "synthetic": annotated(study.train, NUCLEI, made["train"])},
+        {
+            "real": annotated(study.validation, NUCLEI),
+            "synthetic": annotated(study.validation, NUCLEI, made["validation"]),
+        },
+        {},
+    )
+    test = annotated(study.test, NUCLEI)
+    for seed in range(study.chosen.seeds):
+        for arm in plan_arms(len(study.train), curve=study.chosen.curve):
+            name = f"{arm.name}, seed {seed}"
+
+            def trained(arm: Any = arm, name: str = name, seed: int = seed) -> dict[str, Any]:
+                return study.segmenter(name.replace(", ", "-"), *material.of(arm), seed)(test)
+
+            study.row("curves", name, trained)
+
+
+def write_experts(study: Study) -> None:
+    """Write experts.html: real crops, and crops painted of real and of other masks, each beside its mask."""
+    own, painter = tiles_of(study.test), study.painters()["diffusion"]
+    kinds = {"real": (own, list(study.test.images)), "painted, real masks": (own, study.paint("diffusion", own, painter)[0])}  # fmt: skip
+    for name, path in study.chosen.masks.items():
+        other = other_tiles(path, study.test)
+        kinds[f"painted, {name} masks"] = other, study.paint(f"{name} masks, diffusion", other, painter)[0]
+    rng = np.random.default_rng(0)
+    colors = np.array([label.color for label in LABELS], np.uint8)
+    shown: dict[str, list[list[UInt8]]] = {}
+    for name, (tiles, images) in kinds.items():
+        for index in rng.integers(len(images), size=study.chosen.readings).tolist():
+            y, x = (int(rng.integers(length - CROP + 1)) for length in tiles.labels[index].shape)
+            place = np.s_[y : y + CROP, x : x + CROP]
+            mask = np.where(
+                tiles.edges[index][place][..., None] > 0, np.uint8(0), colors[tiles.labels[index][place]]
+            )
+            shown.setdefault(name, []).append([images[index][place], mask])
+    legend = ", ".join(f"{label.name} rgb{label.color}" for label in LABELS[1:])
+    write_reader(
+        study.out / "experts.html",
+        title="Picture and mask",
+        text=f"Left a picture, real or made by a program, right the mask of its nuclei: {legend}.",
+        questions=QUESTIONS,
+        kinds=shown,
+    )
+
+
+def main() -> None:
+    """Make what is missing, and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=240.0)
+    parser.add_argument("--model", default="nuclei-diffusion", help="diffusion model: a name or an ONNX file")
+    parser.add_argument("--gan", default="nuclei", help="generator to compare with")
+    parser.add_argument("--bfloat16", action="store_true", help="paint in bfloat16, by OpenVINO")
+    parser.add_argument("--side", type=int, help="paint this many pixels a side of each held-out tile only")
+    parser.add_argument("--masks", nargs="*", default=[], help="NAME=FILE: other masks to paint")
+    parser.add_argument("--steps", type=int, default=400, help="steps of each segmenter")
+    parser.add_argument("--crop", type=int, default=96, help="side of its crops, a multiple of 32")
+    parser.add_argument("--curve", type=int, nargs="*", default=[50], help="percents replaced and added")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--readings", type=int, default=20, help="pictures of each kind for the experts")
+    chosen = parser.parse_args()
+    chosen.masks = {name: Path(file) for name, file in (pair.split("=", 1) for pair in chosen.masks)}
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    study = Study(chosen)
+    try:
+        for make in (make_distances, write_experts, make_dice, make_curves):
+            make(study)
+    except OutOfTimeError:
+        print("the minutes are up; the same command resumes", flush=True)
+    print(json.dumps(study.scores))
+
+
+if __name__ == "__main__":
+    main()

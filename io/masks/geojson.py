@@ -1,0 +1,245 @@
+"""Which outlines does a GeoJSON file hold, and of which classes?
+
+QuPath's own members are known beside those of RFC 7946: ``classification``, ``isEllipse``, ``plane``, ``nucleusGeometry``. A
+collection may have a member ``labels``, which says what the labels of a mask mean: `safron.io.masks.to_geojson` writes it, and other
+programs pass over it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safron.io.fields import RGB, convert
+from safron.io.files import parse_text
+from safron.io.legend import Label
+
+UNCLASSIFIED = "unclassified"
+"""Name that QuPath's users see for an object without a class or a name."""
+
+MAX_GEOJSON_BYTES = 256 << 20
+"""Largest GeoJSON file, unpacked; parsing takes about ten times as much memory."""
+
+ELLIPSE_SIDES = 720
+"""A polygon of so many sides differs from an ellipse of 10,000 px by less than 0.1 px."""
+
+GEOMETRIES = {
+    *("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
+}
+
+Ring = npt.NDArray[np.float64]
+"""Corners [n, 2]: x, y."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A polygon of a file.
+
+    Attributes
+    ----------
+    name
+        Its class.
+    rings
+        The outer one first, then holes.
+    nucleus
+        Whether it is the nucleus of a cell.
+    """
+
+    name: str
+    rings: list[Ring]
+    nucleus: bool = False
+
+
+@dataclass
+class Objects:
+    """The objects of a file.
+
+    Attributes
+    ----------
+    count
+        Number of features.
+    shapes
+        Polygons, in the order of the file.
+    skipped
+        Number of geometries of each kind that has no inside (points, lines).
+    planes
+        Number of objects in each plane (z, t) of the image.
+    nuclei
+        Number of nuclei of cells that are left out.
+    colors
+        RGB by class, where the file says.
+    legend
+        What labels mean, where the file says.
+    """
+
+    count: int
+    shapes: list[Shape] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    planes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    nuclei: int = 0
+    colors: dict[str, RGB] = field(default_factory=dict)
+    legend: tuple[Label, ...] = ()
+
+
+def read_objects(path: Path, *, ignore: Sequence[str] = (), nuclei: bool = False) -> Objects:
+    """Read the objects of a file that are not ignored.
+
+    Parameters
+    ----------
+    path
+        A FeatureCollection, a list of features, a feature or a geometry, as it is or packed by gzip.
+    ignore
+        Classes to pass over, in any case.
+    nuclei
+        Take the nuclei of QuPath's cells, each after its cell, instead of counting them.
+
+    Raises
+    ------
+    BadInput
+        The file is missing, is no GeoJSON, or larger than `MAX_GEOJSON_BYTES`.
+    """
+    left_out = {name.lower() for name in ignore}
+    return parse_text(
+        path,
+        lambda text: _read(json.loads(text), path, left_out, nuclei),
+        kind="GeoJSON",
+        remedy="mend it, or export it again from QuPath as GeoJSON",
+        max_bytes=MAX_GEOJSON_BYTES,
+    )
+
+
+def _read(document: Any, path: Path, ignore: set[str], nuclei: bool) -> Objects:
+    features = features_of(document)
+    objects = Objects(len(features))
+    if isinstance(document, dict) and "labels" in document:
+        objects.legend = tuple(convert(document["labels"], list[Label], f"{path}, labels", loose=True))
+    for number, feature in enumerate(features):
+        try:
+            _add(objects, feature, ignore, nuclei)
+        except ValueError as error:
+            raise ValueError(f"feature {number}: {error}") from error
+    return objects
+
+
+def features_of(document: Any) -> list[Any]:
+    """List the features of a GeoJSON document; a geometry alone is a feature without a class."""
+    if isinstance(document, dict) and document.get("type") in GEOMETRIES and "geometry" not in document:
+        document = {"geometry": document}
+    features = document.get("features", [document]) if isinstance(document, dict) else document
+    if not isinstance(features, list) or not all(isinstance(f, dict) and "geometry" in f for f in features):
+        held = f"; it holds {', '.join(map(str, document))[:80]}" if isinstance(document, dict) else ""
+        raise ValueError(f"no GeoJSON features in it{held}")
+    return features
+
+
+def _add(objects: Objects, feature: Mapping[str, Any], ignore: set[str], nuclei: bool) -> None:
+    name = feature_name(feature)
+    geometry = feature["geometry"] or {"type": "no geometry"}
+    found, rest = outlines(geometry)
+    nucleus, _ = outlines(feature.get("nucleusGeometry") or {"type": "none"})
+    objects.skipped.update(rest)
+    if name.lower() in ignore or not found:
+        return
+    objects.planes[_plane(geometry)] += 1
+    if (color := _color(feature)) is not None:
+        objects.colors.setdefault(name, color)
+    objects.shapes += [Shape(name, rings) for rings in found]
+    if nuclei:
+        objects.shapes += [Shape(name, rings, nucleus=True) for rings in nucleus]
+    elif nucleus:
+        objects.nuclei += 1
+
+
+def feature_name(feature: Mapping[str, Any]) -> str:
+    """Classification, else name, of an object; ValueError where neither can be told."""
+    properties = _object(feature.get("properties"), "properties")
+    classification = properties.get("classification")
+    if not isinstance(classification, str):
+        classification = _object(classification, "classification")
+        names = classification.get("names")  # of classes within classes
+        classification = ": ".join(map(str, names)) if isinstance(names, list) else classification.get("name")
+    return str(classification or properties.get("name") or UNCLASSIFIED).strip()
+
+
+def _object(value: Any, name: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"its {name} must be an object, not {json.dumps(value)[:60]}")
+    return value or {}
+
+
+def _color(feature: Mapping[str, Any]) -> RGB | None:
+    """Colour of an object's class, as three bytes or QuPath's former number; None where it is written otherwise."""
+    properties = feature.get("properties") or {}
+    said = properties.get("classification")
+    said = said if isinstance(said, Mapping) else properties
+    color, packed = said.get("color"), said.get("colorRGB")
+    if color is None and type(packed) is int:
+        color = [packed >> shift & 255 for shift in (16, 8, 0)]
+    if (
+        isinstance(color, list)
+        and len(color) == 3
+        and all(type(part) is int and 0 <= part <= 255 for part in color)
+    ):
+        return color[0], color[1], color[2]
+    return None
+
+
+def _plane(geometry: Mapping[str, Any]) -> tuple[int, int]:
+    plane = _object(geometry.get("plane"), "plane")
+    place = plane.get("z", 0), plane.get("t", 0)
+    if not all(type(number) is int for number in place):
+        raise ValueError("z and t of its plane must be whole numbers")
+    return place
+
+
+def outlines(geometry: Any) -> tuple[list[list[Ring]], list[str]]:
+    """Split a geometry into the rings of its polygons, and the kinds of everything else in it.
+
+    Raises
+    ------
+    ValueError
+        A part of it is not as GeoJSON asks.
+    """
+    if not isinstance(geometry, Mapping) or not isinstance(geometry.get("type"), str):
+        raise ValueError("its geometry must be an object with a type, as Polygon")
+    kind = geometry["type"]
+    member = "geometries" if kind == "GeometryCollection" else "coordinates"
+    parts = geometry.get(member, [])
+    if kind not in ("Polygon", "MultiPolygon", "GeometryCollection"):
+        return [], [kind]
+    if not isinstance(parts, list) or member not in geometry:
+        raise ValueError(f"the {member} of its {kind} must be a list")
+    if kind == "GeometryCollection":
+        split = [outlines(part) for part in parts]
+        return [rings for found, _ in split for rings in found], [name for _, rest in split for name in rest]
+    polygons = [
+        [_ring(ring) for ring in polygon] for polygon in ([parts] if kind == "Polygon" else parts) if polygon
+    ]
+    if geometry.get("isEllipse"):  # QuPath's mark: the polygon stands for the ellipse in its bounding box
+        polygons = [[_ellipse(rings[0])] for rings in polygons]
+    return polygons, []
+
+
+def _ring(points: Any) -> Ring:
+    try:
+        ring = np.array([point[:2] for point in points], np.float64)
+    except (TypeError, ValueError, OverflowError, IndexError, KeyError):
+        ring = np.empty(0)
+    if ring.shape[1:] != (2,) or not np.isfinite(ring).all():
+        raise ValueError(
+            "each ring of its polygon must be a list of corners [x, y], which are finite numbers"
+        )
+    return ring
+
+
+def _ellipse(ring: Ring) -> Ring:
+    low, high = ring.min(axis=0), ring.max(axis=0)
+    angle = np.linspace(0, 2 * np.pi, ELLIPSE_SIDES, endpoint=False)
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (high - low) / 2 + (low + high) / 2
+    return np.asarray(points, np.float64)

@@ -1,0 +1,152 @@
+"""A sheet asks without telling: every crop is there once, the key alone knows its kind, and answers are counted by it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cases import run_program
+from safron.engine.evaluation.blinded_sheet import wilson, write_sheet
+from safron.engine.evaluation.cli import main
+
+GREYS = {"real": 150, "old": 120, "new": 90}
+
+
+@pytest.fixture
+def folders(here: Path) -> list[str]:
+    """Three folders of two images, each of a colour of its own."""
+    for kind, grey in GREYS.items():
+        (here / kind).mkdir()
+        for number in range(2):
+            image = np.full((70, 100, 3), (grey, 60, grey + number), np.uint8)  # blue, green, red
+            cv2.imwrite(str(here / kind / f"{number}.png"), image)
+    return [f"{kind}={kind}/" for kind in GREYS]
+
+
+def pictures(page: str) -> list[npt.NDArray[np.uint8]]:
+    """All pictures in a page, in its order: uint8 [y, x, 3], BGR."""
+    coded = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    return [
+        np.asarray(cv2.imdecode(np.frombuffer(base64.b64decode(one), np.uint8), 1), np.uint8) for one in coded
+    ]
+
+
+def answer(path: Path, sheet: str, said: list[bool], **more: Any) -> str:
+    answers = [{"real": real, "seconds": 2.0} for real in said]
+    path.write_text(json.dumps({"sheet": sheet, "answers": answers} | more))
+    return str(path)
+
+
+def test_the_key_knows_what_the_page_shows(folders: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--count", "2", "--size", "64", "--seed", "3"]
+    made = run_program(capfd, main, "sheet", *folders, "s.html", *options)
+    assert made.code == 0, made.error
+    assert "6 crops; s.key.json says what they are" in made.out
+    page, key = Path("s.html").read_text(), json.loads(Path("s.key.json").read_text())
+    shown = pictures(page)
+    assert [image.shape for image in shown] == [(64, 64, 3)] * 6
+    assert [int(image[0, 0, 0]) for image in shown] == [GREYS[kind] for kind in key["kinds"]]
+    assert key["kinds"] != sorted(key["kinds"])
+    assert sorted(key["kinds"]) == sorted([*GREYS, *GREYS])
+    assert all(
+        source.startswith(f"{kind}/") for kind, source in zip(key["kinds"], key["sources"], strict=True)
+    )
+    assert not any(f'"{kind}"' in page or f"{kind}/" in page for kind in ("old", "new")), "nothing tells"
+    assert "http" not in page
+    before = Path("s.html").read_bytes()
+    assert run_program(capfd, main, "sheet", *folders, "s.html", *options).code == 2
+    assert Path("s.html").read_bytes() == before
+    assert run_program(capfd, main, "sheet", *folders, "s.html", *options, "--overwrite").code == 0
+    assert Path("s.html").read_bytes() == before, "the same again"
+
+
+def test_answers_are_counted_by_kind(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images = {
+        "fake": [np.zeros((32, 32, 3), np.uint8)] * 10,
+        "real": [np.full((32, 32, 3), 9, np.uint8)] * 10,
+    }
+    key = write_sheet(images, here / "s.html", seed=0)
+    right = [kind == "real" for kind in key.kinds]
+    first = answer(here / "a.json", key.sheet, right, reader="Anna")
+    second = answer(here / "b.json", key.sheet, [True] * 20)
+    done = run_program(capfd, main, "answers", "s.key.json", first, second)
+    assert done.code == 0, done.error
+    rows = [line.split() for line in done.out.splitlines()[1:]]
+    assert [row[:5] for row in rows] == [
+        ["Anna", "fake", "10", "0", "0.00"],
+        ["Anna", "real", "10", "10", "1.00"],
+        ["b", "fake", "10", "10", "1.00"],
+        ["b", "real", "10", "10", "1.00"],
+        ["all", "fake", "20", "10", "0.50"],
+        ["all", "real", "20", "20", "1.00"],
+    ]
+    assert rows[0][5:] == ["0.00", "to", "0.28", "2.0"]
+    half = answer(here / "c.json", key.sheet, right[:1])
+    assert f"{key.kinds[0]}       1" in run_program(capfd, main, "answers", "s.key.json", half).out, (
+        "a reader stopped"
+    )
+    other = answer(here / "d.json", "0" * 16, right)
+    assert "answers another sheet" in run_program(capfd, main, "answers", "s.key.json", other).error
+    Path("e.json").write_text('{"sheet": 3}')
+    wrong = run_program(capfd, main, "answers", "s.key.json", "e.json")
+    assert (wrong.code, "e.json: sheet 3 must be text" in wrong.error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["real/", "s.html"], "give KIND=SOURCE"),
+        (["a=real/", "a=old/", "s.html"], "each kind once"),
+        (["a=real/", "s.png", "--count", "1", "--size", "64"], "must end in .html"),
+        (["a=real/", "s.html", "--size", "64"], "a=real/: has 2 crops of 64 px with tissue, fewer than 50"),
+        (["a=none/", "s.html"], "no such file or folder"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    words: list[str], says: str, folders: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = run_program(capfd, main, "sheet", *words)
+    assert done.code == 2
+    assert says in done.error
+    assert not [*Path().glob("s.*")]
+
+
+def test_the_interval_of_a_share() -> None:
+    """Wilson's interval for 0 of 10 and 5 of 10, as in Newcombe (1998)."""
+    assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+
+
+def test_the_page_asks_and_saves(here: Path, browser: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """In a real browser: keys, back, a reload in between, and the file that is saved."""
+    images = {kind: [np.full((32, 40, 3), grey, np.uint8)] * 2 for kind, grey in GREYS.items()}
+    key = write_sheet(images, here / "s.html", seed=1)
+    page = browser.new_page()
+    page.goto((here / "s.html").as_uri())
+    page.fill("#reader", "Ben")
+    page.locator("#picture").click()
+    for real in (True, False, False):
+        page.keyboard.press("r" if real else "f")
+    page.keyboard.press("b")
+    assert "3 of 6" in page.inner_text("#count")
+    page.reload()
+    assert "3 of 6" in page.inner_text("#count"), "kept"
+    assert page.locator("#picture").bounding_box()["width"] == 40 * 13
+    for _ in range(4):
+        page.click("#real")
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "s-answers.json"
+    download.value.save_as("said.json")
+    said = json.loads(Path("said.json").read_text())
+    assert (said["sheet"], said["reader"]) == (key.sheet, "Ben")
+    assert [one["real"] for one in said["answers"]] == [True, False, True, True, True, True]
+    done = run_program(capfd, main, "answers", "s.key.json", "said.json")
+    assert (done.code, done.out.count("Ben")) == (0, 3)

@@ -1,0 +1,233 @@
+"""How does a mask model become a sampler that safron-mask nuclei runs, and how is it known to be the same?
+
+The graph takes labels of regions, the types as a style, the running picture and the time. The card has the schedule, a named style
+for every choice of types, and the codes by which a picture is read. The file is run and held against PyTorch, and two patches are
+compared where they overlap.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from safron.io.errors import BadInput, Failed
+from safron.io.files import replacing
+from safron.io.masks.nucleus_code import circle
+from safron.training.diffusion.network import one_hot_of
+from safron.training.diffusion.process import linear_alphas, sampling_times
+from torch import Tensor, nn
+
+from .network import LayoutUNet
+from .settings import LayoutConfig
+from .train import load_run, make_network
+
+OPSET = 17
+TILE = 512
+MULTIPLE = 8
+PARITY_LIMIT = 1e-3
+"""Largest difference that is accepted between ONNX Runtime and PyTorch, of a prediction."""
+
+INPUTS = ("labels", "style", "xt", "t")
+
+
+class Contract(nn.Module):
+    """What the graph does: labels to one-hot, prediction without context, channels last."""
+
+    def __init__(self, network: LayoutUNet, config: LayoutConfig) -> None:
+        super().__init__()
+        self.network, self.context, self.count = network, config.context, len(config.labels)
+
+    def forward(self, labels: Tensor, style: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """Uint8 [n, y, x], float32 [n, types], float32 [n, 3, y, x], float32 [n] -> float32 [n, T, T, 3]."""
+        c = self.context
+        made = self.network(xt, t, style, one_hot_of(labels, self.count))
+        inner: Tensor = made[:, :, c : xt.shape[2] - c, c : xt.shape[3] - c]
+        return inner.clamp(-60.0, 60.0).permute(0, 2, 3, 1)
+
+
+def export_run(
+    checkpoint: Path,
+    out: Path,
+    *,
+    steps: int = 20,
+    tile: int = TILE,
+    name: str | None = None,
+    licence: str | None = None,
+    trained_on: str | None = None,
+) -> dict[str, Any]:
+    """Write the moving average of a checkpoint to `out` as a sampler, and return its card; see `export_network`."""
+    config, step, state = load_run(checkpoint)
+    config = replace(config, name=name or config.name)
+    network = make_network(config)
+    network.load_state_dict(state["average"])
+    said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}
+    return export_network(network, config, out, steps=steps, tile=tile, said=said)
+
+
+def export_network(
+    network: LayoutUNet,
+    config: LayoutConfig,
+    out: Path,
+    *,
+    said: dict[str, Any],
+    steps: int = 20,
+    tile: int = TILE,
+) -> dict[str, Any]:
+    """Write a network to `out` as a sampler, compare it with PyTorch, and return its card.
+
+    Parameters
+    ----------
+    network
+        With its final weights.
+    config
+        Of the network.
+    out
+        The ONNX file.
+    said
+        Fields of the card about provenance.
+    steps
+        Of sampling, for the card; fewer may be taken.
+    tile
+        Usual side of a patch in pixels.
+
+    Raises
+    ------
+    BadInput
+        A card lies beside `out`, or `tile` cannot be used.
+    Failed
+        The file and PyTorch differ.
+    """
+    if (beside := out.with_suffix(".json")).exists():
+        raise BadInput(
+            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
+        )
+    if tile % MULTIPLE:
+        raise BadInput(f"--tile {tile}: must be a multiple of {MULTIPLE}, by which the network reduces")
+    wrapped = Contract(network.eval(), config).eval()
+    graph = _trace(wrapped, example(config, 64))
+    onnx.checker.check_model(graph)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def run(window: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        return np.asarray(session.run(None, window)[0])
+
+    window = example(config, 128)
+    with torch.no_grad():
+        expected = wrapped(*map(torch.from_numpy, window.values())).numpy()
+    card = make_card(config, tile, steps) | said
+    card |= {
+        "parity_max_abs": float(np.abs(run(window) - expected).max()),
+        "overlap_mismatch": _overlap_mismatch(run, config),
+    }
+    if not card["parity_max_abs"] <= PARITY_LIMIT:
+        raise Failed(
+            f"the exported file and PyTorch differ by {card['parity_max_abs']:.3g}; nothing was written; try other versions of "
+            "torch and onnxruntime"
+        )
+    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as file:
+        file.write(graph.SerializeToString())
+    return card
+
+
+def make_card(config: LayoutConfig, tile: int, steps: int) -> dict[str, Any]:
+    """Return the card without what is measured."""
+    alphas, times = linear_alphas(), sampling_times(steps)
+    types = config.types
+    choices = [choice for choice in product((1, 0), repeat=len(types)) if any(choice)]
+    labels = [
+        {name: value for name, value in label.items() if value is not None}
+        for label in config.to_json()["labels"]
+    ]
+    return {
+        "name": config.name,
+        "version": "1",
+        "tile": {"multiple_of": MULTIPLE, "default": tile},
+        "context": config.context,
+        "alignment": MULTIPLE,
+        "labels": labels,
+        "outside": "edge",
+        "mpp": config.mpp,
+        "norm": "pixel",
+        "style": {
+            "numbers": list(types),
+            "default": [1.0] * len(types),
+            "named": {
+                "+".join(name for name, given in zip(types, choice, strict=True) if given): list(choice)
+                for choice in choices
+            },
+        },
+        "sampler": {
+            "kind": "ddim",
+            "prediction": config.prediction,
+            "times": times,
+            "alphas": [float(alphas[time]) for time in times],
+        },
+        "nuclei": {"types": list(types), "codes": circle(len(types)).round(6).tolist()},
+        "config_sha256": config.sha256(),
+    }
+
+
+def example(config: LayoutConfig, tile: int, *, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """Return the inputs of one patch, in the order of the graph."""
+    rng, side = np.random.default_rng(seed), tile + 2 * config.context
+    coarse = rng.integers(0, len(config.labels), (side // 16 + 1, side // 16 + 1), np.uint8)
+    labels = np.kron(coarse, np.ones((16, 16), np.uint8))[None, :side, :side].copy()
+    style = rng.integers(0, 2, (1, len(config.types))).astype(np.float32)
+    xt = rng.standard_normal((1, 3, side, side), np.float32)
+    return dict(zip(INPUTS, (labels, style, xt, np.array([400.0], np.float32)), strict=True))
+
+
+def _trace(wrapped: nn.Module, window: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
+    """Turn the network into a graph for any number of patches of any size."""
+    axes = {
+        "labels": {0: "n", 1: "height", 2: "width"},
+        "style": {0: "n"},
+        "xt": {0: "n", 2: "height", 3: "width"},
+        "t": {0: "n"},
+        "prediction": {0: "n", 1: "out_height", 2: "out_width"},
+    }
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The exporter that traces is deprecated, but the other one needs another package.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            wrapped,
+            tuple(torch.from_numpy(array) for array in window.values()),
+            buffer,  # type: ignore[arg-type]
+            input_names=list(INPUTS),
+            output_names=["prediction"],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _overlap_mismatch(run: Any, config: LayoutConfig) -> float:
+    """Mean difference of predictions where two neighbouring patches overlap, over the prediction's standard deviation."""
+    tile, shared = 128, 24
+    step, side = tile - shared, tile + 2 * config.context
+    wide = example(config, tile + step, seed=2)
+    left, right = (
+        run(
+            wide
+            | {
+                "labels": wide["labels"][:, :side, x : x + side].copy(),
+                "xt": wide["xt"][:, :, :side, x : x + side].copy(),
+            }
+        )
+        for x in (0, step)
+    )
+    return float(np.abs(left[0, :, step:] - right[0, :, :shared]).mean() / left.std())

@@ -1,0 +1,121 @@
+"""Which settings define a mask model and its training?
+
+After the mask model of NASDM (Shrivastava and Fletcher, 2023): which types of nuclei are present is one vector, added to the
+embedding of the time. What a crop lies in, such as tumour or stroma, is known in each pixel; in a part of the crops it is
+hidden, so that a canvas without regions can be sampled, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+from safron.io.errors import BadInput
+from safron.io.fields import Count, Mpp, NotNegative, convert
+from safron.io.legend import Label
+
+Share = Annotated[float, Meta(ge=0, lt=1)]
+
+EMPTY = (0, 128, 128)
+"""Colour of a pixel far from nuclei; see `safron.io.masks.nucleus_code`."""
+
+TISSUE = 1
+"""Label of tissue of which nothing more is known."""
+
+
+@dataclass(frozen=True)
+class LayoutConfig:
+    """All settings of a run.
+
+    Attributes
+    ----------
+    name
+        On the card.
+    types
+        Of nuclei, in the order of their numbers from 1; the most frequent first, see `nucleus_code.circle`.
+    labels
+        Of regions, values 0, 1, 2, ...; 0 is background, 1 tissue of any kind.
+    mpp
+        Pixel size in micrometres.
+    widths
+        Channels at a quarter and at an eighth of the size.
+    blocks
+        Residual blocks at an eighth of the size.
+    prediction
+        What is predicted: the noise ("epsilon"), the picture ("x0") or "v".
+    hidden
+        Share of crops whose regions are hidden: all their labels but background become `TISSUE`.
+    rare
+        Share of crops around a nucleus of a type drawn at random; the others lie anywhere.
+    context
+        Pixels that a patch reads around what it writes.
+    crop
+        Side of a crop in pixels.
+    batch
+        Crops in a step.
+    steps
+        Of training.
+    rate
+        Learning rate of AdamW; falls to a fifth over the last fifth of the steps.
+    ema
+        Of the moving average of the weights.
+    held_out
+        Rows of the slide that are not trained on, from and to, as shares of its height.
+    bfloat16
+        Train in bfloat16 where that is exact enough, which newer CPUs do in half the time.
+    seed
+        Of weights, crops and noise.
+    """
+
+    name: str = "nuclei-masks"
+    types: tuple[str, ...] = (
+        *("neoplastic", "inflammatory", "connective"),
+        *("dead", "macrophage_cell", "macrophage_nucleus"),
+    )
+    labels: tuple[Label, ...] = (
+        Label(0, "background", (255, 255, 255), EMPTY),
+        Label(TISSUE, "tissue", (255, 200, 220)),
+    )
+    mpp: Mpp = 0.5
+    widths: tuple[Count, Count] = (64, 96)
+    blocks: Count = 2
+    prediction: Literal["epsilon", "x0", "v"] = "x0"
+    hidden: Share = 0.3
+    rare: Share = 0.25
+    context: NotNegative = 40
+    crop: Count = 96
+    batch: Count = 4
+    steps: Count = 10000
+    rate: float = 5e-4
+    ema: Share = 0.999
+    held_out: tuple[Share, Share] = (0.55, 0.7)
+    bfloat16: bool = True
+    seed: NotNegative = 0
+
+    def __post_init__(self) -> None:
+        if self.crop % 8 or self.context % 8:
+            raise BadInput(
+                f"crop {self.crop} and context {self.context} must be multiples of 8, by which the network reduces"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain_label))
+        return plain
+
+    def sha256(self) -> str:
+        """Return a hash of the settings."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _plain_label(label: Any) -> Any:
+    return {name: getattr(label, name) for name in ("value", "name", "color", "fill")}
+
+
+def config_from_json(plain: Any, source: str) -> LayoutConfig:
+    """Check settings from a file; `source` names it in messages."""
+    config: LayoutConfig = convert(plain, LayoutConfig, source, loose=True)
+    return config
