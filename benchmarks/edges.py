@@ -1,6 +1,6 @@
 """What do generated images of nuclei add to a segmenter? Table 1 of "Synthetic augmentation using edge features", by tile.
 
-    python benchmarks/edges.py CONSEP OUT --minutes 240 --segmenters unet --seeds 3
+    python benchmarks/edges.py CONSEP OUT --minutes 240 --segmenters unet --seeds 0 1 2
 
 Trains edge-pix2pix on all tiles but those that are tested on, makes the sets G0 and G1 with it and with the shipped seamless
 generator, and trains segmenters on the tiles, cut into 4 x 4 blocks, alone and with each set, for as many steps each. `--width`
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--generator-steps", type=int, default=2240, help="steps of edge-pix2pix")
     parser.add_argument("--generator-width", type=int, default=32, help="channels of its first layer")
     parser.add_argument("--segmenters", nargs="*", choices=SEGMENTERS, default=SEGMENTERS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300, help="steps of each segmenter")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=128, help="the paper: 224")
@@ -204,7 +204,7 @@ def main() -> None:
             crop=chosen.crop,
             class_weights=True,
         )
-        for seed in range(chosen.seeds):
+        for seed in chosen.seeds:
             for arm in ("initial", *sets):
                 key = f"{segmenter}, {arm}, seed {seed}"
                 if not results.wants(key):
