@@ -87,8 +87,14 @@ def train_generator(data: Path, out: Path, steps: int, width: int, minutes: floa
     train = [str(Path(sys.executable).with_name("safron-train"))]
     going_on = ["--resume", "--steps", str(steps)] if checkpoint.exists() else fresh
     common = ["--data-set", "consep", "--threads", "1", "--minutes", f"{minutes:.3f}", "--save-every", "280"]
-    subprocess.run([*train, "fit", str(tiles), str(run), *common, *going_on], check=True)
-    if json.loads(checkpoint.with_suffix(".json").read_text())["step"] < steps:
+
+    def done() -> bool:
+        about = checkpoint.with_suffix(".json")
+        return about.exists() and json.loads(about.read_text())["step"] >= steps
+
+    if not done():
+        subprocess.run([*train, "fit", str(tiles), str(run), *common, *going_on], check=True)
+    if not done():
         return None
     subprocess.run([*train, "export", str(checkpoint), str(model)], check=True)
     return model
