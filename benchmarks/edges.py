@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--generators", nargs="*", choices=GENERATORS, default=GENERATORS)
+    parser.add_argument("--sets", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--generator-steps", type=int, default=2240, help="steps of edge-pix2pix")
     parser.add_argument("--generator-width", type=int, default=32, help="channels of its first layer")
     parser.add_argument("--segmenters", nargs="*", choices=SEGMENTERS, default=SEGMENTERS)
@@ -186,7 +187,7 @@ def main() -> None:
                 continue
         sets |= {
             f"+{kind} {generator}": make_set(chosen.data, chosen.out, generator, kind, model)
-            for kind in KINDS
+            for kind in chosen.sets
         }
     trained = list_tiles(chosen.data, [*TESTED, *VALIDATED])
     real, validation, test = (
