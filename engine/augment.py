@@ -18,7 +18,7 @@ from typing import Any, Literal
 import click
 import numpy as np
 from safron.io.console import (
-    POSITIVE,
+    PIXEL_SIZE,
     SETTINGS,
     Program,
     debug_option,
@@ -201,7 +201,7 @@ def _save(path: Path, array: Any) -> None:
     default="nuclei",
 )
 @option("--copies", "Number of images made from each tile.", "N", type=click.IntRange(1), default=1)
-@option("--mpp", "Pixel size of the tiles, in micrometres.", "UM", type=POSITIVE, default=0.25)
+@option("--mpp", "Pixel size of the tiles, in micrometres.", "UM", type=PIXEL_SIZE, default=0.25)
 @option("--edges", "Where edges come from: mask, the numbers of the nuclei; image, Canny's method on the real image.",
         type=click.Choice(["mask", "image"]), default="mask")  # fmt: skip
 @option(

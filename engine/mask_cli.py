@@ -119,7 +119,12 @@ def nuclei(
 commands.add_command(nuclei)
 
 
-main = partial(run_program, commands, NAME)
+main = partial(
+    run_program,
+    commands,
+    NAME,
+    interrupted="no mask was written; the command nuclei continues when given again",
+)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ from .errors import BadInput
 
 T = TypeVar("T")
 
+LEAST_MPP, MOST_MPP = 0.001, 10_000.0
+"""Micrometres per pixel that a slide can have."""
+
 HUGE = 1.7976931348623157e308
 Byte = Annotated[int, Meta(ge=0, le=255)]
 Count = Annotated[int, Meta(ge=1)]

@@ -12,13 +12,13 @@ import pytest
 from safron.engine import augment
 from safron.engine import cli as render
 from safron.engine import generator_cli as generator
+from safron.engine import mask_cli as mask
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.viewing import cli as viewing
 from safron.io.console import EXIT_CODES
 from safron.io.fields import settings
-from safron.io.masks import cli as mask
 from safron.io.tiles import cli as tiles
 from safron.training import cli as train
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 from safron.engine.generator.inputs import Labels
 from safron.engine.generator.model import PatchModel, load_model
 from safron.engine.plan.scale import Scale
-from safron.io.errors import BadInput, Failed, SafronError
-from safron.io.files import check_output_path, output, parse_text
+from safron.io.errors import BadInput
 from safron.io.legend import DEFAULT_LABELS
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
@@ -28,11 +26,6 @@ from .drawn_pixels import in_drawn_pixels, scale_of
 from .overlap_mismatch import Mismatch, measure_mismatch
 from .seam_scores import SeamScores, score_seams
 from .slide_grid import SlideGrid, grid_of
-
-PROGRAM = "safron-eval"
-"""Stands in every report under ``program``: only such files are replaced without --overwrite."""
-ENDINGS = (".json",)
-MAX_REPORT_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -251,42 +244,3 @@ def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
         )
         for row in rows
     ]
-
-
-def check_report_path(path: Path, *, overwrite: bool) -> None:
-    """Refuse a report's name that does not end in .json, or that another JSON file has.
-
-    Parameters
-    ----------
-    path
-        Where the report shall be written.
-    overwrite
-        Replace any JSON file.
-
-    Raises
-    ------
-    BadInput
-        The name has another ending, its folder is missing, or a file is there that is not a report.
-    """
-    check_output_path(path, overwrite=overwrite or _is_report(path), name="--report ", endings=ENDINGS)
-
-
-def _is_report(path: Path) -> bool:
-    """Whether a file is a report of safron-eval, which a new one may replace."""
-    try:
-        found = parse_text(path, json.loads, kind="JSON", remedy="", max_bytes=MAX_REPORT_BYTES)
-    except SafronError:
-        return False
-    # Reports of version 0.1 do not name the program.
-    return isinstance(found, dict) and (
-        found.get("program") == PROGRAM or not {"seams", "measures"}.isdisjoint(found)
-    )
-
-
-def write_report(path: Path, content: dict[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all; `check_report_path` decides beforehand whether it may."""
-    try:
-        with output(path, overwrite=True, endings=ENDINGS, name="--report ") as part:
-            part.write_text(json.dumps({"program": PROGRAM} | content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise Failed(f"--report {path}: {error.strerror}; choose another path") from error

@@ -21,8 +21,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
-LEAST_MPP, MOST_MPP = 0.001, 10_000.0
-"""Micrometres per pixel that a slide can have."""
+from safron.io.fields import LEAST_MPP, MOST_MPP
 
 MAX_PRINT_MPP = 20.0
 """Coarser resolutions in the tags of an image file are meant for printers: 72 dpi would be 353 um per pixel."""
