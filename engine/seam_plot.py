@@ -40,6 +40,11 @@ def seam_plot(slide: Pixels, plan: RenderPlan) -> str:
             ("one below the other", steps_by_place(rgb.swapaxes(0, 1), stride, origins[1], ratio)),
         )
     }
+    values = [step for line in lines.values() for _, step in line]
+    if values and 0 < plan.grid.overlap < stride:
+        end = float(plan.grid.overlap)
+        low, high = min(values), max(values)
+        lines["overlap"] = [(0.0, high), (0.0, low), (end, low), (end, high)]
     ends = f"0 and {plan.grid.overlap % stride}" if plan.grid.overlap % stride else "0"
     said = f"Mean step of colour between neighbours, by place in a patch's stride. Patches meet at {ends}; a seam is a peak there."
     return f"<p>{text(said)}</p>{curves(lines, f'of {stride} px')}"
