@@ -70,7 +70,7 @@ def commands() -> None:
 
 
 @commands.command(
-    epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-seamless --report seams.json"
+    epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-tissue --report seams.json"
 )
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
 @option("--mask", "Mask that the slides were rendered from; adds the alignment.", "MASK")
@@ -339,7 +339,7 @@ def sheet(sources: tuple[str, ...], out: Path, **options: Any) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ANSWERS.json...")
 @debug_option
 def answers(key: Path, files: tuple[Path, ...]) -> None:
-    """Count how often readers of a sheet called each kind real."""
+    """Count what readers of a sheet said of each kind."""
     from .blinded_sheet import count_answers
     from .seam_report import format_table
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from safron.engine.generator.inputs import Labels
 from safron.engine.generator.model import PatchModel, load_model
+from safron.engine.plan.scale import Scale
 from safron.io.errors import BadInput
 from safron.io.legend import DEFAULT_LABELS
 from safron.io.masks.mask import LabelMask
@@ -151,34 +152,43 @@ def evaluate_seams(
         alignment = None if labels is None else measure_alignment(pixels, labels, grid)
         said, made_by = pixels.facts.get("Seed", "0"), pixels.facts.get("Generator")
         number = seed if seed is not None else int(said) if said.lstrip("-").isdecimal() else 0
-    mismatch, of_real = None, None
+    mismatch = None
     if generator is not None and labels is not None:
-        generator.card.require_tile(grid.tile)
-        drawn_labels: Labels = labels
-        if not scale.is_one:
-            drawn_shape = (scale.drawn(labels.shape[0]), scale.drawn(labels.shape[1]))
-            drawn_labels = ScaledMask(labels, drawn_shape, scale.slide_index)
-        mismatch = measure_mismatch(
-            generator, drawn_labels, tile=grid.tile, overlap=grid.overlap, seed=number
-        )
-    if real is not None:
-        plain = SlideGrid(grid.tile, grid.overlap)
-        with Pixels(real) as pixels:
-            of_real = score_seams(measure_profiles(pixels, plain), plain)
-        if of_real is None:
-            raise BadInput(f"--real {real}: has too little tissue to compare with; give a larger slide")
+        mismatch = _mismatch_of(generator, labels, scale, grid, number)
     return SeamReport(
         slide=str(slide),
         grid=grid,
         scores=scores,
         mismatch=mismatch,
         alignment=alignment,
-        real_boundary_ratio=None if of_real is None else of_real.boundary_ratio,
+        real_boundary_ratio=None if real is None else _ratio_of_real(real, grid),
         model=None if generator is None else generator.card.name,
         mask=None if labels is None else labels.source,
         real=None if real is None else str(real),
         made_by=made_by,
     )
+
+
+def _mismatch_of(
+    generator: PatchModel, labels: LabelMask, scale: Scale, grid: SlideGrid, seed: int
+) -> Mismatch | None:
+    """Run a generator on windows of the mask, at the scale at which it drew the slide."""
+    generator.card.require_tile(grid.tile)
+    drawn: Labels = labels
+    if not scale.is_one:
+        shape = (scale.drawn(labels.shape[0]), scale.drawn(labels.shape[1]))
+        drawn = ScaledMask(labels, shape, scale.slide_index)
+    return measure_mismatch(generator, drawn, tile=grid.tile, overlap=grid.overlap, seed=seed)
+
+
+def _ratio_of_real(real: str | Path, grid: SlideGrid) -> float:
+    """Boundary ratio of a real slide, which has no boundaries, on a grid of these patches."""
+    plain = SlideGrid(grid.tile, grid.overlap)
+    with Pixels(real) as pixels:
+        scores = score_seams(measure_profiles(pixels, plain), plain)
+    if scores is None:
+        raise BadInput(f"--real {real}: has too little tissue to compare with; give a larger slide")
+    return scores.boundary_ratio
 
 
 def _open_mask(mask: Any, palette: Any, tolerance: int) -> LabelMask:

@@ -36,7 +36,7 @@ else:
             return callable(value) and hasattr(value, "card")
 
 
-DEFAULT_MODEL = "safron-seamless"
+DEFAULT_MODEL = "safron-tissue"
 
 Percent = Annotated[int, Meta(ge=1, le=100)]
 

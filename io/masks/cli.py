@@ -307,7 +307,13 @@ def ellipses(
 )
 @option("--diameter", "Of a healthy gland, in pixels.", "PX", type=click.FloatRange(16), default=90.0)
 @option("--density", "Share of the places that have a gland, 0 to 1.", "SHARE", type=SHARE, default=1.0)
-@option("--overlap", "How far glands grow into their neighbours, 0 to 1.", "SHARE", type=SHARE, default=0.0)
+@option(
+    "--overlap",
+    "How far glands and nuclei grow into their neighbours, 0 to 1.",
+    "SHARE",
+    type=SHARE,
+    default=0.0,
+)
 @option("--stroma", "Share of the tissue that has no glands, 0 to 1.", "SHARE", type=SHARE, default=0.1)
 @option(
     "--outline",
@@ -316,6 +322,14 @@ def ellipses(
     default="island",
 )
 @option("--lumens", "Make lumens background, instead of a part of their gland.", is_flag=True)
+@option(
+    "--cellularity",
+    "Share of the places for nuclei that have one, 0 to 1. Above 0 the labels are 1 tissue, and nuclei: 2 epithelial, 3 inflammatory, "
+    "4 spindle.",
+    "SHARE",
+    type=SHARE,
+    default=0.0,
+)
 @option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
 @with_options(*write_options)
 def colon(

@@ -86,6 +86,7 @@ def from_polygons(
     centre does; later polygons cover earlier ones. Memory does not grow with the mask.
     """
     from .classes import read_table, table_of
+    from .crossing import count_crossing
     from .polygon_mask import PolygonMask, describe, layer_of, write_polygon_mask
     from .polygons import read_polygons
     from .write import check_target
@@ -142,6 +143,12 @@ def from_polygons(
     for reason, count in mask.lost(height, width).items():
         if count:
             warn(NAME, f"{count} {'nuclei are' if count > 1 else 'nucleus is'} {reason}, and not in the mask")
+    if count := count_crossing(layer.polygons):
+        warn(
+            NAME,
+            f"{count} {'outlines of nuclei cross themselves' if count > 1 else 'outline of a nucleus crosses itself'}; "
+            "what lies inside twice is left out: look at the program that made the polygons",
+        )
 
 
 @click.command(

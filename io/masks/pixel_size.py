@@ -20,7 +20,6 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
 
 from safron.io.fields import LEAST_MPP, MOST_MPP
 
@@ -209,6 +208,8 @@ def from_vips(image: Any) -> PixelSize:
 def from_tiff(tif: Any) -> PixelSize:
     """Pixel size of the first image of an open `tifffile.TiffFile`."""
     if tif.ome_metadata:
+        from xml.etree import ElementTree
+
         try:
             pixels = ElementTree.fromstring(tif.ome_metadata).find(".//{*}Pixels")
         except ElementTree.ParseError as error:
