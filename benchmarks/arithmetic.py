@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from safron.engine.evaluation.seam_report import format_table
 from safron.training.config.settings import PRESETS, TrainConfig
-from safron.training.networks import make_discriminator, make_generator
+from safron.training.discriminators import make_discriminator
+from safron.training.networks import make_generator
 from torch import nn
 
 SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 100_000)

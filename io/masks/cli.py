@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import (
+    PIXEL_SIZE,
     POSITIVE,
     SETTINGS,
     ProgramGroup,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 # Options
 
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
-mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
+mpp_option = option("--mpp", MPP, "UM", type=PIXEL_SIZE, shown="the source's, if it says")
 SHARE = click.FloatRange(0, 1)
 SIZE = "Size of the mask: width and height, in pixels."
 
@@ -267,7 +268,7 @@ def _tell_of_losses(drawing: Drawing) -> None:
     type=click.IntRange(16),
     shown="160 for tissue, 100 for speckle",
 )
-@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
+@option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
 @with_options(*write_options)
 def ellipses(
     out: Path,
@@ -329,7 +330,7 @@ def ellipses(
     type=SHARE,
     default=0.0,
 )
-@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
+@option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
 @with_options(*write_options)
 def colon(
     out: Path,

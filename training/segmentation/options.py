@@ -44,7 +44,7 @@ def _labels(text: str) -> tuple[int, ...]:
 class DiceOptions:
     """All options of a study, with their defaults."""
 
-    model: str = setting("safron-seamless", "Generator of the synthetic images.", "NAME|FILE")
+    model: str = setting("safron-tissue", "Generator of the synthetic images.", "NAME|FILE")
     data_set: str | None = setting(
         None,
         "Layout of DATA and meaning of its masks, as safron-train fit takes it.",
