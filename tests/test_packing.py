@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from safron.engine.optimization.packing import pack  # noqa: E402
 
-NAMES = [path.name for path in sorted(MODELS.glob("*.onnx"))]
+NAMES = [path.name for path in sorted(CPU_FORMS.glob("*.onnx"))]
 Values = dict[str, Any]
 
 

@@ -10,7 +10,7 @@ A pixel adds the same products in the same order; taps outside of its window are
 And what follows is done in planes, channels first: with three channels last, ONNX Runtime takes each pixel of a broadcast
 singly. Channels come last in the end.
 
-Generators that ship have such a form beside them, which a CPU runs in their place. Written anew:
+Generators that ship have such a form beside them, if anything changes, which a CPU runs in their place. Written anew:
 ``python -m safron.engine.optimization.packing``.
 """
 
@@ -192,12 +192,13 @@ def _to_last(name: str, planes: Mapping[str, str]) -> onnx.NodeProto:
 
 
 def write_cpu_forms() -> None:
-    """Write the forms of the generators that ship."""
+    """Write the forms of the generators that ship, where there is something to change."""
     import onnx
 
     for path in MODELS.glob("*.onnx"):
         form, changes = pack(onnx.load(str(path)), even=True)
-        (CPU_FORMS / path.name).write_bytes(form.SerializeToString(deterministic=True))
+        if changes:
+            (CPU_FORMS / path.name).write_bytes(form.SerializeToString(deterministic=True))
         print(path.name, *changes, sep="\n  ")
 
 
