@@ -29,8 +29,8 @@ import numpy.typing as npt
 import torch
 import zarr
 from common import CROP, crops_of
-from reader import write_reader
 from safron.engine import render
+from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.engine.evaluation.encoder import load_encoder
 from safron.engine.evaluation.encoder_distance import encoder_distances
 from safron.io.masks.edges import find_edges
@@ -273,7 +273,7 @@ def make_curves(study: Study) -> None:
 
 
 def write_experts(study: Study) -> None:
-    """Write experts.html: real crops, and crops generated of real and of other masks, each beside its mask."""
+    """Write experts.html and its key: real crops, and crops generated of real and of other masks, each beside its mask."""
     own, generator = tiles_of(study.test), study.generators()["diffusion"]
     kinds = {"real": (own, list(study.test.images)), "generated, real masks": (own, study.generate("diffusion", own, generator)[0])}  # fmt: skip
     for name, path in study.chosen.masks.items():
@@ -294,12 +294,14 @@ def write_experts(study: Study) -> None:
             )
             shown.setdefault(name, []).append([images[index][place], mask])
     legend = ", ".join(f"{label.name} rgb{label.color}" for label in LABELS[1:])
-    write_reader(
+    write_sheet(
+        shown,
         study.out / "experts.html",
+        seed=0,
+        overwrite=True,
         title="Picture and mask",
         text=f"Left a picture, real or made by a program, right the mask of its nuclei: {legend}.",
         questions=QUESTIONS,
-        kinds=shown,
     )
 
 

@@ -10,7 +10,7 @@ A pixel adds the same products in the same order; taps outside of its window are
 And what follows is done in planes, channels first: with three channels last, ONNX Runtime takes each pixel of a broadcast
 singly. Channels come last in the end.
 
-Generators that ship have such a form beside them, if anything changes, which a CPU runs in their place. Written anew:
+Generators that ship have such a form beside them, which a CPU runs in their place. Written anew:
 ``python -m safron.engine.optimization.packing``.
 """
 
@@ -85,7 +85,7 @@ def _pack_last(
         if weight is None or not _is_plain(conv) or not _ends_in_points(nodes, conv):
             continue
         count, inner, height, width = weight.shape
-        if 4 * count > CHANNEL_BLOCK or height != width or weight.dtype != np.float32:
+        if 4 * count > CHANNEL_BLOCK or height != width or height < 2 or weight.dtype != np.float32:
             continue
         packed = np.zeros((2, 2, count, inner, height + 1, width + 1), np.float32)
         for y, x in np.ndindex(2, 2):
@@ -192,14 +192,14 @@ def _to_last(name: str, planes: Mapping[str, str]) -> onnx.NodeProto:
 
 
 def write_cpu_forms() -> None:
-    """Write the forms of the generators that ship, where there is something to change."""
+    """Write the forms of the generators that ship."""
     import onnx
 
     for path in MODELS.glob("*.onnx"):
         form, changes = pack(onnx.load(str(path)), even=True)
+        print(path.name, *changes or ["as it is"], sep="\n  ")
         if changes:
             (CPU_FORMS / path.name).write_bytes(form.SerializeToString(deterministic=True))
-        print(path.name, *changes, sep="\n  ")
 
 
 if __name__ == "__main__":
