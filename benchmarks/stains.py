@@ -25,7 +25,7 @@ import pyvips
 import tifffile
 from safron.engine.stains.estimate import MIN_DENSITY, estimate
 from safron.engine.stains.looks import LOOKS, stain_change
-from safron.engine.stains.stain import REFERENCE
+from safron.engine.stains.stain import DRAWN, REFERENCE
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -85,7 +85,7 @@ def part_of(slide: Path) -> Pixels:
 def restained(image: Pixels, name: str) -> Pixels:
     """Give an image another stain."""
     changed = image.copy()
-    change = stain_change(name, seed=0)
+    change = stain_change(name, seed=0, source=DRAWN["safron-tissue"])
     if change is not None:
         change.apply(changed, 0, 0)
     return changed

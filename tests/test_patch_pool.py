@@ -20,6 +20,7 @@ from safron.engine.execution.batching import OwnBatches, Strip
 from safron.engine.execution.device_queue import DeviceQueue
 from safron.engine.execution.patch_pool import OwnBatchPool, PatchPool, open_pool
 from safron.engine.generator.card import Card, Label
+from safron.engine.generator.host_memory import HostMemory
 from safron.engine.generator.model import GeneratorInfo
 from safron.engine.plan.window import Window
 from safron.engine.scratch.task_result import Tally
@@ -194,7 +195,7 @@ def test_who_generates_is_decided_by_what_is_known_of_the_generator(
 def test_own_batches_have_one_shape() -> None:
     plan = plan_for(400, 400, tile=16, overlap=4, block=256, slide_tile=64, batch=4, planes=())
     model, got = Echo(), list[int]()
-    with OwnBatches(model, plan, Tally(), lambda count: None) as batches:
+    with OwnBatches(model, plan, HostMemory("cpu"), Tally(), lambda count: None) as batches:
         for labels in ([1, 2, 3], [4, 5, 6, 7, 8, 9]):
             windows = np.broadcast_to(np.array(labels, np.uint8)[:, None, None], (len(labels), 56, 56))
             deliver = lambda values, where: got.extend(int(value[0, 0, 0]) for value in values)  # noqa: E731

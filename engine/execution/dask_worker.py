@@ -167,6 +167,7 @@ class JobPayload:
             card=seen.card,
             same_halves=seen.same_halves,
             same_places=seen.same_places,
+            joined=seen.joined,
         )
         return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan), sampling)
 
@@ -367,7 +368,10 @@ def facts_of_worker(source: ModelSource, plan: RenderPlan, batch: int | None) ->
         model = source.load()
         info = GeneratorInfo.of(model)
         planned = choose_batch(batch, info)
-        seen = first_call(lambda: warm_up(model, info, replace(plan, batch=planned)), source.call_seconds)
+        seen = first_call(
+            lambda: warm_up(model, info, replace(plan, batch=planned), joining=source.call_seconds is None),
+            source.call_seconds,
+        )
     except SafronError as error:
         raise type(error)(f"worker {get_worker().address}: {error}") from error
     return WorkerFacts(

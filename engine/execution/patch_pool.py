@@ -25,6 +25,7 @@ from safron.engine.scratch.task_result import Tally
 
 from .batching import Batches, Call, OwnBatches, Pool, Ran, Strip
 from .device_queue import BUFFERS, RUNNERS, DeviceQueue
+from .joined_patches import cut, join
 
 Values = npt.NDArray[Any]
 
@@ -33,7 +34,8 @@ def open_pool(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> Pool:
     """Decide how patches come to the generator; see `safron.engine.execution.batching`."""
     model = guided(model, info.card.sampler, info.card.is_fill)
     if plan.batch == 1 or (info.batch_invariant and not info.on_gpu):
-        return PatchPool(model, plan.batch if info.per_call is None else info.per_call, info.calls)
+        size = plan.batch if info.per_call is None else info.per_call
+        return PatchPool(model, max(size, info.joined), info.calls, joined=info.joined > 1)
     call = Halving(model, info) if info.on_gpu else model
     memory = HostMemory(info.device)
     return DeviceQueue(call, plan, memory) if info.same_places else OwnBatchPool(call, plan, memory)
@@ -75,7 +77,7 @@ class _Work:
     strip
         The patches.
     waiting
-        The first patch of each call that nobody makes yet.
+        The patches of each call that nobody makes yet.
     made
         Patches that helpers have generated, each with the number of the first.
     helpers
@@ -83,7 +85,7 @@ class _Work:
     """
 
     strip: Strip
-    waiting: deque[int]
+    waiting: deque[slice]
     made: deque[tuple[int, Values]] = field(default_factory=deque)
     helpers: deque[Future[None]] = field(default_factory=deque)
 
@@ -99,10 +101,12 @@ class PatchPool:
         Patches of a call.
     calls
         Calls at a time, whoever asks for them; None makes one for each task, and nobody helps.
+    joined
+        Whether the patches of a call are one wide window.
     """
 
-    def __init__(self, call: Call, size: int, calls: int | None) -> None:
-        self._call, self._size, self._calls = call, size, calls or 0
+    def __init__(self, call: Call, size: int, calls: int | None, *, joined: bool = False) -> None:
+        self._call, self._size, self._calls, self._joined = call, size, calls or 0, joined
         self._places = threading.Semaphore(calls) if calls else nullcontext()
         self._helpers = ThreadPoolExecutor(
             calls or 1, "safron-model"
@@ -128,7 +132,8 @@ class PatchPool:
         """Take a strip; the thread that asks counts as one at work until `end`."""
         with self._guard:
             self._at_work += 1
-        return _Work(strip, deque(range(0, len(strip), self._size)))
+        starts = range(0, len(strip), self._size)
+        return _Work(strip, deque(slice(start, min(start + self._size, len(strip))) for start in starts))
 
     def next(self, work: _Work) -> tuple[int, Values] | None:
         """Generate the next patches of a strip; None where none are left."""
@@ -136,12 +141,18 @@ class PatchPool:
             self._call_for_help(work)
         with self._places:
             try:
-                start = work.waiting.popleft()
+                part = work.waiting.popleft()
             except IndexError:
                 return None
-            part = slice(start, start + self._size)
-            inputs = {name: np.ascontiguousarray(values[part]) for name, values in work.strip.inputs.items()}
-            return start, self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
+            return part.start, self._generate(work.strip, part)
+
+    def _generate(self, strip: Strip, part: slice) -> Values:
+        if self._joined:
+            inputs = join(strip.inputs, part, strip.stride)
+            made = self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
+            return cut(made, made.shape[1], strip.stride)
+        inputs = {name: np.ascontiguousarray(values[part]) for name, values in strip.inputs.items()}
+        return self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
 
     def end(self, work: _Work) -> None:
         """Leave what is waiting; wait for helpers, and raise what they raised."""

@@ -94,6 +94,8 @@ class GeneratorInfo:
         Whether the warm-up saw the same bits in half a batch.
     same_places
         Whether it saw them at any place of a batch, beside any other patches.
+    joined
+        Patches side by side that one call generates as one wide window, with the bits that they have alone; 1 for none.
     """
 
     card: Card
@@ -108,6 +110,7 @@ class GeneratorInfo:
     colors: npt.NDArray[np.uint8] | None = field(default=None, compare=False)
     same_halves: bool = False
     same_places: bool = False
+    joined: int = 1
 
     @classmethod
     def of(cls, model: PatchModel) -> Self:

@@ -116,15 +116,22 @@ def open_core() -> Any:
 
 
 def _import_openvino() -> Any:
-    """Import OpenVINO without the package that reports each import over the network and writes into the home folder."""
-    kept = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # an import of it fails, and OpenVINO does without
+    """Import OpenVINO without two of its parts.
+
+    One reports each import over the network and writes into the home folder; the other converts formats, and takes two thirds of
+    the time.
+    """
+    names = ("openvino_telemetry", "openvino.tools.ovc")
+    kept = {name: sys.modules.get(name) for name in names}
+    for name in names:  # an import of it fails, and OpenVINO does without
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         import openvino
     finally:
-        del sys.modules["openvino_telemetry"]
-        if kept is not None:
-            sys.modules["openvino_telemetry"] = kept
+        for name, module in kept.items():
+            del sys.modules[name]
+            if module is not None:
+                sys.modules[name] = module
     return openvino
 
 

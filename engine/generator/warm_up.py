@@ -25,6 +25,9 @@ log = logging.getLogger("safron")
 GPU_BATCH = 32
 # Calls at a time on a GPU, see `safron.engine.execution.device_queue`.
 GPU_CALLS = 2
+# Patches side by side in one call on a CPU, where each has the same bits; more of them leave more patches over. Renders of
+# fewer than FEW patches gain less than the test takes.
+JOINED, FEW = 2, 100
 # Patches that a worker on a CPU holds at a time, where the generator takes any number.
 CPU_BATCH = 8
 
@@ -64,11 +67,20 @@ class WarmUp:
         return self.added_bytes + (calls - 1) * self.more_bytes
 
 
-def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
+def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, *, joining: bool = False) -> WarmUp:
     """Run the generator on labels as if at random.
 
     A generator that cannot run, that returns the wrong shape or NaN, or that returns something else for the same input
     is found here and not hours later. A batch that a GPU has no memory for is halved, once.
+
+    Parameters
+    ----------
+    model, info
+        The generator.
+    plan
+        Of the render.
+    joining
+        Whether several patches may go into one call on a CPU.
 
     Raises
     ------
@@ -79,6 +91,8 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> WarmUp:
     try:
         if not info.on_gpu:
             seconds = _run_twice(model, info, plan)
+            if joining and getattr(model, "may_join", False) and _are_same_joined(model, info, plan):
+                info = replace(info, joined=JOINED)
             added = max(0, resident_bytes() - before)
             return WarmUp(info, plan.batch, added, added, seconds)
         batch = plan.batch
@@ -166,6 +180,33 @@ def _compare_batches(
         same_places=all(_is_same_elsewhere(model, whole, inputs, first) for first in (0, 1)),
     )
     return info, seconds
+
+
+def _are_same_joined(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> bool:
+    """Whether patches side by side have the same bits in one wide window as alone."""
+    card, grid = info.card, plan.grid
+    stride, planar = grid.columns.stride, {"labels", "noise", "style"}
+    if (
+        plan.patches < FEW
+        or info.per_call != 1
+        or not card.tile_multiple
+        or card.adapter is not None
+        or not planar.issuperset(spec.name for spec in plan.planes)
+        or stride % card.tile_multiple
+        or stride % card.alignment
+    ):
+        return False
+    reach, side = (JOINED - 1) * stride, grid.tile + 2 * grid.context
+    large = _inputs(info, replace(plan, grid=replace(grid, tile=grid.tile + reach)), 1)
+    wide = {name: values[..., :side, :] if values.ndim > 2 else values for name, values in large.items()}
+    whole = _call(model, wide)
+    for x in range(0, reach + 1, stride):
+        alone = {
+            name: values[..., x : x + side] if values.ndim > 2 else values for name, values in wide.items()
+        }
+        if not np.array_equal(_call(model, alone), whole[:, :, x : x + grid.tile]):
+            return False
+    return True
 
 
 def _call(model: Callable[..., npt.NDArray[Any]], inputs: Inputs) -> npt.NDArray[Any]:

@@ -85,7 +85,7 @@ def _pack_last(
         if weight is None or not _is_plain(conv) or not _ends_in_points(nodes, conv):
             continue
         count, inner, height, width = weight.shape
-        if 4 * count > CHANNEL_BLOCK or height != width or weight.dtype != np.float32:
+        if 4 * count > CHANNEL_BLOCK or height != width or height < 2 or weight.dtype != np.float32:
             continue
         packed = np.zeros((2, 2, count, inner, height + 1, width + 1), np.float32)
         for y, x in np.ndindex(2, 2):
@@ -197,8 +197,9 @@ def write_cpu_forms() -> None:
 
     for path in MODELS.glob("*.onnx"):
         form, changes = pack(onnx.load(str(path)), even=True)
-        (CPU_FORMS / path.name).write_bytes(form.SerializeToString(deterministic=True))
-        print(path.name, *changes, sep="\n  ")
+        print(path.name, *changes or ["as it is"], sep="\n  ")
+        if changes:
+            (CPU_FORMS / path.name).write_bytes(form.SerializeToString(deterministic=True))
 
 
 if __name__ == "__main__":
