@@ -16,7 +16,11 @@ from safron.engine.viewing.scene import open_scene
 from safron.io.masks import cli as masks
 from safron.io.masks.open import open_mask
 from safron.io.tiles import cli as tiles
-from view_pages import serving
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+
+from view_pages import serving  # noqa: E402
 
 
 def run(program: Callable[[list[str]], Any], *args: object) -> None:
