@@ -20,7 +20,7 @@ from safron.io.tiles import cli as tiles
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
-from view_pages import serving  # noqa: E402
+from view_pages import serving
 
 
 def run(program: Callable[[list[str]], Any], *args: object) -> None:
