@@ -3,6 +3,8 @@
 # make test-readers    read slides with programs of other projects, in an environment of its own
 # make lint    check style, docstrings, spelling and types
 # make paper-unsupervised DATA=consep MINUTES=240    unsupervised synthesis of nuclei: train, score, resume
+# make paper-safron DATA=ebhi MINUTES=240    the SAFRON paper's comparators: train, measure, resume
+# make paper-diffusion DATA=consep MINUTES=240       nuclei-aware diffusion: distances, Dice, training sets; resume
 # make paper-edges DATA=consep MINUTES=240    edge label-to-image: train, make the sets, score, resume
 # make options write the tables of options into docs/cli.md
 # make docs    build the documentation into site/, warnings as errors
@@ -15,21 +17,21 @@ VENV ?= .venv
 MASK ?= examples/glands.zarr
 # Passed on to pytest, as in: make test ARGS="tests/test_pyramid.py -x"
 ARGS ?=
-# Processes that run tests.
-JOBS ?= 2
+# Processes that run tests: one more than two cores, since some tests wait for what they have killed.
+JOBS ?= 3
 # The release of PyTorch in test-lowest and test-newest, as in: make test-newest TORCH=2.14.1
 # Where it is not given, the first takes the lower bound, and the second that of constraints.txt.
 TORCH ?=
 
 BIN = $(abspath $(VENV))/bin
 PIP = $(BIN)/pip --disable-pip-version-check
-# One half of the tests each, and whoever is ready first takes over some of the other's.
+# An equal part of the tests each, and whoever is ready first takes over some of the other's.
 PYTEST = PATH="$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist worksteal
 # What depends most on the libraries below.
 SMOKE = $(addprefix tests/test_,$(addsuffix .py,adapter annotations chunks cli cluster execute export fid labels \
 	mask_cli model readers rendering resume rewrite s3 slides training training_data validate view virtual_slide))
 
-.PHONY: paper-edges paper-unsupervised demo test test-lowest test-newest test-readers lint docs options clean
+.PHONY: paper-diffusion paper-edges paper-safron paper-unsupervised demo test test-lowest test-newest test-readers lint docs options clean
 
 demo: $(VENV)/bin/pip
 	@echo "Installing safron into $(VENV); the first time fetches about 400 MB."
@@ -55,9 +57,13 @@ MINUTES ?= 240
 paper-unsupervised: PAPER = unsupervised
 # The paper on edge features, in the same way.
 paper-edges: PAPER = edges
-paper-edges paper-unsupervised: $(VENV)/bin/pip
+# The SAFRON paper's comparators, each trained for as many steps.
+paper-safron: PAPER = comparators
+# The paper on nuclei-aware diffusion: its tables with the shipped model.
+paper-diffusion: PAPER = paper_diffusion
+paper-diffusion paper-edges paper-safron paper-unsupervised: $(VENV)/bin/pip
 	rm -rf build
-	$(PIP) install --quiet -c constraints.txt '.[train]'
+	$(PIP) install --quiet -c constraints.txt '.[train,eval]'
 	$(BIN)/python benchmarks/$(PAPER).py $(DATA) $(or $(RUNS),runs/$(PAPER)) --minutes $(MINUTES) $(ARGS)
 
 # Are the lower bounds in setup.cfg true? All of them at once, without constraints.txt; give a VENV of its own.

@@ -6,7 +6,9 @@
 whole image` is pix2pix with as many layers as halve the image to one pixel, which is how the paper enlarges it. `multi-scale` is
 the scheme of Uzunova et al. (2019): a GAN makes the image at 256 pixels a side, and one for each doubling refines it by patches of
 256 pixels; each is counted as pix2pix's U-Net. Multiply-adds are those of all convolutions. Memory to train is what the paper counts:
-outputs of all layers of both networks for one step, forward and backward, and the weights, in float32.
+outputs of all layers of both networks for one step, forward and backward, and the weights, in float32. Memory to render is
+the same of one forward call of the generator: an upper bound, since layers are freed on the way. `python benchmarks/training.py` measures
+a training step, and `python benchmarks/scale.py canvas --model FILE` measures a render.
 Needs the extra "train".
 """
 
@@ -23,7 +25,8 @@ from typing import Any
 import torch
 from safron.engine.evaluation.seam_report import format_table
 from safron.training.config.settings import PRESETS, TrainConfig
-from safron.training.networks import make_discriminator, make_generator
+from safron.training.discriminators import make_discriminator
+from safron.training.networks import make_generator
 from torch import nn
 
 SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 100_000)
@@ -126,6 +129,14 @@ def training_bytes(name: str, side: int) -> int:
     return FLOAT * sum(2 * part.outputs + part.weights for part in parts)
 
 
+def rendering_bytes(name: str, side: int) -> int:
+    """Bytes of one call of the generator, for an image of that size; see the module's text."""
+    whole = name == "pix2pix, whole image"
+    preset = "pix2pix" if whole or name == "multi-scale" else name
+    one = generator_cost(preset, power(side) if whole else 256)
+    return FLOAT * (one.outputs + one.weights)
+
+
 NAMES = ("safron-seamless", "safron", "multi-scale", "pix2pix, whole image")
 
 
@@ -170,11 +181,12 @@ def plot(
 def main(args: Sequence[str] | None = None) -> None:
     """Compute and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plot", type=Path, help="write the two diagrams to this .svg file")
+    parser.add_argument("--plot", type=Path, help="write the diagrams to this .svg file")
     options = parser.parse_args(args)
     tables: list[tuple[str, Any, float]] = [
         ("Multiply-adds to make one image, in 10^9", multiply_adds, 1e9),
         ("Memory to train for one image, in GiB", training_bytes, 2**30),
+        ("Memory to render one image, in GiB", rendering_bytes, 2**30),
     ]
     parts = []
     for index, (title, measure, unit) in enumerate(tables):
@@ -185,7 +197,7 @@ def main(args: Sequence[str] | None = None) -> None:
         style = 'font-family="Helvetica, Arial, sans-serif" font-size="11" fill="#1b2733"'
         body = "\n".join(parts)
         options.plot.write_text(
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="540" height="550" {style}>\n'
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="540" height="820" {style}>\n'
             f'<rect width="100%" height="100%" fill="#ffffff"/>\n{body}\n</svg>\n'
         )
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from results import Results
 from safron.engine import render
 from safron.engine.evaluation.encoder import is_installed, load_encoder
 from safron.engine.evaluation.encoder_distance import encoder_distances
@@ -125,15 +125,15 @@ def segmenter(frames: Frames, options: DiceOptions, out: Path, end: float) -> nn
     return None if made is None else made.network
 
 
-def train(config: TrainConfig, data: Path, folder: Path, facts: DataFacts, end: float) -> Path | None:
+def train(config: TrainConfig, data: Path, folder: Path, facts: DataFacts, minutes: float) -> Path | None:
     """Train and export a generator, or go on with it; None if the time is up."""
-    made, left = folder / "generator.onnx", (end - time.monotonic()) / 60
+    made = folder / "generator.onnx"
     if made.exists():
         return made
     checkpoint = folder / "checkpoint.pt"
     done = load_checkpoint(checkpoint).step if checkpoint.exists() else 0
-    if done < config.steps and left > 0:
-        schedule = Schedule(config.steps, minutes=left)
+    if done < config.steps and minutes > 0:
+        schedule = Schedule(config.steps, minutes=minutes)
         fit(data, folder, config, schedule, facts=facts, resume=bool(done), cache=folder.parent)
         done = load_checkpoint(checkpoint).step
     if done < config.steps:
@@ -228,55 +228,55 @@ def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * chosen.minutes
+    results = Results(chosen.out / "scores.json", chosen.minutes)
     facts = DataFacts(data_set=chosen.data_set)
     frames = read_frames(chosen.data, facts, images=chosen.images, tests=chosen.tests)
     options = DiceOptions(steps=chosen.segmenter_steps, batch=4, crop=64 if chosen.size == "tiny" else 96)
-    network = segmenter(frames, options, chosen.out, end)
+    network = segmenter(frames, options, chosen.out, results.until)
     if network is None:
         raise SystemExit("the time was up before the segmenter was trained; the same command resumes")
-    kept = chosen.out / "scores.json"
-    done: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     half = distance(frames.test.images[::2], frames.test.images[1::2])
-    done["real"] = scores(frames.test, frames, network) | half
+    keep(results, "real", scores(frames.test, frames, network) | half, frames.test.images)
     jobs: list[tuple[str, str, int]] = [
         (f"{name}, seed {seed}", name, seed) for seed in range(chosen.seeds) for name in TRAINED
     ]
     for key, name, seed in jobs:
-        if key in done or time.monotonic() > end:
+        if not results.wants(key):
             continue
         config = settings(name, chosen.size, chosen.steps, seed)
         folder = chosen.out / key.replace(", ", "-").replace(" ", "-")
-        model = train(config, chosen.data, folder, facts, end)
+        model = train(config, chosen.data, folder, facts, results.minutes)
         first = None
         if config.model.coarse and model is not None:
             begin = first_step(config, frames.mpp)
-            first = train(begin, chosen.data, folder.with_name(f"{folder.name}-first"), facts, end)
+            first = train(
+                begin, chosen.data, folder.with_name(f"{folder.name}-first"), facts, results.minutes
+            )
         if model is None or (config.model.coarse and first is None):
             continue
-        done[key], drawn = measure(model, first, config.model.overlap, frames, network, folder)
-        done[key]["steps"] = config.steps
-        keep(chosen.out, done, key, drawn)
+        found, drawn = measure(model, first, config.model.overlap, frames, network, folder)
+        keep(results, key, found | {"steps": config.steps}, drawn)
     for name, _, model_name in (also.partition("=") for also in chosen.also):
-        if name not in done and time.monotonic() < end:
-            done[name], drawn = measure(model_name, None, 20, frames, network, chosen.out / name)
-            keep(chosen.out, done, name, drawn)
-    keep(chosen.out, done, "real", frames.test.images)
+        if results.wants(name):
+            keep(results, name, *measure(model_name, None, 20, frames, network, chosen.out / name))
     head = ["generator", "KD", "+-", "Dice", "agreement", "mismatch", "seams"]
-    print("\n".join(format_table([head, *(row(name, found) for name, found in done.items())])))
-    missing = [key for key, _, _ in jobs if key not in done]
+    print("\n".join(format_table([head, *(row(name, found) for name, found in results.found.items())])))
+    missing = [key for key, _, _ in jobs if key not in results.found]
     print(f"missing: {'; '.join(missing)}: the same command resumes" if missing else "all done")
-    print(json.dumps(done))
+    print(json.dumps(results.found))
 
 
-def keep(out: Path, done: dict[str, Any], name: str, images: Sequence[UInt8]) -> None:
-    """Write the scores so far, and a strip of frames; sheet.png holds all strips that are there."""
-    (out / "scores.json").write_text(json.dumps(done, indent=2) + "\n")
+def keep(results: Results, name: str, found: dict[str, Any], images: Sequence[UInt8]) -> None:
+    """Keep the scores, and a strip of frames; sheet.png holds all strips that are there."""
+    results.keep(name, found)
+    out = results.file.parent
     side = min(min(image.shape[:2]) for image in images)
     strip = np.hstack([image[:side, :side] for image in images[:6]])
     cv2.imwrite(str(out / f"strip-{name}.png"), strip[..., ::-1])
     strips = [
-        cv2.imread(str(out / f"strip-{each}.png")) for each in done if (out / f"strip-{each}.png").exists()
+        cv2.imread(str(out / f"strip-{each}.png"))
+        for each in results.found
+        if (out / f"strip-{each}.png").exists()
     ]
     cv2.imwrite(str(out / "sheet.png"), np.vstack(strips))
 

@@ -1,4 +1,4 @@
-"""Does a change of the code change the slide? The digests of the demo and of ten sets of options.
+"""Does a change of the code change the slide? The digests of the demo and of other sets of options.
 
 Run it with two versions and compare the last lines::
 
@@ -21,9 +21,10 @@ from pathlib import Path
 
 from common import GLANDS
 
-REGION = "--region 1024,512,1500,1300"
+REGION = "--region 1024,512,1500,1300 --model safron-seamless"
 SETS = {
     "demo": "",
+    "demo of 0.1": "--model safron-seamless",
     "tile 128": f"{REGION} --tile 128 --overlap 12",
     "taper linear": f"{REGION} --taper linear --seed 3",
     "taper cosine": f"{REGION} --taper cosine --overlap 52",
@@ -33,7 +34,7 @@ SETS = {
     "ome": f"{REGION} --flavor ome --level-count 2",
     "aligned": f"{REGION} --align --mpp 0.5",
     "identity": "--model identity --mpp 0.5",
-    "identity, odd": f"{REGION} --model identity --tile 200 --overlap 33 --taper cosine",
+    "identity, odd": "--region 1024,512,1500,1300 --model identity --tile 200 --overlap 33 --taper cosine",
     "processes": f"{REGION} --executor processes --workers 2 --block 512",
     "threads": f"{REGION} --workers 3 --block 1024 --batch 3 --threads 1",
 }

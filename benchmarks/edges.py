@@ -1,6 +1,6 @@
 """What do generated images of nuclei add to a segmenter? Table 1 of "Synthetic augmentation using edge features", by tile.
 
-    python benchmarks/edges.py CONSEP OUT --minutes 240 --segmenters unet --seeds 3
+    python benchmarks/edges.py CONSEP OUT --minutes 240 --segmenters unet --seeds 0 1 2
 
 Trains edge-pix2pix on all tiles but those that are tested on, makes the sets G0 and G1 with it and with the shipped seamless
 generator, and trains segmenters on the tiles, cut into 4 x 4 blocks, alone and with each set, for as many steps each. `--width`
@@ -87,8 +87,14 @@ def train_generator(data: Path, out: Path, steps: int, width: int, minutes: floa
     train = [str(Path(sys.executable).with_name("safron-train"))]
     going_on = ["--resume", "--steps", str(steps)] if checkpoint.exists() else fresh
     common = ["--data-set", "consep", "--threads", "1", "--minutes", f"{minutes:.3f}", "--save-every", "280"]
-    subprocess.run([*train, "fit", str(tiles), str(run), *common, *going_on], check=True)
-    if json.loads(checkpoint.with_suffix(".json").read_text())["step"] < steps:
+
+    def done() -> bool:
+        about = checkpoint.with_suffix(".json")
+        return about.exists() and json.loads(about.read_text())["step"] >= steps
+
+    if not done():
+        subprocess.run([*train, "fit", str(tiles), str(run), *common, *going_on], check=True)
+    if not done():
         return None
     subprocess.run([*train, "export", str(checkpoint), str(model)], check=True)
     return model
@@ -155,10 +161,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--generators", nargs="*", choices=GENERATORS, default=GENERATORS)
+    parser.add_argument("--sets", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--generator-steps", type=int, default=2240, help="steps of edge-pix2pix")
     parser.add_argument("--generator-width", type=int, default=32, help="channels of its first layer")
     parser.add_argument("--segmenters", nargs="*", choices=SEGMENTERS, default=SEGMENTERS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300, help="steps of each segmenter")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=128, help="the paper: 224")
@@ -180,7 +187,7 @@ def main() -> None:
                 continue
         sets |= {
             f"+{kind} {generator}": make_set(chosen.data, chosen.out, generator, kind, model)
-            for kind in KINDS
+            for kind in chosen.sets
         }
     trained = list_tiles(chosen.data, [*TESTED, *VALIDATED])
     real, validation, test = (
@@ -204,7 +211,7 @@ def main() -> None:
             crop=chosen.crop,
             class_weights=True,
         )
-        for seed in range(chosen.seeds):
+        for seed in chosen.seeds:
             for arm in ("initial", *sets):
                 key = f"{segmenter}, {arm}, seed {seed}"
                 if not results.wants(key):

@@ -5,12 +5,12 @@
 
 CONSEP has images/, inst/ and class/. Tiles are brought to 0.5 um and those held out are the ones that training leaves out. Each row
 is kept in scores.json and not made again, so the same command resumes; ``--minutes`` bound one call. `--masks` are other masks to
-paint, an OME-Zarr of classes and numbers at 0.5 um each. Writes experts.html, too. The last line is JSON.
+generate from, an OME-Zarr of classes and numbers at 0.5 um each. Writes experts.html, too. The last line is JSON.
 
 - distance: kernel distance (EfficientNet-Lite0) of crops of 128 px from those of the real held-out tiles, for each generator, steps and
   guidance; CPU seconds for a megapixel.
-- dice: segmenters are trained on real tiles, one for each type of nucleus, and tested on the held-out tiles, real and painted.
-- curves: a segmenter of all nuclei is trained on real tiles, on painted ones, and on both; tested on real held-out tiles.
+- dice: segmenters are trained on real tiles, one for each type of nucleus, and tested on the held-out tiles, real and generated.
+- curves: a segmenter of all nuclei is trained on real tiles, on generated ones, and on both; tested on real held-out tiles.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import numpy.typing as npt
 import torch
 import zarr
 from common import CROP, crops_of
-from reader import write_reader
 from safron.engine import render
+from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.engine.evaluation.encoder import load_encoder
 from safron.engine.evaluation.encoder_distance import encoder_distances
 from safron.io.masks.edges import find_edges
@@ -48,10 +48,7 @@ from safron.training.segmentation.synthesis import draw_mosaic, lay_out
 UInt8 = npt.NDArray[np.uint8]
 
 MARGIN = 20
-"""Pixels of repeated labels around each painted tile."""
-
-GUIDANCE = (0.0, 1.0, 2.0, 3.0)
-STEPS = (4, 8, 20)
+"""Pixels of repeated labels around each generated tile."""
 
 QUESTIONS = {
     "Do the outlines of the nuclei match those of the mask?": ("yes", "partly", "no"),
@@ -64,14 +61,14 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Tiles:
-    """Masks to paint: labels and edges, uint8 [y, x] each."""
+    """Masks to generate from: labels and edges, uint8 [y, x] each."""
 
     labels: tuple[UInt8, ...]
     edges: tuple[UInt8, ...]
 
 
 @dataclass(frozen=True)
-class Painter:
+class Generator:
     """A generator and how it is asked."""
 
     model: str
@@ -98,9 +95,8 @@ class Study:
         config = DiffusionConfig(nuclei=NUCLEI, crop=64)
         source = open_data(chosen.data, config, DataFacts(data_set="consep"), None)
         assert isinstance(source, Pairs)
+        source = cut(source, chosen.side) if chosen.side else source
         self.real, self.test = split(source, config.held_out)
-        if chosen.side:
-            self.test = cut(self.test, chosen.side)
         self.train, self.validation = split(self.real, 1 / 7)
         self.encoder = load_encoder()
         self.reference = self.encoder.features(crops_of(self.test.images))
@@ -118,9 +114,9 @@ class Study:
         self.kept.write_text(json.dumps(self.scores, indent=2) + "\n")
         print(f"{table}: {name}: {found}", flush=True)
 
-    def paint(self, name: str, tiles: Tiles, painter: Painter) -> tuple[list[UInt8], float]:
-        """Paint tiles, or read what was painted: RGB uint8 [y, x, 3] each, and CPU seconds for a megapixel."""
-        folder = self.out / "painted" / name
+    def generate(self, name: str, tiles: Tiles, generator: Generator) -> tuple[list[UInt8], float]:
+        """Generate tiles, or read what was generated: RGB uint8 [y, x, 3] each, and CPU seconds for a megapixel."""
+        folder = self.out / "generated" / name
         mosaic = lay_out([one.shape for one in tiles.labels], MARGIN)
         slide, said = folder / "slide.tiff", folder / "seconds.txt"
         if not said.exists():
@@ -132,8 +128,8 @@ class Study:
                 common |= {"precision": "bfloat16", "runtime": "openvino"}
             began = time.process_time()
             render(
-                folder / "labels.npy", slide, model=painter.model, edges=folder / "edges.npy", workers=1,
-                overwrite=True, **common, **painter.options,
+                folder / "labels.npy", slide, model=generator.model, edges=folder / "edges.npy", workers=1,
+                overwrite=True, **common, **generator.options,
             )  # fmt: skip
             said.write_text(f"{(time.process_time() - began) / np.prod(mosaic.shape) * 1e6}")
         with Pixels(slide) as pixels:
@@ -145,11 +141,14 @@ class Study:
         found = encoder_distances(self.reference, self.encoder.features(crops_of(images)))
         return {"KD": round(found.kernel, 4), "error": round(found.error, 4)}
 
-    def painters(self) -> dict[str, Painter]:
+    def generators(self) -> dict[str, Generator]:
         """Give generators to compare by their names, the diffusion model at several steps."""
         diffusion, gan = self.chosen.model, self.chosen.gan
-        steps = {f"diffusion, {count} steps": Painter(diffusion, {"steps": count}) for count in STEPS}
-        return {"diffusion": Painter(diffusion)} | steps | {"GAN": Painter(gan)}
+        steps = {
+            f"diffusion, {count} steps": Generator(diffusion, {"steps": count})
+            for count in self.chosen.sampling_steps
+        }
+        return {"diffusion": Generator(diffusion)} | steps | {"GAN": Generator(gan)}
 
     def segmenter(
         self, name: str, train: Annotated, validation: Annotated, seed: int
@@ -205,26 +204,26 @@ def make_distances(study: Study) -> None:
     """Table 1 and the guidance sweep."""
     own = tiles_of(study.test)
     study.row("distance", "real, other tiles", lambda: study.distance(study.real.images))
-    for name, painter in study.painters().items():
-        study.row("distance", name, lambda n=name, p=painter: painted_row(study, n, own, p))
-    for guidance in GUIDANCE:
-        name, painter = f"guidance {guidance:g}", Painter(study.chosen.model, {"guidance": guidance})
-        study.row("distance", name, lambda n=name, p=painter: painted_row(study, n, own, p))
+    for name, generator in study.generators().items():
+        study.row("distance", name, lambda n=name, p=generator: generated_row(study, n, own, p))
+    for guidance in study.chosen.guidance:
+        name, generator = f"guidance {guidance:g}", Generator(study.chosen.model, {"guidance": guidance})
+        study.row("distance", name, lambda n=name, p=generator: generated_row(study, n, own, p))
     for name, path in study.chosen.masks.items():
         other = other_tiles(path, study.test)
         for kind in ("diffusion", "GAN"):
-            named, painter = f"{name} masks, {kind}", study.painters()[kind]
-            study.row("distance", named, lambda n=named, p=painter, o=other: painted_row(study, n, o, p))
+            named, generator = f"{name} masks, {kind}", study.generators()[kind]
+            study.row("distance", named, lambda n=named, p=generator, o=other: generated_row(study, n, o, p))
 
 
-def painted_row(study: Study, name: str, tiles: Tiles, painter: Painter) -> dict[str, float]:
-    """Paint, and measure."""
-    images, seconds = study.paint(name, tiles, painter)
+def generated_row(study: Study, name: str, tiles: Tiles, generator: Generator) -> dict[str, float]:
+    """Generate, and measure."""
+    images, seconds = study.generate(name, tiles, generator)
     return study.distance(images) | {"cpu_s_per_mpx": round(seconds, 2)}
 
 
 def make_dice(study: Study) -> None:
-    """Segmenters of real tiles on what is painted of held-out masks, by type."""
+    """Segmenters of real tiles on what is generated of held-out masks, by type."""
     types = {label.name: (label.value,) for label in LABELS if label.value in NUCLEI}
     own = tiles_of(study.test)
     for name, values in {"all": NUCLEI, **types}.items():
@@ -234,7 +233,7 @@ def make_dice(study: Study) -> None:
             test = annotated(study.test, values)
             found = {"real": measure(test)["dice"]}
             for kind in ("diffusion", "GAN"):
-                images, _ = study.paint(kind, own, study.painters()[kind])
+                images, _ = study.generate(kind, own, study.generators()[kind])
                 found[kind] = measure(replace(test, images=tuple(images)))["dice"]
             return found
 
@@ -242,16 +241,16 @@ def make_dice(study: Study) -> None:
 
 
 def annotated(pairs: Pairs, values: Sequence[int], images: Sequence[UInt8] | None = None) -> Annotated:
-    """Take tiles, or what was painted of their masks, with the masks of some labels."""
+    """Take tiles, or what was generated of their masks, with the masks of some labels."""
     masks = tuple(np.isin(label, values) for label in pairs.labels)
     return Annotated(tuple(images or pairs.images), masks)
 
 
 def make_curves(study: Study) -> None:
-    """Tables 3 to 5: train on real tiles, on painted ones of the same masks, on both."""
-    painter = study.painters()["diffusion"]
+    """Tables 3 to 5: train on real tiles, on generated ones of the same masks, on both."""
+    generator = study.generators()["diffusion"]
     made = {
-        name: study.paint(f"training-{name}", tiles_of(part), painter)[0]
+        name: study.generate(f"training-{name}", tiles_of(part), generator)[0]
         for name, part in (("train", study.train), ("validation", study.validation))
     }
     material = Material(
@@ -274,12 +273,15 @@ def make_curves(study: Study) -> None:
 
 
 def write_experts(study: Study) -> None:
-    """Write experts.html: real crops, and crops painted of real and of other masks, each beside its mask."""
-    own, painter = tiles_of(study.test), study.painters()["diffusion"]
-    kinds = {"real": (own, list(study.test.images)), "painted, real masks": (own, study.paint("diffusion", own, painter)[0])}  # fmt: skip
+    """Write experts.html and its key: real crops, and crops generated of real and of other masks, each beside its mask."""
+    own, generator = tiles_of(study.test), study.generators()["diffusion"]
+    kinds = {"real": (own, list(study.test.images)), "generated, real masks": (own, study.generate("diffusion", own, generator)[0])}  # fmt: skip
     for name, path in study.chosen.masks.items():
         other = other_tiles(path, study.test)
-        kinds[f"painted, {name} masks"] = other, study.paint(f"{name} masks, diffusion", other, painter)[0]
+        kinds[f"generated, {name} masks"] = (
+            other,
+            study.generate(f"{name} masks, diffusion", other, generator)[0],
+        )
     rng = np.random.default_rng(0)
     colors = np.array([label.color for label in LABELS], np.uint8)
     shown: dict[str, list[list[UInt8]]] = {}
@@ -292,13 +294,18 @@ def write_experts(study: Study) -> None:
             )
             shown.setdefault(name, []).append([images[index][place], mask])
     legend = ", ".join(f"{label.name} rgb{label.color}" for label in LABELS[1:])
-    write_reader(
+    write_sheet(
+        shown,
         study.out / "experts.html",
+        seed=0,
+        overwrite=True,
         title="Picture and mask",
         text=f"Left a picture, real or made by a program, right the mask of its nuclei: {legend}.",
         questions=QUESTIONS,
-        kinds=shown,
     )
+
+
+TABLES = {"distance": make_distances, "experts": write_experts, "dice": make_dice, "curves": make_curves}
 
 
 def main() -> None:
@@ -311,9 +318,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--model", default="nuclei-diffusion", help="diffusion model: a name or an ONNX file")
     parser.add_argument("--gan", default="nuclei", help="generator to compare with")
-    parser.add_argument("--bfloat16", action="store_true", help="paint in bfloat16, by OpenVINO")
-    parser.add_argument("--side", type=int, help="paint this many pixels a side of each held-out tile only")
-    parser.add_argument("--masks", nargs="*", default=[], help="NAME=FILE: other masks to paint")
+    parser.add_argument("--sampling-steps", type=int, nargs="*", default=[4, 8, 20])
+    parser.add_argument("--guidance", type=float, nargs="*", default=[0.0, 1.0, 2.0, 3.0])
+    parser.add_argument("--bfloat16", action="store_true", help="generate in bfloat16, by OpenVINO")
+    parser.add_argument("--side", type=int, help="use this many pixels a side of each tile only")
+    parser.add_argument("--masks", nargs="*", default=[], help="NAME=FILE: other masks to generate from")
+    parser.add_argument("--tables", nargs="*", choices=[*TABLES], default=[*TABLES])
     parser.add_argument("--steps", type=int, default=400, help="steps of each segmenter")
     parser.add_argument("--crop", type=int, default=96, help="side of its crops, a multiple of 32")
     parser.add_argument("--curve", type=int, nargs="*", default=[50], help="percents replaced and added")
@@ -325,8 +335,8 @@ def main() -> None:
     torch.set_num_threads(1)
     study = Study(chosen)
     try:
-        for make in (make_distances, write_experts, make_dice, make_curves):
-            make(study)
+        for table in chosen.tables:
+            TABLES[table](study)
     except OutOfTimeError:
         print("the minutes are up; the same command resumes", flush=True)
     print(json.dumps(study.scores))

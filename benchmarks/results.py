@@ -23,7 +23,12 @@ class Results:
 
     def __init__(self, file: Path, minutes: float) -> None:
         self.file, self.until = file, time.monotonic() + 60 * minutes
-        self.found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+
+    @property
+    def found(self) -> dict[str, dict[str, Any]]:
+        """All results, those of other processes too: seeds may be trained side by side."""
+        found: dict[str, dict[str, Any]] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        return found
 
     @property
     def minutes(self) -> float:
@@ -36,6 +41,6 @@ class Results:
 
     def keep(self, name: str, result: dict[str, Any]) -> None:
         """Add a result to the file."""
-        self.found[name] = result
+        found = self.found | {name: result}
         with replacing(self.file) as opened:
-            opened.write((json.dumps(self.found, indent=2) + "\n").encode())
+            opened.write((json.dumps(found, indent=2) + "\n").encode())

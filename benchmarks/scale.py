@@ -1,6 +1,6 @@
 """Does it hold at any size: memory and speed against the canvas, and efficiency against the number of workers?
 
-    python benchmarks/scale.py canvas               whole renders of 4096 to 100,000 pixels a side, identity generator
+    python benchmarks/scale.py canvas               whole renders of 4096 to 100,000 pixels a side, identity generator or --model F
     python benchmarks/scale.py schedule             1 to 256 workers that sleep as a fast GPU would take; no arithmetic
     python benchmarks/scale.py workers --model F    two worker processes against one, one thread each
 
@@ -72,14 +72,14 @@ def bench_canvas(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         assert free > side * side * 0.6, f"{side} px need about {side * side * 0.6 / 1e9:.0f} GB of free disk"
         with DiskWatch(work / "slide.tiff.safron") as scratch:
             made = render_apart(
-                work, mask, model="identity", block=args.block, workers=args.workers, memory=args.memory
+                work, mask, model=args.model, block=args.block, workers=args.workers, memory=args.memory
             )
         rows.append({
             "side": side,
             "peak_mib": round(made["peak_bytes"] / 2**20),
             "projected_mib": round(made["projected_bytes"] / 2**20),
             "seconds": round(made["seconds"], 1),
-            "mpx_per_s": round(made["megapixels_per_second"], 1),
+            "mpx_per_s": float(f"{made['megapixels_per_second']:.3g}"),
             "scratch_bytes_per_px": round(scratch.peak / side / side, 3),
             "slide_gb": round(made["output_bytes"] / 1e9, 2),
         })  # fmt: skip
@@ -248,11 +248,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=12, help="blocks a worker at least, of `schedule`")
     parser.add_argument("--seconds", type=float, default=SECONDS_A_PATCH, help="a patch, of `schedule`")
-    parser.add_argument("--model", default="safron-seamless", help="of `workers`")
+    parser.add_argument("--model", help="of `canvas`: identity; of `workers`: safron-seamless")
     parser.add_argument("--side", type=int, default=2048, help="pixels a side, of `workers`")
     parser.add_argument("--repeats", type=int, default=1, help="of `workers`")
     parser.add_argument("--folder", type=Path, default=None, help="where the files go while it runs")
     args = parser.parse_args()
+    args.model = args.model or ("identity" if args.what == "canvas" else "safron-seamless")
     bench: Callable[[argparse.Namespace, Path], dict[str, Any]] = {
         "canvas": bench_canvas,
         "schedule": bench_schedule,

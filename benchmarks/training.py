@@ -1,6 +1,6 @@
 """What does a training step cost, and how long does a CPU take for a patch of what was trained?
 
-    python benchmarks/training.py                    both presets at 728 px, one tile a step
+    python benchmarks/training.py                    four presets, one tile a step: 728 px, or 256 of pix2pix
     python benchmarks/training.py --device cuda      the same on a GPU, compiled and in mixed precision
     python benchmarks/training.py --size tiny        a quick look at whether it runs
 
@@ -27,7 +27,7 @@ import numpy as np
 PAPER_GB = 0.35
 """What the paper says that training takes at any size, by a layer-wise estimate of Keras."""
 
-CLAIMED = {"safron": PAPER_GB, "safron-seamless": None}
+CLAIMED = {"safron": PAPER_GB, "safron-seamless": None, "pix2pix": None, "multiscale": None}
 
 
 def memory_kib(name: str) -> int:
@@ -60,6 +60,7 @@ def train_here(
         rng.uniform(-1, 1, (count, 3, side, side)).astype(np.float32),
         guides=np.zeros((count, 0, read, read), np.float32),
         style=np.zeros((count, 0), np.float32),
+        initial=np.repeat(_initial(rng, read), count, axis=0) if config.model.coarse else None,
     )
     seconds = []
     for _ in range(steps + on_gpu * 3):
@@ -98,16 +99,23 @@ def time_patches(preset_name: str, size: str, threads: int, calls: int) -> dict[
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         feeds = {"labels": labels} | ({"noise": noise} if noise.shape[1] else {})
+        further = {"initial": _initial(rng, side)} if config.model.coarse else {}
         model = OnnxModel(path, device="cpu", threads=threads)
         many = [np.repeat(array, 4 * threads, axis=0) for array in (labels, noise)]
-        batch = many if noise.shape[1] else many[:1]
+        batch = many if noise.shape[1] else [many[0], None]
+        more = {name: np.repeat(array, 4 * threads, axis=0) for name, array in further.items()}
         return {
             "tile_px": config.model.tile,
-            "ort_patch_s": _times(lambda: session.run(None, feeds), calls),
+            "ort_patch_s": _times(lambda: session.run(None, feeds | further), calls),
             # The engine gives each core a patch of its own: a full batch, shared out over its patches.
-            "engine_patch_s": _times(lambda: model(*batch), calls, patches=4 * threads),
+            "engine_patch_s": _times(lambda: model(*batch, **more), calls, patches=4 * threads),
             "file_mb": round(path.stat().st_size / 1e6, 1),
         }
+
+
+def _initial(rng: np.random.Generator, side: int) -> Any:
+    """An image to refine: uint8 [1, 3, side, side]."""
+    return rng.integers(256, size=(1, 3, side, side)).astype(np.uint8)
 
 
 def _times(call: Any, calls: int, patches: int = 1) -> dict[str, float]:
@@ -141,11 +149,11 @@ def apart(arguments: argparse.Namespace, preset_name: str, what: str) -> dict[st
 
 
 def main() -> None:
-    """Measure both presets, or one of them in this process."""
+    """Measure all presets, or one of them in this process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", choices=sorted(CLAIMED), help="one preset; both unless given")
+    parser.add_argument("--preset", choices=sorted(CLAIMED), help="one preset; all unless given")
     parser.add_argument(
         "--only", choices=["train", "patch"], help="one half, in this process; needs --preset"
     )

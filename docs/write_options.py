@@ -9,11 +9,11 @@ import click
 from safron.engine import augment
 from safron.engine import cli as render
 from safron.engine import generator_cli as generator
+from safron.engine import mask_cli as masks
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.engine.viewing import cli as viewing
 from safron.io.console import options_table
-from safron.io.masks import cli as masks
 from safron.io.tiles import cli as tiles
 from safron.training import cli as training
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import click
 import numpy as np
 from safron.io.console import (
-    POSITIVE,
+    PIXEL_SIZE,
     SETTINGS,
     Program,
     debug_option,
@@ -91,26 +91,21 @@ def augment(
     """
     from safron.engine.generator.model import load_model
     from safron.io.errors import BadInput
-    from safron.io.files import exists, output
+    from safron.io.files import output
 
     from .nucleus_tiles import Move, draw_move, label_values, list_tiles, read_tile
 
-    if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
-        raise (
-            exists(out)
-            if not overwrite
-            else BadInput(f"{out}: exists and is not a set of {NAME}; choose another name")
-        )
+    _check_target(out, overwrite=overwrite)
     generator = load_model(model)
     values, names = label_values(generator.card), list_tiles(folder, leave_out)
     if edges == "image" and generator.card.edges is None:
         raise BadInput(f"--edges image: generator {generator.card.name!r} takes no edges; leave it out")
     made = []
     with output(out, overwrite=overwrite, folder=True) as part, tempfile.TemporaryDirectory() as scratch:
-        for name in names:
+        for number, name in enumerate(names):
             tile = read_tile(folder, name, image_edges=edges == "image")
             for copy in range(copies):
-                key = [seed, names.index(name), copy]
+                key = [seed, number, copy]
                 own = int(np.random.SeedSequence(key).generate_state(1)[0])
                 move = Move() if kind == "G0" else draw_move(tile.classes.shape, key)
                 target = f"{name}-{kind.lower()}-{copy}"
@@ -123,16 +118,19 @@ def augment(
                     _save(part / place / f"{target}.png", array)
                 made.append(Made(target, name, asdict(move), own, digest))
                 report(len(made))
-        about = {
-            "set": kind,
-            "labels": folder.name,
-            "left_out": list(leave_out),
-            "edges": edges,
-            "seed": seed,
-            "mpp": mpp,
-        }
-        _describe(part, generator, about, made)
+        about = {"set": kind, "labels": folder.name, "left_out": list(leave_out), "edges": edges}
+        _describe(part, generator, about | {"seed": seed, "mpp": mpp}, made)
     return made
+
+
+def _check_target(out: Path, *, overwrite: bool) -> None:
+    """Raise `BadInput` unless a set may be written here; it replaces nothing but a set."""
+    from safron.io.errors import BadInput
+    from safron.io.files import check_output_path
+
+    check_output_path(out, overwrite=overwrite, folder=True)
+    if out.exists() and not (out / "manifest.json").is_file():
+        raise BadInput(f"{out}: exists and is not a set of {NAME}; choose another name")
 
 
 def _describe(part: Path, generator: Any, about: dict[str, Any], made: Sequence[Made]) -> None:
@@ -203,7 +201,7 @@ def _save(path: Path, array: Any) -> None:
     default="nuclei",
 )
 @option("--copies", "Number of images made from each tile.", "N", type=click.IntRange(1), default=1)
-@option("--mpp", "Pixel size of the tiles, in micrometres.", "UM", type=POSITIVE, default=0.25)
+@option("--mpp", "Pixel size of the tiles, in micrometres.", "UM", type=PIXEL_SIZE, default=0.25)
 @option("--edges", "Where edges come from: mask, the numbers of the nuclei; image, Canny's method on the real image.",
         type=click.Choice(["mask", "image"]), default="mask")  # fmt: skip
 @option(

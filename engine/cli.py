@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +37,7 @@ from safron.io.console import (
     warn,
 )
 from safron.io.errors import BadInput, Failed
+from safron.io.json_report import check_report_path, write_report
 
 if TYPE_CHECKING:
     from safron.engine.preparation.mask_scan import Scan
@@ -200,16 +202,12 @@ def _show_status(out: str, options: RenderOptions, *, quiet: bool) -> None:
 
     found = render_status(out, scratch=options.scratch)
     if options.report is not None:
-        _write(options.report, found.write)
+        check_report_path(
+            options.report, overwrite=options.overwrite, ours=lambda earlier: "all_blocks" in earlier
+        )
+        write_report(options.report, asdict(found))
     if not quiet:
         click.echo(found.line())
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    try:
-        write(path)
-    except OSError as error:
-        raise Failed(f"--report {path}: {error.strerror}") from error
 
 
 def _render_list(file: Path, options: RenderOptions, *, quiet: bool) -> None:
@@ -229,12 +227,13 @@ def _render_seeds(mask: str, out: str, seeds: list[int], options: RenderOptions,
 
 def _render_rows(name: str, read: Callable[[], list[Row]], options: RenderOptions, *, quiet: bool) -> None:
     from safron.engine.preparation.output_paths import check_apart
-    from safron.io.files import check_output_path
 
-    from .slide_list import render_list, write_results
+    from .slide_list import outcome, render_list
 
     if options.report is not None:
-        check_output_path(options.report, overwrite=True, name="--report ")
+        check_report_path(
+            options.report, overwrite=options.overwrite, ours=lambda earlier: "slides" in earlier
+        )
     context = click.get_current_context()
     params = {option.lstrip("-"): param for param in context.command.params for option in param.opts}
 
@@ -260,7 +259,7 @@ def _render_rows(name: str, read: Callable[[], list[Row]], options: RenderOption
             _show_result(result, len(results), len(rows), quiet=quiet)
     finally:
         if options.report is not None:
-            _write(options.report, lambda path: write_results(path, results))
+            write_report(options.report, outcome(results))
     failed = sum(result.state == "failed" for result in results)
     if failed:
         raise Failed(f"{name}: {failed} of {len(rows)} slides failed; the same command tries them again")

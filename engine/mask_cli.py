@@ -5,15 +5,14 @@ All others are declared in `safron.io.masks`, which knows nothing of generators;
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
-from safron.io.console import debug_option, option, progress, run_program
+from safron.io.console import debug_option, option, pixel_progress, progress, run_program
 from safron.io.masks.cli import commands
-from safron.io.masks.cli_options import NAME, relabel_of, size_of
+from safron.io.masks.cli_options import NAME, relabel_of, size_of, tell_size
 
 MODEL = "nuclei-masks"
 
@@ -109,12 +108,9 @@ def nuclei(
             count = all_patches(prepared.plan)
             with open_runner(prepared) as (prepared, runner), progress(count, "patches") as advance:
                 run(prepared, runner, progress=advance)
-        with progress(2 * height * width / 1e6, "Mpx") as advance:
-            advance(0)
-            counts = write_mask(
-                plan, out, overwrite=overwrite, workers=workers, progress=lambda pixels: advance(pixels / 1e6)
-            )
-    click.echo(f"{out}: {width} x {height} pixels, {plan.model.card.mpp:g} um per pixel")
+        with pixel_progress(2 * height * width) as told:
+            counts = write_mask(plan, out, overwrite=overwrite, workers=workers, progress=told)
+    tell_size(out, height, width, plan.model.card.mpp)
     labels = plan.table.values(counts, source=NAME)
     for (name, count), value in zip(counts.items(), labels.tolist(), strict=True):
         click.echo(f"{count:8d} {name} -> {value} {plan.table.name(value)}")
@@ -123,16 +119,12 @@ def nuclei(
 commands.add_command(nuclei)
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command of ``safron-mask``; see `safron.io.masks.cli.main`.
-
-    Parameters
-    ----------
-    args
-        What follows ``safron-mask`` on the command line; None takes it from there.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so that unfinished files are removed
-    run_program(commands, NAME, args)
+main = partial(
+    run_program,
+    commands,
+    NAME,
+    interrupted="no mask was written; the command nuclei continues when given again",
+)
 
 
 if __name__ == "__main__":

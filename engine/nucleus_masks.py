@@ -3,7 +3,7 @@
 A mask model is a sampler (see `safron.engine.generator.sampler`) whose picture is not tissue but the codes of a mask. So four steps make a
 mask, each whole before the next begins, in a folder beside OUT; the same command continues where an earlier one ended:
 
-    regions.zarr    in what nuclei lie, at the pixel size of the model: of a tissue mask, or tissue everywhere
+    regions.zarr    in what nuclei lie, at the pixel size of the model, if there is a tissue mask
     codes.tiff      the picture, sampled over the whole canvas as any slide is rendered, without loss
     (read twice)    nuclei are found and joined over blocks, see `safron.io.masks.nucleus_decode`
     OUT.zarr        labels and numbers, as all masks of nuclei have them
@@ -44,6 +44,9 @@ from .preparation.prepared import Prepared
 from .rendering import open_runner, run
 
 TISSUE = "tissue"
+MOST_PIXELS = 30_000_000
+"""Of a side: 15 m of tissue at 0.5 um, and nearly as many blocks as a render takes."""
+
 SMALLEST = 8
 """Pixels of the smallest nucleus that is kept: 2 square micrometres at 0.5."""
 
@@ -69,6 +72,20 @@ class Codes(Struct, frozen=True):
             raise ValueError(
                 f"types and codes must be one or more, and as many, not {len(self.types)} and {len(self.codes)}"
             )
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """A mask of one label: `shape` (height, width), and the label."""
+
+    shape: tuple[int, int]
+    label: int
+    dtype = np.dtype(np.uint8)
+
+    def __getitem__(self, region: tuple[slice, slice]) -> npt.NDArray[np.uint8]:
+        """Labels of a region within the canvas: uint8 [y, x]."""
+        rows, cols = region
+        return np.full((rows.stop - rows.start, cols.stop - cols.start), self.label, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,10 @@ def plan_nuclei(
     if opened is not None:
         shape = _scaled(opened, card).shape
     assert shape is not None
+    if max(shape) > MOST_PIXELS:
+        raise BadInput(
+            f"{shape[1]} x {shape[0]} pixels: a side may have {MOST_PIXELS} pixels; give a smaller --size or --tissue"
+        )
     values = _values(opened, card, by_name=relabel is None)
     return NucleusPlan(
         loaded, codes, wanted, shape, opened, values, _table(classes, codes, card), seed, steps
@@ -284,21 +305,26 @@ def prepare_codes(
     """
     check_target(out, overwrite=overwrite)
     beside, card = _folder(out), plan.model.card
-    _claim(beside, plan, out, overwrite=overwrite)
-    regions, picture = beside / REGIONS, beside / PICTURE
-    if not regions.exists():
-        _write_regions(plan, regions)
-    if picture.exists():
-        return None
-    how = RenderOptions(
-        model=plan.model, style=plan.style, seed=plan.seed, steps=plan.steps, overlap=_overlap(card),
-        compression="deflate", flavor="generic", level_count=1, **options,
-    )  # fmt: skip
-    return prepare(regions, picture, how)
+    begun = _claim(beside, plan, out, overwrite=overwrite)
+    try:
+        regions, picture = _regions(plan, beside), beside / PICTURE
+        if picture.exists():
+            return None
+        how = RenderOptions(
+            model=plan.model, style=plan.style, seed=plan.seed, steps=plan.steps, overlap=_overlap(card),
+            compression="deflate", flavor="generic", level_count=1, **options,
+        )  # fmt: skip
+        prepared = prepare(regions, picture, how)
+        prepared.check_budget()
+    except BadInput:
+        if begun:
+            shutil.rmtree(beside)
+        raise
+    return prepared
 
 
-def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> None:
-    """Make the folder of a request, or continue with it if it is the same."""
+def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> bool:
+    """Make the folder of a request, or continue with it if it is the same; whether it was made."""
     note, wanted = beside / "request.json", plan.request()
     try:
         kept = json.loads(note.read_text(encoding="utf-8"))
@@ -307,7 +333,7 @@ def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> No
     except ValueError:  # damaged
         kept = {}
     if kept == wanted:
-        return
+        return False
     if kept is not None and not overwrite:
         differ = [name for name in wanted if not isinstance(kept, dict) or kept.get(name) != wanted[name]]
         raise BadInput(
@@ -319,6 +345,7 @@ def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> No
     beside.mkdir(parents=True, exist_ok=True)
     with replacing(note) as file:
         file.write(json.dumps(wanted).encode())
+    return True
 
 
 def _folder(out: Path) -> Path:
@@ -330,30 +357,29 @@ def _overlap(card: Card) -> int:
     return 20 + (card.tile - 20) % card.alignment
 
 
-def _write_regions(plan: NucleusPlan, path: Path) -> None:
-    """Write the regions at the model's pixel size."""
-    card, tissue = plan.model.card, plan.tissue
+def _regions(plan: NucleusPlan, beside: Path) -> Any:
+    """Give the regions at the model's pixel size: a mask that is written, or one label everywhere."""
+    card, tissue, path = plan.model.card, plan.tissue, beside / REGIONS
     height, width = plan.shape
-    everywhere = next((label.value for label in card.labels if label.name == TISSUE), None)
-    if everywhere is None:
-        everywhere = next(label.value for label in card.labels if label.fill is None)
-    seen = None if tissue is None else _scaled(tissue, card)
+    if tissue is None:
+        named = [label.value for label in card.labels if label.name == TISSUE]
+        solid = [label.value for label in card.labels if label.fill is None]
+        return Everywhere(plan.shape, (named or solid)[0])
+    if path.exists():
+        return path
+    seen = _scaled(tissue, card)
 
-    def paint(rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
-        if seen is None:
-            return np.full((rows.stop - rows.start, cols.stop - cols.start), everywhere, np.uint8)
+    def draw(rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
         found = plan.values[seen[rows, cols]]
         if not (known := card.known[found]).all():
             raise BadInput(
-                f"--tissue: label {found[~known][0]} is no region of {card.name!r}, which has "
+                f"--tissue: label {found[~known][0]} is not a region of {card.name!r}, which has "
                 f"{', '.join(f'{label.value} {label.name}' for label in card.labels)}; translate it with --map"
             )
         return found
 
-    write_labels(
-        path, paint, height=height, width=width, mpp=card.mpp, labels=card.labels,
-        fill=everywhere if seen is None else 0,
-    )  # fmt: skip
+    write_labels(path, draw, height=height, width=width, mpp=card.mpp, labels=card.labels)
+    return path
 
 
 def write_mask(
@@ -380,7 +406,7 @@ def write_mask(
     dict of str, int
         Number of nuclei of each type that was wanted.
     """
-    regions, picture = _folder(out) / REGIONS, _folder(out) / PICTURE
+    regions, picture = _regions(plan, _folder(out)), _folder(out) / PICTURE
     card, table = plan.model.card, plan.table
     height, width = plan.shape
     beneath, plane = open_mask(regions), open_image(picture, str(picture), {0: (0, 0, 0)}, 0)

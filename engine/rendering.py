@@ -39,8 +39,6 @@ from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError, one_line
 from safron.io.slides.preview import write_png
 
-from .html_report import write_html
-from .labels_out import write_labels_out
 from .passes import EarlierPasses, free_as_it_goes, run_passes
 from .report import RenderReport
 
@@ -206,9 +204,15 @@ def run(
         name_preview(prepared.options.preview)
         target.part.unlink(missing_ok=True)
         report = RenderReport.of(finished.report)
-        write_labels_out(prepared, report)
+        if prepared.options.labels_out is not None:
+            from .labels_out import write_labels_out
+
+            write_labels_out(prepared, report)
         _write_report(prepared, report)
-        write_html(prepared, report)
+        if prepared.options.html is not None:
+            from .html_report import write_html
+
+            write_html(prepared, report)
         if done is not None:
             done()
         scratch.remove()

@@ -8,7 +8,6 @@ list just as it resumes a slide.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -234,10 +233,10 @@ def _is_unfinished(target: Target, options: RenderOptions) -> bool:
     return bool(recorded(folder)) or Finished.of(target, folder) is not None
 
 
-def write_results(path: Path, results: Iterable[SlideResult]) -> None:
-    """Write the outcome of all slides as JSON."""
+def outcome(results: Iterable[SlideResult]) -> dict[str, Any]:
+    """The outcome of all slides as JSON values."""
     slides = [asdict(result) | {"report": result.report and result.report.values()} for result in results]
     counts = {
         state: sum(slide["state"] == state for slide in slides) for state in ("done", "exists", "failed")
     }
-    path.write_text(json.dumps(counts | {"slides": slides}, indent=2) + "\n", encoding="utf-8")
+    return counts | {"slides": slides}

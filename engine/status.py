@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -63,10 +62,6 @@ class RenderStatus:
             f"{self.out}: {self.blocks} of {self.all_blocks} blocks, {self.patches} of {self.all_patches} patches "
             f"({share:.0f} %), {self.written_bytes / 1e6:.1f} MB, begun {self.begun}; {state}"
         )
-
-    def write(self, path: Path) -> None:
-        """Write the status as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
 def render_status(out: str | Path, *, scratch: str | Path | None = None) -> RenderStatus:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 import click
 
 from .errors import SafronError
-from .fields import members, settings
+from .fields import LEAST_MPP, MOST_MPP, members, settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -43,11 +43,8 @@ debug_option = click.option(
 )
 
 
-class _Positive(click.FloatRange):
-    """A finite number above 0. A plain range would accept NaN, which is on neither side of a bound."""
-
-    def __init__(self) -> None:
-        super().__init__(0, min_open=True)
+class _Finite(click.FloatRange):
+    """A finite number in a range. A plain range would accept NaN, which is on neither side of a bound."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
@@ -56,7 +53,9 @@ class _Positive(click.FloatRange):
         return number
 
 
-POSITIVE = _Positive()
+POSITIVE = _Finite(0, min_open=True)
+PIXEL_SIZE = _Finite(LEAST_MPP, MOST_MPP)
+"""Micrometres per pixel."""
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg] # of click 8.5 on

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
 from numbers import Real
 from operator import index
@@ -29,6 +28,9 @@ from msgspec import convert as _convert
 from .errors import BadInput
 
 T = TypeVar("T")
+
+LEAST_MPP, MOST_MPP = 0.001, 10_000.0
+"""Micrometres per pixel that a slide can have."""
 
 HUGE = 1.7976931348623157e308
 Byte = Annotated[int, Meta(ge=0, le=255)]
@@ -280,6 +282,8 @@ def _explain(error: ValidationError, plain: Any, kind: Any) -> str:
     if missing := re.match("Object missing required field `(.*?)`", message):
         return f"{inside}{missing[1]} is missing; it must be {_asked(_inner(kind, missing[1]))}"
     if unknown := re.match("Object contains unknown field `(.*?)`", message):
+        from difflib import get_close_matches
+
         names = next(list(hints(one)) for one in members(kind) if _is_record(one))
         near = get_close_matches(unknown[1], names, 1)
         known = f"did you mean {inside + near[0]!r}?" if near else f"known are {', '.join(names)}"

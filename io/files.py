@@ -6,7 +6,6 @@ import atexit
 import errno
 import gzip
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -199,7 +198,7 @@ def output(
     '{}'
     """
     check_output_path(out, overwrite=overwrite, name=name, endings=endings, folder=folder)
-    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    part = out.with_name(f".{out.name}.{os.urandom(4).hex()}.part")
     remove = partial(_remove, part)
     # At exit once more: after a signal, a thread that is about to start may still write.
     atexit.register(remove)

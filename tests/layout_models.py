@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from masks import cells
 from safron.io.legend import Label
 from safron.io.masks.write import write_labels
 from safron.io.masks.write_nuclei import write_nuclei
 from safron.training.layouts.export import export_network
 from safron.training.layouts.settings import EMPTY, LayoutConfig
 from safron.training.layouts.train import make_network
-from test_nucleus_code import cells
 
 TYPES = ("neoplastic", "inflammatory", "connective")
 REGIONS = (

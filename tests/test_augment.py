@@ -86,7 +86,7 @@ def test_a_set(tmp_path: Path, capfd: Any, kind: str) -> None:
     assert (again / "manifest.json").read_text() == (out / "manifest.json").read_text()
     refused = run_program(capfd, augment.main, data, out, *arguments)
     assert refused.code == 2
-    assert "is not overwritten" in refused.error
+    assert "exists already; pass --overwrite" in refused.error
 
 
 def test_edges_of_the_image(tmp_path: Path, capfd: Any) -> None:

@@ -179,6 +179,8 @@ REFUSED = [
     ("mask,out\n", "--batch other.csv", "--batch and --slides: both name a list"),
     ("mask,out\n", "--slides none.csv", "--slides none.csv: No such file or directory; check the path"),
     ("mask,out\n", "--report no/r.json", "--report no/r.json: folder "),
+    ("mask,out\n", "--report list.csv --overwrite", "--report list.csv: must end in .json"),
+    ("mask,out\n", "--report theirs.json", "--report theirs.json: exists already; pass --overwrite"),
     ("mask,out\n", "--batch many", "'many' is neither a whole number nor a .csv file"),
 ]
 
@@ -188,6 +190,7 @@ def test_lists_that_are_refused(
     text: str, more: str, says: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     args = write_list(text)
+    Path("theirs.json").write_text('{"seeds": 3}')
     before = contents(here)
     check_fail(run_cli(capfd, args + more), ExpectFail("", "", (says,)))
     assert contents(here) == before

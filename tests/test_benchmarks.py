@@ -107,7 +107,7 @@ def test_timeline(run: Run, tiny: Path) -> None:
     assert Path("lines.svg").read_text().startswith("<svg ")
 
 
-@pytest.mark.parametrize("preset", ["safron", "safron-seamless"])
+@pytest.mark.parametrize("preset", ["safron", "safron-seamless", "multiscale"])
 def test_training(load_bench: Callable[[str], Any], preset: str) -> None:
     pytest.importorskip("torch")
     training = load_bench("training")
@@ -159,12 +159,14 @@ def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest
     assert 2 * bench.multiply_adds("safron", 256) / 1e9 == pytest.approx(56.25, rel=0.01)
     assert bench.multiply_adds("safron", 1000) == 25 * bench.multiply_adds("safron", 256)
     assert bench.training_bytes("safron", 256) == bench.training_bytes("safron", 4096)
+    assert bench.rendering_bytes("safron", 256) == bench.rendering_bytes("safron", 4096)
+    assert bench.rendering_bytes("pix2pix, whole image", 256) == bench.rendering_bytes("multi-scale", 256)
     whole = [bench.training_bytes("pix2pix, whole image", side) for side in (1024, 2048)]
     assert 3 < whole[1] / whole[0] < 4.1
     bench.SIDES = (256, 512)
     bench.main(["--plot", str(here / "a.svg")])
     assert "pixels a side" in capsys.readouterr().out
-    assert (here / "a.svg").read_text().count("<polyline") == 8
+    assert (here / "a.svg").read_text().count("<polyline") == 12
 
 
 def test_runtimes(run: Run, tiny: Path) -> None:
@@ -199,6 +201,48 @@ def test_unsupervised(run: Run, here: Path) -> None:
     assert all(0 <= row[what] <= 1 for row in scores.values() for what in ("dice", "aji", "pq"))
     assert (here / "out/reader.html").read_text().count("data:image/png") == 6
     assert run(command) == scores
+
+
+def test_paper_of_nuclei_aware_diffusion(run: Run, here: Path) -> None:
+    pytest.importorskip("torch")
+    from safron.engine.evaluation.encoder import is_installed
+    from safron.training.diffusion.export import export_fresh
+    from safron.training.diffusion.settings import NUCLEI, DiffusionConfig
+    from training_cases import tile
+
+    if not is_installed():
+        pytest.skip("needs the extra eval")
+    for number in range(6):
+        tile(here / "data", f"train_{number}", number, 390)
+    export_fresh(DiffusionConfig(widths=(8, 8), nuclei=NUCLEI), here / "m.onnx", steps=2)
+    labels, numbers = np.ones((200, 400), np.uint8), np.zeros((200, 400), np.uint16)
+    labels[50:60, 50:60], numbers[50:60, 50:60] = 2, 1
+    for name, plane in (("class", labels), ("instance", numbers)):
+        zarr.save_array(str(here / "other.zarr"), plane, path=f"labels/{name}/0")
+    command = "paper_diffusion data out --model m.onnx --gan m.onnx --masks other=other.zarr --sampling-steps 1 --guidance 0"
+    command += " --steps 2 --crop 32 --seeds 1 --curve --readings 2"
+    scores = run(command)
+    assert [*scores["distance"]] == [
+        "real, other tiles", "diffusion", "diffusion, 1 steps", "GAN", "guidance 0", "other masks, diffusion",
+        "other masks, GAN",
+    ]  # fmt: skip
+    assert [*scores["dice"]] == ["all", "epithelial", "inflammatory", "spindle", "miscellaneous"]
+    assert [*scores["curves"]] == [f"{name}, seed 0" for name in ("real", "synthetic", "mixed")]
+    assert all(
+        0 <= row[kind] <= 1 for row in scores["dice"].values() for kind in ("real", "diffusion", "GAN")
+    )
+    assert (here / "out/experts.html").read_text().count("data:image/png") == 3 * 2 * 2
+    assert run(command) == scores
+
+
+def test_multidiffusion(run: Run, here: Path) -> None:
+    from sampler_models import write_sampler
+
+    write_sampler(here / "m.onnx")
+    made = run("multidiffusion --side 200 --steps 2 --model m.onnx")
+    assert made["stride"] == 44
+    assert all(row["cpu_s"] > 0 and row["peak_mib"] > 0 for row in made["rows"].values())
+    assert [*made["rows"]] == ["safron", "multidiffusion"]
 
 
 def test_comparators(run: Run, here: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cases import run_program
-from safron.engine.evaluation.blinded_sheet import wilson, write_sheet
+from safron.engine.evaluation.blinded_sheet import count_answers, wilson, write_sheet
 from safron.engine.evaluation.cli import main
 
 GREYS = {"real": 150, "old": 120, "new": 90}
@@ -39,7 +39,7 @@ def pictures(page: str) -> list[npt.NDArray[np.uint8]]:
 
 
 def answer(path: Path, sheet: str, said: list[bool], **more: Any) -> str:
-    answers = [{"real": real, "seconds": 2.0} for real in said]
+    answers = [{"choice": int(not real), "seconds": 2.0} for real in said]
     path.write_text(json.dumps({"sheet": sheet, "answers": answers} | more))
     return str(path)
 
@@ -78,20 +78,20 @@ def test_answers_are_counted_by_kind(here: Path, capfd: pytest.CaptureFixture[st
     second = answer(here / "b.json", key.sheet, [True] * 20)
     done = run_program(capfd, main, "answers", "s.key.json", first, second)
     assert done.code == 0, done.error
-    rows = [line.split() for line in done.out.splitlines()[1:]]
-    assert [row[:5] for row in rows] == [
-        ["Anna", "fake", "10", "0", "0.00"],
-        ["Anna", "real", "10", "10", "1.00"],
-        ["b", "fake", "10", "10", "1.00"],
-        ["b", "real", "10", "10", "1.00"],
-        ["all", "fake", "20", "10", "0.50"],
-        ["all", "real", "20", "20", "1.00"],
+    rows = [line.replace("Is it real?", "").split() for line in done.out.splitlines()[1:]]
+    assert [row[:6] for row in rows] == [
+        ["Anna", "fake", "real", "0", "10", "0.00"],
+        ["Anna", "real", "real", "10", "10", "1.00"],
+        ["b", "fake", "real", "10", "10", "1.00"],
+        ["b", "real", "real", "10", "10", "1.00"],
+        ["all", "fake", "real", "10", "20", "0.50"],
+        ["all", "real", "real", "20", "20", "1.00"],
     ]
-    assert rows[0][5:] == ["0.00", "to", "0.28", "2.0"]
+    assert rows[0][6:] == ["0.00", "to", "0.28", "2.0"]
     half = answer(here / "c.json", key.sheet, right[:1])
-    assert f"{key.kinds[0]}       1" in run_program(capfd, main, "answers", "s.key.json", half).out, (
-        "a reader stopped"
-    )
+    stopped = run_program(capfd, main, "answers", "s.key.json", half).out.splitlines()
+    assert len(stopped) == 2
+    assert key.kinds[0] in stopped[1]
     other = answer(here / "d.json", "0" * 16, right)
     assert "answers another sheet" in run_program(capfd, main, "answers", "s.key.json", other).error
     Path("e.json").write_text('{"sheet": 3}')
@@ -131,22 +131,53 @@ def test_the_page_asks_and_saves(here: Path, browser: Any, capfd: pytest.Capture
     page = browser.new_page()
     page.goto((here / "s.html").as_uri())
     page.fill("#reader", "Ben")
-    page.locator("#picture").click()
+    page.locator("#pictures img").click()
     for real in (True, False, False):
-        page.keyboard.press("r" if real else "f")
+        page.keyboard.press("1" if real else "2")
+    page.keyboard.press("3")  # no such answer
     page.keyboard.press("b")
     assert "3 of 6" in page.inner_text("#count")
     page.reload()
     assert "3 of 6" in page.inner_text("#count"), "kept"
-    assert page.locator("#picture").bounding_box()["width"] == 40 * 13
+    assert page.locator("#pictures img").bounding_box()["width"] == 40 * 13
     for _ in range(4):
-        page.click("#real")
+        page.click("text=1 real")
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "s-answers.json"
     download.value.save_as("said.json")
     said = json.loads(Path("said.json").read_text())
     assert (said["sheet"], said["reader"]) == (key.sheet, "Ben")
-    assert [one["real"] for one in said["answers"]] == [True, False, True, True, True, True]
+    assert [one["choice"] for one in said["answers"]] == [0, 1, 0, 0, 0, 0]
     done = run_program(capfd, main, "answers", "s.key.json", "said.json")
     assert (done.code, done.out.count("Ben")) == (0, 3)
+
+
+def test_several_questions_about_pictures_side_by_side(here: Path, browser: Any) -> None:
+    pair = [np.full((20, 20, 3), 200, np.uint8), np.full((20, 30, 3), 50, np.uint8)]
+    asked = {"Do they match?": ("yes", "partly", "no"), "Is it </script>sharp?": ("yes", "no")}
+    key = write_sheet(
+        {"a": [pair], "b": [pair[::-1]]}, here / "s.html", seed=0, title="Both", questions=asked
+    )
+    page = browser.new_page()
+    page.goto((here / "s.html").as_uri())
+    assert page.inner_text("h1") == "Both"
+    assert page.locator("#pictures img").count() == 2
+    page.keyboard.press("2")
+    assert "Is it </script>sharp?" in page.inner_text("#question")
+    for number in "113":
+        page.keyboard.press(number)
+    assert page.locator("#done").is_hidden()
+    page.keyboard.press("2")
+    assert page.locator("#done").is_visible()
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as("said.json")
+    rows = [row[1:6] for row in count_answers(here / "s.key.json", [here / "said.json"])[1:]]
+    first, second = key.kinds
+    # Of the first: partly, yes. Of the second: yes, and no to the other question.
+    assert ["Do they match?", first, "partly", "1", "1"] in rows
+    assert ["Do they match?", second, "yes", "1", "1"] in rows
+    assert ["Is it </script>sharp?", first, "yes", "1", "1"] in rows
+    assert ["Is it </script>sharp?", second, "yes", "0", "1"] in rows
+    assert len(rows) == 6

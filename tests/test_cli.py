@@ -228,7 +228,7 @@ REFUSED = [
     ),
     ExpectFail(
         "a list's report in MASK",
-        "--slides list.csv --report mask.zarr/zarr.json",
+        "--slides list.csv --report mask.zarr/zarr.json --overwrite",
         ("--report mask.zarr/zarr.json: lies in the mask mask.zarr; choose another folder",),
     ),
     ExpectFail(
@@ -270,7 +270,27 @@ REFUSED = [
     ExpectFail(
         "report is a folder",
         "mask.zarr out.tiff --report folder.tiff",
-        ("--report folder.tiff: is a folder",),
+        ("--report folder.tiff: must end in .json",),
+    ),
+    ExpectFail(
+        "report's ending",
+        "mask.zarr out.tiff --report exists.png --overwrite",
+        ("--report exists.png: must end in .json; give another name",),
+    ),
+    ExpectFail(
+        "a huge tile",
+        "mask.zarr out.tiff --model identity --tile 99999999",
+        ("--tile 99999999: must be 1 to 32768 pixels",),
+    ),
+    ExpectFail(
+        "a seed that is too long",
+        f"mask.zarr out.tiff --seed {1 << 64}",
+        ("--seed 18446744073709551616: must be a whole number of 64 bits",),
+    ),
+    ExpectFail(
+        "a tolerance beyond a byte",
+        "mask.zarr out.tiff --palette-tolerance 999",
+        ("999: must be a whole number, 0 to 255",),
     ),
     ExpectFail(
         "report is preview",

@@ -1,9 +1,12 @@
-"""How far a program is: lines where there is no terminal, and none too often."""
+"""How far a program is: lines where there is no terminal, and none too often. How it ends by a signal."""
 
 from __future__ import annotations
 
 import re
+import signal
+import sys
 
+import click
 import pytest
 from safron.io import console
 
@@ -50,3 +53,23 @@ def test_a_total_may_be_unknown(capsys: pytest.CaptureFixture[str]) -> None:
         advance(2)
     (line,) = told(capsys)
     assert re.fullmatch(r"2 steps, [\d.]+ steps/s", line)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_any_program_in_one_line_and_lets_it_tidy_up(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tidied = []
+
+    @click.command(cls=console.Program)
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.Signals[name])
+        finally:
+            tidied.append(name)
+
+    with pytest.raises(SystemExit) as ended:
+        console.run_program(work, "safron-x", [])
+    assert (ended.value.code, tidied) == (130, [name])
+    assert told(capsys) == ["safron-x: interrupted; nothing was written"]

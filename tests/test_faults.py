@@ -518,6 +518,13 @@ def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_cli(capfd, "--status out.tiff --report s.json --quiet").out == ""
     status = json.loads(Path("s.json").read_text())
     assert (status["state"], status["all_blocks"], status["all_patches"]) == ("interrupted", BLOCKS, PATCHES)
+    assert run_cli(capfd, "--status out.tiff --report s.json").code == 0, "an earlier status is replaced"
+    Path("other.json").write_text("{}")
+    for name in ("other.json", "out.tiff.part"):
+        kept = Path(name).read_bytes()
+        assert run_cli(capfd, f"--status out.tiff --report {name}").code == 2
+        assert Path(name).read_bytes() == kept
+    Path("other.json").unlink()
     assert 0 < status["patches"] < PATCHES
     assert status["written_bytes"] <= Path("out.tiff.part").stat().st_size
     seen: list[str] = []

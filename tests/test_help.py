@@ -12,12 +12,13 @@ import pytest
 from safron.engine import augment
 from safron.engine import cli as render
 from safron.engine import generator_cli as generator
+from safron.engine import mask_cli as mask
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.viewing import cli as viewing
+from safron.io.console import EXIT_CODES
 from safron.io.fields import settings
-from safron.io.masks import cli as mask
 from safron.io.tiles import cli as tiles
 from safron.training import cli as train
 
@@ -51,6 +52,12 @@ def test_help_has_an_example(name: str) -> None:
     epilog = (COMMANDS | TRAINING)[name].epilog or ""
     short = name.removesuffix(" fit")  # as the group takes it
     assert re.search(rf"Examples?:\s+{short} ", epilog), epilog
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS, "safron-train"])
+def test_every_program_tells_its_exit_codes(name: str) -> None:
+    program = PROGRAMS.get(name, train.commands)
+    assert EXIT_CODES in program.get_help(click.Context(program, max_content_width=110))
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *TRAINING])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safron.io import open_mask
 from safron.io.errors import BadInput
 from safron.io.masks import cli, raster
 from safron.io.masks.classes import read_table, table_of
+from safron.io.masks.crossing import count_crossing
 from safron.io.masks.drawing import edges_of, inside
 from safron.io.masks.edges import find_edges
 from safron.io.masks.polygon_mask import PolygonMask, layer_of
@@ -241,6 +243,33 @@ def test_nuclei_that_are_lost_are_counted(tmp_path: Path, capfd: pytest.CaptureF
         "is smaller than a pixel or between",
     ):
         assert text in done.err
+
+
+def test_outlines_that_cross_themselves_are_told_of(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bow, edge = [(1, 1), (9, 9), (9, 1), (1, 9)], [(11, 1), (19, 1), (19, 9), (15, 1), (11, 9)]
+    source = npz(
+        tmp_path / "a.npz", xy=np.array([*bow, *edge, *square(12, 12, 4)]), offsets=np.array([0, 4, 9, 13]),
+        cls=np.ones(3, np.uint8), hole=np.zeros(3), scale=np.array(1.0),
+    )  # fmt: skip
+    done = run_program(capfd, cli.main, "from-polygons", source, tmp_path / "m.zarr", "--size", "20,20")
+    assert done.code == 0
+    assert "1 outline of a nucleus crosses itself; what lies inside twice is left out" in done.err
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=4, max_size=8, unique=True))
+def test_crossings_are_those_of_all_pairs_of_sides(corners: list[tuple[int, int]]) -> None:
+    def side(a: Any, b: Any, c: Any) -> int:
+        return int((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
+
+    sides = list(zip(corners, [*corners[1:], corners[0]], strict=True))
+    true = any(
+        side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+        for (a, b), (c, d) in combinations(sides, 2)
+    )
+    assert count_crossing(polygons_of([[np.array(corners, float)]])) == true
 
 
 def test_instances_of_a_mask_may_lie_apart(tmp_path: Path) -> None:

@@ -6,22 +6,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from masks import cells
 from safron.io.masks.nucleus_code import circle, encode, find_interiors, measure_depth
 from safron.io.masks.nucleus_decode import NucleusFinder
 
 CODES = circle(6)
-
-
-def cells(seed: int, side: int = 96) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
-    """Types and numbers of discs, which end where the next one begins."""
-    rng = np.random.default_rng(seed)
-    centres, radii = rng.uniform(0, side, (40, 2)), rng.uniform(4, 9, 40)
-    y, x = np.mgrid[:side, :side]
-    far = np.hypot(y - centres[:, 0, None, None], x - centres[:, 1, None, None])
-    nearest = far.argmin(axis=0)
-    numbers = np.where(far.min(axis=0) < radii[nearest], nearest + 1, 0).astype(np.uint32)
-    types = np.append(0, rng.integers(1, 7, 40))[numbers].astype(np.uint8)
-    return types, numbers
 
 
 def decode(

@@ -35,7 +35,7 @@ pytest.importorskip("onnx")
 SIDE = TILE + 2 * CONTEXT
 SEAMLESS = MODELS / "safron-seamless.onnx"
 PRECISIONS = ("float32", "bfloat16")
-ARGS = "mask.zarr out.tiff --tile 64 --overlap 12 --block 256 --tiff-tile 128 --device cpu --workers 2 "
+ARGS = "mask.zarr out.tiff --tile 64 --overlap 12 --block 256 --tiff-tile 128 --device cpu --workers 2 --model safron-seamless "
 
 
 @pytest.fixture(autouse=True)
@@ -438,7 +438,7 @@ def test_a_worker_with_another_runtime_is_refused(here: Path) -> None:
     write_mask("mask.zarr", 120, 120)
     options = RenderOptions(device="cpu", tile=64, overlap=12, block=512)
     job = prepare("mask.zarr", "out.tiff", options).job
-    source = ModelSource("safron-seamless", "cpu", 1, runtime="openvino")
+    source = ModelSource("safron-tissue", "cpu", 1, runtime="openvino")
     payload = JobPayload.pack("token", job, source)
     with pytest.raises(
         Failed, match=r"^runs OpenVINO [\d.]+ in float32, the render ONNX Runtime [\d.]+ in float32; "

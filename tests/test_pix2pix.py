@@ -14,7 +14,7 @@ from training_cases import count_macs, pair
 
 torch = pytest.importorskip("torch")
 
-from safron.training import networks, train  # noqa: E402
+from safron.training import discriminators, networks, train  # noqa: E402
 from safron.training.export import export_fresh  # noqa: E402
 
 FULL = PRESETS["pix2pix"]
@@ -24,7 +24,7 @@ TINY = replace(preset("pix2pix", "tiny"), steps=4, epochs=0, bfloat16=False, bat
 def test_the_networks_are_the_published_ones() -> None:
     with torch.device("meta"):
         generator = networks.make_generator(FULL.model)
-        discriminator = networks.make_discriminator(FULL)
+        discriminator = discriminators.make_discriminator(FULL)
         macs = count_macs(generator, torch.zeros(1, 3, 256, 256))
     # 54.414 million in the authors' PyTorch code, where only the last layer has biases.
     layers = [*generator.down, *generator.up[:-1]]

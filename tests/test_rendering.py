@@ -159,8 +159,8 @@ def specks(height: int, width: int) -> np.ndarray[Any, Any]:
 )
 def test_shipped_generator_equals_oracle(tmp_path: Path, mask: np.ndarray[Any, Any]) -> None:
     model = load_model("safron-seamless", device="cpu")
-    block = 512 if mask.shape[0] < 1000 else 2048
-    render(mask, tmp_path / "s.tiff", compression="deflate", block=block, seed=3, device="cpu")
+    options: dict[str, Any] = {"model": "safron-seamless", "block": 512 if mask.shape[0] < 1000 else 2048}
+    render(mask, tmp_path / "s.tiff", compression="deflate", seed=3, device="cpu", **options)
     np.testing.assert_array_equal(
         level0(tmp_path / "s.tiff"), expected(mask, model, tile=256, overlap=20, seed=3)
     )

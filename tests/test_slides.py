@@ -256,7 +256,7 @@ def test_regions_give_the_tiles_of_the_whole() -> None:
         ({"compression": "zstd"}, "jpeg, deflate, lzw, none"),
         ({"chroma": "422"}, "420, 444"),
         ({"background": (1, 2, 256)}, "0 to 255"),
-        ({"level_count": 20}, "halving allows"),
+        ({"level_count": 20}, "--level-count 20: "),
     ],
 )
 def test_a_spec_refuses_what_readers_do_not_take(options: dict[str, Any], message: str) -> None:

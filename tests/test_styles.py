@@ -128,6 +128,6 @@ def test_the_command_refuses_a_style_that_the_generator_does_not_take(
     mask = tmp_path / "mask.png"
     cv2.imwrite(str(mask), blobs(64, 64, cell=9))
     check_fail(
-        run_cli(capfd, "--style pale", mask, tmp_path / "s.tiff"),
+        run_cli(capfd, "--model safron-seamless --style pale", mask, tmp_path / "s.tiff"),
         ExpectFail("a style", "", ("generator 'safron-seamless' takes no style; leave it out",)),
     )

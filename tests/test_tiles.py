@@ -214,11 +214,12 @@ def test_archives_are_the_same_each_time(slide: Path, monkeypatch: pytest.Monkey
     assert json.loads(read[f"{row['name']}.json"])["x"] == row["x"]
 
 
-def test_a_list_of_slides_is_split_by_slide(slide: Path) -> None:
+def test_a_list_of_slides_is_split_by_slide(slide: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "abcd":
         Path(f"{name}.tiff").symlink_to(slide / "s.tiff")
     Path("l.csv").write_text("mask,out\n" + "".join(f"{slide}/m.zarr,{name}.tiff\n" for name in "abcd"))
     assert run("t", "--slides", "l.csv", "--size", 96) == 0
+    assert "safron-tiles: warning: train gets 50% of the tiles and not 80%" in capsys.readouterr().err
     with Path("t/tiles.csv").open() as file:
         split_of = {(row["slide"], row["split"]) for row in csv.DictReader(file)}
     assert len(split_of) == 4

@@ -30,7 +30,7 @@ from training_cases import count_macs, one_line, pair
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train]'")
 
-from safron.training import export, networks, sample_sheet, train  # noqa: E402  (these import torch)
+from safron.training import discriminators, export, networks, sample_sheet, train  # noqa: E402  (these import torch)
 from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 
 SEAMLESS = PRESETS["safron-seamless"].model
@@ -124,7 +124,7 @@ def test_costs_of_both_presets() -> None:
 
 def test_spectral_convolution_has_unit_norm() -> None:
     torch.manual_seed(0)
-    layer = networks.SpectralConv(3, 8, 3, 1)
+    layer = discriminators.SpectralConv(3, 8, 3, 1)
     for _ in range(50):
         layer(torch.zeros(1, 3, 4, 4))
     matrix = layer.weight.detach().flatten(1)

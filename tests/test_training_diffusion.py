@@ -104,10 +104,14 @@ def test_where_there_is_no_label_there_is_no_edge() -> None:
     assert condition_of(labels, torch.ones(1, 1, 1, 3), 6)[0, 6].tolist() == [[1.0, 1.0, 0.0]]
 
 
-def test_touching_nuclei_are_told_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_touching_nuclei_are_told_apart(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for number in range(3):
         tile(tmp_path / "data", f"train_{number}", number)
     config, facts = replace(TINY, nuclei=NUCLEI), DataFacts(data_set="consep")
+    with pytest.raises(BadInput, match="has no numbers of nuclei"):
+        fit(data, tmp_path / "none", config)
     run = fit(tmp_path / "data", tmp_path / "run", config, facts=facts)
     card = export_run(run, tmp_path / "m.onnx", steps=4, usual=2, guidance=1.0, tile=64)
     assert card["edges"] == {"of": "instances", "labels": [*NUCLEI]}
@@ -217,7 +221,6 @@ def test_commands_say_in_one_line_what_is_wrong(
     for args, says in (
         (["diffusion", data, tmp_path / "run", "--widths", "5"], "two multiples of 8"),
         (["diffusion", data, tmp_path / "run", "--crop", "30"], "multiples of 4"),
-        (["diffusion", data, tmp_path / "run", "--edges"], "has no numbers of nuclei"),
         (["diffusion", data, tmp_path / "run", "--resume"], "is not a checkpoint"),
         (["export-diffusion", data / "a.png", tmp_path / "m.onnx"], "is not a checkpoint"),
         (["export-diffusion", checkpoint, tmp_path / "m.onnx", "--usual-steps", "21"], "must be at most 20"),

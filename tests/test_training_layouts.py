@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import run_program
 from layout_models import REGIONS, TINY, TYPES, write_data, write_model
+from masks import cells
 from safron.engine.generator.model import load_model
 from safron.engine.nucleus_masks import read_codes
 from safron.io.errors import BadInput
@@ -18,7 +19,6 @@ from safron.io.masks.nucleus_code import circle, measure_depth
 from safron.training.cli import main
 from safron.training.layouts.data import Layouts, make_planes, read_meanings
 from safron.training.layouts.train import Trainer, fit, load_run
-from test_nucleus_code import cells
 
 torch.set_num_threads(1)
 

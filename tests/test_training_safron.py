@@ -25,7 +25,7 @@ from training_cases import count_macs, image_of, labels_of, one_line, pair, writ
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
 
-from safron.training import losses, networks, sample_sheet, stitch, train  # noqa: E402  (these import torch)
+from safron.training import discriminators, losses, networks, sample_sheet, stitch, train  # noqa: E402  (these import torch)
 from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from safron.training.run_log import own_folder  # noqa: E402
 
@@ -64,7 +64,9 @@ def test_generator_has_the_published_cost() -> None:
 
 def test_discriminator_gives_a_map_of_20_by_20() -> None:
     with torch.device("meta"):
-        discriminator = networks.TileDiscriminator(3, PAPER.discriminator_base, PAPER.discriminator_levels)
+        discriminator = discriminators.TileDiscriminator(
+            3, PAPER.discriminator_base, PAPER.discriminator_levels
+        )
         (logits,), features = discriminator(torch.zeros(1, 3, 728, 728), torch.zeros(1, 3, 728, 728))
     assert logits.shape == (1, 1, 20, 20)
     assert [feature.shape[-1] for feature in features] == [364, 182, 91, 45, 22, 21]
@@ -74,7 +76,7 @@ def test_discriminator_gives_a_map_of_20_by_20() -> None:
 
 def test_a_logit_sees_286_pixels() -> None:
     # Wider than a patch: each logit has a seam in view.
-    discriminator = networks.TileDiscriminator(3, 1, PAPER.discriminator_levels)
+    discriminator = discriminators.TileDiscriminator(3, 1, PAPER.discriminator_levels)
     discriminator.norms = torch.nn.ModuleList(
         torch.nn.Identity() for _ in discriminator.norms
     )  # norms see everything
@@ -231,7 +233,7 @@ def test_dropout_ends_where_norms_freeze(folder: Path) -> None:
 
 
 def test_a_view_of_pix2pix_for_patches() -> None:
-    discriminator = networks.TileDiscriminator(3, 1, 3)
+    discriminator = discriminators.TileDiscriminator(3, 1, 3)
     discriminator.norms = torch.nn.ModuleList(torch.nn.Identity() for _ in discriminator.norms)
     image = torch.zeros(1, 3, 256, 256, requires_grad=True)
     (logits,), _ = discriminator(torch.zeros(1, 3, 256, 256), image)

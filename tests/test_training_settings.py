@@ -75,7 +75,10 @@ ANY = (
     ({"model": {"overlap": -4}}, r"model\.overlap -4 must be .* at least 0"),
     ({"model": {"overlap": 300}}, r"model\.overlap is 300; give less than the tile, \d+ px"),
     # Choices.
-    ({"discriminator_network": "me"}, "discriminator_network 'me' must be 'scales' or 'pix2pix'"),
+    (
+        {"discriminator_network": "me"},
+        "discriminator_network 'me' must be 'scales', 'pix2pix' or 'projected'",
+    ),
     ({"discriminator_input": "all"}, "discriminator_input 'all' must be 'tile' or 'patch'"),
     ({"adversarial": "x"}, "adversarial 'x' must be 'hinge' or 'log'"),
     ({"model": {"network": "x"}}, r"model\.network 'x' must be 'seamless' or 'paper'"),

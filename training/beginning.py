@@ -1,6 +1,7 @@
 """How does a run begin: which styles does it know, and with whose weights does it start?
 
-A run may start with the weights of an exported `safron-seamless` of the same widths. Its generator then draws what that one
+A run may start with those of another run of the same network, whose discriminator it leaves behind; or with the weights of
+an exported `safron-seamless` of the same widths. Its generator then draws what that one
 draws, as far as the two networks agree; what that one did not read (guides, further cues, a style) begins without effect. A
 style's effect on colours is fitted to images in the reference stain and as they are.
 """
@@ -14,6 +15,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 from safron.io.errors import BadInput, one_line
+from safron.training.checkpoint import load_checkpoint
 from safron.training.config import TrainConfig
 from safron.training.data import Source
 from safron.training.data.ebhi import balance_white, normalize_stain, stained
@@ -30,23 +32,32 @@ FIT_IMAGES, FIT_PIXELS = 300, 256
 
 
 def begin(
-    generator: nn.Module, average: nn.Module, config: TrainConfig, source: Source, exported: Path | None
+    generator: nn.Module, average: nn.Module, config: TrainConfig, source: Source, start: Path | None
 ) -> None:
     """Prepare a run that has not begun: styles of the data, and weights of another generator, if there is one.
 
     Raises
     ------
     BadInput
-        The exported generator cannot be read, or its layers are not those of this one.
+        The other generator, a checkpoint or an exported file, cannot be read, or its layers are not those of this one.
     """
+    if start is not None and start.suffix == ".pt":
+        other = load_checkpoint(start)
+        if other.config.model != config.model:
+            raise BadInput(
+                f"--start {start}: its model has other settings than this one; begin with the same preset"
+            )
+        generator.load_state_dict(other.state["average"])
+        average.load_state_dict(other.state["average"])
+        return
     if isinstance(generator, SeamlessGenerator) and generator.style is not None:
         generator.style.set_range(torch.from_numpy(sample_styles(source, config)))
-    if exported is not None:
+    if start is not None:
         if not isinstance(generator, SeamlessGenerator):
             raise BadInput(
-                f"--start {exported}: only seamless networks start with another's weights; leave it out"
+                f"--start {start}: only seamless networks start with another's weights; leave it out"
             )
-        _copy_weights(exported, generator, config)
+        _copy_weights(start, generator, config)
         if generator.style is not None:
             _fit_colors(generator, *_colors(source, config))
     average.load_state_dict(generator.state_dict())

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 from safron.io.console import (
+    PIXEL_SIZE,
     POSITIVE,
     SETTINGS,
     ProgramGroup,
@@ -105,7 +106,7 @@ FIT_OPTIONS = (
     ),
     option("--no-skips", "Leave out the skip connections of safron's U-Net.", is_flag=True),
     option("--overlap", "Number of pixels that patches of safron share.", "PX", type=WHOLE, shown="20"),
-    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="the data's own"),
+    option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=PIXEL_SIZE, shown="the data's own"),
     option(
         "--batch", "Number of tiles per step, of all GPUs together.", "N", type=COUNT, shown="the preset's"
     ),
@@ -113,7 +114,7 @@ FIT_OPTIONS = (
     option("--steps", "Number of steps; rates fall towards the last.", "N", type=COUNT, shown="the preset's"),
     option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE),
     option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True),
-    option("--start", "Begin with the weights of an exported safron-seamless.", "FILE", type=PATH),
+    option("--start", "Begin with the weights of another run or an exported file.", "FILE", type=PATH),
     option("--device", "auto (a GPU if there is one), cpu or cuda.", default="auto"),
     option("--compile/--no-compile", "Compile the networks.", called="compiled", shown="on a GPU"),
     option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice"),
@@ -218,14 +219,23 @@ def _length(config: TrainConfig) -> str:
 @click.argument("checkpoint", type=PATH)
 @click.argument("out", type=PATH)
 @with_options(*CARD)
+@option(
+    "--default-style",
+    "Image whose stain is drawn where none is asked for.",
+    "IMAGE",
+    type=PATH,
+    shown="the mean of the training images",
+)
 @FLOAT16
 @debug_option
-def export(checkpoint: Path, out: Path, float16: bool, **card: str | None) -> None:
+def export(
+    checkpoint: Path, out: Path, default_style: Path | None, float16: bool, **card: str | None
+) -> None:
     """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and compare it with PyTorch."""
     need_torch()
     from safron.training.export import export_checkpoint
 
-    _tell(out, export_checkpoint(checkpoint, out, card=card, float16=float16))
+    _tell(out, export_checkpoint(checkpoint, out, card=card, default_style=default_style, float16=float16))
 
 
 @commands.command("page", epilog="Example: safron-train page runs/second run.html --before runs/first")

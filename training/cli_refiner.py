@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import POSITIVE, debug_option, option
+from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.training.needs import need_torch
 
 PATH = click.Path(path_type=Path)
@@ -91,7 +91,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
 @option("--name", "Generator's name on its card.", "TEXT", default="refiner")
 @option("--licence", "Licence of the weights on the card.", "TEXT", shown="unknown")
 @option("--trained-on", "Data named on the card.", "TEXT", shown="the number of tiles")
-@option("--mpp", "Pixel size of the tiles, in micrometres per pixel.", "UM", type=POSITIVE, default=0.25)
+@option("--mpp", "Pixel size of the tiles, in micrometres per pixel.", "UM", type=PIXEL_SIZE, default=0.25)
 @option("--field", "Read a style in each pixel, so that it may vary over a slide.", is_flag=True)
 @debug_option
 def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given: Any) -> None:

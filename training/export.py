@@ -22,7 +22,8 @@ import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
 from safron.io.measures.guides import draw_guides
-from safron.io.measures.style import STYLE_NAMES
+from safron.io.measures.style import STYLE_NAMES, measure_style
+from safron.io.slides.whole_image import read_image
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
@@ -56,7 +57,7 @@ With less context the square is smaller."""
 
 EBHI_LICENCE = (
     "Weights derived from EBHI-Seg (Shi et al., Front Med 10:1114673, 2023, doi:10.3389/fmed.2023.1114673), "
-    "CC BY 4.0; images were resized, stain-normalised and cropped."
+    "CC BY 4.0; images were resized, {stain}and cropped."
 )
 """For runs whose user chose the data set by name."""
 
@@ -102,7 +103,12 @@ class Contract(nn.Module):
 
 
 def export_checkpoint(
-    checkpoint: Path, out: Path, *, card: Mapping[str, str | None] | None = None, float16: bool = False
+    checkpoint: Path,
+    out: Path,
+    *,
+    card: Mapping[str, str | None] | None = None,
+    default_style: Path | None = None,
+    float16: bool = False,
 ) -> dict[str, Any]:
     """Export the moving average of a checkpoint and return its card; see `export`.
 
@@ -110,21 +116,35 @@ def export_checkpoint(
     ----------
     card
         Generator (its name), licence and trained_on for the card, where they are not those that the run was given.
+    default_style
+        Image whose style is drawn where a user asks for none; None for the mean of the training images.
+
+    Raises
+    ------
+    BadInput
+        The checkpoint or the image cannot be read, or the generator takes no style.
     """
     kept = load_checkpoint(checkpoint)
+    if default_style is not None and not kept.config.model.style:
+        raise BadInput(
+            f"--default-style {default_style}: the generator of {checkpoint} takes no style; leave it out"
+        )
     network = make_generator(kept.config.model)
     network.load_state_dict(kept.state["average"])
     about = kept.metadata | {name: text for name, text in (card or {}).items() if text}
     # Version 0.1 guessed from the ending of a mask's name that data were EBHI-Seg; only its users know.
     guessed = "data_set" not in about and about.get("data", "EBHI-Seg") == "EBHI-Seg"
     data = "data that nobody named" if guessed else about["data"]
+    ebhi = EBHI_LICENCE.format(stain="" if kept.config.model.style else "stain-normalised ")
     said = {
         "name": about.get("generator", ""),
-        "licence": about.get("licence") or (EBHI_LICENCE if about.get("data_set") == "ebhi" else "unknown"),
+        "licence": about.get("licence") or (ebhi if about.get("data_set") == "ebhi" else "unknown"),
         "trained_on": about.get("trained_on")
         or f"{data}: {about['images']} images of {about['slides']} slides",
     }
     styles = about.get("styles")
+    if default_style is not None:
+        styles = {**(styles or {}), "default": measure_style(read_image(default_style)).tolist()}
     return export(network, kept.config, out, steps=kept.step, float16=float16, styles=styles, **said)
 
 
@@ -176,7 +196,7 @@ def export(
     onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     if isinstance(network, SeamlessGenerator) and network.style is not None:
-        styles = {**(styles or {}), "default": network.style.center.tolist()}
+        styles = {"default": network.style.center.tolist(), **(styles or {})}
     card = make_card(config, steps=steps, styles=styles, **said) | {
         "precision": "float16" if float16 else "float32",
         "parity_max_abs": _parity(wrapped, session, model),

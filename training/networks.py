@@ -1,11 +1,10 @@
-"""Which networks turn labels and noise into tissue, and which tell generated tissue from real?
+"""Which networks turn labels and noise into tissue?
 
-`PaperGenerator` and `TileDiscriminator` are the SAFRON paper's: a 41 x 41 stem with an eight-level U-Net, and a PatchGAN over
-the stitched tile.
+`PaperGenerator` is the SAFRON paper's: a 41 x 41 stem with an eight-level U-Net.
 
 `SeamlessGenerator` is the one that ships. It has only valid convolutions and crops, two down-samplings, and no statistics
 over space. So a pixel depends on the labels and noise within 20 pixels of it and on nothing else: patches whose origins are
-multiples of 4 agree exactly where they overlap. `ScalesDiscriminator` is its opponent.
+multiples of 4 agree exactly where they overlap.
 
     input  T+40 |--------------------------------------| labels + noise, full scale
     stem   T+38  |------------------------------------|
@@ -22,7 +21,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from safron.io.measures.style import STYLE_NAMES
-from safron.training.config import ModelConfig, TrainConfig
+from safron.training.config import ModelConfig
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -136,7 +135,7 @@ class PaperGenerator(nn.Module):
         seen = [*(label.color for label in config.labels), *[EDGE] * bool(config.nuclei)]
         colors = torch.tensor(seen, dtype=torch.float32)
         self.register_buffer("colors", (colors / 127.5 - 1.0).T[:, :, None, None], persistent=False)
-        self.apply(_init_paper)
+        self.apply(init_paper)
 
     def forward(self, one_hot: Tensor, noise: Tensor | None = None) -> Tensor:
         """Render what `join_conditions` gives to [n, 3, T, T], RGB in [-1, 1]; there is no noise."""
@@ -171,40 +170,6 @@ class PaperGenerator(nn.Module):
                 folded = fuse_conv_bn_eval(layer, norm, transpose=layers is copied.up)
                 layers[index + first], norms[index] = folded, nn.Identity()
         return copied
-
-
-class TileDiscriminator(nn.Module):
-    """The discriminator of the SAFRON paper (section III-F), of labels and image.
-
-    `levels` convolutions of stride 2, then two of stride 1. With 5 levels a tile of 728 x 728 gives 20 x 20 logits that see
-    286 pixels each: more than a patch, so each has a seam in view. With 3 levels it is pix2pix's, which sees 70 pixels
-    and is the one for single patches. Norms are those of a batch of one, whatever the batch is.
-
-        labels + image   6 x 728 x 728
-        layers          64 x 364, 128 x 182, 256 x 91, 512 x 45, 512 x 22, 512 x 21
-        head             1 x 20 x 20
-    """
-
-    def __init__(self, labels: int, base: int, levels: int) -> None:
-        super().__init__()
-        widths = [labels + 3, *(base * min(2**level, 8) for level in range(levels))]
-        widths.append(base * min(2 ** (levels - 1), 8))
-        strides = [2] * levels + [1]
-        self.layers = nn.ModuleList(
-            nn.Conv2d(widths[i], widths[i + 1], 4, stride, 1) for i, stride in enumerate(strides)
-        )
-        self.norms = nn.ModuleList(nn.InstanceNorm2d(width, affine=True) for width in widths[2:])
-        self.head = nn.Conv2d(widths[-1], 1, 4, 1, 1)
-        self.apply(_init_paper)
-
-    def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Classify images [n, 3, y, x] over one-hot labels of their size: logits [n, 1, v, u] and features."""
-        x, features = torch.cat([one_hot, image], dim=1), []
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            x = act(self.norms[index - 1](x) if index else x)
-            features.append(x)
-        return [self.head(x)], features
 
 
 class TrunkBlock(nn.Module):
@@ -337,91 +302,6 @@ class SeamlessGenerator(nn.Module):
         return torch.tanh(low if self.style is None else self.style.colors(low))
 
 
-class SpectralConv(nn.Conv2d):
-    """Convolution whose weight is divided by its largest singular value, tracked by power iteration.
-
-    Written out rather than taken from `torch.nn.utils.parametrizations`, which iterates in bfloat16 under
-    autocast.
-    """
-
-    left: Tensor
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
-        self.register_buffer("left", F.normalize(torch.randn(outputs), dim=0))
-
-    def normalised(self) -> Tensor:
-        """Weight of spectral norm one; in training, one more iteration towards it."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            matrix = self.weight.flatten(1)
-            with torch.no_grad():
-                right = F.normalize(matrix.T @ self.left, dim=0)
-                left = F.normalize(matrix @ right, dim=0)
-                if self.training:
-                    self.left.copy_(left)
-            weight: Tensor = self.weight / torch.dot(left, matrix @ right)
-        return weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve [n, c, y, x] with the normalised weight."""
-        return F.conv2d(x, self.normalised(), self.bias, self.stride, self.padding)
-
-
-class PatchDiscriminator(nn.Module):
-    """Classify overlapping windows of (labels, image): logits [n, 1, y, x] and the features below them."""
-
-    def __init__(self, inputs: int, width: int, strides: tuple[int, ...], *, norms: bool = False) -> None:
-        super().__init__()
-        self.norms = norms
-        layers: list[nn.Module] = []
-        outputs = width
-        for stride in strides:
-            layers.append(SpectralConv(inputs, outputs, 4 if stride == 2 else 3, stride))
-            inputs, outputs = outputs, min(2 * outputs, 4 * width)
-        self.layers = nn.ModuleList(layers)
-        self.head = SpectralConv(inputs, 1, 3, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """[n, labels + 3, y, x] -> logits and features."""
-        features = []
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            # A single value less its mean would be nothing.
-            x = act(F.instance_norm(x) if self.norms and index and x[0, 0].numel() > 1 else x)
-            features.append(x)
-        return self.head(x), features
-
-
-class ScalesDiscriminator(nn.Module):
-    """Two networks: one sees single nuclei at full scale, the other the structure of a gland at half scale.
-
-    A third, where it is wanted, sees 215 pixels at a quarter of the scale: glands as a whole.
-    """
-
-    def __init__(self, labels: int, widths: tuple[int, int], whole: int = 0, *, norms: bool = False) -> None:
-        super().__init__()
-        self.near = PatchDiscriminator(labels + 3, widths[0], (2, 2, 1), norms=norms)
-        self.far = PatchDiscriminator(labels + 3, widths[1], (2, 2, 2, 1), norms=norms)
-        self.whole = PatchDiscriminator(labels + 3, whole, (2, 2, 2, 1), norms=norms) if whole else None
-
-    def forward(self, one_hot: Tensor, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Classify images [n, 3, y, x] over one-hot labels of their size: logits and features of both networks."""
-        both = torch.cat([one_hot, image], dim=1)
-        networks = [self.near, self.far] + ([] if self.whole is None else [self.whole])
-        shown = (F.avg_pool2d(both, 2**level) if level else both for level in range(len(networks)))
-        found = [network(part) for network, part in zip(networks, shown, strict=True)]
-        return [logits for logits, _ in found], [part for _, parts in found for part in parts]
-
-
-def make_discriminator(config: TrainConfig) -> nn.Module:
-    """Build the discriminator that `config` names, with fresh weights."""
-    labels = config.model.conditions + (config.model.guide.channels if config.model.guide else 0)
-    if config.discriminator_network == "scales":
-        widths, whole = config.discriminator_widths, config.discriminator_whole
-        return ScalesDiscriminator(labels, widths, whole, norms=config.discriminator_norms)
-    return TileDiscriminator(labels, config.discriminator_base, config.discriminator_levels)
-
-
 def make_generator(config: ModelConfig) -> nn.Module:
     """Build the network that `config` names, with fresh weights."""
     return SeamlessGenerator(config) if config.network == "seamless" else PaperGenerator(config)
@@ -434,7 +314,8 @@ def _init_he(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _init_paper(module: nn.Module) -> None:
+def init_paper(module: nn.Module) -> None:
+    """Begin a layer as pix2pix does."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -29,16 +29,10 @@ from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts, read_facts
 from safron.training.data import Batch, Source, draw_batches, open_source, split
 from safron.training.data.folders import show_mpp
+from safron.training.discriminators import SpectralConv, make_discriminator
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
-from safron.training.networks import (
-    SpectralConv,
-    crop,
-    join_conditions,
-    make_discriminator,
-    make_generator,
-    one_hot_labels,
-)
+from safron.training.networks import crop, join_conditions, make_generator, one_hot_labels
 from safron.training.run_log import RunLog, own_folder
 from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
@@ -80,6 +74,7 @@ class Trainer:
             self.average = self._place(make_generator(config.model))
             self.average.load_state_dict(self.generator.state_dict())
         self.discriminator = self._place(make_discriminator(config))
+        self.learning = [weight for weight in self.discriminator.parameters() if weight.requires_grad]
         tiles: nn.Module = TileGenerator(self.generator, config)
         if compiled:
             tiles.compile()
@@ -93,7 +88,7 @@ class Trainer:
             self.generator.parameters(), config.generator_rate, betas=config.betas
         )
         self.discriminator_adam = torch.optim.Adam(
-            self.discriminator.parameters(), config.discriminator_rate, betas=config.betas
+            self.learning, config.discriminator_rate, betas=config.betas
         )
         self.half = choose_half(config, self.device)
         # Gradients of float16 vanish below 6e-8; scaling the loss keeps them. With other types this does nothing.
@@ -162,7 +157,8 @@ class Trainer:
                 total = total + (start + (end - start) * min(1.0, share / config.settle)) * loss
         self._descend(total, self.generator_adam, "generator")
         self.scaler.update()
-        self.discriminator.requires_grad_(True)
+        for weight in self.learning:
+            weight.requires_grad_(True)
         self._follow()
         self.done += 1
         return {name: loss.item() for name, loss in {"discriminator": discriminator_loss, **losses}.items()}

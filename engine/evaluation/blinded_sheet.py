@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,31 +16,40 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 from safron.io.errors import BadInput
-from safron.io.fields import convert
+from safron.io.fields import NotNegative, convert
 from safron.io.files import check_output_path, output, parse_text, read_text
-from safron.io.html_page import text
 
 from .tile_sets import find_tiles
 
 Picture = npt.NDArray[np.uint8]
+Shown = Picture | Sequence[Picture]
+"""What is judged at a time: a picture uint8 [y, x, 3], RGB, or several side by side."""
 
 SHOWN_PX = 512
 """About how many screen pixels a side a picture is shown at."""
 
 PAGE = Path(__file__).with_name("blinded_sheet.html")
 
+TITLE = "Real or not?"
+TEXT = "Each picture is either a part of a real slide or made by a program."
+QUESTIONS = {"Is it real?": ("real", "not real")}
+"""Answers to choose from, by question."""
+
 
 class Key(Struct, frozen=True):
-    """What a sheet's pictures are, in the order in which it shows them.
+    """What a sheet asks, and what its pictures are in the order in which it shows them.
 
     Attributes
     ----------
     sheet
         Hash of the pictures; answers carry it, too.
+    questions
+        Answers to choose from, by question, all of which are asked of each picture.
     kinds
         Kind of each picture.
     sources
@@ -47,19 +57,20 @@ class Key(Struct, frozen=True):
     """
 
     sheet: str
+    questions: Mapping[str, tuple[str, ...]]
     kinds: tuple[str, ...]
     sources: tuple[str, ...] = ()
 
 
 class Answer(Struct, frozen=True):
-    """What a reader said of a picture, and after how many seconds."""
+    """Number of the answer that a reader chose, from 0, and after how many seconds."""
 
-    real: bool
+    choice: NotNegative
     seconds: float
 
 
 class Answers(Struct, frozen=True):
-    """What a page saves, in the order of its pictures; fewer where the reader stopped."""
+    """What a page saves: an answer to each question about each picture in turn; fewer where the reader stopped."""
 
     sheet: str
     answers: tuple[Answer, ...]
@@ -99,7 +110,7 @@ def make_sheet(
     """
     for path in (out, key_path(out)):
         check_output_path(path, overwrite=overwrite)
-    pictures: dict[str, Sequence[Picture]] = {}
+    pictures: dict[str, Sequence[Shown]] = {}
     places: dict[str, Sequence[str]] = {}
     for kind, source in sources.items():
         found = find_tiles(source, size=size, most=count, seed=seed, jpeg=jpeg)
@@ -113,11 +124,14 @@ def make_sheet(
 
 
 def write_sheet(
-    pictures: Mapping[str, Sequence[Picture]],
+    pictures: Mapping[str, Sequence[Shown]],
     out: Path,
     *,
     seed: int,
     sources: Mapping[str, Sequence[str]] | None = None,
+    title: str = TITLE,
+    text: str = TEXT,
+    questions: Mapping[str, Sequence[str]] = QUESTIONS,
     overwrite: bool = False,
 ) -> Key:
     """Write the page `out`, which ends in .html, and its key beside it.
@@ -125,11 +139,13 @@ def write_sheet(
     Parameters
     ----------
     pictures
-        uint8 [y, x, 3] each, RGB, by kind.
+        What is judged, by kind.
     seed
         Of the order.
     sources
         Where they come from, for the key.
+    title, text, questions
+        What the page says and asks.
 
     Returns
     -------
@@ -138,26 +154,37 @@ def write_sheet(
     """
     each = [(kind, index) for kind, found in pictures.items() for index in range(len(found))]
     order = [each[place] for place in np.random.default_rng(seed).permutation(len(each))]
-    coded = [cv2.imencode(".png", pictures[kind][index][..., ::-1])[1].tobytes() for kind, index in order]
-    sheet = hashlib.sha256(b"".join(coded)).hexdigest()[:16]
-    given = sources or {}
-    key = Key(
-        sheet,
-        tuple(kind for kind, _ in order),
-        tuple(given[kind][index] for kind, index in order) if given else (),
-    )
-    largest = max(side for found in pictures.values() for image in found for side in image.shape[:2])
-    facts = {"sheet": sheet, "zoom": max(1, round(SHOWN_PX / largest)), "file": f"{out.stem}-answers.json"}
-    shown = [f"data:image/png;base64,{base64.b64encode(one).decode()}" for one in coded]
-    page = read_text(PAGE).replace("/* facts */ {}", json.dumps(facts)).replace("TITLE", text(out.stem))
-    kept = {"sheet": key.sheet, "kinds": key.kinds, "sources": key.sources}
+    shown = [_side_by_side(pictures[kind][index]) for kind, index in order]
+    coded = [[cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in images] for images in shown]
+    sheet = hashlib.sha256(b"".join(part for parts in coded for part in parts)).hexdigest()[:16]
+    asked = {question: tuple(answers) for question, answers in questions.items()}
+    given = tuple(sources[kind][index] for kind, index in order) if sources else ()
+    key = Key(sheet, asked, tuple(kind for kind, _ in order), given)
+    largest = max(side for images in shown for image in images for side in image.shape[:2])
+    facts = {
+        "sheet": sheet,
+        "title": title,
+        "text": text,
+        "questions": asked,
+        "zoom": max(1, round(SHOWN_PX / largest)),
+        "file": f"{out.stem}-answers.json",
+        "pictures": [
+            [f"data:image/png;base64,{base64.b64encode(part).decode()}" for part in parts] for parts in coded
+        ],
+    }
+    # "</" would end the script.
+    page = read_text(PAGE).replace("/* sheet */ {}", json.dumps(facts).replace("</", "<\\/"))
     with (
         output(out, overwrite=overwrite, endings=(".html",)) as page_part,
         output(key_path(out), overwrite=overwrite) as key_part,
     ):
-        page_part.write_text(page.replace("/* pictures */ []", json.dumps(shown)), encoding="utf-8")
-        key_part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        page_part.write_text(page, encoding="utf-8")
+        key_part.write_text(json.dumps(msgspec.to_builtins(key), indent=1) + "\n", encoding="utf-8")
     return key
+
+
+def _side_by_side(shown: Shown) -> list[Picture]:
+    return [shown] if isinstance(shown, np.ndarray) else list(shown)
 
 
 def count_answers(key: Path, answers: Sequence[Path]) -> list[list[str]]:
@@ -173,7 +200,8 @@ def count_answers(key: Path, answers: Sequence[Path]) -> list[list[str]]:
     Returns
     -------
     list[list[str]]
-        A table: reader, kind, pictures judged, called real, the share with its 95 % interval (Wilson), seconds a picture.
+        A table: reader, question, kind, answer, how often it was given, of how many, the share with its 95 % interval (Wilson), seconds.
+        Of the answers to a question the last is left out, which is the rest.
 
     Raises
     ------
@@ -181,18 +209,27 @@ def count_answers(key: Path, answers: Sequence[Path]) -> list[list[str]]:
         A file is damaged, or of another sheet.
     """
     known = _read(key, Key)
-    rows = [["reader", "kind", "judged", "called real", "share", "95 % interval", "s a picture"]]
-    every: list[tuple[str, Answer]] = []
+    head = ["reader", "question", "kind", "answer", "given", "of", "share", "95 % interval", "s each"]
+    every: list[_Judged] = []
+    rows = [head]
     for path in answers:
         found = _read(path, Answers)
-        if found.sheet != known.sheet or len(found.answers) > len(known.kinds):
+        asked = itertools.product(known.kinds, known.questions.items())
+        judged = [
+            (question, kind, words, given)
+            for (kind, (question, words)), given in zip(asked, found.answers, strict=False)
+        ]
+        if found.sheet != known.sheet or any(one.choice >= len(words) for _, _, words, one in judged):
             raise BadInput(
                 f"{path}: answers another sheet than {key} is the key of; give the key of that one"
             )
-        judged = list(zip(known.kinds, found.answers, strict=False))
         rows += _rows(found.reader or path.stem, judged)
         every += judged
     return rows + (_rows("all", every) if len(answers) > 1 else [])
+
+
+_Judged = tuple[str, str, tuple[str, ...], Answer]
+"""A question, the kind of the picture, the answers to choose from and the one that was given."""
 
 
 def _read(path: Path, kind: Any) -> Any:
@@ -202,17 +239,16 @@ def _read(path: Path, kind: Any) -> Any:
     return convert(raw, kind, str(path), then=remedy)
 
 
-def _rows(reader: str, judged: Sequence[tuple[str, Answer]]) -> list[list[str]]:
+def _rows(reader: str, judged: Sequence[_Judged]) -> list[list[str]]:
     rows = []
-    for kind in sorted({name for name, _ in judged}):
-        own = [answer for name, answer in judged if name == kind]
-        real = sum(answer.real for answer in own)
-        low, high = wilson(real, len(own))
-        seconds = sum(answer.seconds for answer in own) / len(own)
-        share = f"{real / len(own):.2f}"
-        rows.append(
-            [reader, kind, str(len(own)), str(real), share, f"{low:.2f} to {high:.2f}", f"{seconds:.1f}"]
-        )
+    for question, kind in sorted({one[:2] for one in judged}):
+        own = [(words, answer) for asked, of, words, answer in judged if (asked, of) == (question, kind)]
+        seconds = f"{sum(answer.seconds for _, answer in own) / len(own):.1f}"
+        for choice, word in enumerate(own[0][0][:-1]):
+            given = sum(answer.choice == choice for _, answer in own)
+            low, high = wilson(given, len(own))
+            share = [f"{given / len(own):.2f}", f"{low:.2f} to {high:.2f}"]
+            rows.append([reader, question, kind, word, str(given), str(len(own)), *share, seconds])
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from safron.io.console import (
     warn,
 )
 from safron.io.errors import BadInput
+from safron.io.json_report import check_report_path, write_report
 from safron.training.segmentation.options import DiceOptions
 
 if TYPE_CHECKING:
@@ -33,10 +35,17 @@ NOT_FID = "weight-free; not FID or KID, only comparable with itself"
 def _check_report(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Refuse at once a report that could not be written after hours."""
     if value is not None:
-        from .seam_report import check_report_path
-
-        check_report_path(value, overwrite=ctx.params["overwrite"])
+        check_report_path(value, overwrite=ctx.params["overwrite"], ours=_is_ours)
     return value
+
+
+def _is_ours(found: Mapping[str, Any]) -> bool:
+    """Whether a JSON file is a report of this program; those of version 0.1 do not name it."""
+    return found.get("program") == NAME or not {"seams", "measures"}.isdisjoint(found)
+
+
+def _write(report: Path, content: Mapping[str, Any]) -> None:
+    write_report(report, {"program": NAME} | dict(content))
 
 
 def report_options(command: Any) -> Any:
@@ -61,7 +70,7 @@ def commands() -> None:
 
 
 @commands.command(
-    epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-seamless --report seams.json"
+    epilog="Example: safron-eval seams slide.tiff --mask mask.zarr --model safron-tissue --report seams.json"
 )
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
 @option("--mask", "Mask that the slides were rendered from; adds the alignment.", "MASK")
@@ -100,7 +109,7 @@ def seams(
 
     Step, ramp, edge, blur and patch are in standard deviations: 4 or more is a seam, and the last column names it.
     """
-    from .seam_report import evaluate_seams, seam_table, write_report
+    from .seam_report import evaluate_seams, seam_table
 
     if len(models) not in (0, 1, len(slides)):
         raise click.UsageError(
@@ -121,7 +130,7 @@ def seams(
                 f"{item.slide}: it was rendered with {item.made_by!r}; the mismatch is that of {item.model!r}",
             )
     if report is not None:
-        write_report(report, {"seams": [item.json for item in reports]})
+        _write(report, {"seams": [item.json for item in reports]})
 
 
 def _doubt(found: Alignment | None) -> str | None:
@@ -194,7 +203,7 @@ def fid(
     distance in features of EfficientNet-Lite0, or texture distances if that is not installed; none of them is FID or KID.
     """
     from .encoder import is_installed
-    from .seam_report import format_table, write_report
+    from .seam_report import format_table
     from .tile_sets import find_tiles
 
     if texture and weights is not None:
@@ -236,7 +245,7 @@ def fid(
     if report is not None:
         facts = {"real": real, "fake": fake, "tiles": count, "size": size, "jpeg": jpeg, "seed": seed}
         left_out = [found.left_out for found in sets]
-        write_report(report, facts | {"mpp": [first.mpp, second.mpp], "masks_left_out": left_out} | measured)
+        _write(report, facts | {"mpp": [first.mpp, second.mpp], "masks_left_out": left_out} | measured)
 
 
 def _encoded(real: TileSet, fake: TileSet) -> dict[str, Any]:
@@ -330,7 +339,7 @@ def sheet(sources: tuple[str, ...], out: Path, **options: Any) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ANSWERS.json...")
 @debug_option
 def answers(key: Path, files: tuple[Path, ...]) -> None:
-    """Count how often readers of a sheet called each kind real."""
+    """Count what readers of a sheet said of each kind."""
     from .blinded_sheet import count_answers
     from .seam_report import format_table
 

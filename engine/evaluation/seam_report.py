@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 from safron.engine.generator.inputs import Labels
 from safron.engine.generator.model import PatchModel, load_model
-from safron.io.errors import BadInput, Failed, SafronError
-from safron.io.files import check_output_path, output, parse_text
+from safron.engine.plan.scale import Scale
+from safron.io.errors import BadInput
 from safron.io.legend import DEFAULT_LABELS
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
@@ -27,11 +26,6 @@ from .drawn_pixels import in_drawn_pixels, scale_of
 from .overlap_mismatch import Mismatch, measure_mismatch
 from .seam_scores import SeamScores, score_seams
 from .slide_grid import SlideGrid, grid_of
-
-PROGRAM = "safron-eval"
-"""Stands in every report under ``program``: only such files are replaced without --overwrite."""
-ENDINGS = (".json",)
-MAX_REPORT_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -158,34 +152,43 @@ def evaluate_seams(
         alignment = None if labels is None else measure_alignment(pixels, labels, grid)
         said, made_by = pixels.facts.get("Seed", "0"), pixels.facts.get("Generator")
         number = seed if seed is not None else int(said) if said.lstrip("-").isdecimal() else 0
-    mismatch, of_real = None, None
+    mismatch = None
     if generator is not None and labels is not None:
-        generator.card.require_tile(grid.tile)
-        drawn_labels: Labels = labels
-        if not scale.is_one:
-            drawn_shape = (scale.drawn(labels.shape[0]), scale.drawn(labels.shape[1]))
-            drawn_labels = ScaledMask(labels, drawn_shape, scale.slide_index)
-        mismatch = measure_mismatch(
-            generator, drawn_labels, tile=grid.tile, overlap=grid.overlap, seed=number
-        )
-    if real is not None:
-        plain = SlideGrid(grid.tile, grid.overlap)
-        with Pixels(real) as pixels:
-            of_real = score_seams(measure_profiles(pixels, plain), plain)
-        if of_real is None:
-            raise BadInput(f"--real {real}: has too little tissue to compare with; give a larger slide")
+        mismatch = _mismatch_of(generator, labels, scale, grid, number)
     return SeamReport(
         slide=str(slide),
         grid=grid,
         scores=scores,
         mismatch=mismatch,
         alignment=alignment,
-        real_boundary_ratio=None if of_real is None else of_real.boundary_ratio,
+        real_boundary_ratio=None if real is None else _ratio_of_real(real, grid),
         model=None if generator is None else generator.card.name,
         mask=None if labels is None else labels.source,
         real=None if real is None else str(real),
         made_by=made_by,
     )
+
+
+def _mismatch_of(
+    generator: PatchModel, labels: LabelMask, scale: Scale, grid: SlideGrid, seed: int
+) -> Mismatch | None:
+    """Run a generator on windows of the mask, at the scale at which it drew the slide."""
+    generator.card.require_tile(grid.tile)
+    drawn: Labels = labels
+    if not scale.is_one:
+        shape = (scale.drawn(labels.shape[0]), scale.drawn(labels.shape[1]))
+        drawn = ScaledMask(labels, shape, scale.slide_index)
+    return measure_mismatch(generator, drawn, tile=grid.tile, overlap=grid.overlap, seed=seed)
+
+
+def _ratio_of_real(real: str | Path, grid: SlideGrid) -> float:
+    """Boundary ratio of a real slide, which has no boundaries, on a grid of these patches."""
+    plain = SlideGrid(grid.tile, grid.overlap)
+    with Pixels(real) as pixels:
+        scores = score_seams(measure_profiles(pixels, plain), plain)
+    if scores is None:
+        raise BadInput(f"--real {real}: has too little tissue to compare with; give a larger slide")
+    return scores.boundary_ratio
 
 
 def _open_mask(mask: Any, palette: Any, tolerance: int) -> LabelMask:
@@ -241,42 +244,3 @@ def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
         )
         for row in rows
     ]
-
-
-def check_report_path(path: Path, *, overwrite: bool) -> None:
-    """Refuse a report's name that does not end in .json, or that another JSON file has.
-
-    Parameters
-    ----------
-    path
-        Where the report shall be written.
-    overwrite
-        Replace any JSON file.
-
-    Raises
-    ------
-    BadInput
-        The name has another ending, its folder is missing, or a file is there that is not a report.
-    """
-    check_output_path(path, overwrite=overwrite or _is_report(path), name="--report ", endings=ENDINGS)
-
-
-def _is_report(path: Path) -> bool:
-    """Whether a file is a report of safron-eval, which a new one may replace."""
-    try:
-        found = parse_text(path, json.loads, kind="JSON", remedy="", max_bytes=MAX_REPORT_BYTES)
-    except SafronError:
-        return False
-    # Reports of version 0.1 do not name the program.
-    return isinstance(found, dict) and (
-        found.get("program") == PROGRAM or not {"seams", "measures"}.isdisjoint(found)
-    )
-
-
-def write_report(path: Path, content: dict[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all; `check_report_path` decides beforehand whether it may."""
-    try:
-        with output(path, overwrite=True, endings=ENDINGS, name="--report ") as part:
-            part.write_text(json.dumps({"program": PROGRAM} | content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise Failed(f"--report {path}: {error.strerror}; choose another path") from error

@@ -197,8 +197,9 @@ def write_cpu_forms() -> None:
 
     for path in MODELS.glob("*.onnx"):
         form, changes = pack(onnx.load(str(path)), even=True)
-        (CPU_FORMS / path.name).write_bytes(form.SerializeToString(deterministic=True))
-        print(path.name, *changes, sep="\n  ")
+        print(path.name, *changes or ["as it is"], sep="\n  ")
+        if changes:
+            (CPU_FORMS / path.name).write_bytes(form.SerializeToString(deterministic=True))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from .window import Window
 Int64 = npt.NDArray[np.int64]
 
 PREVIEW_PIXELS = 2048
+MOST_TILE = 1 << 15
+"""Pixels a side of a patch; one of so many takes 3 GiB as bytes."""
 # Options that set a field of `SlideSpec`, or an input of the generator.
 _OPTIONS = {
     "tile": "--tiff-tile",
@@ -304,8 +306,8 @@ def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int)
     BadInput
         The tile or the overlap is out of range.
     """
-    if tile < 1:
-        raise BadInput(f"--tile {tile}: must be at least 1 pixel")
+    if not 1 <= tile <= MOST_TILE:
+        raise BadInput(f"--tile {tile}: must be 1 to {MOST_TILE} pixels")
     if not 0 <= overlap < tile:
         raise BadInput(f"--overlap {overlap}: must be at least 0 and smaller than --tile {tile}")
     return PatchGrid(height, width, tile, overlap, context)

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
-from safron.io.fields import Count, NotNegative, NotNegativeNumber, Positive, attributes, fit, hints, setting
+from safron.io.errors import BadInput
+from safron.io.fields import (
+    Byte,
+    Count,
+    NotNegative,
+    NotNegativeNumber,
+    Positive,
+    attributes,
+    fit,
+    hints,
+    setting,
+)
 
 if TYPE_CHECKING:
     from safron.engine.generator.model import PatchModel
@@ -25,7 +36,7 @@ else:
             return callable(value) and hasattr(value, "card")
 
 
-DEFAULT_MODEL = "safron-seamless"
+DEFAULT_MODEL = "safron-tissue"
 
 Percent = Annotated[int, Meta(ge=1, le=100)]
 
@@ -227,7 +238,7 @@ class RenderOptions:
         "auto|N",
         parse=_level_count,
     )
-    palette_tolerance: int = setting(
+    palette_tolerance: Byte = setting(
         0,
         "Largest difference, 0 to 255 in any channel, between a colour of a colour-coded mask and its label's colour.",
         "N",
@@ -271,6 +282,10 @@ class RenderOptions:
     def __post_init__(self) -> None:
         for name, kind in hints(RenderOptions).items():
             object.__setattr__(self, name, fit(getattr(self, name), kind, f"--{name.replace('_', '-')}"))
+        if (
+            not -(1 << 63) <= self.seed < 1 << 64
+        ):  # noise takes 64 bits of it, and two slides with one name would be alike
+            raise BadInput(f"--seed {self.seed}: must be a whole number of 64 bits")
         if str(self.scratch).startswith("file://"):  # a path of this machine
             object.__setattr__(self, "scratch", Path(str(self.scratch).removeprefix("file://")))
 

@@ -13,11 +13,15 @@ from safron.engine.scratch.lock import lock_path
 from safron.engine.scratch.render_state import require_unfinished
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
+from safron.io.json_report import ENDINGS
 from safron.io.remote import Target, check_folder, is_url
 from safron.io.slides.label_pyramid import check_label_path
 from safron.io.slides.preview import check_png_name
 
 from .options import RenderOptions
+
+# A report takes the place of a report or page, and never of a slide; a preview has a rule of its own.
+_ENDINGS = {"--report": ENDINGS, "--html": (".html", ".htm")}
 
 
 def scratch_path(target: Target, folder: str | Path | None) -> Path:
@@ -123,16 +127,17 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
     target.check(overwrite=options.overwrite or bool(before))
     names: dict[Path, str] = {} if target.url else {target.local.absolute(): "OUT"}
     for option, path in extra_outputs(options):
-        ours = str(path) == before.get(option.strip("-").replace("-", "_"))
-        check = check_label_path if path is options.labels_out else check_output_path
-        check(path, overwrite=options.overwrite or ours, name=f"{option} ")
         if path.absolute() in names:
             raise BadInput(f"{option} {path}: {names[path.absolute()]} has the same name; give another one")
         names[path.absolute()] = option
+        ours = str(path) == before.get(option.strip("-").replace("-", "_"))
+        overwrite, name = options.overwrite or ours, f"{option} "
+        if path is options.labels_out:
+            check_label_path(path, overwrite=overwrite, name=name)
+        else:
+            check_output_path(path, overwrite=overwrite, name=name, endings=_ENDINGS.get(option, ()))
     if options.preview is not None:
         check_png_name(options.preview, "--preview ")
-    if options.html is not None and options.html.suffix.lower() not in (".html", ".htm"):
-        raise BadInput(f"--html {options.html}: must end in .html; give another name")
 
 
 def working_folders(target: Target, scratch: Scratch, options: RenderOptions) -> tuple[Path, Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +25,10 @@ from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
 from safron.engine.stains.looks import stain_change
-from safron.engine.stains.stain import StainChange
+from safron.engine.stains.stain import DRAWN, REFERENCE, StainChange
 from safron.engine.system.gpus import GPU_BLOCKS, process_blocks
 from safron.engine.system.memory import resident_bytes, usable_cores
+from safron.engine.system.versions import version
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
@@ -259,7 +259,8 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
     card.require_tile(tile)
     region = _region(options.region, canvas)
     flavor = options.flavor or choose_flavor(target)
-    stain = stain_change(options.stain, seed=options.seed, variation=options.stain_field)
+    drawn = DRAWN.get(card.name, REFERENCE) if options.style is None else REFERENCE
+    stain = stain_change(options.stain, seed=options.seed, variation=options.stain_field, source=drawn)
     slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
     if stain is not None:
         slide = _stained(slide, stain)

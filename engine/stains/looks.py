@@ -74,7 +74,9 @@ def is_named(wanted: str) -> bool:
     return wanted in ("reference", *LOOKS) or re.fullmatch(r"random(?::\d{1,18})?", wanted) is not None
 
 
-def stain_change(wanted: str, *, seed: int, variation: float = 0.0) -> StainChange | None:
+def stain_change(
+    wanted: str, *, seed: int, variation: float = 0.0, source: Stain = REFERENCE
+) -> StainChange | None:
     """Decide how finished pixels change.
 
     Parameters
@@ -83,7 +85,7 @@ def stain_change(wanted: str, *, seed: int, variation: float = 0.0) -> StainChan
         "reference", a name of `LOOKS`, "random" (of the seed), "random:SEED", or a path of a slide or image.
     seed
         Of the render.
-    variation
+    variation, source
         See `StainChange`.
 
     Returns
@@ -101,13 +103,13 @@ def stain_change(wanted: str, *, seed: int, variation: float = 0.0) -> StainChan
             f"--stain-field {variation}: must be 0 to 0.5, such as 0.1 for amounts that vary by a tenth"
         )
     if wanted == "reference":
-        return StainChange(wanted, REFERENCE, variation=variation, seed=seed) if variation else None
+        return StainChange(wanted, source, source, variation, seed) if variation else None
     found = re.fullmatch(r"random(?::(\d+))?", wanted)
     if found:
         own = int(found[1]) if found[1] else seed
-        return StainChange(f"random:{own}", random_stain(own), variation=variation, seed=seed)
+        return StainChange(f"random:{own}", random_stain(own), source, variation, seed)
     if wanted in LOOKS:
-        return StainChange(wanted, LOOKS[wanted], variation=variation, seed=seed)
+        return StainChange(wanted, LOOKS[wanted], source, variation, seed)
     path = Path(wanted)
     if not path.exists():
         raise BadInput(f"--stain {wanted}: {FORM}; there is no such look or file")
@@ -117,7 +119,7 @@ def stain_change(wanted: str, *, seed: int, variation: float = 0.0) -> StainChan
         target = estimate_file(path)
     except BadInput as error:
         raise BadInput(f"--stain {error}") from None
-    return StainChange(f"of {path.name}", target, variation=variation, seed=seed)
+    return StainChange(f"of {path.name}", target, source, variation, seed)
 
 
 def random_stain(seed: int) -> Stain:

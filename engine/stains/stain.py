@@ -64,7 +64,14 @@ class Stain:
 
 
 REFERENCE = Stain((0.6043, 0.6664, 0.4368), (0.1266, 0.9480, 0.2920), (1.90, 0.62), (243.0, 240.0, 243.0))
-"""Of what the shipped generator draws; `benchmarks/stains.py reference` measures it."""
+"""What named looks change, and what `safron-seamless` draws; `benchmarks/stains.py reference` measures it."""
+
+DRAWN = {
+    "safron-tissue": Stain(
+        (0.6362, 0.7379, 0.2251), (0.1495, 0.9612, 0.2318), (3.850, 1.306), (249.0, 245.0, 250.0)
+    )
+}
+"""What other shipped generators draw in their default styles, by name."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class StainChange:
     target
         The stain that the slide takes.
     source
-        The stain that the generator draws.
+        The stain that the generator draws, as far as it is known; else `REFERENCE`.
     variation
         Largest share by which the amounts of both stains vary over the slide, 0 to 0.5; see `field_of`.
     seed

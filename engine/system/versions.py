@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 
 
 @lru_cache(maxsize=1)
@@ -12,6 +13,19 @@ def deciding_versions() -> dict[str, str]:
     """Return the versions of this package and of the libraries that decide the bytes of a slide, by name."""
     found = {name: version(name) for name in ("safron", "imagecodecs", "opencv-python-headless", "numpy")}
     return found | {"onnxruntime": _onnxruntime()}
+
+
+def version(package: str) -> str:
+    """Return the version of an installed package, read from the head of its metadata: parsing all of it takes 5 ms.
+
+    Raises
+    ------
+    PackageNotFoundError
+        It is not installed.
+    """
+    found = distribution(package)
+    line = re.search(r"^Version: (\S+)$", found.read_text("METADATA") or "", re.MULTILINE)
+    return line[1] if line else found.version
 
 
 def _onnxruntime() -> str:

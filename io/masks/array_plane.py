@@ -59,7 +59,7 @@ class ArrayPlane:
             getattr(array, "chunksize", None) or getattr(array, "chunks", None) or (1024,) * len(array.shape)
         )
         self.chunks = (min(int(chunks[axes[0]]), self.shape[0]), min(int(chunks[axes[1]]), self.shape[1]))
-        self.notes = notes + size.notes + _small_chunks(self.shape, self.chunks)
+        self.notes = notes + size.notes + _small_chunks(self.shape, self.chunks) + self._nothing_stored()
         # Planes of the same canvas that lie beside this one, by what they hold.
         self.beside: dict[str, ArrayPlane] = {}
 
@@ -95,6 +95,16 @@ class ArrayPlane:
         if not isinstance(self.array, zarr.Array) or not isinstance(self.array.store, LocalStore):
             return None
         return self._stored(str(self.array.store.root / self.array.path))
+
+    def _nothing_stored(self) -> tuple[str, ...]:
+        """Note on an array of which no chunk is there, as after a copy that was broken off, or renamed its files."""
+        stored = None if 0 in (*self.shape, *self.chunks) else self.stored()
+        if stored is None or next(stored, None) is not None:
+            return ()
+        return (
+            f"none of its chunks is stored (such as {self._key(0, 0)}), so that every pixel is its fill value, "
+            f"{self.array.fill_value or 0}",
+        )
 
     def _stored(self, folder: str) -> Iterator[tuple[slice, slice]]:
         places = [range(-(-n // m)) for n, m in zip(self.shape, self._file_shape(), strict=True)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from safron.io.errors import BadInput, one_line
 from safron.io.files import check_regular
 
-from .image_planes import is_tiff, shown_area, slide_vendor, tiff_size
+from .image_kinds import is_tiff, shown_area, slide_vendor, tiff_size
 from .open import open_mask
 from .pixel_size import PixelSize, from_slide, from_vips
 

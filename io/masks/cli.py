@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import (
+    PIXEL_SIZE,
     POSITIVE,
     SETTINGS,
     ProgramGroup,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 # Options
 
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
-mpp_option = option("--mpp", MPP, "UM", type=POSITIVE, shown="the source's, if it says")
+mpp_option = option("--mpp", MPP, "UM", type=PIXEL_SIZE, shown="the source's, if it says")
 SHARE = click.FloatRange(0, 1)
 SIZE = "Size of the mask: width and height, in pixels."
 
@@ -267,7 +268,7 @@ def _tell_of_losses(drawing: Drawing) -> None:
     type=click.IntRange(16),
     shown="160 for tissue, 100 for speckle",
 )
-@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
+@option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
 @with_options(*write_options)
 def ellipses(
     out: Path,
@@ -306,7 +307,13 @@ def ellipses(
 )
 @option("--diameter", "Of a healthy gland, in pixels.", "PX", type=click.FloatRange(16), default=90.0)
 @option("--density", "Share of the places that have a gland, 0 to 1.", "SHARE", type=SHARE, default=1.0)
-@option("--overlap", "How far glands grow into their neighbours, 0 to 1.", "SHARE", type=SHARE, default=0.0)
+@option(
+    "--overlap",
+    "How far glands and nuclei grow into their neighbours, 0 to 1.",
+    "SHARE",
+    type=SHARE,
+    default=0.0,
+)
 @option("--stroma", "Share of the tissue that has no glands, 0 to 1.", "SHARE", type=SHARE, default=0.1)
 @option(
     "--outline",
@@ -315,7 +322,15 @@ def ellipses(
     default="island",
 )
 @option("--lumens", "Make lumens background, instead of a part of their gland.", is_flag=True)
-@option("--mpp", MPP, "UM", type=POSITIVE, default=1.0)
+@option(
+    "--cellularity",
+    "Share of the places for nuclei that have one, 0 to 1. Above 0 the labels are 1 tissue, and nuclei: 2 epithelial, 3 inflammatory, "
+    "4 spindle.",
+    "SHARE",
+    type=SHARE,
+    default=0.0,
+)
+@option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
 @with_options(*write_options)
 def colon(
     out: Path,

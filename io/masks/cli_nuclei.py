@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import POSITIVE, debug_option, option, pixel_progress, warn
+from safron.io.console import PIXEL_SIZE, debug_option, option, pixel_progress, warn
 
 from .cli_options import NAME, size_of
 
@@ -46,7 +46,7 @@ def _radius(value: str) -> tuple[float, float]:
     type=click.Choice(["otsu", "table"]),
     default="otsu",
 )
-@option("--mpp", "Pixel size of the tiles, in micrometres per pixel.", "UM", type=POSITIVE, default=0.25)
+@option("--mpp", "Pixel size of the tiles, in micrometres per pixel.", "UM", type=PIXEL_SIZE, default=0.25)
 @option("--overwrite", "Replace OUT if this command made it.", is_flag=True)
 @option(
     "--workers",

@@ -38,7 +38,8 @@ def named_values(ctx: click.Context, param: click.Parameter, values: tuple[str, 
         name, _, value = text.rpartition("=")
         if not name or not value.isdecimal() or int(value) > 255:
             raise click.BadParameter(f"{text!r} must be NAME=VALUE with a value from 0 to 255, as Tumor=2")
-        labels[name] = int(value)
+        if labels.setdefault(name, int(value)) != int(value):
+            raise click.BadParameter(f"{text!r}: {name} has the label {labels[name]} already; give it one")
     return labels
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, option, pixel_progress, warn, with_options
+from safron.io.console import PIXEL_SIZE, POSITIVE, option, pixel_progress, warn, with_options
 
 from .cli_options import NAME, canvas_of, size_of, tell_size, write_options
 
@@ -61,7 +61,7 @@ classes_option = option(
     "--mpp",
     "Size of the mask's pixels, in micrometres per pixel; kept in the mask.",
     "UM",
-    type=POSITIVE,
+    type=PIXEL_SIZE,
     shown="the slide's, if it says",
 )
 @with_options(*write_options)
@@ -86,6 +86,7 @@ def from_polygons(
     centre does; later polygons cover earlier ones. Memory does not grow with the mask.
     """
     from .classes import read_table, table_of
+    from .crossing import count_crossing
     from .polygon_mask import PolygonMask, describe, layer_of, write_polygon_mask
     from .polygons import read_polygons
     from .write import check_target
@@ -142,6 +143,12 @@ def from_polygons(
     for reason, count in mask.lost(height, width).items():
         if count:
             warn(NAME, f"{count} {'nuclei are' if count > 1 else 'nucleus is'} {reason}, and not in the mask")
+    if count := count_crossing(layer.polygons):
+        warn(
+            NAME,
+            f"{count} {'outlines of nuclei cross themselves' if count > 1 else 'outline of a nucleus crosses itself'}; "
+            "what lies inside twice is left out: look at the program that made the polygons",
+        )
 
 
 @click.command(
@@ -166,7 +173,7 @@ def from_polygons(
     shown="that of the name tissue, else 0",
 )
 @option(
-    "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=POSITIVE, shown="the image's, if it says"
+    "--mpp", "Pixel size, in micrometres per pixel.", "UM", type=PIXEL_SIZE, shown="the image's, if it says"
 )
 @with_options(*write_options)
 def from_instances(

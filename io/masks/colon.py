@@ -7,10 +7,14 @@ outline of the tissue are chosen beside it. Every pixel is a pure function of th
 Glands stand on a jittered triangular lattice. The outline of a gland is a circle with harmonics, stretched along its axis::
 
     r(angle) = R (1 + sum over k of a_k cos(k angle + phase_k)),   k = 2 .. 6
+
+With a cellularity there are nuclei instead of glands and stroma, on a finer lattice: those of the epithelium stand in a row along the
+outline of their gland, pointing to its middle, and lose this order with the grade; between glands lie spindle and inflammatory ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +26,8 @@ from safron.io.hashed_noise import smooth_field, uniform
 Array = npt.NDArray[np.float64]
 
 BACKGROUND, STROMA, GLAND = 0, 1, 2
+TISSUE, EPITHELIAL, INFLAMMATORY, SPINDLE = 1, 2, 3, 4
+"""Labels of a mask with nuclei, as of CoNSeP."""
 HARMONICS = range(2, 7)
 
 
@@ -67,6 +73,13 @@ GRADES = (
 )
 """Healthy mucosa, and well, moderately and poorly differentiated adenocarcinoma."""
 
+NUCLEUS = 1 / 12
+"""Diameter of a nucleus over that of a healthy gland: 7.5 of 90 um."""
+PLACES = {EPITHELIAL: 1.0, SPINDLE: 0.35, INFLAMMATORY: 0.7}
+"""Share of places that have a nucleus at a cellularity of 1."""
+STRETCH = {EPITHELIAL: 1.5, SPINDLE: 2.4, INFLAMMATORY: 1.0}
+"""Ratio of the axes of a nucleus."""
+
 REACH = 3
 """Lattice steps from which a gland may reach a pixel."""
 
@@ -86,13 +99,16 @@ class Colon:
     density
         Share of the places in the tissue that have a gland, 0 to 1.
     overlap
-        How much further glands may grow into their neighbours than their grade has it, over half their distance.
+        How much further glands, and nuclei, may grow into their neighbours than they do without, over half their distance.
     stroma
         Share of the tissue that is stroma without glands, 0 to 1.
     outline
         "island": tissue with background around it; "full": the whole canvas is tissue.
     lumens
         Whether lumens are background; else they are part of the gland, as in the masks of CRAG and EBHI.
+    cellularity
+        Share of the places for nuclei that have one, 0 to 1. Above 0 the mask holds nuclei: tissue 1, epithelial 2,
+        inflammatory 3, spindle 4.
 
     Raises
     ------
@@ -108,6 +124,7 @@ class Colon:
     stroma: float = 0.1
     outline: Literal["island", "full"] = "island"
     lumens: bool = False
+    cellularity: float = 0.0
 
     def __post_init__(self) -> None:
         if self.grade not in range(len(GRADES)):
@@ -116,7 +133,7 @@ class Colon:
             raise BadInput(
                 f"diameter of {self.diameter:g} pixels: glands would be single pixels; give at least 16"
             )
-        for name in ("density", "overlap", "stroma"):
+        for name in ("density", "overlap", "stroma", "cellularity"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{name} {getattr(self, name):g}: must be 0 to 1")
 
@@ -136,13 +153,17 @@ class Colon:
         Returns
         -------
         npt.NDArray[np.uint8]
-            uint8 [y, x]: background 0, stroma 1, gland 2.
+            uint8 [y, x]: background 0, stroma 1, gland 2; see `cellularity` for nuclei.
         """
+        if self.cellularity:
+            return self._paint_nuclei(rows, cols)
         ys, xs = np.arange(rows.start, rows.stop, dtype=float), np.arange(cols.start, cols.stop, dtype=float)
         labels = np.full((len(ys), len(xs)), STROMA, np.uint8)
         glands, centres = np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
         for gland in self._glands(rows, cols):
-            gland.draw(glands, centres, rows.start, cols.start)
+            part, place = gland.place(rows, cols)
+            glands[part] |= place <= 1
+            centres[part] |= place <= gland.lumen
         labels[glands] = GLAND
         if self.lumens:
             labels[centres & glands] = BACKGROUND
@@ -150,13 +171,70 @@ class Colon:
             labels[self._beyond(ys, xs, grid=True)] = BACKGROUND
         return labels
 
+    def _paint_nuclei(self, rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
+        """Labels of a region of a mask with nuclei."""
+        size = self.diameter * NUCLEUS
+        more = int(3 * size) + 2
+        wide = slice(rows.start - more, rows.stop + more), slice(cols.start - more, cols.stop + more)
+        # How far each pixel is from the middle of its gland, 1 at the outline.
+        depth = np.full([part.stop - part.start for part in wide], 2.0)
+        lumen = np.zeros(depth.shape, bool)
+        for gland in self._glands(*wide):
+            part, place = gland.place(*wide)
+            depth[part] = np.minimum(depth[part], place)
+            lumen[part] |= place <= gland.lumen
+        labels = np.full(depth.shape, TISSUE, np.uint8)
+        if self.lumens:
+            labels[lumen] = BACKGROUND
+        for nucleus in self._nuclei(*wide, depth, lumen):
+            part, inside = nucleus.place(*wide)
+            labels[part][inside <= 1] = nucleus.label
+        labels = labels[more:-more, more:-more]
+        if self.outline == "island":
+            ys, xs = (np.arange(part.start, part.stop, dtype=float) for part in (rows, cols))
+            labels[self._beyond(ys, xs, grid=True)] = BACKGROUND
+        return np.ascontiguousarray(labels)
+
+    def _nuclei(
+        self, rows: slice, cols: slice, depth: Array, lumen: npt.NDArray[np.bool_]
+    ) -> Iterator[_Shape]:
+        """Give the nuclei whose centres lie in a region but for its rim, of which the depth in glands [y, x] is known."""
+        grade, size = GRADES[self.grade], self.diameter * NUCLEUS
+        pitch = 1.2 * size
+        down = pitch * 0.75**0.5
+        row, col = _lattice(rows, down), _lattice(cols, pitch)
+        place = row[:, None], col[None, :]
+        u = [uniform(self.seed, 100 + draw, *place) for draw in range(6)]
+        y = ((place[0] + 0.3 * (u[0] - 0.5)) * down).ravel()
+        x = ((place[1] + 0.5 * (place[0] % 2) + 0.3 * (u[1] - 0.5)) * pitch).ravel()
+        u = [draw.ravel() for draw in u]
+        iy, ix = (np.floor(at - part.start).astype(int) for at, part in ((y, rows), (x, cols)))
+        near = (iy >= 1) & (ix >= 1) & (iy < depth.shape[0] - 1) & (ix < depth.shape[1] - 1)
+        iy, ix = np.where(near, iy, 1), np.where(near, ix, 1)
+        at = depth[iy, ix]
+        crowd = smooth_field(self.seed, 110, y, x, 2 * self.diameter, grid=False)
+        label = np.where(at <= 1, EPITHELIAL, np.where(crowd > 1, INFLAMMATORY, SPINDLE))
+        share = np.select([label == name for name in PLACES], list(PLACES.values()))
+        # A row along the outline in healthy glands; anywhere but in the lumen where nothing is left of their order.
+        in_row = at > 0.75 - 0.9 * grade.irregularity
+        kept = near & (u[2] < self.cellularity * share) & ((label != EPITHELIAL) | (in_row & (at < 0.96)))
+        kept &= ~lumen[iy, ix]
+        inward = np.arctan2(depth[iy + 1, ix] - depth[iy - 1, ix], depth[iy, ix + 1] - depth[iy, ix - 1])
+        angle = np.where(label == EPITHELIAL, inward + 4 * grade.irregularity * (u[3] - 0.5), np.pi * u[3])
+        larger = np.where(label == EPITHELIAL, 1 + 0.5 * grade.irregularity, 0.9)
+        radius = 0.5 * size * larger * np.exp(grade.spread * 2 * (u[4] - 0.5))
+        radius = np.minimum(radius, 0.5 * pitch * (1 + self.overlap))
+        for i in np.flatnonzero(kept):
+            stretch = STRETCH[int(label[i])] * (0.85 + 0.3 * u[5][i])
+            yield _Shape(y[i], x[i], radius[i], stretch, angle[i], label=int(label[i]))
+
     def _beyond(self, y: Array, x: Array, *, grid: bool) -> npt.NDArray[np.bool_]:
         """Which pixels lie beyond the tissue."""
         coarse = smooth_field(self.seed, 60, y, x, 16 * self.diameter, grid=grid)
         fine = smooth_field(self.seed, 61, y, x, 3 * self.diameter, grid=grid)
         return np.asarray(0.95 * coarse + 0.31 * fine > 0.9)
 
-    def _glands(self, rows: slice, cols: slice) -> list[_Gland]:
+    def _glands(self, rows: slice, cols: slice) -> list[_Shape]:
         """Give the glands that may reach a region."""
         grade, pitch = GRADES[self.grade], self._pitch
         down = pitch * 0.75**0.5
@@ -183,7 +261,7 @@ class Colon:
         harmonics = np.array([1 / k for k in HARMONICS])
         harmonics = grade.irregularity * harmonics / harmonics.sum()
         return [
-            _Gland(
+            _Shape(
                 y[i],
                 x[i],
                 radius[i],
@@ -200,26 +278,25 @@ class Colon:
 
 
 @dataclass(frozen=True)
-class _Gland:
-    """A gland: centre, radius and ratio of axes, angle, (amplitude, phase) of its harmonics, lumen over the radius."""
+class _Shape:
+    """A gland or a nucleus: centre, radius, ratio of axes, angle, (amplitude, phase) of harmonics, lumen over the radius, label."""
 
     y: float
     x: float
     radius: float
     stretch: float
     angle: float
-    harmonics: tuple[tuple[float, float], ...]
-    lumen: float
+    harmonics: tuple[tuple[float, float], ...] = ()
+    lumen: float = 0.0
+    label: int = GLAND
 
-    def draw(
-        self, glands: npt.NDArray[np.bool_], centres: npt.NDArray[np.bool_], top: int, left: int
-    ) -> None:
-        """Draw it into regions [y, x] that begin at (top, left): the gland, and its lumen."""
+    def place(self, rows: slice, cols: slice) -> tuple[tuple[slice, slice], Array]:
+        """Give the part of a region that it may reach, and how far each pixel of it lies from its middle, 1 at the outline."""
         far = self.radius * self.stretch**0.5 * (1 + sum(amplitude for amplitude, _ in self.harmonics)) + 2
-        y0, y1 = max(int(self.y - far), top), min(int(self.y + far) + 1, top + glands.shape[0])
-        x0, x1 = max(int(self.x - far), left), min(int(self.x + far) + 1, left + glands.shape[1])
+        y0, y1 = max(int(self.y - far), rows.start), min(int(self.y + far) + 1, rows.stop)
+        x0, x1 = max(int(self.x - far), cols.start), min(int(self.x + far) + 1, cols.stop)
         if y0 >= y1 or x0 >= x1:
-            return
+            return np.s_[:0, :0], np.zeros((0, 0))
         dy, dx = np.arange(y0, y1)[:, None] + 0.5 - self.y, np.arange(x0, x1)[None, :] + 0.5 - self.x
         cos, sin, axis = np.cos(self.angle), np.sin(self.angle), self.stretch**0.5
         along, across = (dx * cos + dy * sin) / axis, (dy * cos - dx * sin) * axis
@@ -231,9 +308,8 @@ class _Gland:
         for amplitude, phase in self.harmonics:
             c, s = c * unit[0] - s * unit[1], s * unit[0] + c * unit[1]
             outline = outline + amplitude * (c * np.cos(phase) - s * np.sin(phase))
-        part = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-        glands[part] |= distance <= self.radius * outline
-        centres[part] |= distance <= self.radius * self.lumen * outline
+        part = np.s_[y0 - rows.start : y1 - rows.start, x0 - cols.start : x1 - cols.start]
+        return part, distance / (self.radius * outline)
 
 
 def _lattice(part: slice, pitch: float) -> npt.NDArray[np.int64]:

@@ -15,9 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-RADIUS = 1
-"""Pixels that are read around a window."""
-
 
 def find_edges(
     labels: npt.NDArray[np.uint8],

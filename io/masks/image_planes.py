@@ -10,8 +10,7 @@ memory or, where large, to a temporary file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
 
+from .image_kinds import is_tiff, silent, slide_vendor, starts, tiff_size
 from .image_notes import LOSSY_TIFF, LOSSY_VIPS, fill_of, filled_note, larger_note, lossy_note, turned_note
 from .palette import Palette
 from .pixel_size import PixelSize, from_slide, from_tiff, from_vips
@@ -173,7 +173,7 @@ class TiffPlane(ImagePlane):
         super().__init__(path, palette, use_palette=use_palette)
         import tifffile
 
-        with _silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tif:
+        with silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tif:
             if not tif.series:
                 raise BadInput("it is a TIFF without an image; was it copied completely?")
             series = tif.series[0]
@@ -384,60 +384,9 @@ def open_image(
             except NotImplementedError:  # planes apart, or the whole image in one strip
                 size = tiff_size(path)[2]
                 return VipsPlane(path, palette, use_palette=use_palette, size=size)
-        reader = BitmapPlane if _starts(path, b"BM") else VipsPlane
+        reader = BitmapPlane if starts(path, b"BM") else VipsPlane
         return reader(path, palette, use_palette=use_palette)
     except BadInput as error:
         raise BadInput(f"mask {name}: {error}") from None
     except Exception as error:  # each library has exceptions of its own
         raise BadInput(f"mask {name}: cannot read it as an image ({one_line(error)}); {ACCEPTED}") from error
-
-
-@contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Keep a library from logging a fault that it also raises as an exception."""
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-def shown_area(slide: Any) -> tuple[int, int, int, int]:
-    """Area that QuPath shows of a slide that OpenSlide has opened: y, x, height, width in pixels of level 0.
-
-    Some scanners (MRXS, SCN) scan parts of a large canvas. QuPath crops it to the bounds of these parts, and counts
-    coordinates from there.
-    """
-    names = (f"openslide.bounds-{name}" for name in ("y", "x", "height", "width"))
-    try:
-        y, x, height, width = (int(slide.properties[name]) for name in names)
-    except (KeyError, ValueError):
-        return 0, 0, slide.dimensions[1], slide.dimensions[0]
-    return y, x, height, width
-
-
-def slide_vendor(path: Path) -> str | None:
-    """Name the format by which OpenSlide knows a file; None where it does not."""
-    import openslide
-
-    vendor: str | None = openslide.OpenSlide.detect_format(path)
-    return vendor
-
-
-def is_tiff(path: Path) -> bool:
-    """Whether a file begins as a TIFF or BigTIFF does."""
-    return _starts(path, b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def tiff_size(path: Path) -> tuple[int, int, PixelSize]:
-    """Height, width and pixel size of the first image of a TIFF."""
-    import tifffile
-
-    with _silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tif:
-        page = tif.pages.first
-        return page.imagelength, page.imagewidth, from_tiff(tif)
-
-
-def _starts(path: Path, *signatures: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(4).startswith(signatures)

@@ -41,7 +41,7 @@ def circle(count: int) -> npt.NDArray[np.float64]:
 
 def find_interiors(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
     """Find pixels of nuclei without a neighbour (above, below, left, right) of another nucleus: bool [y, x]."""
-    inside = numbers != 0
+    inside: npt.NDArray[np.bool_] = numbers != 0
     for axis in (0, 1):
         first, second = (np.moveaxis(numbers, axis, 0)[part] for part in (np.s_[:-1], np.s_[1:]))
         touch = (first != second) & (first != 0) & (second != 0)

@@ -163,8 +163,9 @@ class NucleusFinder:
         """Type of each nucleus of which the sums are known."""
         mean = whole[:, 1:3] / np.maximum(whole[:, :1], 1) / 127.5 - 1
         points = np.asarray(self.codes, np.float64)[list(self.types)]
-        far = np.square(mean[:, None] - points[None]).sum(axis=2)
-        return np.asarray(self.types, np.uint8)[far.argmin(axis=1)]
+        far = np.stack([np.square(mean - point).sum(axis=1) for point in points], axis=1)
+        kinds: npt.NDArray[np.uint8] = np.asarray(self.types, np.uint8)[far.argmin(axis=1)]
+        return kinds
 
     def paint(
         self, place: Place, picture: Bytes, glass: npt.NDArray[np.bool_]

@@ -151,7 +151,7 @@ def _open_named(
         )
     if start == b"\x93NUMPY":
         return LabelMask(_holds_labels(_open_npy(path, name), name, use_palette), name, reopen)
-    if start[:4] == b"PK\x03\x04" and zipfile.is_zipfile(path):
+    if start[:2] == b"PK" and zipfile.is_zipfile(path):
         return LabelMask(_holds_labels(open_zarr(str(path), name), name, use_palette), name, reopen)
     from .image_planes import open_image  # image libraries load slowly and a Zarr mask needs none
 

@@ -20,10 +20,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
 
-LEAST_MPP, MOST_MPP = 0.001, 10_000.0
-"""Micrometres per pixel that a slide can have."""
+from safron.io.fields import LEAST_MPP, MOST_MPP
 
 MAX_PRINT_MPP = 20.0
 """Coarser resolutions in the tags of an image file are meant for printers: 72 dpi would be 353 um per pixel."""
@@ -210,6 +208,8 @@ def from_vips(image: Any) -> PixelSize:
 def from_tiff(tif: Any) -> PixelSize:
     """Pixel size of the first image of an open `tifffile.TiffFile`."""
     if tif.ome_metadata:
+        from xml.etree import ElementTree
+
         try:
             pixels = ElementTree.fromstring(tif.ome_metadata).find(".//{*}Pixels")
         except ElementTree.ParseError as error:

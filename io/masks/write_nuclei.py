@@ -96,7 +96,7 @@ def _create(
     colors = [{"label-value": label.value, "rgba": [*label.color, 255]} for label in labels]
     root = zarr.create_group(
         LocalStore(part),
-        attributes={"ome": _image("labels/class/0", mpp), "labels": meanings, "safron": about},
+        attributes={"ome": multiscale("labels/class/0", mpp), "labels": meanings, "safron": about},
     )
     ome = {"version": "0.5", "labels": ["class", "instance"]}
     group = root.create_group("labels", attributes={"ome": ome})
@@ -105,7 +105,7 @@ def _create(
         ("class", "uint8", fill, {"colors": colors}),
         ("instance", "uint32", 0, {}),
     ):
-        image = group.create_group(name, attributes={"ome": _image("0", mpp) | {"image-label": more}})
+        image = group.create_group(name, attributes={"ome": multiscale("0", mpp) | {"image-label": more}})
         made.append(
             image.create_array(
                 "0",
@@ -129,9 +129,14 @@ def _create(
     return classes, instances
 
 
-def _image(path: str, mpp: float | None) -> dict[str, Any]:
+def multiscale(path: str, mpp: float | None, axes: str = "yx") -> dict[str, Any]:
     """Metadata of an OME-Zarr image of one level."""
-    axes = [{"name": name, "type": "space"} | ({"unit": "micrometer"} if mpp else {}) for name in "yx"]
-    scale = [{"type": "scale", "scale": [mpp or 1.0] * 2}]
-    level = {"path": path, "coordinateTransformations": scale}
-    return {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
+    kinds = {"c": "channel"}
+    described = [
+        {"name": name, "type": kinds.get(name, "space")}
+        | ({"unit": "micrometer"} if mpp and name != "c" else {})
+        for name in axes
+    ]
+    scale = [1.0 if name == "c" else mpp or 1.0 for name in axes]
+    level = {"path": path, "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    return {"version": "0.5", "multiscales": [{"axes": described, "datasets": [level]}]}

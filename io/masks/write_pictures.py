@@ -21,6 +21,7 @@ from safron.io.synthesis.draw import Picture
 from zarr.storage import LocalStore
 
 from .write import CHUNK, blocks, write_blocks
+from .write_nuclei import multiscale
 
 Draw = Callable[[int, int, int, int], Picture]
 
@@ -114,14 +115,14 @@ def _is_ours(path: Path) -> bool:
 def _create(
     part: Path, height: int, width: int, mpp: float | None, about: dict[str, Any]
 ) -> tuple[zarr.Array[Any], zarr.Array[Any], zarr.Array[Any]]:
-    attributes = {"ome": _multiscale("labels/class/0", mpp), "labels": NUCLEUS_LABELS, ABOUT: about}
+    attributes = {"ome": multiscale("labels/class/0", mpp), "labels": NUCLEUS_LABELS, ABOUT: about}
     root = zarr.create_group(LocalStore(part), attributes=attributes)
     names = {"version": "0.5", "labels": ["class", "instance"]}
     labels = root.create_group("labels", attributes={"ome": names})
-    image = root.create_group("image", attributes={"ome": _multiscale("0", mpp, "yxc")})
+    image = root.create_group("image", attributes={"ome": multiscale("0", mpp, "yxc")})
     made = [_array(image, (height, width, 3), "uint8", ("y", "x", "c"))]
     for name, kind in (("class", "uint8"), ("instance", "uint32")):
-        group = labels.create_group(name, attributes={"ome": _multiscale("0", mpp) | {"image-label": {}}})
+        group = labels.create_group(name, attributes={"ome": multiscale("0", mpp) | {"image-label": {}}})
         made.append(_array(group, (height, width), kind, ("y", "x")))
     return made[0], made[1], made[2]
 
@@ -137,16 +138,3 @@ def _array(group: zarr.Group, shape: tuple[int, ...], dtype: str, names: tuple[s
         dimension_names=names,
         config={"write_empty_chunks": False},
     )
-
-
-def _multiscale(path: str, mpp: float | None, axes: str = "yx") -> dict[str, Any]:
-    """Metadata of an OME-Zarr image of one level."""
-    kinds = {"c": "channel"}
-    described = [
-        {"name": name, "type": kinds.get(name, "space")}
-        | ({"unit": "micrometer"} if mpp and name != "c" else {})
-        for name in axes
-    ]
-    scale = [1.0 if name == "c" else mpp or 1.0 for name in axes]
-    level = {"path": path, "coordinateTransformations": [{"type": "scale", "scale": scale}]}
-    return {"version": "0.5", "multiscales": [{"axes": described, "datasets": [level]}]}

@@ -145,6 +145,8 @@ def plane_of(source: Any, name: str, kind: str = "") -> ArrayPlane:
         raise
     except Exception as error:  # metadata may have any form
         raise BadInput(f"mask {name}: cannot use it: {one_line(error)}") from error
+    if 0 in plane.chunks and 0 not in plane.shape:
+        raise BadInput(f"mask {name}: it declares chunks without a pixel; correct its metadata")
     if plane.dtype.kind not in "bui":
         raise BadInput(
             f"mask {name}: it holds {plane.dtype}; labels are whole numbers, 0 to 255: convert it to uint8"

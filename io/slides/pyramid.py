@@ -100,8 +100,8 @@ class Pyramid:
         most = max(self.height, self.width).bit_length()
         if not 1 <= self.level_count <= min(most, MAX_LEVELS):
             raise BadInput(
-                f"{self.level_count} levels for {self.height} x {self.width} pixels: halving allows 1 to "
-                f"{min(most, MAX_LEVELS)}; ask for fewer, or for auto"
+                f"--level-count {self.level_count}: {self.width} x {self.height} pixels can be halved to 1 to "
+                f"{min(most, MAX_LEVELS)} levels; give one of these, or auto"
             )
 
     @classmethod

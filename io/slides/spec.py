@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from safron.io.errors import BadInput
+from safron.io.fields import LEAST_MPP, MOST_MPP
 
 from .pyramid import Pyramid
 
@@ -155,7 +156,7 @@ def check_mpp(mpp: float | None) -> None:
     BadInput
         If it is not 0.001 to 10,000.
     """
-    if mpp is not None and not 0.001 <= mpp <= 10_000:
+    if mpp is not None and not LEAST_MPP <= mpp <= MOST_MPP:
         raise BadInput(f"mpp {mpp}: micrometres per pixel must be 0.001 to 10000; try 0.5")
 
 

@@ -139,6 +139,7 @@ def cut_tiles(
             tiles, shapes=[mask.shape for mask in masks], names=names, shares=options.shares, by=options.by,
             size=options.size, gap=options.gap, seed=options.seed,
         )  # fmt: skip
+        _tell_shares(splits, options, warn)
         told = [
             _facts(slide, mask, name, warn) for slide, mask, name in zip(slides, masks, names, strict=True)
         ]

@@ -142,8 +142,9 @@ class TrainConfig:
     epoch_stride: Count = 200
     # The paper's training tile is `grid` x `grid` stitched patches.
     grid: Count = 3
-    # `networks.ScalesDiscriminator` or `networks.TileDiscriminator`, and first channels and halvings of the latter.
-    discriminator_network: Literal["scales", "pix2pix"] = "scales"
+    # `ScalesDiscriminator`, `TileDiscriminator` (whose first channels and halvings follow) or `ProjectedDiscriminator` (whose
+    # first channels are the first of `discriminator_widths`) of `discriminators`.
+    discriminator_network: Literal["scales", "pix2pix", "projected"] = "scales"
     # The discriminator sees the stitched tile, or each patch by itself.
     discriminator_input: Literal["tile", "patch"] = "tile"
     discriminator_base: Count = 64
@@ -158,11 +159,6 @@ class TrainConfig:
     float16: bool = False
     # Pixel size of pairs in micrometres, before they are brought to the model's; none: what their files say.
     image_mpp: Mpp | None = None
-    # First channels of a third network of "scales", at a quarter of the scale, which sees glands whole; 0 for none.
-    discriminator_whole: NotNegative = 0
-    # Whether hidden layers of "scales" after the first have an instance norm, as in SPADE (Park et al., 2019). Without, what
-    # differs between real and generated texture is small beside what differs between stains, and is learnt slowly.
-    discriminator_norms: bool = False
     # Steps at the start in which only the discriminator learns, for a generator that begins with another's weights.
     generator_delay: NotNegative = 0
 
@@ -298,7 +294,7 @@ def check_config(config: TrainConfig, source: str = "settings") -> TrainConfig:
     cell_fits = c.anchor_cell > 0 and (c.anchor_cell <= c.tile_side or not any(c.anchor_weight))
     # The two networks of "scales" halve four times; "pix2pix" adds two convolutions and a norm, which needs two pixels.
     pix2pix = c.discriminator_network == "pix2pix"
-    left = c.discriminator_side >> (c.discriminator_levels if pix2pix else 4 + (c.discriminator_whole > 0))
+    left = c.discriminator_side >> (c.discriminator_levels if pix2pix else 4)
     in_order = "label values must be 0, 1, 2, ... in order, up to 255; renumber the masks"
     whole = "the seamless network has no patches in training: leave it out, or choose --preset safron"
     multiple = f"give a multiple of {m.alignment}, which is model.alignment"

@@ -24,7 +24,7 @@ from safron.io.errors import BadInput, Failed, one_line
 from safron.io.files import is_foreign
 from safron.io.masks.annotations import DrawingRules, read_geojson
 from safron.io.masks.drawing import Drawing
-from safron.io.masks.image_planes import shown_area
+from safron.io.masks.image_kinds import shown_area
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.masks.pixel_size import from_slide

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import POSITIVE, debug_option, option
+from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
 
@@ -27,7 +27,7 @@ PATH = click.Path(path_type=Path)
     type=click.Choice([*DATA_SETS]),
     shown="pairs",
 )
-@option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=POSITIVE, shown="0.5")
+@option("--mpp", "Pixel size to train at, in micrometres.", "UM", type=PIXEL_SIZE, shown="0.5")
 @option(
     "--norm",
     "pixel normalizes each pixel, so that patches agree; group takes statistics over a patch, as SDM.",

@@ -158,16 +158,13 @@ def export_network(
     Failed
         The file and PyTorch differ.
     """
-    if (beside := out.with_suffix(".json")).exists():
-        raise BadInput(
-            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
-        )
+    refuse_card_beside(out)
     if usual is not None and usual > steps:
         raise BadInput(f"--usual-steps {usual}: must be at most {steps}, the number of --steps")
     if tile % 4:
         raise BadInput(f"--tile {tile}: must be a multiple of 4, by which the network reduces")
     wrapped = Contract(network.eval(), config).eval()
-    graph = _trace(wrapped, _example(config, tile))
+    graph = trace(wrapped, dict(zip(INPUTS, _example(config, tile), strict=False)))
     onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
 
@@ -192,10 +189,7 @@ def export_network(
             f"{card['parity_of_five_steps']:.3g} grey levels after five; nothing was written; try other versions of torch and "
             "onnxruntime"
         )
-    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
-        file.write(graph.SerializeToString())
+    write_graph(graph, card, out)
     return card
 
 
@@ -248,26 +242,43 @@ def _edges_of(labels: npt.NDArray[np.uint8], config: DiffusionConfig) -> tuple[n
     return (find_edges(np.pad(labels[0], 1, "edge"), config.nuclei, None)[None, None],)
 
 
-def _trace(wrapped: nn.Module, window: tuple[npt.NDArray[Any], ...]) -> onnx.ModelProto:
-    """Turn the network into a graph for any number of patches of any size."""
+def refuse_card_beside(out: Path) -> None:
+    """Raise `BadInput` if a card lies where that of `out` would be looked for."""
+    if (beside := out.with_suffix(".json")).exists():
+        raise BadInput(
+            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
+        )
+
+
+def write_graph(graph: onnx.ModelProto, card: dict[str, Any], out: Path) -> None:
+    """Write a graph with its card."""
+    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as file:
+        file.write(graph.SerializeToString())
+
+
+def trace(wrapped: nn.Module, window: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
+    """Turn a network into a graph for any number of patches of any size; `window` holds its inputs by name, in their order."""
     axes = {
         "labels": {0: "n", 1: "height", 2: "width"},
+        "style": {0: "n"},
         "xt": {0: "n", 2: "height", 3: "width"},
         "t": {0: "n"},
         "edges": {0: "n", 2: "height", 3: "width"},
         "prediction": {0: "n", 1: "out_height", 2: "out_width"},
     }
-    names, buffer = [*INPUTS[: len(window)]], io.BytesIO()
+    buffer = io.BytesIO()
     with warnings.catch_warnings():
         # The exporter that traces is deprecated, but the other one needs another package.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             wrapped,
-            tuple(torch.from_numpy(array) for array in window),
+            tuple(torch.from_numpy(array) for array in window.values()),
             buffer,  # type: ignore[arg-type]
-            input_names=names,
+            input_names=[*window],
             output_names=["prediction"],
-            dynamic_axes={name: axes[name] for name in (*names, "prediction")},
+            dynamic_axes={name: axes[name] for name in (*window, "prediction")},
             opset_version=OPSET,
             dynamo=False,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -49,16 +51,51 @@ def sample(
     """
     drawn = None if edges is None else torch.from_numpy(edges)
     known = condition_of(torch.from_numpy(labels), drawn, len(config.labels))
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        made: Tensor = network(x, t, known)
+        return made + guidance * (made - network(x, t, torch.zeros_like(known))) if guidance else made
+
+    return sample_pictures(predict, labels.shape, prediction=config.prediction, steps=steps, seed=seed)
+
+
+@torch.no_grad()
+def sample_pictures(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    shape: tuple[int, ...],
+    *,
+    prediction: str,
+    steps: int,
+    seed: int,
+) -> npt.NDArray[np.uint8]:
+    """Sample pictures by DDIM.
+
+    Parameters
+    ----------
+    predict
+        Takes noisy pictures float32 [n, 3, y, x] and times [n].
+    shape
+        Number, height and width of the pictures.
+    prediction
+        What is predicted, see `DiffusionConfig`.
+    steps
+        Of sampling.
+    seed
+        Of the noise.
+
+    Returns
+    -------
+    npt.NDArray[np.uint8]
+        RGB uint8 [n, y, x, 3].
+    """
+    count, height, width = shape
     rng = np.random.default_rng(seed)
-    x = torch.from_numpy(rng.standard_normal((len(labels), 3, *labels.shape[1:]), np.float32))
+    x = torch.from_numpy(rng.standard_normal((count, 3, height, width), np.float32))
     alphas, times = linear_alphas(), sampling_times(steps)
-    for number, time in enumerate(times):
+    for number, now in enumerate(times):
         after = alphas[times[number + 1]] if number + 1 < steps else 1.0
-        t = torch.full((len(labels),), float(time))
-        made = network(x, t, known)
-        if guidance:
-            made = made + guidance * (made - network(x, t, torch.zeros_like(known)))
-        x = ddim(x, made, config.prediction, float(alphas[time]), float(after))
+        made = predict(x, torch.full((count,), float(now)))
+        x = ddim(x, made, prediction, float(alphas[now]), float(after))
     levels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
     return np.asarray(levels.permute(0, 2, 3, 1).numpy())
 

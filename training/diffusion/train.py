@@ -6,31 +6,27 @@ follows from the seed and its number, so a run that continues does what it would
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from safron.io.errors import BadInput, Failed
-from safron.io.files import replacing
+from safron.io.errors import BadInput
 from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import TrainConfig
 from safron.training.data import Source, open_source, split
 from torch import Tensor, nn
 
 from .network import SemanticUNet, condition_of
-from .process import TIMES, add_noise, linear_alphas, target_of, to_picture
+from .process import TIMES, add_noise, target_of, to_picture
+from .running import Learner, load_checkpoint, refuse_other_run, take_steps, write_rows
 from .sample import sample
 from .settings import NULL_LABEL, DiffusionConfig, config_from_json
 
-FORMAT = 1
+KIND = "diffusion"
 WARM_UP = 50
 SHEET_STEPS = 20
 
@@ -40,8 +36,8 @@ def make_network(config: DiffusionConfig) -> SemanticUNet:
     return SemanticUNet(config.conditions, config.widths, config.blocks, config.norm)
 
 
-class Trainer:
-    """Network, optimizer and moving average; each call of `step` is one step of training.
+class Trainer(Learner[SemanticUNet]):
+    """Learns pictures of tissue; each call of `step` is one step of training.
 
     Parameters
     ----------
@@ -50,62 +46,22 @@ class Trainer:
     """
 
     def __init__(self, config: DiffusionConfig) -> None:
-        torch.manual_seed(config.seed)
-        self.config, self.done = config, 0
-        self.network, self.average = make_network(config), make_network(config)
-        self.average.load_state_dict(self.network.state_dict())
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.rate)
-        self.alphas = torch.from_numpy(linear_alphas()).float()
+        super().__init__(config, lambda: make_network(config), WARM_UP)
+        self.config = config
 
     def step(self, source: Source) -> float:
         """Take one step, and return the loss."""
-        config = self.config
-        rng = np.random.default_rng([config.seed, 7, self.done])
+        config, rng = self.config, self.random()
         images, labels, edges = draw_crops(source, config, rng)
         picture, times = to_picture(images), torch.from_numpy(rng.integers(0, TIMES, config.batch))
         noise = torch.from_numpy(rng.standard_normal(picture.shape, np.float32))
         alpha = self.alphas[times]
-        self._set_rate()
         made = self.network(
             add_noise(picture, noise, alpha),
             times.float(),
             condition_of(torch.from_numpy(labels), edges, len(config.labels)),
         )
-        loss = (made - target_of(config.prediction, picture, noise, alpha)).square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        self.done += 1
-        self._average()
-        return float(loss.detach())
-
-    def _set_rate(self) -> None:
-        late = self.done >= 0.8 * self.config.steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate * min(1.0, (self.done + 1) / WARM_UP) * (0.2 if late else 1.0)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Follow the weights; at first fast, so that the average forgets where they began."""
-        keep = min(self.config.ema, (1 + self.done) / (10 + self.done))
-        for mean, own in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(own, 1 - keep)
-
-    def state(self) -> dict[str, Any]:
-        """Return all that a checkpoint keeps."""
-        return {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load(self, state: dict[str, Any], step: int) -> None:
-        """Go on from a checkpoint."""
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = step
+        return self.learn((made - target_of(config.prediction, picture, noise, alpha)).square().mean())
 
 
 def draw_crops(
@@ -188,8 +144,7 @@ def fit(
         `out` holds a run and `resume` was not given, or the data cannot be used.
     """
     checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists() and not resume:
-        raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
+    refuse_other_run(checkpoint, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config)
     if resume:
@@ -198,34 +153,11 @@ def fit(
             raise BadInput(f"{checkpoint} was made with other settings; leave them out to continue as it was")
         trainer.load(state, step)
     trained, held_out = split(open_data(data, config, facts or DataFacts(), None), config.held_out)
-    log, start, losses = out / "log.jsonl", time.monotonic(), list[float]()
-    while trainer.done < config.steps:
-        losses.append(trainer.step(trained))
-        late = minutes is not None and time.monotonic() - start > 60 * minutes
-        if trainer.done % 50 == 0:
-            entry = {"step": trainer.done, "loss": round(sum(losses) / len(losses), 5)}
-            entry["minutes"] = round((time.monotonic() - start) / 60, 2)
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            tell(f"step {trainer.done} of {config.steps}, loss {entry['loss']}")
-            losses.clear()
-        if trainer.done % save_every == 0 or late or trainer.done == config.steps:
-            save_run(checkpoint, trainer)
-        if trainer.done % (5 * save_every) == 0 or late or trainer.done == config.steps:
-            write_sheet(out / f"sheet-{trainer.done:06d}.png", trainer.average, held_out, config)
-        if late:
-            break
+    take_steps(
+        trainer, lambda: trainer.step(trained), out, kind=KIND, minutes=minutes, save_every=save_every, tell=tell,
+        sheet=lambda path: write_sheet(path, trainer.average, held_out, config),
+    )  # fmt: skip
     return checkpoint
-
-
-def save_run(path: Path, trainer: Trainer) -> None:
-    """Write a checkpoint; it appears whole or not at all."""
-    about = {"kind": "diffusion", "format": FORMAT, "step": trainer.done, "config": trainer.config.to_json()}
-    try:
-        with replacing(path) as file:
-            torch.save({"about": json.dumps(about), "state": trainer.state()}, file)
-    except (OSError, RuntimeError) as error:
-        raise Failed(f"{path}: cannot save step {trainer.done} ({error}); make room on its disk") from error
 
 
 def load_run(path: Path) -> tuple[DiffusionConfig, int, dict[str, Any]]:
@@ -236,14 +168,10 @@ def load_run(path: Path) -> tuple[DiffusionConfig, int, dict[str, Any]]:
     BadInput
         It is missing, or no checkpoint of a diffusion model.
     """
-    with suppress(Exception):  # what a foreign file raises depends on its first bytes
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        about = json.loads(kept["about"])
-        if about["kind"] == "diffusion" and about["format"] == FORMAT:
-            return config_from_json(about["config"], str(path)), about["step"], kept["state"]
-    raise BadInput(
-        f"{path} is not a checkpoint of a diffusion model; give a .pt file of safron-train diffusion"
+    config, step, state = load_checkpoint(
+        path, KIND, words="a diffusion model; give a .pt file of safron-train diffusion"
     )
+    return config_from_json(config, str(path)), step, state
 
 
 def write_sheet(path: Path, network: nn.Module, held_out: Source, config: DiffusionConfig) -> None:
@@ -262,6 +190,4 @@ def write_sheet(path: Path, network: nn.Module, held_out: Source, config: Diffus
         for guidance in (0.0, 1.5)
     ]
     rows = [colors[labels], np.stack([crop.image for crop in crops]), *made]
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
-    with replacing(path) as file:
-        file.write(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+    write_rows(path, rows)

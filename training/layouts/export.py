@@ -7,9 +7,6 @@ compared where they overlap.
 
 from __future__ import annotations
 
-import io
-import json
-import warnings
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -21,8 +18,8 @@ import onnx
 import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
-from safron.io.files import replacing
 from safron.io.masks.nucleus_code import circle
+from safron.training.diffusion.export import PARITY_LIMIT, refuse_card_beside, trace, write_graph
 from safron.training.diffusion.network import one_hot_of
 from safron.training.diffusion.process import linear_alphas, sampling_times
 from torch import Tensor, nn
@@ -31,12 +28,8 @@ from .network import LayoutUNet
 from .settings import LayoutConfig
 from .train import load_run, make_network
 
-OPSET = 17
 TILE = 512
 MULTIPLE = 8
-PARITY_LIMIT = 1e-3
-"""Largest difference that is accepted between ONNX Runtime and PyTorch, of a prediction."""
-
 INPUTS = ("labels", "style", "xt", "t")
 
 
@@ -107,14 +100,11 @@ def export_network(
     Failed
         The file and PyTorch differ.
     """
-    if (beside := out.with_suffix(".json")).exists():
-        raise BadInput(
-            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
-        )
+    refuse_card_beside(out)
     if tile % MULTIPLE:
         raise BadInput(f"--tile {tile}: must be a multiple of {MULTIPLE}, by which the network reduces")
     wrapped = Contract(network.eval(), config).eval()
-    graph = _trace(wrapped, example(config, 64))
+    graph = trace(wrapped, example(config, 64))
     onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
 
@@ -134,10 +124,7 @@ def export_network(
             f"the exported file and PyTorch differ by {card['parity_max_abs']:.3g}; nothing was written; try other versions of "
             "torch and onnxruntime"
         )
-    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
-        file.write(graph.SerializeToString())
+    write_graph(graph, card, out)
     return card
 
 
@@ -187,32 +174,6 @@ def example(config: LayoutConfig, tile: int, *, seed: int = 0) -> dict[str, npt.
     style = rng.integers(0, 2, (1, len(config.types))).astype(np.float32)
     xt = rng.standard_normal((1, 3, side, side), np.float32)
     return dict(zip(INPUTS, (labels, style, xt, np.array([400.0], np.float32)), strict=True))
-
-
-def _trace(wrapped: nn.Module, window: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
-    """Turn the network into a graph for any number of patches of any size."""
-    axes = {
-        "labels": {0: "n", 1: "height", 2: "width"},
-        "style": {0: "n"},
-        "xt": {0: "n", 2: "height", 3: "width"},
-        "t": {0: "n"},
-        "prediction": {0: "n", 1: "out_height", 2: "out_width"},
-    }
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The exporter that traces is deprecated, but the other one needs another package.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            wrapped,
-            tuple(torch.from_numpy(array) for array in window.values()),
-            buffer,  # type: ignore[arg-type]
-            input_names=list(INPUTS),
-            output_names=["prediction"],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    return onnx.load_model_from_string(buffer.getvalue())
 
 
 def _overlap_mismatch(run: Any, config: LayoutConfig) -> float:

@@ -119,7 +119,6 @@ def export_refiner(
     refiner = RefinerContract(networks["refiner"]).eval()
     encoder = EncoderContract(networks["style"], config.style_size, used=config.use_style).eval()
     square = {"image": _picture(config.reference, 0)}
-    side = config.reference
     encoder_graph = _traced(encoder, square, "style", {"image": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}})
     window = _window(config, TILE, style, field=field)
     sides = {"labels": {0: "n", 1: "h", 2: "w"}, "initial": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}}
@@ -130,24 +129,11 @@ def export_refiner(
     if not parity <= PARITY_LIMIT:
         raise Failed(f"the exported file and PyTorch differ by {parity:.3g} of 255; nothing was written")
     encoder_file = out.with_name(f"{out.stem}-style.onnx")
-    card: dict[str, Any] = {
-        "version": "1",
+    card = _card(config, encoder_file, style, mpp=mpp, field=field) | {
         "name": name,
-        "tile": {"multiple_of": 1, "default": TILE},
-        "context": CONTEXT,
-        "labels": LABELS,
-        "initial": {},
-        "style": {
-            "numbers": [f"style {number}" for number in range(config.style_size)],
-            "default": [float(value) for value in style],
-            "encoder": {"file": encoder_file.name, "side": side, "mpp": mpp},
-            "field": field,
-        },
-        "mpp": mpp,
         "licence": licence,
         "trained_on": trained_on,
         "steps": steps,
-        "config_sha256": config.sha256(),
         "parity_max_abs": parity,
         "overlap_mismatch": _overlap_mismatch(graph, config, style, field=field),
     }
@@ -157,6 +143,27 @@ def export_refiner(
         with replacing(path) as file:
             file.write(made.SerializeToString())
     return card
+
+
+def _card(
+    config: RefinerConfig, encoder: Path, style: Sequence[float], *, mpp: float, field: bool
+) -> dict[str, Any]:
+    """Describe the inputs of a refiner."""
+    return {
+        "version": "1",
+        "tile": {"multiple_of": 1, "default": TILE},
+        "context": CONTEXT,
+        "labels": LABELS,
+        "initial": {},
+        "style": {
+            "numbers": [f"style {number}" for number in range(config.style_size)],
+            "default": [float(value) for value in style],
+            "encoder": {"file": encoder.name, "side": config.reference, "mpp": mpp},
+            "field": field,
+        },
+        "mpp": mpp,
+        "config_sha256": config.sha256(),
+    }
 
 
 def _picture(side: int, seed: int) -> npt.NDArray[np.uint8]:

@@ -44,7 +44,7 @@ def _labels(text: str) -> tuple[int, ...]:
 class DiceOptions:
     """All options of a study, with their defaults."""
 
-    model: str = setting("safron-seamless", "Generator of the synthetic images.", "NAME|FILE")
+    model: str = setting("safron-tissue", "Generator of the synthetic images.", "NAME|FILE")
     data_set: str | None = setting(
         None,
         "Layout of DATA and meaning of its masks, as safron-train fit takes it.",
@@ -63,7 +63,7 @@ class DiceOptions:
     )
     segmenter: Segmenter = setting("small-unet", "Network that is trained.")
     width: Count | None = setting(
-        None, "Channels of its first layer; the others follow.", "N", shown="64; 16 for small-unet"
+        None, "Number of channels of its first layer; the others follow.", "N", shown="64; 16 for small-unet"
     )
     held_out: Share = setting(
         0.1,

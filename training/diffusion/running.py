@@ -1,0 +1,205 @@
+"""What do runs of diffusion models share, whatever they learn: steps, checkpoints, log and sheets?
+
+Everything random in a step follows from the seed and its number, so a run that continues does what it would have done.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from safron.io.errors import BadInput, Failed
+from safron.io.files import replacing
+from torch import Tensor, nn
+
+from .process import linear_alphas
+
+FORMAT = 1
+
+Network = TypeVar("Network", bound=nn.Module)
+Tell = Callable[[str], None]
+
+
+class Settings(Protocol):
+    """Settings of a run, as far as its steps depend on them; see `DiffusionConfig`."""
+
+    @property
+    def seed(self) -> int:
+        """Of the weights, and of all steps."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Of the run."""
+        ...
+
+    @property
+    def rate(self) -> float:
+        """Learning rate."""
+        ...
+
+    @property
+    def ema(self) -> float:
+        """Share of the moving average that a step keeps."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all settings as JSON values."""
+        ...
+
+
+class Learner(Generic[Network]):
+    """Network, optimizer and moving average.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    make
+        Makes the network.
+    warm_up
+        Steps in which the learning rate rises.
+    """
+
+    def __init__(self, settings: Settings, make: Callable[[], Network], warm_up: int) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.warm_up, self.done = settings, warm_up, 0
+        self.network, self.average = make(), make()
+        self.average.load_state_dict(self.network.state_dict())
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.rate)
+        self.alphas = torch.from_numpy(linear_alphas()).float()
+
+    def random(self) -> np.random.Generator:
+        """Return the random numbers of the next step."""
+        return np.random.default_rng([self.settings.seed, 7, self.done])
+
+    def learn(self, loss: Tensor) -> float:
+        """Take a step down the loss, and return it."""
+        late = self.done >= 0.8 * self.settings.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = (
+                self.settings.rate * min(1.0, (self.done + 1) / self.warm_up) * (0.2 if late else 1.0)
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.done += 1
+        self._average()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Follow the weights; at first fast, so that the average forgets where they began."""
+        keep = min(self.settings.ema, (1 + self.done) / (10 + self.done))
+        for mean, own in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(own, 1 - keep)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a checkpoint keeps."""
+        return {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer")}
+
+    def load(self, state: dict[str, Any], step: int) -> None:
+        """Go on from a checkpoint."""
+        for name in ("network", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.done = step
+
+
+def take_steps(
+    learner: Learner[Any],
+    step: Callable[[], float],
+    out: Path,
+    *,
+    kind: str,
+    sheet: Callable[[Path], None],
+    minutes: float | None,
+    save_every: int,
+    tell: Tell,
+) -> None:
+    """Train until the settings' last step, or so many minutes long.
+
+    Parameters
+    ----------
+    learner
+        Learns in `step`.
+    step
+        Takes one step, and returns the loss.
+    out
+        Folder of the run, which exists: ``checkpoint.pt``, ``log.jsonl``, ``sheet-NNNNNN.png``.
+    kind
+        Of checkpoint, see `save_checkpoint`.
+    sheet
+        Writes a sample sheet.
+    minutes
+        Stop after so long.
+    save_every
+        Steps from one checkpoint to the next, and a fifth of those from one sheet to the next.
+    tell
+        Takes a line now and then.
+    """
+    log, start, losses = out / "log.jsonl", time.monotonic(), list[float]()
+    while learner.done < learner.settings.steps:
+        losses.append(step())
+        late = minutes is not None and time.monotonic() - start > 60 * minutes
+        if learner.done % 50 == 0:
+            entry = {"step": learner.done, "loss": round(sum(losses) / len(losses), 5)}
+            entry["minutes"] = round((time.monotonic() - start) / 60, 2)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            tell(f"step {learner.done} of {learner.settings.steps}, loss {entry['loss']}")
+            losses.clear()
+        last = late or learner.done == learner.settings.steps
+        if learner.done % save_every == 0 or last:
+            save_checkpoint(out / "checkpoint.pt", kind, learner)
+        if learner.done % (5 * save_every) == 0 or last:
+            sheet(out / f"sheet-{learner.done:06d}.png")
+        if late:
+            break
+
+
+def save_checkpoint(path: Path, kind: str, learner: Learner[Any]) -> None:
+    """Write a checkpoint; it appears whole or not at all."""
+    about = {"kind": kind, "format": FORMAT, "step": learner.done, "config": learner.settings.to_json()}
+    try:
+        with replacing(path) as file:
+            torch.save({"about": json.dumps(about), "state": learner.state()}, file)
+    except (OSError, RuntimeError) as error:
+        raise Failed(f"{path}: cannot save step {learner.done} ({error}); make room on its disk") from error
+
+
+def load_checkpoint(path: Path, kind: str, *, words: str) -> tuple[Any, int, dict[str, Any]]:
+    """Read a checkpoint: settings as JSON values, steps done, and state.
+
+    Raises
+    ------
+    BadInput
+        It is missing, or of another kind; `words` say which kind of file is needed.
+    """
+    with suppress(Exception):  # what a foreign file raises depends on its first bytes
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        about = json.loads(kept["about"])
+        if about["kind"] == kind and about["format"] == FORMAT:
+            return about["config"], about["step"], kept["state"]
+    raise BadInput(f"{path} is not a checkpoint of {words}")
+
+
+def refuse_other_run(checkpoint: Path, *, resume: bool) -> None:
+    """Raise `BadInput` if there is a run that is not to be continued."""
+    if checkpoint.exists() and not resume:
+        raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
+
+
+def write_rows(path: Path, rows: Iterable[npt.NDArray[np.uint8]]) -> None:
+    """Write rows of pictures, uint8 [n, y, x, 3] each, as one PNG."""
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    with replacing(path) as file:
+        file.write(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
