@@ -17,6 +17,7 @@ import zarr
 from masks import blobs
 from onnx_models import CARD, write_onnx
 from safron.engine.stains.looks import stain_change
+from safron.engine.stains.stain import DRAWN
 
 Run = Callable[..., dict[str, Any]]
 
@@ -141,7 +142,7 @@ def test_stains(run: Run, here: Path) -> None:
     tifffile.imwrite("slide.tiff", image)
     for seed in range(8):
         changed = image.copy()
-        change = stain_change(f"random:{seed}", seed=0)
+        change = stain_change(f"random:{seed}", seed=0, source=DRAWN["safron-tissue"])
         assert change is not None
         change.apply(changed, 0, 0)
         cv2.imwrite(f"a{seed}-1.png", changed[..., ::-1])

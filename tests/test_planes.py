@@ -112,7 +112,7 @@ def test_an_onnx_file_with_edges_renders(tmp_path: Path) -> None:
     [
         ({"edges": {}}, False, "input 'edges' must be tensor(uint8), found no such input"),
         ({}, True, "unknown inputs ['edges']; its card names 'labels'"),
-        ({"edges": {"of": "cells"}}, True, "edges.of 'cells' must be 'labels' or 'instances'"),
+        ({"edges": {"of": "cells"}}, True, "edges.of 'cells' must be 'labels', 'instances' or 'image'"),
     ],
 )
 def test_card_and_graph_must_agree(tmp_path: Path, card: dict[str, Any], edges: bool, says: str) -> None:

@@ -125,7 +125,7 @@ def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfi
 @option("--steps", "Number of sampling steps on the card.", "N", type=click.IntRange(1, 1000), default=20)
 @option(
     "--usual-steps",
-    "How many of them a render takes without --steps.",
+    "Number of them that a render takes without --steps.",
     "N",
     called="usual",
     type=COUNT,
