@@ -172,7 +172,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--tile", type=int, help="of the model, in pixels; a small square costs less with 256")
+    parser.add_argument(
+        "--tile", type=int, help="of the model, in pixels; a small square costs less with 256"
+    )
     chosen = parser.parse_args()
     kinds, side = chosen.types.split(","), chosen.side
     chosen.out.mkdir(parents=True, exist_ok=True)
