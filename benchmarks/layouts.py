@@ -172,6 +172,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--tile", type=int, help="of the model, in pixels; a small square costs less with 256"
+    )
     chosen = parser.parse_args()
     kinds, side = chosen.types.split(","), chosen.side
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +194,7 @@ def main() -> None:
         plan = plan_nuclei(
             kinds, tissue=tissue, model=chosen.model, classes="types", seed=chosen.seed, steps=chosen.steps
         )
-        make_nuclei(plan, made, workers=chosen.workers)
+        make_nuclei(plan, made, workers=chosen.workers, tile=chosen.tile)
     real = open_mask(chosen.nuclei)
     nuclei = {"real": Nuclei(real, rows, cols)}
     if chosen.other:

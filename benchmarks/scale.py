@@ -79,7 +79,7 @@ def bench_canvas(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "peak_mib": round(made["peak_bytes"] / 2**20),
             "projected_mib": round(made["projected_bytes"] / 2**20),
             "seconds": round(made["seconds"], 1),
-            "mpx_per_s": round(made["megapixels_per_second"], 1),
+            "mpx_per_s": float(f"{made['megapixels_per_second']:.3g}"),
             "scratch_bytes_per_px": round(scratch.peak / side / side, 3),
             "slide_gb": round(made["output_bytes"] / 1e9, 2),
         })  # fmt: skip

@@ -3,12 +3,14 @@
     python benchmarks/stains.py reference slide.tiff            # what the generator draws; REFERENCE in engine/stains/stain.py
     python benchmarks/stains.py real EBHI                       # REAL_MEAN and REAL_SPREAD in engine/stains/looks.py
     python benchmarks/stains.py cover EBHI slide.tiff --seeds 100
+    python benchmarks/stains.py halves EBHI slide.tiff --seeds 100
     python benchmarks/stains.py picture EBHI slide.tiff looks.jpg
 
 EBHI is a folder of EBHI-Seg: any depth, images named SLIDE-NUMBER.webp or .png; masks (.gland.png) are left out. The slide is a lossless render
 with `--stain reference`. `cover` compares mean colours of tissue in CIELAB: how many random stains lie within the real spread
 (no further from the real mean, in standard deviations of the real slides, than the furthest of these), whether random stains reach beyond
-the middle 80 % of the real ones, and how far each real slide is from the nearest random stain. The last line is JSON.
+the middle 80 % of the real ones, and how far each real slide is from the nearest random stain. `halves` draws random stains as they vary over
+every second slide, and compares them with the others; then the other way round. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyvips
 import tifffile
+from safron.engine.stains import looks
 from safron.engine.stains.estimate import MIN_DENSITY, estimate
 from safron.engine.stains.looks import LOOKS, stain_change
 from safron.engine.stains.stain import DRAWN, REFERENCE
@@ -91,10 +94,27 @@ def restained(image: Pixels, name: str) -> Pixels:
     return changed
 
 
-def cover(folder: Path, slide: Path, seeds: int) -> dict[str, Any]:
-    """Compare random stains with real ones."""
-    real = np.array([mean_lab(pixels) for pixels in colours(real_slides(folder))])
-    image = part_of(slide)
+def fit(real: list[Pixels]) -> dict[str, Any]:
+    """Measure how the density of the mean colour of tissue varies over slides: the constants of `safron.engine.stains.looks`."""
+    logs = np.log([mean_density(pixels) for pixels in real])
+    factor = np.linalg.cholesky(np.cov(logs.T))
+    return {"REAL_MEAN": logs.mean(axis=0).round(4).tolist(), "REAL_SPREAD": factor.round(4).tolist()}
+
+
+def halves(folder: Path, slide: Path, seeds: int) -> dict[str, Any]:
+    """Fit random stains on one half of the slides and compare them with the other half, both ways."""
+    real, image, found = colours(real_slides(folder)), part_of(slide), {}
+    for half in (0, 1):
+        fitted = fit(real[half::2])
+        for name, value in fitted.items():
+            setattr(looks, name, value)
+        found[f"half {half}"] = fitted | cover(real[1 - half :: 2], image, seeds)
+    return found
+
+
+def cover(pixels: list[Pixels], image: Pixels, seeds: int) -> dict[str, Any]:
+    """Compare random stains of an image with those of real slides."""
+    real = np.array([mean_lab(part) for part in pixels])
     made = np.array([mean_lab(restained(image, f"random:{seed}")) for seed in range(seeds)])
     inverse, centre = np.linalg.inv(np.cov(real.T)), real.mean(axis=0)
 
@@ -123,11 +143,11 @@ def picture(folder: Path, slide: Path, out: Path) -> None:
     """Draw 12 looks above 12 real slides."""
     image = part_of(slide)[:TILE, :TILE]
     names = ["reference", *LOOKS, "random:1", "random:5", "random:9"]
-    looks = [_named(restained(image, name), name) for name in names]
+    made = [_named(restained(image, name), name) for name in names]
     slides = [*real_slides(folder).values()][:: max(1, len(real_slides(folder)) // 12)][:12]
     real = [cv2.resize(read(paths[0]), (TILE, TILE), interpolation=cv2.INTER_AREA) for paths in slides]
     gap = np.full((12, 6 * TILE, 3), 255, np.uint8)
-    rows = [np.hstack(tiles[at : at + 6]) for tiles in (looks, real) for at in (0, 6)]
+    rows = [np.hstack(tiles[at : at + 6]) for tiles in (made, real) for at in (0, 6)]
     cv2.imwrite(str(out), np.vstack([*rows[:2], gap, *rows[2:]])[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
@@ -139,11 +159,11 @@ def _named(image: Pixels, name: str) -> Pixels:
 
 
 def main() -> None:
-    """Run one of the four."""
+    """Run one of the five."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["reference", "real", "cover", "picture"])
+    parser.add_argument("what", choices=["reference", "real", "cover", "halves", "picture"])
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=100)
     given = parser.parse_args()
@@ -151,11 +171,11 @@ def main() -> None:
         picture(*given.paths)
         return
     if given.what == "cover":
-        found = cover(*given.paths, given.seeds)
+        found = cover(colours(real_slides(given.paths[0])), part_of(given.paths[1]), given.seeds)
+    elif given.what == "halves":
+        found = halves(*given.paths, given.seeds)
     elif given.what == "real":
-        logs = np.log([mean_density(pixels) for pixels in colours(real_slides(given.paths[0]))])
-        factor = np.linalg.cholesky(np.cov(logs.T))
-        found = {"REAL_MEAN": logs.mean(axis=0).round(4).tolist(), "REAL_SPREAD": factor.round(4).tolist()}
+        found = fit(colours(real_slides(given.paths[0])))
     else:
         image = tifffile.imread(given.paths[0])
         stain = estimate(image)

@@ -1,10 +1,11 @@
 """Is generated tissue like real tissue? Kernel distance, lumina in each gland, and a sheet to look at.
 
-    python benchmarks/tissue.py EBHI --model safron-seamless --model tissue.onnx --sheet sheets/
+    python benchmarks/tissue.py EBHI --model safron-seamless --model tissue.onnx --sheet sheets/ --blinded blinded.html
 
 EBHI is a folder of EBHI-Seg. Frames of the slides that training holds out are drawn anew from their masks, patch by patch as
 one; generators with a style take for each frame that of a training image, chosen at random. Colours are as they are.
 Prints for each generator the kernel distance in EfficientNet-Lite0's features, and how many glands have no lumen, one, or more.
+`--blinded` makes a page that asks of frames, 50 real and 50 of each generator, whether they are real; `safron-eval answers` counts.
 
 A lumen is a connected bright part of a gland: above `BRIGHT` of the frame's white after a blur of 1.5 px, more than 5 px from the
 gland's border, of at least 40 px and 1.2 % of the gland. Glands that touch a frame's edge, or have less than 1500 px, are
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from msgspec import structs
+from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.engine.evaluation.encoder import load_encoder
 from safron.engine.evaluation.encoder_distance import encoder_distances
 from safron.engine.generator.model import PatchModel, load_model
@@ -38,7 +40,7 @@ Bytes = npt.NDArray[np.uint8]
 SIDE = 224
 HELD_OUT = 0.1
 BRIGHT = 0.8
-SHOWN = 6
+SHOWN, BLINDED = 6, 50
 
 
 def count_lumina(image: Bytes, labels: Bytes) -> list[int]:
@@ -91,6 +93,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--sheet", type=Path, help="folder for one sheet a generator: real left, generated right"
     )
+    parser.add_argument("--blinded", type=Path, help="blinded page to write, .html; its key lies beside it")
     options = parser.parse_args(args)
     training, frames = split(open_tissue(options.ebhi, DataFacts(data_set="ebhi")), HELD_OUT)
     styles = [measure_style(image) for image in training.images[::3]]
@@ -99,20 +102,30 @@ def main(args: Sequence[str] | None = None) -> None:
     encoder = load_encoder()
     real = encoder.features(cut)
     found: dict[str, object] = {"real": shares(_lumina(cut, labels))}
+    blinded = {"real": _evenly(cut, min(BLINDED, len(cut)))}
     for name in options.model:
         images = generate(load_model(name, device="cpu"), frames, styles)
+        blinded[Path(name).stem] = _evenly(images, min(BLINDED, len(cut)))
         distance = encoder_distances(real, encoder.features(images))
         kernel = {"KD": round(distance.kernel, 4), "error": round(distance.error, 4)}
         found[Path(name).stem] = kernel | shares(_lumina(images, labels))
         if options.sheet is not None:
             options.sheet.mkdir(parents=True, exist_ok=True)
-            chosen = np.linspace(0, len(cut) - 1, SHOWN).round().astype(int)
-            rows = [np.hstack([cut[index], images[index]]) for index in chosen]
+            both = zip(_evenly(cut, SHOWN), _evenly(images, SHOWN), strict=True)
+            rows = [np.hstack(pair) for pair in both]
             sheet = np.vstack([np.hstack(rows[start : start + 2]) for start in range(0, SHOWN, 2)])
             cv2.imwrite(str(options.sheet / f"{Path(name).stem}.png"), sheet[..., ::-1])
+    if options.blinded is not None:
+        write_sheet(blinded, options.blinded, seed=0)
     for name, row in found.items():
         print(f"{name}: {row}")
     print(json.dumps(found))
+
+
+def _evenly(images: Sequence[Bytes], count: int) -> list[Bytes]:
+    """Choose images evenly."""
+    chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
+    return [images[index] for index in chosen]
 
 
 def _lumina(images: Sequence[Bytes], labels: Sequence[Bytes]) -> list[int]:

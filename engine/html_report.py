@@ -24,16 +24,18 @@ from safron.io.files import output
 from safron.io.html_page import bars, head, image, table, text
 from safron.io.masks.to_geojson import legend_of, own_legend
 from safron.io.slides.pyramid import halve
+from safron.io.slides.reader import Pixels
 
 from .labels_out import label_slide
 from .report import RenderReport
+from .seam_plot import seam_plot
 
 log = logging.getLogger("safron")
 
 PICTURE = 1200
 _LARGEST_LEVEL = 4096
 _BAND = 1024
-Pixels = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 
 def write_html(prepared: Prepared, report: RenderReport) -> None:
@@ -91,6 +93,7 @@ def html_page(prepared: Prepared, report: RenderReport) -> str:
         _legend_table(labels, legend, report.width * report.height, report.mpp),
         "<h2>Render</h2>",
         table(facts),
+        *_seams(prepared),
         "<h2>Time by stage, in seconds, summed over workers</h2>",
         bars(report.stages, "s"),
         "<h2>Memory, in MiB</h2>",
@@ -118,7 +121,7 @@ def command_of(prepared: Prepared) -> str:
     return shlex.join(words)
 
 
-def _pictures(prepared: Prepared, report: RenderReport) -> tuple[Pixels | None, Pixels]:
+def _pictures(prepared: Prepared, report: RenderReport) -> tuple[Image | None, Image]:
     """Small pictures: of the slide RGB [h, w, 3], None where it cannot be read here, and of its labels [h, w]."""
     pyramid = prepared.plan.pyramid
     scale = max(1, -(-max(pyramid.height, pyramid.width) // PICTURE))
@@ -147,7 +150,21 @@ def _pictures(prepared: Prepared, report: RenderReport) -> tuple[Pixels | None, 
     return slide, labels
 
 
-def _thumbnail(path: Path) -> Pixels | None:
+def _seams(prepared: Prepared) -> Iterable[str]:
+    """A curve of the steps where patches meet, where the slide can be read here."""
+    if prepared.target.url is not None:
+        return
+    try:
+        with Pixels(prepared.target.local) as slide:
+            plot = seam_plot(slide, prepared.plan)
+    except Exception as error:  # each library has exceptions of its own, and a page without a curve is a page
+        log.warning("--html: the slide cannot be read back for its seams: %s", one_line(error))
+        return
+    yield "<h2>Where patches meet</h2>"
+    yield plot
+
+
+def _thumbnail(path: Path) -> Image | None:
     """Smallest level that is not smaller than the picture, halved until it fits; None where all levels are large."""
     import tifffile
 
@@ -156,13 +173,13 @@ def _thumbnail(path: Path) -> Pixels | None:
         level = next((one for one in levels if max(one.shape[:2]) >= PICTURE // 2), levels[-1])
         if max(level.shape[:2]) > _LARGEST_LEVEL:
             return None
-        pixels: Pixels = np.asarray(level.asarray(), np.uint8)
+        pixels: Image = np.asarray(level.asarray(), np.uint8)
     while max(pixels.shape[:2]) > PICTURE:
         pixels = halve(pixels)
     return pixels
 
 
-def _looks(slide: Pixels | None, labels: Pixels, legend: Any) -> Iterable[str]:
+def _looks(slide: Image | None, labels: Image, legend: Any) -> Iterable[str]:
     """Slide and labels upon each other, with a control; labels alone where there is no slide."""
     colours = np.array([legend[value].color for value in range(256)], np.uint8)
     over = image(imagecodecs.png_encode(colours[labels]), "png", "labels")
@@ -176,7 +193,7 @@ def _looks(slide: Pixels | None, labels: Pixels, legend: Any) -> Iterable[str]:
     )
 
 
-def _legend_table(labels: Pixels, legend: Any, pixels: int, mpp: float | None) -> str:
+def _legend_table(labels: Image, legend: Any, pixels: int, mpp: float | None) -> str:
     counts = np.bincount(labels.reshape(-1), minlength=256)
     rows = []
     for value in np.flatnonzero(counts).tolist():

@@ -90,6 +90,7 @@ def write_generator(path: Path, **more: Any) -> str:
     """Export a small random generator with guides whose noise has no effect."""
     widths: Any = (4, 4, 8, 4, 4)
     model = ModelConfig(noise_scales=(1,), guides=(2,), widths=widths, tile=64, mpp=1.0, **more)
+    torch.manual_seed(0)
     network = make_generator(model)
     network.stem.weight.data[:, len(model.labels)] = 0  # type: ignore[operator, union-attr, index]
     export(network, TrainConfig(model=model), path, steps=0, trained_on="nothing")
@@ -108,7 +109,10 @@ def test_an_image_is_what_it_would_be_alone(tmp_path: Path) -> None:
             if mpp == 1.0 or index == 0:
                 slide = tmp_path / f"{mpp}-{index}.tiff"
                 render(mask, slide, **common, compression="deflate", level_count=1)
-                np.testing.assert_array_equal(image, read_image(slide), f"{mpp}, {index}")
+                # Sums in another order may round to the next level.
+                apart = np.abs(image.astype(int) - read_image(slide))
+                assert apart.max() <= 1, (mpp, index)
+                assert apart.mean() < 0.01, (mpp, index)
 
 
 def test_masks_take_styles_in_turn(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safron.engine.execution.dask_pool import quiet_asyncio
 from safron.engine.execution.local import local_runner
 from safron.engine.execution.scheduling import HOPELESS, TRIES, GivenUp, Task
 from safron.engine.preparation import placement
+from safron.engine.preparation.budget import DASK_BYTES
 from safron.engine.preparation.placement import takes_dask
 from safron.engine.preparation.prepare import prepare
 from safron.io.errors import BadInput, Failed
@@ -233,3 +235,19 @@ def test_a_render_scheduled_by_dask_has_the_same_digest(
     assert prepared.seconds is not None
     assert prepared.seconds > 0
     assert render(mask, tmp_path / "b.tiff", model=RampModel(), **options).digest == plain.digest
+
+
+def test_dask_has_its_place_in_the_memory_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none, plain threads do, unless it was asked for."""
+    monkeypatch.setattr(placement, "DASK_SHARE", 1e9)
+    mask, out = blobs(300, 280), tmp_path / "a.tiff"
+    options = RenderOptions(model=RampModel(), tile=64, block=128, tiff_tile=64)
+    total = prepare(mask, out, options).budget.total
+    short = replace(options, memory=total - DASK_BYTES // 4)
+    without = prepare(mask, out, short)
+    assert not without.dask
+    assert without.budget.total <= total - DASK_BYTES // 2
+    asked = prepare(mask, out, replace(short, executor="dask"))
+    assert asked.dask
+    with pytest.raises(BadInput, match="projected peak memory"):
+        asked.check_budget()

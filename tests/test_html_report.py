@@ -17,6 +17,7 @@ import zarr
 from masks import blobs
 from safron.engine import render
 from safron.engine.cli import main
+from safron.engine.seam_plot import steps_by_place
 from safron.io.errors import BadInput
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -63,7 +64,15 @@ def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert (labels == colours[shown]).all(axis=2).mean() > 0.999 or len(
         np.unique(labels.reshape(-1, 3), axis=0)
     ) == 3
-    for part in (report.digest, "identity", "pink", "4", "peak of this process", "stain"):
+    for part in (
+        report.digest,
+        "identity",
+        "pink",
+        "4",
+        "peak of this process",
+        "stain",
+        "Patches meet at 0 and 20",
+    ):
         assert part in page.text
     said = json.loads(re.search(r"<script type='application/json' id=report>(.*?)</script>", text, re.S)[1])  # type: ignore[index]
     assert said["digest"] == report.digest
@@ -109,3 +118,15 @@ def test_the_picture_of_a_large_mask_shows_its_middles(shape: tuple[int, int]) -
     }
     found = np.array([colours[tuple(color)] for color in picture.reshape(-1, 3).tolist()])
     np.testing.assert_array_equal(found, shown.ravel())
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_a_seam_is_a_peak_where_patches_meet(ratio: float) -> None:
+    """Patches of a stride of 40 drawn pixels, each of a brightness of its own, begin 13 drawn pixels before the first column."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(100, 110, (60, 800, 3), np.uint8)
+    drawn = (np.arange(800) * ratio + 13).astype(int)
+    image += (10 * (drawn // 40 % 2)).astype(np.uint8)[None, :, None]
+    steps = steps_by_place(image, 40, 13, ratio)
+    assert int(np.nanargmax(steps)) == 0
+    assert steps[0] > 1.5 * np.nanmedian(steps)

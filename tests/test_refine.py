@@ -244,7 +244,7 @@ def test_a_picture_made_up_from_the_position() -> None:
         ({"image": "grey.zarr"}, "holds 150 x 130 of uint8; a picture is uint8 with three channels"),
         ({"image": "group.zarr"}, "this Zarr group is not an OME-Zarr image"),
         ({"image": "text.png"}, "cannot read it as a slide or image"),
-        ({"image": "folder"}, "image .*folder: this folder is no Zarr; give a Zarr, a slide or an image"),
+        ({"image": "folder"}, "image .*folder: this folder is not a Zarr; give a Zarr, a slide or an image"),
         ({"image": "turned.zarr"}, "axis x comes before y; a picture's rows come first"),
         ({"image": "s3://bucket/image"}, "is read from this machine only"),
         ({"mpp": 1.0}, "have different pixel sizes, and an image is not resampled"),

@@ -153,7 +153,10 @@ def test_the_papers_generator_wants_edges_of_a_picture() -> None:
 def test_a_step_changes_the_generator(folder: Path) -> None:
     trainer = train.Trainer(TINY)
     before = trainer.generator.stem.weight.detach().clone()
-    losses = trainer.step(draw_batch(open_source(folder, TINY, facts=FACTS), TINY, 0))
+    source = open_source(folder, TINY, facts=FACTS)
+    assert TINY.generator_delay == 1
+    trainer.step(draw_batch(source, TINY, 0))
+    losses = trainer.step(draw_batch(source, TINY, 0))
     assert all(np.isfinite(value) for value in losses.values())
     # Labels, edges and noise all reach the first layer.
     moved = (trainer.generator.stem.weight - before).abs().sum(dim=(0, 2, 3))

@@ -1,4 +1,4 @@
-"""A pathologist's way: annotations from QuPath, a mask, a stained slide with its labels, tiles, and annotations back."""
+"""A pathologist's way: annotations from QuPath, a mask, the page, a stained slide with its labels, tiles, and annotations back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ import numpy as np
 import openslide
 import pytest
 from safron.engine import cli as render
+from safron.engine.viewing.scene import open_scene
 from safron.io.masks import cli as masks
 from safron.io.masks.open import open_mask
 from safron.io.tiles import cli as tiles
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+
+from view_pages import serving
 
 
 def run(program: Callable[[list[str]], Any], *args: object) -> None:
@@ -46,7 +52,14 @@ def test_from_qupath_and_back(here: Path, capsys: pytest.CaptureFixture[str]) ->
     drawn += [annotation("Gland", [200, 0, 0], gland) for gland in glands]
     Path("qupath.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": drawn}))
 
-    run(masks.main, "from-geojson", "qupath.geojson", "mask.zarr", "--size", "640,460", "--mpp", "1")
+    run(masks.main, "from-geojson", "qupath.geojson", "drawn.zarr", "--size", "640,460", "--mpp", "1")
+    forgotten = [[100.0, 230.0], [140.0, 230.0], [140.0, 270.0], [100.0, 270.0]]
+    with serving(open_scene("drawn.zarr", None, model="identity")) as page:
+        assert page.json("/info")["generator"] == "identity"
+        assert page.ask("/tissue/0/0/0")[0] in (200, 204)
+        stroke = {"tool": "polygon", "label": 2, "width": 1, "points": forgotten}
+        assert page.json("/strokes", stroke) is True
+        page.json("/save", {"name": "mask"})
     run(
         *(
             render.main,
@@ -73,10 +86,11 @@ def test_from_qupath_and_back(here: Path, capsys: pytest.CaptureFixture[str]) ->
     classes = Counter(json.dumps(feature["properties"]["classification"]) for feature in back)
     assert classes == {
         '{"name": "Stroma", "color": [150, 200, 150]}': 1,
-        '{"name": "Gland", "color": [200, 0, 0]}': 3,
+        '{"name": "Gland", "color": [200, 0, 0]}': 4,
     }
     (stroma,) = (one for one in back if one["properties"]["classification"]["name"] == "Stroma")
-    assert len(stroma["geometry"]["coordinates"]) == 5  # with the vessel, and the glands
+    assert len(stroma["geometry"]["coordinates"]) == 6  # with the vessel, and the glands
+    assert (labels[230:270, 100:140] == 2).all(), "the gland that was added on the page"
     with openslide.OpenSlide("slide.ome.tiff") as slide:
         assert slide.dimensions == (640, 460)
         pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]

@@ -105,7 +105,7 @@ def open_picture(path: str) -> Picture:
     except SafronError:
         raise
     except FileNotFoundError as error:
-        raise BadInput(f"{path}: this folder is no Zarr; give a Zarr, a slide or an image") from error
+        raise BadInput(f"{path}: this folder is not a Zarr; give a Zarr, a slide or an image") from error
     except Exception as error:  # damaged
         raise BadInput(f"{path}: cannot open it as a Zarr image ({one_line(error)})") from error
 

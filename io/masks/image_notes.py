@@ -59,7 +59,7 @@ def filled_note(fill: int, nodata: Any) -> str:
     return (
         f"{fill}, from its nodata value"
         if fill == _number(nodata)
-        else f"{fill}: its nodata value {nodata} is no label"
+        else f"{fill}: its nodata value {nodata} is not a label"
     )
 
 
