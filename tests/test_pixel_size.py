@@ -301,7 +301,7 @@ def test_a_damaged_ome_xml_leaves_the_labels_readable(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data.replace(b"<TiffData/>", b"<TiffData >"))
     mask = open_mask(path)
-    assert (mask.mpp, mask[0:1, 0:1].tolist()) == (None, [[0]])
+    assert (mask.mpp, mask[0:1, 0:1].tolist()) == (None, [[1]])
     assert "OME-XML is damaged" in mask.notes[0]
 
 

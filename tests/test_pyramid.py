@@ -147,7 +147,7 @@ def test_whole_tiles_fit_into_every_level(height: int, width: int, tile: int, st
 
 def test_auto_takes_a_given_number_of_levels() -> None:
     assert Pyramid.auto(4096, 4096, 512, 2).levels[-1].height == 2048
-    with pytest.raises(BadInput, match="--level-count 14: .* 1 to 13 levels"):
+    with pytest.raises(BadInput, match=r"--level-count 14: .* 1 to 13 levels"):
         Pyramid.auto(4096, 4096, 512, 14)
     with pytest.raises(BadInput, match="at least 1"):
         Pyramid.auto(0, 4096, 512)
