@@ -158,7 +158,7 @@ def _seams(prepared: Prepared) -> Iterable[str]:
         with Pixels(prepared.target.local) as slide:
             plot = seam_plot(slide, prepared.plan)
     except Exception as error:  # each library has exceptions of its own, and a page without a curve is a page
-        log.warning("--html: the slide cannot be read back for its seams: %s", one_line(error))
+        log.warning("--html: the slide cannot be read back for the curve: %s", one_line(error))
         return
     yield "<h2>Where patches meet</h2>"
     yield plot

@@ -154,7 +154,7 @@ REFUSED = [
     ExpectFail("crash", "mask.zarr out.tiff --model crash.onnx", ("'tiny' failed on (1, 72, 72)", "Reshape")),
     # Geometry.
     ExpectFail("tile", "mask.zarr out.tiff --tile 100", ("--tile 100", "multiples of 16; try --tile 64")),
-    ExpectFail("tile of 0", "mask.zarr out.tiff --tile 0", ("--tile 0: must be at least 1",)),
+    ExpectFail("tile of 0", "mask.zarr out.tiff --tile 0", ("--tile 0: must be 1 to 32768 pixels",)),
     ExpectFail("overlap", "mask.zarr out.tiff --overlap 64", ("--overlap 64: ", "smaller than --tile 64")),
     ExpectFail("negative overlap", "mask.zarr out.tiff --overlap -1", ("--overlap -1: must be at least 0",)),
     ExpectFail(
@@ -198,7 +198,7 @@ REFUSED = [
     ),
     ExpectFail(
         "memory, before it is taken",
-        "mask.zarr out.tiff --model identity --tile 1000000 --block 1000000 --tiff-tile 16",
+        "mask.zarr out.tiff --model identity --tile 32768 --block 32768 --tiff-tile 16",
         ("projected peak memory is", "--memory allows 4096 MiB"),
     ),
     # Where to write.

@@ -294,7 +294,7 @@ def test_permissions_that_are_lost_during_a_render(
     try:
         with pytest.MonkeyPatch.context() as patched:
             on_patch(patched, lock)
-            patched.setattr(RenderPlan, "boundary_room", 0)
+            patched.setattr(rendering, "boundary_room", lambda plan: 0)
             outcome = run_cli(capfd, args)
     finally:
         subprocess.run(["chattr", "-i", folder], check=False)

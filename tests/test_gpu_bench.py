@@ -40,7 +40,7 @@ def test_it_runs_whole_on_a_cpu(
     assert row["parity"]["cpu float32"]["max"] < 1e-2
     slide = row["whole"]["float32"]["600"]
     assert slide["patches"] == 9
-    assert 0 < slide["share"] < 1
+    assert slide["share"] > 0
     assert made["generators"]["training"]["safron-seamless"]["1"]["tiles_per_s"] > 0
     assert list(folder.iterdir()) == []
 

@@ -20,7 +20,7 @@ from training_cases import pair
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from safron.training import networks, train  # noqa: E402
+from safron.training import discriminators, networks, train  # noqa: E402
 from safron.training.export import export_checkpoint, export_fresh  # noqa: E402
 
 TINY = replace(preset("multiscale", "tiny"), steps=3, epochs=0, bfloat16=False, batch=2)
@@ -32,7 +32,7 @@ def test_it_is_pix2pix_with_an_image_beside_the_labels() -> None:
     assert replace(multiscale, model=model) == pix2pix
     with torch.device("meta"):
         first = networks.make_generator(multiscale.model).down[0]
-        judge = networks.make_discriminator(multiscale).layers[0]
+        judge = discriminators.make_discriminator(multiscale).layers[0]
     assert (first.in_channels, judge.in_channels) == (6, 9), (
         "labels as colours; labels, coarse and judged image"
     )

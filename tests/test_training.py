@@ -448,7 +448,7 @@ def test_command_line_exports_random_weights(tmp_path: Path, capfd: pytest.Captu
 
 
 def test_every_option_is_described() -> None:
-    for name, command in cli.cli.commands.items():
+    for name, command in cli.commands.commands.items():
         assert command.epilog is not None, name
         assert "Example: safron-train" in command.epilog
         for parameter in command.params:
