@@ -37,8 +37,25 @@ NULL_LABEL = 255
 """Label of no condition: none of the one-hot channels."""
 
 
+class JsonSettings:
+    """What dataclasses of settings share: their form in files, and its hash."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain_label))  # type: ignore[call-overload]
+        return plain
+
+    def sha256(self) -> str:
+        """Return a hash of the settings."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _plain_label(label: Any) -> Any:
+    return {name: getattr(label, name) for name in ("value", "name", "color", "fill")}
+
+
 @dataclass(frozen=True)
-class DiffusionConfig:
+class DiffusionConfig(JsonSettings):
     """All settings of a run.
 
     Attributes
@@ -112,19 +129,6 @@ class DiffusionConfig:
             raise BadInput(
                 f"context {self.context} must be at least 4, from which background fades into its fill"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain_label))
-        return plain
-
-    def sha256(self) -> str:
-        """Return a hash of the settings."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
-
-
-def _plain_label(label: Any) -> Any:
-    return {name: getattr(label, name) for name in ("value", "name", "color", "fill")}
 
 
 def config_from_json(plain: Any, source: str) -> DiffusionConfig:

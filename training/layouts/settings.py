@@ -7,15 +7,14 @@ hidden, so that a canvas without regions can be sampled, too.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from safron.io.errors import BadInput
 from safron.io.fields import Count, Mpp, NotNegative, convert
 from safron.io.legend import Label
+from safron.training.diffusion.settings import JsonSettings
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
 
@@ -27,7 +26,7 @@ TISSUE = 1
 
 
 @dataclass(frozen=True)
-class LayoutConfig:
+class LayoutConfig(JsonSettings):
     """All settings of a run.
 
     Attributes
@@ -100,19 +99,6 @@ class LayoutConfig:
             raise BadInput(
                 f"crop {self.crop} and context {self.context} must be multiples of 8, by which the network reduces"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain_label))
-        return plain
-
-    def sha256(self) -> str:
-        """Return a hash of the settings."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
-
-
-def _plain_label(label: Any) -> Any:
-    return {name: getattr(label, name) for name in ("value", "name", "color", "fill")}
 
 
 def config_from_json(plain: Any, source: str) -> LayoutConfig:
