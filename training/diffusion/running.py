@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -196,6 +197,19 @@ def refuse_other_run(checkpoint: Path, *, resume: bool) -> None:
     """Raise `BadInput` if there is a run that is not to be continued."""
     if checkpoint.exists() and not resume:
         raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
+
+
+def continue_run(
+    learner: Learner[Any],
+    checkpoint: Path,
+    config: Any,
+    load: Callable[[Path], tuple[Any, int, dict[str, Any]]],
+) -> None:
+    """Bring a learner to where a checkpoint left off; raise `BadInput` where more than the number of steps differs."""
+    kept, step, state = load(checkpoint)
+    if replace(kept, steps=config.steps) != config:
+        raise BadInput(f"{checkpoint} was made with other settings; leave them out to continue as it was")
+    learner.load(state, step)
 
 
 def write_rows(path: Path, rows: Iterable[npt.NDArray[np.uint8]]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .network import SemanticUNet, condition_of
 from .process import TIMES, add_noise, target_of, to_picture
-from .running import Learner, load_checkpoint, refuse_other_run, take_steps, write_rows
+from .running import Learner, continue_run, load_checkpoint, refuse_other_run, take_steps, write_rows
 from .sample import sample
 from .settings import NULL_LABEL, DiffusionConfig, config_from_json
 
@@ -148,10 +148,7 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config)
     if resume:
-        kept, step, state = load_run(checkpoint)
-        if replace(kept, steps=config.steps) != config:
-            raise BadInput(f"{checkpoint} was made with other settings; leave them out to continue as it was")
-        trainer.load(state, step)
+        continue_run(trainer, checkpoint, config, load_run)
     trained, held_out = split(open_data(data, config, facts or DataFacts(), None), config.held_out)
     take_steps(
         trainer, lambda: trainer.step(trained), out, kind=KIND, minutes=minutes, save_every=save_every, tell=tell,

@@ -6,17 +6,16 @@ As a model of tissue is, see `safron.training.diffusion.running`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safron.io.errors import BadInput
 from safron.training.diffusion.network import one_hot_of
 from safron.training.diffusion.process import TIMES, add_noise, target_of, to_picture
 from safron.training.diffusion.running import (
     Learner,
+    continue_run,
     load_checkpoint,
     refuse_other_run,
     take_steps,
@@ -121,10 +120,7 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config)
     if resume:
-        kept, step, state = load_run(checkpoint)
-        if replace(kept, steps=config.steps) != config:
-            raise BadInput(f"{checkpoint} was made with other settings; leave them out to continue as it was")
-        trainer.load(state, step)
+        continue_run(trainer, checkpoint, config, load_run)
     if not planes.exists():
         make_planes(nuclei, regions, config, planes, tell)
     mapped = np.load(planes, mmap_mode="r")
