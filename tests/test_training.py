@@ -32,6 +32,7 @@ pytest.importorskip("onnx", reason="export needs onnx: pip install 'safron[train
 
 from safron.training import discriminators, export, networks, sample_sheet, train  # noqa: E402  (these import torch)
 from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from safron.training.distributed import choose_half  # noqa: E402
 
 SEAMLESS = PRESETS["safron-seamless"].model
 TINY = replace(preset("safron-seamless", "tiny"), steps=6, bfloat16=False)
@@ -454,3 +455,24 @@ def test_every_option_is_described() -> None:
         for parameter in command.params:
             if parameter.param_type_name == "option":
                 assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, None),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+    ],
+)
+def test_bfloat16_only_where_the_cpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    config, cpu = preset("safron-tissue", "tiny"), torch.device("cpu")
+    assert choose_half(config, cpu) is expected
+    assert choose_half(replace(config, bfloat16=False), cpu) is None
+    assert choose_half(replace(config, float16=True), cpu) is torch.float16
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert choose_half(config, cpu) is None

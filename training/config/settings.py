@@ -130,7 +130,7 @@ class TrainConfig:
     anchor_weight: tuple[Weight, Weight] = (10.0, 4.0)
     anchor_cell: NotNegative = 16
     pixel_weight: tuple[Weight, Weight] = (1.0, 0.0)
-    # Mixed precision; see also `float16`.
+    # Mixed precision where the device has bfloat16; see also `float16`.
     bfloat16: bool = True
     # Share of the slides that is kept from training.
     held_out: BelowOne = 0.1

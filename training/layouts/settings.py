@@ -64,7 +64,7 @@ class LayoutConfig(JsonSettings):
     held_out
         Rows of the slide that are not trained on, from and to, as shares of its height.
     bfloat16
-        Train in bfloat16 where that is exact enough, which newer CPUs do in half the time.
+        Train in bfloat16 where that is exact enough and the CPU has it, which takes half the time.
     seed
         Of weights, crops and noise.
     """

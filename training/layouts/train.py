@@ -22,6 +22,7 @@ from safron.training.diffusion.running import (
     write_rows,
 )
 from safron.training.diffusion.sample import sample_pictures
+from safron.training.distributed import cpu_has_bfloat16
 from torch import Tensor, nn
 
 from .data import Crops, Layouts, make_planes
@@ -51,6 +52,7 @@ class Trainer(Learner[LayoutUNet]):
     def __init__(self, config: LayoutConfig) -> None:
         super().__init__(config, lambda: make_network(config), WARM_UP)
         self.config = config
+        self.mixed = config.bfloat16 and cpu_has_bfloat16()
 
     def step(self, layouts: Layouts) -> float:
         """Take one step, and return the loss."""
@@ -59,7 +61,7 @@ class Trainer(Learner[LayoutUNet]):
         picture, times = to_picture(crops.pictures), torch.from_numpy(rng.integers(0, TIMES, config.batch))
         noise = torch.from_numpy(rng.standard_normal(picture.shape, np.float32))
         alpha = self.alphas[times]
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
             made = self.network(
                 add_noise(picture, noise, alpha), times.float(), *conditions(crops, len(config.labels))
             )
