@@ -472,6 +472,8 @@ def test_bfloat16_only_where_the_cpu_has_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     config, cpu = preset("safron-tissue", "tiny"), torch.device("cpu")
     assert choose_half(config, cpu) is expected
+    beside = train.Trainer(config).layout is torch.channels_last
+    assert beside == (expected is not None), "in float32 a large convolution would take 30 times as long"
     assert choose_half(replace(config, bfloat16=False), cpu) is None
     assert choose_half(replace(config, float16=True), cpu) is torch.float16
     monkeypatch.delattr(torch.cpu, "get_capabilities")
