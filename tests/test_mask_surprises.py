@@ -267,7 +267,9 @@ def test_labels_under_transparency_are_refused(tmp_path: Path) -> None:
 # Other files
 
 
-@pytest.mark.parametrize("name", ["m.geojson", "m.geojson.gz", "M.GeoJSON", "export.json"])
+@pytest.mark.parametrize(
+    "name", ["m.geojson", "m.geojson.gz", "M.GeoJSON", "export.json", "m.geojsonl", "m.ndjson.gz"]
+)
 def test_annotations_are_sent_to_the_command_that_draws_them(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(BadInput, match=f"safron-mask from-geojson {name} mask.zarr --like SLIDE"):
