@@ -149,6 +149,16 @@ def test_polygons_without_a_pixel_are_counted(tmp_path: Path, side: int) -> None
     assert (covered, between) == ({"Gland": 1, "stroma": 1}, {"Gland": 2})
 
 
+@pytest.mark.parametrize(
+    "ring", [[[5, 5]], [[5, 5], [5, 9]], [[0, 0], [0, 40], [0, 0]], [[5, 7], [9, 7], [5, 7]]]
+)
+def test_polygons_without_an_inside_do_not_lie_beyond_the_canvas(
+    tmp_path: Path, ring: list[list[int]]
+) -> None:
+    drawing = read(tmp_path, feature([ring]), feature([[[40, 0], [40, 9]]]))
+    assert (len(drawing.polygons), drawing.outside, whole(drawing).any()) == (1, 1, False)
+
+
 def test_planes_are_counted(tmp_path: Path) -> None:
     shapes = [feature([SQUARE], plane={"c": -1, "z": z, "t": 0}) for z in (0, 7, 7)] + [feature([HOLE])]
     assert read(tmp_path, *shapes).planes == {(0, 0): 2, (7, 0): 2}
@@ -338,6 +348,9 @@ def test_unknown_classes_are_listed_with_the_way_out(tmp_path: Path) -> None:
         (feature([[[1, 2], [float("nan"), 1]]]), "feature 0: each ring .*finite numbers"),
         (feature([[[]]]), "feature 0: each ring"),
         (feature([5]), "feature 0: each ring"),
+        (feature([[["1", "2"], ["3", "4"], ["5", "9"]]]), "feature 0: each ring"),
+        (feature([[[True, False], [True, True], [False, True]]]), "feature 0: each ring"),
+        (feature([[[-1e308, 0], [1e308, 1e308], [0, 9]]]), "feature 0: each ring .*at most 1e.15"),
         (feature([["ab"]]), "feature 0: each ring"),
         (feature(5), "feature 0: the coordinates of its Polygon must be a list"),
         (

@@ -25,6 +25,9 @@ from .json_texts import each_json
 UNCLASSIFIED = "unclassified"
 """Name that QuPath's users see for an object without a class or a name."""
 
+MOST_COORDINATE = 1e15
+"""Pixels; beyond this they cannot be told apart, and products of coordinates may overflow."""
+
 ELLIPSE_SIDES = 720
 """A polygon of so many sides differs from an ellipse of 10,000 px by less than 0.1 px."""
 
@@ -224,12 +227,14 @@ def outlines(geometry: Any) -> tuple[list[list[Ring]], list[str]]:
 
 def _ring(points: Any) -> Ring:
     try:
-        ring = np.array([point[:2] for point in points], np.float64)
+        given = np.array([point[:2] for point in points])
+        ring = given.astype(np.float64) if given.dtype.kind in "iufO" else np.empty(0)
     except (TypeError, ValueError, OverflowError, IndexError, KeyError):
         ring = np.empty(0)
-    if ring.shape[1:] != (2,) or not np.isfinite(ring).all():
+    if ring.shape[1:] != (2,) or not (np.abs(ring) <= MOST_COORDINATE).all():
         raise ValueError(
             "each ring of its polygon must be a list of corners [x, y], which are finite numbers"
+            f" (at most {MOST_COORDINATE:g})"
         )
     return ring
 
