@@ -350,7 +350,7 @@ def _add_weights(digest: hashlib._Hash, locations: tuple[str, ...], path: Path) 
             if not any(file.is_relative_to(folder) for folder in folders):
                 raise OSError("it lies outside the generator's folder")
             with open_input(file) as weights:
-                digest.update(hashlib.file_digest(weights, "sha256").digest())
+                digest.update(hashlib.file_digest(weights, "sha256").digest())  # type: ignore[arg-type] # of fdopen
         except (OSError, ValueError) as error:
             raise BadInput(
                 f"--model {path}: cannot read {location!r}, where some of its weights are ({one_line(error)}); "
