@@ -22,6 +22,7 @@ import click
 
 from .errors import SafronError
 from .fields import LEAST_MPP, MOST_MPP, members, settings
+from .start import end_at_once
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -327,7 +328,7 @@ def _note_interruptions() -> None:
     """Let signals raise KeyboardInterrupt, so that what is unfinished is removed; one that is ignored or handled otherwise stays so."""
     with suppress(ValueError):  # not in the main thread: then no signal comes here either
         for number in SIGNALS:
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, end_at_once):
                 signal.signal(number, _interrupt)
 
 

@@ -41,6 +41,15 @@ Positive = Annotated[float, Meta(gt=0, le=HUGE, description="a finite number abo
 NotNegativeNumber = Annotated[float, Meta(ge=0, le=HUGE, description="a finite number, at least 0")]
 Mpp = Annotated[float, Meta(gt=0, le=HUGE, description="micrometres per pixel, above 0")]
 
+Line = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z",
+        description="text of one line, without control characters",
+    ),
+]
+"""What is shown on terminals and written into slides."""
+
 RGB = tuple[Byte, Byte, Byte]
 
 _WORDS: dict[Any, tuple[str, str]] = {

@@ -73,6 +73,15 @@ def open_input(path: Path | str) -> BinaryIO:
         raise BadInput(f"{path}: {error.strerror}; check the path and its permissions") from error
 
 
+@contextmanager
+def open_packed(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a regular file as `open_input` does; one packed by gzip is unpacked as it is read."""
+    with open_input(path) as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        yield gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[misc] # binary in all that matters
+
+
 def read_text(path: Path | str, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Read a UTF-8 text file, with or without a byte order mark; one packed by gzip is unpacked.
 
@@ -90,16 +99,17 @@ def read_text(path: Path | str, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     ValueError, OSError, EOFError, zlib.error
         It is not UTF-8, or damaged.
     """
-    with open_input(path) as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        data = (gzip.GzipFile(fileobj=file) if packed else file).read(max_bytes + 1)
+    with open_packed(path) as file:
+        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        limit = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes} bytes"
-        raise BadInput(
-            f"{path}: is larger than {limit}, the most that is read; check that it is the right file"
-        )
+        raise too_large(path, max_bytes)
     return data.decode("utf-8-sig")
+
+
+def too_large(path: Path | str, max_bytes: int, remedy: str = "check that it is the right file") -> BadInput:
+    """Say that a text is larger than what is read."""
+    limit = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes} bytes"
+    return BadInput(f"{path}: is larger than {limit}, the most that is read; {remedy}")
 
 
 def parse_text(
@@ -142,8 +152,21 @@ def parse_text(
     ...     parse_text(file.name, json.loads, kind="JSON", remedy="check it")
     {'tile': 256}
     """
-    try:
+    with parsing(path, kind=kind, remedy=remedy, name=name):
         return reader(read_text(path, max_bytes=max_bytes))
+
+
+@contextmanager
+def parsing(path: Path | str, *, kind: str, remedy: str, name: str = "") -> Iterator[None]:
+    """Turn whatever goes wrong inside into one line on a text file; parameters as of `parse_text`.
+
+    Raises
+    ------
+    BadInput
+        Something was raised inside that is no error of ours.
+    """
+    try:
+        yield
     except BadInput as error:
         raise BadInput(f"{name}{error}") if name and str(error).startswith(str(path)) else error from None
     except (SafronError, MemoryError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .fields import RGB, Byte
+from .fields import RGB, Byte, Line
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Label:
     """
 
     value: Byte
-    name: str
+    name: Line
     color: RGB
     fill: RGB | None = None
 

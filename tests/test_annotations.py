@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safron.io.errors import BadInput
 from safron.io.legend import Label
-from safron.io.masks import geojson
+from safron.io.masks import json_texts
 from safron.io.masks.annotations import DrawingRules, read_geojson
 from safron.io.masks.drawing import Coverage, Drawing, edges_of, inside
 
@@ -148,6 +149,16 @@ def test_polygons_without_a_pixel_are_counted(tmp_path: Path, side: int) -> None
     assert (covered, between) == ({"Gland": 1, "stroma": 1}, {"Gland": 2})
 
 
+@pytest.mark.parametrize(
+    "ring", [[[5, 5]], [[5, 5], [5, 9]], [[0, 0], [0, 40], [0, 0]], [[5, 7], [9, 7], [5, 7]]]
+)
+def test_polygons_without_an_inside_do_not_lie_beyond_the_canvas(
+    tmp_path: Path, ring: list[list[int]]
+) -> None:
+    drawing = read(tmp_path, feature([ring]), feature([[[40, 0], [40, 9]]]))
+    assert (len(drawing.polygons), drawing.outside, whole(drawing).any()) == (1, 1, False)
+
+
 def test_planes_are_counted(tmp_path: Path) -> None:
     shapes = [feature([SQUARE], plane={"c": -1, "z": z, "t": 0}) for z in (0, 7, 7)] + [feature([HOLE])]
     assert read(tmp_path, *shapes).planes == {(0, 0): 2, (7, 0): 2}
@@ -169,10 +180,92 @@ def test_packed_files_are_read_and_too_large_ones_refused(
     path = tmp_path / "a.geojson.gz"
     path.write_bytes(gzip.compress(json.dumps(document).encode()))
     assert np.count_nonzero(whole(read_geojson(path, DrawingRules(40, 40)))) == 100
-    monkeypatch.setattr(geojson, "MAX_GEOJSON_BYTES", 1 << 20)
+    monkeypatch.setattr(json_texts, "MAX_JSON_BYTES", 1 << 20)
     path.write_bytes(gzip.compress(bytes((1 << 20) + 1)))
     with pytest.raises(BadInput, match="is larger than 1 MiB"):
         read_geojson(path, DrawingRules(40, 40))
+
+
+RS = "\x1e"
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("a.geojsonl", "{0}\n{1}\n"),
+        ("a.ndjson", "\n{0}\r\n\n{1}"),
+        ("a.geojson", "{0}\n{1}\n"),  # as ogr2ogr calls it when it is told to
+        ("a.geojsons", "\x1e{0}\n\x1e{1}\n"),
+        ("a.geojsonseq", "\x1e{0}\x1e{1}"),
+        ("a.jsonl", "\ufeff\x1e{2}\n\x1e\n\x1e{3}\n"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_sequences_are_the_collection_of_their_records(
+    tmp_path: Path, name: str, form: str, packed: bool
+) -> None:
+    small = [[12, 12], [18, 12], [18, 18], [12, 18], [12, 12]]
+    records = feature([SQUARE], "Gland"), feature([small], "Stroma")
+    text = form.format(*map(json.dumps, records), *(json.dumps(record, indent=1) for record in records))
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    drawn = whole(read_geojson(path, DrawingRules(40, 40)))
+    assert np.bincount(drawn.ravel())[1:].tolist() == [36, 64]
+    np.testing.assert_array_equal(drawn, whole(read(tmp_path, *records)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{0}\n{{"a": \n', r"cannot be read as GeoJSON \(record 1: Expecting value"),
+        ("\x1e{0}\n\x1e{0}{0}\n", r"record 1: Extra data"),
+        ('{0}\n{{"a": 1}}\n', "record 1: no GeoJSON features in it; it holds a"),
+        ('{0}\n{{"geometry": {{"type": 5}}}}\n', "record 1: feature 0: its geometry must be an object"),
+        ("\x1e\n", "none of its 0 objects is a polygon"),
+        ("", "Expecting value"),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.geojsonl"
+    path.write_text(text.format(json.dumps(feature([SQUARE]))))
+    with pytest.raises(BadInput, match=message) as caught:
+        read_geojson(path, DrawingRules(40, 40))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["", RS])
+def test_a_sequence_may_be_larger_than_one_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    record = mark + json.dumps(feature([SQUARE])) + "\n"
+    monkeypatch.setattr(json_texts, "MAX_JSON_BYTES", 2 * len(record))
+    path = tmp_path / "a.geojsonl"
+    path.write_text(record * 20)
+    assert len(read_geojson(path, DrawingRules(40, 40)).polygons) == 20
+    path.write_text(record + mark + json.dumps(feature([SQUARE * 9])) + "\n")
+    with pytest.raises(BadInput, match=r"is larger than .* bytes, the most that is read"):
+        read_geojson(path, DrawingRules(40, 40))
+    monkeypatch.setattr(json_texts, "MAX_SEQUENCE_BYTES", 10 * len(record))
+    path.write_text(record * 20)
+    with pytest.raises(BadInput, match=r"is larger than .* bytes, the most that is read"):
+        read_geojson(path, DrawingRules(40, 40))
+
+
+def test_a_sequence_is_read_in_the_memory_of_its_polygons(tmp_path: Path) -> None:
+    """Beside each record stands what nobody asks for, so that the text is a hundred times what is kept of it."""
+    path = tmp_path / "a.geojsonl"
+    measured = {"measurements": {f"Nucleus: channel {number} mean": number / 7 for number in range(1000)}}
+    record = feature([SQUARE])
+    record["properties"] |= measured
+    path.write_text((json.dumps(record) + "\n") * 500)
+    tracemalloc.start()
+    try:
+        drawing = read_geojson(path, DrawingRules(40, 40))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(drawing.polygons) == 500
+    assert peak < path.stat().st_size / 10
 
 
 def test_ellipses_are_those_of_their_bounding_box(tmp_path: Path) -> None:
@@ -255,6 +348,9 @@ def test_unknown_classes_are_listed_with_the_way_out(tmp_path: Path) -> None:
         (feature([[[1, 2], [float("nan"), 1]]]), "feature 0: each ring .*finite numbers"),
         (feature([[[]]]), "feature 0: each ring"),
         (feature([5]), "feature 0: each ring"),
+        (feature([[["1", "2"], ["3", "4"], ["5", "9"]]]), "feature 0: each ring"),
+        (feature([[[True, False], [True, True], [False, True]]]), "feature 0: each ring"),
+        (feature([[[-1e308, 0], [1e308, 1e308], [0, 9]]]), "feature 0: each ring .*at most 1e.15"),
         (feature([["ab"]]), "feature 0: each ring"),
         (feature(5), "feature 0: the coordinates of its Polygon must be a list"),
         (

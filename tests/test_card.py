@@ -107,6 +107,9 @@ BROKEN = [
     Broken({"labels": label() + label()}, "labels must be one or more, of distinct values, not [1, 1]"),
     Broken({"labels": [1, 2]}, "labels[0] 1 must be an object with value, name, color, fill"),
     Broken({"labels": 3}, "labels 3 must be a list of objects"),
+    Broken({"name": "a\x1b[31m"}, "must be text of one line, without control characters"),
+    Broken({"name": "a\n"}, "must be text of one line, without control characters"),
+    Broken({"labels": label(name="a\x07")}, "must be text of one line, without control characters"),
     Broken({"labels": label(value=None)}, "labels[0].value is missing"),
     Broken({"labels": label(name=None)}, "labels[0].name is missing; it must be text"),
     Broken({"labels": label(color=None)}, "labels[0].color is missing; it must be 3 whole numbers, 0 to 255"),
@@ -118,7 +121,8 @@ BROKEN = [
     Broken({"labels": label(fill=[0, 0, -1])}, "labels[0].fill[2] -1 must be a whole number, 0 to 255"),
     Broken({"outside": 9}, "outside 9 must be one of its labels or 'edge'"),
     Broken({"outside": "glass"}, "outside 'glass' must be one of its labels or 'edge'"),
-    Broken({"noise_channels": -1}, "noise_channels -1 must be a whole number, at least 0"),
+    Broken({"noise_channels": -1}, "noise_channels -1 must be a whole number, 0 to 4096"),
+    Broken({"noise_channels": 10**9}, "noise_channels 1000000000 must be a whole number, 0 to 4096"),
     Broken(
         {"noise_channels": 1, "noise_scales": [0]}, "noise_scales[0] 0 must be a whole number, at least 1"
     ),

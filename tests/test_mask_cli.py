@@ -142,7 +142,10 @@ def test_nothing_drawn_is_lost_without_a_word(capsys: pytest.CaptureFixture[str]
     nucleus = square("", 40, 80)["geometry"]
     Path("cell.geojson").write_text(json.dumps([square("Stroma", 10, 190, nucleusGeometry=nucleus)]))
     assert run("from-geojson", "cell.geojson", "c.zarr", "--size", "200,200") == 0
-    assert "warning: 1 nuclei of cells left out; pass --nuclei VALUE" in capsys.readouterr().err
+    assert (
+        "warning: 1 nuclei of cells left out; safron-mask from-geojson --nuclei VALUE draws them"
+        in capsys.readouterr().err
+    )
     assert run("from-geojson", "cell.geojson", "n.zarr", "--size", "200,200", "--nuclei", "2") == 0
     assert capsys.readouterr().err == ""
     assert np.bincount(read("n.zarr").ravel()).tolist() == [7600, 30800, 1600]

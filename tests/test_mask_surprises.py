@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,16 @@ WHOLE = np.s_[0:HEIGHT, 0:WIDTH]
 
 
 @pytest.mark.parametrize(
-    "names", [("x", "y"), ("X", "Y"), ("column", "row"), ("width", "height"), ("z", "x"), ("c", "y", "x")]
+    "names",
+    [
+        ("x", "y"),
+        ("X", "Y"),
+        ("column", "row"),
+        ("width", "height"),
+        ("lon", "lat"),
+        ("z", "x"),
+        ("c", "y", "x"),
+    ],
 )
 @pytest.mark.parametrize("version", [2, 3])
 def test_axes_are_taken_by_their_names(tmp_path: Path, names: tuple[str, ...], version: Any) -> None:
@@ -224,9 +234,13 @@ def test_indexed_pngs_say_how_to_take_their_numbers(tmp_path: Path) -> None:
     colours = np.array([[255, 255, 255], [200, 0, 0], [150, 200, 150]], np.uint8)
     image = pyvips.Image.new_from_array(colours[LABELS])
     image.pngsave(str(path), palette=True)
-    with pytest.raises(BadInput, match=r"safron-mask import m\.png mask\.zarr --palette indices"):
-        open_mask(path)
     table = read_png_colours(path)
+    held = ", ".join(f"{number} = {color}" for number, color in table.items())
+    advice = "safron-mask import m.png mask.zarr --palette indices"
+    with pytest.raises(
+        BadInput, match=re.escape(f"numbers of 3 colours in a table ({held}); ") + f".*{advice}"
+    ):
+        open_mask(path)
     mask = open_mask(path, palette=table, use_palette=True)
     rgb = np.array([table[value] for value in sorted(table)], np.uint8)
     np.testing.assert_array_equal(rgb[mask[WHOLE]], colours[LABELS])
@@ -267,7 +281,9 @@ def test_labels_under_transparency_are_refused(tmp_path: Path) -> None:
 # Other files
 
 
-@pytest.mark.parametrize("name", ["m.geojson", "m.geojson.gz", "M.GeoJSON", "export.json"])
+@pytest.mark.parametrize(
+    "name", ["m.geojson", "m.geojson.gz", "M.GeoJSON", "export.json", "m.geojsonl", "m.ndjson.gz"]
+)
 def test_annotations_are_sent_to_the_command_that_draws_them(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(BadInput, match=f"safron-mask from-geojson {name} mask.zarr --like SLIDE"):

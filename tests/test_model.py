@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,6 +207,51 @@ def test_weights_in_other_files_count(tmp_path: Path, location: str | None) -> N
         BadInput, match=rf"m\.onnx: cannot read '{location or 'scale'}'.*; put the file beside it"
     ):
         load(path)
+
+
+def name_another_folder(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"weights1", b"../w.bin"))
+    (path.parent / "weights1").rename(path.parent.parent / "w.bin")
+
+
+def link_to_another_folder(path: Path) -> None:
+    weights = path.parent / "weights1"
+    weights.rename(path.parent.parent / "w.bin")
+    weights.symlink_to("../w.bin")
+
+
+def pipe(path: Path) -> None:
+    (path.parent / "weights1").unlink()
+    os.mkfifo(path.parent / "weights1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (name_another_folder, "'../w.bin', .*lies outside the generator's folder"),
+        (link_to_another_folder, "'weights1', .*lies outside the generator's folder"),
+        (pipe, "'weights1', .*is a pipe or a device"),
+    ],
+)
+def test_weights_are_read_from_files_of_the_generators_folder_alone(
+    tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    path = save_apart(tmp_path / "here" / "m.onnx", "weights1")
+    change(path)
+    with pytest.raises(BadInput, match=f"cannot read {message}.*; put the file beside it"):
+        load(path)
+
+
+def test_a_generator_and_its_weights_may_both_be_links(tmp_path: Path) -> None:
+    """As in caches of models, where files are stored under their hashes."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    plain = load(save_apart(tmp_path / "m.onnx", "w.bin"))
+    for name in ("m.onnx", "w.bin"):
+        (tmp_path / name).rename(tmp_path / "blobs" / name)
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{name}")
+    assert load(tmp_path / "snapshot" / "m.onnx").sha256 == plain.sha256
 
 
 def test_a_file_that_no_weights_are_in_does_not_count(tmp_path: Path) -> None:

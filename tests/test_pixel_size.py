@@ -176,6 +176,12 @@ BY_AXIS = [
     }
 ]
 
+
+def leads(transformation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Transformations of a level that lead to the coordinate system of `ngff_06`."""
+    return [transformation | {"output": "intrinsic"}]
+
+
 FILES: dict[str, tuple[Callable[[Path], Path], float | None, str]] = {
     "ImageJ um": (lambda d: imagej(d / "a.tif", 0.5, "um"), 0.5, ""),
     "ImageJ micron": (lambda d: imagej(d / "a.tif", 0.5, "micron"), 0.5, ""),
@@ -256,6 +262,33 @@ FILES: dict[str, tuple[Callable[[Path], Path], float | None, str]] = {
         0.5,
         "",
     ),
+    "NGFF 0.6, affine": (
+        lambda d: ngff_06(d / "a.zarr", leads({"type": "affine", "affine": [[0.5, 0, 3], [0, 0.5, 4]]})),
+        0.5,
+        "",
+    ),
+    "NGFF 0.6, both ways": (
+        lambda d: ngff_06(d / "a.zarr", leads({"type": "bijection", "forward": scale(0.5, 0.5)[0]})),
+        0.5,
+        "",
+    ),
+    "NGFF 0.6, turned by nothing": (
+        lambda d: ngff_06(
+            d / "a.zarr",
+            leads(
+                {
+                    "type": "sequence",
+                    "transformations": [
+                        {"type": "mapAxis", "mapAxis": {"y": "y", "x": "x"}},
+                        {"type": "rotation", "rotation": [[1, 0], [0, 1]]},
+                        *scale(0.5, 0.5),
+                    ],
+                }
+            ),
+        ),
+        0.5,
+        "",
+    ),
     "NGFF 0.7": (lambda d: ome_zarr(d / "a.zarr", scale(0.5, 0.5), "0.7"), 0.5, "OME-Zarr 0.7 is not known"),
 }
 
@@ -303,6 +336,17 @@ def test_a_damaged_ome_xml_leaves_the_labels_readable(tmp_path: Path) -> None:
     mask = open_mask(path)
     assert (mask.mpp, mask[0:1, 0:1].tolist()) == (None, [[1]])
     assert "OME-XML is damaged" in mask.notes[0]
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [[[0, 0.5, 3], [0.5, 0, 4]], [[-0.5, 0, 3], [0, 0.5, 4]], [[0.5, 0.1, 0], [0, 0.5, 0]], [[0.5, 0, 0]]],
+    ids=["transposed", "mirrored", "sheared", "short"],
+)
+def test_matrices_that_move_more_than_a_scale_are_refused(tmp_path: Path, matrix: list[list[float]]) -> None:
+    path = ngff_06(tmp_path / "a.zarr", leads({"type": "affine", "affine": matrix}))
+    with pytest.raises(ValueError, match="transformation of type 'affine'; only scales and translations"):
+        open_mask(path)
 
 
 def test_ome_zarr_of_a_turned_level_is_refused(tmp_path: Path) -> None:

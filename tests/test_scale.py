@@ -140,6 +140,7 @@ def write_mask(path: str, mpp: float | None) -> None:
         (0.5, "", 0.5, ""),
         (0.95, "--scale 1", 1.0, ""),
         (None, "--mpp 0.5", 0.5, ""),
+        (-1.0, "--mpp 0.5", 0.5, ""),
         (0.5, "--mpp 1", 1.0, ""),
         (0.5, "--scale 1", 1.0, "--scale 1: the mask has 0.5 um per pixel and generator 'safron-tissue' 1"),
         (None, "", 1.0, "has no pixel size; the generator's, 1 um, is used; pass the mask's with --mpp"),

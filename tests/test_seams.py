@@ -533,6 +533,20 @@ def test_a_slide_of_glass_says_so(here: Path, capfd: pytest.CaptureFixture[str])
     assert (found["has_seams"], found["boundary_ratio_over_real"], found["z"]) == (None, None, None)
 
 
+@pytest.mark.parametrize(("side", "labels"), [(900, 1), (90, 2)], ids=["one label", "a small slide"])
+def test_an_alignment_that_cannot_be_measured_says_so(
+    here: Path, capfd: pytest.CaptureFixture[str], side: int, labels: int
+) -> None:
+    cv2.imwrite("a.png", as_image(noise(0, side, side)))
+    mask = np.ones((side, side), np.uint8)
+    mask[: side // 2] = labels
+    cv2.imwrite("m.png", mask)
+    command = "a.png", "--mask", "m.png", "--tile", "256", "--overlap", "20"
+    outcome = run_program(capfd, main, "seams", *command)
+    assert outcome.code == 0
+    assert outcome.err.count("a.png: its alignment with the mask was not measured") == 1
+
+
 def test_only_reports_are_replaced(rendered: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("other.json").write_text("[1]")
     args = ("seams", rendered / "whole.tiff", "--report")

@@ -145,6 +145,31 @@ def test_slides_give_cues_as_pairs_do(tmp_path: Path) -> None:
     assert not paper.read(0, (0, 0), 60).trust.any()
 
 
+def test_what_annotations_and_masks_of_slides_lose_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide(tmp_path, "case1", mask=False)
+    ring = [[100, 80], [300, 80], [300, 280], [100, 280], [100, 80]]
+    near = {"type": "Polygon", "coordinates": [ring], "plane": {"z": 1}}
+    records = [
+        {"geometry": {"type": "Polygon", "coordinates": [ring]}, "nucleusGeometry": near},
+        {"geometry": near},
+        {"geometry": {"type": "Point", "coordinates": [1, 2]}},
+    ]
+    named = [record | {"properties": {"classification": "Gland"}} for record in records]
+    (tmp_path / "case1.geojsonl").write_text("\n".join(map(json.dumps, named)))
+    slide(tmp_path, "case2", mask=False)
+    zarr.create_array(
+        str(tmp_path / "case2.zarr"), shape=(200, 300), chunks=(64, 64), dtype="u1", fill_value=2
+    )
+    source = folders.open_source(tmp_path, override(TINY, {"model": {"mpp": 1.0}}, "test"))
+    assert (source.read(0, (20, 30), 120).labels == 2).sum() == 100 * 100
+    told = capsys.readouterr().err
+    for loss in ("1 x Point left out", "objects lie in 2 planes (z 0, 1)", "1 nuclei of cells left out"):
+        assert f"case1.geojsonl: {loss}" in told
+    assert "case2.zarr: none of its chunks is stored" in told
+
+
 def test_annotations_lie_in_pixels_of_the_slide(tmp_path: Path) -> None:
     slide(tmp_path, "case1", mask=False)
     ring = [[100, 80], [300, 80], [300, 280], [100, 280], [100, 80]]

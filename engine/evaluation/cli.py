@@ -122,7 +122,7 @@ def seams(
     for line in seam_table(reports):
         click.echo(line)
     for item in reports:
-        if doubt := _doubt(item.alignment):
+        if options["mask"] is not None and (doubt := _doubt(item.alignment)):
             warn(NAME, f"{item.slide}: {doubt}")
         if item.model is not None and item.made_by not in (None, item.model):
             warn(
@@ -134,8 +134,10 @@ def seams(
 
 
 def _doubt(found: Alignment | None) -> str | None:
-    """Why slide and mask may not belong together; None where they do, or nothing is known."""
-    if found is None or (found.sure and found.shift == (0, 0)):
+    """Why slide and mask may not belong together; None where they do."""
+    if found is None:
+        return "its alignment with the mask was not measured: the slide is too small, or nowhere shows two labels of the mask"
+    if found.sure and found.shift == (0, 0):
         return None
     shift = "shift {},{}".format(*found.shift)
     if found.sure:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 from safron.io.errors import BadInput
-from safron.io.fields import RGB, Byte, Count, Finite, Mpp, NotNegative, convert, hints
+from safron.io.fields import RGB, Byte, Count, Finite, Line, Mpp, NotNegative, convert, hints
 from safron.io.legend import Label
 from safron.io.measures.guides import Guides
 
@@ -258,7 +258,7 @@ class Card:
         Every other field of the card.
     """
 
-    name: str
+    name: Line
     tile: Count
     context: NotNegative
     labels: tuple[Label, ...]
@@ -267,7 +267,7 @@ class Card:
     outside: Byte | None = None
     noise_scales: tuple[Count, ...] = ()
     mpp: Mpp | None = None
-    version: str = "1"
+    version: Line = "1"
     licence: str = "unknown"
     trained_on: str = "unknown"
     edges: Edges | None = None
@@ -383,13 +383,17 @@ class _Tiles(Struct, frozen=True):
             raise ValueError(f"default {self.default} must be a multiple of {self.multiple_of}")
 
 
+MOST_NOISE = 4096
+"""Channels of noise that a card may ask for; more are an error of writing."""
+
+
 class _File(Struct, frozen=True):
     """Fields that a card's file has in another form than `Card`."""
 
     tile: Count | _Tiles
     labels: tuple[Label, ...]
     outside: Annotated[Byte, Meta(description="one of its labels")] | Literal["edge"] = "edge"
-    noise_channels: NotNegative = 0
+    noise_channels: Annotated[int, Meta(ge=0, le=MOST_NOISE)] = 0
     noise_scales: tuple[Count, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from safron.engine.plan.fixed_point import PREDICTION_LIMIT, VALUE_LIMIT
 from safron.engine.system.gpus import describe_gpu
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import read_text
+from safron.io.files import open_input, read_text
 
 from .adapter import check_adapter, run_adapted
 from .card import Card, Difference, parse_card
@@ -342,13 +342,15 @@ class OnnxModel:
 
 def _add_weights(digest: hashlib._Hash, locations: tuple[str, ...], path: Path) -> None:
     """Add the files that hold some of the weights to the generator's hash."""
+    # Where it is stored, and where it is linked from: caches of models link to files that lie side by side elsewhere.
+    folders = path.resolve().parent, path.parent.resolve()
     for location in locations:
-        file = path.parent / location
         try:
-            if file.exists() and not file.is_file():  # a device or a pipe might never end
-                raise OSError("not a file")
-            with file.open("rb") as weights:
-                digest.update(hashlib.file_digest(weights, "sha256").digest())
+            file = (path.parent / location).resolve()
+            if not any(file.is_relative_to(folder) for folder in folders):
+                raise OSError("it lies outside the generator's folder")
+            with open_input(file) as weights:
+                digest.update(hashlib.file_digest(weights, "sha256").digest())  # type: ignore[arg-type] # of fdopen
         except (OSError, ValueError) as error:
             raise BadInput(
                 f"--model {path}: cannot read {location!r}, where some of its weights are ({one_line(error)}); "

@@ -91,7 +91,9 @@ class Prepared:
     @property
     def warnings(self) -> list[str]:
         """Guesses, and options that are allowed but probably not intended."""
-        notes = [f"mask {self.job.mask.source}: {note}" for note in self.job.mask.notes]
+        mask = self.job.mask
+        told = mask.notes if self.options.mpp is None else mask.label_notes
+        notes = [f"mask {mask.source}: {note}" for note in told]
         if self.plan.slide.flavor == "svs" and self.plan.slide.mpp is None:
             notes.append(
                 "the slide has no pixel size: viewers show no scale, and opentile refuses an svs slide without one; pass --mpp"

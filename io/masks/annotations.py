@@ -133,8 +133,11 @@ def _polygon(shape: Shape, values: Mapping[str, int], rules: DrawingRules) -> Po
     value = (rules.nuclei or 0) if shape.nucleus else values[shape.name.lower()]
     rings = [ring / rules.downsample for ring in shape.rings]
     size = (rules.width, rules.height)
-    x0, y0 = np.clip(np.floor(rings[0].min(axis=0)), 0, size).astype(int).tolist()
-    x1, y1 = np.clip(np.ceil(rings[0].max(axis=0)), 0, size).astype(int).tolist()
+    first = np.floor(rings[0].min(axis=0))
+    # A line along pixels' edges has no extent, and still lies on the canvas.
+    last = np.maximum(np.ceil(rings[0].max(axis=0)), first + 1)
+    x0, y0 = np.clip(first, 0, size).astype(int).tolist()
+    x1, y1 = np.clip(last, 0, size).astype(int).tolist()
     areas = [_ring_area(ring) for ring in rings]
     return Polygon(value, edges_of(rings), (y0, x0, y1, x1), shape.name, areas[0] - sum(areas[1:]))
 

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from safron.io.legend import Label
 
-    from .drawing import Drawing
     from .write import Paint
 
 
@@ -127,7 +126,7 @@ def import_(
     epilog="\b\nExamples:\n  safron-mask from-geojson export.geojson mask.zarr --like slide.svs\n"
     "  safron-mask from-geojson export.geojson mask.zarr --size 40000,30000 --label Tumor=2 --background 1",
 )
-@click.argument("annotations", type=click.Path(path_type=Path), metavar="ANNOTATIONS.geojson[.gz]")
+@click.argument("annotations", type=click.Path(path_type=Path), metavar="ANNOTATIONS.geojson[l][.gz]")
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @option("--size", f"{SIZE} Either this or --like.", "W,H", parse=size_of)
 @option(
@@ -208,7 +207,8 @@ def from_geojson(
             **rules,
         ),
     )
-    _tell_of_losses(drawing)
+    for loss in drawing.losses():
+        warn(NAME, loss)
     coverage = Coverage()
     _write(
         out,
@@ -230,24 +230,6 @@ def from_geojson(
         )
     if between:
         warn(NAME, f"{_polygons(between)} smaller than a pixel or between pixel centres, and not in the mask")
-
-
-def _tell_of_losses(drawing: Drawing) -> None:
-    """Warn of what a file holds and the mask will not."""
-    for kind, count in drawing.skipped.items():
-        warn(NAME, f"{count} x {kind} left out: only polygons have an inside")
-    if drawing.outside:
-        warn(NAME, f"{drawing.outside} polygons lie beyond the canvas")
-    if len(drawing.planes) > 1:
-        axes = {"z": sorted({z for z, _ in drawing.planes}), "t": sorted({t for _, t in drawing.planes})}
-        found = "; ".join(f"{axis} {', '.join(map(str, at))}" for axis, at in axes.items() if len(at) > 1)
-        warn(
-            NAME,
-            f"objects lie in {len(drawing.planes)} planes ({found}), and all are drawn on one canvas; "
-            "export one plane to draw it alone",
-        )
-    if drawing.nuclei:
-        warn(NAME, f"{drawing.nuclei} nuclei of cells left out; pass --nuclei VALUE to draw them")
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")

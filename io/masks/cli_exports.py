@@ -70,7 +70,7 @@ def to_geojson(
     """
     from safron.io.files import check_output_path
 
-    from .geojson import MAX_GEOJSON_BYTES
+    from .json_texts import MAX_JSON_BYTES
     from .to_geojson import ENDINGS, legend_of, write_geojson
 
     check_output_path(out, overwrite=overwrite, endings=ENDINGS)
@@ -92,10 +92,10 @@ def to_geojson(
             warn(NAME, f"--label {name}={value}: the mask has no region of label {value} to draw")
     names = ", ".join(f"{count} {name}" for name, count in found.most_common(8))
     click.echo(f"{out}: {found.total()} regions" + (f" ({names})" if names else ""))
-    if out.suffix != ".gz" and out.stat().st_size > MAX_GEOJSON_BYTES:
+    if out.suffix != ".gz" and out.stat().st_size > MAX_JSON_BYTES:
         warn(
             NAME,
-            f"{out}: is larger than the {MAX_GEOJSON_BYTES >> 20} MiB that from-geojson reads; "
+            f"{out}: is larger than the {MAX_JSON_BYTES >> 20} MiB that from-geojson reads; "
             "--min-area N leaves out small regions",
         )
 

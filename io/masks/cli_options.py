@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from .relabel import Relabel
 
 NAME = "safron-mask"
-REMEDY = "--mpp)"
-"""End of the notes that a user who passes --mpp has answered."""
 
 
 def size_of(value: str) -> tuple[int, int]:
@@ -116,9 +114,8 @@ def open_source(
     mask = open_mask(
         source, palette=colours, palette_tolerance=tolerance, use_palette=colours is not None, relabel=relabel
     )
-    for note in mask.notes:
-        if mpp is None or not note.endswith(REMEDY):
-            warn(NAME, f"{source}: {note}")
+    for note in mask.notes if mpp is None else mask.label_notes:
+        warn(NAME, f"{source}: {note}")
     return mask
 
 

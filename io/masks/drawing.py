@@ -113,6 +113,26 @@ class Drawing:
     nuclei: int = 0
     legend: tuple[Label, ...] = DEFAULT_LABELS
 
+    def losses(self) -> list[str]:
+        """Say what the file holds and no pixel will show, as far as that is known before anything is drawn."""
+        losses = [
+            f"{count} x {kind} left out: only polygons have an inside" for kind, count in self.skipped.items()
+        ]
+        if self.outside:
+            losses.append(f"{self.outside} polygons lie beyond the canvas")
+        if len(self.planes) > 1:
+            axes = {"z": sorted({z for z, _ in self.planes}), "t": sorted({t for _, t in self.planes})}
+            found = "; ".join(f"{axis} {', '.join(map(str, at))}" for axis, at in axes.items() if len(at) > 1)
+            losses.append(
+                f"objects lie in {len(self.planes)} planes ({found}), and all are drawn on one canvas; "
+                "export one plane to draw it alone"
+            )
+        if self.nuclei:
+            losses.append(
+                f"{self.nuclei} nuclei of cells left out; safron-mask from-geojson --nuclei VALUE draws them"
+            )
+        return losses
+
     def paint(self, rows: slice, cols: slice, coverage: Coverage | None = None) -> npt.NDArray[np.uint8]:
         """Labels of a region.
 

@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safron.io.fields import RGB, convert
-from safron.io.files import parse_text
+from safron.io.files import parsing
 from safron.io.legend import Label
+
+from .json_texts import each_json
 
 UNCLASSIFIED = "unclassified"
 """Name that QuPath's users see for an object without a class or a name."""
 
-MAX_GEOJSON_BYTES = 256 << 20
-"""Largest GeoJSON file, unpacked; parsing takes about ten times as much memory."""
+MOST_COORDINATE = 1e15
+"""Pixels; beyond this they cannot be told apart, and products of coordinates may overflow."""
 
 ELLIPSE_SIDES = 720
 """A polygon of so many sides differs from an ellipse of 10,000 px by less than 0.1 px."""
@@ -93,7 +95,8 @@ def read_objects(path: Path, *, ignore: Sequence[str] = (), nuclei: bool = False
     Parameters
     ----------
     path
-        A FeatureCollection, a list of features, a feature or a geometry, as it is or packed by gzip.
+        A FeatureCollection, a list of features, a feature or a geometry, or a sequence of these, each on a line or after
+        the character RS (RFC 8142); as it is or packed by gzip.
     ignore
         Classes to pass over, in any case.
     nuclei
@@ -102,28 +105,24 @@ def read_objects(path: Path, *, ignore: Sequence[str] = (), nuclei: bool = False
     Raises
     ------
     BadInput
-        The file is missing, is no GeoJSON, or larger than `MAX_GEOJSON_BYTES`.
+        The file is missing, is no GeoJSON, or too large; see `each_json`.
     """
     left_out = {name.lower() for name in ignore}
-    return parse_text(
-        path,
-        lambda text: _read(json.loads(text), path, left_out, nuclei),
-        kind="GeoJSON",
-        remedy="mend it, or export it again from QuPath as GeoJSON",
-        max_bytes=MAX_GEOJSON_BYTES,
-    )
+    objects = Objects(0)
 
+    def add(document: Any) -> None:
+        if isinstance(document, dict) and "labels" in document:
+            objects.legend += tuple(convert(document["labels"], list[Label], f"{path}, labels", loose=True))
+        for number, feature in enumerate(features_of(document)):
+            try:
+                _add(objects, feature, left_out, nuclei)
+            except ValueError as error:
+                raise ValueError(f"feature {number}: {error}") from error
+            objects.count += 1
 
-def _read(document: Any, path: Path, ignore: set[str], nuclei: bool) -> Objects:
-    features = features_of(document)
-    objects = Objects(len(features))
-    if isinstance(document, dict) and "labels" in document:
-        objects.legend = tuple(convert(document["labels"], list[Label], f"{path}, labels", loose=True))
-    for number, feature in enumerate(features):
-        try:
-            _add(objects, feature, ignore, nuclei)
-        except ValueError as error:
-            raise ValueError(f"feature {number}: {error}") from error
+    with parsing(path, kind="GeoJSON", remedy="mend it, or export it again from QuPath as GeoJSON"):
+        for _ in each_json(path, add):
+            pass
     return objects
 
 
@@ -228,12 +227,14 @@ def outlines(geometry: Any) -> tuple[list[list[Ring]], list[str]]:
 
 def _ring(points: Any) -> Ring:
     try:
-        ring = np.array([point[:2] for point in points], np.float64)
+        given = np.array([point[:2] for point in points])
+        ring = given.astype(np.float64) if given.dtype.kind in "iufO" else np.empty(0)
     except (TypeError, ValueError, OverflowError, IndexError, KeyError):
         ring = np.empty(0)
-    if ring.shape[1:] != (2,) or not np.isfinite(ring).all():
+    if ring.shape[1:] != (2,) or not (np.abs(ring) <= MOST_COORDINATE).all():
         raise ValueError(
             "each ring of its polygon must be a list of corners [x, y], which are finite numbers"
+            f" (at most {MOST_COORDINATE:g})"
         )
     return ring
 

@@ -22,7 +22,7 @@ from safron.io.fields import RGB
 
 from .image_kinds import is_tiff, silent, slide_vendor, starts, tiff_size
 from .image_notes import LOSSY_TIFF, LOSSY_VIPS, fill_of, filled_note, larger_note, lossy_note, turned_note
-from .palette import Palette
+from .palette import Palette, read_png_colours
 from .pixel_size import PixelSize, from_slide, from_tiff, from_vips
 from .plane import ACCEPTED, Plane, ReadChunk
 
@@ -81,7 +81,7 @@ class ImagePlane:
                 if not self.indexed:
                     raise
                 raise BadInput(
-                    f"{error}; it is an indexed image, whose pixels are numbers of colours in a table: to take these numbers as "
+                    f"{error}; it is an indexed image, whose pixels are numbers of {self._table()}: to take these numbers as "
                     f"labels, copy it with safron-mask import {self.path.name} mask.zarr --palette indices"
                 ) from None
         if self.use_palette:
@@ -114,6 +114,15 @@ class ImagePlane:
         """Take over a pixel size, its notes, and others; empty ones are left out."""
         self.mpp = size.mpp
         self.notes = tuple(filter(None, (*self.notes, *size.notes, *notes)))
+
+    def _table(self) -> str:
+        """Show the first colours of an indexed PNG's table with their numbers."""
+        try:
+            table = read_png_colours(self.path)
+        except BadInput:
+            return "colours in a table"
+        shown = ", ".join(f"{number} = {color}" for number, color in list(table.items())[:4])
+        return f"{len(table)} colours in a table ({shown}{', ...' if len(table) > 4 else ''})"
 
     def require(
         self,
@@ -152,7 +161,7 @@ class ImagePlane:
         if bands > 2 and not self.palette.colours:
             if indexed:
                 raise BadInput(
-                    "it is an indexed image: its pixels are numbers of colours in a table; to take these numbers as "
+                    f"it is an indexed image: its pixels are numbers of {self._table()}; to take these numbers as "
                     f"labels, copy it with safron-mask import {self.path.name} mask.zarr --palette indices"
                 )
             raise BadInput(

@@ -28,6 +28,7 @@ from safron.io.errors import BadInput, Failed, SafronError, one_line
 
 from .chunk_cache import CACHE_BYTES, ChunkCache
 from .fingerprint import content_facts, file_facts
+from .pixel_size import REMEDY
 from .plane import Plane
 
 Labels = npt.NDArray[np.uint8]
@@ -109,6 +110,11 @@ class LabelMask:
         self._cache: ChunkCache | None = None
         planes = getattr(plane, "beside", {}) | dict(beside or {})
         self.beside = {name: Beside(other, name, source, self.shape) for name, other in planes.items()}
+
+    @property
+    def label_notes(self) -> tuple[str, ...]:
+        """Those of the notes that a known pixel size does not answer."""
+        return tuple(note for note in self.notes if not note.endswith(REMEDY))
 
     def __getitem__(self, region: tuple[slice, slice]) -> Labels:
         """Labels of a region.

@@ -153,7 +153,24 @@ def _scale(step: Mapping[str, Any], names: Sequence[str]) -> Sequence[float] | N
             for axis, factor in zip(axes, _scale(part.get("transformation", part), axes) or (), strict=False):
                 factors[names.index(axis)] *= factor
         return factors
+    if kind == "bijection":
+        return _scale(step["forward"], names)
+    if kind == "mapAxis" and step[kind] in ([*range(len(names))], {name: name for name in names}):
+        return None
+    if kind in ("affine", "rotation") and (factors := _diagonal(step[kind], len(names))):
+        return factors
     raise BadInput(
         f"its full-size level has a transformation of type {str(kind)[:40]!r}; only scales and translations are read: "
         "save it with these"
     )
+
+
+def _diagonal(rows: Sequence[Sequence[float]], count: int) -> list[float]:
+    """Scale of a matrix that neither turns, mirrors nor shears; empty for any other."""
+    matrix = [[float(value) for value in row[:count]] for row in rows[:count]]
+    upright = len(matrix) == count and all(
+        (value > 0) if row == col else value == 0
+        for row, line in enumerate(matrix)
+        for col, value in enumerate(line)
+    )
+    return [matrix[axis][axis] for axis in range(count)] if upright else []

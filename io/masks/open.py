@@ -13,6 +13,7 @@ from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
 from safron.io.files import open_input
 
+from .json_texts import SEQUENCE_ENDINGS
 from .mask import Elsewhere, LabelMask
 from .plane import ACCEPTED, ZARR_MARKERS
 from .relabel import Relabel, RelabelledPlane
@@ -144,7 +145,7 @@ def _open_named(
             start = file.read(6)
     except BadInput as error:
         raise BadInput(f"mask {str(error).replace(str(path), name)}") from None
-    if path.name.lower().endswith((".geojson", ".geojson.gz", ".json")):
+    if path.name.lower().removesuffix(".gz").endswith((".geojson", ".json", *SEQUENCE_ENDINGS)):
         raise BadInput(
             f"mask {name}: it holds annotations, not labels; draw them with "
             f"safron-mask from-geojson {Path(name).name} mask.zarr --like SLIDE"

@@ -184,10 +184,16 @@ def _factor(unit: str) -> float | None:
 
 
 def from_attribute(value: Any) -> PixelSize:
-    """Pixel size from the attribute `mpp` of a Zarr array: one number, or two for height and width."""
-    if isinstance(value, list | tuple) and len(value) == 2:
-        return pixel_size(value[0], value[1], "um")
-    return pixel_size(value, value, "um")
+    """Pixel size from the attribute `mpp` of a Zarr array: one number, or two for height and width; a text may name its unit."""
+    both = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+    parted = [
+        re.fullmatch(r"\s*((?>[\d.]+(?:[eE][+-]?\d+)?))\s*([^\W\d_].*)", side)
+        if isinstance(side, str)
+        else None
+        for side in both
+    ]
+    sizes = [side if part is None else part[1] for side, part in zip(both, parted, strict=True)]
+    return pixel_size(*sizes, *("um" if part is None else part[2] for part in parted))
 
 
 def from_slide(slide: Any) -> PixelSize:

@@ -4,25 +4,26 @@ A `PolygonSet` keeps all of them in a few arrays, so that half a million nuclei 
 
 - ``.npz`` with the arrays xy, offsets, cls and names, and, if need be, hole (1 for the inner ring of the polygon before it) and
   scale (by which xy is divided)
-- GeoJSON of QuPath and of CellViT: each polygon is a nucleus; of QuPath's cells the nucleus counts, where it is outlined
+- GeoJSON of QuPath and of CellViT, also one feature a line: each polygon is a nucleus; of QuPath's cells the nucleus counts, where it is outlined
 - JSON of HoVer-Net ({"nuc": {"1": {"contour": ..., "type": 1}}}) and of CellViT ({"cells": [{"contour": ..., "type": 1}]})
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
-from safron.io.files import open_input, parse_text
+from safron.io.files import open_input, parsing
 
-from .geojson import MAX_GEOJSON_BYTES, feature_name, features_of, outlines
+from .geojson import feature_name, features_of, outlines
+from .json_texts import each_json
 
 HOVERNET = {0: "no label", 1: "neopla", 2: "inflam", 3: "connec", 4: "necros", 5: "no-neo"}
 """HoVer-Net's names of PanNuke's classes, which its JSON does not hold."""
@@ -87,18 +88,14 @@ def read_polygons(path: Path) -> PolygonSet:
     Raises
     ------
     BadInput
-        The file is missing, larger than `MAX_GEOJSON_BYTES` where it is text, of no known form, or holds no polygon.
+        The file is missing, too large (see `safron.io.masks.json_texts`), of no known form, or holds no polygon.
     """
     if path.suffix.lower() == ".npz":
         return _read_npz(path)
     remedy = "give GeoJSON of QuPath, JSON of HoVer-Net or CellViT, or .npz with xy, offsets, cls and names"
-    return parse_text(
-        path,
-        lambda text: _collect(path, _objects(json.loads(text))),
-        kind="polygons of nuclei",
-        remedy=remedy,
-        max_bytes=MAX_GEOJSON_BYTES,
-    )
+    with parsing(path, kind="polygons of nuclei", remedy=remedy):
+        texts = each_json(path, lambda document: list(_objects(document)))
+        return _collect(path, chain.from_iterable(texts))
 
 
 def _read_npz(path: Path) -> PolygonSet:

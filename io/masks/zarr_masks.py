@@ -19,7 +19,8 @@ from .pixel_size import UNKNOWN, from_attribute
 from .plane import ACCEPTED, ZARR_MARKERS
 
 _AXIS = {
-    "row": "y", "rows": "y", "height": "y", "col": "x", "cols": "x", "column": "x", "columns": "x", "width": "x"
+    "row": "y", "rows": "y", "height": "y", "lat": "y", "latitude": "y", "northing": "y",
+    "col": "x", "cols": "x", "column": "x", "columns": "x", "width": "x", "lon": "x", "longitude": "x", "easting": "x",
 }  # fmt: skip
 """Names of the axes y and x that other programs give."""
 

@@ -168,7 +168,7 @@ def _read_pairs(
                     sizes.setdefault(mpp, path)
             if orientation(path) != 1:
                 notes["an orientation in EXIF, which turns neither images nor masks here"] += 1
-            notes.update(note for note in mask.notes if "lossy" in note and not kind.glands)
+            notes.update(() if kind.glands else mask.label_notes)
             yield from (image, labels)
 
     arrays = spill(read(), cache)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import cv2
 import numpy as np
+from safron.io.console import warn
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.files import is_foreign
 from safron.io.masks.annotations import DrawingRules, read_geojson
@@ -39,7 +40,7 @@ from safron.training.data.source import Bytes, Sample, count_tiles, guides_at
 ALWAYS_SLIDES = {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu"}
 """Suffixes that only slides have; a TIFF counts as a slide if a mask or annotations of its name lie beside it."""
 SLIDES = ALWAYS_SLIDES | {".tif", ".tiff"}
-MASKS = (".zarr", ".geojson")
+MASKS = (".zarr", ".geojson", ".geojsonl")
 
 TRIES = 100
 """Places tried before a window of background is accepted: where 95 % are background, 6 windows in 1000."""
@@ -289,12 +290,18 @@ def _open(
     """Find the area of a slide that its labels cover, and bring both to the generator's pixel size, `mpp`."""
     whole, shown, own = seen
     factor = mpp / own
-    if mask_path.suffix == ".geojson":
+    if mask_path.suffix != ".zarr":
         names = {label.name: label.value for label in config.model.labels}
         height, width = (math.floor(side / factor) for side in shown[2:])
-        drawing = read_geojson(mask_path, DrawingRules(height, width, labels=names, downsample=factor))
+        remedy = "name them by model.labels in --config, or draw a mask with safron-mask from-geojson"
+        rules = DrawingRules(height, width, labels=names, downsample=factor, remedy=remedy)
+        drawing = read_geojson(mask_path, rules)
+        for loss in drawing.losses():
+            warn("safron-train", f"{mask_path}: {loss}")
         return Slide(path, drawing, height, width, factor, shown[:2])
     mask = open_mask(mask_path, relabel=relabel)
+    for note in mask.label_notes:
+        warn("safron-train", f"{mask_path}: {note}")
     area = min((whole, shown), key=lambda area: _misfit(mask, area, own))
     if _misfit(mask, area, None) > PROPORTION:
         raise BadInput(
