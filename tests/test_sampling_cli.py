@@ -17,6 +17,9 @@ from disks import small_disk
 from masks import blobs
 from safron.engine import render
 from safron.engine.generator.model import load_model
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.prepare import prepare
+from safron.engine.rendering import open_runner, run
 from safron.engine.scratch import render_state
 from safron.engine.scratch.pass_state import PassState
 from safron.engine.status import render_status
@@ -53,6 +56,37 @@ def test_from_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
     mask = np.asarray(zarr.open_array("mask.zarr", mode="r")[:])
     grid = np.asarray(tifffile.imread("s.tiff", level=0))
     np.testing.assert_array_equal(grid, expected(mask, model, seed=0, state="float16"))
+
+
+@pytest.mark.usefixtures("_files")
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("float16", "MB of scratch\n"),
+        ("float32", "24 bytes per pixel: of a canvas this small two may be held\n"),
+    ],
+)
+def test_scratch_is_what_the_plan_says_at_most(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, state: str, says: str
+) -> None:
+    monkeypatch.setattr(render_state, "SYNC_SECONDS", 0.0)
+    assert says in run_cli(capfd, f"{ARGS} --state {state} --dry-run").out
+    most, folder = [0], Path("s.tiff.safron")
+
+    def look(count: int) -> None:
+        chunks = [*folder.glob("passes/*/state/c.*"), *folder.glob("**/boundary/*/c*")]
+        most.append(sum(path.stat().st_size for path in chunks))
+
+    mask = np.asarray(zarr.open_array("mask.zarr", mode="r")[:])
+    options = RenderOptions(
+        model=MixModel(), state=state, overlap=12, block=64, tiff_tile=64, workers=1, scale="1"
+    )  # type: ignore[arg-type]
+    prepared = prepare(mask, "s.tiff", options)
+    planned = prepared.scratch_bytes
+    with open_runner(prepared) as (prepared, runner):
+        run(prepared, runner, progress=look)
+    itemsize = {"float16": 2, "float32": 4}[state]
+    assert 0.8 * 3 * itemsize * mask.size < max(most) <= planned
 
 
 FAILS = [
