@@ -39,7 +39,7 @@ class RenderStatus:
     begun
         Start of the render, by the clock of the disk with the scratch: ISO 8601; None if it is finished.
     step, steps
-        The pass of a sampler that is in work, 1 the first, and all its passes; 1 and 1 without a sampler.
+        The pass that a sampler is at, 1 the first, and all its passes; 1 and 1 without a sampler.
     """
 
     out: str
