@@ -151,7 +151,7 @@ def _passes(heights: Integers, labels: npt.NDArray[Any], axis: int) -> Integers:
 def _beyond(ringed: Integers, labels: npt.NDArray[Any]) -> Integers:
     """See `Basins`."""
     height, width = labels.shape
-    found = []
+    found: list[Integers] = []
     for rim, own, other in (
         (labels[-1], ringed[-2, 1:-1], ringed[-1, 1:-1]),
         (labels[:, -1], ringed[1:-1, -2], ringed[1:-1, -1]),
