@@ -213,7 +213,7 @@ def write_mask(
 
     def find(rows: slice, cols: slice) -> int:
         finder.note(View.of(rows, cols, plan.shape, read))
-        return (rows.stop - rows.start) * (cols.stop - cols.start)
+        return int((rows.stop - rows.start) * (cols.stop - cols.start))
 
     def paint(rows: slice, cols: slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
         kinds, numbers = finder.paint(View.of(rows, cols, plan.shape, read))
