@@ -88,7 +88,8 @@ def nuclei(
     if mapping is not None and tissue is None:
         raise click.UsageError("--map: give --tissue, whose labels it translates")
     from .cli import show_warnings
-    from .nucleus_masks import plan_nuclei, prepare_codes, write_mask
+    from .nucleus_masks import prepare_codes, write_mask
+    from .nucleus_plan import plan_nuclei
     from .plan.passes import all_patches
     from .rendering import open_runner, run
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safron.engine.preparation.output_paths import scratch_path
 from safron.engine.scratch.arrays import Scratch, recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.scratch.journal import read_journal
 from safron.engine.scratch.lock import holder
-from safron.engine.scratch.pass_state import patches_so_far
+from safron.engine.scratch.pass_state import completed_passes, patches_so_far
 from safron.io.errors import BadInput
 from safron.io.remote import Target
 
@@ -37,6 +38,8 @@ class RenderStatus:
         Size of the slide so far.
     begun
         Start of the render, by the clock of the disk with the scratch: ISO 8601; None if it is finished.
+    step, steps
+        The pass that a sampler is at, 1 the first, and all its passes; 1 and 1 without a sampler.
     """
 
     out: str
@@ -48,6 +51,13 @@ class RenderStatus:
     all_patches: int
     written_bytes: int
     begun: str | None
+    step: int = 1
+    steps: int = 1
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """What changes when there is more to look at: finished blocks, and patches of a sampler's earlier passes."""
+        return self.blocks, self.patches if self.step < self.steps else 0
 
     def line(self) -> str:
         """Return the status in one line."""
@@ -58,8 +68,9 @@ class RenderStatus:
             "running": f"running, {self.holder}",
             "interrupted": "interrupted; the same command continues",
         }[self.state]
+        passes = f"pass {self.step} of {self.steps}, " if self.steps > 1 else ""
         return (
-            f"{self.out}: {self.blocks} of {self.all_blocks} blocks, {self.patches} of {self.all_patches} patches "
+            f"{self.out}: {passes}{self.blocks} of {self.all_blocks} blocks, {self.patches} of {self.all_patches} patches "
             f"({share:.0f} %), {self.written_bytes / 1e6:.1f} MB, begun {self.begun}; {state}"
         )
 
@@ -106,4 +117,12 @@ def render_status(out: str | Path, *, scratch: str | Path | None = None) -> Rend
         all_patches=int(begun_as.get("patches", 0)),
         written_bytes=max((entry.end for entry in entries), default=0),
         begun=begun.isoformat(timespec="seconds"),
+        step=completed_passes(Scratch(folder)) + 1,
+        steps=_steps(begun_as),
     )
+
+
+def _steps(begun_as: dict[str, Any]) -> int:
+    """Passes of a render, as its record says."""
+    sampler = begun_as["inputs"].get("sampler")
+    return 1 if sampler is None else len(json.loads(json.loads(sampler))["times"])

@@ -8,36 +8,92 @@ import numpy.typing as npt
 import pytest
 from masks import cells
 from safron.io.masks.nucleus_code import circle, encode, find_interiors, measure_depth
-from safron.io.masks.nucleus_decode import NucleusFinder
+from safron.io.masks.nucleus_decode import NucleusFinder, View
+from safron.io.masks.nucleus_split import highest, join_basins
 
 CODES = circle(6)
 
 
 def decode(
-    picture: npt.NDArray[np.uint8], block: int, types: tuple[int, ...] = tuple(range(6)), smallest: int = 1
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32], NucleusFinder]:
+    picture: npt.NDArray[np.uint8], block: int, types: tuple[int, ...] = tuple(range(6)), smallest: int = 1,
+    glass: npt.NDArray[np.bool_] | None = None,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32], NucleusFinder]:  # fmt: skip
     """Find and paint in blocks."""
-    height, width = picture.shape[:2]
+    height, width = shape = picture.shape[:2]
+    bare = np.zeros(shape, bool) if glass is None else glass
     found = NucleusFinder(CODES.tolist(), types, width, smallest)
     places = [(y, x) for y in range(0, height, block) for x in range(0, width, block)]
-    parts = {place: picture[place[0] : place[0] + block, place[1] : place[1] + block] for place in places}
-    glass = {place: np.zeros(part.shape[:2], bool) for place, part in parts.items()}
-    for place in reversed(places):
-        found.note(place, parts[place], glass[place])
+    views = [
+        View.of(
+            slice(y, min(y + block, height)), slice(x, min(x + block, width)), shape,
+            lambda rows, cols: (picture[rows, cols], bare[rows, cols]),
+        )
+        for y, x in places
+    ]  # fmt: skip
+    for view in reversed(views):
+        found.note(view)
     found.settle()
-    kinds, numbers = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint32)
-    for y, x in places:
-        both = found.paint((y, x), parts[y, x], glass[y, x])
+    kinds, numbers = np.zeros(shape, np.uint8), np.zeros(shape, np.uint32)
+    for (y, x), view in zip(places, views, strict=True):
+        both = found.paint(view)
         for whole, part in zip((kinds, numbers), both, strict=True):
             whole[y : y + block, x : x + block] = part
     return kinds, numbers, found
+
+
+def split(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Nuclei of pieces, from 1, in plain words: pixel by pixel over the whole canvas."""
+    far = np.minimum(cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), 16)
+    wide = np.pad(np.rint(64 * far).astype(np.int64), 2, mode="edge")
+    side = [1, 4, 6, 4, 1]
+    rows, cols = inside.shape
+    high = sum(
+        side[y] * side[x] * wide[y : y + rows, x : x + cols] for y in range(5) for x in range(5)
+    )  # fmt: skip
+    pixels = [(int(y), int(x)) for y, x in np.argwhere(inside)]
+    held = {*pixels}
+
+    def near(y: int, x: int, diagonal: bool) -> list[tuple[int, int]]:
+        found = [(y - 1, x), (y, x - 1), (y, x + 1), (y + 1, x)]
+        if diagonal:
+            found += [(y + b, x + a) for b in (-1, 1) for a in (-1, 1) if {(y + b, x), (y, x + a)} & held]
+        return [pixel for pixel in found if pixel in held]
+
+    def way(pixel: tuple[int, int]) -> tuple[int, int]:
+        best, steepest = pixel, -1
+        for other in near(*pixel, diagonal=True):
+            rise = int(high[other] - high[pixel])
+            slope = rise * (7 if other[0] == pixel[0] or other[1] == pixel[1] else 5)
+            if (rise > 0 or (rise == 0 and other < pixel)) and slope > steepest:
+                best, steepest = other, slope
+        return best
+
+    summit = {pixel: way(pixel) for pixel in pixels}
+    while any(summit[end] != end for end in summit.values()):
+        summit = {pixel: summit[end] for pixel, end in summit.items()}
+    passes: dict[tuple[tuple[int, int], tuple[int, int]], int] = {}
+    for pixel in pixels:
+        for other in near(*pixel, diagonal=False):
+            if (one := summit[pixel]) < (two := summit[other]):
+                passes[one, two] = max(passes.get((one, two), 0), int(min(high[pixel], high[other])))
+    nucleus = {top: top for top in summit.values()}
+    for one, two in sorted(passes, key=lambda pair: (-passes[pair], pair)):
+        first, second = nucleus[one], nucleus[two]
+        if first != second and passes[one, two] > 0.85 * min(high[first], high[second]):
+            kept, lost = (first, second) if high[first] >= high[second] else (second, first)
+            nucleus = {top: kept if now == lost else now for top, now in nucleus.items()}
+    names = {top: place for place, top in enumerate(sorted({*nucleus.values()}), 1)}
+    labels = np.zeros(inside.shape, np.int64)
+    for pixel in pixels:
+        labels[pixel] = names[nucleus[summit[pixel]]]
+    return labels
 
 
 def oracle(
     picture: npt.NDArray[np.uint8], smallest: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
     """The same of a picture that fits into memory, in plain words."""
-    _, labels = cv2.connectedComponents((picture[..., 0] >= 128).astype(np.uint8), connectivity=4)
+    labels = split(picture[..., 0] >= 128)
     kinds, numbers = np.zeros(labels.shape, np.uint8), np.zeros(labels.shape, np.uint32)
     firsts = {label: int(np.flatnonzero(labels.ravel() == label)[0]) for label in range(1, labels.max() + 1)}
     number = 0
@@ -104,6 +160,30 @@ def test_any_block_equals_the_whole_picture(block: int) -> None:
     assert np.array_equal(kinds, want_kinds)
 
 
+@pytest.mark.parametrize("block", [7, 40, 120])
+def test_nuclei_that_run_together_are_parted_and_large_ones_are_not(block: int) -> None:
+    y, x = np.mgrid[:120, :120]
+    two = ((np.hypot(y - 20, x - 20) < 9) | (np.hypot(y - 24, x - 34) < 8)).astype(np.uint32)
+    large = np.hypot(y - 78, (x - 60) / 1.3) < 36
+    picture = encode(np.where(two | large, 1, 0).astype(np.uint8), measure_depth(two | large), CODES)
+    _, found, finder = decode(picture, block)
+    assert finder.counts.tolist() == [3, 0, 0, 0, 0, 0]
+    assert found[20, 20] == 1
+    assert found[24, 34] == 2
+    assert (found[(two > 0) & (np.hypot(y - 20, x - 20) < 6)] == 1).all()
+    assert (found[large] == 3).all()
+    np.testing.assert_array_equal(found > 0, (two > 0) | large)
+
+
+def test_basins_are_joined_over_high_passes_from_the_highest_on() -> None:
+    passes = highest(np.array([[1, 0, 60], [0, 1, 84], [2, 1, 86], [2, 3, 40], [3, 2, 43]]))
+    assert passes.tolist() == [[0, 1, 84], [1, 2, 86], [2, 3, 43]]
+    one, two, three, four = join_basins([200, 100, 100, 50], passes).tolist()
+    assert two == three  # 86 is above 0.85 of 100
+    assert one != two  # 84 is not
+    assert four == three  # 43 is above 0.85 of 50
+
+
 def test_only_types_that_were_asked_for_are_found() -> None:
     types, numbers = cells(5)
     kinds, _, finder = decode(encode(types, measure_depth(numbers), CODES), 96, types=(1, 4))
@@ -114,17 +194,11 @@ def test_only_types_that_were_asked_for_are_found() -> None:
 def test_glass_holds_no_nuclei_and_an_empty_picture_none() -> None:
     types, numbers = cells(6)
     picture = encode(types, measure_depth(numbers), CODES)
-    finder = NucleusFinder(CODES.tolist(), range(6), 96)
     glass = np.zeros((96, 96), bool)
     glass[:, :48] = True
-    finder.note((0, 0), picture, glass)
-    finder.settle()
-    kinds, found = finder.paint((0, 0), picture, glass)
+    kinds, found, _ = decode(picture, 96, glass=glass)
     assert not found[glass].any()
     assert found[~glass].any()
     assert np.array_equal(kinds > 0, found > 0)
-    empty = np.full((8, 8, 3), (0, 128, 128), np.uint8)
-    finder = NucleusFinder(CODES.tolist(), range(6), 8)
-    finder.note((0, 0), empty, np.zeros((8, 8), bool))
-    finder.settle()
-    assert not any(part.any() for part in finder.paint((0, 0), empty, np.zeros((8, 8), bool)))
+    for block in (3, 8):
+        assert not any(part.any() for part in decode(np.full((8, 8, 3), (0, 128, 128), np.uint8), block)[:2])

@@ -16,13 +16,14 @@ from layout_models import REGIONS, TYPES, write_model
 from safron.engine import nucleus_masks, render
 from safron.engine.generator.model import load_model
 from safron.engine.mask_cli import main
-from safron.engine.nucleus_masks import make_nuclei, plan_nuclei, prepare_codes, write_mask
+from safron.engine.nucleus_masks import make_nuclei, prepare_codes, write_mask
+from safron.engine.nucleus_plan import plan_nuclei
 from safron.engine.rendering import open_runner, run
 from safron.io import open_mask
 from safron.io.errors import BadInput, Failed
 from safron.io.legend import Label
 from safron.io.masks import write, write_nuclei
-from safron.io.masks.nucleus_decode import NucleusFinder
+from safron.io.masks.nucleus_decode import NucleusFinder, View
 from safron.io.masks.write import write_labels
 
 SIZE = (150, 190)
@@ -46,10 +47,10 @@ def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, A
     )  # fmt: skip
     picture = tifffile.imread(out, level=0)
     finder = NucleusFinder(load_model(model).card.extra["nuclei"]["codes"], (0, 2), SIZE[1], 8)
-    glass = np.zeros(SIZE, bool)
-    finder.note((0, 0), picture, glass)
+    view = View((0, 0), np.s_[0 : SIZE[0], 0 : SIZE[1]], picture, np.zeros(SIZE, bool))
+    finder.note(view)
     finder.settle()
-    kinds, numbers = finder.paint((0, 0), picture, glass)
+    kinds, numbers = finder.paint(view)
     return np.array([1, 2, 3, 4])[kinds], numbers
 
 

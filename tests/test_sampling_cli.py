@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,17 @@ import zarr
 from cases import ExpectFail, check_fail, render_cli, run_cli
 from disks import small_disk
 from masks import blobs
+from safron.engine import render
 from safron.engine.generator.model import load_model
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.prepare import prepare
+from safron.engine.rendering import open_runner, run
+from safron.engine.scratch import render_state
 from safron.engine.scratch.pass_state import PassState
+from safron.engine.status import render_status
+from safron.engine.viewing.unfinished import UnfinishedPicture
 from safron.io.errors import Failed
-from sampler_models import CARD, write_sampler
+from sampler_models import CARD, MixModel, write_sampler
 from sampler_oracle import expected
 
 ARGS = (
@@ -48,6 +56,37 @@ def test_from_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
     mask = np.asarray(zarr.open_array("mask.zarr", mode="r")[:])
     grid = np.asarray(tifffile.imread("s.tiff", level=0))
     np.testing.assert_array_equal(grid, expected(mask, model, seed=0, state="float16"))
+
+
+@pytest.mark.usefixtures("_files")
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("float16", "MB of scratch\n"),
+        ("float32", "24 bytes per pixel: of a canvas this small two may be held\n"),
+    ],
+)
+def test_scratch_is_what_the_plan_says_at_most(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, state: str, says: str
+) -> None:
+    monkeypatch.setattr(render_state, "SYNC_SECONDS", 0.0)
+    assert says in run_cli(capfd, f"{ARGS} --state {state} --dry-run").out
+    most, folder = [0], Path("s.tiff.safron")
+
+    def look(count: int) -> None:
+        chunks = [*folder.glob("passes/*/state/c.*"), *folder.glob("**/boundary/*/c*")]
+        most.append(sum(path.stat().st_size for path in chunks))
+
+    mask = np.asarray(zarr.open_array("mask.zarr", mode="r")[:])
+    options = RenderOptions(
+        model=MixModel(), state=state, overlap=12, block=64, tiff_tile=64, workers=1, scale="1"
+    )  # type: ignore[arg-type]
+    prepared = prepare(mask, "s.tiff", options)
+    planned = prepared.scratch_bytes
+    with open_runner(prepared) as (prepared, runner):
+        run(prepared, runner, progress=look)
+    itemsize = {"float16": 2, "float32": 4}[state]
+    assert 0.8 * 3 * itemsize * mask.size < max(most) <= planned
 
 
 FAILS = [
@@ -134,6 +173,66 @@ def test_status_counts_all_passes_and_scratch_of_other_steps_is_refused(
     assert refused.code == 2
     assert "holds an unfinished render with other inputs (sampler)" in refused.error
     assert render_cli(capfd, ARGS)["patches"] == int(whole)
+
+
+@pytest.mark.usefixtures("_files")
+def test_the_view_of_a_render_in_work_shows_the_running_picture(capfd: pytest.CaptureFixture[str]) -> None:
+    stop_after_the_first_pass(capfd)
+    assert ": pass 1 of 4, 0 of 4 blocks, " in run_cli(capfd, "--status s.tiff").out
+    stored = np.asarray(zarr.open_array("s.tiff.safron/passes/0/state", mode="r")[:]).astype(np.float32)
+    colors = np.clip(np.rint((stored + 1) * 127.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    picture = UnfinishedPicture(Path("s.tiff"))
+    with closing(picture):
+        shown = picture.tile(0, 0, 0)
+        assert shown is not None
+        assert shown.there is not None
+        assert shown.there.all()
+        np.testing.assert_array_equal(shown.rgb, colors)
+        coarse = picture.tile(2, 0, 0)
+        assert coarse is not None
+        rows = np.minimum(np.arange(38) * 4 + 2, 149)
+        np.testing.assert_array_equal(coarse.rgb, colors[rows, 2::4])
+        assert picture.progress()["step"] == 1
+        assert picture.progress()["steps"] == 4
+        Path("s.tiff.safron/passes/0/state/c.0.1.1").unlink()  # as a pass frees it
+        there = picture.tile(0, 0, 0).there  # type: ignore[union-attr]
+        expected = np.full((150, 200), 255)
+        expected[64:128, 64:128] = 0
+        np.testing.assert_array_equal(there, expected)
+
+
+@pytest.mark.usefixtures("_files")
+def test_finished_blocks_hide_the_running_picture(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render_state, "SYNC_SECONDS", 0.0)
+    done: list[int] = []
+
+    def stop(count: int) -> None:
+        done.append(count)
+        if sum(done) > 40 and render_status("s.tiff").blocks >= 2:
+            raise KeyboardInterrupt
+
+    mask = np.asarray(zarr.open_array("mask.zarr", mode="r")[:])
+    how: dict[str, Any] = {"overlap": 4, "tile": 32, "block": 64, "tiff_tile": 64, "mpp": 1.0, "workers": 1}
+    how |= {"compression": "none", "model": MixModel(), "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt):
+        render(mask, "s.tiff", progress=stop, **how)
+    with closing(UnfinishedPicture(Path("s.tiff"))) as picture:
+        status, early = picture.progress(), picture.tile(0, 0, 0)
+        blocks = picture.finished(0, 0, 0)
+    assert (status["step"], status["steps"]) == (3, 3)
+    assert early is not None
+    assert blocks is not None
+    assert blocks.there is not None
+    assert early.there is not None
+    render(mask, "s.tiff", **how)
+    late, finished = tifffile.imread("s.tiff", level=0), blocks.there == 255
+    assert 0 < finished.sum() < finished.size
+    np.testing.assert_array_equal(early.rgb[finished], late[finished])
+    waiting = ~finished & (early.there == 255)
+    assert waiting.any()
+    assert (early.rgb[waiting] != late[waiting]).mean() > 0.5  # there is noise in it yet
 
 
 @pytest.mark.usefixtures("_files")

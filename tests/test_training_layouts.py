@@ -13,7 +13,7 @@ from cases import run_program
 from layout_models import REGIONS, TINY, TYPES, write_data, write_model
 from masks import cells
 from safron.engine.generator.model import load_model
-from safron.engine.nucleus_masks import read_codes
+from safron.engine.nucleus_plan import read_codes
 from safron.io.errors import BadInput
 from safron.io.masks.nucleus_code import circle, measure_depth
 from safron.training.cli import main

@@ -113,6 +113,12 @@ def completed(scratch: Scratch, inputs: Mapping[str, str]) -> tuple[int, int] | 
     return (run, painted) if type(run) is int and type(painted) is int else None
 
 
+def completed_passes(scratch: Scratch) -> int:
+    """Return how many passes before the last are complete: one is deleted only after the next one is."""
+    complete = [int(path.parent.name) + 1 for path in scratch.path.glob(f"passes/*/{COMPLETE}")]
+    return max(complete, default=0)
+
+
 def patches_so_far(scratch: Scratch) -> int:
     """Return how many patches all passes but the last have done, as their records say."""
     steps = sorted(int(path.name) for path in scratch.path.glob("passes/*") if path.name.isdecimal())

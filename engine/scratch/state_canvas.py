@@ -45,6 +45,16 @@ class StateCanvas:
     def __init__(self, arrays: SharedArrays) -> None:
         self._arrays = arrays
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width."""
+        return tuple(self._arrays.open(NAME).shape)
+
+    @property
+    def chunk(self) -> int:
+        """Side of a chunk in pixels."""
+        return int(self._arrays.open(NAME).chunks[1])
+
     def write(self, window: Window, values: npt.NDArray[np.float32]) -> None:
         """Store whole chunks, or less at the far edges.
 

@@ -119,6 +119,10 @@ class TileTree(Still, ABC):
 
     def tile(self, level: int, row: int, column: int) -> Shown | None:
         """See `Picture`."""
+        return self.finished(level, row, column)
+
+    def finished(self, level: int, row: int, column: int) -> Shown | None:
+        """Give a tile, or what the file has of it."""
         key = level, row, column
         with self._guard:
             if key in self._kept:
@@ -146,7 +150,7 @@ class TileTree(Still, ABC):
                 key = level - 1, 2 * row + down, 2 * column + right
                 if bounds(self.height, self.width, *key).empty:
                     continue
-                part = self.tile(*key)
+                part = self.finished(*key)
                 if part is None:
                     lacking = True
                     continue

@@ -1,6 +1,7 @@
 """What is there already of a slide that another process renders, or that was interrupted?
 
-Its encoded tiles lie in OUT.part, and the index in scratch says where. Both are read and never changed. Levels that blocks do
+Its encoded tiles lie in OUT.part, and the index in scratch says where. Both are read and never changed. Where a diffusion model
+is sampled, its running picture is shown where no block is finished. Levels that blocks do
 not hold are made from the finest that they do.
 """
 
@@ -25,6 +26,7 @@ from safron.io.slides.spec import SlideSpec
 from safron.io.slides.tile_index import IndexReader
 
 from .pictures import Shown, TileTree, bounds
+from .running_canvas import RunningCanvas
 
 LOOK_SECONDS = 1.0
 """The journal is read again after so long."""
@@ -86,6 +88,11 @@ class UnfinishedPicture(TileTree):
         target = Target.of(out)
         self._index = IndexReader(Scratch(scratch_path(target, scratch)).index, self.spec.pyramid)
         self._part = os.open(target.part, os.O_RDONLY)
+        self._running = None
+        if "sampler" in inputs:
+            self._running = RunningCanvas(
+                scratch_path(target, scratch), inputs["sampler"], self.height, self.width
+            )
         self._status: RenderStatus | None = None
         self._looked = 0.0
 
@@ -123,6 +130,21 @@ class UnfinishedPicture(TileTree):
             return None
         return Shown(rgb, None if there.all() else there)
 
+    def tile(self, level: int, row: int, column: int) -> Shown | None:
+        """See `Picture`; where no block is finished, a sampler's running picture is shown."""
+        shown = self.finished(level, row, column)
+        if self._running is None or (shown is not None and shown.there is None):
+            return shown
+        running = self._running.read(bounds(self.height, self.width, level, row, column), level)
+        if running is None or shown is None:
+            return shown or running
+        assert shown.there is not None
+        assert running.there is not None
+        done = shown.there == 255
+        return Shown(
+            np.where(done[..., None], shown.rgb, running.rgb), np.maximum(shown.there, running.there)
+        )
+
     def progress(self) -> dict[str, Any]:
         """Say how far the render is."""
         now = time.monotonic()
@@ -130,7 +152,7 @@ class UnfinishedPicture(TileTree):
             self._looked = now
             with suppress(SafronError, OSError):  # it is being finished at this moment
                 status = render_status(self.out, scratch=self.scratch)
-                if self._status is not None and status.blocks != self._status.blocks:
+                if self._status is not None and status.seen != self._status.seen:
                     self.version += 1
                 self._status = status
         found = {} if self._status is None else asdict(self._status) | {"line": self._status.line()}

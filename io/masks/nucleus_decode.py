@@ -1,12 +1,12 @@
 """Which nuclei does a picture of codes show, when it does not fit into memory?
 
 The picture is that of `safron.io.masks.nucleus_code`, as a diffusion model paints it. Pixels of positive depth that hang together
-above, below, left or right are one nucleus; its type is the one whose point lies nearest to the mean of its pixels. A
-nucleus may lie in several blocks, so the picture is read twice:
+above, below, left or right are a piece; a piece is one nucleus, or several that touch (see `safron.io.masks.nucleus_split`). A nucleus has
+the type whose point lies nearest to the mean of its pixels. It may lie in several blocks, so the picture is read twice:
 
-    first   parts of nuclei are found in each block: their pixels, sums of codes, and labels along the rim
-    then    parts that touch over a rim are joined; each nucleus gets a number, in the order of its first pixel
-    last    each block is painted: parts, and the pixels of valleys beside them (not the corner where three nuclei meet)
+    first   basins of each block: their pixels, sums of codes, summits, passes, and labels along the rim
+    then    basins that go on beyond a rim are joined, then those of one nucleus; each gets a number, in the order of its first pixel
+    last    each block is painted: nuclei, and the pixels of valleys beside them (not the corner where three nuclei meet)
 
 All sums are whole numbers and the order is that of the canvas, so the result is that of the whole picture, for blocks of any
 size. In memory are a block for each thread, the rims, and some numbers for each nucleus.
@@ -15,18 +15,19 @@ size. In memory are a block for each thread, the rims, and some numbers for each
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from .image_edges import join_parts
 from .nucleus_code import Bytes
+from .nucleus_split import MARGIN, Basins, find_basins, highest, join_basins
 
 Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 Place = tuple[int, int]
 
 MIDDLE = 128
@@ -37,8 +38,53 @@ ON_CIRCLE = 255**2 // 4
 
 
 @dataclass(frozen=True)
+class View:
+    """A block, and `MARGIN` pixels around it as far as there are some.
+
+    Attributes
+    ----------
+    place
+        First row and column of the block on the canvas.
+    block
+        Where the block lies in the arrays.
+    picture
+        uint8 [y, x, 3].
+    glass
+        bool [y, x]: where no nuclei are.
+    """
+
+    place: Place
+    block: tuple[slice, slice]
+    picture: Bytes
+    glass: Flags
+
+    @classmethod
+    def of(
+        cls,
+        rows: slice,
+        cols: slice,
+        shape: tuple[int, int],
+        read: Callable[[slice, slice], tuple[Bytes, Flags]],
+    ) -> View:
+        """Read a block of a canvas of this shape."""
+        wide = [
+            slice(max(0, part.start - MARGIN), min(side, part.stop + MARGIN))
+            for part, side in zip((rows, cols), shape, strict=True)
+        ]
+        block = tuple(
+            slice(part.start - more.start, part.stop - more.start)
+            for part, more in zip((rows, cols), wide, strict=True)
+        )
+        return cls((rows.start, cols.start), block, *read(*wide))  # type: ignore[arg-type]
+
+    def basins(self) -> Basins:
+        """Find the basins of the block."""
+        return find_basins((self.picture[..., 0] >= MIDDLE) & ~self.glass, self.block)
+
+
+@dataclass(frozen=True)
 class Parts:
-    """Parts of nuclei in a block.
+    """Basins in a block.
 
     Attributes
     ----------
@@ -46,10 +92,18 @@ class Parts:
         int64 [parts, 4]: pixels, sums of both codes, and the place of the first pixel on the canvas (row times width, plus column).
     rims
         int32, labels of the parts from 1 along the block's first and last row, first and last column.
+    ends, tops, passes
+        See `Basins`; ends int64 [parts], as places on the canvas.
+    beyond
+        int64 [n, 3]: a part, the place of a pixel of another block, and the height of the pass there.
     """
 
     sums: Integers
     rims: tuple[npt.NDArray[np.int32], ...]
+    ends: Integers
+    tops: Integers
+    passes: Integers
+    beyond: Integers
 
 
 @dataclass
@@ -89,19 +143,31 @@ class NucleusFinder:
     counts: Integers = field(init=False)
     lines: tuple[list[int], list[int]] = field(init=False)
 
-    def note(self, place: Place, picture: Bytes, glass: npt.NDArray[np.bool_]) -> None:
-        """Find the parts of a block; `picture` uint8 [y, x, 3]; nothing is found where `glass` [y, x]."""
-        count, labels = _label(picture, glass)
+    def note(self, view: View) -> None:
+        """Find the parts of a block."""
+        basins, picture = view.basins(), view.picture[view.block]
+        labels, count = basins.labels, len(basins.tops) + 1
         flat = labels.ravel()
         codes = (np.bincount(flat, picture[..., channel].ravel(), count) for channel in (1, 2))
         # Of places that are written twice the last one stays, which is the first pixel.
         first = np.zeros(count, np.int64)
         first[flat[::-1]] = np.arange(flat.size - 1, -1, -1)
-        y, x = np.divmod(first, labels.shape[1])
-        at = (y + place[0]) * self.width + x + place[1]
+        at = self._place(view, *np.divmod(first, labels.shape[1]))
         sums = np.stack([np.bincount(flat, minlength=count), *codes, at], axis=1).astype(np.int64)[1:]
         rims = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
-        self.parts[place] = Parts(sums, tuple(rim.copy() for rim in rims))
+        part, row, col, height = basins.beyond.T
+        self.parts[view.place] = Parts(
+            sums,
+            tuple(rim.copy() for rim in rims),
+            self._place(view, *basins.ends.T),
+            basins.tops,
+            basins.passes,
+            np.stack([part, self._place(view, row, col), height], axis=1),
+        )
+
+    def _place(self, view: View, row: Integers, col: Integers) -> Integers:
+        """Place on the canvas of pixels of a block."""
+        return (row + view.place[0]) * self.width + col + view.place[1]
 
     def settle(self) -> None:
         """Join parts over the rims and number the nuclei, once all blocks are noted."""
@@ -109,10 +175,8 @@ class NucleusFinder:
         self.lines = sorted({y for y, _ in places}), sorted({x for _, x in places})
         sizes = [len(self.parts[place].sums) for place in places]
         self.first = dict(zip(places, np.cumsum([0, *sizes]).tolist(), strict=False))
-        total = sum(sizes)
-        root = join_parts(total, self._pairs(places)) if total else np.zeros(0, np.int64)
         sums = np.concatenate([self.parts[place].sums for place in places])
-        _, group = np.unique(root, return_inverse=True)
+        group = self._groups(places) if len(sums) else np.zeros(0, np.int64)
         whole = np.zeros((int(group.max(initial=-1)) + 1, 4), np.int64)
         whole[:, 3] = np.iinfo(np.int64).max
         np.add.at(whole[:, :3], group, sums[:, :3])
@@ -125,16 +189,55 @@ class NucleusFinder:
         self.number, self.kind = numbers[group], kinds[group]
         self.counts = np.bincount(kinds[kept], minlength=len(self.codes)).astype(np.int64)
 
-    def _pairs(self, places: Sequence[Place]) -> Integers:
-        """Parts that touch over a rim, int64 [2, pairs]."""
-        found = [np.zeros((2, 0), np.int64)]
-        for place in places:
-            for other, mine, theirs, _ in self._neighbours(place):
-                one, two = self.parts[place].rims[mine], self.parts[other].rims[theirs]
-                met = (one > 0) & (two > 0)
-                pair = np.stack([one[met] - 1 + self.first[place], two[met] - 1 + self.first[other]])
-                found.append(pair.astype(np.int64))
-        return np.unique(np.concatenate(found, axis=1), axis=1)
+    def _groups(self, places: Sequence[Place]) -> Integers:
+        """Nucleus of each part, int64 [parts], from 0."""
+
+        def all_of(name: str) -> Integers:
+            return np.concatenate([getattr(self.parts[place], name) for place in places])
+
+        def counted(name: str, columns: int) -> Integers:
+            """The same, with parts counted over all blocks."""
+            counts = [
+                getattr(self.parts[place], name) + self.first[place] * (np.arange(3) < columns)
+                for place in places
+            ]
+            return np.concatenate(counts)
+
+        tops, ends, beyond = all_of("tops"), all_of("ends"), counted("beyond", 1)
+        pixels, parts = self._rim_pixels(places)
+        on = np.flatnonzero(tops == 0)
+        pairs = np.stack([on, parts[np.searchsorted(pixels, ends[on])]])
+        root = join_parts(len(tops), pairs)
+        # Basins in the order of their summits, which no block changes.
+        summits = np.full(len(tops), -1, np.int64)
+        np.maximum.at(summits, root, np.where(tops > 0, ends, -1))
+        order, basin = np.unique(summits[root], return_inverse=True)
+        heights = np.zeros(len(order), np.int64)
+        np.maximum.at(heights, basin, tops)
+        beyond[:, 1] = parts[np.searchsorted(pixels, beyond[:, 1])]
+        passes = np.concatenate([counted("passes", 2), beyond])
+        passes[:, :2] = basin[passes[:, :2]]
+        passes = highest(passes[passes[:, 0] != passes[:, 1]])
+        _, group = np.unique(join_basins(heights.tolist(), passes)[basin], return_inverse=True)
+        return group.astype(np.int64)
+
+    def _rim_pixels(self, places: Sequence[Place]) -> tuple[Integers, Integers]:
+        """Places of all pixels of nuclei along the rims, in their order, and the part of each."""
+        pixels, parts = [], []
+        for y, x in places:
+            rims = self.parts[y, x].rims
+            below, right = y + len(rims[2]) - 1, x + len(rims[0]) - 1
+            for rim, start, step in zip(
+                rims,
+                (y * self.width + x, below * self.width + x, y * self.width + x, y * self.width + right),
+                (1, 1, self.width, self.width),
+                strict=True,
+            ):
+                at = np.flatnonzero(rim)
+                pixels.append(start + step * at)
+                parts.append(rim[at].astype(np.int64) - 1 + self.first[y, x])
+        order, first = np.unique(np.concatenate(pixels), return_index=True)
+        return order, np.concatenate(parts)[first]
 
     def _neighbours(self, place: Place) -> list[tuple[Place, int, int, Any]]:
         """Blocks above, left, below and right, as far as there are some.
@@ -167,11 +270,10 @@ class NucleusFinder:
         kinds: npt.NDArray[np.uint8] = np.asarray(self.types, np.uint8)[far.argmin(axis=1)]
         return kinds
 
-    def paint(
-        self, place: Place, picture: Bytes, glass: npt.NDArray[np.bool_]
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
+    def paint(self, view: View) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
         """Paint a block that was noted: 1 + place of the type, uint8, and numbers, uint32, both [y, x] and 0 outside nuclei."""
-        _, labels = _label(picture, glass)
+        labels, place = view.basins().labels, view.place
+        picture, glass = view.picture[view.block], view.glass[view.block]
         around = np.zeros((labels.shape[0] + 2, labels.shape[1] + 2), np.int64)
         around[1:-1, 1:-1] = np.where(labels > 0, labels + self.first[place], 0)
         for other, _, theirs, where in self._neighbours(place):
@@ -187,10 +289,3 @@ class NucleusFinder:
             here = np.where(valley & (here == 0), near, here)
         kinds = np.append(np.uint8(0), self.kind + np.uint8(1))[here]
         return kinds, np.append(np.uint32(0), self.number)[here]
-
-
-def _label(picture: Bytes, glass: npt.NDArray[np.bool_]) -> tuple[int, npt.NDArray[np.int32]]:
-    """Parts of a block: their number and 1, and labels int32 [y, x] from 1."""
-    inside = ((picture[..., 0] >= MIDDLE) & ~glass).astype(np.uint8)
-    count, labels = cv2.connectedComponents(inside, connectivity=4)
-    return count, np.asarray(labels, np.int32)

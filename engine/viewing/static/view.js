@@ -188,12 +188,13 @@ function apply(now) {
     if (error && error !== shownError) note(error, { bad: true, seconds: 15 });
     shownError = error;
   } else if (now.kind === "render") {
-    const { patches, all_patches, blocks, all_blocks, state: how, line } = now.progress;
+    const { patches, all_patches, blocks, all_blocks, step, steps, state: how, line } = now.progress;
     share = all_patches ? patches / all_patches : 0;
     active = how === "running";
     $("render-section").hidden = false;
     $("render-line").textContent = line ?? "";
-    said = `${how ?? "reading"}: block ${number(blocks ?? 0)} of ${number(all_blocks ?? 0)}, ${Math.floor(100 * share)} %`;
+    const turn = steps > 1 ? `pass ${number(step)} of ${number(steps)}, ` : "";
+    said = `${how ?? "reading"}: ${turn}block ${number(blocks ?? 0)} of ${number(all_blocks ?? 0)}, ${Math.floor(100 * share)} %`;
   } else if (!$("render-section").hidden) {
     $("render-line").textContent = "Finished.";
   }
