@@ -29,7 +29,6 @@ from safron.io.console import (
     option,
     options_of,
     own_process,
-    progress,
     run_program,
     say_if_interrupted,
     say_last,
@@ -38,6 +37,7 @@ from safron.io.console import (
 )
 from safron.io.errors import BadInput, Failed
 from safron.io.json_report import check_report_path, write_report
+from safron.io.progress import progress
 
 if TYPE_CHECKING:
     from safron.engine.preparation.mask_scan import Scan
