@@ -17,16 +17,8 @@ from typing import Any, Literal
 
 import click
 import numpy as np
-from safron.io.console import (
-    PIXEL_SIZE,
-    SETTINGS,
-    Program,
-    debug_option,
-    option,
-    progress,
-    run_program,
-    version_option,
-)
+from safron.io.console import PIXEL_SIZE, SETTINGS, Program, debug_option, option, run_program, version_option
+from safron.io.progress import progress
 
 NAME = "safron-augment"
 Kind = Literal["G0", "G1"]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import debug_option, option, pixel_progress, progress, run_program
+from safron.io.console import debug_option, option, run_program
 from safron.io.masks.cli import commands
 from safron.io.masks.cli_options import NAME, relabel_of, size_of, tell_size
+from safron.io.progress import pixel_progress, progress
 
 MODEL = "nuclei-masks"
 

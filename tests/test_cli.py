@@ -23,7 +23,7 @@ from disks import protected, read_only_folder, small_disk
 from onnx_models import write_onnx
 from safron.engine.generator import warm_up
 from safron.engine.generator.onnx_model import OnnxModel
-from safron.io import console
+from safron.io import progress
 
 pytest.importorskip("onnx")
 
@@ -634,7 +634,7 @@ def test_validate(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_plain_progress_lines_where_there_is_no_terminal(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     outcome = run_cli(capfd, USUAL + "mask.zarr out.tiff")
     lines = outcome.err.splitlines()
     assert len(lines) == 9

@@ -8,7 +8,7 @@ import sys
 
 import click
 import pytest
-from safron.io import console
+from safron.io import console, progress
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -17,12 +17,12 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
 def test_lines_count_from_where_an_earlier_run_ended(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(10, "patches", also=(0.5, "Mpx")) as advance:
+    with progress.progress(10, "patches", also=(0.5, "Mpx")) as advance:
         advance(4)
         advance(1)
         advance(2, "all well")
@@ -32,14 +32,14 @@ def test_lines_count_from_where_an_earlier_run_ended(capsys: pytest.CaptureFixtu
 
 
 def test_no_line_before_its_time(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(3, "steps") as advance:
+    with progress.progress(3, "steps") as advance:
         for _ in range(3):
             advance(1)
     assert told(capsys) == []
 
 
 def test_the_end_is_told_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(3, "steps", ending=True) as advance:
+    with progress.progress(3, "steps", ending=True) as advance:
         for step in range(3):
             advance(1, f"loss {step}")
     (line,) = told(capsys)
@@ -48,7 +48,7 @@ def test_the_end_is_told_where_that_is_asked_for(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("at_once")
 def test_a_total_may_be_unknown(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress(None, "steps") as advance:
+    with progress.progress(None, "steps") as advance:
         advance(0)
         advance(2)
     (line,) = told(capsys)

@@ -48,8 +48,8 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     """
     need_torch()
     import torch
-    from safron.io.console import progress
     from safron.io.errors import BadInput
+    from safron.io.progress import progress
     from safron.io.synthesis.tiles import read_tiles
     from safron.training.fit_refiner import fit_refiner
     from safron.training.refiner.data import Tiles

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safron.io.console import progress
 from safron.io.errors import BadInput, Failed
+from safron.io.progress import progress
 from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, check_same_data, load_same, save_checkpoint
 from safron.training.config import TrainConfig
@@ -332,50 +332,21 @@ def fit(
     if path.exists() and not resume:
         raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
     part = team.share(config.batch)
-    kept = load_same(path, config) if resume else None
-    facts = read_facts(folder, facts or DataFacts())
-    if kept is not None:  # which may be of a version that did less
-        config = dataclasses.replace(kept.config, steps=config.steps, epochs=config.epochs)
-        facts = _facts_of(kept, facts)
-    with team.first_then_others():  # the first process prepares the data, the others find it in the cache
-        source = open_source(folder, config, cache or out, facts)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, mpp=source.mpp))
-    training, held_out = split(source, config.held_out)
-    about: dict[str, Any] = {
-        "images": len(training),
-        "slides": len(set(training.slides)),
-        "data": training.name,
-    }
-    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of} | (
-        {"map": facts.map} if facts.map else {}
+    run = _open_run(
+        folder, config, facts, load_same(path, config) if resume else None, path, cache or out, team
     )
-    if kept is not None:
-        check_same_data(path, kept, about)
-    about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}
-    tiles = training.tiles(config.tile_side + 2 * config.model.context, config.epoch_stride)
+    config, about = run.config, run.about
     if config.epochs:
-        steps = max(1, config.epochs * tiles // config.batch)
-        if kept is not None and kept.config.epochs == config.epochs:
-            steps = kept.config.steps
-        config = dataclasses.replace(config, steps=steps)
-        schedule = dataclasses.replace(schedule, steps=steps)
+        schedule = dataclasses.replace(schedule, steps=config.steps)
 
     out.mkdir(parents=True, exist_ok=True)
     with own_folder(out) if team.leads else nullcontext(), _stop_requests() as asked:
         trainer = Trainer(config, device, team=team, compiled=compiled)
-        if kept is None:
-            begin(trainer.generator, trainer.average, config, training, start)
-        named = None if kept is None else kept.metadata.get("styles")
-        about |= {"styles": name_styles(training, config) if named is None else named}
-        if kept is not None:
-            trainer.restore(kept)
-        precision = str(trainer.half or torch.float32).removeprefix("torch.")
-        about |= {"torch": torch.__version__, "device": trainer.device.type, "precision": precision}
-        about |= {"processes": team.size}
+        _begin_or_restore(trainer, run, start)
         if show and team.leads:
-            print(_describe(config, about, held_out, tiles), file=sys.stderr, flush=True)
+            print(_describe(config, about, run.held_out, run.tiles), file=sys.stderr, flush=True)
         numbers, ahead = range(trainer.done, schedule.steps), trainer.device.type != "cpu"
-        batches = draw_batches(training, config, numbers, part, ahead=ahead)
+        batches = draw_batches(run.training, config, numbers, part, ahead=ahead)
         log = RunLog(out, trainer.done) if team.leads else None
         began = time.monotonic()
         shown = progress(schedule.steps, "steps", ending=True) if show and team.leads else nullcontext()
@@ -396,13 +367,90 @@ def fit(
                         log.losses(trainer.done, minutes, losses)
                     if trainer.done % schedule.save_every == 0 or last:
                         save_checkpoint(path, trainer.checkpoint(about))
-                        log.sheet(trainer.done, draw_sheet(trainer.average, held_out, config))
+                        log.sheet(trainer.done, draw_sheet(trainer.average, run.held_out, config))
                 if last:
                     break
         team.wait()
     if asked:
         raise KeyboardInterrupt
     return path
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run trains on, as decided before its first step.
+
+    Attributes
+    ----------
+    config
+        All settings; the pixel size is that of the data, the steps are those of the epochs.
+    kept
+        The checkpoint to continue from.
+    training, held_out
+        The data.
+    tiles
+        Of an epoch.
+    about
+        What checkpoints tell of the run; completed once the networks exist.
+    """
+
+    config: TrainConfig
+    kept: Checkpoint | None
+    training: Source
+    held_out: Source
+    tiles: int
+    about: dict[str, Any]
+
+
+def _open_run(
+    folder: Path,
+    config: TrainConfig,
+    facts: DataFacts | None,
+    kept: Checkpoint | None,
+    path: Path,
+    cache: Path,
+    team: Team,
+) -> _Run:
+    """Open the data, and settle what the run is."""
+    facts = read_facts(folder, facts or DataFacts())
+    if kept is not None:  # which may be of a version that did less
+        config = dataclasses.replace(kept.config, steps=config.steps, epochs=config.epochs)
+        facts = _facts_of(kept, facts)
+    with team.first_then_others():  # the first process prepares the data, the others find it in the cache
+        source = open_source(folder, config, cache, facts)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, mpp=source.mpp))
+    training, held_out = split(source, config.held_out)
+    about: dict[str, Any] = {
+        "images": len(training),
+        "slides": len(set(training.slides)),
+        "data": training.name,
+    }
+    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of} | (
+        {"map": facts.map} if facts.map else {}
+    )
+    if kept is not None:
+        check_same_data(path, kept, about)
+    about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}
+    tiles = training.tiles(config.tile_side + 2 * config.model.context, config.epoch_stride)
+    if config.epochs:
+        steps = max(1, config.epochs * tiles // config.batch)
+        if kept is not None and kept.config.epochs == config.epochs:
+            steps = kept.config.steps
+        config = dataclasses.replace(config, steps=steps)
+    return _Run(config, kept, training, held_out, tiles, about)
+
+
+def _begin_or_restore(trainer: Trainer, run: _Run, start: Path | None) -> None:
+    """Give the networks their first weights or those of the checkpoint, and complete what is told of the run."""
+    if run.kept is None:
+        begin(trainer.generator, trainer.average, run.config, run.training, start)
+    named = None if run.kept is None else run.kept.metadata.get("styles")
+    run.about["styles"] = name_styles(run.training, run.config) if named is None else named
+    if run.kept is not None:
+        trainer.restore(run.kept)
+    precision = str(trainer.half or torch.float32).removeprefix("torch.")
+    run.about.update(torch=torch.__version__, device=trainer.device.type, precision=precision)
+    run.about["processes"] = trainer.team.size
 
 
 def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:

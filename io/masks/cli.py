@@ -15,12 +15,12 @@ from safron.io.console import (
     ProgramGroup,
     debug_option,
     option,
-    pixel_progress,
     run_program,
     version_option,
     warn,
     with_options,
 )
+from safron.io.progress import pixel_progress
 
 from .cli_edges import edges
 from .cli_exports import to_geojson, to_png

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, option, pixel_progress, with_options
+from safron.io.console import POSITIVE, option, with_options
+from safron.io.progress import pixel_progress
 
 from .cli_options import tell_size, write_options
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, debug_option, option, pixel_progress, warn, with_options
+from safron.io.console import POSITIVE, debug_option, option, warn, with_options
 from safron.io.legend import Label
+from safron.io.progress import pixel_progress
 
 from .cli_options import NAME, named_values, open_source, palette_options
 

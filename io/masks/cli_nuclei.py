@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import PIXEL_SIZE, debug_option, option, pixel_progress, warn
+from safron.io.console import PIXEL_SIZE, debug_option, option, warn
+from safron.io.progress import pixel_progress
 
 from .cli_options import NAME, size_of
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from safron.io.console import PIXEL_SIZE, POSITIVE, option, pixel_progress, warn, with_options
+from safron.io.console import PIXEL_SIZE, POSITIVE, option, warn, with_options
+from safron.io.progress import pixel_progress
 
 from .cli_options import NAME, canvas_of, size_of, tell_size, write_options
 

@@ -12,13 +12,13 @@ from safron.io.console import (
     Program,
     debug_option,
     option,
-    progress,
     run_program,
     version_option,
     warn,
     with_options,
 )
 from safron.io.masks.cli_options import open_source, palette_options
+from safron.io.progress import progress
 
 NAME = "safron-tiles"
 FORMATS = ("folders", "coco", "geojson", "webdataset")

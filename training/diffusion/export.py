@@ -10,7 +10,6 @@ import io
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from .network import SemanticUNet, condition_of
 from .process import linear_alphas, sampling_times
+from .running import read_trained
 from .sample import ddim
 from .settings import NULL_LABEL, DiffusionConfig
 from .train import load_run, make_network
@@ -100,16 +100,10 @@ def export_run(
     usual: int | None = None,
     guidance: float = 0.0,
     tile: int = TILE,
-    name: str | None = None,
-    licence: str | None = None,
-    trained_on: str | None = None,
+    **named: str | None,
 ) -> dict[str, Any]:
-    """Write the moving average of a checkpoint to `out` as a sampler, and return its card; see `export_network`."""
-    config, step, state = load_run(checkpoint)
-    config = replace(config, name=name or config.name)
-    network = make_network(config)
-    network.load_state_dict(state["average"])
-    said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}
+    """Write the moving average of a checkpoint to `out` as a sampler, named as `read_trained` takes, and return its card; see `export_network`."""
+    network, config, said = read_trained(checkpoint, load_run, make_network, **named)
     return export_network(
         network, config, out, steps=steps, usual=usual, guidance=guidance, tile=tile, said=said
     )

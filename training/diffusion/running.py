@@ -26,6 +26,7 @@ from .process import linear_alphas
 FORMAT = 1
 
 Network = TypeVar("Network", bound=nn.Module)
+AnyLearner = TypeVar("AnyLearner", bound="Learner[Any]")
 Tell = Callable[[str], None]
 
 
@@ -193,23 +194,50 @@ def load_checkpoint(path: Path, kind: str, *, words: str) -> tuple[Any, int, dic
     raise BadInput(f"{path} is not a checkpoint of {words}")
 
 
-def refuse_other_run(checkpoint: Path, *, resume: bool) -> None:
-    """Raise `BadInput` if there is a run that is not to be continued."""
-    if checkpoint.exists() and not resume:
-        raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
-
-
-def continue_run(
-    learner: Learner[Any],
-    checkpoint: Path,
+def begin_run(
+    learner: Callable[[Any], AnyLearner],
+    out: Path,
     config: Any,
     load: Callable[[Path], tuple[Any, int, dict[str, Any]]],
-) -> None:
-    """Bring a learner to where a checkpoint left off; raise `BadInput` where more than the number of steps differs."""
-    kept, step, state = load(checkpoint)
-    if replace(kept, steps=config.steps) != config:
-        raise BadInput(f"{checkpoint} was made with other settings; leave them out to continue as it was")
-    learner.load(state, step)
+    *,
+    resume: bool,
+) -> AnyLearner:
+    """Make the folder of a run and its learner, which continues from the folder's checkpoint if that is asked for.
+
+    Raises
+    ------
+    BadInput
+        There is a run that is not to be continued, or it differs in more than the number of steps.
+    """
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    made = learner(config)
+    if resume:
+        kept, step, state = load(checkpoint)
+        if replace(kept, steps=config.steps) != config:
+            raise BadInput(f"{checkpoint} was made with other settings; leave them out to continue as it was")
+        made.load(state, step)
+    return made
+
+
+def read_trained(
+    checkpoint: Path,
+    load: Callable[[Path], tuple[Any, int, dict[str, Any]]],
+    make: Callable[[Any], Network],
+    *,
+    name: str | None = None,
+    licence: str | None = None,
+    trained_on: str | None = None,
+) -> tuple[Network, Any, dict[str, Any]]:
+    """Read what is exported of a run: the network with its averaged weights, the settings, and provenance for the card."""
+    config, step, state = load(checkpoint)
+    config = replace(config, name=name or config.name)
+    network = make(config)
+    network.load_state_dict(state["average"])
+    said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}
+    return network, config, said
 
 
 def write_rows(path: Path, rows: Iterable[npt.NDArray[np.uint8]]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .network import SemanticUNet, condition_of
 from .process import TIMES, add_noise, target_of, to_picture
-from .running import Learner, continue_run, load_checkpoint, refuse_other_run, take_steps, write_rows
+from .running import Learner, begin_run, load_checkpoint, take_steps, write_rows
 from .sample import sample
 from .settings import NULL_LABEL, DiffusionConfig, config_from_json
 
@@ -143,18 +143,13 @@ def fit(
     BadInput
         `out` holds a run and `resume` was not given, or the data cannot be used.
     """
-    checkpoint = out / "checkpoint.pt"
-    refuse_other_run(checkpoint, resume=resume)
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config)
-    if resume:
-        continue_run(trainer, checkpoint, config, load_run)
+    trainer = begin_run(Trainer, out, config, load_run, resume=resume)
     trained, held_out = split(open_data(data, config, facts or DataFacts(), None), config.held_out)
     take_steps(
         trainer, lambda: trainer.step(trained), out, kind=KIND, minutes=minutes, save_every=save_every, tell=tell,
         sheet=lambda path: write_sheet(path, trainer.average, held_out, config),
     )  # fmt: skip
-    return checkpoint
+    return out / "checkpoint.pt"
 
 
 def load_run(path: Path) -> tuple[DiffusionConfig, int, dict[str, Any]]:

@@ -7,7 +7,6 @@ compared where they overlap.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from safron.io.masks.nucleus_code import circle
 from safron.training.diffusion.export import PARITY_LIMIT, refuse_card_beside, trace, write_graph
 from safron.training.diffusion.network import one_hot_of
 from safron.training.diffusion.process import linear_alphas, sampling_times
+from safron.training.diffusion.running import read_trained
 from torch import Tensor, nn
 
 from .network import LayoutUNet
@@ -54,16 +54,10 @@ def export_run(
     *,
     steps: int = 20,
     tile: int = TILE,
-    name: str | None = None,
-    licence: str | None = None,
-    trained_on: str | None = None,
+    **named: str | None,
 ) -> dict[str, Any]:
-    """Write the moving average of a checkpoint to `out` as a sampler, and return its card; see `export_network`."""
-    config, step, state = load_run(checkpoint)
-    config = replace(config, name=name or config.name)
-    network = make_network(config)
-    network.load_state_dict(state["average"])
-    said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}
+    """Write the moving average of a checkpoint to `out` as a sampler, named as `read_trained` takes, and return its card; see `export_network`."""
+    network, config, said = read_trained(checkpoint, load_run, make_network, **named)
     return export_network(network, config, out, steps=steps, tile=tile, said=said)
 
 

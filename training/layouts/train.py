@@ -15,9 +15,8 @@ from safron.training.diffusion.network import one_hot_of
 from safron.training.diffusion.process import TIMES, add_noise, target_of, to_picture
 from safron.training.diffusion.running import (
     Learner,
-    continue_run,
+    begin_run,
     load_checkpoint,
-    refuse_other_run,
     take_steps,
     write_rows,
 )
@@ -117,12 +116,8 @@ def fit(
     BadInput
         `out` holds a run and `resume` was not given, or the data cannot be used.
     """
-    checkpoint, planes = out / "checkpoint.pt", out / "planes.npy"
-    refuse_other_run(checkpoint, resume=resume)
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config)
-    if resume:
-        continue_run(trainer, checkpoint, config, load_run)
+    planes = out / "planes.npy"
+    trainer = begin_run(Trainer, out, config, load_run, resume=resume)
     if not planes.exists():
         make_planes(nuclei, regions, config, planes, tell)
     mapped = np.load(planes, mmap_mode="r")
@@ -131,7 +126,7 @@ def fit(
         trainer, lambda: trainer.step(trained), out, kind=KIND, minutes=minutes, save_every=save_every, tell=tell,
         sheet=lambda path: write_sheet(path, trainer.average, held_out, config),
     )  # fmt: skip
-    return checkpoint
+    return out / "checkpoint.pt"
 
 
 def load_run(path: Path) -> tuple[LayoutConfig, int, dict[str, Any]]:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safron.io.console import progress
 from safron.io.errors import BadInput
 from safron.io.files import parse_text, replacing
+from safron.io.progress import progress
 from safron.training.config.data_sets import DataFacts
 from safron.training.segmentation.fitting import Annotated, choose_device, predictions, train_segmenter
 from safron.training.segmentation.metrics import Mask, compare
