@@ -52,6 +52,10 @@ class _Finite(click.FloatRange):
 
 
 POSITIVE = _Finite(0, min_open=True)
+SLOPE = _Finite(0, 128, min_open=True)
+"""Grey levels per pixel."""
+SMOOTHING = _Finite(0, 100, min_open=True)
+"""Width of a Gaussian, in pixels."""
 PIXEL_SIZE = _Finite(LEAST_MPP, MOST_MPP)
 """Micrometres per pixel."""
 

@@ -57,6 +57,8 @@ def test_a_picture_without_edges(tmp_path: Path) -> None:
     [
         (("grey.png",), "it has no colours"),
         (("none.svs",), "none.svs"),
+        (("s.png", "--high", "129"), "129.0 is not in the range 0<x<=128"),
+        (("s.png", "--sigma", "101"), "101.0 is not in the range 0<x<=100"),
         (("s.png", "--low", "20"), "--low 20: must not be above --high 14"),
     ],
 )
@@ -67,3 +69,13 @@ def test_what_is_refused(tmp_path: Path, capfd: Any, arguments: tuple[str, ...],
     done = run_program(capfd, cli.main, "edges", tmp_path / name, tmp_path / "e.zarr", *more)
     assert done.code == 2
     assert says in done.error
+
+
+def test_a_picture_cut_short(tmp_path: Path, capfd: Any) -> None:
+    cv2.imwrite(str(tmp_path / "s.png"), np.arange(90 * 90 * 3, dtype=np.uint8).reshape(90, 90, 3))
+    (tmp_path / "s.png").write_bytes((tmp_path / "s.png").read_bytes()[:70])
+    done = run_program(capfd, cli.main, "edges", tmp_path / "s.png", tmp_path / "e.zarr")
+    assert done.code == 1
+    assert "s.png: cannot read " in done.error
+    assert "--debug" not in done.error
+    assert not (tmp_path / "e.zarr").exists()

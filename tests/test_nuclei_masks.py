@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -158,6 +159,8 @@ def test_files_of_other_programs(tmp_path: Path, program: str) -> None:
         ({"offsets": np.array([0, 4, 4, 12])}, "offsets must rise"),
         ({"hole": np.array([1, 0, 0])}, "a hole must follow"),
         ({"cls": np.array([1, 2, 9])}, "cls must be below"),
+        ({"cls": np.array([1, -1, 2])}, "not below 0"),
+        ({"scale": np.array(1e-12)}, "a corner lies 7.2e+13 pixels from the origin"),
         ({"xy": np.zeros((12, 3))}, "xy (12, 3) must be [points, 2]"),
         ({"names": np.array([{}], object)}, "cannot be read as polygons"),
     ],
@@ -304,6 +307,7 @@ def test_from_instances(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     mask = open_mask(out)
     assert np.array_equal(mask[0:20, 0:30], np.array([1, 4, 2])[(numbers == 7) + 2 * (numbers > 7)])
     assert np.array_equal(mask.beside["instances"][0:20, 0:30], numbers)
+    assert "t.csv: 1 of its 3 numbers is not in" in done.err
     for text, says in (
         ("id,class\n7,spindle\n", "number 90000 at x=3, y=2 is not in the table"),
         ("id,class\n7,spindle\n7,spindle\n", "number 7 stands there twice"),
@@ -370,3 +374,29 @@ def test_a_size_beyond_any_mask_is_refused_at_once(here: Path, capfd: pytest.Cap
     done = run_program(capfd, cli.main, "colon", "m.zarr", "--size", "5000000000,5")
     assert done.code == 2
     assert "a mask has at most 4294967295 pixels a side" in done.err
+
+
+def test_a_class_to_ignore_that_no_polygon_has(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("from-polygons", npz(tmp_path / "a.npz"), tmp_path / "m.zarr", "--classes", "nuclei")
+    done = run_program(capfd, cli.main, *arguments, "--ignore", "Mitosis", "--ignore", "Connective")
+    assert done.code == 0
+    assert "--ignore Mitosis: no polygon is of this class" in done.err
+    assert "--ignore Connective" not in done.err
+    assert "1 nuclei" in done.out
+
+
+def test_corners_beyond_any_mask_and_images_cut_short(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ring = [[1e15, 1e15], [2e15, 1e15], [2e15, 2e15]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    (tmp_path / "far.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    done = run_program(capfd, cli.main, "from-polygons", tmp_path / "far.geojson", tmp_path / "m.zarr")
+    assert (done.code, "a corner lies 2e+15 pixels from the origin" in done.err) == (2, True), done.err
+    cv2.imwrite(str(tmp_path / "n.png"), np.arange(8100, dtype=np.uint16).reshape(90, 90))
+    (tmp_path / "n.png").write_bytes((tmp_path / "n.png").read_bytes()[:70])
+    (tmp_path / "t.csv").write_text("id,class\n1,a\n")
+    arguments = ("from-instances", tmp_path / "n.png", tmp_path / "m.zarr", "--table", tmp_path / "t.csv")
+    done = run_program(capfd, cli.main, *arguments)
+    assert (done.code, "n.png: cannot read " in done.err) == (1, True), done.err
+    assert not (tmp_path / "m.zarr").exists()

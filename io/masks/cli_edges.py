@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from safron.io.console import POSITIVE, option, with_options
+from safron.io.console import SLOPE, SMOOTHING, option, with_options
 from safron.io.progress import pixel_progress
 
 from .cli_options import tell_size, write_options
@@ -17,14 +17,20 @@ from .cli_options import tell_size, write_options
 )
 @click.argument("slide", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--sigma", "Width of the Gaussian that smooths first, in pixels.", "PX", type=POSITIVE, default=1.4)
+@option(
+    "--sigma",
+    "Width of the Gaussian that smooths first, in pixels, at most 100.",
+    "PX",
+    type=SMOOTHING,
+    default=1.4,
+)
 @option("--low", "Weakest slope of an edge that hangs together with a strong one, in grey levels per pixel, 0 to 128.", "N",
-        type=POSITIVE, default=6.0)  # fmt: skip
+        type=SLOPE, default=6.0)  # fmt: skip
 @option(
     "--high",
     "Weakest slope of a strong edge, in grey levels per pixel, 0 to 128.",
     "N",
-    type=POSITIVE,
+    type=SLOPE,
     default=14.0,
 )
 @with_options(*write_options)

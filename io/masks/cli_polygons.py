@@ -100,6 +100,12 @@ def from_polygons(
     beneath = None if regions is None else read_polygons(regions)
     beneath = None if beneath is None else replace(beneath, scale=beneath.scale * downsample)
     table = table_of(filter(None, (found, beneath))) if classes is None else read_table(classes)
+    names = {name.lower() for polygons in (found, beneath) if polygons for name in polygons.names}
+    for name in ignore:
+        if name.lower() not in names:
+            warn(
+                NAME, f"--ignore {name}: no polygon is of this class; classes are {', '.join(sorted(names))}"
+            )
     layer = layer_of(found, table, ignore, source=str(nuclei), numbered=True)
     under = None
     if beneath is not None:
@@ -227,4 +233,9 @@ def from_instances(
     click.echo(f"{len(found.numbers)} nuclei; classes by table {classes or 'of the file'}:")
     for line in told(found, labels, chosen):
         click.echo(line)
+    if absent := int((~drawn.seen).sum()):
+        warn(
+            NAME,
+            f"{table}: {absent} of its {len(drawn.seen)} numbers {'are' if absent > 1 else 'is'} not in {numbers}",
+        )
     click.echo(f"elsewhere: {background} {chosen.name(background)}")

@@ -29,6 +29,7 @@ from zarr.storage import LocalStore
 
 from .canny import Canny, candidates
 from .image_planes import ImagePlane, open_image
+from .mask import read_plane
 from .write import CHUNK, blocks, check_target, run_blocks, worker_count, write_labels
 
 LABELS = (Label(0, "no edge", (0, 0, 0)), Label(1, "edge", (255, 255, 255)))
@@ -155,7 +156,7 @@ def write_edges(
         raise BadInput(f"{source}: there is no such file; give a slide or an image")
     plane: Any = open_image(source, str(source), {0: (0, 0, 0)}, 0)
     height, width = plane.shape
-    if plane.pixels(slice(0, 1), slice(0, 1)).shape[2] < 3:
+    if read_plane(plane.pixels, slice(0, 1), slice(0, 1), plane, str(source)).shape[2] < 3:
         raise BadInput(f"{source}: it has no colours; give the slide itself, not a mask")
     joined = Joined()
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as scratch:
@@ -194,7 +195,7 @@ def read_around(plane: ImagePlane, rows: slice, cols: slice, margin: int) -> npt
         slice(max(0, part.start - margin), min(side, part.stop + margin))
         for part, side in zip((rows, cols), plane.shape, strict=True)
     ]
-    pixels = plane.pixels(*spans)
+    pixels = read_plane(plane.pixels, *spans, plane, str(plane.path))
     colours, alpha = pixels[..., :3], pixels[..., 3:4]
     if alpha.size:  # transparent pixels were not scanned, and are white
         colours = np.where(alpha == 0, np.uint8(255), colours)

@@ -7,7 +7,7 @@ columns are not read. Numbers may be of any size; they are written as they are i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safron.io.files import parse_text
 from safron.io.tables import read_table
 
 from .classes import ClassTable, table_of_names
+from .mask import read_plane
 from .plane import Plane
 
 MAX_TABLE_BYTES = 256 << 20
@@ -97,6 +98,8 @@ class ClassedInstances:
         Label where there is no nucleus.
     source
         The image, for messages.
+    seen
+        bool [n]: which numbers of the table have a pixel; complete when all is painted.
     """
 
     plane: Plane
@@ -104,6 +107,10 @@ class ClassedInstances:
     labels: npt.NDArray[np.uint8]
     background: int
     source: str
+    seen: npt.NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seen", np.zeros(len(self.table.numbers), bool))
 
     def paint(self, rows: slice, cols: slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
         """Give labels and numbers [y, x] of a region.
@@ -113,7 +120,7 @@ class ClassedInstances:
         BadInput
             A number is not in the table.
         """
-        values = self.plane.read(rows, cols)
+        values = read_plane(self.plane.read, rows, cols, self.plane, self.source)
         found, back = np.unique(values, return_inverse=True)
         known = self.table.numbers
         place = np.minimum(np.searchsorted(known, found), len(known) - 1)
@@ -124,6 +131,8 @@ class ClassedInstances:
             raise BadInput(
                 f"{self.source}: number {number} at x={cols.start + x}, y={rows.start + y} is not in the table; add it there"
             )
+        # Threads set the same flags to the same value.
+        self.seen[place[found != 0]] = True
         labels = np.where(found == 0, self.background, self.labels[place]).astype(np.uint8)
         fits = int(known[0]) > 0 and int(known[-1]) < 1 << 32
         numbers = np.where(found == 0, 0, known[place] if fits else place + 1).astype(np.uint32)

@@ -140,15 +140,7 @@ class LabelMask:
         shape = (rows.stop - rows.start, cols.stop - cols.start)
         if 0 in shape:
             return np.zeros(shape, np.uint8)
-        try:
-            values = (self._cache or self.plane).read(rows, cols)
-        except BadInput as error:
-            raise BadInput(f"mask {self.source}: {error}") from None
-        except (SafronError, MemoryError):
-            raise
-        except Exception as error:  # zarr, its codecs and stores, tifffile and libvips share no base class
-            place = self.plane.blame(rows, cols)
-            raise Failed(f"mask {self.source}: cannot read {place}: {one_line(error)}") from error
+        values = read_plane((self._cache or self.plane).read, rows, cols, self.plane, f"mask {self.source}")
         return self._as_labels(values, rows.start, cols.start)
 
     def _as_labels(self, values: npt.NDArray[Any], y: int, x: int) -> Labels:
@@ -271,6 +263,28 @@ class Elsewhere:
     """Paths of planes that lie in files of their own, by what they hold."""
 
     paths: tuple[tuple[str, str], ...]
+
+
+def read_plane(
+    read: Callable[[slice, slice], npt.NDArray[Any]], rows: slice, cols: slice, plane: Plane, source: str
+) -> npt.NDArray[Any]:
+    """Read pixels [y, x] or [y, x, channel] of a plane, by a function of it or of a cache before it.
+
+    Raises
+    ------
+    BadInput
+        What the plane says of its pixels, after `source`.
+    Failed
+        The file is damaged, or its storage does not answer.
+    """
+    try:
+        return read(rows, cols)
+    except BadInput as error:
+        raise BadInput(f"{source}: {error}") from None
+    except (SafronError, MemoryError):
+        raise
+    except Exception as error:  # zarr, its codecs and stores, tifffile and libvips share no base class
+        raise Failed(f"{source}: cannot read {plane.blame(rows, cols)}: {one_line(error)}") from error
 
 
 class Beside(LabelMask):

@@ -22,8 +22,9 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.files import open_input, parsing
 
-from .geojson import feature_name, features_of, outlines
+from .geojson import MAX_GEOJSON_BYTES, feature_name, features_of, outlines
 from .json_texts import each_json
+from .mask import MAX_SIDE
 
 HOVERNET = {0: "no label", 1: "neopla", 2: "inflam", 3: "connec", 4: "necros", 5: "no-neo"}
 """HoVer-Net's names of PanNuke's classes, which its JSON does not hold."""
@@ -120,7 +121,10 @@ def _read_npz(path: Path) -> PolygonSet:
             "offsets must rise from 0 to the points",
         ),
         (scale > 0, f"scale {scale:g} must be above 0"),
-        (int(classes.max(initial=0)) < len(names), "cls must be below the number of names"),
+        (
+            int(classes.min(initial=0)) >= 0 and int(classes.max(initial=0)) < len(names),
+            "cls must be below the number of names, and not below 0",
+        ),
         (count > 0 and not hole[0], "a hole must follow the ring around it"),
     ]
     for holds, text in rules:
@@ -128,9 +132,20 @@ def _read_npz(path: Path) -> PolygonSet:
             raise BadInput(f"{path}: {text}; make the file again")
     if xy.dtype.kind == "f" and not np.isfinite(xy).all():
         raise BadInput(f"{path}: xy must be finite; make the file again")
+    _check_reach(path, xy, scale)
     outer = np.flatnonzero(hole == 0)
     polygons = np.append(outer, count).astype(np.int64)
     return PolygonSet(xy, scale, rings, polygons, classes[outer].astype(np.int32), tuple(map(str, names)))
+
+
+def _check_reach(path: Path, xy: npt.NDArray[Any], scale: float) -> None:
+    """Refuse corners that lie beyond the largest canvas there is."""
+    far = max(abs(float(xy.min())), abs(float(xy.max()))) / scale
+    if far > MAX_SIDE:
+        raise BadInput(
+            f"{path}: a corner lies {far:g} pixels from the origin, and a mask has at most {MAX_SIDE} a side; "
+            "correct the corners, or their scale"
+        )
 
 
 Named = tuple[str, list[Points]]
@@ -180,9 +195,11 @@ def _collect(path: Path, objects: Iterable[Named]) -> PolygonSet:
         classes.append(places.setdefault(name, len(places)))
     if not parts:
         raise BadInput(f"{path}: it holds no polygon with three corners or more")
+    xy = np.concatenate(parts)
+    _check_reach(path, xy, 1.0)
     rings_at = np.cumsum([0, *(len(ring) for ring in parts)])
     return PolygonSet(
-        np.concatenate(parts),
+        xy,
         1.0,
         rings_at.astype(np.int64),
         np.array(polygons, np.int64),
