@@ -8,14 +8,17 @@ programs pass over it.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from safron.io.errors import BadInput
 from safron.io.fields import RGB, convert
 from safron.io.files import parse_text
 from safron.io.legend import Label
@@ -23,8 +26,11 @@ from safron.io.legend import Label
 UNCLASSIFIED = "unclassified"
 """Name that QuPath's users see for an object without a class or a name."""
 
-MAX_GEOJSON_BYTES = 256 << 20
-"""Largest GeoJSON file, unpacked; parsing takes about ten times as much memory."""
+MAX_GEOJSON_BYTES = 1 << 30
+"""Largest GeoJSON file, unpacked; reading its polygons takes about three times as much memory."""
+
+MAX_PARSED_BYTES = 256 << 20
+"""Largest JSON that is parsed as a whole, which takes about ten times as much memory."""
 
 ELLIPSE_SIDES = 720
 """A polygon of so many sides differs from an ellipse of 10,000 px by less than 0.1 px."""
@@ -33,8 +39,12 @@ GEOMETRIES = {
     *("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
 }
 
-Ring = npt.NDArray[np.float64]
-"""Corners [n, 2]: x, y."""
+Ring = npt.NDArray[Any]
+"""Corners float64 or int32 [n, 2]: x, y."""
+
+_NUMBER = rb"\s*+-?\d++(?:\.\d++)?(?:[eE][-+]?\d++)?\s*+"
+_CORNER = rb"\s*+\[" + _NUMBER + rb"," + _NUMBER + rb"\]\s*+"
+_PLAIN_RING = re.compile(rb"\s*+\[" + _CORNER + rb"(?:," + _CORNER + rb")*+\]\s*+")
 
 
 @dataclass(frozen=True)
@@ -107,11 +117,61 @@ def read_objects(path: Path, *, ignore: Sequence[str] = (), nuclei: bool = False
     left_out = {name.lower() for name in ignore}
     return parse_text(
         path,
-        lambda text: _read(json.loads(text), path, left_out, nuclei),
+        lambda text: _read(_parsed(text, path), path, left_out, nuclei),
         kind="GeoJSON",
         remedy="mend it, or export it again from QuPath as GeoJSON",
         max_bytes=MAX_GEOJSON_BYTES,
     )
+
+
+def _parsed(text: str, path: Path) -> Any:
+    """Parse a file; of a FeatureCollection, coordinates become arrays at once, which takes a tenth of the memory."""
+    try:
+        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        features = msgspec.json.decode(members.pop("features"), type=list[dict[str, msgspec.Raw]])
+    except (msgspec.DecodeError, KeyError, UnicodeEncodeError):
+        if len(text) > MAX_PARSED_BYTES:
+            raise BadInput(
+                f"{path}: is larger than {MAX_PARSED_BYTES >> 20} MiB and no FeatureCollection that keeps to JSON; "
+                "check that it is the right file"
+            ) from None
+        return json.loads(text)
+    parsed = {name: json.loads(bytes(raw)) for name, raw in members.items()}
+    return parsed | {"features": [_feature(feature) for feature in features]}
+
+
+def _feature(members: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    geometries = ("geometry", "nucleusGeometry")
+    return {
+        name: _geometry(raw) if name in geometries else json.loads(bytes(raw))
+        for name, raw in members.items()
+    }
+
+
+def _geometry(raw: msgspec.Raw) -> Any:
+    """Parse a geometry; rings of a polygon that are lists of x, y and nothing else become arrays."""
+    depth = {b"Polygon": list[msgspec.Raw], b"MultiPolygon": list[list[msgspec.Raw]]}
+    try:
+        members = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        kind = depth[bytes(members["type"]).strip(b' "')]
+        parts = msgspec.json.decode(members.pop("coordinates"), type=kind)
+    except (msgspec.DecodeError, KeyError):
+        return json.loads(bytes(raw))
+    parsed = {name: json.loads(bytes(value)) for name, value in members.items()}
+    nested = [
+        [_corners(ring) for ring in part] if isinstance(part, list) else _corners(part) for part in parts
+    ]
+    return parsed | {"coordinates": nested}
+
+
+def _corners(raw: msgspec.Raw) -> Any:
+    """Corners of a ring as an array, or as JSON says them where they are not plain."""
+    text = bytes(raw)
+    if not _PLAIN_RING.fullmatch(text):
+        return json.loads(text)
+    ring = np.fromstring(text.translate(None, b"[] \t\r\n").decode(), sep=",").reshape(-1, 2)
+    small = ring.astype(np.int32) if np.abs(ring).max() < 1 << 30 else ring
+    return small if (small == ring).all() else ring
 
 
 def _read(document: Any, path: Path, ignore: set[str], nuclei: bool) -> Objects:
@@ -227,6 +287,8 @@ def outlines(geometry: Any) -> tuple[list[list[Ring]], list[str]]:
 
 
 def _ring(points: Any) -> Ring:
+    if isinstance(points, np.ndarray) and np.isfinite(points).all():
+        return points
     try:
         ring = np.array([point[:2] for point in points], np.float64)
     except (TypeError, ValueError, OverflowError, IndexError, KeyError):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.files import open_input, parse_text
 
-from .geojson import MAX_GEOJSON_BYTES, feature_name, features_of, outlines
+from .geojson import MAX_PARSED_BYTES, feature_name, features_of, outlines
 
 HOVERNET = {0: "no label", 1: "neopla", 2: "inflam", 3: "connec", 4: "necros", 5: "no-neo"}
 """HoVer-Net's names of PanNuke's classes, which its JSON does not hold."""
@@ -87,7 +87,7 @@ def read_polygons(path: Path) -> PolygonSet:
     Raises
     ------
     BadInput
-        The file is missing, larger than `MAX_GEOJSON_BYTES` where it is text, of no known form, or holds no polygon.
+        The file is missing, larger than `MAX_PARSED_BYTES` where it is text, of no known form, or holds no polygon.
     """
     if path.suffix.lower() == ".npz":
         return _read_npz(path)
@@ -97,7 +97,7 @@ def read_polygons(path: Path) -> PolygonSet:
         lambda text: _collect(path, _objects(json.loads(text))),
         kind="polygons of nuclei",
         remedy=remedy,
-        max_bytes=MAX_GEOJSON_BYTES,
+        max_bytes=MAX_PARSED_BYTES,
     )
 
 
