@@ -33,7 +33,7 @@ def main() -> None:
     """Make the three pictures in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        os.symlink(MASK, "glands.zarr")
+        Path("glands.zarr").symlink_to(MASK)
         run("safron-render", "glands.zarr", "slide.tiff", "--html", "report.html")
         run("safron-mask", "to-geojson", "glands.zarr", "regions.geojson")
         run("safron-tiles", "slide.tiff", "glands.zarr", "tiles", "--size", "512", "--by", "region")
