@@ -77,7 +77,7 @@ def windows_of(sheet: Image) -> list[tuple[Image, Image]]:
 
 
 def _lab(image: Image) -> npt.NDArray[np.float32]:
-    found: npt.NDArray[np.float32] = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    found = np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
     return found
 
 
@@ -93,7 +93,7 @@ def _strengths(image: Image) -> npt.NDArray[np.float64]:
     """Standard deviation of lightness in each octave, from the finest on: float64 [octaves], above 0."""
     light, found = _lab(image)[..., 0], []
     for _ in range(OCTAVES):
-        coarse = cv2.GaussianBlur(light, (0, 0), 1.0)
+        coarse = np.asarray(cv2.GaussianBlur(light, (0, 0), 1.0), np.float32)
         found.append(float((light - coarse).std()) + 0.01)
         light = coarse[::2, ::2]
     return np.array(found)
