@@ -77,8 +77,7 @@ def windows_of(sheet: Image) -> list[tuple[Image, Image]]:
 
 
 def _lab(image: Image) -> npt.NDArray[np.float32]:
-    found = np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
-    return found
+    return np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
 
 
 def _colour(real: Image, made: Image) -> float:
