@@ -63,7 +63,9 @@ class RenderStatus:
         """Return the status in one line."""
         if self.state == "finished":
             return f"{self.out}: finished, {self.written_bytes / 1e6:.1f} MB"
-        share = 100 * self.patches / max(1, self.all_patches)
+        share = (
+            100 * self.patches // max(1, self.all_patches)
+        )  # 100 only when all are done, as safron-view says it
         state = {
             "running": f"running, {self.holder}",
             "interrupted": "interrupted; the same command continues",
@@ -71,7 +73,7 @@ class RenderStatus:
         passes = f"pass {self.step} of {self.steps}, " if self.steps > 1 else ""
         return (
             f"{self.out}: {passes}{self.blocks} of {self.all_blocks} blocks, {self.patches} of {self.all_patches} patches "
-            f"({share:.0f} %), {self.written_bytes / 1e6:.1f} MB, begun {self.begun}; {state}"
+            f"({share} %), {self.written_bytes / 1e6:.1f} MB, begun {self.begun}; {state}"
         )
 
 

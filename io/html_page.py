@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;
-vertical-align:top}td.n{text-align:right;font-variant-numeric:tabular-nums}.look{position:relative;display:inline-block}.look img{max-width:100%;display:block}
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1.5rem 0 .3rem}p>img{max-width:100%}table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;
+vertical-align:top;overflow-wrap:anywhere}td.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}.look{position:relative;display:inline-block}.look img{max-width:100%;display:block}
 .look img+img{position:absolute;inset:0;width:100%;height:100%;opacity:0;image-rendering:pixelated}i.c{display:inline-block;width:1em;height:1em;border:1px solid #888;vertical-align:-.15em}
+.chart{overflow-x:auto}.chart svg{display:block;width:100%;min-width:34rem;max-width:44rem}
 pre{background:#f4f4f4;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere}.warn{background:#fff3cd;padding:.5rem .7rem}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#282828}.warn{background:#4a3d10}}"""
 
@@ -30,7 +31,7 @@ def bars(values: dict[str, float], unit: str) -> str:
     """Draw numbers by name as a chart: SVG."""
     rows = sorted(values.items(), key=lambda item: -item[1])
     most = max((value for _, value in rows), default=0) or 1
-    parts = [f"<svg viewBox='0 0 700 {24 * len(rows) + 4}' width='100%' role=img style='max-width:44rem'>"]
+    parts = [f"<div class=chart><svg viewBox='0 0 700 {24 * len(rows) + 4}' role=img>"]
     for row, (name, value) in enumerate(rows):
         y, wide = 24 * row + 2, 400 * value / most
         parts.append(
@@ -38,7 +39,7 @@ def bars(values: dict[str, float], unit: str) -> str:
             f"<rect x=180 y={y} width={wide:.1f} height=19 fill='#7a4d9b'/>"
             f"<text x={wide + 188:.1f} y={y + 15} font-size=14 fill=currentColor>{value:.4g} {unit}</text>"
         )
-    return "".join(parts) + "</svg>"
+    return "".join(parts) + "</svg></div>"
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> str:
@@ -64,7 +65,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> str
         up = (value - bottom) / ((top - bottom) or 1)
         return f"{60 + 620 * across:.1f},{190 - 170 * up:.1f}"
 
-    parts = ["<svg viewBox='0 0 700 225' width='100%' role=img style='max-width:44rem'>"]
+    parts = ["<div class=chart><svg viewBox='0 0 700 225' role=img>"]
     parts.append("<path d='M60 15V190H685' fill=none stroke=currentColor />")
     for y, value in ((26, high), (190, low)):
         parts.append(f"<text x=54 y={y} font-size=12 text-anchor=end fill=currentColor>{value:.3g}</text>")
@@ -77,7 +78,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> str
         drawn = " ".join(place(x, y) for x, y in line if math.isfinite(y))
         parts.append(f"<polyline points='{drawn}' fill=none stroke='{colour}' stroke-width=1.6 />")
         parts.append(f"<text x={200 + 160 * number} y=222 font-size=13 fill='{colour}'>{text(name)}</text>")
-    return "".join(parts) + "</svg>"
+    return "".join(parts) + "</svg></div>"
 
 
 def image(data: bytes | bytearray, kind: str, name: str) -> str:

@@ -180,7 +180,7 @@ def test_packed_files_are_read_and_too_large_ones_refused(
     path = tmp_path / "a.geojson.gz"
     path.write_bytes(gzip.compress(json.dumps(document).encode()))
     assert np.count_nonzero(whole(read_geojson(path, DrawingRules(40, 40)))) == 100
-    monkeypatch.setattr(json_texts, "MAX_JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(geojson, "MAX_GEOJSON_BYTES", 1 << 20)
     path.write_bytes(gzip.compress(bytes((1 << 20) + 1)))
     with pytest.raises(BadInput, match="is larger than 1 MiB"):
         read_geojson(path, DrawingRules(40, 40))
@@ -238,7 +238,7 @@ def test_a_sequence_may_be_larger_than_one_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
 ) -> None:
     record = mark + json.dumps(feature([SQUARE])) + "\n"
-    monkeypatch.setattr(json_texts, "MAX_JSON_BYTES", 2 * len(record))
+    monkeypatch.setattr(geojson, "MAX_GEOJSON_BYTES", 2 * len(record))
     path = tmp_path / "a.geojsonl"
     path.write_text(record * 20)
     assert len(read_geojson(path, DrawingRules(40, 40)).polygons) == 20
@@ -266,6 +266,57 @@ def test_a_sequence_is_read_in_the_memory_of_its_polygons(tmp_path: Path) -> Non
         tracemalloc.stop()
     assert len(drawing.polygons) == 500
     assert peak < path.stat().st_size / 10
+
+
+def test_coordinates_are_read_as_json_says_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain rings become arrays without Python numbers; whatever is odd is read as before."""
+    rings = [
+        "[[1,2],[30,2],[30,20],[1,2]]",
+        "[ [1.5, -2] ,\n [3e1, 2E0], [30.25, 20] ]",
+        "[[1,2,7],[30,2,7],[30,20,7]]",
+        "[[5000000000,2],[30,2],[30,20]]",
+    ]
+    for number, ring in enumerate(rings):
+        for kind, coordinates in (
+            ("Polygon", f"[{ring}, {rings[0]}]"),
+            ("MultiPolygon", f"[[{ring}],[{ring}]]"),
+        ):
+            path = tmp_path / f"{number}{kind}.geojson"
+            geometry = f'{{"coordinates": {coordinates}, "type": "{kind}", "plane": {{"z": 2}}}}'
+            path.write_text(
+                f'{{"features": [{{"geometry": {geometry}, "properties": {{"name": "\u00e9"}}}}], "more": [1]}}',
+                "utf-8",
+            )
+            found = geojson.read_objects(path)
+            with monkeypatch.context() as plain:
+                plain.setattr(geojson, "_parsed", json_texts.parse_json)
+                wanted = geojson.read_objects(path)
+            assert found.planes == wanted.planes
+            assert len(found.shapes) == len(wanted.shapes) > 0
+            for one, other in zip(found.shapes, wanted.shapes, strict=True):
+                assert one.name == other.name == "\u00e9"
+                for here, there in zip(one.rings, other.rings, strict=True):
+                    np.testing.assert_array_equal(here, there)
+
+
+@pytest.mark.parametrize(
+    "ring", ["[[1,2],[3],[4,5,6]]", "[[1,2],[NaN,2],[3,4]]", "[[1,2],[01,2],[3,4]]", "[]", "7"]
+)
+def test_rings_that_are_none_are_refused(tmp_path: Path, ring: str) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_text(f'{{"features": [{{"geometry": {{"type": "Polygon", "coordinates": [{ring}]}}}}]}}')
+    with pytest.raises(BadInput, match=r"a\.geojson"):
+        read_geojson(path, DrawingRules(40, 40))
+
+
+def test_large_json_of_another_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geojson, "MAX_JSON_BYTES", 10)
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps([feature([SQUARE])]))
+    with pytest.raises(BadInput, match="and no FeatureCollection that keeps to JSON"):
+        read_geojson(path, DrawingRules(40, 40))
+    path.write_text(json.dumps({"features": [feature([SQUARE])]}))
+    assert np.count_nonzero(whole(read_geojson(path, DrawingRules(40, 40)))) == 100
 
 
 def test_ellipses_are_those_of_their_bounding_box(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from safron.training.cli import main
+from safron.training.held_out import measure_sheets, windows_of
 from safron.training.run_page import SHEETS, verdict
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -55,6 +56,30 @@ def test_the_page_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert heights == sorted(heights)  # y grows downwards, and the loss falls
     assert run("page", "one", "p.html") == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_held_out_windows_are_measured() -> None:
+    rng = np.random.default_rng(0)
+    real = np.repeat(rng.integers(60, 200, (64, 64, 1)).astype(np.uint8), 3, axis=2)
+    for name, made in (("same", real), ("blurred", cv2.GaussianBlur(real, (0, 0), 2)), ("darker", real - 40)):
+        make(name, 1.0)
+        rows = [np.zeros_like(real), real, made, made]
+        column = np.concatenate([np.pad(row, ((0, 4), (0, 0), (0, 0)), constant_values=255) for row in rows])[
+            :-4
+        ]
+        gap = np.full((len(column), 4, 3), 255, np.uint8)
+        cv2.imwrite(f"{name}/sheet-002000.png", np.concatenate([column, gap, column], axis=1))
+    same, blurred, darker = (measure_sheets(Path(name))[0] for name in ("same", "blurred", "darker"))
+    assert same == {"step": 2000, "held-out colour": 0, "held-out texture": 0}
+    assert blurred["held-out texture"] > 1
+    assert blurred["held-out colour"] < 1
+    assert 12 < darker["held-out colour"] < 18  # 40 grey levels are about 15 of lightness
+    assert darker["held-out texture"] < 0.2
+    assert run("page", "blurred", "p.html", "--before", "darker") == 0
+    page = Path("p.html").read_text()
+    assert re.search(r"held-out colour.*\n<p><b>at step 2000: [\d.]+, \d+ % better than", page)
+    assert re.search(r"held-out texture.*\n<p><b>at step 2000: [\d.]+, \d+ % worse than", page)
+    assert windows_of(np.zeros((268, 100, 3), np.uint8)) == []
 
 
 def test_runs_are_compared_where_both_have_been() -> None:

@@ -19,6 +19,7 @@ from hypothesis.extra.numpy import arrays
 from masks import blobs
 from safron.io.errors import BadInput
 from safron.io.legend import Label
+from safron.io.masks import drawing, geojson
 from safron.io.masks.annotations import DrawingRules, read_geojson
 from safron.io.masks.cli import main
 from safron.io.masks.open import open_mask
@@ -108,8 +109,33 @@ def test_drawn_back_it_is_the_same_mask(
     if (labels == background).all():
         return
     height, width = labels.shape
-    drawing = read_geojson(path, DrawingRules(height, width, background=background))
-    np.testing.assert_array_equal(drawing.paint(slice(0, height), slice(0, width)), labels)
+    drawn = read_geojson(path, DrawingRules(height, width, background=background))
+    np.testing.assert_array_equal(drawn.paint(slice(0, height), slice(0, width)), labels)
+
+
+def test_only_the_edges_at_hand_are_looked_at(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    labels = blobs(300, 400)
+    write_geojson(Path("m.geojson"), open_mask(labels), legend=legend_of(open_mask(labels), {}))
+    monkeypatch.setattr(drawing, "MANY", 8)
+    monkeypatch.setattr(drawing, "TALL", 2)
+    read = read_geojson(Path("m.geojson"), DrawingRules(*labels.shape))
+    largest = max(read.polygons, key=lambda polygon: len(polygon.edges))
+    assert largest.edges.dtype == np.int32
+    assert 0 < len(largest.edges_at(100, 110)) < len(largest.edges) / 4
+    for y in range(0, 300, 30):
+        for x in range(0, 400, 80):
+            part = read.paint(slice(y, y + 30), slice(x, x + 80))
+            np.testing.assert_array_equal(part, labels[y : y + 30, x : x + 80])
+
+
+def test_a_file_too_large_to_be_read_back_is_said(
+    monkeypatch: pytest.MonkeyPatch, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zarr.save_array("m.zarr", blobs(500, 700))
+    monkeypatch.setattr(geojson, "MAX_GEOJSON_BYTES", 1 << 10)
+    for name in ("m.geojson", "m.geojson.gz"):
+        assert run("to-geojson", "m.zarr", name) == 0
+        assert f"{name}: is larger than the 0 MiB, unpacked" in capsys.readouterr().err
 
 
 def test_a_large_region_crosses_pieces_and_keeps_its_holes() -> None:

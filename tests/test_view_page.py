@@ -78,6 +78,7 @@ def test_a_mask_is_looked_at_painted_and_saved(browser: Any, here: Path) -> None
         page.mouse.move(560, 330, steps=6)
         page.mouse.up()
         page.wait_for_selector("#undo:not([disabled])")
+        assert "px" in page.inner_text("#legend tr:first-child .name")
         page.keyboard.press("p")
         for x, y in ((600, 400), (680, 400), (640, 470)):
             page.mouse.click(x, y)
@@ -115,6 +116,34 @@ def test_a_mask_is_looked_at_painted_and_saved(browser: Any, here: Path) -> None
         page.close()
 
 
+def test_labels_are_painted_by_keys_alone(browser: Any, here: Path) -> None:
+    zarr.save_array(here / "mask.zarr", np.zeros((1200, 1600), np.uint8))
+    scene = open_scene("mask.zarr", None, model=RampModel(), tile=64)
+    with serving(scene) as served:
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.set_default_timeout(40_000)
+        page.goto(f"http://127.0.0.1:{served.port}/")
+        page.wait_for_selector("body[data-open]")
+        for key in ("1", "b", " ", "ArrowRight", "ArrowRight", " "):
+            page.keyboard.press(key)
+        assert scene.labels is not None
+        until(lambda: scene.labels.mask.strokes == 1)  # type: ignore[union-attr]
+        labels = scene.labels.mask[0:1200, 0:1600]
+        rows, cols = (np.flatnonzero((labels == 2).any(axis=axis)) for axis in (1, 0))
+        # From the middle of the mask, 160 pixels on, as wide as the brush.
+        assert abs(cols[0] + rows[-1] - rows[0] + 160 - cols[-1]) <= 2
+        assert abs(rows.mean() - 600) < 2
+        assert abs(cols.mean() - 880) < 2
+        for key in ("p", " ", "ArrowDown", " ", "ArrowRight", " ", "Enter"):
+            page.keyboard.press(key)
+        until(lambda: scene.labels.mask.strokes == 2)  # type: ignore[union-attr]
+        # Strokes are drawn over the picture until it shows them itself.
+        page.keyboard.press("v")
+        pen = "document.getElementById('overlay').getContext('2d')"
+        until(lambda: not page.evaluate(f"{pen}.getImageData(0, 0, 992, 674).data.some(Boolean)"))
+        page.close()
+
+
 def test_it_fits_a_phone(browser: Any, here: Path) -> None:
     zarr.save_array(here / "mask.zarr", LABELS[:300, :400])
     with serving(open_scene("mask.zarr", None, model="identity")) as served:
@@ -126,6 +155,21 @@ def test_it_fits_a_phone(browser: Any, here: Path) -> None:
         page.click("#panel-button")
         page.wait_for_selector("#panel.open")
         assert page.is_visible("#legend")
+
+        def box(name: str) -> dict[str, float]:
+            found: dict[str, float] = page.locator(name).bounding_box()
+            return found
+
+        page.wait_for_timeout(400)
+        assert box("#panel")["y"] >= box("#tools")["y"] + box("#tools")["height"]
+        page.click("#panel-button")
+        page.keyboard.press("w")
+        page.keyboard.press("p")
+        page.wait_for_selector("#note:not([hidden])")
+        page.mouse.move(200, 400)
+        page.wait_for_selector("#where:not(:empty)")
+        for one, other in (("#note", "#brush-options"), ("#brush-options", "#where"), ("#where", "#scale")):
+            assert box(one)["y"] + box(one)["height"] <= box(other)["y"], (one, other)
         page.close()
 
 

@@ -245,7 +245,7 @@ def export(
 @option("--overwrite", "Replace OUT.", is_flag=True)
 @debug_option
 def page(run: Path, out: Path, before: Path | None, overwrite: bool) -> None:
-    """Write a page about the training in the folder RUN: losses in words and as curves, samples over time, settings."""
+    """Write a page about the training in the folder RUN: held-out measures, losses, samples over time, settings."""
     from safron.training.run_page import write_run_page
 
     write_run_page(run, out, before=before, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""How did a training run go? One page that needs no network: curves, sample sheets over time, settings.
+"""How did a training run go? One page that needs no network: held-out measures, losses, sample sheets over time, settings.
 
 It is made from what a run leaves behind (`log.jsonl`, `checkpoint.json`, sheets), so that a run of any age has one; with another run beside
 it the page says for each loss whether it ended lower or higher.
@@ -7,7 +7,7 @@ it the page says for each loss whether it ended lower or higher.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -16,7 +16,10 @@ from safron.io.errors import BadInput
 from safron.io.files import output, parse_text
 from safron.io.html_page import curves, head, image, table, text
 
+from . import held_out
+
 MEANINGS = {
+    **held_out.MEANINGS,
     "discriminator": "how well the discriminator tells drawn tissue from real tissue: near 0 it always does, and the generator learns little",
     "adversarial": "how far the generator is from deceiving the discriminator: lower is better, and it need not fall",
     "feature": "difference of drawn and real tissue in the discriminator's features: lower is more alike",
@@ -24,7 +27,7 @@ MEANINGS = {
     "pixel": "difference of drawn and real pixels: falls while colours are learned, matters little later",
     "loss": "difference of predicted and true values",
 }
-"""What each loss means, in words."""
+"""What each measure and each loss means, in words."""
 
 SHEETS = 6
 LAST = 0.1
@@ -86,7 +89,7 @@ def write_run_page(run: Path, out: Path, *, before: Path | None = None, overwrit
 def run_page(run: Path, before: Path | None = None) -> str:
     """Make the page."""
     rows, others = read_log(run), read_log(before) if before else []
-    names = [name for name in rows[-1] if name not in ("step", "minutes")]
+    measured, theirs = held_out.measure_sheets(run), held_out.measure_sheets(before) if before else []
     parts = [
         head(f"training {run.name}", f"Training {run.resolve().name}"),
         table(
@@ -97,13 +100,11 @@ def run_page(run: Path, before: Path | None = None) -> str:
             ]
         ),
     ]
-    for name in names:
-        lines = {"this run": _points(rows, name)}
-        if any(name in row for row in others):
-            lines["the run before"] = _points(others, name)
-        parts.append(f"<h2>{text(name)}</h2><p>{text(MEANINGS.get(name, ''))}</p>{curves(lines, 'steps')}")
-        if "the run before" in lines:
-            parts.append(f"<p><b>{text(verdict(rows, others, name))}</b></p>")
+    if measured:
+        parts.append("<h2>On slides that were held out</h2><p>Lower is better.</p>")
+        parts += _curves(measured, theirs, ("better", "worse"))
+    parts.append("<h2>Losses</h2>")
+    parts += _curves(rows, others)
     sheets = sorted(run.glob("sheet-*.png"))
     if sheets:
         parts.append(
@@ -123,8 +124,30 @@ def run_page(run: Path, before: Path | None = None) -> str:
     return "\n".join(parts) + "</html>\n"
 
 
-def verdict(rows: Sequence[dict[str, float]], others: Sequence[dict[str, float]], name: str) -> str:
-    """Say whether a loss ends lower or higher than that of another run, at the last step that both have.
+def _curves(
+    rows: Sequence[dict[str, float]],
+    others: Sequence[dict[str, float]],
+    words: tuple[str, str] = ("lower", "higher"),
+) -> Iterator[str]:
+    """Draw each column as a curve with its meaning, and say how it compares with another run."""
+    for name in rows[-1]:
+        if name in ("step", "minutes"):
+            continue
+        lines = {"this run": _points(rows, name)}
+        if any(name in row for row in others):
+            lines["the run before"] = _points(others, name)
+        yield f"<h3>{text(name)}</h3><p>{text(MEANINGS.get(name, ''))}</p>{curves(lines, 'steps')}"
+        if len(lines) > 1:
+            yield f"<p><b>{text(verdict(rows, others, name, words))}</b></p>"
+
+
+def verdict(
+    rows: Sequence[dict[str, float]],
+    others: Sequence[dict[str, float]],
+    name: str,
+    words: tuple[str, str] = ("lower", "higher"),
+) -> str:
+    """Say whether a loss ends lower or higher than that of another run, at the last step that both have; in `words`.
 
     Examples
     --------
@@ -136,9 +159,7 @@ def verdict(rows: Sequence[dict[str, float]], others: Sequence[dict[str, float]]
     if mine is None or theirs is None or not theirs:
         return f"at step {last:.0f}: nothing to compare"
     change = 100 * (mine / theirs - 1)
-    how = (
-        "as high as" if abs(change) < 1 else f"{abs(change):.0f} % {'lower' if change < 0 else 'higher'} than"
-    )
+    how = "as high as" if abs(change) < 1 else f"{abs(change):.0f} % {words[change > 0]} than"
     return f"at step {last:.0f}: {mine:.4g}, {how} {theirs:.4g} before"
 
 

@@ -131,7 +131,7 @@ def _legend(found: Objects, values: Mapping[str, int], rules: DrawingRules) -> t
 
 def _polygon(shape: Shape, values: Mapping[str, int], rules: DrawingRules) -> Polygon:
     value = (rules.nuclei or 0) if shape.nucleus else values[shape.name.lower()]
-    rings = [ring / rules.downsample for ring in shape.rings]
+    rings = shape.rings if rules.downsample == 1 else [ring / rules.downsample for ring in shape.rings]
     size = (rules.width, rules.height)
     first = np.floor(rings[0].min(axis=0))
     # A line along pixels' edges has no extent, and still lies on the canvas.
@@ -143,7 +143,7 @@ def _polygon(shape: Shape, values: Mapping[str, int], rules: DrawingRules) -> Po
 
 
 def _ring_area(ring: Ring) -> float:
-    x, y = (ring - ring[0]).T
+    x, y = (ring - ring[0]).T.astype(np.float64)
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 

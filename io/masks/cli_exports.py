@@ -71,7 +71,7 @@ def to_geojson(
     """
     from safron.io.files import check_output_path
 
-    from .json_texts import MAX_JSON_BYTES
+    from .geojson import MAX_GEOJSON_BYTES
     from .to_geojson import ENDINGS, legend_of, write_geojson
 
     check_output_path(out, overwrite=overwrite, endings=ENDINGS)
@@ -93,12 +93,22 @@ def to_geojson(
             warn(NAME, f"--label {name}={value}: the mask has no region of label {value} to draw")
     names = ", ".join(f"{count} {name}" for name, count in found.most_common(8))
     click.echo(f"{out}: {found.total()} regions" + (f" ({names})" if names else ""))
-    if out.suffix != ".gz" and out.stat().st_size > MAX_JSON_BYTES:
+    if _unpacked_size(out) > MAX_GEOJSON_BYTES:
         warn(
             NAME,
-            f"{out}: is larger than the {MAX_JSON_BYTES >> 20} MiB that from-geojson reads; "
+            f"{out}: is larger than the {MAX_GEOJSON_BYTES >> 20} MiB, unpacked, that from-geojson reads; "
             "--min-area N leaves out small regions",
         )
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes of a file; of one packed by gzip those that its last four say, which is below 4 GiB."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if path.suffix == ".gz":
+            file.seek(-4, 2)
+            size = max(size, int.from_bytes(file.read(4), "little"))
+    return size
 
 
 @click.command(

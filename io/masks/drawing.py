@@ -13,6 +13,7 @@ leave a gap. cv2.fillPoly would be faster, but it also fills the outline, which 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,12 @@ from safron.io.legend import DEFAULT_LABELS, Label
 CELL = 2048
 """Side of a cell of the index, in pixels."""
 
+MANY = 4096
+"""A polygon of more edges is asked for those that meet the rows at hand."""
+
+TALL = 256
+"""An edge of more rows is always among them."""
+
 
 @dataclass(frozen=True)
 class Polygon:
@@ -36,7 +43,7 @@ class Polygon:
     value
         Label of the pixels inside, 0..255.
     edges
-        float64 [n, 4], pixels: x, y of the upper end and of the lower end; horizontal edges are left out.
+        See `edges_of`.
     box
         Y0, x0, y1, x1 of the canvas pixels that it may hold, half-open.
     name
@@ -46,10 +53,26 @@ class Polygon:
     """
 
     value: int
-    edges: npt.NDArray[np.float64]
+    edges: npt.NDArray[Any]
     box: tuple[int, int, int, int]
     name: str = ""
     area: float = 0.0
+
+    def edges_at(self, y0: int, y1: int) -> npt.NDArray[Any]:
+        """Edges that may cross the rows from `y0` to `y1`, and a few more."""
+        if len(self.edges) <= MANY:
+            return self.edges
+        tall, reach = self._index
+        short = self.edges[tall:]
+        first = int(np.searchsorted(reach, y0, side="right"))
+        last = bisect_left(range(len(short)), y1, key=lambda at: short[at, 1])
+        return np.concatenate([self.edges[:tall], short[first:last]])
+
+    @cached_property
+    def _index(self) -> tuple[int, npt.NDArray[Any]]:
+        """How many edges are tall, and how far down each of the others or one before it reaches."""
+        tall = int(np.count_nonzero(_is_tall(self.edges)))
+        return tall, np.maximum.accumulate(self.edges[tall:, 3])
 
 
 class Coverage:
@@ -163,7 +186,7 @@ class Drawing:
             x0, x1 = max(x0, cols.start), min(x1, cols.stop)
             if y0 < y1 and x0 < x1:
                 part = np.s_[y0 - rows.start : y1 - rows.start, x0 - cols.start : x1 - cols.start]
-                within = inside(polygon.edges, y0, y1, x0, x1)
+                within = inside(polygon.edges_at(y0, y1), y0, y1, x0, x1)
                 labels[part][within] = polygon.value
                 if shown is not None and within.any():
                     shown[part][within] = place
@@ -182,13 +205,13 @@ class Drawing:
         return index
 
 
-def inside(edges: npt.NDArray[np.float64], y0: int, y1: int, x0: int, x1: int) -> npt.NDArray[np.bool_]:
+def inside(edges: npt.NDArray[Any], y0: int, y1: int, x0: int, x1: int) -> npt.NDArray[np.bool_]:
     """Find the pixel centres of a region that lie inside a polygon.
 
     Parameters
     ----------
     edges
-        See `Polygon`.
+        See `edges_of`.
     y0, y1, x0, x1
         The region, half-open, in pixels.
 
@@ -220,17 +243,36 @@ def inside(edges: npt.NDArray[np.float64], y0: int, y1: int, x0: int, x1: int) -
     return np.bitwise_xor.accumulate(odd, axis=1).astype(bool)
 
 
-def edges_of(rings: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
-    """Edges of closed rings, each given as points [n, 2] of x, y; upper end first."""
+def edges_of(rings: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """List the edges of closed rings.
+
+    Parameters
+    ----------
+    rings
+        Each float64 or int32 [n, 2]: x, y in pixels.
+
+    Returns
+    -------
+    npt.NDArray[Any]
+        [n, 4] of the same type, without horizontal edges: x, y of the upper end and of the lower end. The tall ones come
+        first, the others from top to bottom.
+    """
     parts = []
     for ring in rings:
-        points = np.asarray(ring, np.float64)
-        parts.append(np.concatenate([points, np.roll(points, -1, axis=0)], axis=1))
-    edges = np.concatenate(parts)
-    # Oriented alike whichever polygon they belong to, so that a shared edge crosses rows at the same places.
-    down = edges[:, 1] <= edges[:, 3]
-    edges = np.where(down[:, None], edges, edges[:, [2, 3, 0, 1]])
-    return edges[edges[:, 1] < edges[:, 3]]
+        points = np.asarray(ring)
+        edges = np.concatenate([points, np.roll(points, -1, axis=0)], axis=1)
+        edges = edges[edges[:, 1] != edges[:, 3]]
+        # Oriented alike whichever polygon they belong to, so that a shared edge crosses rows at the same places.
+        up = edges[:, 1] > edges[:, 3]
+        edges[up] = edges[up][:, [2, 3, 0, 1]]
+        parts.append(edges)
+    together = np.concatenate(parts)
+    return together[np.lexsort((together[:, 1], ~_is_tall(together)))]
+
+
+def _is_tall(edges: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    tall: npt.NDArray[np.bool_] = edges[:, 3] - edges[:, 1] > TALL
+    return tall
 
 
 def _cells(box: tuple[int, int, int, int]) -> Iterator[tuple[int, int]]:

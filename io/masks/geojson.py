@@ -8,25 +8,30 @@ programs pass over it.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from safron.io.fields import RGB, convert
 from safron.io.files import parsing
 from safron.io.legend import Label
 
-from .json_texts import each_json
+from .json_texts import MAX_JSON_BYTES, each_json, parse_json
 
 UNCLASSIFIED = "unclassified"
 """Name that QuPath's users see for an object without a class or a name."""
 
 MOST_COORDINATE = 1e15
 """Pixels; beyond this they cannot be told apart, and products of coordinates may overflow."""
+
+MAX_GEOJSON_BYTES = 1 << 30
+"""Largest GeoJSON text, unpacked; reading its polygons takes about three times as much memory."""
 
 ELLIPSE_SIDES = 720
 """A polygon of so many sides differs from an ellipse of 10,000 px by less than 0.1 px."""
@@ -35,8 +40,12 @@ GEOMETRIES = {
     *("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
 }
 
-Ring = npt.NDArray[np.float64]
-"""Corners [n, 2]: x, y."""
+Ring = npt.NDArray[Any]
+"""Corners float64 or int32 [n, 2]: x, y."""
+
+_NUMBER = rb"\s*+-?\d++(?:\.\d++)?(?:[eE][-+]?\d++)?\s*+"
+_CORNER = rb"\s*+\[" + _NUMBER + rb"," + _NUMBER + rb"\]\s*+"
+_PLAIN_RING = re.compile(rb"\s*+\[" + _CORNER + rb"(?:," + _CORNER + rb")*+\]\s*+")
 
 
 @dataclass(frozen=True)
@@ -121,9 +130,60 @@ def read_objects(path: Path, *, ignore: Sequence[str] = (), nuclei: bool = False
             objects.count += 1
 
     with parsing(path, kind="GeoJSON", remedy="mend it, or export it again from QuPath as GeoJSON"):
-        for _ in each_json(path, add):
+        for _ in each_json(path, add, parse=_parsed, max_bytes=MAX_GEOJSON_BYTES):
             pass
     return objects
+
+
+def _parsed(text: bytes) -> Any:
+    """Parse a collection or a feature; coordinates become arrays at once, which takes a tenth of the memory."""
+    try:
+        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        if "features" not in members and "geometry" in members:
+            return _feature(members)
+        features = msgspec.json.decode(members.pop("features"), type=list[dict[str, msgspec.Raw]])
+    except (msgspec.DecodeError, KeyError):
+        if len(text) > MAX_JSON_BYTES:
+            raise ValueError(
+                f"larger than {MAX_JSON_BYTES >> 20} MiB, and no FeatureCollection that keeps to JSON"
+            ) from None
+        return parse_json(text)
+    parsed = {name: json.loads(bytes(raw)) for name, raw in members.items()}
+    return parsed | {"features": [_feature(feature) for feature in features]}
+
+
+def _feature(members: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    geometries = ("geometry", "nucleusGeometry")
+    return {
+        name: _geometry(raw) if name in geometries else json.loads(bytes(raw))
+        for name, raw in members.items()
+    }
+
+
+def _geometry(raw: msgspec.Raw) -> Any:
+    """Parse a geometry; rings of a polygon that are lists of x, y and nothing else become arrays."""
+    depth = {b"Polygon": list[msgspec.Raw], b"MultiPolygon": list[list[msgspec.Raw]]}
+    try:
+        members = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        kind = depth[bytes(members["type"]).strip(b' "')]
+        parts = msgspec.json.decode(members.pop("coordinates"), type=kind)
+    except (msgspec.DecodeError, KeyError):
+        return json.loads(bytes(raw))
+    parsed = {name: json.loads(bytes(value)) for name, value in members.items()}
+    nested = [
+        [_corners(ring) for ring in part] if isinstance(part, list) else _corners(part) for part in parts
+    ]
+    return parsed | {"coordinates": nested}
+
+
+def _corners(raw: msgspec.Raw) -> Any:
+    """Corners of a ring as an array, or as JSON says them where they are not plain."""
+    text = bytes(raw)
+    if not _PLAIN_RING.fullmatch(text):
+        return json.loads(text)
+    ring = np.fromstring(text.translate(None, b"[] \t\r\n").decode(), sep=",").reshape(-1, 2)
+    small = ring.astype(np.int32) if np.abs(ring).max() < 1 << 30 else ring
+    return small if (small == ring).all() else ring
 
 
 def features_of(document: Any) -> list[Any]:
@@ -226,6 +286,8 @@ def outlines(geometry: Any) -> tuple[list[list[Ring]], list[str]]:
 
 
 def _ring(points: Any) -> Ring:
+    if isinstance(points, np.ndarray) and (np.abs(points) <= MOST_COORDINATE).all():
+        return points
     try:
         given = np.array([point[:2] for point in points])
         ring = given.astype(np.float64) if given.dtype.kind in "iufO" else np.empty(0)

@@ -16,7 +16,7 @@ from safron.io.errors import SafronError, one_line
 from safron.io.files import open_packed, too_large
 
 MAX_JSON_BYTES = 256 << 20
-"""Largest JSON text, unpacked; parsing takes about ten times as much memory."""
+"""Largest JSON text that is parsed as a whole, unpacked; this takes about ten times as much memory."""
 
 MAX_SEQUENCE_BYTES = 2 << 30
 """Largest sequence of JSON texts, unpacked."""
@@ -30,7 +30,18 @@ _MARK = b"\xef\xbb\xbf"  # of UTF-8, as Windows writes it
 Result = TypeVar("Result")
 
 
-def each_json(path: Path, use: Callable[[Any], Result]) -> Iterator[Result]:
+def parse_json(text: bytes) -> Any:
+    """Parse a JSON text in UTF-8."""
+    return json.loads(text.decode())
+
+
+def each_json(
+    path: Path,
+    use: Callable[[Any], Result],
+    *,
+    parse: Callable[[bytes], Any] = parse_json,
+    max_bytes: int = MAX_JSON_BYTES,
+) -> Iterator[Result]:
     """Hand the JSON of a file to a function: the whole, or one record of a sequence after the other.
 
     Parameters
@@ -39,6 +50,10 @@ def each_json(path: Path, use: Callable[[Any], Result]) -> Iterator[Result]:
         As it is, or packed by gzip.
     use
         Gets what a JSON text holds.
+    parse
+        Makes this of a text.
+    max_bytes
+        Largest text, unpacked.
 
     Yields
     ------
@@ -48,73 +63,73 @@ def each_json(path: Path, use: Callable[[Any], Result]) -> Iterator[Result]:
     Raises
     ------
     BadInput
-        The file cannot be opened, or is too large: `MAX_JSON_BYTES` for a text, `MAX_SEQUENCE_BYTES` for all of a sequence.
+        The file cannot be opened, or is too large: beyond `max_bytes` for a text, `MAX_SEQUENCE_BYTES` for all of a sequence.
     ValueError
         A record of a sequence cannot be parsed or used; it is named by its number, from 0.
     Exception
         Of any other kind, where the file is one JSON text.
     """
     with open_packed(path) as file:
-        lines = _lines(file, path)
+        lines = _lines(file, path, max_bytes)
         first, second = next(lines, b"").removeprefix(_MARK), next(lines, None)
         following = chain([first], [] if second is None else [second], lines)
         marked = first.lstrip().startswith(_SEPARATOR)
         if not marked and (second is None or not _is_json(first)):
-            yield use(json.loads(b"".join(_within(following, path)).decode()))
+            yield use(parse(b"".join(_within(following, path, max_bytes))))
             return
-        for number, record in enumerate(_marked(following, path) if marked else following):
+        for number, record in enumerate(_marked(following, path, max_bytes) if marked else following):
             try:
-                yield use(json.loads(record.decode()))
+                yield use(parse(record))
             except (SafronError, MemoryError, RecursionError):
                 raise
             except Exception as error:
                 raise ValueError(f"record {number}: {one_line(error)}") from error
 
 
-def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _lines(file: BinaryIO, path: Path, max_bytes: int) -> Iterator[bytes]:
     """Lines of a file that are not blank."""
     total = 0
-    while line := file.readline(MAX_JSON_BYTES + 1):
+    while line := file.readline(max_bytes + 1):
         total += len(line)
         if total > MAX_SEQUENCE_BYTES:
             raise too_large(path, MAX_SEQUENCE_BYTES)
-        yield from _within([line], path) if line.strip() else ()
+        yield from _within([line], path, max_bytes) if line.strip() else ()
 
 
-def _within(parts: Iterable[bytes], path: Path) -> Iterator[bytes]:
+def _within(parts: Iterable[bytes], path: Path, max_bytes: int) -> Iterator[bytes]:
     """Pass on parts of one JSON text until they are too many."""
     total = 0
     for part in parts:
         total += len(part)
-        if total > MAX_JSON_BYTES:
+        if total > max_bytes:
             way_out = (
                 "check that it is the right file, or write a feature on each line (ogr2ogr -f GeoJSONSeq)"
             )
-            raise too_large(path, MAX_JSON_BYTES, way_out)
+            raise too_large(path, max_bytes, way_out)
         yield part
 
 
-def _marked(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:
+def _marked(lines: Iterable[bytes], path: Path, max_bytes: int) -> Iterator[bytes]:
     """Split a sequence before each RS; a record may have several lines."""
     parts: list[bytes] = []
-    room = MAX_JSON_BYTES
+    room = max_bytes
     for line in lines:
         before, *starts = line.split(_SEPARATOR)
         parts.append(before)
         room -= len(before)
         if room < 0:
-            raise too_large(path, MAX_JSON_BYTES)
+            raise too_large(path, max_bytes)
         for start in starts:
             if record := b"".join(parts).strip():
                 yield record
-            parts, room = [start], MAX_JSON_BYTES - len(start)
+            parts, room = [start], max_bytes - len(start)
     if record := b"".join(parts).strip():
         yield record
 
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line.decode())
+        parse_json(line)
     except (ValueError, RecursionError):
         return False
     return True

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.files import open_input, parsing
 
-from .geojson import MAX_GEOJSON_BYTES, feature_name, features_of, outlines
+from .geojson import feature_name, features_of, outlines
 from .json_texts import each_json
 from .mask import MAX_SIDE
 

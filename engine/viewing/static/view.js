@@ -108,6 +108,7 @@ function load(slot) {
         if (old && old !== before) viewer.world.removeItem(old);
         busy.delete(slot);
         if (stale.delete(slot)) load(slot);
+        else if (slot === "over") tools?.settle();
       };
       const timer = setTimeout(show, old ? 2500 : 0);
       if (old) item.addOnceHandler("fully-loaded-change", ({ fullyLoaded }) => fullyLoaded && show());
@@ -221,11 +222,15 @@ function legend(said) {
     chip.style.background = `rgb(${one.color})`;
     chip.title = chip.ariaLabel = `Show or hide ${one.name}`;
     chip.onclick = () => { state.hidden.has(one.value) ? state.hidden.delete(one.value) : state.hidden.add(one.value); showOverlay(true); load("over"); legend(said); };
-    const cell = (name, text) => { const made = document.createElement("td"); made.className = name; made.textContent = text; made.title = name === "name" ? `${one.value}: ${text}` : one.pixels == null ? "" : `${number(one.pixels)} px`; return made; };
+    const cell = (name, text) => { const made = document.createElement("td"); made.className = name; made.textContent = text; return made; };
     const first = document.createElement("td");
     first.append(chip);
     const area = one.pixels == null ? "" : info.mpp ? areaText(one.pixels * info.mpp ** 2) : `${number(one.pixels / 1e6, 2)} Mpx`;
-    row.append(first, cell("name", one.name), cell("area", area), cell("share", one.pixels == null || !all ? "" : `${number((100 * one.pixels) / all, 1)} %`));
+    const name = cell("name", one.name), count = document.createElement("small");
+    name.title = `${one.value}: ${one.name}`;
+    count.textContent = one.pixels == null ? "" : `${number(one.pixels)} px`;
+    name.append(count);
+    row.append(first, name, cell("area", area), cell("share", one.pixels == null || !all ? "" : `${number((100 * one.pixels) / all, 1)} %`));
     return row;
   }));
   tools?.labels(said.labels);
@@ -309,8 +314,8 @@ function showStain(stain) {
 }
 
 // Controls.
-const tools = info.has_labels ? new Tools({ viewer, info, ask, tell, note, poll, toImage, toScreen, zoomNow, lengthText, showOverlay }) : null;
-const pan = (x, y) => viewer.viewport.panBy(viewer.viewport.deltaPointsFromPixels(new OSD.Point(x, y)));
+const tools = info.has_labels ? new Tools({ viewer, info, ask, tell, note, poll, toImage, toScreen, zoomNow, lengthText, showOverlay, loading: () => busy.has("over") }) : null;
+const pan = (x, y) => (viewer.viewport.panBy(viewer.viewport.deltaPointsFromPixels(new OSD.Point(x, y))), tools?.panned());
 const zoom = (factor) => (viewer.viewport.zoomBy(factor), viewer.viewport.applyConstraints());
 const home = () => viewer.viewport.goHome();
 const reseed = (seed) => ask("seed", { seed }).then(poll, tell);
@@ -366,6 +371,7 @@ $("opacity").oninput = (event) => setOpacity(event.target.value / 100);
 $("fill").onclick = () => style(false);
 $("outline").onclick = () => style(true);
 $("grid-on").onchange = $("blocks-on").onchange = draw;
+const flip = (id) => { $(id).checked = !$(id).checked; draw(); };
 $("seed").onchange = (event) => reseed(Math.max(0, Math.floor(Number(event.target.value) || 0)));
 $("next-seed").onclick = nextSeed;
 $("stain").onchange = (event) => restain(event.target.value);
@@ -379,12 +385,13 @@ const KEYS = {
   ArrowLeft: () => pan(-80, 0), ArrowRight: () => pan(80, 0), ArrowUp: () => pan(0, -80), ArrowDown: () => pan(0, 80),
   "+": () => zoom(1.6), "=": () => zoom(1.6), "-": () => zoom(1 / 1.6), 0: home, 1: () => viewer.viewport.zoomTo(zoomOf(1)),
   t: () => setTissue(!state.tissue), l: () => showOverlay(!state.overlay), w: seam, n: nextSeed, d: download, "?": () => $("help").showModal(),
-  g: () => { if (info.patches) { $("grid-on").checked = !$("grid-on").checked; draw(); } },
+  g: () => info.patches && flip("grid-on"), k: () => info.patches?.block && flip("blocks-on"), o: () => info.has_labels && style(!state.outline),
   "[": () => tools?.resize(-1) || setOpacity(state.opacity - 0.1), "]": () => tools?.resize(1) || setOpacity(state.opacity + 0.1),
 };
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=checkbox]):not([type=range]), select") || document.querySelector("dialog[open]")) return;
   if (event.target.matches("input[type=range]") && event.key.startsWith("Arrow")) return;
+  if (event.target.matches("button, input, a") && (event.key === " " || event.key === "Enter")) return;
   const act = KEYS[event.key] ?? KEYS[event.key.toLowerCase()] ?? tools?.key(event.key);
   if (!act) return;
   event.preventDefault();
