@@ -29,6 +29,20 @@ def gland_labels(height: int, width: int, y: int = 0) -> npt.NDArray[np.uint8]:
     return np.take(labels[rows], columns, axis=1)
 
 
+def planes_of(card: Any, height: int, width: int) -> dict[str, npt.NDArray[Any]]:
+    """Inputs of one patch beside its labels: random planes, a tenth of each binary one set, and the card's style."""
+    from safron.engine.generator.planes import card_specs
+
+    rng, planes = np.random.default_rng(0), {}
+    for spec in card_specs(card):
+        shape = (1, spec.channels, height, width) if spec.spatial else (1, spec.channels)
+        drawn = rng.random(shape) < 0.1 if spec.dtype == "uint8" else rng.standard_normal(shape)
+        planes[spec.name] = drawn.astype(spec.dtype)
+    if card.style and not card.style.field:
+        planes["style"] = np.array([card.style.default], np.float32)
+    return planes
+
+
 def write_mask(path: Path, side: int) -> None:
     """Write the repeated gland mask as Zarr for the price of one: all other chunks are links to those of the first."""
     period = zarr.open_array(GLANDS, mode="r").shape

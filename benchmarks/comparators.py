@@ -10,7 +10,7 @@ Trains each generator from every seed for `--steps` steps, draws the held-out fr
 - mismatch: difference of neighbouring patches in their overlap before blending, over their standard deviation; and the seams
   that safron-eval finds.
 
-Real frames are brought to one stain, which is what generators of EBHI-Seg are trained on. The multi-scale generator draws in
+Real frames are brought to one stain, which is what generators of EBHI-Seg are trained on; frames that `--also` draws, too. The multi-scale generator draws in
 two steps: pix2pix at twice the pixel size, then patches that refine it. What is finished is not made again, so the same
 command resumes; `--minutes` bounds one call. `real` compares halves of the real frames. Writes scores.json and sheet.png; a
 table, then one line of JSON.
@@ -258,7 +258,11 @@ def main() -> None:
         keep(results, key, found | {"steps": config.steps}, drawn)
     for name, _, model_name in (also.partition("=") for also in chosen.also):
         if results.wants(name):
-            keep(results, name, *measure(model_name, None, 20, frames, network, chosen.out / name))
+            found, drawn = measure(model_name, None, 20, frames, network, chosen.out / name)
+            if facts.data_set == "ebhi":  # they may draw any stain
+                drawn = [normalize(*pair) for pair in zip(drawn, frames.labels, strict=True)]
+                found |= scores(Annotated(tuple(drawn), frames.test.masks), frames, network)
+            keep(results, name, found, drawn)
     head = ["generator", "KD", "+-", "Dice", "agreement", "mismatch", "seams"]
     print("\n".join(format_table([head, *(row(name, found) for name, found in results.found.items())])))
     missing = [key for key, _, _ in jobs if key not in results.found]

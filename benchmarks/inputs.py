@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from common import planes_of
 from safron.engine import render
 from safron.engine.generator.model import load_model
-from safron.engine.generator.planes import card_specs
 
 
 def bare_calls(path: Path, card: Any, count: int) -> float:
@@ -32,10 +32,7 @@ def bare_calls(path: Path, card: Any, count: int) -> float:
     rng, side = np.random.default_rng(0), card.tile + 2 * card.context
     values = [label.value for label in card.labels if not label.fill]
     feeds: dict[str, Any] = {"labels": rng.choice(values, (1, side, side)).astype(np.uint8)}
-    for spec in card_specs(card):
-        shape = (1, spec.channels, side, side) if spec.spatial else (1, spec.channels)
-        drawn = rng.random(shape) < 0.1 if spec.dtype == "uint8" else rng.standard_normal(shape)
-        feeds[spec.name] = drawn.astype(spec.dtype)
+    feeds |= planes_of(card, side, side)
     session.run(None, feeds)
     began = time.process_time()
     for _ in range(count):

@@ -1,6 +1,6 @@
 """Which runtime is fastest on this CPU, and what does it change?
 
-    python benchmarks/runtimes.py                                        the shipped generator
+    python benchmarks/runtimes.py                                        the generator that renders by default
     python benchmarks/runtimes.py safron-seamless paper.onnx fast.onnx   and others
     python benchmarks/runtimes.py --windows                              and windows of several patches in one call
     python benchmarks/runtimes.py --command examples/glands.zarr         and whole ``safron-render`` commands
@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import gland_labels
+from common import gland_labels, planes_of
 
 WAYS = {
     "ONNX Runtime float32": {"runtime": "onnxruntime"},
@@ -44,7 +44,7 @@ OVERLAP = 20
 TOP, LEFT = 900, 1500
 """Where the gland mask has tissue all around."""
 
-Inputs = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]
+Inputs = dict[str, npt.NDArray[Any]]
 
 
 def open_ways(model: str) -> dict[str, Any]:
@@ -62,16 +62,12 @@ def open_ways(model: str) -> dict[str, Any]:
 
 
 def inputs_of(card: Any, rows: int = 1, columns: int = 1) -> Inputs:
-    """Labels of the gland mask, and noise, for a window of so many patches."""
+    """Labels of the gland mask and whatever else the generator takes, for a window of so many patches."""
     height, width = (
         card.tile + 2 * card.context + (count - 1) * (card.tile - OVERLAP) for count in (rows, columns)
     )
-    noise = None
-    if card.noise_scales:
-        shape = (1, len(card.noise_scales), height, width)
-        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
     labels = gland_labels(height, LEFT + width, TOP)[:, LEFT:]
-    return np.ascontiguousarray(labels[None]), noise
+    return {"labels": np.ascontiguousarray(labels[None])} | planes_of(card, height, width)
 
 
 def interleaved(calls: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, float]:
@@ -91,12 +87,12 @@ def measure(model: str, repeats: int, *, windows: bool) -> list[dict[str, Any]]:
     reference = next(iter(ways.values()))
     card = reference.card
     given = inputs_of(card)
-    expected = reference(*given)
-    seconds = interleaved({name: lambda way=way: way(*given) for name, way in ways.items()}, repeats)
+    expected = reference(**given)
+    seconds = interleaved({name: lambda way=way: way(**given) for name, way in ways.items()}, repeats)
     first = next(iter(seconds.values()))
     rows = []
     for name, way in ways.items():
-        made = way(*given)
+        made = way(**given)
         off = np.abs(np.rint(made).clip(0, 255) - np.rint(expected).clip(0, 255))
         row = {
             "model": card.name if model == card.name else Path(model).stem,
@@ -117,7 +113,7 @@ def measure(model: str, repeats: int, *, windows: bool) -> list[dict[str, Any]]:
 def in_windows(way: Any, repeats: int) -> dict[str, Any]:
     """Time per patch of windows of several patches, as a share of single ones, and whether their bits are the same."""
     given = {shape: inputs_of(way.card, *shape) for shape in SHAPES}
-    seconds = interleaved({shape: lambda shape=shape: way(*given[shape]) for shape in SHAPES}, repeats)
+    seconds = interleaved({shape: lambda shape=shape: way(**given[shape]) for shape in SHAPES}, repeats)
     return {
         f"{rows} x {columns}": {
             "times": seconds[1, 1] * rows * columns / seconds[rows, columns],
@@ -129,13 +125,15 @@ def in_windows(way: Any, repeats: int) -> dict[str, Any]:
 
 def same_bits(way: Any, given: Inputs, rows: int, columns: int) -> bool:
     """Whether every patch of a window has the bits that it has alone."""
-    labels, noise = given
-    card, whole = way.card, way(labels, noise)[0]
+    card, whole = way.card, way(**given)[0]
     stride, side = card.tile - OVERLAP, card.tile + 2 * card.context
     for row, column in product(range(rows), range(columns)):
         y, x = row * stride, column * stride
-        part = None if noise is None else np.ascontiguousarray(noise[..., y : y + side, x : x + side])
-        alone = way(np.ascontiguousarray(labels[:, y : y + side, x : x + side]), part)[0]
+        parts = {
+            name: values if values.ndim == 2 else values[..., y : y + side, x : x + side]
+            for name, values in given.items()
+        }
+        alone = way(**{name: np.ascontiguousarray(part) for name, part in parts.items()})[0]
         if not np.array_equal(alone, whole[y : y + card.tile, x : x + card.tile]):
             return False
     return True
@@ -196,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=["safron-seamless"], help="names or ONNX files")
+    parser.add_argument("models", nargs="*", default=["safron-tissue"], help="names or ONNX files")
     parser.add_argument(
         "--repeats", type=int, default=7, help="calls, or commands, of which the median counts"
     )
