@@ -124,8 +124,8 @@ def test_touching_nuclei_are_told_apart(
     edges = np.zeros((1, 1, 80, 80), np.uint8)
     edges[..., 40:42] = 1
     alone, apart = (model(labels, None, xt=xt, t=t, edges=plane) for plane in (0 * edges, edges))
-    assert np.ptp((alone - apart)[:, :, 30:34]) > 0
-    np.testing.assert_array_equal(alone[:, :, 60:], apart[:, :, 60:])
+    near, far = (np.abs(alone - apart)[:, :, part].max() for part in (slice(30, 34), slice(60, None)))
+    assert near > 10 * far, "the network sees beyond its context, but ever less"
     numbers = np.ones((96, 96), np.uint16)
     numbers[:, 48:] = 2
     np.save(tmp_path / "numbers.npy", numbers)
