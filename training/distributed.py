@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from safron.io.errors import BadInput
 from safron.training.config import TrainConfig
+from safron.training.config.cpu import cpu_has_bfloat16
 from torch import nn
 
 
@@ -124,12 +125,3 @@ def choose_half(config: TrainConfig, device: torch.device) -> torch.dtype | None
     # GPUs before Ampere have float16 only.
     old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
     return torch.float16 if old else torch.bfloat16
-
-
-def cpu_has_bfloat16() -> bool:
-    """Tell whether the CPU multiplies in bfloat16; others only imitate it, 30 to 70 times slower than float32.
-
-    An older PyTorch that does not know what the CPU can do counts as no.
-    """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))

@@ -195,7 +195,7 @@ def read_around(plane: ImagePlane, rows: slice, cols: slice, margin: int) -> npt
         slice(max(0, part.start - margin), min(side, part.stop + margin))
         for part, side in zip((rows, cols), plane.shape, strict=True)
     ]
-    pixels = read_plane(plane.pixels, *spans, plane, str(plane.path))
+    pixels = read_plane(plane.pixels, spans[0], spans[1], plane, str(plane.path))
     colours, alpha = pixels[..., :3], pixels[..., 3:4]
     if alpha.size:  # transparent pixels were not scanned, and are white
         colours = np.where(alpha == 0, np.uint8(255), colours)

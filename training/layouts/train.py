@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safron.training.config.cpu import cpu_has_bfloat16
 from safron.training.diffusion.network import one_hot_of
 from safron.training.diffusion.process import TIMES, add_noise, target_of, to_picture
 from safron.training.diffusion.running import (
@@ -21,7 +22,6 @@ from safron.training.diffusion.running import (
     write_rows,
 )
 from safron.training.diffusion.sample import sample_pictures
-from safron.training.distributed import cpu_has_bfloat16
 from torch import Tensor, nn
 
 from .data import Crops, Layouts, make_planes
