@@ -10,8 +10,8 @@ Trains each generator from every seed for `--steps` steps, draws the held-out fr
 - mismatch: difference of neighbouring patches in their overlap before blending, over their standard deviation; and the seams
   that safron-eval finds.
 
-Real frames are brought to one stain, which is what generators of EBHI-Seg are trained on; frames that `--also` draws, too. The multi-scale generator draws in
-two steps: pix2pix at twice the pixel size, then patches that refine it. What is finished is not made again, so the same
+Real frames are brought to one stain, which is what generators of EBHI-Seg are trained on; what generators of `--also` draw
+is, too. The multi-scale generator draws in two steps: pix2pix at twice the pixel size, then patches that refine it. What is finished is not made again, so the same
 command resumes; `--minutes` bounds one call. `real` compares halves of the real frames. Writes scores.json and sheet.png; a
 table, then one line of JSON.
 """

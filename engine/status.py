@@ -63,9 +63,7 @@ class RenderStatus:
         """Return the status in one line."""
         if self.state == "finished":
             return f"{self.out}: finished, {self.written_bytes / 1e6:.1f} MB"
-        share = (
-            100 * self.patches // max(1, self.all_patches)
-        )  # 100 only when all are done, as safron-view says it
+        share = 100 * self.patches // max(1, self.all_patches)  # 100 only when all are done
         state = {
             "running": f"running, {self.holder}",
             "interrupted": "interrupted; the same command continues",

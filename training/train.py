@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +24,19 @@ import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.progress import progress
 from safron.training.beginning import begin, name_styles
-from safron.training.checkpoint import Checkpoint, check_same_data, load_same, save_checkpoint
+from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
 from safron.training.config import TrainConfig
-from safron.training.config.data_sets import DataFacts, read_facts
-from safron.training.data import Batch, Source, draw_batches, open_source, split
-from safron.training.data.folders import show_mpp
+from safron.training.config.data_sets import DataFacts
+from safron.training.data import Batch, draw_batches
 from safron.training.discriminators import SpectralConv, make_discriminator
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import crop, join_conditions, make_generator, one_hot_labels
+from safron.training.run_data import Run, describe, open_run
 from safron.training.run_log import RunLog, own_folder
 from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
-
-SLIDES_OF_01 = "(?:images/)?(?:(.+)(?=/)|([^/]+)(?=[-_][^-_]*$)|(.+))"
-"""How version 0.1 found slides: by sub-folder, or else up to the last - or _; its runs go on so."""
 
 SLOWEST = 0.05
 """Share of its first value that a learning rate falls to."""
@@ -332,7 +329,7 @@ def fit(
     if path.exists() and not resume:
         raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
     part = team.share(config.batch)
-    run = _open_run(
+    run = open_run(
         folder, config, facts, load_same(path, config) if resume else None, path, cache or out, team
     )
     config, about = run.config, run.about
@@ -344,7 +341,7 @@ def fit(
         trainer = Trainer(config, device, team=team, compiled=compiled)
         _begin_or_restore(trainer, run, start)
         if show and team.leads:
-            print(_describe(config, about, run.held_out, run.tiles), file=sys.stderr, flush=True)
+            print(describe(run), file=sys.stderr, flush=True)
         numbers, ahead = range(trainer.done, schedule.steps), trainer.device.type != "cpu"
         batches = draw_batches(run.training, config, numbers, part, ahead=ahead)
         log = RunLog(out, trainer.done) if team.leads else None
@@ -376,71 +373,7 @@ def fit(
     return path
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What a run trains on, as decided before its first step.
-
-    Attributes
-    ----------
-    config
-        All settings; the pixel size is that of the data, the steps are those of the epochs.
-    kept
-        The checkpoint to continue from.
-    training, held_out
-        The data.
-    tiles
-        Of an epoch.
-    about
-        What checkpoints tell of the run; completed once the networks exist.
-    """
-
-    config: TrainConfig
-    kept: Checkpoint | None
-    training: Source
-    held_out: Source
-    tiles: int
-    about: dict[str, Any]
-
-
-def _open_run(
-    folder: Path,
-    config: TrainConfig,
-    facts: DataFacts | None,
-    kept: Checkpoint | None,
-    path: Path,
-    cache: Path,
-    team: Team,
-) -> _Run:
-    """Open the data, and settle what the run is."""
-    facts = read_facts(folder, facts or DataFacts())
-    if kept is not None:  # which may be of a version that did less
-        config = dataclasses.replace(kept.config, steps=config.steps, epochs=config.epochs)
-        facts = _facts_of(kept, facts)
-    with team.first_then_others():  # the first process prepares the data, the others find it in the cache
-        source = open_source(folder, config, cache, facts)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, mpp=source.mpp))
-    training, held_out = split(source, config.held_out)
-    about: dict[str, Any] = {
-        "images": len(training),
-        "slides": len(set(training.slides)),
-        "data": training.name,
-    }
-    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of} | (
-        {"map": facts.map} if facts.map else {}
-    )
-    if kept is not None:
-        check_same_data(path, kept, about)
-    about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}
-    tiles = training.tiles(config.tile_side + 2 * config.model.context, config.epoch_stride)
-    if config.epochs:
-        steps = max(1, config.epochs * tiles // config.batch)
-        if kept is not None and kept.config.epochs == config.epochs:
-            steps = kept.config.steps
-        config = dataclasses.replace(config, steps=steps)
-    return _Run(config, kept, training, held_out, tiles, about)
-
-
-def _begin_or_restore(trainer: Trainer, run: _Run, start: Path | None) -> None:
+def _begin_or_restore(trainer: Trainer, run: Run, start: Path | None) -> None:
     """Give the networks their first weights or those of the checkpoint, and complete what is told of the run."""
     if run.kept is None:
         begin(trainer.generator, trainer.average, run.config, run.training, start)
@@ -451,32 +384,6 @@ def _begin_or_restore(trainer: Trainer, run: _Run, start: Path | None) -> None:
     precision = str(trainer.half or torch.float32).removeprefix("torch.")
     run.about.update(torch=torch.__version__, device=trainer.device.type, precision=precision)
     run.about["processes"] = trainer.team.size
-
-
-def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:
-    """Complete what the user says of the data by what was said when the run began."""
-    if "data_set" not in kept.metadata and facts.data_set in ("", "pairs"):
-        return dataclasses.replace(facts, slide_of=facts.slide_of or SLIDES_OF_01)
-    texts = [name for name, value in vars(facts).items() if not value and name in kept.metadata]
-    return dataclasses.replace(facts, **{name: kept.metadata[name] for name in texts})
-
-
-def _describe(config: TrainConfig, about: Mapping[str, Any], held_out: Source, tiles: int) -> str:
-    """Say on one line what is trained on, and for how long."""
-    labels = ", ".join(label.name for label in config.model.labels)
-    each = (
-        ", each image a slide of its own (see --slide-of)" if about["slides"] == about["images"] > 1 else ""
-    )
-    return (
-        f"{about['data']} (read as {held_out.told}): {_count(about['images'], about['slides'])}{each}; held out: "
-        f"{_count(len(held_out), len(set(held_out.slides)))}; an epoch is {tiles} tiles of {config.tile_side} px at "
-        f"{show_mpp(config.model.mpp)} (one each {config.epoch_stride} px), {config.steps} steps are "
-        f"{config.steps * config.batch / tiles:.3g} epochs; labels: {labels}; {about['device']}, {about['precision']}"
-    )
-
-
-def _count(images: int, slides: int) -> str:
-    return f"{images} image{'s' * (images != 1)} of {slides} slide{'s' * (slides != 1)}"
 
 
 @contextmanager

@@ -1,0 +1,109 @@
+"""What is a run: which data, which settings, and what do its checkpoints tell of it?"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safron.training.checkpoint import Checkpoint, check_same_data
+from safron.training.config import TrainConfig
+from safron.training.config.data_sets import DataFacts, read_facts
+from safron.training.data import Source, open_source, split
+from safron.training.data.folders import show_mpp
+from safron.training.distributed import Team
+
+SLIDES_OF_01 = "(?:images/)?(?:(.+)(?=/)|([^/]+)(?=[-_][^-_]*$)|(.+))"
+"""How version 0.1 found slides: by sub-folder, or else up to the last - or _; its runs go on so."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run trains on, as decided before its first step.
+
+    Attributes
+    ----------
+    config
+        All settings; the pixel size is that of the data, the steps are those of the epochs.
+    kept
+        The checkpoint to continue from.
+    training, held_out
+        The data.
+    tiles
+        Of an epoch.
+    about
+        What checkpoints tell of the run; completed once the networks exist.
+    """
+
+    config: TrainConfig
+    kept: Checkpoint | None
+    training: Source
+    held_out: Source
+    tiles: int
+    about: dict[str, Any]
+
+
+def open_run(
+    folder: Path,
+    config: TrainConfig,
+    facts: DataFacts | None,
+    kept: Checkpoint | None,
+    path: Path,
+    cache: Path,
+    team: Team,
+) -> Run:
+    """Open the data, and settle what the run is."""
+    facts = read_facts(folder, facts or DataFacts())
+    if kept is not None:  # which may be of a version that did less
+        config = dataclasses.replace(kept.config, steps=config.steps, epochs=config.epochs)
+        facts = _facts_of(kept, facts)
+    with team.first_then_others():  # the first process prepares the data, the others find it in the cache
+        source = open_source(folder, config, cache, facts)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, mpp=source.mpp))
+    training, held_out = split(source, config.held_out)
+    about: dict[str, Any] = {
+        "images": len(training),
+        "slides": len(set(training.slides)),
+        "data": training.name,
+    }
+    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of} | (
+        {"map": facts.map} if facts.map else {}
+    )
+    if kept is not None:
+        check_same_data(path, kept, about)
+    about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}
+    tiles = training.tiles(config.tile_side + 2 * config.model.context, config.epoch_stride)
+    if config.epochs:
+        steps = max(1, config.epochs * tiles // config.batch)
+        if kept is not None and kept.config.epochs == config.epochs:
+            steps = kept.config.steps
+        config = dataclasses.replace(config, steps=steps)
+    return Run(config, kept, training, held_out, tiles, about)
+
+
+def _facts_of(kept: Checkpoint, facts: DataFacts) -> DataFacts:
+    """Complete what the user says of the data by what was said when the run began."""
+    if "data_set" not in kept.metadata and facts.data_set in ("", "pairs"):
+        return dataclasses.replace(facts, slide_of=facts.slide_of or SLIDES_OF_01)
+    texts = [name for name, value in vars(facts).items() if not value and name in kept.metadata]
+    return dataclasses.replace(facts, **{name: kept.metadata[name] for name in texts})
+
+
+def describe(run: Run) -> str:
+    """Say on one line what is trained on, and for how long."""
+    config, about, held_out, tiles = run.config, run.about, run.held_out, run.tiles
+    labels = ", ".join(label.name for label in config.model.labels)
+    each = (
+        ", each image a slide of its own (see --slide-of)" if about["slides"] == about["images"] > 1 else ""
+    )
+    return (
+        f"{about['data']} (read as {held_out.told}): {_count(about['images'], about['slides'])}{each}; held out: "
+        f"{_count(len(held_out), len(set(held_out.slides)))}; an epoch is {tiles} tiles of {config.tile_side} px at "
+        f"{show_mpp(config.model.mpp)} (one each {config.epoch_stride} px), {config.steps} steps are "
+        f"{config.steps * config.batch / tiles:.3g} epochs; labels: {labels}; {about['device']}, {about['precision']}"
+    )
+
+
+def _count(images: int, slides: int) -> str:
+    return f"{images} image{'s' * (images != 1)} of {slides} slide{'s' * (slides != 1)}"
