@@ -18,7 +18,7 @@ from plans import plan_for
 from safron import engine
 from safron.engine.execution.batching import OwnBatches, Strip
 from safron.engine.execution.device_queue import DeviceQueue
-from safron.engine.execution.patch_pool import OwnBatchPool, PatchPool, open_pool
+from safron.engine.execution.patch_pool import OwnBatchPool, PatchPool, batches_held, open_pool
 from safron.engine.generator.card import Card, Label
 from safron.engine.generator.host_memory import HostMemory
 from safron.engine.generator.model import GeneratorInfo
@@ -190,6 +190,13 @@ def test_who_generates_is_decided_by_what_is_known_of_the_generator(
     model: Any = Echo()
     with open_pool(model, known, plan) as pool:
         assert type(pool) is kind
+
+
+@pytest.mark.parametrize(
+    ("calls", "blocks", "held"), [(2, 1, (1, 2)), (2, 4, (4, 4)), (None, 3, (3, 3)), (1, 1, (1, 1))]
+)
+def test_memory_is_planned_for_those_who_help(calls: int | None, blocks: int, held: tuple[int, int]) -> None:
+    assert batches_held(GeneratorInfo(CARD, "0", "cpu", calls=calls), blocks) == held
 
 
 def test_own_batches_have_one_shape() -> None:

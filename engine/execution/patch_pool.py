@@ -43,7 +43,8 @@ def open_pool(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> Pool:
 
 def batches_held(info: GeneratorInfo, blocks: int) -> tuple[int, int]:
     """How many batches, and calls, there are at a time where so many blocks are in flight."""
-    return (BUFFERS, RUNNERS) if info.same_places else (blocks, blocks)
+    # The thread of a block calls the generator itself, and others help it where fewer blocks than calls are allowed.
+    return (BUFFERS, RUNNERS) if info.same_places else (blocks, max(blocks, info.calls or 1))
 
 
 @dataclass(frozen=True)
