@@ -192,7 +192,7 @@ class _Interruption:
     asked
         Whether a signal asked it to end, and when.
     leaves
-        What it leaves behind then.
+        What it leaves behind then, or what says so at that moment.
     own
         Whether the process is the program's own, so that it may be ended at any moment.
     begun
@@ -203,10 +203,14 @@ class _Interruption:
 
     program: str = ""
     asked: float | None = None
-    leaves: str = ""
+    leaves: str | Callable[[], str] = ""
     own: bool = False
     begun: bool = True
     untold: threading.Lock = field(default_factory=threading.Lock)
+
+    def said(self) -> str:
+        """Return the line of an interruption."""
+        return f"interrupted; {self.leaves if isinstance(self.leaves, str) else self.leaves()}"
 
 
 _interruption = _Interruption()
@@ -230,12 +234,12 @@ def begin() -> None:
 def say_last(line: str | None) -> None:
     """Print the last line of this process on stderr, that of an interruption if it is None; only the first call prints."""
     if _interruption.untold.acquire(blocking=False):
-        text = f"interrupted; {_interruption.leaves}" if line is None else line
+        text = _interruption.said() if line is None else line
         click.echo(f"{_interruption.program}: {' '.join(text.split())}", err=True)
 
 
-def say_if_interrupted(leaves: str) -> None:
-    """Change the message that is printed after an interruption from now on."""
+def say_if_interrupted(leaves: str | Callable[[], str]) -> None:
+    """Change the message that is printed after an interruption from now on; a function is asked for it then."""
     _interruption.leaves = leaves
 
 
@@ -379,7 +383,7 @@ def warn(name: str, text: str) -> None:
 def _last_words(error: BaseException, name: str) -> tuple[str, int]:
     """Return the message for a failure, and its exit code."""
     if _interruption.asked is not None or isinstance(error, click.Abort | KeyboardInterrupt):
-        return f"interrupted; {_interruption.leaves}", INTERRUPTED
+        return _interruption.said(), INTERRUPTED
     if isinstance(error, click.ClickException):
         called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
         return f"error: {error.format_message()} ({called} --help lists all options)", error.exit_code

@@ -30,7 +30,7 @@ from safron.training.config.data_sets import DATA_SETS, DataFacts
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 from safron.training.diffusion.commands import diffusion, export_diffusion
 from safron.training.layouts.commands import export_mask_model, mask_model
-from safron.training.needs import need_torch
+from safron.training.needs import leaves_checkpoint, need_torch
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
@@ -138,6 +138,7 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     from safron.training.train import Schedule
     from safron.training.train import fit as run
 
+    leaves_checkpoint(out / "checkpoint.pt")
     config = _choose_config(out / "checkpoint.pt", options)
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
@@ -294,12 +295,7 @@ commands.add_command(refiner)
 commands.add_command(export_refiner)
 
 
-main = partial(
-    run_program,
-    commands,
-    "safron-train",
-    interrupted="checkpoints are kept, --resume continues from the last",
-)
+main = partial(run_program, commands, "safron-train")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
-from safron.training.needs import need_torch
+from safron.training.needs import leaves_checkpoint, need_torch
 
 PATH = click.Path(path_type=Path)
 
@@ -47,6 +47,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     Synthesis, 2017, algorithm 1).
     """
     need_torch()
+    leaves_checkpoint(out / "refiner.pt")
     import torch
     from safron.io.errors import BadInput
     from safron.io.progress import progress

@@ -11,6 +11,7 @@ import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
+from safron.training.needs import leaves_checkpoint
 
 from .settings import NUCLEI, DiffusionConfig
 
@@ -76,6 +77,7 @@ PATH = click.Path(path_type=Path)
 @debug_option
 def diffusion(data: Path, out: Path, **options: Any) -> None:
     """Train a diffusion model on the images and masks in DATA; write checkpoints and sheets to OUT."""
+    leaves_checkpoint(out / "checkpoint.pt")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from safron.io.console import POSITIVE, debug_option, option
+from safron.training.needs import leaves_checkpoint
 
 COUNT = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
@@ -52,6 +53,7 @@ def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) ->
 
     Checkpoints and sheets go to OUT. A share of the slide's rows is held out.
     """
+    leaves_checkpoint(out / "checkpoint.pt")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
