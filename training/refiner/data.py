@@ -94,6 +94,7 @@ class Tiles:
             layout = Layout(
                 int(rng.integers(1 << 31)),
                 side,
+                config.radius,
                 cellularity=float(rng.uniform(0.15, 1.0)),
                 pleomorphism=float(rng.uniform(0, 1)),
             )
