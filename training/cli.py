@@ -27,10 +27,10 @@ from safron.io.console import (
 from safron.io.errors import BadInput
 from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
+from safron.training.config.needs import leaves_checkpoint, need_torch
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 from safron.training.diffusion.commands import diffusion, export_diffusion
 from safron.training.layouts.commands import export_mask_model, mask_model
-from safron.training.needs import leaves_checkpoint, need_torch
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)

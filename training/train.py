@@ -25,12 +25,12 @@ from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts
+from safron.training.config.own_run import own_folder, stop_requests
 from safron.training.data import Batch, draw_batches
 from safron.training.discriminators import SpectralConv, make_discriminator
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import crop, join_conditions, make_generator, one_hot_labels
-from safron.training.own_run import own_folder, stop_requests
 from safron.training.run_data import Run, describe, open_run
 from safron.training.run_log import RunLog
 from safron.training.sample_sheet import draw_sheet

@@ -11,7 +11,7 @@ import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
-from safron.training.needs import leaves_checkpoint
+from safron.training.config.needs import leaves_checkpoint
 
 from .settings import NUCLEI, DiffusionConfig
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
-from safron.training.own_run import own_folder, stop_requests
+from safron.training.config.own_run import own_folder, stop_requests
 from torch import Tensor, nn
 
 from .process import linear_alphas

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from safron.io.console import POSITIVE, debug_option, option
-from safron.training.needs import leaves_checkpoint
+from safron.training.config.needs import leaves_checkpoint
 
 COUNT = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
