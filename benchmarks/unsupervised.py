@@ -77,7 +77,7 @@ def labelled(
         place, turn = np.s_[y : y + config.patch, x : x + config.patch], int(rng.integers(8))
         for kept, part in (
             (shown, images[tile][place]),
-            (targets, task_targets(truth[tile][place].astype(np.uint32))),
+            (targets, task_targets(truth[tile][place].astype(np.uint32), config.interior)),
         ):
             kept.append(np.ascontiguousarray(np.rot90(part[::-1] if turn >= 4 else part, turn % 4)))
     return as_tensor(shown), torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2)

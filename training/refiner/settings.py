@@ -90,6 +90,11 @@ class RefinerConfig:
             )
 
     @property
+    def interior(self) -> int:
+        """Pixels from a nucleus's border from which on it counts as interior: 2 for nuclei of the usual sizes."""
+        return max(1, round(2 * self.radius[0] / 5.5))
+
+    @property
     def total(self) -> int:
         """Iterations of all phases."""
         return sum(self.steps)
