@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--mask", default=None, help="for seams")
     parser.add_argument("--real", type=Path, nargs="*", default=[], help="images to compare with, for seams")
     parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="for memory")
+    parser.add_argument("--tile", type=int, default=256, help="side of a patch, for memory")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument(
         "--folder", type=Path, default=None, help="where the files go; else deleted at the end"
@@ -186,10 +187,11 @@ def main() -> None:
             from safron.training.diffusion.export import export_fresh
             from safron.training.diffusion.settings import DiffusionConfig
 
-            export_fresh(DiffusionConfig(widths=(8, 8), context=4), folder / "cheap.onnx", steps=args.steps)
+            cheap = folder / "cheap.onnx"
+            export_fresh(DiffusionConfig(widths=(8, 8), context=4), cheap, steps=args.steps, tile=args.tile)
             rows: Any = []
             for side in args.sides:
-                rows.append(measure_memory(folder, side, folder / "cheap.onnx", args.steps))
+                rows.append(measure_memory(folder, side, cheap, args.steps))
                 print(
                     f"{side:7} px  {rows[-1]['patches']:7} patches  {rows[-1]['peak_mib']:6.0f} MiB  "
                     f"{rows[-1]['state_bytes_per_pixel']:.2f} B/px of running picture  {rows[-1]['wall_s']:.0f} s",

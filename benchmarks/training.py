@@ -20,9 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from safron.training.config import TrainConfig
 
 PAPER_GB = 0.35
 """What the paper says that training takes at any size, by a layer-wise estimate of Keras."""
@@ -36,19 +39,23 @@ def memory_kib(name: str) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
-def train_here(
-    preset_name: str, size: str, device: str, steps: int, *, count: int, compiled: bool
-) -> dict[str, Any]:
-    """Train for some steps in this process; seconds of each, and memory in MiB."""
-    import torch
+def chosen_config(preset_name: str, size: str, count: int) -> TrainConfig:
+    """Settings of a preset for steps of `count` tiles."""
     from safron.training.config import override, preset
-    from safron.training.data import Batch, draw_noise
-    from safron.training.train import Trainer
 
     config = preset(preset_name, size)
     if config.model.network == "seamless":
         config = override(config, {"patch": 728 if size == "full" else config.patch}, "benchmark")
-    config = override(config, {"batch": count}, "benchmark")
+    return override(config, {"batch": count}, "benchmark")
+
+
+def train_here(config: TrainConfig, device: str, steps: int, *, compiled: bool) -> dict[str, Any]:
+    """Train for some steps in this process; seconds of each, and memory in MiB."""
+    import torch
+    from safron.training.data import Batch, draw_noise
+    from safron.training.train import Trainer
+
+    count = config.batch
     on_gpu = device != "cpu"
     before = memory_kib("VmRSS")
     trainer = Trainer(config, device, compiled=compiled)
@@ -80,14 +87,12 @@ def train_here(
     }
 
 
-def time_patches(preset_name: str, size: str, threads: int, calls: int) -> dict[str, Any]:
+def time_patches(config: TrainConfig, threads: int, calls: int) -> dict[str, Any]:
     """Seconds a patch of an exported, untrained generator, on the CPU; least and median."""
     import onnxruntime
     from safron.engine.generator.onnx_model import OnnxModel
-    from safron.training.config import preset
     from safron.training.export import export_fresh
 
-    config = preset(preset_name, size)
     side = config.model.tile + 2 * config.model.context
     rng = np.random.default_rng(0)
     labels = rng.integers(1, 3, size=(1, side, side)).astype(np.uint8)
@@ -172,18 +177,13 @@ def main() -> None:
 
         torch.set_num_threads(arguments.threads)
         compiled = arguments.device != "cpu" and not arguments.eager
-        made = train_here(
-            arguments.preset,
-            arguments.size,
-            arguments.device,
-            arguments.steps,
-            count=arguments.batch,
-            compiled=compiled,
-        )
+        config = chosen_config(arguments.preset, arguments.size, arguments.batch)
+        made = train_here(config, arguments.device, arguments.steps, compiled=compiled)
         print(json.dumps(made))
         return
     if arguments.only == "patch":
-        print(json.dumps(time_patches(arguments.preset, arguments.size, arguments.threads, arguments.calls)))
+        config = chosen_config(arguments.preset, arguments.size, arguments.batch)
+        print(json.dumps(time_patches(config, arguments.threads, arguments.calls)))
         return
     presets = [arguments.preset] if arguments.preset else list(CLAIMED)
     results = {name: apart(arguments, name, "train") | apart(arguments, name, "patch") for name in presets}

@@ -8,25 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from functools import partial
-from importlib import import_module
 from typing import Any
 
 _starting = ["safron"]
-
-
-def start(program: str, module: str) -> None:
-    """Import a program and run its function `main`.
-
-    Parameters
-    ----------
-    program
-        Its name, for the line after a signal.
-    module
-        Where its `main` is.
-    """
-    prepare(program)
-    import_module(module).main()
 
 
 def prepare(program: str) -> None:
@@ -62,13 +46,3 @@ def _open_missing_streams() -> None:
         if getattr(sys, name) is None:
             # For the life of the process; pathlib would take a while to import.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
-
-
-augment = partial(start, "safron-augment", "safron.engine.augment")
-evaluate = partial(start, "safron-eval", "safron.engine.evaluation.cli")
-generator = partial(start, "safron-generator", "safron.engine.generator_cli")
-mask = partial(start, "safron-mask", "safron.engine.mask_cli")
-optimize = partial(start, "safron-optimize", "safron.engine.optimization.cli")
-tiles = partial(start, "safron-tiles", "safron.io.tiles.cli")
-train = partial(start, "safron-train", "safron.training.cli")
-view = partial(start, "safron-view", "safron.engine.viewing.cli")

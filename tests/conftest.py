@@ -19,7 +19,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C and a closed terminal: where tests run in the background, the shell may have told them to ignore both."""
+    """Hear Ctrl-C and a closed terminal: where tests run in the background, the shell may have told them to ignore both.
+
+    Tests, and the processes that they start, compute on one thread each unless they ask for more: several test at a time,
+    and threads of PyTorch or BLAS that wait for one another on small arrays keep cores busy that others need.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

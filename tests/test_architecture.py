@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def test_imports_go_downwards(module: str) -> None:
 
 def test_there_is_no_circle() -> None:
     TopologicalSorter({module: used - {module} - DOORS for module, used in USES.items()}).prepare()
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if module.startswith("io")))
+def test_io_does_not_name_modules_above_it_to_import_them_later(module: str) -> None:
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+    ]
+    assert [text for text in texts if re.fullmatch(r"safron\.(engine|training)[\w.]*", str(text))] == []
 
 
 @pytest.mark.parametrize("room", [room for floor in FLOORS for room in floor])

@@ -61,7 +61,7 @@ def test_limit_of_a_generator(run: Run, tiny: Path) -> None:
 
 
 def test_diffusion_in_memory(run: Run) -> None:
-    made = run("diffusion memory --sides 300 600 --steps 2")
+    made = run("diffusion memory --sides 300 600 --steps 2 --tile 128")
     assert [row["side"] for row in made["rows"]] == [300, 600]
     assert all(row["peak_mib"] > 0 and row["patches"] > 0 for row in made["rows"])
 
@@ -108,14 +108,23 @@ def test_timeline(run: Run, tiny: Path) -> None:
     assert Path("lines.svg").read_text().startswith("<svg ")
 
 
-@pytest.mark.parametrize("preset", ["safron", "safron-seamless", "multiscale"])
-def test_training(load_bench: Callable[[str], Any], preset: str) -> None:
+UNET = {"tile": 64, "alignment": 64, "levels": 6}
+
+
+@pytest.mark.parametrize(
+    ("preset", "model"),
+    [("safron", UNET), ("safron-seamless", {"tile": 64}), ("multiscale", UNET | {"coarse": 8})],
+)
+def test_training(load_bench: Callable[[str], Any], preset: str, model: dict[str, int]) -> None:
     pytest.importorskip("torch")
+    from safron.training.config import override
+
     training = load_bench("training")
-    trained = training.train_here(preset, "tiny", "cpu", 2, count=2, compiled=False)
+    config = override(training.chosen_config(preset, "tiny", 2), {"model": model}, "test")
+    trained = training.train_here(config, "cpu", 2, compiled=False)
     assert trained["parameters"] > 0
     assert min(trained["first_step_s"], trained["step_s"], trained["peak_mib"]) > 0
-    made = training.time_patches(preset, "tiny", threads=1, calls=1)
+    made = training.time_patches(config, threads=1, calls=1)
     assert 0 < made["engine_patch_s"]["least"] <= made["engine_patch_s"]["median"] < math.inf
 
 
@@ -215,7 +224,7 @@ def test_paper_of_nuclei_aware_diffusion(run: Run, here: Path) -> None:
         pytest.skip("needs the extra eval")
     for number in range(6):
         tile(here / "data", f"train_{number}", number, 390)
-    export_fresh(DiffusionConfig(widths=(8, 8), nuclei=NUCLEI), here / "m.onnx", steps=2)
+    export_fresh(DiffusionConfig(widths=(8, 8), nuclei=NUCLEI), here / "m.onnx", steps=2, tile=128)
     labels, numbers = np.ones((200, 400), np.uint8), np.zeros((200, 400), np.uint16)
     labels[50:60, 50:60], numbers[50:60, 50:60] = 2, 1
     for name, plane in (("class", labels), ("instance", numbers)):

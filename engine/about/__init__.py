@@ -1,7 +1,8 @@
 """SAFRON: tissue masks in, gigapixel synthetic pathology slides out.
 
-This folder is the package ``safron`` itself (``package_dir`` in setup.cfg) and holds nothing but the version. The code
-is in `safron.engine`, `safron.io` and `safron.training`, each a folder at the top of the repository.
+This folder is the package ``safron`` itself (``package_dir`` in setup.cfg) and holds only the version and, in
+`safron.programs`, where the commands begin. The code is in
+`safron.engine`, `safron.io` and `safron.training`, each a folder at the top of the repository.
 """
 
 __version__: str

@@ -55,7 +55,14 @@ def _shares(text: str) -> tuple[float, ...]:
 )
 @option("--size", "Side of a tile, in pixels.", "PX", type=click.IntRange(16, 16384), default=512)
 @option("--stride", "Distance between tiles, in pixels.", "PX", type=click.IntRange(1), shown="--size")
-@option("--split", "Shares of train, val and test.", "A,B[,C]", parse=_shares, default="0.8,0.1,0.1")
+@option(
+    "--split",
+    "Shares of train, val and test.",
+    "A,B[,C]",
+    parse=_shares,
+    default="0.8,0.1,0.1",
+    called="shares",
+)
 @option(
     "--by",
     "What is split: slide, whole slides; region, bands of each slide with a gap between them.",
@@ -100,18 +107,10 @@ def command(
     paths: tuple[Path, ...],
     slides: Path | None,
     instances: str | None,
-    size: int,
-    stride: int | None,
-    split: tuple[float, ...],
-    by: Any,
-    gap: int | None,
-    kind: Any,
-    min_tissue: float,
-    background: tuple[int, ...],
-    seed: int,
     palette: str | None,
     palette_tolerance: int,
     overwrite: bool,
+    **cutting: Any,
 ) -> None:
     """Cut SLIDE and the labels of its pixels, MASK, into tiles in the folder OUT.
 
@@ -127,16 +126,10 @@ def command(
     if slides is not None and instances is not None:
         raise click.UsageError("--instances: with --slides, name them in a column of the list")
     pairs = [(paths[0], str(paths[1]), instances or "")] if slides is None else _listed(slides)
+    size = cutting["size"]
+    cutting["background"] = cutting["background"] or (0,)
     options = TileOptions(
-        size=size,
-        stride=stride or size,
-        min_tissue=min_tissue,
-        background=background or (0,),
-        shares=split,
-        by=by or ("region" if slides is None else "slide"),
-        gap=size if gap is None else gap,
-        seed=seed,
-        kind=kind,
+        **_or_else(cutting, stride=size, gap=size, by="region" if slides is None else "slide")
     )
     opened = [(slide, open_source(mask, palette, palette_tolerance)) for slide, mask, _ in pairs]
     numbers = [open_source(other, None, 0) if other else None for *_, other in pairs]
@@ -151,6 +144,11 @@ def command(
             warn=lambda text: warn(NAME, text),
         )
     click.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+def _or_else(given: dict[str, Any], **usual: Any) -> dict[str, Any]:
+    """Options, with the usual values of those that were not given."""
+    return given | {name: value for name, value in usual.items() if given[name] is None}
 
 
 def _listed(path: Path) -> list[tuple[Path, str, str]]:

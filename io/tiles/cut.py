@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, output
 from safron.io.masks.mask import LabelMask
@@ -25,6 +26,8 @@ from safron.io.slides.reader import Pixels
 
 from .formats import Format, writer_of
 from .plan import SPLITS, By, Tile, places, split_tiles
+
+UInt8 = npt.NDArray[np.uint8]
 
 MANIFEST = "manifest.json"
 MOST_OFF = 0.1
@@ -120,43 +123,124 @@ def cut_tiles(
     """
     check_target(out, overwrite=overwrite)
     with ExitStack() as stack:
-        slides = [stack.enter_context(Pixels(path)) for path, _ in pairs]
-        masks = [mask for _, mask in pairs]
-        numbers = [*instances] or [None] * len(masks)
-        for slide, mask in [*zip(slides, masks, strict=True), *zip(slides, numbers, strict=True)]:
-            if mask is not None and slide.shape != mask.shape:
-                raise BadInput(
-                    f"{slide.path}: has {slide.shape[1]} x {slide.shape[0]} pixels and its mask {mask.source} "
-                    f"{mask.shape[1]} x {mask.shape[0]}; give the mask of this slide"
-                )
-        names = _names([path for path, _ in pairs])
-        tiles = [tile for number, mask in enumerate(masks) for tile in _choose(number, mask, options)]
-        if not tiles:
-            raise BadInput(
-                f"no tile of {options.size} pixels has {options.min_tissue:.0%} of tissue; lower --min-tissue or --size"
-            )
-        splits = split_tiles(
-            tiles, shapes=[mask.shape for mask in masks], names=names, shares=options.shares, by=options.by,
-            size=options.size, gap=options.gap, seed=options.seed,
-        )  # fmt: skip
-        _tell_shares(splits, options, warn)
-        told = [
-            _facts(slide, mask, name, warn) for slide, mask, name in zip(slides, masks, names, strict=True)
-        ]
+        sources = _open(pairs, instances, stack)
+        plan = _plan(sources, options)
+        _tell_shares(plan.splits, options, warn)
+        facts = [source.facts(warn) for source in sources]
+        counts = plan.counts()
         with output(out, overwrite=overwrite, folder=True) as part:
-            legend = legend_of(masks[0], {})
-            rows = []
-            for split, chosen in splits.items():
-                writer = writer_of(options.kind, part, split, legend, options.background)
-                for tile in sorted(chosen):
-                    row = _write(writer, slides, masks, numbers, names, split, tile, options)
-                    rows.append(row)
-                    progress(1)
-                writer.close()
-            counts = {split: len(chosen) for split, chosen in splits.items()}
-            counts["in gaps"] = len(tiles) - sum(counts.values())
-            _tell(part, options, told, rows, counts)
+            rows = _write(part, sources, plan, options, progress)
+            _tell(part, options, facts, rows, counts)
     return counts
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A slide that is open, the labels of its pixels, the numbers of its instances if there are any, and its name in files."""
+
+    slide: Pixels
+    mask: LabelMask
+    instances: LabelMask | None
+    name: str
+
+    def read(
+        self, tile: Tile, size: int
+    ) -> tuple[UInt8, UInt8, npt.NDArray[np.uint16] | None, dict[str, Any]]:
+        """Return image, labels, instances numbered from 1 and facts of a tile of `size` pixels."""
+        rows, cols = slice(tile.y, tile.y + size), slice(tile.x, tile.x + size)
+        image = self.slide.read(tile.y, tile.x, size, size)
+        facts = {"slide": self.name, "x": tile.x, "y": tile.y, "tissue": tile.tissue}
+        if self.instances is None:
+            return image, self.mask[rows, cols], None, facts
+        part = self.instances.plane.read(rows, cols)  # the plane itself: numbers go beyond those of labels
+        known = np.unique(part[part > 0])
+        numbers = np.where(part > 0, np.searchsorted(known, part) + 1, 0).astype(np.uint16)
+        return image, self.mask[rows, cols], numbers, facts | {"instances": len(known)}
+
+    def facts(self, warn: Callable[[str], None]) -> dict[str, Any]:
+        """Return what the manifest says of the slide."""
+        known = {ours: self.slide.facts.get(theirs) for theirs, ours in _FACTS.items()}
+        if known["licence"] is None:
+            warn(f"{self.slide.path}: says no licence; the manifest says null")
+        with self.slide.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {
+            "name": self.name,
+            "file": self.slide.path.name,
+            "sha256": digest,
+            "mask": Path(self.mask.source).name,
+            "mask_fingerprint": self.mask.fingerprint(),
+            "width": self.slide.shape[1],
+            "height": self.slide.shape[0],
+            "mpp": self.slide.mpp or self.mask.mpp,
+            **known,
+        }
+
+
+@dataclass(frozen=True)
+class _TilePlan:
+    """The tiles of each split, and how many have enough tissue, with those in gaps."""
+
+    splits: dict[str, list[Tile]]
+    found: int
+
+    def counts(self) -> dict[str, int]:
+        """Count the tiles by split, and those in gaps."""
+        counts = {split: len(chosen) for split, chosen in self.splits.items()}
+        return counts | {"in gaps": self.found - sum(counts.values())}
+
+
+def _open(
+    pairs: Sequence[tuple[Path, LabelMask]], instances: Sequence[LabelMask | None], stack: ExitStack
+) -> list[_Source]:
+    """Open the slides, and hold them against their masks."""
+    slides = [stack.enter_context(Pixels(path)) for path, _ in pairs]
+    masks = [mask for _, mask in pairs]
+    numbers = [*instances] or [None] * len(masks)
+    for slide, mask in [*zip(slides, masks, strict=True), *zip(slides, numbers, strict=True)]:
+        if mask is not None and slide.shape != mask.shape:
+            raise BadInput(
+                f"{slide.path}: has {slide.shape[1]} x {slide.shape[0]} pixels and its mask {mask.source} "
+                f"{mask.shape[1]} x {mask.shape[0]}; give the mask of this slide"
+            )
+    return [*map(_Source, slides, masks, numbers, _names([path for path, _ in pairs]))]
+
+
+def _plan(sources: Sequence[_Source], options: TileOptions) -> _TilePlan:
+    """Choose the tiles, and the split of each."""
+    tiles = [tile for number, source in enumerate(sources) for tile in _choose(number, source.mask, options)]
+    if not tiles:
+        raise BadInput(
+            f"no tile of {options.size} pixels has {options.min_tissue:.0%} of tissue; lower --min-tissue or --size"
+        )
+    splits = split_tiles(
+        tiles, shapes=[source.mask.shape for source in sources], names=[source.name for source in sources],
+        shares=options.shares, by=options.by, size=options.size, gap=options.gap, seed=options.seed,
+    )  # fmt: skip
+    return _TilePlan(splits, len(tiles))
+
+
+def _write(
+    folder: Path,
+    sources: Sequence[_Source],
+    plan: _TilePlan,
+    options: TileOptions,
+    progress: Callable[[int], None],
+) -> list[dict[str, Any]]:
+    """Write the tiles of all splits, and return the lines of their list."""
+    legend = legend_of(sources[0].mask, {})
+    rows = []
+    for split, chosen in plan.splits.items():
+        writer = writer_of(options.kind, folder, split, legend, options.background)
+        for tile in sorted(chosen):
+            source = sources[tile.slide]
+            name = f"{source.name}_x{tile.x}_y{tile.y}"
+            image, labels, numbers, facts = source.read(tile, options.size)
+            writer.add(name, image, labels, facts, numbers)
+            rows.append({"split": split, "name": name, **facts})
+            progress(1)
+        writer.close()
+    return rows
 
 
 def _tell_shares(splits: dict[str, list[Tile]], options: TileOptions, warn: Callable[[str], None]) -> None:
@@ -188,31 +272,6 @@ def _choose(number: int, mask: LabelMask, options: TileOptions) -> list[Tile]:
     return found
 
 
-def _write(
-    writer: Any,
-    slides: Sequence[Pixels],
-    masks: Sequence[LabelMask],
-    numbers: Sequence[LabelMask | None],
-    names: Sequence[str],
-    split: str,
-    tile: Tile,
-    options: TileOptions,
-) -> dict[str, Any]:
-    size, name = options.size, f"{names[tile.slide]}_x{tile.x}_y{tile.y}"
-    image = slides[tile.slide].read(tile.y, tile.x, size, size)
-    labels = masks[tile.slide][tile.y : tile.y + size, tile.x : tile.x + size]
-    facts = {"slide": names[tile.slide], "x": tile.x, "y": tile.y, "tissue": tile.tissue}
-    source = numbers[tile.slide]
-    found = None
-    if source is not None:  # the plane itself: numbers go beyond those of labels
-        part = source.plane.read(slice(tile.y, tile.y + size), slice(tile.x, tile.x + size))
-        known = np.unique(part[part > 0])
-        found = np.where(part > 0, np.searchsorted(known, part) + 1, 0).astype(np.uint16)
-        facts |= {"instances": len(known)}
-    writer.add(name, image, labels, facts, found)
-    return {"split": split, "name": name, **facts}
-
-
 def _names(paths: Sequence[Path]) -> list[str]:
     """Names of slides for files, each once."""
     names: list[str] = []
@@ -220,26 +279,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
         name = re.sub(r"[^\w-]+", "-", path.name.split(".")[0]) or "slide"
         names.append(name if name not in names else f"{name}-{len(names) + 1}")
     return names
-
-
-def _facts(slide: Pixels, mask: LabelMask, name: str, warn: Callable[[str], None]) -> dict[str, Any]:
-    """What the manifest says of a slide."""
-    known = {ours: slide.facts.get(theirs) for theirs, ours in _FACTS.items()}
-    if known["licence"] is None:
-        warn(f"{slide.path}: says no licence; the manifest says null")
-    with slide.path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "name": name,
-        "file": slide.path.name,
-        "sha256": digest,
-        "mask": Path(mask.source).name,
-        "mask_fingerprint": mask.fingerprint(),
-        "width": slide.shape[1],
-        "height": slide.shape[0],
-        "mpp": slide.mpp or mask.mpp,
-        **known,
-    }
 
 
 def _tell(

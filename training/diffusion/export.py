@@ -109,12 +109,13 @@ def export_run(
     )
 
 
-def export_fresh(config: DiffusionConfig, out: Path, *, steps: int = 8) -> dict[str, Any]:
+def export_fresh(config: DiffusionConfig, out: Path, *, steps: int = 8, tile: int = TILE) -> dict[str, Any]:
     """Write an untrained sampler, whose cost is real: its last layer has random weights, too."""
     torch.manual_seed(config.seed)
     network = make_network(config)
     nn.init.normal_(network.out.weight, std=0.01)
-    return export_network(network, config, out, steps=steps, said={"trained_on": "nothing: random weights"})
+    said = {"trained_on": "nothing: random weights"}
+    return export_network(network, config, out, steps=steps, tile=tile, said=said)
 
 
 def export_network(
