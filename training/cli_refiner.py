@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
+from safron.training.config.stopping import tell_of
 from safron.training.needs import need_torch
 
 PATH = click.Path(path_type=Path)
@@ -75,6 +76,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
             advance(done - begun[0])
             begun[0] = done
 
+        tell_of(out / "refiner.pt")
         trainer = fit_refiner(
             kept, out, config, resume=given["resume"], minutes=given["minutes"], report=report
         )

@@ -11,6 +11,7 @@ import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
+from safron.training.config.stopping import tell_of
 
 from .settings import NUCLEI, DiffusionConfig
 
@@ -84,6 +85,7 @@ def diffusion(data: Path, out: Path, **options: Any) -> None:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else DiffusionConfig()
+    tell_of(out / "checkpoint.pt")
     path = fit(
         data,
         out,
