@@ -94,4 +94,4 @@ def test_nothing_is_promised_before_the_first_step(
     out = tmp_path / "run"
     outcome = run_program(capfd, main, kind, tiles if kind == "refiner" else data, out, *SMALL[kind])
     assert outcome.code == 130
-    assert outcome.err.splitlines()[-1].endswith("interrupted; nothing was trained yet")
+    assert outcome.err.splitlines()[-1].endswith("interrupted; no checkpoint was written yet")

@@ -27,8 +27,9 @@ from safron.io.console import (
 from safron.io.errors import BadInput
 from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
-from safron.training.config.needs import leaves_checkpoint, need_torch
+from safron.training.config.needs import need_torch
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
+from safron.training.config.stopping import tell_of
 from safron.training.diffusion.commands import diffusion, export_diffusion
 from safron.training.layouts.commands import export_mask_model, mask_model
 
@@ -138,12 +139,12 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     from safron.training.train import Schedule
     from safron.training.train import fit as run
 
-    leaves_checkpoint(out / "checkpoint.pt")
     config = _choose_config(out / "checkpoint.pt", options)
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     compiled = options["compiled"]
     facts: dict[str, Any] = {name: options[name] or "" for name in FACTS}
+    tell_of(out / "checkpoint.pt")
     with join_team(name_device(options["device"])) as (team, device):
         path = run(
             data,

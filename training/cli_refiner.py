@@ -9,7 +9,8 @@ from typing import Any
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.masks.cli_nuclei import RADIUS
-from safron.training.config.needs import leaves_checkpoint, need_torch
+from safron.training.config.needs import need_torch
+from safron.training.config.stopping import tell_of
 
 PATH = click.Path(path_type=Path)
 
@@ -49,7 +50,6 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     Synthesis, 2017, algorithm 1).
     """
     need_torch()
-    leaves_checkpoint(out / "refiner.pt")
     import torch
     from safron.io.errors import BadInput
     from safron.io.progress import progress
@@ -78,6 +78,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
             advance(done - begun[0])
             begun[0] = done
 
+        tell_of(out / "refiner.pt")
         trainer = fit_refiner(
             kept, out, config, resume=given["resume"], minutes=given["minutes"], report=report
         )

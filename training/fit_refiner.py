@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.files import replacing
-from safron.training.config.own_run import own_folder, stop_requests
+from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.refiner.data import Tiles
 from safron.training.refiner.settings import RefinerConfig, config_of
 from safron.training.refiner.train import RefinerTrainer

@@ -25,7 +25,7 @@ from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts
-from safron.training.config.own_run import own_folder, stop_requests
+from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.data import Batch, draw_batches
 from safron.training.discriminators import SpectralConv, make_discriminator
 from safron.training.distributed import Team, choose_device, choose_half

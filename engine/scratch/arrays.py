@@ -39,6 +39,7 @@ import zarr
 from safron.engine.plan.passes import all_patches
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.errors import BadInput, Failed, one_line
+from safron.io.files import is_foreign
 
 from .boundary_store import BoundaryStore, Index, boundary_layouts
 from .chunk_codec import decode_chunk, encode_chunk
@@ -219,13 +220,18 @@ class Scratch:
         return names
 
     def check_files(self) -> None:
-        """Raise `BadInput` if something in the folder is a link, a pipe or a device: it would lead elsewhere, or hang."""
+        """Raise `BadInput` if something in the folder is a link, a pipe or a device: it would lead elsewhere, or hang.
+
+        So it does for a folder that has a file's place. Names of files have a dot, those of folders have none.
+        """
         folders = [self.path]
         while folders:
             try:
                 with os.scandir(folders.pop()) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
+                            if "." in entry.name and not is_foreign(entry.name):
+                                raise BadInput(f"{entry.path}: is a folder in the place of a file")
                             folders.append(Path(entry.path))
                         elif not entry.is_file(follow_symlinks=False):
                             raise BadInput(f"{entry.path}: is not a plain file")

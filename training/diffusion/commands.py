@@ -11,7 +11,7 @@ import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
-from safron.training.config.needs import leaves_checkpoint
+from safron.training.config.stopping import tell_of
 
 from .settings import NUCLEI, DiffusionConfig
 
@@ -77,7 +77,6 @@ PATH = click.Path(path_type=Path)
 @debug_option
 def diffusion(data: Path, out: Path, **options: Any) -> None:
     """Train a diffusion model on the images and masks in DATA; write checkpoints and sheets to OUT."""
-    leaves_checkpoint(out / "checkpoint.pt")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
@@ -86,6 +85,7 @@ def diffusion(data: Path, out: Path, **options: Any) -> None:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else DiffusionConfig()
+    tell_of(out / "checkpoint.pt")
     path = fit(
         data,
         out,

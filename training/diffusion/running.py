@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
-from safron.training.config.own_run import own_folder, stop_requests
+from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn
 
 from .process import linear_alphas
@@ -154,13 +154,13 @@ def take_steps(
     BadInput
         Another process trains into `out`.
     KeyboardInterrupt
-        A signal asked to stop; the step was finished and saved.
+        A signal asked to stop; the current step was finished and saved.
     """
     log, start, losses = out / "log.jsonl", time.monotonic(), list[float]()
     with own_folder(out), stop_requests() as asked:
-        while learner.done < learner.settings.steps:
+        while learner.done < learner.settings.steps and not asked:
             losses.append(step())
-            late = bool(asked) or (minutes is not None and time.monotonic() - start > 60 * minutes)
+            late = minutes is not None and time.monotonic() - start > 60 * minutes
             if learner.done % 50 == 0:
                 entry = {"step": learner.done, "loss": round(sum(losses) / len(losses), 5)}
                 entry["minutes"] = round((time.monotonic() - start) / 60, 2)
@@ -169,9 +169,9 @@ def take_steps(
                 tell(f"step {learner.done} of {learner.settings.steps}, loss {entry['loss']}")
                 losses.clear()
             last = late or learner.done == learner.settings.steps
-            if learner.done % save_every == 0 or last:
+            if learner.done % save_every == 0 or last or asked:
                 save_checkpoint(out / "checkpoint.pt", kind, learner)
-            if not asked and (learner.done % (5 * save_every) == 0 or last):
+            if (learner.done % (5 * save_every) == 0 or last) and not asked:  # a sheet takes a while
                 sheet(out / f"sheet-{learner.done:06d}.png")
             if late:
                 break

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from safron.io.console import POSITIVE, debug_option, option
-from safron.training.config.needs import leaves_checkpoint
+from safron.training.config.stopping import tell_of
 
 COUNT = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
@@ -53,7 +53,6 @@ def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) ->
 
     Checkpoints and sheets go to OUT. A share of the slide's rows is held out.
     """
-    leaves_checkpoint(out / "checkpoint.pt")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
@@ -66,6 +65,7 @@ def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) ->
     names = {item.name for item in fields(LayoutConfig)}
     given = {name: value for name, value in options.items() if name in names and value is not None}
     kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else read_meanings(nuclei, regions)
+    tell_of(out / "checkpoint.pt")
     path = fit(
         nuclei,
         regions,

@@ -1,4 +1,4 @@
-"""How does a training keep its folder to itself, and stop between two steps when it is asked to?"""
+"""How does a training keep its folder to itself, and end when a signal asks it to?"""
 
 from __future__ import annotations
 
@@ -7,39 +7,46 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from safron.io.console import SIGNALS
+from safron.io.console import REPEAT_SECONDS, SIGNALS, say_if_interrupted
 from safron.io.errors import BadInput
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP while a step runs; the second one stops at once.
+def stop_requests() -> Iterator[list[float]]:
+    """Collect the times of signals while steps run, so that the current one is finished and saved.
 
-    Yields
-    ------
-    list[int]
-        Numbers of the signals that came. Only the main thread gets any.
+    A second signal, `REPEAT_SECONDS` later or more, stops at once. Signals that are ignored stay so.
     """
-    asked: list[int] = []
+    asked: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def ask(number: int, _: object) -> None:
-        if asked:
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] >= REPEAT_SECONDS:
             raise KeyboardInterrupt
-        asked.append(number)
 
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, ask) for number in heard}
+    usual = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in usual}
     try:
         yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def tell_of(checkpoint: Path) -> None:
+    """Let the program say after a signal whether there is a checkpoint to continue from."""
+    say_if_interrupted(
+        "checkpoints are kept, --resume continues from the last",
+        where=checkpoint,
+        before="no checkpoint was written yet",
+    )
 
 
 @contextlib.contextmanager
