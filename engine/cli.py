@@ -303,7 +303,8 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
         return
     ends = f"{out} is finished; {prepared.job.scratch.path} can be deleted if it still exists"
     with open_runner(prepared) as (prepared, runner), _progress(prepared, quiet=quiet) as advance:
-        report = run(prepared, runner, progress=advance, done=partial(say_if_interrupted, ends))
+        tell = advance and partial(advance, 0)
+        report = run(prepared, runner, progress=advance, done=partial(say_if_interrupted, ends), tell=tell)
     if not quiet:
         for line in report.lines():
             click.echo(line)
@@ -335,7 +336,7 @@ def show_warnings(program: str, *, quiet: bool = False) -> Iterator[None]:
         logger.propagate = before
 
 
-def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[[int], None] | None]:
+def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[..., None] | None]:
     """Begin to tell how far a render is, and what is kept of it."""
     say_if_interrupted(KEPT, where=prepared.job.scratch.path)
     if quiet:

@@ -10,7 +10,8 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     journal.jsonl              a line for each finished boundary and block, made from the mask as it was at the start
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
     finished.json              description of the finished slide (owned by `safron.engine.scratch.completion`)
-    passes/K                   of a sampler: the scratch of pass K, as this one, with ``state``, the running picture after it
+    passes/K                   of a sampler: the scratch of pass K, as this one, with ``state``, the running picture after it, and
+                               in ``levels`` one pixel of it in so many
 
 A chunk has one writer at a time and appears whole. So nothing is locked, and a retried task overwrites its own work with
 the same bytes. Boundary sums are deleted as soon as the last block that needs them is on disk. A chunk of boundary sums
@@ -147,7 +148,7 @@ class Scratch:
             zarr.create_group(self.store, attributes={"safron": about})
         patches = plan.patches if "step" in inputs else all_patches(plan)
         counts = {"blocks": prod(plan.block_shape), "patches": patches}
-        group.attrs["safron"] = with_checksum(about | counts)
+        group.attrs["safron"] = with_checksum(about | counts | {"glimpse": glimpse_level(plan)})
 
     def place(self, name: str) -> str:
         """Return the path or address of an array."""
@@ -302,6 +303,11 @@ def _layouts(plan: RenderPlan) -> dict[str, Layout]:
         | state_layouts(plan)
         | {f"levels/{level}": _level_layout(plan, level, plan.block >> level)}
     )
+
+
+def glimpse_level(plan: RenderPlan) -> int:
+    """Return the level of the running picture that a pass keeps in ``levels``; 0 for none, where reading all of it costs less."""
+    return plan.thumbnail_level if plan.thumbnail_level > 1 else 0
 
 
 def _level_layout(plan: RenderPlan, level: int, chunk: int) -> Layout:

@@ -119,7 +119,7 @@ class Learner(Generic[Network]):
 
 def take_steps(
     learner: Learner[Any],
-    step: Callable[[], float],
+    step: Callable[[], dict[str, float]],
     out: Path,
     *,
     kind: str,
@@ -135,7 +135,7 @@ def take_steps(
     learner
         Learns in `step`.
     step
-        Takes one step, and returns the loss.
+        Takes one step, and returns the loss and maybe its parts, by name; the log has their means.
     out
         Folder of the run, which exists: ``checkpoint.pt``, ``log.jsonl``, ``sheet-NNNNNN.png``.
     kind
@@ -156,13 +156,16 @@ def take_steps(
     KeyboardInterrupt
         A signal asked to stop; the current step was finished and saved.
     """
-    log, start, losses = out / "log.jsonl", time.monotonic(), list[float]()
+    log, start, losses = out / "log.jsonl", time.monotonic(), list[dict[str, float]]()
     with own_folder(out), stop_requests() as asked:
         while learner.done < learner.settings.steps and not asked:
             losses.append(step())
             late = minutes is not None and time.monotonic() - start > 60 * minutes
             if learner.done % 50 == 0:
-                entry = {"step": learner.done, "loss": round(sum(losses) / len(losses), 5)}
+                means = {
+                    name: round(sum(each[name] for each in losses) / len(losses), 5) for name in losses[0]
+                }
+                entry = {"step": learner.done, **means}
                 entry["minutes"] = round((time.monotonic() - start) / 60, 2)
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry) + "\n")
