@@ -162,7 +162,11 @@ def _dask_cluster(workers: int, dashboard: str | None) -> SpecCluster:
     from distributed import Scheduler, SpecCluster, Worker
 
     usual = {"protocol": "inproc://"}
-    own = {"nthreads": workers, "memory_limit": None, "dashboard_address": "127.0.0.1:0"}  # it opens a port in any case
+    own = {
+        "nthreads": workers,
+        "memory_limit": None,
+        "dashboard_address": "127.0.0.1:0",
+    }  # it opens a port in any case
     return SpecCluster(
         scheduler={"cls": Scheduler, "options": usual | dashboard_options(dashboard)},
         workers={0: {"cls": Worker, "options": usual | own | {"silence_logs": logging.CRITICAL}}},
