@@ -27,7 +27,7 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install
 
 from safron.training import discriminators, losses, networks, sample_sheet, stitch, train  # noqa: E402  (these import torch)
 from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from safron.training.run_log import own_folder  # noqa: E402
+from safron.training.config.stopping import own_folder  # noqa: E402
 
 PAPER = PRESETS["safron"]
 TINY = replace(preset("safron", "tiny"), steps=20, epochs=0, bfloat16=False)
