@@ -22,14 +22,13 @@ import numpy.typing as npt
 import torch
 from results import Results
 from safron.engine.evaluation.blinded_sheet import write_sheet
+from safron.io.synthesis.shrinking import shrink_image, shrink_numbers
 from safron.io.synthesis.tiles import read_tiles
 from safron.training.fit_refiner import fit_refiner
 from safron.training.refiner.data import (
     Tiles,
     as_bytes,
     as_tensor,
-    shrink_image,
-    shrink_instances,
     task_targets,
 )
 from safron.training.refiner.found import find_nuclei
@@ -146,7 +145,7 @@ def main() -> None:
         name: cv2.imread(str(chosen.data / "inst" / f"{name}.png"), cv2.IMREAD_UNCHANGED).astype(np.int64)
         for name in found
     }
-    truth = {name: shrink_instances(numbers, chosen.shrink) for name, numbers in truth.items()}
+    truth = {name: shrink_numbers(numbers, chosen.shrink) for name, numbers in truth.items()}
     for seed in range(chosen.seeds):
         config = dataclasses.replace(SIZES[chosen.size], seed=seed)
         config = config.with_total(chosen.iterations) if chosen.iterations else config

@@ -26,7 +26,7 @@ from safron.io.synthesis.layout import Layout  # noqa: E402
 from safron.io.synthesis.textures import make_texture  # noqa: E402
 from safron.training.cli import commands  # noqa: E402
 from safron.training.fit_refiner import fit_refiner, load  # noqa: E402
-from safron.training.refiner.data import Tiles, as_bytes, as_tensor, shrink_instances, task_targets  # noqa: E402
+from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets  # noqa: E402
 from safron.training.refiner.found import find_nuclei  # noqa: E402
 from safron.training.refiner.networks import Discriminator, Refiner, StyleEncoder, TaskNet  # noqa: E402
 from safron.training.refiner.settings import CONTEXT, PHASES, SIZES, RefinerConfig  # noqa: E402
@@ -104,8 +104,6 @@ def test_tiles_may_be_made_smaller() -> None:
     )
     batch = tiles.batch(0)
     assert (batch.initial.shape, batch.targets.shape) == ((1, 3, 72, 72), (1, 2, 32, 32))
-    numbers = np.arange(35, dtype=np.uint32).reshape(5, 7)
-    assert shrink_instances(numbers, 2).tolist() == [[8, 10, 12], [22, 24, 26]]
     areas = []
     for shrink in (1, 2):
         settings = dataclasses.replace(config, shrink=shrink, patch=96, batch=8)

@@ -16,22 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput
-from safron.io.synthesis.draw import Synthesizer
+from safron.io.synthesis.draw import Picture, Synthesizer
 from safron.io.synthesis.layout import Layout
+from safron.io.synthesis.shrinking import shrink_image, shrink_picture
 from safron.io.synthesis.stains import UInt8, tissue_share
 from safron.io.synthesis.textures import LEAST_TISSUE, Texture, make_texture
 from torch import Tensor
 
 from .settings import CONTEXT, RefinerConfig
-
-
-@dataclass(frozen=True)
-class _Canvas:
-    """A picture in the style of a tile, uint8 [y, x, 3], and the numbers of its nuclei, [y, x]."""
-
-    tile: int
-    rgb: UInt8
-    instances: npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class Tiles:
         self.names = [name for name, _ in kept]
         self._sources = [rgb for _, rgb in kept]
         self.images = [shrink_image(rgb, config.shrink) for rgb in self._sources]
-        self._canvases: dict[int, tuple[int, _Canvas]] = {}
+        self._canvases: dict[int, tuple[int, tuple[int, Picture]]] = {}
 
     @cached_property
     def textures(self) -> list[Texture]:
@@ -104,19 +96,19 @@ class Tiles:
         initial, targets, reference, real = [], [], [], []
         for place in range(config.batch):
             # Places begin their canvases one after the other.
-            canvas = self._canvas(place, number + place * DRAWN // config.batch)
-            y, x = (int(rng.integers(length - side + 1)) for length in canvas.instances.shape)
+            tile, drawn = self._canvas(place, number + place * DRAWN // config.batch)
+            y, x = (int(rng.integers(length - side + 1)) for length in drawn.instances.shape)
             part, turn = np.s_[y : y + side, x : x + side], int(rng.integers(8))
-            inner = canvas.instances[part][CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
-            initial.append(_turned(canvas.rgb[part], turn))
+            inner = drawn.instances[part][CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
+            initial.append(_turned(drawn.rgb[part], turn))
             targets.append(_turned(task_targets(inner, config.interior), turn))
-            reference.append(_crop(rng, self.images[canvas.tile], config.reference))
-            real.append(_crop(rng, self.images[canvas.tile], config.patch))
+            reference.append(_crop(rng, self.images[tile], config.reference))
+            real.append(_crop(rng, self.images[tile], config.patch))
         marked = torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2).float()
         return Batch(as_tensor(initial), marked, as_tensor(reference), as_tensor(real))
 
-    def _canvas(self, place: int, number: int) -> _Canvas:
-        """Give what patches at a place of the batch are cut out of, drawn anew for every `DRAWN` batches."""
+    def _canvas(self, place: int, number: int) -> tuple[int, Picture]:
+        """Give the tile and the picture that patches at a place of the batch come from, others for every `DRAWN` batches."""
         generation = number // DRAWN
         if place not in self._canvases or self._canvases[place][0] != generation:
             self._canvases[place] = (
@@ -125,7 +117,8 @@ class Tiles:
             )
         return self._canvases[place][1]
 
-    def _draw(self, rng: np.random.Generator) -> _Canvas:
+    def _draw(self, rng: np.random.Generator) -> tuple[int, Picture]:
+        """Choose a tile, and draw nuclei upon it."""
         config, tile = self.config, int(rng.integers(len(self.images)))
         side = config.shrink * isqrt(DRAWN) * (config.patch + 2 * CONTEXT)
         layout = Layout(
@@ -135,30 +128,12 @@ class Tiles:
             pleomorphism=float(rng.uniform(0, 1)),
         )
         drawn = Synthesizer([self.textures[tile]], layout, self.textures).draw(0, 0, side, side)
-        rgb, instances = (
-            shrink_image(drawn.rgb, config.shrink),
-            shrink_instances(drawn.instances, config.shrink),
-        )
-        return _Canvas(tile, rgb, instances)
+        return tile, shrink_picture(drawn, config.shrink)
 
     def reference(self, tile: int) -> Tensor:
         """Four parts of a tile, which its style is averaged over: [4, 3, r, r]."""
         rng = np.random.default_rng([self.config.seed, tile, 1])
         return as_tensor([_crop(rng, self.images[tile], self.config.reference) for _ in range(4)])
-
-
-def shrink_image(rgb: UInt8, factor: int) -> UInt8:
-    """Make an image, uint8 [y, x, 3], smaller by a whole number: means of squares; a rest at the end is left out."""
-    height, width = (length // factor for length in rgb.shape[:2])
-    kept = rgb[: height * factor, : width * factor]
-    return np.asarray(cv2.resize(kept, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def shrink_instances(instances: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
-    """Make numbers of nuclei, [y, x], smaller by a whole number: of each square the one at its middle."""
-    height, width = (length // factor for length in instances.shape)
-    middle = instances[factor // 2 :: factor, factor // 2 :: factor]
-    return np.ascontiguousarray(middle[:height, :width])
 
 
 def task_targets(instances: npt.NDArray[np.uint32], interior: int) -> npt.NDArray[np.float32]:
