@@ -303,7 +303,8 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
         return
     ends = f"{out} is finished; {prepared.job.scratch.path} can be deleted if it still exists"
     with open_runner(prepared) as (prepared, runner), _progress(prepared, quiet=quiet) as advance:
-        report = run(prepared, runner, progress=advance, done=partial(say_if_interrupted, ends))
+        tell = advance and partial(advance, 0)
+        report = run(prepared, runner, progress=advance, done=partial(say_if_interrupted, ends), tell=tell)
     if not quiet:
         for line in report.lines():
             click.echo(line)
@@ -335,7 +336,9 @@ def show_warnings(program: str, *, quiet: bool = False) -> Iterator[None]:
         logger.propagate = before
 
 
-def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[[int], None] | None]:
+def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[..., None] | None]:
+    """Begin to tell how far a render is, and what is kept of it."""
+    say_if_interrupted(KEPT, where=prepared.job.scratch.path)
     if quiet:
         return nullcontext()
     from safron.engine.plan.passes import all_patches
@@ -353,7 +356,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args
         Arguments after ``safron-render``; None takes those of the command line.
     """
-    run_program(command, NAME, args, interrupted=KEPT)
+    run_program(command, NAME, args)
 
 
 def main_of_process(args: Sequence[str] | None = None) -> NoReturn:
@@ -367,7 +370,7 @@ def main_of_process(args: Sequence[str] | None = None) -> NoReturn:
     for number in SIGNALS:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.default_int_handler)
-    own_process(NAME, "nothing was written")
+    own_process(NAME)
     end_soon_after_a_signal(say_last, code=INTERRUPTED)
     main(args)
 

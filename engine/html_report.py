@@ -203,4 +203,7 @@ def _legend_table(labels: Image, legend: Any, pixels: int, mpp: float | None) ->
             f"<tr><td><i class=c style='background:rgb{legend[value].color}'></i><td class=n>{value}<td>{text(legend[value].name)}"
             f"<td class=n>{100 * share:.1f} %<td class=n>{area}"
         )
-    return f"<table><tr><th><th>label<th>class<th>share<th>area{''.join(rows)}</table><p>Shares are counted in the picture.</p>"
+    counted = (
+        "<p>Counted on the picture above; <code>safron-mask info</code> counts every pixel of a mask.</p>"
+    )
+    return f"<table><tr><th><th>label<th>class<th>share<th>area{''.join(rows)}</table>{counted}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import debug_option, option, run_program
+from safron.io.console import debug_option, option, run_program, say_if_interrupted
 from safron.io.masks.cli import commands
 from safron.io.masks.cli_options import NAME, relabel_of, size_of, tell_size
 from safron.io.progress import pixel_progress, progress
@@ -106,6 +106,7 @@ def nuclei(
         )
         height, width = plan.shape
         prepared = prepare_codes(plan, out, overwrite=overwrite, workers=workers)
+        say_if_interrupted("no mask was written yet; the same command continues")
         if prepared is not None:
             count = all_patches(prepared.plan)
             with open_runner(prepared) as (prepared, runner), progress(count, "patches") as advance:
@@ -121,12 +122,7 @@ def nuclei(
 commands.add_command(nuclei)
 
 
-main = partial(
-    run_program,
-    commands,
-    NAME,
-    interrupted="no mask was written; the command nuclei continues when given again",
-)
+main = partial(run_program, commands, NAME)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from safron.io.masks.write_nuclei import write_nuclei
 
 from .generator.card import Card
 from .nucleus_plan import TISSUE, NucleusPlan, scaled_regions
+from .plan.grid import agreeing_overlap
 from .preparation.options import RenderOptions
 from .preparation.prepare import prepare
 from .preparation.prepared import Prepared
@@ -147,8 +148,8 @@ def _folder(out: Path) -> Path:
 
 
 def _overlap(card: Card) -> int:
-    """Give the overlap from 20 pixels on that patches of this alignment agree with."""
-    return 20 + (card.tile - 20) % card.alignment
+    """Give the overlap from 20 pixels on that patches of this alignment agree with; 20 where there is none, which is warned of."""
+    return agreeing_overlap(card.tile, 20, card.alignment) or 20
 
 
 def _regions(plan: NucleusPlan, beside: Path) -> Any:

@@ -48,6 +48,7 @@ def run_passes(
     watch: MaskWatch,
     run_blocks: Callable[[Job, RenderState], None],
     progress: Callable[[int], None] | None,
+    look: Callable[[int], None],
 ) -> EarlierPasses:
     """Run all passes but the last; return at once where the generator is no sampler.
 
@@ -63,6 +64,8 @@ def run_passes(
         Runs the unfinished blocks of a pass.
     progress
         Called with the number of patches that earlier runs did.
+    look
+        Called with the number of each pass that is complete, 0 the first.
     """
     passes = job.plan.passes
     if passes is None:
@@ -85,6 +88,7 @@ def run_passes(
             for name, seconds in state.stages.items():
                 done.stages[name] = done.stages.get(name, 0.0) + seconds
         _free(job.scratch, step - 1)
+        look(step)
     return done
 
 

@@ -41,6 +41,7 @@ from safron.io.slides.preview import write_png
 
 from .passes import EarlierPasses, free_as_it_goes, run_passes
 from .report import RenderReport
+from .running_preview import running_preview
 
 log = logging.getLogger("safron")
 
@@ -158,6 +159,7 @@ def run(
     *,
     progress: Callable[[int], None] | None = None,
     done: Callable[[], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> RenderReport:
     """Render, or resume an interrupted render, and complete the slide.
 
@@ -169,6 +171,8 @@ def run(
         Called with the number of patches that are done, first with those of earlier runs.
     done
         Called when slide, preview and report have their names and only scratch is left to delete.
+    tell
+        Called with a line that says what a sampler's preview shows, each time that it changes.
 
     Raises
     ------
@@ -196,7 +200,8 @@ def run(
                 def run_job(job: Job, blocks: RenderState) -> None:
                     _run_blocks(job, blocks, runner, progress)
 
-                earlier = run_passes(prepared.job, inputs, watch, run_job, progress)
+                look = running_preview(prepared, tell)
+                earlier = run_passes(prepared.job, inputs, watch, run_job, progress, look)
                 free_as_it_goes(earlier.job, state)
                 run_job(earlier.job, state)
                 finished = _complete(prepared, scan, state, earlier, inputs, start)

@@ -38,7 +38,7 @@ MAX_LIST_BYTES = 64 << 20
 SEED = "{seed}"
 
 Convert = Callable[[str, str], Any]
-Watch = Callable[[Prepared], AbstractContextManager[Callable[[int], None] | None]]
+Watch = Callable[[Prepared], AbstractContextManager[Callable[..., None] | None]]
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class _ListRenderer:
 
             self.cluster = self.stack.enter_context(open_cluster(placement_of(prepared.options)))
         with open_runner(prepared, self.cluster) as (settled, runner), self.watch(settled) as advance:
-            report = run(settled, runner, progress=advance)
+            report = run(settled, runner, progress=advance, tell=advance and partial(advance, 0))
         return SlideResult(row.line, row.mask, row.out, "done", report=report)
 
 

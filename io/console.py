@@ -27,6 +27,7 @@ from .start import end_at_once
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERRUPTED = 130
+NOTHING = "nothing was written"
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted."
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -193,6 +194,10 @@ class _Interruption:
         Whether a signal asked it to end, and when.
     leaves
         What it leaves behind then.
+    where
+        What must exist for that to be so; None where it is so at any time.
+    before
+        What it leaves behind as long as that does not exist.
     own
         Whether the process is the program's own, so that it may be ended at any moment.
     begun
@@ -203,21 +208,29 @@ class _Interruption:
 
     program: str = ""
     asked: float | None = None
-    leaves: str = ""
+    leaves: str = NOTHING
+    where: Path | None = None
+    before: str = NOTHING
     own: bool = False
     begun: bool = True
     untold: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def line(self) -> str:
+        """The last line of a program that is interrupted now."""
+        lacking = self.where is not None and not self.where.exists()
+        return f"interrupted; {self.before if lacking else self.leaves}"
 
 
 _interruption = _Interruption()
 
 
-def own_process(program: str, leaves: str) -> None:
+def own_process(program: str) -> None:
     """Say that this process does nothing but run a program.
 
     Until `begin` is called a signal ends it at once, and later a second one does.
     """
-    _interruption.program, _interruption.leaves = program, leaves
+    _interruption.program = program
     _interruption.own, _interruption.begun = True, False
     _note_interruptions()
 
@@ -230,13 +243,23 @@ def begin() -> None:
 def say_last(line: str | None) -> None:
     """Print the last line of this process on stderr, that of an interruption if it is None; only the first call prints."""
     if _interruption.untold.acquire(blocking=False):
-        text = f"interrupted; {_interruption.leaves}" if line is None else line
+        text = _interruption.line if line is None else line
         click.echo(f"{_interruption.program}: {' '.join(text.split())}", err=True)
 
 
-def say_if_interrupted(leaves: str) -> None:
-    """Change the message that is printed after an interruption from now on."""
-    _interruption.leaves = leaves
+def say_if_interrupted(leaves: str, *, where: Path | None = None, before: str = NOTHING) -> None:
+    """Change the message that is printed after an interruption from now on; a program begins with `NOTHING`.
+
+    Parameters
+    ----------
+    leaves
+        What an interruption leaves behind, and how that is continued.
+    where
+        A file or folder that exists as soon as this is so; None where it is so now.
+    before
+        What is left behind as long as that does not exist.
+    """
+    _interruption.leaves, _interruption.where, _interruption.before = leaves, where, before
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -324,13 +347,7 @@ class ProgramGroup(Program, click.Group):
     """The same for a program with subcommands."""
 
 
-def run_program(
-    command: click.Command,
-    name: str,
-    args: Sequence[str] | None = None,
-    *,
-    interrupted: str = "nothing was written",
-) -> NoReturn:
+def run_program(command: click.Command, name: str, args: Sequence[str] | None = None) -> NoReturn:
     """Run a command line. Every failure is one line on stderr and an exit code, with a traceback only for ``--debug``.
 
     Parameters
@@ -341,18 +358,17 @@ def run_program(
         Name of the program.
     args
         Arguments after the name; None takes those of the command line.
-    interrupted
-        The message after Ctrl-C, until `say_if_interrupted` changes it.
     """
     with _lasting_streams():
-        _run_program(command, name, args, interrupted)
+        _run_program(command, name, args)
 
 
-def _run_program(command: click.Command, name: str, args: Sequence[str] | None, interrupted: str) -> NoReturn:
+def _run_program(command: click.Command, name: str, args: Sequence[str] | None) -> NoReturn:
     own = _interruption.own
     if not own:
         _interruption.asked, _interruption.untold = None, threading.Lock()
-    _interruption.program, _interruption.leaves = name, interrupted
+    _interruption.program = name
+    say_if_interrupted(NOTHING)
     _note_interruptions()
     try:
         code = command.main(args, prog_name=name, standalone_mode=False)
@@ -379,7 +395,7 @@ def warn(name: str, text: str) -> None:
 def _last_words(error: BaseException, name: str) -> tuple[str, int]:
     """Return the message for a failure, and its exit code."""
     if _interruption.asked is not None or isinstance(error, click.Abort | KeyboardInterrupt):
-        return f"interrupted; {_interruption.leaves}", INTERRUPTED
+        return _interruption.line, INTERRUPTED
     if isinstance(error, click.ClickException):
         called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
         return f"error: {error.format_message()} ({called} --help lists all options)", error.exit_code

@@ -43,7 +43,7 @@ def bars(values: dict[str, float], unit: str) -> str:
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> str:
-    """Draw curves with a logarithmic axis where all values are positive: SVG.
+    """Draw curves with a logarithmic axis where all values are positive, and a dot where there is one point: SVG.
 
     Parameters
     ----------
@@ -59,26 +59,38 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str) -> str
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     low, high = min(y for _, y in points), max(y for _, y in points)
 
-    def place(x: float, y: float) -> str:
+    def place(x: float, y: float) -> tuple[float, float]:
         bottom, top, value = (math.log(v) for v in (low, high, y)) if is_log else (low, high, y)
-        across = (x - left) / ((right - left) or 1)
-        up = (value - bottom) / ((top - bottom) or 1)
-        return f"{60 + 620 * across:.1f},{190 - 170 * up:.1f}"
+        return 60 + 620 * _share(x, left, right), 190 - 170 * _share(value, bottom, top)
 
     parts = ["<div class=chart><svg viewBox='0 0 700 225' role=img>"]
     parts.append("<path d='M60 15V190H685' fill=none stroke=currentColor />")
-    for y, value in ((26, high), (190, low)):
-        parts.append(f"<text x=54 y={y} font-size=12 text-anchor=end fill=currentColor>{value:.3g}</text>")
-    for x, anchor, value in ((60, "start", left), (680, "end", right)):
+    for value in sorted({low, high}):
+        y = place(left, value)[1]
         parts.append(
-            f"<text x={x} y=206 font-size=12 text-anchor={anchor} fill=currentColor>{value:g} {text(unit)}</text>"
+            f"<text x=54 y={y + 5:.0f} font-size=12 text-anchor=end fill=currentColor>{value:.3g}</text>"
+        )
+    for value in sorted({left, right}):
+        x = place(value, low)[0]
+        anchor = "middle" if left == right else "start" if value == left else "end"
+        parts.append(
+            f"<text x={x:.0f} y=206 font-size=12 text-anchor={anchor} fill=currentColor>{value:g} {text(unit)}</text>"
         )
     for number, (name, line) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]
-        drawn = " ".join(place(x, y) for x, y in line if math.isfinite(y))
-        parts.append(f"<polyline points='{drawn}' fill=none stroke='{colour}' stroke-width=1.6 />")
+        drawn = [place(x, y) for x, y in line if math.isfinite(y)]
+        along = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
+        parts.append(f"<polyline points='{along}' fill=none stroke='{colour}' stroke-width=1.6 />")
+        if len(drawn) == 1:  # a line needs two ends
+            x, y = drawn[0]
+            parts.append(f"<circle cx={x:.1f} cy={y:.1f} r=4 fill='{colour}'/>")
         parts.append(f"<text x={200 + 160 * number} y=222 font-size=13 fill='{colour}'>{text(name)}</text>")
     return "".join(parts) + "</svg></div>"
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Say how far a value lies between two, 0 to 1; in the middle where they are one."""
+    return (value - low) / (high - low) if high > low else 0.5
 
 
 def image(data: bytes | bytearray, kind: str, name: str) -> str:

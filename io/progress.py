@@ -33,17 +33,17 @@ def progress(
     Yields
     ------
     advance : Callable[..., None]
-        Takes the number of units done and optionally a note to show after them. Any thread may call it. The first call
-        reports the units of an earlier run, which do not count for the rate.
+        Takes the number of units done and optionally a note to show after them, until another one is given. Any thread may call
+        it. The first call reports the units of an earlier run, which do not count for the rate.
     """
     rates = ((1.0, unit), also) if also else ((1.0, unit),)
     of = "" if total is None else f"/{total:.0f}"
-    lock, done, earlier = threading.Lock(), 0.0, -1.0
+    lock, done, earlier, noted = threading.Lock(), 0.0, -1.0, ""
     began = told = time.monotonic()
 
     def count(more: float, note: str) -> str:
-        nonlocal done, earlier, began
-        done += more
+        nonlocal done, earlier, began, noted
+        done, noted = done + more, note or noted
         if earlier < 0:
             earlier, began = done, time.monotonic()
         said = f"{done:.0f}{of} {unit}"
@@ -51,7 +51,7 @@ def progress(
             rate = (done - earlier) / max(1e-9, time.monotonic() - began)
             said += "".join(f", {rate * factor:.2f} {name}/s" for factor, name in rates)
             said += f", {(total - done) / rate:.0f} s left" if total is not None else ""
-        return f"{said}: {note}" if note else said
+        return f"{said}: {noted}" if noted else said
 
     def say(more: float, note: str = "") -> None:
         nonlocal told

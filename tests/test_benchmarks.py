@@ -162,6 +162,30 @@ def test_stains(run: Run, here: Path) -> None:
     assert "haematoxylin" in run("stains reference slide.tiff")["stain"]
 
 
+def test_stains_of_whole_slides(load_bench: Callable[[str], Any], run: Run, here: Path) -> None:
+    """A render in the stain of a slide has its colours rather than its own."""
+    rng = np.random.default_rng(1)
+    own = DRAWN["safron-tissue"]
+    amounts = (
+        rng.uniform(0, 1, (800, 800, 2)) * own.strength / (1.25, 0.825)
+    )  # strength follows from the mean
+    image = (np.exp(-amounts @ own.matrix[:2]) * own.white).astype(np.uint8)
+    tifffile.imwrite("slide.tiff", image)
+    for seed in range(12):
+        cv2.imwrite(f"a{seed}-1.png", cv2.add(image[:80, :80, ::-1], (seed, 2 * seed, 0, 0)))
+    colours = np.array([(247, 245, 246), (120, 70, 150), (220, 150, 190)], np.uint8)
+    real = cv2.GaussianBlur(colours[rng.choice(3, (600, 800), p=(0.4, 0.3, 0.3))], (0, 0), 1.0)
+    tifffile.imwrite("whole.tiff", real, tile=(256, 256), photometric="rgb")
+    near = run("stains whole . slide.tiff --whole whole.tiff")["whole.tiff"]
+    bench = load_bench("stains")
+    assert near["distance"] < np.linalg.norm(np.subtract(near["slide"], bench.mean_lab(image)))
+    whole = here / "whole.tiff"
+    bench.picture(here, here / "slide.tiff", here / "looks.jpg", whole=[whole, whole], colours_of=[])
+    looks = cv2.imread("looks.jpg")
+    assert looks.shape == (5 * 200 + 2 * 12, 1200, 3)
+    assert np.abs(looks[-100, :, 0].astype(int) - 255).max() > 20
+
+
 def test_arithmetic(load_bench: Callable[[str], Any], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The paper's patch takes 56.25 GFLOP; what is made patch by patch takes the same memory for any image."""
     pytest.importorskip("torch")

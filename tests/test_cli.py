@@ -700,3 +700,28 @@ def test_a_stride_off_the_generators_alignment_is_warned_of(
     assert line.startswith("safron-render: warning: --overlap 21: patches lie 235 px apart")
     assert line.endswith("try --overlap 24")
     assert run_cli(capfd, "mask.zarr out.tiff --model safron-seamless --dry-run").err == ""
+
+
+@pytest.mark.parametrize(
+    ("alignment", "tile", "advice"),
+    [
+        (
+            96,
+            {"multiple_of": 16, "default": 64},
+            "no overlap of tiles of 64 helps; give a larger --tile, or correct alignment on its card",
+        ),
+        (10**30, 64, "no overlap of tiles of 64 helps; correct alignment on its card"),
+        (50, 64, "try --overlap 14"),
+        (16, 64, "try --overlap 32"),
+    ],
+)
+def test_advice_on_the_overlap_can_be_followed(
+    alignment: int, tile: Any, advice: str, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_onnx(here / "m.onnx", card=CARD | {"alignment": alignment, "tile": tile, "mpp": 0.5})
+    args = "mask.zarr out.tiff --model m.onnx --mpp 0.5 --device cpu --dry-run"
+    outcome = run_cli(capfd, args)
+    (line,) = [line for line in outcome.err.splitlines() if "--overlap" in line]
+    assert (outcome.code, line.partition("expect faint seams; ")[2]) == (0, advice)
+    if advice.startswith("try"):
+        assert "faint seams" not in run_cli(capfd, f"{args} {advice.removeprefix('try ')}").err

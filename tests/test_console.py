@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -73,3 +74,30 @@ def test_a_signal_ends_any_program_in_one_line_and_lets_it_tidy_up(
         console.run_program(work, "safron-x", [])
     assert (ended.value.code, tidied) == (130, [name])
     assert told(capsys) == ["safron-x: interrupted; nothing was written"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_what_is_kept_is_said_once_it_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "checkpoint.pt"
+
+    @click.command(cls=console.Program)
+    @click.option("--kept", is_flag=True)
+    def work(*, kept: bool) -> None:
+        console.say_if_interrupted("all is kept", where=tmp_path / "checkpoint.pt", before="none yet")
+        if kept:
+            (tmp_path / "checkpoint.pt").touch()
+        signal.raise_signal(signal.SIGINT)
+
+    @click.command(cls=console.Program)
+    def look() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    said = []
+    for command, args in ((work, []), (work, ["--kept"]), (look, [])):
+        with pytest.raises(SystemExit):
+            console.run_program(command, "safron-x", args)
+        said += told(capsys)
+    assert kept.exists()
+    assert said == [
+        f"safron-x: interrupted; {end}" for end in ("none yet", "all is kept", "nothing was written")
+    ]

@@ -67,6 +67,21 @@ def test_blocks_whose_tiles_the_index_lost_are_rendered_again(
         assert report["resumed"] == blocks - 1, "one tile costs one block"
 
 
+@pytest.mark.parametrize("name", ["index.bin", "levels/0/c.0.0.0", "boundary/sums/c.0.0.0"])
+def test_a_folder_in_the_place_of_a_file_is_named(
+    name: str, unfinished: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = SCRATCH / name
+    file.unlink()
+    file.mkdir()
+    outcome = run_cli(capfd, ARGS)
+    assert outcome.code == 2
+    assert outcome.error.endswith(f"{name}: is a folder in the place of a file: pass --fresh or --overwrite")
+    (file.parent / ".snapshot").mkdir()  # of a file server: no reason to stop
+    file.rmdir()
+    assert render_cli(capfd, f"{ARGS} --fresh")["digest"] == unfinished
+
+
 # The journal
 
 ENTRIES = [

@@ -117,3 +117,77 @@ def test_what_is_rewritten_gives_the_same_bits(model: Any, even: bool, count: in
     feeds = {"x": np.random.default_rng(2).standard_normal((2, 20, side, side), np.float32)}
     made = [run(one.SerializeToString(), feeds) for one in (model, changed)]
     assert np.array_equal(*made)
+
+
+def two_convolutions(
+    *between: Any, channels: int = 24, inputs: int = 20, kernel: int = 3, **constants: Any
+) -> Any:
+    """A convolution, what is done to its pixels, and a convolution to three channels of the result `z`."""
+    rng = np.random.default_rng(3)
+    values = {
+        "first": rng.standard_normal((channels, inputs, 3, 3), np.float32),
+        "first_bias": rng.standard_normal(channels, np.float32),
+        "weight": rng.standard_normal((3, channels, kernel, kernel), np.float32),
+        "bias": rng.standard_normal(3, np.float32),
+    } | constants
+    nodes = [
+        helper.make_node("Conv", ["x", "first", "first_bias"], ["y"]),
+        *between,
+        helper.make_node("Conv", ["z", "weight", "bias"], ["t"]),
+        helper.make_node("Tanh", ["t"], ["image"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", inputs, "h", "w"]),
+            helper.make_tensor_value_info("style", TensorProto.FLOAT, ["n", channels]),
+        ],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "b", "c"])],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+LEAKY = helper.make_node("LeakyRelu", ["y"], ["z"], alpha=0.2)
+BY_CHANNEL = np.arange(24, dtype=np.float32).reshape(1, 24, 1, 1)
+AXES = {"down": np.array([2]), "right": np.array([3])}
+STYLE = (
+    helper.make_node("Relu", ["y"], ["r"]),
+    helper.make_node("Unsqueeze", ["style", "down"], ["s"]),
+    helper.make_node("Unsqueeze", ["s", "right"], ["channelwise"]),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        (two_convolutions(LEAKY), 2),
+        (two_convolutions(LEAKY, channels=40), 2),
+        (two_convolutions(LEAKY, channels=20), 1),
+        (two_convolutions(LEAKY, channels=32), 1),
+        (two_convolutions(LEAKY, channels=26), 0),
+        (two_convolutions(LEAKY, channels=8), 0),
+        (two_convolutions(LEAKY, inputs=7), 1),
+        (two_convolutions(LEAKY, kernel=4), 1),
+        (two_convolutions(helper.make_node("Mul", ["y", "scale"], ["z"]), scale=BY_CHANNEL), 2),
+        (two_convolutions(helper.make_node("Add", ["y", "one"], ["z"]), one=np.float32([1.5])), 2),
+        (two_convolutions(*STYLE, helper.make_node("Mul", ["r", "channelwise"], ["z"]), **AXES), 2),
+        (two_convolutions(helper.make_node("Mul", ["y", "y"], ["z"])), 1),
+        (two_convolutions(helper.make_node("Softmax", ["y"], ["z"], axis=1)), 1),
+        (two_convolutions(helper.make_node("Mul", ["y", "row"], ["z"]), row=np.ones(14, np.float32)), 1),
+    ],
+)
+def test_channels_that_fill_no_block_are_made_of_two_pixels_at_once(model: Any, count: int) -> None:
+    changed, changes = pack(model, even=True)
+    assert len(changes) == count, changes
+    onnx.checker.check_model(changed, full_check=True)
+    (channels, inputs, *_), (*_, kernel) = (model.graph.initializer[i].dims for i in (0, 2))
+    rng = np.random.default_rng(4)
+    feeds: Values = {
+        "x": rng.standard_normal((2, inputs, 13 + kernel, 13 + kernel), np.float32),
+        "style": rng.standard_normal((2, channels), np.float32),
+    }
+    made = [run(one.SerializeToString(), feeds) for one in (model, changed)]
+    assert made[0].std() > 0.1
+    assert np.array_equal(*made)

@@ -95,7 +95,7 @@ def test_a_batch_follows_from_its_number_and_has_true_masks(tiles: Tiles) -> Non
 def test_interiors_keep_apart_nuclei_that_touch() -> None:
     instances = np.zeros((20, 20), np.uint32)
     instances[3:17, 3:10], instances[3:17, 10:17] = 4_000_000_000, 4_000_000_001
-    nucleus, interior = task_targets(instances).transpose(2, 0, 1)
+    nucleus, interior = task_targets(instances, 2).transpose(2, 0, 1)
     assert nucleus.sum() == 14 * 14
     assert cv2.connectedComponents(interior.astype(np.uint8))[0] - 1 == 2
     assert interior.sum() == 2 * 10 * 3
@@ -217,7 +217,7 @@ def test_nuclei_are_found_apart_and_grown_to_their_border() -> None:
     truth = np.zeros((40, 43), np.uint32)
     truth[5:20, 5:15], truth[5:20, 15:30] = 1, 2
     network = Perfect()
-    wide = np.pad(task_targets(truth), ((0, 0), (0, 5), (0, 0)))
+    wide = np.pad(task_targets(truth, 2), ((0, 0), (0, 5), (0, 0)))
     network.logits = torch.from_numpy(wide * 2 - 1).permute(2, 0, 1)
     found = find_nuclei(network, np.zeros((40, 43, 3), np.uint8))
     assert found.shape == (40, 43)
@@ -315,6 +315,7 @@ def test_bad_input_is_one_line(exported: Path, tmp_path: Path, args: tuple[str, 
 def test_settings() -> None:
     full = RefinerConfig()
     assert full.with_total(full.total) == full
+    assert (full.interior, dataclasses.replace(full, radius=(2.75, 6.25)).interior) == (2, 1)
     assert full.with_total(1400).steps == (100, 100, 100, 100, 1000)
     with pytest.raises(BadInput, match="must be a multiple of 8"):
         RefinerConfig(patch=30)

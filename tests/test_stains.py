@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from masks import blobs
 from onnx_models import CARD, write_onnx
 from safron.engine import render
-from safron.engine.stains.estimate import estimate
+from safron.engine.stains.estimate import STRENGTH_OF_MEAN, estimate
 from safron.engine.stains.looks import LOOKS, mixed, random_stain, stain_change
 from safron.engine.stains.stain import REFERENCE, Stain, StainChange, field_of
 from safron.io.errors import BadInput
@@ -41,10 +41,11 @@ def by_definition(rgb: npt.NDArray[np.uint8], to: StainChange, factors: Any = 1.
 
 
 def picture(stain: Stain, *, glass: float = 0.5, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Pixels of known stains: amounts of each up to their strengths, some of them of one stain alone."""
+    """Pixels of known stains, of their strengths on the mean; some of them of one stain alone."""
     rng = np.random.default_rng(seed)
-    amounts = rng.uniform(0, 1, (40_000, 2)) * stain.strength
+    amounts = rng.uniform(0.3, 2.2, (40_000, 2))
     amounts[:8000, 0], amounts[8000:16000, 1] = 0, 0
+    amounts *= np.array(stain.strength) / amounts.mean(axis=0) / STRENGTH_OF_MEAN
     rgb = np.exp(-amounts @ stain.matrix[:2]) * stain.white
     empty = np.repeat([stain.white], int(len(rgb) * glass), axis=0)
     return np.rint(np.concatenate([rgb, empty])).astype(np.uint8).reshape(-1, 100, 3)
@@ -110,7 +111,7 @@ def test_known_stains_are_found(glass: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     known = Stain(
         (0.65 + rng.uniform(-0.05, 0.05), 0.70, 0.29), (0.07, 0.99 + rng.uniform(-0.05, 0.05), 0.11),
-        (1.2, 0.9), (240.0, 240.0, 240.0),
+        (1.9, 0.9), (240.0, 240.0, 240.0),
     )  # fmt: skip
     found = estimate(picture(known, glass=glass, seed=seed))
     for one, other in zip(found.matrix[:2], known.matrix[:2], strict=True):
@@ -118,6 +119,20 @@ def test_known_stains_are_found(glass: float, seed: int) -> None:
     assert found.strength == pytest.approx(known.strength, rel=0.08)
     if glass:
         assert found.white == pytest.approx(known.white, abs=2)
+
+
+def test_dark_spots_ink_and_unscanned_parts_do_not_count() -> None:
+    """A tenth of folded tissue, a twentieth of green ink, and as much wholly white as there is slide."""
+    known = Stain((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (1.9, 0.9), (241.0, 237.0, 240.0))
+    plain = picture(known)
+    dark = np.exp(-np.array([3.0, 1.5]) @ known.matrix[:2]) * known.white
+    folds = np.full((40, 100, 3), dark.round(), np.uint8)
+    ink, white = np.full((20, 100, 3), (30, 150, 140), np.uint8), np.full_like(plain, 255)
+    clean, found = estimate(plain), estimate(np.concatenate([plain, folds, ink, white]))
+    for one, other in zip(found.matrix[:2], clean.matrix[:2], strict=True):
+        assert math.degrees(math.acos(min(1, one @ other))) < 4
+    assert found.strength == pytest.approx(clean.strength, rel=0.4)
+    assert found.white == pytest.approx(known.white, abs=2)
 
 
 def test_pictures_without_two_stains_are_refused() -> None:
@@ -163,7 +178,7 @@ def test_a_render_is_the_reference_with_changed_pixels(here: Path) -> None:
 def test_the_stain_of_a_picture_is_taken_over(here: Path) -> None:
     wanted = mixed(haematoxylin=1.5, eosin=0.6, gains=(1.2, 0.9, 1.1))
     cv2.imwrite("r.png", picture(wanted)[..., ::-1])
-    assert stain_change("r.png", seed=0).target.strength == pytest.approx(wanted.strength, rel=0.1)  # type: ignore[union-attr]
+    assert stain_change("r.png", seed=0).target.strength == pytest.approx(wanted.strength, rel=0.15)  # type: ignore[union-attr]
     rendered("s.tiff", stain="r.png")
     with tifffile.TiffFile("s.tiff") as tif:
         assert "Stain = of r.png" in tif.pages.first.description

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from safron.training.diffusion.network import SemanticUNet, condition_of, one_ho
 from safron.training.diffusion.process import add_noise, linear_alphas, sampling_times, target_of
 from safron.training.diffusion.sample import ddim, sample
 from safron.training.diffusion.settings import NUCLEI, NULL_LABEL, DiffusionConfig
-from safron.training.diffusion.train import fit, load_run
+from safron.training.diffusion.train import Trainer, fit, load_run
 from training_cases import tile
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine take minutes
@@ -62,6 +64,27 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(data: Path, checkpoint: Path,
     assert (tmp_path / "sheet-000004.png").exists()
     whole = load_run(checkpoint)[2]["network"]
     assert state["network"].keys() == whole.keys()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_finishes_the_step_and_saves(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, step = [], Trainer.step
+
+    def stopped(self: Trainer, trained: Any) -> float:
+        taken.append(self.done)
+        if len(taken) == 2:
+            signal.raise_signal(signal.Signals[name])
+        return step(self, trained)
+
+    monkeypatch.setattr(Trainer, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, tmp_path, TINY)
+    assert load_run(tmp_path / "checkpoint.pt")[1] == 2
+    assert not [*tmp_path.glob("sheet-*")], "it would take a while"
+    fit(data, tmp_path, TINY, resume=True)
 
 
 def test_the_same_settings_give_the_same_weights(data: Path, checkpoint: Path, tmp_path: Path) -> None:

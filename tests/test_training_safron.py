@@ -27,7 +27,7 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install
 
 from safron.training import discriminators, losses, networks, sample_sheet, stitch, train  # noqa: E402  (these import torch)
 from safron.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from safron.training.run_log import own_folder  # noqa: E402
+from safron.training.config.stopping import own_folder  # noqa: E402
 
 PAPER = PRESETS["safron"]
 TINY = replace(preset("safron", "tiny"), steps=20, epochs=0, bfloat16=False)
@@ -556,16 +556,21 @@ def test_two_runs_in_one_folder_are_refused(folder: Path, tmp_path: Path) -> Non
     train.fit(folder, tmp_path, TINY, train.Schedule(1))
 
 
-def test_a_signal_finishes_the_step_and_saves(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_finishes_the_step_and_saves(name: str, folder: Path, tmp_path: Path) -> None:
+    number = signal.Signals[name]
+
     def stop(done: int, losses: dict[str, float]) -> None:
         if done == 2:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # a terminal sends it to a whole group
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         train.fit(folder, tmp_path, TINY, train.Schedule(20), report=stop)
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == 3
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_a_batch_must_be_shared_evenly() -> None:

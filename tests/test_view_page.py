@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import zarr
 from masks import blobs
 from models import RampModel
+from PIL import Image
 
 pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")
@@ -171,6 +173,55 @@ def test_it_fits_a_phone(browser: Any, here: Path) -> None:
         for one, other in (("#note", "#brush-options"), ("#brush-options", "#where"), ("#where", "#scale")):
             assert box(one)["y"] + box(one)["height"] <= box(other)["y"], (one, other)
         page.close()
+
+
+def test_a_slide_alone_offers_what_it_has(browser: Any, here: Path) -> None:
+    """On a phone and on a wide screen: name and size are read, no control is cut, and no key is named that does nothing."""
+    Image.fromarray(np.full((300, 400, 3), 200, np.uint8)).save("slide.tiff")
+    with serving(open_scene("slide.tiff", None)) as served:
+        for width, height in ((390, 844), (1280, 720)):
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="dark")
+            page.goto(f"http://127.0.0.1:{served.port}/")
+            page.wait_for_selector("body[data-open]")
+            assert page.inner_text("#name") == "slide.tiff"
+            assert page.inner_text("#facts") == "400 \u00d7 300 px"
+            if width == 390:
+                page.click("#panel-button")
+                page.wait_for_timeout(400)
+            for name in (
+                "#facts",
+                "#panel-button",
+                "#tools",
+                "#scale",
+                "#tissue-on",
+                "#download",
+                "#help-button",
+            ):
+                for box in [found for one in page.locator(name).all() if (found := one.bounding_box())]:
+                    assert 0 <= box["x"] <= box["x"] + box["width"] <= width, name
+                    assert 0 <= box["y"] <= box["y"] + box["height"] <= height, name
+            assert not page.is_visible("[data-tool=pan]")
+            page.keyboard.press("?")
+            keys = page.inner_text("#help dl")
+            assert "whole slide" in keys
+            assert not [word for word in ("brush", "labels", "seam", "seed", "blocks") if word in keys]
+            assert contrast(page, "#help dt", "#help") > 4.5
+            assert contrast(page, "#facts", "header") > 4.5
+            page.close()
+
+
+def contrast(page: Any, front: str, behind: str) -> float:
+    """Ratio of the luminances of a text and its ground, as WCAG has it."""
+    said = page.evaluate(
+        "([a, b]) => [getComputedStyle(document.querySelector(a)).color, getComputedStyle(document.querySelector(b)).backgroundColor]",
+        [front, behind],
+    )
+    light = []
+    for text in said:
+        parts = np.array([int(part) for part in re.findall(r"\d+", text)[:3]]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        light.append(float(linear @ (0.2126, 0.7152, 0.0722)))
+    return (max(light) + 0.05) / (min(light) + 0.05)
 
 
 def test_what_cannot_be_opened_is_said_in_the_page(browser: Any, here: Path) -> None:

@@ -27,10 +27,11 @@ from safron.io.console import (
 from safron.io.errors import BadInput
 from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
+from safron.training.config.needs import need_torch
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
+from safron.training.config.stopping import tell_of
 from safron.training.diffusion.commands import diffusion, export_diffusion
 from safron.training.layouts.commands import export_mask_model, mask_model
-from safron.training.needs import need_torch
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
@@ -143,6 +144,7 @@ def fit(data: Path, out: Path, **options: Any) -> None:
         torch.set_num_threads(options["threads"])
     compiled = options["compiled"]
     facts: dict[str, Any] = {name: options[name] or "" for name in FACTS}
+    tell_of(out / "checkpoint.pt")
     with join_team(name_device(options["device"])) as (team, device):
         path = run(
             data,
@@ -294,12 +296,7 @@ commands.add_command(refiner)
 commands.add_command(export_refiner)
 
 
-main = partial(
-    run_program,
-    commands,
-    "safron-train",
-    interrupted="checkpoints are kept, --resume continues from the last",
-)
+main = partial(run_program, commands, "safron-train")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
-from safron.training.needs import need_torch
+from safron.io.masks.cli_nuclei import RADIUS
+from safron.training.config.needs import need_torch
+from safron.training.config.stopping import tell_of
 
 PATH = click.Path(path_type=Path)
 
@@ -31,6 +33,7 @@ PATH = click.Path(path_type=Path)
     type=click.IntRange(5),
     shown="of the size",
 )
+@RADIUS
 @option("--minutes", "Stop after this number of minutes; --resume continues.", "N", type=POSITIVE)
 @option("--leave-out", "Name of a tile that is not trained on; repeat for each.", "NAME", multiple=True)
 @option("--no-style", "Without references of a style (ablation).", is_flag=True)
@@ -58,7 +61,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     if given["threads"]:
         torch.set_num_threads(given["threads"])
     used: dict[str, Any] = {f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights")}
-    config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], **used)
+    config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], radius=given["radius"], **used)
     if given["iterations"]:
         config = config.with_total(given["iterations"])
     found = read_tiles(tiles)
@@ -75,6 +78,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
             advance(done - begun[0])
             begun[0] = done
 
+        tell_of(out / "refiner.pt")
         trainer = fit_refiner(
             kept, out, config, resume=given["resume"], minutes=given["minutes"], report=report
         )

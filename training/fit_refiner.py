@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.files import replacing
+from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.refiner.data import Tiles
 from safron.training.refiner.settings import RefinerConfig, config_of
 from safron.training.refiner.train import RefinerTrainer
-from safron.training.run_log import RunLog, own_folder
-from safron.training.train import _stop_requests
+from safron.training.run_log import RunLog
 
 FORMAT = "safron refiner 1"
 
@@ -124,7 +124,7 @@ def fit_refiner(
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / "refiner.pt", {"tiles": tiles.names} | (metadata or {})
     trainer = RefinerTrainer(config, tiles)
-    with own_folder(out), _stop_requests() as asked:
+    with own_folder(out), stop_requests() as asked:
         if path.exists():
             if not resume:
                 raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")

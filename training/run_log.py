@@ -6,20 +6,14 @@ installed. On resuming, lines of steps after the checkpoint are dropped: those s
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput
 from safron.io.files import replacing
 
 
@@ -77,30 +71,3 @@ def _step(line: str) -> float:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-@contextmanager
-def own_folder(out: Path) -> Iterator[None]:
-    """Lock the folder of a run until the block, or the process, ends: two runs would overwrite each other's checkpoints.
-
-    Raises
-    ------
-    BadInput
-        Another process has locked it.
-    """
-    if sys.platform == "win32":  # folders cannot be locked there
-        yield
-        return
-    import fcntl
-
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network drives have no locks; there the user must take care
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = "another process trains into this folder; wait for it, or choose another"
-                raise BadInput(f"{out}: {text}") from None
-        yield
-    finally:
-        os.close(handle)

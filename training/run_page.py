@@ -95,7 +95,7 @@ def run_page(run: Path, before: Path | None = None) -> str:
         table(
             [
                 ("steps", f"{rows[-1]['step']:.0f}"),
-                ("minutes of the last part", f"{rows[-1].get('minutes', 0):.1f}"),
+                ("minutes since it was last started", f"{rows[-1].get('minutes', 0):.1f}"),
                 *([("compared with", before)] if before else []),
             ]
         ),

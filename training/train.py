@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,14 @@ from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts
+from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.data import Batch, draw_batches
 from safron.training.discriminators import SpectralConv, make_discriminator
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import crop, join_conditions, make_generator, one_hot_labels
 from safron.training.run_data import Run, describe, open_run
-from safron.training.run_log import RunLog, own_folder
+from safron.training.run_log import RunLog
 from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
@@ -337,7 +336,7 @@ def fit(
         schedule = dataclasses.replace(schedule, steps=config.steps)
 
     out.mkdir(parents=True, exist_ok=True)
-    with own_folder(out) if team.leads else nullcontext(), _stop_requests() as asked:
+    with own_folder(out) if team.leads else nullcontext(), stop_requests() as asked:
         trainer = Trainer(config, device, team=team, compiled=compiled)
         _begin_or_restore(trainer, run, start)
         if show and team.leads:
@@ -384,24 +383,3 @@ def _begin_or_restore(trainer: Trainer, run: Run, start: Path | None) -> None:
     precision = str(trainer.half or torch.float32).removeprefix("torch.")
     run.about.update(torch=torch.__version__, device=trainer.device.type, precision=precision)
     run.about["processes"] = trainer.team.size
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM while a step runs; the second one stops at once."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(number: int, _: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from safron.engine.system.open_files import require_open_files
 from safron.engine.system.signals import END_SECONDS
 
 from .call_timer import CallTimer
-from .dask_pool import DASK_SETTINGS, DaskThreads, quiet_asyncio
+from .dask_pool import DASK_SETTINGS, DaskThreads, dashboard_options, quiet_asyncio
 from .scheduling import WAKE_SECONDS, Ended, Runner, Task, run_tasks
+
+if TYPE_CHECKING:
+    from distributed import SpecCluster
 
 # What is left of the time to end after threads were waited for is for the journal and the last line.
 STOP_SECONDS = END_SECONDS - 1.0
@@ -139,25 +143,35 @@ def local_runner(
             yield lambda tasks: run_tasks(tasks, Threads(threads, workers + 2, timer, unfinished))
         return
     from dask import config
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     quiet_asyncio()
     with (
         config.set(DASK_SETTINGS),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=workers,
-            processes=False,
-            dashboard_address=dashboard or "127.0.0.1:0",
-            scheduler_kwargs={"dashboard": dashboard is not None},
-            # Dask opens a port in any case.
-            worker_dashboard_address="127.0.0.1:0",
-            memory_limit=None,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
+        _dask_cluster(workers, dashboard) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield lambda tasks: run_tasks(tasks, DaskThreads(client, workers + 2, timer))
+
+
+def _dask_cluster(workers: int, dashboard: str | None) -> SpecCluster:
+    """Start a Dask scheduler and one worker in this process.
+
+    `distributed.LocalCluster` would load the code of dashboards (Bokeh, 19 MiB) unless the worker's port were open to the network.
+    """
+    from distributed import Scheduler, SpecCluster, Worker
+
+    usual = {"protocol": "inproc://"}
+    own = {
+        "nthreads": workers,
+        "memory_limit": None,
+        "dashboard_address": "127.0.0.1:0",
+    }  # it opens a port in any case
+    return SpecCluster(
+        scheduler={"cls": Scheduler, "options": usual | dashboard_options(dashboard)},
+        workers={0: {"cls": Worker, "options": usual | own | {"silence_logs": logging.CRITICAL}}},
+        silence_logs=logging.CRITICAL,
+    )
 
 
 @contextmanager

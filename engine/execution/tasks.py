@@ -29,7 +29,7 @@ from safron.engine.generator.planes import Inputs, PlaneSource, card_sources, pa
 from safron.engine.plan.blocks import BlockPlan, PatchRect
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
-from safron.engine.scratch.arrays import Scratch
+from safron.engine.scratch.arrays import Scratch, glimpse_level
 from safron.engine.scratch.boundary_store import boundary_parts, empty_boundary
 from safron.engine.scratch.task_result import Tally, TaskDone
 from safron.io.masks.mask import LabelMask
@@ -291,6 +291,26 @@ def _step_task(job: Job, sampling: Sampling, block: BlockPlan, tally: Tally) -> 
             picture[:, rows] = values
     with tally.stage("scratch"):
         job.scratch.state.write(here, picture)
+        _keep_glimpse(job, sampling, block, picture, here)
+
+
+def _keep_glimpse(
+    job: Job, sampling: Sampling, block: BlockPlan, picture: npt.NDArray[np.float32], here: Window
+) -> None:
+    """Keep one pixel in so many of a block's running picture, to be looked at: of a large canvas nobody can read all for that."""
+    level, passes = glimpse_level(job.plan), job.plan.passes
+    if not level:
+        return
+    assert passes is not None
+    step, size = 1 << level, job.plan.working_pyramid.level(level)
+    rows, columns = (
+        np.minimum(np.arange(start, min(-(-stop // step), count) * step, step) + step // 2, stop - 1) - start
+        for start, stop, count in ((here.y, here.y_stop, size.height), (here.x, here.x_stop, size.width))
+    )
+    if rows.size and columns.size:
+        values = picture[:, rows[:, None], columns].astype(passes.state)  # as it is stored
+        colors = sampling.step.colors_of(values.astype(np.float32))
+        job.scratch.write_part(level, block.index, colors.transpose(1, 2, 0))
 
 
 def _finish(job: Job, target: Accumulator | DenseSums, drawing: UInt8, tally: Tally) -> None:

@@ -131,8 +131,13 @@ class OnnxModel:
         """
         if self.device != "cpu" and not self.file.scales_by_batch:
             return None
+        return self.fixed_batch or 1
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Patches that a call must have; None where the graph takes any number."""
         fixed = self._session.get_inputs()[0].shape[0]
-        return fixed if isinstance(fixed, int) else 1
+        return fixed if isinstance(fixed, int) else 1 if self.file.scales_by_batch else None
 
     @property
     def batch_invariant(self) -> bool:
@@ -281,6 +286,17 @@ class OnnxModel:
         inputs: Inputs = {"labels": labels} | ({} if noise is None else {"noise": noise}) | planes
         if self.per_call is not None and len(labels) != self.per_call:
             return self._in_calls(inputs, self.per_call)
+        return self.in_one_call(inputs)
+
+    def in_one_call(self, inputs: Inputs) -> npt.NDArray[Any]:
+        """Generate all patches of a batch together; see `PatchModel`.
+
+        Raises
+        ------
+        Failed
+            The graph cannot do it, or its image breaks the contract.
+        """
+        labels, noise = inputs["labels"], inputs.get("noise")
         inputs = {name: np.ascontiguousarray(values) for name, values in inputs.items()}
         if self._returns_image:
             with suppress(Exception):  # what is wrong with the graph or its output is said below

@@ -224,9 +224,10 @@ class Step:
 
     def colors_of(self, picture: Float32) -> npt.NDArray[np.uint8]:
         """Turn values of the picture into RGB: uint8 of the same shape, rounded half to even and clipped."""
-        levels = (picture - self.low) * np.float32(255 / (self.high - self.low))
-        colors: npt.NDArray[np.uint8] = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-        return colors
+        levels: Float32 = picture - self.low
+        levels *= np.float32(255 / (self.high - self.low))
+        np.clip(np.rint(levels, out=levels), 0, 255, out=levels)
+        return levels.astype(np.uint8)
 
 
 def noise_seed(seed: int, step: int) -> int:

@@ -18,7 +18,9 @@ from safron.io.errors import BadInput, Failed
 
 from .halving import in_halves, is_out_of_memory
 from .model import GeneratorInfo, PatchModel
+from .onnx_model import OnnxModel
 from .planes import Inputs, each, further
+from .two_sizes import check_sizes
 
 log = logging.getLogger("safron")
 
@@ -28,6 +30,8 @@ GPU_CALLS = 2
 # Patches side by side in one call on a CPU, where each has the same bits; more of them leave more patches over. Renders of
 # fewer than FEW patches gain less than the test takes.
 JOINED, FEW = 2, 100
+# Pixels on a side of what has one label in the trial: rows of large regions and rows of small ones.
+SQUARES = 40, 8
 # Patches that a worker on a CPU holds at a time, where the generator takes any number.
 CPU_BATCH = 8
 
@@ -151,6 +155,8 @@ def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> floa
             f"generator {info.card.name!r} returned other pixels for the same input, so no render could be continued or "
             "repeated; export it for inference, without dropout and random operators"
         )
+    if isinstance(model, OnnxModel):
+        check_sizes(model, inputs, first)
     return min(times)
 
 
@@ -166,6 +172,8 @@ def _compare_batches(
     start = time.perf_counter()
     again = _call(model, inputs)
     seconds = (time.perf_counter() - start) / batch
+    if isinstance(model, OnnxModel):
+        check_sizes(model, inputs, whole)
     if not np.array_equal(whole, again):
         log.warning(
             "%s: generator %r returned other bits for the same input: another run will differ in its last bits",
@@ -234,8 +242,17 @@ def _inputs(info: GeneratorInfo, plan: RenderPlan, count: int) -> Inputs:
     """
     side = plan.grid.tile + 2 * plan.grid.context
     values = np.array([label.value for label in info.card.labels], np.uint8)
-    # A multiplicative hash of the place; NumPy's generators take long to import.
-    places = np.arange(count * side * side, dtype=np.uint32) * np.uint32(2654435761)
-    labels = values[(places >> 16) % len(values)].reshape(count, side, side)
+    labels, fine = (_squares(values, count, side, square) for square in SQUARES)
+    in_part = np.arange(side) // SQUARES[0] % 2 == 0
+    labels[:, in_part] = fine[:, in_part]
     labels[1::2] = values.min()
     return {"labels": labels} | {spec.name: spec.made_up(count, side) for spec in plan.planes}
+
+
+def _squares(values: npt.NDArray[np.uint8], count: int, side: int, square: int) -> npt.NDArray[np.uint8]:
+    """Windows of squares, each of one label."""
+    across = -(-side // square)
+    # A multiplicative hash of the place; NumPy's generators take long to import.
+    places = np.arange(count * across * across, dtype=np.uint32) * np.uint32(2654435761)
+    few = values[(places >> 16) % len(values)].reshape(count, across, across)
+    return np.ascontiguousarray(few.repeat(square, 1).repeat(square, 2)[:, :side, :side])

@@ -23,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.shipped import CPU_FORMS, MODELS
 
+from .leftover import CHANNEL_BLOCK, in_blocks, is_plain, split_leftover
+
 if TYPE_CHECKING:
     import onnx
 
-CHANNEL_BLOCK = 16
 UNARY = {"Tanh", "Sigmoid", "Relu", "LeakyRelu", "Cast"}
 POINTWISE = UNARY | {"Add", "Sub", "Mul", "Div", "Clip", "Min", "Max"}
-TO_LAST = [0, 2, 3, 1]
+TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def pack(model: onnx.ModelProto, *, even: bool) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -61,7 +62,7 @@ def pack(model: onnx.ModelProto, *, even: bool) -> tuple[onnx.ModelProto, tuple[
     nodes, changes = list(graph.node), []
     if even:
         changes += _pack_last(nodes, constants, added)
-    changes += _in_planes(nodes, {entry.name for entry in graph.output}, constants, added)
+    changes += _in_planes(nodes, {entry.name for entry in graph.output}, constants, added, _colors(model))
     if not changes:
         return result, ()
     del graph.node[:], graph.value_info[:]
@@ -82,10 +83,12 @@ def _pack_last(
     changes = []
     for conv in [node for node in nodes if node.op_type == "Conv"]:
         weight = constants.get(conv.input[1])
-        if weight is None or not _is_plain(conv) or not _ends_in_points(nodes, conv):
+        if weight is None or not is_plain(conv) or not _ends_in_points(nodes, conv, constants):
             continue
         count, inner, height, width = weight.shape
         if 4 * count > CHANNEL_BLOCK or height != width or height < 2 or weight.dtype != np.float32:
+            continue
+        if not in_blocks(inner):
             continue
         packed = np.zeros((2, 2, count, inner, height + 1, width + 1), np.float32)
         for y, x in np.ndindex(2, 2):
@@ -108,24 +111,27 @@ def _pack_last(
         spread = helper.make_node("DepthToSpace", [last.output[0]], [whole], blocksize=2, mode="DCR")
         nodes.insert(nodes.index(last) + 1, spread)
         changes.append(f"{height} x {width} convolution to {count} channels: 2 x 2 pixels at once")
+        if height % 2:  # so that the image before it has an even width
+            more, values = split_leftover(nodes, conv, {**constants, **added})
+            changes += more
+            added |= values
     return changes
 
 
-def _is_plain(conv: onnx.NodeProto) -> bool:
-    """Whether a convolution moves pixel by pixel and stays inside the image."""
-    from onnx import helper
-
-    how = {entry.name: helper.get_attribute_value(entry) for entry in conv.attribute}
-    ones = {*how.get("strides", [1]), *how.get("dilations", [1]), how.get("group", 1)}
-    return ones == {1} and not any(how.get("pads", [])) and how.get("auto_pad", b"NOTSET") == b"NOTSET"
+def _is_pixelwise(node: onnx.NodeProto, constants: Mapping[str, Any]) -> bool:
+    """Whether a node is a convolution of single pixels."""
+    weight = constants.get(node.input[1]) if node.op_type == "Conv" else None
+    return weight is not None and weight.shape[2:] == (1, 1) and is_plain(node)
 
 
-def _ends_in_points(nodes: Sequence[onnx.NodeProto], first: onnx.NodeProto) -> bool:
+def _ends_in_points(
+    nodes: Sequence[onnx.NodeProto], first: onnx.NodeProto, constants: Mapping[str, Any]
+) -> bool:
     """Whether all that follows is done pixel by pixel."""
     reached = {first.output[0]}
     for node in nodes:
         if not reached.isdisjoint(node.input):
-            if node.op_type not in POINTWISE | {"Transpose"}:
+            if node.op_type not in POINTWISE | {"Transpose"} and not _is_pixelwise(node, constants):
                 return False
             reached.update(node.output)
     return True
@@ -136,6 +142,7 @@ def _in_planes(
     outputs: set[str],
     constants: Mapping[str, npt.NDArray[Any]],
     added: dict[str, npt.NDArray[Any]],
+    colors: set[str],
 ) -> list[str]:
     """Move transposes to channels last behind what is done pixel by pixel, if some of it differs from channel to channel."""
     from onnx import helper
@@ -149,6 +156,12 @@ def _in_planes(
         if node.op_type == "Transpose" and list(helper.get_attribute_value(node.attribute[0])) == TO_LAST:
             planes[node.output[0]] = node.input[0]
             continue
+        if node.op_type in POINTWISE and not planes.keys().isdisjoint(node.input):
+            for name in (
+                colors & set(node.input)
+            ) - planes.keys():  # one colour for each patch: next to nothing
+                planes[name] = f"{name}_planes"
+                kept.append(helper.make_node("Transpose", [name], [planes[name]], perm=TO_FIRST))
         moved = [_planar(name, planes, constants, added) for name in node.input]
         if node.op_type in POINTWISE and not planes.keys().isdisjoint(node.input) and None not in moved:
             broadcasts += sum(name in planes or constants[name].size > 1 for name in node.input if name) > 1
@@ -165,6 +178,15 @@ def _in_planes(
         return []
     nodes[:] = kept
     return [f"{broadcasts} operators on pixels of three channels: in planes"]
+
+
+def _colors(model: onnx.ModelProto) -> set[str]:
+    """Names of values, not constants, with the shape [n, 1, 1, c]."""
+    from onnx import shape_inference
+
+    entries = shape_inference.infer_shapes(model).graph.value_info
+    shapes = {entry.name: [axis.dim_value for axis in entry.type.tensor_type.shape.dim] for entry in entries}
+    return {name for name, sizes in shapes.items() if len(sizes) == 4 and sizes[1:3] == [1, 1]}
 
 
 def _planar(

@@ -157,3 +157,18 @@ class PatchGrid:
     def __iter__(self) -> Iterator[PatchJob]:
         rows, columns = self.shape
         return (self[row, column] for row in range(rows) for column in range(columns))
+
+
+def agreeing_overlap(tile: int, overlap: int, alignment: int) -> int | None:
+    """Return the overlap nearest above `overlap`, or else below, whose stride is a multiple of the alignment.
+
+    None where there is none, because the alignment is as large as the tile or larger.
+
+    Examples
+    --------
+    >>> [agreeing_overlap(256, 20, alignment) for alignment in (4, 16, 250, 256)]
+    [20, 32, 6, None]
+    """
+    above = overlap + (tile - overlap) % alignment
+    found = above if above < tile else tile - alignment
+    return found if found > 0 else None

@@ -263,7 +263,9 @@ class RenderOptions:
         "SECONDS",
     )
     preview: Path | None = setting(
-        None, "Write a picture of the finished slide, at most 2048 pixels a side.", "PNG"
+        None,
+        "Write a picture of the finished slide, at most 2048 pixels a side; until then, of a sampler's running picture after each pass.",
+        "PNG",
     )
     labels_out: Path | None = setting(
         None,

@@ -16,7 +16,7 @@ from safron.io.files import check_output_path, waiting_name
 from safron.io.json_report import ENDINGS
 from safron.io.remote import Target, check_folder, is_url
 from safron.io.slides.label_pyramid import check_label_path
-from safron.io.slides.preview import check_png_name
+from safron.io.slides.preview import check_png_name, is_unfinished_png
 
 from .options import RenderOptions
 
@@ -131,6 +131,7 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
             raise BadInput(f"{option} {path}: {names[path.absolute()]} has the same name; give another one")
         names[path.absolute()] = option
         ours = str(path) == before.get(option.strip("-").replace("-", "_"))
+        ours = ours or (option == "--preview" and is_unfinished_png(path))
         overwrite, name = options.overwrite or ours, f"{option} "
         if path is options.labels_out:
             check_label_path(path, overwrite=overwrite, name=name)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from safron.engine.execution.tasks import Job
+from safron.engine.generator.card import Card
 from safron.engine.generator.model import PatchModel
 from safron.engine.generator.shipped import model_names
 from safron.engine.plan.estimates import output_bytes, scratch_bytes
+from safron.engine.plan.grid import PatchGrid, agreeing_overlap
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.remote import Target
 
@@ -117,10 +119,9 @@ class Prepared:
                 "those of the whole slide"
             )
         if grid.overlap and grid.rows.stride % card.alignment:
-            nearest = grid.overlap + grid.rows.stride % card.alignment
             notes.append(
                 f"--overlap {grid.overlap}: patches lie {grid.rows.stride} px apart, but those of generator {card.name!r} "
-                f"agree only at multiples of {card.alignment}: expect faint seams; try --overlap {nearest}"
+                f"agree only at multiples of {card.alignment}: expect faint seams; {_to_agree(card, grid)}"
             )
         return notes
 
@@ -144,3 +145,12 @@ class Prepared:
                 f"{size / card.mpp:.3g} times their true size"
             ]
         return []
+
+
+def _to_agree(card: Card, grid: PatchGrid) -> str:
+    """Say what lets patches agree where they overlap."""
+    found = agreeing_overlap(grid.tile, grid.overlap, card.alignment)
+    if found is not None:
+        return f"try --overlap {found}"
+    larger = "give a larger --tile, or " if card.tile_multiple else ""
+    return f"no overlap of tiles of {grid.tile} helps; {larger}correct alignment on its card"

@@ -10,7 +10,8 @@ Beside the output lies a Zarr group, ``OUT.safron``::
     journal.jsonl              a line for each finished boundary and block, made from the mask as it was at the start
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
     finished.json              description of the finished slide (owned by `safron.engine.scratch.completion`)
-    passes/K                   of a sampler: the scratch of pass K, as this one, with ``state``, the running picture after it
+    passes/K                   of a sampler: the scratch of pass K, as this one, with ``state``, the running picture after it, and
+                               in ``levels`` one pixel of it in so many
 
 A chunk has one writer at a time and appears whole. So nothing is locked, and a retried task overwrites its own work with
 the same bytes. Boundary sums are deleted as soon as the last block that needs them is on disk. A chunk of boundary sums
@@ -39,6 +40,7 @@ import zarr
 from safron.engine.plan.passes import all_patches
 from safron.engine.plan.render_plan import RenderPlan
 from safron.io.errors import BadInput, Failed, one_line
+from safron.io.files import is_foreign
 
 from .boundary_store import BoundaryStore, Index, boundary_layouts
 from .chunk_codec import decode_chunk, encode_chunk
@@ -146,7 +148,7 @@ class Scratch:
             zarr.create_group(self.store, attributes={"safron": about})
         patches = plan.patches if "step" in inputs else all_patches(plan)
         counts = {"blocks": prod(plan.block_shape), "patches": patches}
-        group.attrs["safron"] = with_checksum(about | counts)
+        group.attrs["safron"] = with_checksum(about | counts | {"glimpse": glimpse_level(plan)})
 
     def place(self, name: str) -> str:
         """Return the path or address of an array."""
@@ -219,13 +221,18 @@ class Scratch:
         return names
 
     def check_files(self) -> None:
-        """Raise `BadInput` if something in the folder is a link, a pipe or a device: it would lead elsewhere, or hang."""
+        """Raise `BadInput` if something in the folder is a link, a pipe or a device: it would lead elsewhere, or hang.
+
+        So it does for a folder that has a file's place. Names of files have a dot, those of folders have none.
+        """
         folders = [self.path]
         while folders:
             try:
                 with os.scandir(folders.pop()) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
+                            if "." in entry.name and not is_foreign(entry.name):
+                                raise BadInput(f"{entry.path}: is a folder in the place of a file")
                             folders.append(Path(entry.path))
                         elif not entry.is_file(follow_symlinks=False):
                             raise BadInput(f"{entry.path}: is not a plain file")
@@ -296,6 +303,11 @@ def _layouts(plan: RenderPlan) -> dict[str, Layout]:
         | state_layouts(plan)
         | {f"levels/{level}": _level_layout(plan, level, plan.block >> level)}
     )
+
+
+def glimpse_level(plan: RenderPlan) -> int:
+    """Return the level of the running picture that a pass keeps in ``levels``; 0 for none, where reading all of it costs less."""
+    return plan.thumbnail_level if plan.thumbnail_level > 1 else 0
 
 
 def _level_layout(plan: RenderPlan, level: int, chunk: int) -> Layout:

@@ -1,9 +1,9 @@
 """Which stains does a picture have?
 
 After M. Macenko et al., A method for normalizing histology slides for quantitative analysis, ISBI 2009, 1107-1110: in the plane of
-the two main directions of optical density, the stains are the outermost directions that are not outliers. Two changes: a pixel is
-tissue by its summed density, since a threshold for each channel drops pale stroma, and strengths are measured over tissue alone,
-since empty slide would hide them.
+the two main directions of optical density, the stains are the outermost directions that are not outliers. Changes: a pixel is
+tissue by its summed density, since a threshold for each channel drops pale stroma; and strengths follow from the mean amounts over tissue,
+not from the largest, since a few folds and dark spots would make the whole slide dark. Ink of pens is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ MIN_DENSITY = 0.45
 """Of a pixel of tissue, summed over the channels; 0.15 each, as in the paper."""
 
 OUTLIERS = 1.0
-"""Percent of directions and amounts on each side that are not looked at."""
+"""Percent of directions on each side that are not looked at."""
+
+MOST_RED = 1.3
+"""Density in red for each in green, of what is taken for tissue: blue and green ink have more."""
+
+STRENGTH_OF_MEAN = (2.5, 1.65)
+"""Strength for a mean amount of one, of haematoxylin and eosin: the ratio that the shipped generator's tissue has."""
 
 MIN_TISSUE = 1000
 _MOST_PIXELS = 1 << 20
@@ -46,7 +52,7 @@ def estimate(rgb: npt.NDArray[np.uint8], name: str = "picture") -> Stain:
     pixels = every[:: -(-len(every) // _MOST_PIXELS)].astype(np.float64)
     white = _white(pixels)
     density = -np.log(np.maximum(pixels, 1) / white)
-    tissue = density[density.sum(axis=1) > MIN_DENSITY]
+    tissue = density[(density.sum(axis=1) > MIN_DENSITY) & (density[:, 0] <= MOST_RED * density[:, 1])]
     if len(tissue) < MIN_TISSUE:
         raise BadInput(
             f"{name}: has {len(tissue)} pixels of stained tissue; {MIN_TISSUE} are needed to see its stains"
@@ -62,7 +68,7 @@ def estimate(rgb: npt.NDArray[np.uint8], name: str = "picture") -> Stain:
     if np.dot(*found) > 0.9995:
         raise BadInput(f"{name}: shows one stain alone; give a picture with haematoxylin and eosin")
     amounts = tissue @ np.linalg.pinv(found)
-    strength = np.percentile(amounts, 100 - OUTLIERS, axis=0)
+    strength = np.maximum(amounts, 0).mean(axis=0) * STRENGTH_OF_MEAN
     if strength.min() < 0.05:
         raise BadInput(
             f"{name}: one of its stains is hardly there; give a picture with haematoxylin and eosin"
@@ -71,7 +77,13 @@ def estimate(rgb: npt.NDArray[np.uint8], name: str = "picture") -> Stain:
 
 
 def _white(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Colour of the empty slide: the brightest pixels where they are nearly white, else the usual one."""
+    """Colour of the empty slide: the brightest pixels where they are nearly white, else the usual one.
+
+    Pixels that are wholly white are what scanners write where they did not look; they count where little else is there.
+    """
+    seen = pixels[(pixels < 255).any(axis=1)]
+    if len(seen) >= MIN_TISSUE:
+        pixels = seen
     light = pixels.mean(axis=1)
     bright = pixels[light >= np.percentile(light, 99.5)]
     white = np.median(bright, axis=0)

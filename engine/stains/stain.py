@@ -44,7 +44,7 @@ class Stain:
     haematoxylin, eosin
         Optical density in red, green and blue; of length one.
     strength
-        Amounts of both that 99 % of the tissue's pixels do not exceed.
+        How much of both there is in tissue: amounts change by the ratio of two strengths.
     white
         RGB of the empty slide, 1 to 255.
     """

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from safron.engine.preparation.output_paths import scratch_path
 from safron.engine.scratch.arrays import Scratch, recorded
+from safron.engine.scratch.running_canvas import RunningCanvas
 from safron.engine.status import RenderStatus, render_status
 from safron.io.errors import BadInput, SafronError
 from safron.io.remote import Target
@@ -26,10 +27,11 @@ from safron.io.slides.spec import SlideSpec
 from safron.io.slides.tile_index import IndexReader
 
 from .pictures import Shown, TileTree, bounds
-from .running_canvas import RunningCanvas
 
 LOOK_SECONDS = 1.0
 """The journal is read again after so long."""
+MOST_CHUNKS = 1024
+"""Chunks of a sampler's running picture that a tile may be made of; a coarser one, of a huge canvas, is left out."""
 # Fields of the slide that `RenderPlan.inputs` has under the names of options.
 _NAMES = {
     "--tiff-tile": "tile",
@@ -90,9 +92,8 @@ class UnfinishedPicture(TileTree):
         self._part = os.open(target.part, os.O_RDONLY)
         self._running = None
         if "sampler" in inputs:
-            self._running = RunningCanvas(
-                scratch_path(target, scratch), inputs["sampler"], self.height, self.width
-            )
+            folder = Scratch(scratch_path(target, scratch))
+            self._running = RunningCanvas(folder, inputs["sampler"], self.height, self.width)
         self._status: RenderStatus | None = None
         self._looked = 0.0
 
@@ -135,9 +136,11 @@ class UnfinishedPicture(TileTree):
         shown = self.finished(level, row, column)
         if self._running is None or (shown is not None and shown.there is None):
             return shown
-        running = self._running.read(bounds(self.height, self.width, level, row, column), level)
-        if running is None or shown is None:
-            return shown or running
+        window = bounds(self.height, self.width, level, row, column)
+        drawn = self._running.read(window, level, most=MOST_CHUNKS)
+        if drawn is None or shown is None:
+            return shown if drawn is None else Shown(*drawn)
+        running = Shown(*drawn)
         assert shown.there is not None
         assert running.there is not None
         done = shown.there == 255

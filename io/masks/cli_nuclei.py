@@ -23,6 +23,15 @@ def _radius(value: str) -> tuple[float, float]:
     return float(match[1]), float(match[2])
 
 
+RADIUS = option(
+    "--radius",
+    "Smallest and largest mean radius of a nucleus, in pixels of the tiles.",
+    "LOW,HIGH",
+    parse=_radius,
+    default="5.5,12.5",
+)
+
+
 @click.command(
     "synthesize-nuclei",
     epilog="\b\nExamples:\n  safron-mask synthesize-nuclei tiles/ nuclei.zarr --size 4096,4096\n"
@@ -32,13 +41,7 @@ def _radius(value: str) -> tuple[float, float]:
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @option("--size", "Size of the picture: width and height, in pixels.", "W,H", parse=size_of, required=True)
 @option("--seed", "Seed, a whole number.", "N", type=int, default=0)
-@option(
-    "--radius",
-    "Smallest and largest mean radius of a nucleus, in pixels.",
-    "LOW,HIGH",
-    parse=_radius,
-    default="5.5,12.5",
-)
+@RADIUS
 @option("--cellularity", "How crowded nuclei are, 0 to 1.", "N", type=SHARE, default=0.5)
 @option("--pleomorphism", "How much nuclei differ in size and shape, 0 to 1.", "N", type=SHARE, default=0.5)
 @option(

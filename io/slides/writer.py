@@ -357,10 +357,11 @@ def _fit_thumbnail(picture: Pixels, last: Level) -> Pixels:
 def _disk_errors(
     path: Path, still_needed: Callable[[], int] | None = None, wanted: int = 0
 ) -> Iterator[None]:
-    """Turn an OSError into one line that says what to do."""
+    """Turn an OSError into one line that says what to do; `path` is named where the error names no other file."""
     try:
         yield
     except OSError as error:
+        path = Path(error.filename or path)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise Failed(
                 f"{path}: {error.strerror}; repair the disk and run the same command again"

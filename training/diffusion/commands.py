@@ -11,6 +11,7 @@ import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
+from safron.training.config.stopping import tell_of
 
 from .settings import NUCLEI, DiffusionConfig
 
@@ -69,6 +70,11 @@ PATH = click.Path(path_type=Path)
 @option(
     "--edges", "Give the network edges of nuclei as well; needs data with numbers of nuclei.", is_flag=True
 )
+@option(
+    "--learn-variance",
+    "Learn the variance of each step as well: L_simple + 0.001 L_vlb. A render uses none, so the exported file is without it.",
+    is_flag=True,
+)
 @option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE)
 @option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True)
 @option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice")
@@ -84,6 +90,7 @@ def diffusion(data: Path, out: Path, **options: Any) -> None:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else DiffusionConfig()
+    tell_of(out / "checkpoint.pt")
     path = fit(
         data,
         out,
@@ -113,6 +120,8 @@ def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfi
         given["widths"] = (int(parts[0]), int(parts[1]))
     if options["edges"]:
         given["nuclei"] = NUCLEI
+    if options["learn_variance"]:
+        given["learned_variance"] = True
     return replace(config, **given)
 
 

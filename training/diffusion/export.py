@@ -1,7 +1,7 @@
 """How does a diffusion model become a sampler that safron-render runs, and how is it known to be the same?
 
-The graph takes labels, the running picture and the time, and gives one prediction; the card has the schedule. The file is
-run: one step and a picture of five steps must match PyTorch, and two patches are compared where they overlap.
+The graph takes labels, the running picture and the time, and gives one prediction; the card has the schedule. A variance that the network
+learned is left out: samplers take that of a random step from the schedule. The file is run: one step and a picture of five steps must match PyTorch, and two patches are compared where they overlap.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safron.io.files import replacing
 from safron.io.masks.edges import find_edges
 from torch import Tensor, nn
 
-from .network import SemanticUNet, condition_of
+from .network import CHANNELS, SemanticUNet, condition_of
 from .process import linear_alphas, sampling_times
 from .running import read_trained
 from .sample import ddim
@@ -69,7 +69,7 @@ class Contract(nn.Module):
         """Uint8 [n, y, x], float32 [n, 3, y, x], float32 [n], uint8 [n, 1, y, x] -> float32 [n, T, T, 3]."""
         c = self.context
         condition = condition_of(labels, edges, self.count)
-        made = self.network(xt, t, condition)[:, :, c : xt.shape[2] - c, c : xt.shape[3] - c]
+        made = self.network(xt, t, condition)[:, :CHANNELS, c : xt.shape[2] - c, c : xt.shape[3] - c]
         x = xt[:, :, c : xt.shape[2] - c, c : xt.shape[3] - c]
         for place, index in enumerate(self.background):
             share = nn.functional.avg_pool2d(condition[:, index : index + 1], FADE_WINDOW, stride=1)

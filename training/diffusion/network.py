@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TIME_CHANNELS = 64
+CHANNELS = 3
+"""Of a picture."""
 
 
 def normalize(x: Tensor, norm: Literal["pixel", "group"]) -> Tensor:
@@ -87,10 +89,18 @@ class SemanticUNet(nn.Module):
         Channels of labels and edges.
     widths, blocks, norm
         See `DiffusionConfig`.
+    learned_variance
+        Whether it gives v of `safron.training.diffusion.variance`, too.
     """
 
     def __init__(
-        self, conditions: int, widths: tuple[int, int], blocks: int, norm: Literal["pixel", "group"]
+        self,
+        conditions: int,
+        widths: tuple[int, int],
+        blocks: int,
+        norm: Literal["pixel", "group"],
+        *,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         wide, deep = widths
@@ -101,7 +111,7 @@ class SemanticUNet(nn.Module):
             nn.Linear(TIME_CHANNELS, TIME_CHANNELS),
             nn.SiLU(),
         )
-        self.stem = nn.Conv2d(12, wide, 3, padding=1)
+        self.stem = nn.Conv2d(4 * CHANNELS, wide, 3, padding=1)
         self.down = nn.Conv2d(wide, deep, 3, stride=2, padding=1)
         self.encoder = nn.ModuleList(Block(wide, wide, norm) for _ in range(blocks))
         self.encoder_deep = nn.ModuleList(Block(deep, deep, norm) for _ in range(blocks))
@@ -120,7 +130,7 @@ class SemanticUNet(nn.Module):
         self.labels_deep = nn.Sequential(
             nn.Conv2d(wide, wide, 3, padding=1), nn.SiLU(), nn.Conv2d(wide, wide, 3, padding=1)
         )
-        self.out = nn.Conv2d(wide, 12, 3, padding=1)
+        self.out = nn.Conv2d(wide, 4 * CHANNELS * (1 + learned_variance), 3, padding=1)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, xt: Tensor, t: Tensor, condition: Tensor) -> Tensor:
@@ -138,7 +148,7 @@ class SemanticUNet(nn.Module):
         Returns
         -------
         Tensor
-            float32 [n, 3, y, x].
+            float32 [n, 3, y, x]; [n, 6, y, x] with a learned variance, whose v are the last three.
         """
         time = self.time(embed_time(t))
         known = self.labels(F.pixel_unshuffle(condition, 2))

@@ -43,6 +43,20 @@ def target_of(prediction: str, picture: Tensor, noise: Tensor, alpha: Tensor) ->
     return alpha.sqrt() * noise - (1 - alpha).sqrt() * picture
 
 
+def parted(
+    noisy: Tensor, made: Tensor, prediction: str, signal: Tensor | float, noise: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Part a noisy picture by what is predicted of it: the picture, and the noise, both of the same shape.
+
+    `signal` and `noise` are the amplitudes of both in it.
+    """
+    if prediction == "epsilon":
+        return (noisy - noise * made) / signal, made
+    if prediction == "v":
+        return signal * noisy - noise * made, signal * made + noise * noisy
+    return made, (noisy - signal * made) / noise
+
+
 def to_picture(image: npt.NDArray[np.uint8]) -> Tensor:
     """Turn RGB uint8 [n, y, x, 3] into values of -1 to 1, float32 [n, 3, y, x]."""
     return torch.from_numpy(image).permute(0, 3, 1, 2).float() / 127.5 - 1

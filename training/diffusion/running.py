@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
+from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn
 
 from .process import linear_alphas
@@ -118,7 +119,7 @@ class Learner(Generic[Network]):
 
 def take_steps(
     learner: Learner[Any],
-    step: Callable[[], float],
+    step: Callable[[], dict[str, float]],
     out: Path,
     *,
     kind: str,
@@ -134,7 +135,7 @@ def take_steps(
     learner
         Learns in `step`.
     step
-        Takes one step, and returns the loss.
+        Takes one step, and returns the loss and maybe its parts, by name; the log has their means.
     out
         Folder of the run, which exists: ``checkpoint.pt``, ``log.jsonl``, ``sheet-NNNNNN.png``.
     kind
@@ -147,25 +148,38 @@ def take_steps(
         Steps from one checkpoint to the next, and a fifth of those from one sheet to the next.
     tell
         Takes a line now and then.
+
+    Raises
+    ------
+    BadInput
+        Another process trains into `out`.
+    KeyboardInterrupt
+        A signal asked to stop; the current step was finished and saved.
     """
-    log, start, losses = out / "log.jsonl", time.monotonic(), list[float]()
-    while learner.done < learner.settings.steps:
-        losses.append(step())
-        late = minutes is not None and time.monotonic() - start > 60 * minutes
-        if learner.done % 50 == 0:
-            entry = {"step": learner.done, "loss": round(sum(losses) / len(losses), 5)}
-            entry["minutes"] = round((time.monotonic() - start) / 60, 2)
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            tell(f"step {learner.done} of {learner.settings.steps}, loss {entry['loss']}")
-            losses.clear()
-        last = late or learner.done == learner.settings.steps
-        if learner.done % save_every == 0 or last:
-            save_checkpoint(out / "checkpoint.pt", kind, learner)
-        if learner.done % (5 * save_every) == 0 or last:
-            sheet(out / f"sheet-{learner.done:06d}.png")
-        if late:
-            break
+    log, start, losses = out / "log.jsonl", time.monotonic(), list[dict[str, float]]()
+    with own_folder(out), stop_requests() as asked:
+        while learner.done < learner.settings.steps and not asked:
+            losses.append(step())
+            late = minutes is not None and time.monotonic() - start > 60 * minutes
+            if learner.done % 50 == 0:
+                means = {
+                    name: round(sum(each[name] for each in losses) / len(losses), 5) for name in losses[0]
+                }
+                entry = {"step": learner.done, **means}
+                entry["minutes"] = round((time.monotonic() - start) / 60, 2)
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry) + "\n")
+                tell(f"step {learner.done} of {learner.settings.steps}, loss {entry['loss']}")
+                losses.clear()
+            last = late or learner.done == learner.settings.steps
+            if learner.done % save_every == 0 or last or asked:
+                save_checkpoint(out / "checkpoint.pt", kind, learner)
+            if (learner.done % (5 * save_every) == 0 or last) and not asked:  # a sheet takes a while
+                sheet(out / f"sheet-{learner.done:06d}.png")
+            if late:
+                break
+    if asked:
+        raise KeyboardInterrupt
 
 
 def save_checkpoint(path: Path, kind: str, learner: Learner[Any]) -> None:

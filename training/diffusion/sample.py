@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .network import condition_of
-from .process import linear_alphas, sampling_times
+from .network import CHANNELS, condition_of
+from .process import linear_alphas, parted, sampling_times
 from .settings import DiffusionConfig
 
 
@@ -54,7 +54,9 @@ def sample(
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         made: Tensor = network(x, t, known)
-        return made + guidance * (made - network(x, t, torch.zeros_like(known))) if guidance else made
+        if guidance:
+            made = made + guidance * (made - network(x, t, torch.zeros_like(known)))
+        return made[:, :CHANNELS]
 
     return sample_pictures(predict, labels.shape, prediction=config.prediction, steps=steps, seed=seed)
 
@@ -102,12 +104,6 @@ def sample_pictures(
 
 def ddim(x: Tensor, made: Tensor, prediction: str, alpha: float, after: float) -> Tensor:
     """Take a step without fresh noise, the picture clipped to -1 to 1."""
-    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
-    if prediction == "epsilon":
-        picture, eps = (x - noise * made) / signal, made
-    elif prediction == "v":
-        picture, eps = signal * x - noise * made, signal * made + noise * x
-    else:
-        picture, eps = made, (x - signal * made) / noise
+    picture, eps = parted(x, made, prediction, alpha**0.5, (1 - alpha) ** 0.5)
     stepped: Tensor = after**0.5 * picture.clamp(-1, 1) + (1 - after) ** 0.5 * eps
     return stepped

@@ -2,7 +2,7 @@
 
 Defaults are those of NASDM (Shrivastava and Fletcher, 2023) and its base SDM (Wang et al., 2022) where a CPU can afford them:
 T = 1000 steps of noise on a linear schedule, AdamW, a moving average, labels left out in a fifth of the crops for
-classifier-free guidance. Attention and learned variances are left out; DDIM uses neither.
+classifier-free guidance. Attention is left out, and the variance is learned only where that is asked for: DDIM does not use it.
 """
 
 from __future__ import annotations
@@ -95,6 +95,11 @@ class DiffusionConfig(JsonSettings):
         Of weights, crops and noise.
     nuclei
         Labels of nuclei whose edges are an input, too (`safron.io.masks.edges`); none for labels alone.
+    learned_variance
+        Whether the network says the variance of each step, too, and learns it from L_vlb (`safron.training.diffusion.variance`). What is
+        predicted is learned alike with and without; DDIM uses no variance, so an exported file has none.
+    vlb
+        Share of L_vlb in the loss.
     """
 
     name: str = "nuclei-diffusion"
@@ -114,6 +119,8 @@ class DiffusionConfig(JsonSettings):
     held_out: Share = 0.17
     seed: NotNegative = 0
     nuclei: tuple[Byte, ...] = ()
+    learned_variance: bool = False
+    vlb: Annotated[float, Meta(ge=0)] = 0.001
 
     @property
     def conditions(self) -> int:

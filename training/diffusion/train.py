@@ -20,11 +20,12 @@ from safron.training.config.settings import TrainConfig
 from safron.training.data import Source, open_source, split
 from torch import Tensor, nn
 
-from .network import SemanticUNet, condition_of
+from .network import CHANNELS, SemanticUNet, condition_of
 from .process import TIMES, add_noise, target_of, to_picture
 from .running import Learner, begin_run, load_checkpoint, take_steps, write_rows
 from .sample import sample
 from .settings import NULL_LABEL, DiffusionConfig, config_from_json
+from .variance import variance_bound
 
 KIND = "diffusion"
 WARM_UP = 50
@@ -33,7 +34,13 @@ SHEET_STEPS = 20
 
 def make_network(config: DiffusionConfig) -> SemanticUNet:
     """Make the network of a run."""
-    return SemanticUNet(config.conditions, config.widths, config.blocks, config.norm)
+    return SemanticUNet(
+        config.conditions,
+        config.widths,
+        config.blocks,
+        config.norm,
+        learned_variance=config.learned_variance,
+    )
 
 
 class Trainer(Learner[SemanticUNet]):
@@ -49,19 +56,29 @@ class Trainer(Learner[SemanticUNet]):
         super().__init__(config, lambda: make_network(config), WARM_UP)
         self.config = config
 
-    def step(self, source: Source) -> float:
-        """Take one step, and return the loss."""
-        config, rng = self.config, self.random()
+    def step(self, source: Source) -> dict[str, float]:
+        """Take one step, and return the loss and, where the variance is learned, its two parts."""
+        simple, bound = self.losses(source, self.random())
+        if bound is None:
+            return {"loss": self.learn(simple)}
+        parts = {"simple": float(simple.detach()), "vlb": float(bound.detach())}
+        return {"loss": self.learn(simple + self.config.vlb * bound)} | parts
+
+    def losses(self, source: Source, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        """Let the network predict noisy crops: L_simple, and L_vlb where the variance is learned."""
+        config = self.config
         images, labels, edges = draw_crops(source, config, rng)
         picture, times = to_picture(images), torch.from_numpy(rng.integers(0, TIMES, config.batch))
         noise = torch.from_numpy(rng.standard_normal(picture.shape, np.float32))
         alpha = self.alphas[times]
-        made = self.network(
-            add_noise(picture, noise, alpha),
-            times.float(),
-            condition_of(torch.from_numpy(labels), edges, len(config.labels)),
-        )
-        return self.learn((made - target_of(config.prediction, picture, noise, alpha)).square().mean())
+        noisy = add_noise(picture, noise, alpha)
+        condition = condition_of(torch.from_numpy(labels), edges, len(config.labels))
+        made, *v = self.network(noisy, times.float(), condition).split(CHANNELS, dim=1)
+        simple = (made - target_of(config.prediction, picture, noise, alpha)).square().mean()
+        if not v:
+            return simple, None
+        terms = variance_bound(v[0], made, noisy, picture, times, prediction=config.prediction)
+        return simple, TIMES * terms.mean()  # the sum over all times, of which these are some
 
 
 def draw_crops(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from safron.io.console import POSITIVE, debug_option, option
+from safron.training.config.stopping import tell_of
 
 COUNT = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
@@ -64,6 +65,7 @@ def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) ->
     names = {item.name for item in fields(LayoutConfig)}
     given = {name: value for name, value in options.items() if name in names and value is not None}
     kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else read_meanings(nuclei, regions)
+    tell_of(out / "checkpoint.pt")
     path = fit(
         nuclei,
         regions,

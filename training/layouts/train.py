@@ -53,7 +53,7 @@ class Trainer(Learner[LayoutUNet]):
         self.config = config
         self.mixed = config.bfloat16 and cpu_has_bfloat16()
 
-    def step(self, layouts: Layouts) -> float:
+    def step(self, layouts: Layouts) -> dict[str, float]:
         """Take one step, and return the loss."""
         config, rng = self.config, self.random()
         crops = layouts.draw(rng, config.batch)
@@ -65,7 +65,7 @@ class Trainer(Learner[LayoutUNet]):
                 add_noise(picture, noise, alpha), times.float(), *conditions(crops, len(config.labels))
             )
         error = (made.float() - target_of(config.prediction, picture, noise, alpha)).square()
-        return self.learn((error * weight_of(alpha)[:, None, None, None]).mean())
+        return {"loss": self.learn((error * weight_of(alpha)[:, None, None, None]).mean())}
 
 
 def weight_of(alpha: Tensor) -> Tensor:

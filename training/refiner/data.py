@@ -23,9 +23,6 @@ from torch import Tensor
 
 from .settings import CONTEXT, RefinerConfig
 
-INTERIOR = 2
-"""Pixels from a nucleus's border from which on it counts as interior."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -94,6 +91,7 @@ class Tiles:
             layout = Layout(
                 int(rng.integers(1 << 31)),
                 side,
+                config.radius,
                 cellularity=float(rng.uniform(0.15, 1.0)),
                 pleomorphism=float(rng.uniform(0, 1)),
             )
@@ -101,7 +99,7 @@ class Tiles:
             inner = drawn.instances[CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
             turn = int(rng.integers(8))
             initial.append(_turned(drawn.rgb, turn))
-            targets.append(_turned(task_targets(inner), turn))
+            targets.append(_turned(task_targets(inner, config.interior), turn))
             reference.append(_crop(rng, self.images[tile], config.reference))
             real.append(_crop(rng, self.images[tile], config.patch))
         marked = torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2).float()
@@ -113,22 +111,23 @@ class Tiles:
         return as_tensor([_crop(rng, self.images[tile], self.config.reference) for _ in range(4)])
 
 
-def task_targets(instances: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
+def task_targets(instances: npt.NDArray[np.uint32], interior: int) -> npt.NDArray[np.float32]:
     """What the task network is to find.
 
     Parameters
     ----------
     instances
         uint32 [y, x]: number of the nucleus, else 0.
+    interior
+        Pixels from a nucleus's border from which on it counts as interior.
 
     Returns
     -------
     NDArray
-        float32 [y, x, 2]: 1 in nuclei; 1 in pixels from whose surroundings, `INTERIOR` pixels wide, no other nucleus or
-        tissue is seen.
+        float32 [y, x, 2]: 1 in nuclei; 1 in their interiors, which no other nucleus or tissue is that near to.
     """
     values = instances.astype(np.int64)
-    kernel = np.ones((2 * INTERIOR + 1, 2 * INTERIOR + 1), np.uint8)
+    kernel = np.ones((2 * interior + 1, 2 * interior + 1), np.uint8)
     # Numbers may exceed what float32 holds exactly; ranks do not.
     ranks = np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.float32)
     inside = (cv2.erode(ranks, kernel) == ranks) & (cv2.dilate(ranks, kernel) == ranks) & (values > 0)

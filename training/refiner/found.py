@@ -14,11 +14,8 @@ Integers = npt.NDArray[np.int32]
 GROW = 4
 """Steps by which interiors grow into the nucleus around them."""
 
-SMALLEST = 30
-"""Pixels of the smallest nucleus that is kept."""
 
-
-def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8]) -> Integers:
+def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8], *, smallest: int = 30) -> Integers:
     """Segment a picture.
 
     Parameters
@@ -27,6 +24,8 @@ def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8]) -> Integers:
         A `TaskNet`.
     rgb
         uint8 [y, x, 3].
+    smallest
+        Pixels of the smallest nucleus that is kept.
 
     Returns
     -------
@@ -47,5 +46,5 @@ def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8]) -> Integers:
     _, thin = cv2.connectedComponents(((grown == 0) & nucleus).view(np.uint8))
     found = np.where(thin > 0, thin + int(grown.max()), grown).astype(np.int32)
     counts = np.bincount(found.reshape(-1))
-    found[counts[found] < SMALLEST] = 0
+    found[counts[found] < smallest] = 0
     return np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int32)

@@ -50,6 +50,8 @@ class RefinerConfig:
         Weights of both parts of staying close.
     refiner_rate, discriminator_rate, task_rate
         Learning rates of Adam, where the paper's code has momentum.
+    radius
+        Smallest and largest mean radius of a drawn nucleus, in pixels; half of it for tiles at half the resolution.
     history
         Refined patches that are kept; half of what the discriminator sees comes from them.
     use_style, use_hard, use_weights
@@ -74,6 +76,7 @@ class RefinerConfig:
     refiner_rate: float = 2e-4
     discriminator_rate: float = 2e-4
     task_rate: float = 5e-4
+    radius: tuple[float, float] = (5.5, 12.5)
     history: int = 1024
     use_style: bool = True
     use_hard: bool = True
@@ -85,6 +88,11 @@ class RefinerConfig:
             raise BadInput(
                 f"patch {self.patch}, reference {self.reference}: the first must be a multiple of 8, the second at least 40"
             )
+
+    @property
+    def interior(self) -> int:
+        """Pixels from a nucleus's border from which on it counts as interior: 2 for nuclei of the usual sizes."""
+        return max(1, round(2 * self.radius[0] / 5.5))
 
     @property
     def total(self) -> int:

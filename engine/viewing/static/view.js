@@ -32,6 +32,7 @@ document.title = `${info.name} - SAFRON view`;
 document.body.classList.toggle("no-labels", !info.has_labels);
 document.body.classList.toggle("no-patches", !info.patches);
 document.body.classList.toggle("no-blocks", !info.patches?.block);
+document.body.classList.toggle("no-mask", info.kind !== "mask");
 $("name").textContent = info.name;
 $("name").title = info.name;
 const number = (value, digits = 0) => value.toLocaleString("en-US", { maximumFractionDigits: digits, minimumFractionDigits: digits });
@@ -197,6 +198,7 @@ function apply(now) {
     const turn = steps > 1 ? `pass ${number(step)} of ${number(steps)}, ` : "";
     said = `${how ?? "reading"}: ${turn}block ${number(blocks ?? 0)} of ${number(all_blocks ?? 0)}, ${Math.floor(100 * share)} %`;
   } else if (!$("render-section").hidden) {
+    $("render-title").textContent = "Render";
     $("render-line").textContent = "Finished.";
   }
   if (before && !active && !busy.has("tissue") && before !== layers.tissue) { viewer.world.removeItem(before); before = null; }
@@ -221,6 +223,7 @@ function legend(said) {
     chip.className = "chip";
     chip.style.background = `rgb(${one.color})`;
     chip.title = chip.ariaLabel = `Show or hide ${one.name}`;
+    chip.ariaPressed = !state.hidden.has(one.value);
     chip.onclick = () => { state.hidden.has(one.value) ? state.hidden.delete(one.value) : state.hidden.add(one.value); showOverlay(true); load("over"); legend(said); };
     const cell = (name, text) => { const made = document.createElement("td"); made.className = name; made.textContent = text; return made; };
     const first = document.createElement("td");
@@ -257,6 +260,10 @@ function draw() {
   const pen = overlay.getContext("2d");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
+  if (info.kind === "render") { // what is not made yet is empty, so its edge is drawn
+    const a = toScreen(0, 0), b = toScreen(info.width, info.height);
+    pen.strokeStyle = "rgb(98 106 115 / .8)"; pen.lineWidth = 1; pen.strokeRect(a.x, a.y, b.x - a.x, b.y - a.y);
+  }
   if ($("grid-on").checked && info.patches) grid(pen, info.patches.tile - info.patches.overlap, info.patches.overlap, "rgb(20 110 150 / .75)", 1);
   if ($("blocks-on").checked && info.patches?.block) grid(pen, info.patches.block, 0, "rgb(190 70 20 / .9)", 2, 1, 0, 0);
   if (mark) {
@@ -327,6 +334,7 @@ async function seam() {
   try {
     const found = await ask(`seam?${view()}`);
     if (!found) return note("No side of a patch is rendered in this view.");
+    if (!found.step) return note("No step at the sides of the patches that are rendered in this view.");
     mark = found;
     setTimeout(() => { mark = null; draw(); }, 8000);
     viewer.viewport.zoomTo(zoomOf(Math.max(1.5, zoomNow())));
@@ -358,7 +366,7 @@ function download() {
   }, "image/png");
 }
 const panel = (open = !$("panel").classList.contains("open")) => ($("panel").classList.toggle("open", open), $("panel-button").setAttribute("aria-expanded", open));
-const style = (outline) => { state.outline = outline; $("fill").classList.toggle("on", !outline); $("outline").classList.toggle("on", outline); showOverlay(true); if (layers.over) load("over"); };
+const style = (outline) => { state.outline = outline; $("fill").classList.toggle("on", !outline); $("outline").classList.toggle("on", outline); $("fill").ariaPressed = !outline; $("outline").ariaPressed = outline; showOverlay(true); if (layers.over) load("over"); };
 const setTissue = (on) => { state.tissue = on; before?.setOpacity(on ? 1 : 0); fade(); };
 const setOpacity = (value) => { state.opacity = Math.max(0, Math.min(1, value)); showOverlay(true); };
 
