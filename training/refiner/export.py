@@ -7,9 +7,7 @@ two patches of the refiner are compared where they overlap.
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,11 @@ import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
+from safron.training.graphs import trace
 from torch import Tensor, nn
 
 from .settings import CONTEXT, RefinerConfig
 
-OPSET = 17
 TILE = 256
 PARITY_LIMIT = 0.255
 """Largest accepted difference between ONNX Runtime and PyTorch, of 255."""
@@ -119,12 +117,12 @@ def export_refiner(
     refiner = RefinerContract(networks["refiner"]).eval()
     encoder = EncoderContract(networks["style"], config.style_size, used=config.use_style).eval()
     square = {"image": _picture(config.reference, 0)}
-    encoder_graph = _traced(encoder, square, "style", {"image": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}})
+    encoder_graph = trace(encoder, square, "style", {"image": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}})
     window = _window(config, TILE, style, field=field)
     sides = {"labels": {0: "n", 1: "h", 2: "w"}, "initial": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}}
     if field:
         sides["style"] |= {2: "h", 3: "w"}
-    graph = _traced(refiner, window, "image", sides | {"image": {0: "n", 1: "y", 2: "x"}})
+    graph = trace(refiner, window, "image", sides | {"image": {0: "n", 1: "y", 2: "x"}})
     parity = max(_parity(refiner, graph, window), _parity(encoder, encoder_graph, square))
     if not parity <= PARITY_LIMIT:
         raise Failed(f"the exported file and PyTorch differ by {parity:.3g} of 255; nothing was written")
@@ -178,28 +176,6 @@ def _window(config: RefinerConfig, tile: int, style: Sequence[float], *, field: 
     if field:
         vector = np.ascontiguousarray(np.broadcast_to(vector[:, :, None, None], (1, len(style), side, side)))
     return {"labels": np.zeros((1, side, side), np.uint8), "initial": _picture(side, 1), "style": vector}
-
-
-def _traced(
-    network: nn.Module, inputs: Inputs, output: str, axes: dict[str, dict[int, str]]
-) -> onnx.ModelProto:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The exporter that traces is deprecated, but the other one needs another package.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            network,
-            tuple(torch.from_numpy(array) for array in inputs.values()),
-            buffer,  # type: ignore[arg-type]
-            input_names=[*inputs],
-            output_names=[output],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    graph = onnx.load_model_from_string(buffer.getvalue())
-    onnx.checker.check_model(graph)
-    return graph
 
 
 def _run(graph: onnx.ModelProto, inputs: Inputs) -> npt.NDArray[np.float32]:
