@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from results import Results
-from safron.engine.augment import augment
+from safron.engine.augment import SetOptions, augment
 from safron.engine.nucleus_tiles import list_tiles, read_tile
 from safron.io.masks.canny import Canny, canny
 from safron.io.slides.whole_image import read_image
@@ -105,14 +105,10 @@ def make_set(data: Path, out: Path, generator: str, kind: Any, model: Path | Non
     made = out / "sets" / f"{generator}-{kind}"
     if not made.exists():
         made.parent.mkdir(exist_ok=True)
-        augment(
-            data,
-            made,
-            model=model or generator,
-            kind=kind,
-            edges="image" if model else "mask",
-            leave_out=[*TESTED, *VALIDATED],
+        options = SetOptions(
+            model or generator, kind, edges="image" if model else "mask", leave_out=[*TESTED, *VALIDATED]
         )
+        augment(data, made, options)
     return made
 
 

@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import numpy as np
 from safron.io.console import PIXEL_SIZE, SETTINGS, Program, debug_option, option, run_program, version_option
 from safron.io.progress import progress
+
+if TYPE_CHECKING:
+    from .nucleus_tiles import NucleusTile
 
 NAME = "safron-augment"
 Kind = Literal["G0", "G1"]
@@ -35,28 +38,12 @@ class Made:
     digest: str
 
 
-def augment(
-    folder: Path,
-    out: Path,
-    *,
-    model: str | Path,
-    kind: Kind,
-    copies: int = 1,
-    mpp: float = 0.25,
-    edges: Literal["mask", "image"] = "mask",
-    leave_out: Sequence[str] = (),
-    seed: int = 0,
-    overwrite: bool = False,
-    report: Callable[[int], None] = lambda count: None,
-) -> list[Made]:
-    """Write a set of generated tiles.
+@dataclass(frozen=True)
+class SetOptions:
+    """How a set is made.
 
-    Parameters
+    Attributes
     ----------
-    folder
-        Tiles, see `safron.engine.nucleus_tiles`.
-    out
-        Folder to create: ``images/NAME.png``, ``class/``, ``inst/``, ``manifest.json``, and ``dataset.json`` for safron-train.
     model
         See `RenderOptions`.
     kind
@@ -71,6 +58,35 @@ def augment(
         Tiles that are not taken, such as those for testing.
     seed
         Of noise and moves.
+    """
+
+    model: str | Path
+    kind: Kind
+    copies: int = 1
+    mpp: float = 0.25
+    edges: Literal["mask", "image"] = "mask"
+    leave_out: Sequence[str] = ()
+    seed: int = 0
+
+
+def augment(
+    folder: Path,
+    out: Path,
+    options: SetOptions,
+    *,
+    overwrite: bool = False,
+    report: Callable[[int], None] = lambda count: None,
+) -> list[Made]:
+    """Write a set of generated tiles.
+
+    Parameters
+    ----------
+    folder
+        Tiles, see `safron.engine.nucleus_tiles`.
+    out
+        Folder to create: ``images/NAME.png``, ``class/``, ``inst/``, ``manifest.json``, and ``dataset.json`` for safron-train.
+    options
+        How.
     overwrite
         Replace `out` if it is such a set.
     report
@@ -85,33 +101,22 @@ def augment(
     from safron.io.errors import BadInput
     from safron.io.files import output
 
-    from .nucleus_tiles import Move, draw_move, label_values, list_tiles, read_tile
+    from .nucleus_tiles import label_values, list_tiles, read_tile
 
     _check_target(out, overwrite=overwrite)
-    generator = load_model(model)
-    values, names = label_values(generator.card), list_tiles(folder, leave_out)
-    if edges == "image" and generator.card.edges is None:
+    generator = load_model(options.model)
+    values, names = label_values(generator.card), list_tiles(folder, options.leave_out)
+    if options.edges == "image" and generator.card.edges is None:
         raise BadInput(f"--edges image: generator {generator.card.name!r} takes no edges; leave it out")
     made = []
     with output(out, overwrite=overwrite, folder=True) as part, tempfile.TemporaryDirectory() as scratch:
+        maker = _Maker(generator, values, options, part, Path(scratch))
         for number, name in enumerate(names):
-            tile = read_tile(folder, name, image_edges=edges == "image")
-            for copy in range(copies):
-                key = [seed, number, copy]
-                own = int(np.random.SeedSequence(key).generate_state(1)[0])
-                move = Move() if kind == "G0" else draw_move(tile.classes.shape, key)
-                target = f"{name}-{kind.lower()}-{copy}"
-                planes = {"class": move.apply(tile.classes), "inst": move.apply(tile.numbers)}
-                given = None if tile.edges is None else move.apply(tile.edges)
-                image, digest = _generate(
-                    values[planes["class"]], planes["inst"], given, generator, mpp, own, Path(scratch)
-                )
-                for place, array in {"images": image, **planes}.items():
-                    _save(part / place / f"{target}.png", array)
-                made.append(Made(target, name, asdict(move), own, digest))
+            tile = read_tile(folder, name, image_edges=options.edges == "image")
+            for copy in range(options.copies):
+                made.append(maker.make(tile, number, copy))
                 report(len(made))
-        about = {"set": kind, "labels": folder.name, "left_out": list(leave_out), "edges": edges}
-        _describe(part, generator, about | {"seed": seed, "mpp": mpp}, made)
+        _describe(part, generator, folder.name, options, made)
     return made
 
 
@@ -125,8 +130,15 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
         raise BadInput(f"{out}: exists and is not a set of {NAME}; choose another name")
 
 
-def _describe(part: Path, generator: Any, about: dict[str, Any], made: Sequence[Made]) -> None:
+def _describe(part: Path, generator: Any, source: str, options: SetOptions, made: Sequence[Made]) -> None:
     """Write the manifest of a set, and what safron-train should know of it."""
+    about = {
+        "set": options.kind,
+        "labels": source,
+        "left_out": list(options.leave_out),
+        "edges": options.edges,
+    }
+    about |= {"seed": options.seed, "mpp": options.mpp}
     card = generator.card
     names = {
         "name": card.name,
@@ -137,34 +149,56 @@ def _describe(part: Path, generator: Any, about: dict[str, Any], made: Sequence[
     whole = about | {"generator": names, "images": [asdict(one) for one in made]}
     (part / "manifest.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     said = {
-        "name": f"{about['labels']} {about['set']}, generated",
+        "name": f"{source} {options.kind}, generated",
         "licence": card.licence,
-        "mpp": about["mpp"],
+        "mpp": options.mpp,
     }
     (part / "dataset.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
-def _generate(
-    labels: Any, numbers: Any, edges: Any, generator: Any, mpp: float, seed: int, scratch: Path
-) -> tuple[Any, str]:
-    """Render one tile: uint8 [y, x, 3], and its digest."""
-    import tifffile
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the images of a set: with which generator, which of its labels stands for each class, and where files go."""
 
-    from .rendering import render
+    generator: Any
+    values: Any
+    options: SetOptions
+    folder: Path
+    scratch: Path
 
-    options: dict[str, Any] = {}
-    if generator.card.edges is not None:
-        for name, plane in (("instances", numbers), ("edges", edges)):
-            if plane is not None:
-                np.save(scratch / f"{name}.npy", plane)
-                options[name] = scratch / f"{name}.npy"
-    np.save(scratch / "labels.npy", labels)
-    out = scratch / "tile.tiff"
-    made = render(
-        scratch / "labels.npy", out, model=generator, mpp=mpp, seed=seed, compression="none", overwrite=True, workers=1,
-        **options,
-    )  # fmt: skip
-    return np.asarray(tifffile.imread(out, level=0)), made.digest
+    def make(self, tile: NucleusTile, number: int, copy: int) -> Made:
+        """Make and write one image of a tile, the one of this number, with its labels and numbers."""
+        from .nucleus_tiles import Move, draw_move
+
+        key = [self.options.seed, number, copy]
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        move = Move() if self.options.kind == "G0" else draw_move(tile.classes.shape, key)
+        name = f"{tile.name}-{self.options.kind.lower()}-{copy}"
+        planes = {"class": move.apply(tile.classes), "inst": move.apply(tile.numbers)}
+        edges = None if tile.edges is None else move.apply(tile.edges)
+        image, digest = self._render(self.values[planes["class"]], planes["inst"], edges, seed)
+        for place, array in {"images": image, **planes}.items():
+            _save(self.folder / place / f"{name}.png", array)
+        return Made(name, tile.name, asdict(move), seed, digest)
+
+    def _render(self, labels: Any, numbers: Any, edges: Any, seed: int) -> tuple[Any, str]:
+        """Render one tile: uint8 [y, x, 3], and its digest."""
+        import tifffile
+
+        from .rendering import render
+
+        given = {"labels": labels}
+        if self.generator.card.edges is not None:
+            given |= {"instances": numbers} | ({} if edges is None else {"edges": edges})
+        files = {name: self.scratch / f"{name}.npy" for name in given}
+        for name, plane in given.items():
+            np.save(files[name], plane)
+        out, options = self.scratch / "tile.tiff", self.options
+        made = render(
+            files.pop("labels"), out, model=self.generator, mpp=options.mpp, seed=seed, compression="none", overwrite=True,
+            workers=1, **files,
+        )  # fmt: skip
+        return np.asarray(tifffile.imread(out, level=0)), made.digest
 
 
 def _save(path: Path, array: Any) -> None:
@@ -203,7 +237,7 @@ def _save(path: Path, array: Any) -> None:
 @option("--overwrite", "Replace OUT if it is such a set.", is_flag=True)
 @debug_option
 @version_option
-def command(data: Path, out: Path, **options: Any) -> None:
+def command(data: Path, out: Path, *, overwrite: bool, **choices: Any) -> None:
     """Make training images of nuclei from labels.
 
     DATA holds class/NAME.png and inst/NAME.png, as CoNSeP does, and OUT gets the same layout, images/NAME.png and a manifest.json
@@ -211,13 +245,11 @@ def command(data: Path, out: Path, **options: Any) -> None:
     """
     from .nucleus_tiles import list_tiles
 
-    count = len(list_tiles(data, options["leave_out"])) * options["copies"]
-    with progress(count, "images") as advance:
+    options = SetOptions(**choices)
+    with progress(len(list_tiles(data, options.leave_out)) * options.copies, "images") as advance:
         advance(0)
-        made = augment(data, out, **options, report=lambda _: advance(1))
-    click.echo(
-        f"{out}: {len(made)} images, set {options['kind']}; how they were made: {out / 'manifest.json'}"
-    )
+        made = augment(data, out, options, overwrite=overwrite, report=lambda _: advance(1))
+    click.echo(f"{out}: {len(made)} images, set {options.kind}; how they were made: {out / 'manifest.json'}")
 
 
 main = partial(run_program, command, NAME)

@@ -19,7 +19,7 @@ FLOORS = (
     ("training.segmentation", "training.layouts"),
     ("training.diffusion",),
     ("training.data", "training.refiner"),
-    ("training.config",),
+    ("training.config", "training.graphs"),
     ("engine.execution",),
     ("engine.scratch",),
     ("engine.generator", "engine.blending"),
@@ -33,7 +33,10 @@ FLOORS = (
 )
 """From the top to the bottom: a module may import from its own room and from lower floors."""
 
-TRAINING = ("training.layouts", "training.diffusion", "training.data", "training.refiner", "training.config")
+TRAINING = (
+    *("training.layouts", "training.diffusion", "training.data", "training.refiner"),
+    *("training.config", "training.graphs"),
+)
 NOT_FOR = {
     "engine": ("engine.evaluation", "engine.optimization", "training", "training.segmentation", *TRAINING),
     "engine.evaluation": ("engine.preparation", "engine.execution", "engine.scratch", *TRAINING),

@@ -25,6 +25,8 @@ def pytest_configure() -> None:
     and threads of PyTorch or BLAS that wait for one another on small arrays keep cores busy that others need.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Else each of some hundred processes would compile the modules of an editable install anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

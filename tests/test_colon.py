@@ -90,7 +90,7 @@ def test_a_higher_grade_is_less_round_and_has_fewer_lumens() -> None:
 
 
 def test_density_stroma_overlap_and_outline_do_what_they_say() -> None:
-    part = slice(0, 2500)
+    part = slice(0, 1800)
 
     def share(label: int, **options: Any) -> float:
         return float(np.mean(Colon(5, **(FULL | options)).paint(part, part) == label))

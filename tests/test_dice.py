@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import run_program
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safron.engine import render
+from safron.engine.cli import command as render_command
 from safron.engine.evaluation.cli import main
 from safron.engine.generator.model import load_model
-from safron.io.errors import BadInput
+from safron.engine.generator_cli import commands as generator_commands
+from safron.io.errors import BadInput, SafronError
 from safron.io.slides.whole_image import read_image
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.config.data_sets import DataFacts
 from safron.training.data.source import split
+from safron.training.segmentation import synthesis
 from safron.training.segmentation.options import DiceOptions
 from safron.training.segmentation.plot import draw_study
 from safron.training.segmentation.synthesis import lay_out, procedural_masks, synthesize
@@ -41,6 +45,7 @@ from safron.training.segmentation.study import (  # noqa: E402
     run_study,
 )
 
+PROGRAMS = {"safron.engine": render_command, "safron.engine.generator_cli": generator_commands}
 SMALL = DiceOptions(model="identity", steps=12, batch=4, crop=32, seeds=1, rate=1e-2, threads=1, device="cpu")
 
 
@@ -50,6 +55,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(6):
         pair(folder, f"case{index // 2}-{index}", seed=index, size=(48, 64), grain=4)
     return folder
+
+
+@pytest.fixture
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the engine's programs here; `test_synthetic_images_lie_on_their_masks` and the next start real ones."""
+
+    def run(module: str, *words: str) -> str:
+        done = CliRunner().invoke(PROGRAMS[module], words)
+        if isinstance(done.exception, SafronError):
+            raise type(done.exception)(f"safron-render: {done.exception}")
+        assert done.exception is None, done.exception
+        return done.stdout
+
+    monkeypatch.setattr(synthesis, "_program", run)
 
 
 @given(
@@ -97,6 +116,7 @@ def write_generator(path: Path, **more: Any) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("_in_this_process")
 def test_an_image_is_what_it_would_be_alone(tmp_path: Path) -> None:
     """Of a generator whose guides read 144 px beyond its 20 of context, and of a pixel size twice the masks'."""
     model = write_generator(tmp_path / "g.onnx")
@@ -115,6 +135,7 @@ def test_an_image_is_what_it_would_be_alone(tmp_path: Path) -> None:
                 assert apart.mean() < 0.01, (mpp, index)
 
 
+@pytest.mark.usefixtures("_in_this_process")
 def test_masks_take_styles_in_turn(tmp_path: Path) -> None:
     """Background is filled with the colour that a style has for it."""
     model = write_generator(tmp_path / "g.onnx", style=True, guide_radius=8)
@@ -224,6 +245,7 @@ def test_rare_pixels_weigh_more() -> None:
     assert float(missed) > float(fitting.segmentation_loss(torch.full((1, 8, 8), -3.0), masks))
 
 
+@pytest.mark.usefixtures("_in_this_process")
 def test_several_labels_count_as_one(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["--model", "identity", "--held-out", "0.3", "--validation", "0.3", "--label", "1,2"]
     options += ["--steps", "1", "--batch", "1", "--crop", "32", "--threads", "1", "--device", "cpu"]
@@ -257,6 +279,7 @@ def test_an_arm_is_trained_on_its_images() -> None:
     assert (material.of(arms["synthetic"])[0].images[0] == kinds["synthetic"].images[0]).all()
 
 
+@pytest.mark.usefixtures("_in_this_process")
 def test_the_command_trains_stops_continues_and_reports(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,6 +311,7 @@ def test_the_command_trains_stops_continues_and_reports(
     assert "this study has steps 8, not 9; give the same, or a new folder" in other.error
 
 
+@pytest.mark.usefixtures("_in_this_process")
 def test_what_cannot_be_studied_leaves_no_folder(data: Path, tmp_path: Path) -> None:
     options = dataclasses.replace(SMALL, slide_of="case.", held_out=0.3, validation=0.3, label=(7,))
     with pytest.raises(BadInput, match=r"--label 7: no mask of the training images has it, only 0, 1, 2"):

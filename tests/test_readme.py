@@ -5,21 +5,25 @@ Python blocks run, commands have the options that they are shown with, and links
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import io
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safron import programs
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
-PROGRAMS = ("safron-render", "safron-mask", "safron-optimize", "safron-train", "safron-eval", "safron-view")
+PROGRAMS = {"safron-render": "safron.engine.cli"} | {
+    entry.args[0]: entry.args[1] for entry in vars(programs).values() if isinstance(entry, functools.partial)
+}
+"""Modules of the programs, by name."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -43,9 +47,11 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 @functools.cache
 def help_of(*command: str) -> str:
-    program = Path(sys.executable).with_name(command[0])
-    done = subprocess.run([program, *command[1:], "--help"], capture_output=True, text=True, check=True)
-    return done.stdout
+    main, printed = importlib.import_module(PROGRAMS[command[0]]).main, io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+        main([*command[1:], "--help"])
+    assert ended.value.code == 0
+    return printed.getvalue()
 
 
 @each_page

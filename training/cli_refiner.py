@@ -119,18 +119,14 @@ def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given
     kept = Tiles([(name, rgb) for name, rgb in read_tiles(tiles) if name in metadata["tiles"]], config)
     trainer = RefinerTrainer(config, kept)
     trainer.load_state_dict(state)
-    card = write(
-        trainer.networks,
-        config,
-        out,
-        style=trainer.mean_style(),
-        steps=trainer.done,
-        name=given["name"],
-        licence=given["licence"] or "unknown",
-        trained_on=given["trained_on"] or f"{len(metadata['tiles'])} unlabelled tiles",
-        mpp=given["mpp"] * config.shrink,
-        field=given["field"],
-    )
+    said = {
+        "name": given["name"],
+        "licence": given["licence"] or "unknown",
+        "trained_on": given["trained_on"] or f"{len(metadata['tiles'])} unlabelled tiles",
+        "steps": trainer.done,
+    }
+    style, mpp, field = trainer.mean_style(), given["mpp"] * config.shrink, given["field"]
+    card = write(trainer.networks, config, out, style=style, said=said, mpp=mpp, field=field)
     click.echo(
         f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
     )

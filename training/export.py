@@ -7,9 +7,7 @@ file: the output must match PyTorch in float32, and two patches are compared whe
 from __future__ import annotations
 
 import copy
-import io
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from safron.io.slides.whole_image import read_image
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.data import draw_noise
+from safron.training.graphs import Axes, trace
 from safron.training.half_precision import beyond_float16
 from safron.training.networks import (
     PaperGenerator,
@@ -38,7 +37,6 @@ from safron.training.networks import (
 )
 from torch import Tensor, nn
 
-OPSET = 17
 TRAINING_NODES = ("BatchNormalization", "InstanceNormalization", "Dropout", "RandomNormal", "RandomUniform")
 """Nodes that a finished generator must not have."""
 
@@ -193,7 +191,6 @@ def export(
     graph = _trace(Contract(exported, model).eval(), model)
     if left := [node.op_type for node in graph.graph.node if node.op_type.startswith(TRAINING_NODES)]:
         raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
-    onnx.checker.check_model(graph)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     if isinstance(network, SeamlessGenerator) and network.style is not None:
         styles = {"default": network.style.center.tolist(), **(styles or {})}
@@ -305,7 +302,7 @@ def _example(model: ModelConfig, tile: int, seed: int = 0) -> Window:
 def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
     """Turn a network into an ONNX graph for any batch size and, if the model has a dynamic tile, any tile."""
     window = _example(model, model.tile)
-    axes = {name: {0: "n"} for name in [*window, "image"]}
+    axes: Axes = {name: {0: "n"} for name in [*window, "image"]}
     if model.dynamic_tile:
         sides = {"labels": {1: "height", 2: "width"}, "noise": {2: "height", 3: "width"}}
         sides |= {
@@ -315,21 +312,7 @@ def _trace(wrapped: nn.Module, model: ModelConfig) -> onnx.ModelProto:
             "image": {1: "out_height", 2: "out_width"},
         }
         axes = {name: {**free, **sides[name]} for name, free in axes.items()}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The exporter that traces is deprecated, but the other one needs another package.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            wrapped,
-            tuple(torch.from_numpy(array) for array in window.values()),
-            buffer,  # type: ignore[arg-type]
-            input_names=[*window],
-            output_names=["image"],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    return onnx.load_model_from_string(buffer.getvalue())
+    return trace(wrapped, window, "image", axes)
 
 
 def _run(session: onnxruntime.InferenceSession, window: Window) -> npt.NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,26 +128,10 @@ def fit_refiner(
         if path.exists():
             if not resume:
                 raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
-            kept, known, state = load(path)
-            if (
-                kept.with_total(config.total) != config.with_total(config.total)
-                or known["tiles"] != tiles.names
-            ):
-                raise BadInput(
-                    f"{path} was made with other settings or tiles; give the same, or choose another folder"
-                )
-            trainer.load_state_dict(state)
-        log, start = RunLog(out, trainer.done), time.monotonic()
+            _load_state(trainer, path)
+        log = RunLog(out, trainer.done)
         try:
-            while trainer.done < config.total and not asked:
-                spent = (time.monotonic() - start) / 60
-                if minutes is not None and spent >= minutes:
-                    break
-                losses = trainer.iterate()
-                if not all(math.isfinite(value) for value in losses.values()):
-                    raise Failed(
-                        f"a loss is no longer finite at iteration {trainer.done}; the last checkpoint is kept"
-                    )
+            for losses, spent in _iterations(trainer, asked, minutes):
                 log.losses(trainer.done, spent, losses)
                 report(trainer.done, losses)
                 if trainer.done % save_every == 0:
@@ -158,3 +142,31 @@ def fit_refiner(
     if asked:
         raise KeyboardInterrupt
     return trainer
+
+
+def _load_state(trainer: RefinerTrainer, path: Path) -> None:
+    """Take the state of a checkpoint, which must be of a run with the same settings and tiles."""
+    kept, known, state = load(path)
+    total = trainer.config.total
+    if kept.with_total(total) != trainer.config.with_total(total) or known["tiles"] != trainer.tiles.names:
+        raise BadInput(
+            f"{path} was made with other settings or tiles; give the same, or choose another folder"
+        )
+    trainer.load_state_dict(state)
+
+
+def _iterations(
+    trainer: RefinerTrainer, asked: list[float], minutes: float | None
+) -> Iterator[tuple[dict[str, float], float]]:
+    """Train until all is done, a signal asks to stop or the minutes are over: losses of each iteration, minutes before it."""
+    start = time.monotonic()
+    while trainer.done < trainer.config.total and not asked:
+        spent = (time.monotonic() - start) / 60
+        if minutes is not None and spent >= minutes:
+            return
+        losses = trainer.iterate()
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise Failed(
+                f"a loss is no longer finite at iteration {trainer.done}; the last checkpoint is kept"
+            )
+        yield losses, spent

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, option, warn, with_options
 from safron.io.progress import pixel_progress
 
 from .cli_options import NAME, canvas_of, size_of, tell_size, write_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence, Set
+
+    from .classes import ClassTable
+    from .polygon_mask import PolygonMask
+    from .polygons import PolygonSet
 
 classes_option = option(
     "--classes",
@@ -66,91 +74,131 @@ classes_option = option(
     shown="the slide's, if it says",
 )
 @with_options(*write_options)
-def from_polygons(
-    nuclei: Path,
-    out: Path,
-    regions: Path | None,
-    classes: str | None,
-    ignore: tuple[str, ...],
-    background: int | None,
-    size: tuple[int, int] | None,
-    like: Path | None,
-    downsample: float,
-    mpp: float | None,
-    overwrite: bool,
-    workers: int | None,
-) -> None:
+def from_polygons(nuclei: Path, out: Path, *, overwrite: bool, workers: int | None, **choices: Any) -> None:
     """Draw nuclei with their classes and numbers.
 
     NUCLEI holds one polygon for each: GeoJSON of QuPath or CellViT, JSON of HoVer-Net or CellViT, or .npz with the arrays xy,
     offsets, cls and names. OUT is an OME-Zarr with the label images class and instance. A pixel belongs to a polygon if its
     centre does; later polygons cover earlier ones. Memory does not grow with the mask.
     """
-    from .classes import read_table, table_of
-    from .crossing import count_crossing
-    from .polygon_mask import PolygonMask, describe, layer_of, write_polygon_mask
-    from .polygons import read_polygons
+    from .polygon_mask import write_polygon_mask
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    if size is not None and like is not None:
+    options = PolygonOptions(nuclei, **choices)
+    if options.size is not None and options.like is not None:
         raise click.UsageError("give either --size W,H or --like SLIDE")
-    found = read_polygons(nuclei)
-    found = replace(found, scale=found.scale * downsample)
-    beneath = None if regions is None else read_polygons(regions)
-    beneath = None if beneath is None else replace(beneath, scale=beneath.scale * downsample)
-    table = table_of(filter(None, (found, beneath))) if classes is None else read_table(classes)
-    names = {name.lower() for polygons in (found, beneath) if polygons for name in polygons.names}
-    for name in ignore:
-        if name.lower() not in names:
-            warn(
-                NAME, f"--ignore {name}: no polygon is of this class; classes are {', '.join(sorted(names))}"
-            )
-    layer = layer_of(found, table, ignore, source=str(nuclei), numbered=True)
+    drawing = _plan_drawing(options)
+    with pixel_progress(drawing.height * drawing.width) as advance:
+        write_polygon_mask(
+            out, drawing.mask, drawing.table, height=drawing.height, width=drawing.width, mpp=drawing.mpp,
+            about={"sources": options.sources, "table": options.classes or "classes numbered as in the files"},
+            progress=advance, workers=workers, overwrite=overwrite,
+        )  # fmt: skip
+    tell_size(out, drawing.height, drawing.width, drawing.mpp)
+    _tell_classes(drawing, options)
+    _warn_of_losses(drawing)
+
+
+@dataclass(frozen=True)
+class PolygonOptions:
+    """What the user says of a drawing; see the command's options."""
+
+    nuclei: Path
+    regions: Path | None
+    classes: str | None
+    ignore: tuple[str, ...]
+    background: int | None
+    size: tuple[int, int] | None
+    like: Path | None
+    downsample: float
+    mpp: float | None
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Names of the files, by what they hold."""
+        return {"nuclei": self.nuclei.name} | ({"regions": self.regions.name} if self.regions else {})
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What is drawn, with which labels, and the size of the mask."""
+
+    mask: PolygonMask
+    table: ClassTable
+    height: int
+    width: int
+    mpp: float | None
+
+
+def _plan_drawing(options: PolygonOptions) -> _Drawing:
+    """Read the polygons, choose their labels and the size of the mask, and warn of what may be meant otherwise."""
+    from .classes import read_table, table_of
+    from .polygon_mask import PolygonMask, layer_of
+
+    found = _read(options.nuclei, options.downsample)
+    beneath = None if options.regions is None else _read(options.regions, options.downsample)
+    both = [found] if beneath is None else [found, beneath]
+    table = table_of(both) if options.classes is None else read_table(options.classes)
+    _warn_of_unknown_classes(options.ignore, {name.lower() for polygons in both for name in polygons.names})
+    layer = layer_of(found, table, options.ignore, source=str(options.nuclei), numbered=True)
     under = None
     if beneath is not None:
-        under = layer_of(beneath, table, ignore, source=str(regions), numbered=False)
+        under = layer_of(beneath, table, options.ignore, source=str(options.regions), numbered=False)
+    background = options.background
     if background is None:
         tissue = [label.value for label in table.labels if label.name == "tissue"]
         background = tissue[0] if tissue and under is None else 0
-    if size is None and like is None:
-        size = found.extent
-    height, width, slide_mpp = canvas_of(size, like, downsample, quiet=mpp is not None)
-    mpp = mpp or slide_mpp
+    size = found.extent if options.size is None and options.like is None else options.size
+    height, width, mpp = canvas_of(size, options.like, options.downsample, quiet=options.mpp is not None)
     for name, count in layer.polygons.count().items():
         value = int(layer.labels[int((layer.polygons.classes == layer.polygons.names.index(name)).argmax())])
         if table.name(value) in ("tissue", "background"):
             warn(
                 NAME,
-                f"{nuclei}: {count} polygons of class {name!r} become {table.name(value)}, not nuclei; give regions with "
-                "--regions, or another table with --classes",
+                f"{options.nuclei}: {count} polygons of class {name!r} become {table.name(value)}, not nuclei; give regions "
+                "with --regions, or another table with --classes",
             )
-    mask = PolygonMask(layer, under, background)
-    sources = {"nuclei": nuclei.name} | ({"regions": regions.name} if regions else {})
-    with pixel_progress(height * width) as advance:
-        write_polygon_mask(
-            out,
-            mask,
-            table,
-            height=height,
-            width=width,
-            about={"sources": sources, "table": classes or "classes numbered as in the files"},
-            progress=advance,
-            mpp=mpp,
-            workers=workers,
-            overwrite=overwrite,
-        )
-    tell_size(out, height, width, mpp)
-    for what, drawn in (("nuclei", layer), ("regions", under)):
+    return _Drawing(PolygonMask(layer, under, background), table, height, width, options.mpp or mpp)
+
+
+def _read(path: Path, downsample: float) -> PolygonSet:
+    """Polygons of a file, in pixels of the mask."""
+    from .polygons import read_polygons
+
+    found = read_polygons(path)
+    return replace(found, scale=found.scale * downsample)
+
+
+def _warn_of_unknown_classes(ignore: Sequence[str], names: Set[str]) -> None:
+    """Warn of classes that are to be left out and that no polygon has."""
+    for name in ignore:
+        if name.lower() not in names:
+            known = ", ".join(sorted(names))
+            warn(NAME, f"--ignore {name}: no polygon is of this class; classes are {known}")
+
+
+def _tell_classes(drawing: _Drawing, options: PolygonOptions) -> None:
+    """Print which label stands for each class."""
+    from .polygon_mask import describe
+
+    mask, table = drawing.mask, drawing.table
+    for what, drawn in (("nuclei", mask.nuclei), ("regions", mask.regions)):
         if drawn is not None:
-            click.echo(f"{len(drawn.polygons)} {what}; classes by table {classes or 'of the files'}:")
+            click.echo(f"{len(drawn.polygons)} {what}; classes by table {options.classes or 'of the files'}:")
             for line in describe(drawn, table):
                 click.echo(line)
-    click.echo(f"outside: {background} {table.name(background)}")
-    for reason, count in mask.lost(height, width).items():
+    click.echo(f"outside: {mask.background} {table.name(mask.background)}")
+
+
+def _warn_of_losses(drawing: _Drawing) -> None:
+    """Warn of nuclei of which nothing, or not all, is in the mask that was written."""
+    from .crossing import count_crossing
+
+    for reason, count in drawing.mask.lost(drawing.height, drawing.width).items():
         if count:
             warn(NAME, f"{count} {'nuclei are' if count > 1 else 'nucleus is'} {reason}, and not in the mask")
-    if count := count_crossing(layer.polygons):
+    if count := count_crossing(drawing.mask.nuclei.polygons):
         warn(
             NAME,
             f"{count} {'outlines of nuclei cross themselves' if count > 1 else 'outline of a nucleus crosses itself'}; "

@@ -158,35 +158,44 @@ def write_edges(
     height, width = plane.shape
     if read_plane(plane.pixels, slice(0, 1), slice(0, 1), plane, str(source)).shape[2] < 3:
         raise BadInput(f"{source}: it has no colours; give the slide itself, not a mask")
-    joined = Joined()
+    both = (block, block)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as scratch:
-        kept: Any = zarr.create_array(
-            LocalStore(Path(scratch)),
-            shape=(height, width),
+        found = _Candidates(plane, settings, Path(scratch))
+        run_blocks(found.find, blocks(height, width, both), worker_count(workers), progress)
+        found.joined.settle()
+        write_labels(
+            out, found.paint, height=height, width=width, mpp=plane.mpp, labels=LABELS, block=both, workers=workers,
+            overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    return height, width, plane.mpp
+
+
+class _Candidates:
+    """Candidates of a whole picture, kept in a folder, and which of their parts hang together across blocks."""
+
+    def __init__(self, plane: ImagePlane, settings: Canny, folder: Path) -> None:
+        self.plane, self.settings, self.joined = plane, settings, Joined()
+        self._kept: Any = zarr.create_array(
+            LocalStore(folder),
+            shape=plane.shape,
             chunks=(CHUNK, CHUNK),
             dtype="uint8",
             compressors=zarr.codecs.BloscCodec(cname="lz4"),
             config={"write_empty_chunks": False},
         )
 
-        def find(rows: slice, cols: slice) -> int:
-            found = candidates(read_around(plane, rows, cols, settings.margin), settings)
-            kept[rows, cols] = found
-            joined.note((rows.start, cols.start), found)
-            return found.size
+    def find(self, rows: slice, cols: slice) -> int:
+        """Find and keep those of a block; return its pixels."""
+        around = read_around(self.plane, rows, cols, self.settings.margin)
+        found = candidates(around, self.settings)
+        self._kept[rows, cols] = found
+        self.joined.note((rows.start, cols.start), found)
+        return found.size
 
-        def paint(rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
-            parts, _ = parts_of(np.asarray(kept[rows, cols]))
-            return joined.strong[rows.start, cols.start][parts].view(np.uint8)
-
-        both = (block, block)
-        run_blocks(find, blocks(height, width, both), worker_count(workers), progress)
-        joined.settle()
-        write_labels(
-            out, paint, height=height, width=width, mpp=plane.mpp, labels=LABELS, block=both, workers=workers,
-            overwrite=overwrite, progress=progress,
-        )  # fmt: skip
-    return height, width, plane.mpp
+    def paint(self, rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
+        """Give the edges of a block, uint8 [y, x], once all are found and settled."""
+        parts, _ = parts_of(np.asarray(self._kept[rows, cols]))
+        return self.joined.strong[rows.start, cols.start][parts].view(np.uint8)
 
 
 def read_around(plane: ImagePlane, rows: slice, cols: slice, margin: int) -> npt.NDArray[np.uint8]:

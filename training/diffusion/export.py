@@ -6,9 +6,7 @@ learned is left out: samplers take that of a random step from the schedule. The 
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
 from safron.io.masks.edges import find_edges
+from safron.training.graphs import Axes, trace
 from torch import Tensor, nn
 
 from .network import CHANNELS, SemanticUNet, condition_of
@@ -30,7 +29,6 @@ from .sample import ddim
 from .settings import NULL_LABEL, DiffusionConfig
 from .train import load_run, make_network
 
-OPSET = 17
 TILE = 256
 PARITY_LIMIT = 1e-3
 """Largest difference that is accepted between ONNX Runtime and PyTorch, of a prediction; pictures may differ by half a level."""
@@ -39,6 +37,15 @@ FADE_WINDOW, FADE_FROM = 9, 0.8
 """Background fades into its fill where more than this share of a square of so many pixels is background."""
 
 INPUTS = "labels", "xt", "t", "edges"
+
+AXES: Axes = {
+    "labels": {0: "n", 1: "height", 2: "width"},
+    "style": {0: "n"},
+    "xt": {0: "n", 2: "height", 3: "width"},
+    "t": {0: "n"},
+    "edges": {0: "n", 2: "height", 3: "width"},
+    "prediction": {0: "n", 1: "out_height", 2: "out_width"},
+}
 
 Floats = npt.NDArray[np.float32]
 Predict = Callable[..., Floats]
@@ -159,8 +166,7 @@ def export_network(
     if tile % 4:
         raise BadInput(f"--tile {tile}: must be a multiple of 4, by which the network reduces")
     wrapped = Contract(network.eval(), config).eval()
-    graph = trace(wrapped, dict(zip(INPUTS, _example(config, tile), strict=False)))
-    onnx.checker.check_model(graph)
+    graph = trace_sampler(wrapped, dict(zip(INPUTS, _example(config, tile), strict=False)))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def in_torch(*window: npt.NDArray[Any]) -> Floats:
@@ -253,31 +259,9 @@ def write_graph(graph: onnx.ModelProto, card: dict[str, Any], out: Path) -> None
         file.write(graph.SerializeToString())
 
 
-def trace(wrapped: nn.Module, window: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
+def trace_sampler(wrapped: nn.Module, window: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
     """Turn a network into a graph for any number of patches of any size; `window` holds its inputs by name, in their order."""
-    axes = {
-        "labels": {0: "n", 1: "height", 2: "width"},
-        "style": {0: "n"},
-        "xt": {0: "n", 2: "height", 3: "width"},
-        "t": {0: "n"},
-        "edges": {0: "n", 2: "height", 3: "width"},
-        "prediction": {0: "n", 1: "out_height", 2: "out_width"},
-    }
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The exporter that traces is deprecated, but the other one needs another package.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            wrapped,
-            tuple(torch.from_numpy(array) for array in window.values()),
-            buffer,  # type: ignore[arg-type]
-            input_names=[*window],
-            output_names=["prediction"],
-            dynamic_axes={name: axes[name] for name in (*window, "prediction")},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    return onnx.load_model_from_string(buffer.getvalue())
+    return trace(wrapped, window, "prediction", {name: AXES[name] for name in (*window, "prediction")})
 
 
 def difference(one: Predict, other: Predict, window: tuple[npt.NDArray[Any], ...]) -> Floats:

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.masks.nucleus_code import circle
-from safron.training.diffusion.export import PARITY_LIMIT, refuse_card_beside, trace, write_graph
+from safron.training.diffusion.export import PARITY_LIMIT, refuse_card_beside, trace_sampler, write_graph
 from safron.training.diffusion.network import one_hot_of
 from safron.training.diffusion.process import linear_alphas, sampling_times
 from safron.training.diffusion.running import read_trained
@@ -98,8 +97,7 @@ def export_network(
     if tile % MULTIPLE:
         raise BadInput(f"--tile {tile}: must be a multiple of {MULTIPLE}, by which the network reduces")
     wrapped = Contract(network.eval(), config).eval()
-    graph = trace(wrapped, example(config, 64))
-    onnx.checker.check_model(graph)
+    graph = trace_sampler(wrapped, example(config, 64))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def run(window: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:

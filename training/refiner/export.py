@@ -7,9 +7,7 @@ two patches of the refiner are compared where they overlap.
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,11 @@ import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
+from safron.training.graphs import trace
 from torch import Tensor, nn
 
 from .settings import CONTEXT, RefinerConfig
 
-OPSET = 17
 TILE = 256
 PARITY_LIMIT = 0.255
 """Largest accepted difference between ONNX Runtime and PyTorch, of 255."""
@@ -72,10 +70,7 @@ def export_refiner(
     out: Path,
     *,
     style: Sequence[float],
-    steps: int,
-    name: str = "refiner",
-    trained_on: str = "unknown",
-    licence: str = "unknown",
+    said: dict[str, Any],
     mpp: float = 0.25,
     field: bool = False,
 ) -> dict[str, Any]:
@@ -91,10 +86,8 @@ def export_refiner(
         Name of the refiner's file.
     style
         Vector that is used where no reference is given.
-    steps
-        Iterations that it was trained for.
-    name, trained_on, licence
-        For the card.
+    said
+        Fields of the card about name and provenance.
     mpp
         Micrometres per pixel of the tiles.
     field
@@ -116,33 +109,43 @@ def export_refiner(
         raise BadInput(
             f"{out}: must end in .onnx, without a card ({out.with_suffix('.json').name}) beside it"
         )
-    refiner = RefinerContract(networks["refiner"]).eval()
-    encoder = EncoderContract(networks["style"], config.style_size, used=config.use_style).eval()
-    square = {"image": _picture(config.reference, 0)}
-    encoder_graph = _traced(encoder, square, "style", {"image": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}})
-    window = _window(config, TILE, style, field=field)
-    sides = {"labels": {0: "n", 1: "h", 2: "w"}, "initial": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}}
-    if field:
-        sides["style"] |= {2: "h", 3: "w"}
-    graph = _traced(refiner, window, "image", sides | {"image": {0: "n", 1: "y", 2: "x"}})
-    parity = max(_parity(refiner, graph, window), _parity(encoder, encoder_graph, square))
+    encoder, encoder_parity = _encoder_graph(networks["style"], config)
+    refiner, parity = _refiner_graph(
+        networks["refiner"], _window(config, TILE, style, field=field), field=field
+    )
+    parity = max(parity, encoder_parity)
     if not parity <= PARITY_LIMIT:
         raise Failed(f"the exported file and PyTorch differ by {parity:.3g} of 255; nothing was written")
     encoder_file = out.with_name(f"{out.stem}-style.onnx")
-    card = _card(config, encoder_file, style, mpp=mpp, field=field) | {
-        "name": name,
-        "licence": licence,
-        "trained_on": trained_on,
-        "steps": steps,
+    card = _card(config, encoder_file, style, mpp=mpp, field=field) | said
+    card |= {
         "parity_max_abs": parity,
-        "overlap_mismatch": _overlap_mismatch(graph, config, style, field=field),
+        "overlap_mismatch": _overlap_mismatch(refiner, config, style, field=field),
     }
-    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
+    onnx.helper.set_model_props(refiner, {"safron": json.dumps(card)})
     out.parent.mkdir(parents=True, exist_ok=True)
-    for path, made in ((encoder_file, encoder_graph), (out, graph)):
+    for path, made in ((encoder_file, encoder), (out, refiner)):
         with replacing(path) as file:
             file.write(made.SerializeToString())
     return card
+
+
+def _refiner_graph(network: nn.Module, window: Inputs, *, field: bool) -> tuple[onnx.ModelProto, float]:
+    """Graph of a refiner for patches of any size, and by how much it differs from PyTorch."""
+    wrapped = RefinerContract(network).eval()
+    axes = {"labels": {0: "n", 1: "h", 2: "w"}, "initial": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}}
+    if field:
+        axes["style"] |= {2: "h", 3: "w"}
+    graph = trace(wrapped, window, "image", axes | {"image": {0: "n", 1: "y", 2: "x"}})
+    return graph, _parity(wrapped, graph, window)
+
+
+def _encoder_graph(network: nn.Module, config: RefinerConfig) -> tuple[onnx.ModelProto, float]:
+    """Graph of a style encoder for squares of any size, and by how much it differs from PyTorch."""
+    wrapped = EncoderContract(network, config.style_size, used=config.use_style).eval()
+    square = {"image": _picture(config.reference, 0)}
+    graph = trace(wrapped, square, "style", {"image": {0: "n", 2: "h", 3: "w"}, "style": {0: "n"}})
+    return graph, _parity(wrapped, graph, square)
 
 
 def _card(
@@ -178,28 +181,6 @@ def _window(config: RefinerConfig, tile: int, style: Sequence[float], *, field: 
     if field:
         vector = np.ascontiguousarray(np.broadcast_to(vector[:, :, None, None], (1, len(style), side, side)))
     return {"labels": np.zeros((1, side, side), np.uint8), "initial": _picture(side, 1), "style": vector}
-
-
-def _traced(
-    network: nn.Module, inputs: Inputs, output: str, axes: dict[str, dict[int, str]]
-) -> onnx.ModelProto:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The exporter that traces is deprecated, but the other one needs another package.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            network,
-            tuple(torch.from_numpy(array) for array in inputs.values()),
-            buffer,  # type: ignore[arg-type]
-            input_names=[*inputs],
-            output_names=[output],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    graph = onnx.load_model_from_string(buffer.getvalue())
-    onnx.checker.check_model(graph)
-    return graph
 
 
 def _run(graph: onnx.ModelProto, inputs: Inputs) -> npt.NDArray[np.float32]:

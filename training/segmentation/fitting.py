@@ -92,51 +92,82 @@ def train_segmenter(
     Trained | None
         None if the time was up first.
     """
-    torch.manual_seed(seed)
-    narrow = {"width": options.width} if options.width else {}
-    network = SEGMENTERS[options.segmenter](1, **narrow).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), options.rate)
-    looked = validation.thin(MOST_VALIDATION)
-    weights_of = median_frequency_weights(train.masks) if options.class_weights else (1.0, 1.0)
-    first, best = 0, Trained(network, 0, -1.0)
-    weights: dict[str, Any] = {}
+    training = _Training(options, seed=seed, device=device)
     if state.exists():
-        kept = torch.load(state, map_location=device, weights_only=True)
-        network.load_state_dict(kept["network"])
-        optimizer.load_state_dict(kept["optimizer"])
-        first, weights = kept["step"], kept["weights"]
-        best = Trained(network, kept["best_step"], kept["best_dice"])
+        training.load(state)
+    looked = validation.thin(MOST_VALIDATION)
+    weights = median_frequency_weights(train.masks) if options.class_weights else (1.0, 1.0)
+    saved = time.monotonic()
+    while training.done < options.steps:
+        if time.monotonic() >= until:
+            training.save(state)
+            return None
+        training.step(train, weights)
+        if training.done * LOOKS // options.steps > (training.done - 1) * LOOKS // options.steps:
+            training.look(looked)
+        if time.monotonic() - saved > SAVE_SECONDS:
+            training.save(state)
+            saved = time.monotonic()
+    state.unlink(missing_ok=True)
+    return training.best()
 
-    def save(step: int) -> None:
-        kept = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        kept |= {"weights": weights, "best_step": best.step, "best_dice": best.dice}
+
+class _Training:
+    """A segmenter in training: steps done, and the weights with the best Dice on validation images so far."""
+
+    def __init__(self, options: DiceOptions, *, seed: int, device: torch.device) -> None:
+        torch.manual_seed(seed)
+        narrow = {"width": options.width} if options.width else {}
+        self.network = SEGMENTERS[options.segmenter](1, **narrow).to(device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), options.rate)
+        self.options, self.seed, self.device = options, seed, device
+        self.done, self.best_step, self.best_dice = 0, 0, -1.0
+        self.weights: dict[str, Any] = {}
+
+    def load(self, state: Path) -> None:
+        """Go on with what `save` wrote."""
+        kept = torch.load(state, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(kept["network"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.done, self.weights = kept["step"], kept["weights"]
+        self.best_step, self.best_dice = kept["best_step"], kept["best_dice"]
+
+    def save(self, state: Path) -> None:
+        """Write all that the next steps depend on."""
+        kept = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.done,
+        }
+        kept |= {"weights": self.weights, "best_step": self.best_step, "best_dice": self.best_dice}
         with replacing(state) as file:
             torch.save(kept, file)
 
-    saved = time.monotonic()
-    for step in range(first, options.steps):
-        if time.monotonic() >= until:
-            save(step)
-            return None
-        network.train()
-        for group in optimizer.param_groups:  # falls in a straight line to a twentieth
-            group["lr"] = options.rate * (1 - 0.95 * step / options.steps)
-        images, masks = draw_crops(train, options, seed=seed, step=step)
-        loss = segmentation_loss(network(_to_tensor(images, device))[:, 0], masks.to(device), weights_of)
-        optimizer.zero_grad(set_to_none=True)
+    def step(self, train: Annotated, weights: tuple[float, float]) -> None:
+        """Take a step; the learning rate falls in a straight line to a twentieth."""
+        options, device = self.options, self.device
+        self.network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.rate * (1 - 0.95 * self.done / options.steps)
+        images, masks = draw_crops(train, options, seed=self.seed, step=self.done)
+        loss = segmentation_loss(self.network(_to_tensor(images, device))[:, 0], masks.to(device), weights)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if (step + 1) * LOOKS // options.steps > step * LOOKS // options.steps:
-            dice = float(np.mean([compare(m, t).dice for m, t in predictions(network, looked, device)]))
-            if dice > best.dice:
-                best = Trained(network, step + 1, dice)
-                weights = {name: value.clone() for name, value in network.state_dict().items()}
-        if time.monotonic() - saved > SAVE_SECONDS:
-            save(step + 1)
-            saved = time.monotonic()
-    network.load_state_dict(weights)
-    state.unlink(missing_ok=True)
-    return best
+        self.optimizer.step()
+        self.done += 1
+
+    def look(self, validation: Annotated) -> None:
+        """Keep the weights if their Dice is the best so far."""
+        found = predictions(self.network, validation, self.device)
+        dice = float(np.mean([compare(mask, true).dice for mask, true in found]))
+        if dice > self.best_dice:
+            self.best_step, self.best_dice = self.done, dice
+            self.weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    def best(self) -> Trained:
+        """Return the network with its best weights."""
+        self.network.load_state_dict(self.weights)
+        return Trained(self.network, self.best_step, self.best_dice)
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:

@@ -1,0 +1,5 @@
+"""How does a network of PyTorch become a graph for ONNX Runtime?"""
+
+from safron.training.graphs.trace import Axes, trace
+
+__all__ = ["Axes", "trace"]
