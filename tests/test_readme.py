@@ -19,7 +19,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
-PROGRAMS = ("safron-render", "safron-mask", "safron-optimize", "safron-train", "safron-eval", "safron-view")
+PROGRAMS = tuple(
+    f"safron-{name}"
+    for name in ["augment", "eval", "generator", "mask", "optimize", "render", "tiles", "train", "view"]
+)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
