@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1.5rem 0 .3rem}p>img{max-width:100%}table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1.5rem 0 .3rem}img{max-width:100%}table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;
 vertical-align:top;overflow-wrap:anywhere}td.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}.look{position:relative;display:inline-block}.look img{max-width:100%;display:block}
 .look img+img{position:absolute;inset:0;width:100%;height:100%;opacity:0;image-rendering:pixelated}i.c{display:inline-block;width:1em;height:1em;border:1px solid #888;vertical-align:-.15em}
 table.facts td:first-child{overflow-wrap:normal}.bars{width:100%;max-width:44rem}.bars td{padding:.1rem .6rem .1rem 0}.bars td:first-child{white-space:nowrap}.bars td+td{width:100%}.bars td.n{width:auto}
