@@ -80,7 +80,7 @@ EPILOG = """\b
 Examples:
   safron-render mask.zarr slide.tiff --tile 256 --overlap 20
   safron-render labels.png slide.ome.tiff --model generator.onnx --preview slide.png
-  safron-render mask.zarr slide.svs --region 0,0,8192,8192 --dry-run
+  safron-render mask.zarr slide.svs --region 0,0,2048,2048 --dry-run
   safron-render mask.zarr slide-{seed}.svs --seeds 1-10 --stain random
   safron-render --slides list.csv --executor processes --workers 4
   safron-render --status slide.svs

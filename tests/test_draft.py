@@ -57,6 +57,25 @@ def test_a_foreign_graph_gets_a_card_that_works(
     render(np.ones((70, 90), np.uint8), "s.tiff", model="m.onnx", mpp=1.0, workers=1, overlap=4, scale="1")
 
 
+@pytest.mark.parametrize("kind", ["FLOAT", "UINT8"])
+def test_a_graph_of_colours_is_called_with_colours(kind: str) -> None:
+    """Where the values of the picture reach with the input that the card says."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape, whole = [1, 3, 64, 64], getattr(TensorProto, kind)
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", whole, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, "colours.onnx")
+    adapter = draft_card(Path("colours.onnx")).card["adapter"]
+    values = [-1, 1] if kind == "FLOAT" else [0, 255]
+    assert (adapter["input"]["range"], adapter["output"]["range"]) == (values, values)
+
+
 def test_a_graph_of_the_contract_needs_no_adapter() -> None:
     path = write_onnx(Path("m.onnx"), card=None, noise=2)
     card = draft_card(path).card
