@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from results import Results
+from results import Results, run_study
 from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.io.synthesis.tiles import read_tiles
 from safron.training.fit_refiner import fit_refiner
@@ -164,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)
