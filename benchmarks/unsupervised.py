@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from results import Results
+from results import Results, run_study
 from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.io.synthesis.shrinking import shrink_image, shrink_numbers
 from safron.io.synthesis.tiles import read_tiles
@@ -177,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

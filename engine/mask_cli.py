@@ -22,6 +22,7 @@ MODEL = "nuclei-masks"
     epilog="\b\nExamples:\n"
     "  safron-mask nuclei layout.zarr --types neoplastic,inflammatory,connective --size 4096,4096 --seed 1\n"
     "  safron-mask nuclei layout.zarr --types neoplastic,connective --tissue colon.zarr --map 0=0,1=3,2=2\n"
+    "  safron-mask nuclei layout.zarr --types connective --region-types tumor=neoplastic+inflammatory --tissue colon.zarr --map 0=0,1=3,2=2\n"
     "  safron-render layout.zarr slide.tiff --model nuclei",
 )
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
@@ -31,6 +32,11 @@ MODEL = "nuclei-masks"
     "macrophage_nucleus.",
     "NAME,...",
     required=True,
+)
+@option(
+    "--region-types",
+    "Other types in some regions of --tissue, as tumor=neoplastic+inflammatory,stroma=connective,omental_fat=none.",
+    "REGION=NAME+...,...",
 )
 @option("--size", "Size of the mask: width and height, in pixels of 0.5 um.", "W,H", parse=size_of)
 @option(

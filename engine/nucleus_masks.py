@@ -30,11 +30,13 @@ from safron.io.masks.write import CHUNK, blocks, check_target, run_blocks, worke
 from safron.io.masks.write_nuclei import write_nuclei
 
 from .generator.card import Card
+from .generator.model import PatchModel
 from .nucleus_plan import TISSUE, NucleusPlan, scaled_regions
 from .plan.grid import agreeing_overlap
 from .preparation.options import RenderOptions
 from .preparation.prepare import prepare
 from .preparation.prepared import Prepared
+from .regional_types import RegionalTypes
 from .rendering import open_runner, run
 
 SMALLEST = 8
@@ -106,7 +108,7 @@ def prepare_codes(
         if picture.exists():
             return None
         how = RenderOptions(
-            model=plan.model, style=plan.style, seed=plan.seed, steps=plan.steps, overlap=_overlap(card),
+            model=_sampled(plan), style=plan.style, seed=plan.seed, steps=plan.steps, overlap=_overlap(card),
             compression="deflate", flavor="generic", level_count=1, **options,
         )  # fmt: skip
         prepared = prepare(regions, picture, how)
@@ -118,6 +120,13 @@ def prepare_codes(
     return prepared
 
 
+def _sampled(plan: NucleusPlan) -> PatchModel:
+    """Give the model that is sampled: the mask model, or one whose types depend on the region."""
+    if not plan.by_region:
+        return plan.model
+    return RegionalTypes(plan.model, plan.allowed.astype(np.float32))
+
+
 def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> bool:
     """Make the folder of a request, or continue with it if it is the same; whether it was made."""
     note, wanted = beside / "request.json", plan.request()
@@ -127,6 +136,8 @@ def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> bo
         kept = None
     except ValueError:  # damaged
         kept = {}
+    if isinstance(kept, dict):  # an earlier version may not have known of an input
+        kept = dict.fromkeys(wanted) | kept
     if kept == wanted:
         return False
     if kept is not None and not overwrite:
@@ -205,12 +216,13 @@ def write_mask(
     card, table = plan.model.card, plan.table
     height, width = plan.shape
     beneath, plane = open_mask(regions), open_image(picture, str(picture), {0: (0, 0, 0)}, 0)
-    finder = NucleusFinder(plan.codes.codes, plan.types, width, SMALLEST)
+    finder = NucleusFinder(plan.codes.codes, plan.all_types, width, SMALLEST, allowed=plan.allowed)
     nuclei = np.append(np.uint8(0), table.values(plan.codes.types, source=card.name))
     ground = _ground(table, card)
 
-    def read(rows: slice, cols: slice) -> tuple[Any, Any]:
-        return plane.pixels(rows, cols), card.is_fill[beneath[rows, cols]]  # type: ignore[attr-defined]
+    def read(rows: slice, cols: slice) -> tuple[Any, Any, Any]:
+        regions = beneath[rows, cols]
+        return plane.pixels(rows, cols), card.is_fill[regions], regions  # type: ignore[attr-defined]
 
     def find(rows: slice, cols: slice) -> int:
         finder.note(View.of(rows, cols, plan.shape, read))
@@ -226,6 +238,7 @@ def write_mask(
     about = {
         "model": {"name": card.name, "sha256": plan.model.sha256, "licence": card.licence},
         "types": plan.style,
+        **({"region types": plan.region_types} if plan.by_region else {}),
         "seed": plan.seed,
         "steps": plan.steps or len(card.sampler.times if card.sampler else ()),
         "nuclei": {name: int(count) for name, count in zip(plan.codes.types, finder.counts, strict=True)},
@@ -235,7 +248,7 @@ def write_mask(
         overwrite=overwrite,
     )  # fmt: skip
     shutil.rmtree(_folder(out))
-    return {plan.codes.types[place]: int(finder.counts[place]) for place in plan.types}
+    return {plan.codes.types[place]: int(finder.counts[place]) for place in plan.all_types}
 
 
 def _ground(table: ClassTable, card: Card) -> npt.NDArray[np.uint8]:

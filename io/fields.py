@@ -181,12 +181,16 @@ def words(kind: Any, *, many: bool = False) -> str:
     "a whole number, 0 to 255, or 'edge'"
     >>> words(RGB)
     '3 whole numbers, 0 to 255'
+    >>> words(tuple[Finite, Finite])
+    '2 values, each a finite number'
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         bounds = [note for note in args[1:] if isinstance(note, Meta)]
         described = next((note.description for note in bounds if note.description), None)
-        return described or ", ".join([words(args[0], many=many), *map(_bounds, bounds)])
+        if described:  # it tells of one
+            return f"values, each {described}" if many else described
+        return ", ".join([words(args[0], many=many), *map(_bounds, bounds)])
     if origin in (Union, UnionType, Literal):
         *most, last = (repr(one) if origin is Literal else words(one, many=many) for one in args)
         comma = "," if any("," in text for text in most) else ""
