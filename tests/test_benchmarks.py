@@ -215,6 +215,46 @@ def test_runtimes(run: Run, tiny: Path) -> None:
         assert all(found["same_bits"] for found in row["windows"].values())
 
 
+def way(ms: float) -> dict[str, float]:
+    return {"ms": ms, "mean_levels": 0.3, "max_levels": 6, "cpu_s": ms, "times": 2, "peak_mib": 500}
+
+
+def test_the_page_about_performance(
+    load_bench: Callable[[str], Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is there is not measured again, and the page has what was measured, on any machine."""
+    bench = load_bench("performance")
+    page, measured = here / "performance.md", list[str]()
+    committed = bench.HERE.parent / "docs" / "performance.md"
+    page.write_text(committed.read_text())
+    memory = {how: {"peak_mib": 300, "planned_mib": 400} for how in ("auto", "dask")}
+    rows = {
+        "calls: nuclei": {"OpenVINO bfloat16": way(34.2)},
+        "renders: nuclei": {"OpenVINO bfloat16": way(7.7)},
+    }
+
+    def wanted(folder: Path, repeats: int) -> Any:
+        for name, row in (rows | {"memory: 4096": memory}).items():
+            yield name, lambda name=name, row=row: measured.append(name) or row
+
+    monkeypatch.setattr(bench, "wanted", wanted)
+    monkeypatch.setattr(bench, "cpu_type", lambda: "A CPU")
+    for _ in range(2):
+        monkeypatch.setattr(
+            sys, "argv", ["p", *f"--rows {here}/rows.json --page {page} --folder {here}".split()]
+        )
+        bench.main()
+    assert measured == [*rows, "memory: 4096"]
+    made = page.read_text()
+    assert "**A CPU**, milliseconds" in made
+    assert "| `nuclei` | - | - | **34.2** | mean 0.30, largest 6 |" in made
+    assert "| A CPU | `nuclei` | OpenVINO bfloat16 | 7.7 | 2.00 | 500 |" in made
+    assert "| 4096 x 4096 | 300 (400) | 300 (400) |" in made
+    # The page that is committed is the one that its rows give.
+    bench.write_page(page, json.loads((bench.HERE / "performance.json").read_text()))
+    assert page.read_text() == committed.read_text()
+
+
 def test_unsupervised(run: Run, here: Path) -> None:
     pytest.importorskip("torch")
     import cv2
