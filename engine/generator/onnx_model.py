@@ -184,6 +184,11 @@ class OnnxModel:
     def _open(self) -> Any:
         if self._runtime == "openvino":
             assert self.calls is not None
+            if self.file.otherwise_in_openvino:
+                raise BadInput(
+                    f"--model {self.path}: OpenVINO computes {', '.join(self.file.otherwise_in_openvino)} otherwise than "
+                    "ONNX says; use --runtime onnxruntime in float32, or export it without"
+                )
             return OpenVinoSession(self.path, sha256=self.sha256, calls=self.calls, precision=self.precision)
         import onnxruntime as ort
 
