@@ -35,7 +35,9 @@ def draft(model: Path, out: Path | None, overwrite: bool) -> None:
     from safron.io.files import check_output_path, output
 
     from .generator.draft import LEFT_OPEN, draft_card, has_card
+    from .system.signals import end_soon
 
+    end_soon()
     out = out or model.with_suffix(".json")
     check_output_path(out, overwrite=overwrite, endings=(".json",))
     if model.is_file() and has_card(model):
@@ -69,7 +71,9 @@ def check(model: str) -> None:
     from .generator.model import load_model
     from .preparation.options import RenderOptions
     from .preparation.prepare import prepare
+    from .system.signals import end_soon
 
+    end_soon()
     beside = Path(model).with_suffix(".json")
     if Path(model).is_file() and beside.is_file():
         faults = card_faults(beside.read_text(encoding="utf-8"), str(beside))

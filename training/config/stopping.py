@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safron.io.console import REPEAT_SECONDS, SIGNALS, say_if_interrupted
+from safron.io.interruptions import REPEAT_SECONDS, SIGNALS, say_if_interrupted
 
 
 @contextmanager
