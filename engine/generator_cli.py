@@ -67,8 +67,10 @@ def check(model: str) -> None:
     import numpy as np
     from safron.io.slides.preview import write_png
 
+    from .generator.card import read_card
     from .generator.draft import card_faults
     from .generator.model import load_model
+    from .plan.render_plan import check_tile_size
     from .preparation.options import RenderOptions
     from .preparation.prepare import prepare
     from .system.signals import end_soon
@@ -76,7 +78,7 @@ def check(model: str) -> None:
     end_soon()
     beside = Path(model).with_suffix(".json")
     if Path(model).is_file() and beside.is_file():
-        faults = card_faults(beside.read_text(encoding="utf-8"), str(beside))
+        faults = card_faults(read_card(beside), str(beside))
         for fault in faults:
             click.echo(f"wrong     {fault}")
         if faults:
@@ -84,6 +86,7 @@ def check(model: str) -> None:
                 f"{beside}: {len(faults)} fields are wrong; docs/generator-contract.md lists all fields"
             )
     card = load_model(model, device="cpu", threads=1).card
+    check_tile_size(card.tile)
     side = 2 * card.tile + 1
     values = [label.value for label in card.labels]
     labels = np.array(values, np.uint8)[
