@@ -20,22 +20,17 @@ from safron.engine.preparation.options import RenderOptions
 from safron.engine.system.memory import keep_one_heap
 from safron.engine.system.signals import end_soon_after_a_signal
 from safron.io.console import (
-    INTERRUPTED,
     SETTINGS,
-    SIGNALS,
     Program,
-    begin,
     debug_option,
     option,
     options_of,
-    own_process,
     run_program,
-    say_if_interrupted,
-    say_last,
     version_option,
     warn,
 )
 from safron.io.errors import BadInput, Failed
+from safron.io.interruptions import INTERRUPTED, SIGNALS, begin, own_process, say_if_interrupted, say_last
 from safron.io.json_report import check_report_path, write_report
 from safron.io.progress import progress
 
@@ -370,7 +365,7 @@ def main_of_process(args: Sequence[str] | None = None) -> NoReturn:
     for number in SIGNALS:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.default_int_handler)
-    own_process(NAME)
+    own_process(NAME, begun=False)
     end_soon_after_a_signal(say_last, code=INTERRUPTED)
     main(args)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import debug_option, option, run_program, say_if_interrupted
+from safron.io.console import debug_option, option, run_program
+from safron.io.interruptions import say_if_interrupted
 from safron.io.masks.cli import commands
 from safron.io.masks.cli_options import NAME, relabel_of, size_of, tell_size
 from safron.io.progress import pixel_progress, progress
@@ -95,11 +96,13 @@ def nuclei(
     if mapping is not None and tissue is None:
         raise click.UsageError("--map: give --tissue, whose labels it translates")
     from .cli import show_warnings
-    from .nucleus_masks import prepare_codes, write_mask
+    from .nucleus_masks import prepare_codes, sampling_folder, write_mask
     from .nucleus_plan import plan_nuclei
     from .plan.passes import all_patches
     from .rendering import open_runner, run
+    from .system.signals import end_soon
 
+    end_soon()
     names = [name.strip() for name in types.split(",") if name.strip()]
     with show_warnings(NAME):
         plan = plan_nuclei(
@@ -111,8 +114,9 @@ def nuclei(
             **options,
         )
         height, width = plan.shape
+        kept = sampling_folder(out)
+        say_if_interrupted("no mask was written yet; the same command continues", where=kept)
         prepared = prepare_codes(plan, out, overwrite=overwrite, workers=workers)
-        say_if_interrupted("no mask was written yet; the same command continues")
         if prepared is not None:
             count = all_patches(prepared.plan)
             with open_runner(prepared) as (prepared, runner), progress(count, "patches") as advance:

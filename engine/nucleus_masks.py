@@ -101,7 +101,7 @@ def prepare_codes(
         `out` exists, or the folder beside it belongs to another command.
     """
     check_target(out, overwrite=overwrite)
-    beside, card = _folder(out), plan.model.card
+    beside, card = sampling_folder(out), plan.model.card
     begun = _claim(beside, plan, out, overwrite=overwrite)
     try:
         regions, picture = _regions(plan, beside), beside / PICTURE
@@ -154,7 +154,8 @@ def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> bo
     return True
 
 
-def _folder(out: Path) -> Path:
+def sampling_folder(out: Path) -> Path:
+    """Name the folder that keeps what is sampled until the mask is written."""
     return out.with_name(f".{out.name}.sampling")
 
 
@@ -212,7 +213,7 @@ def write_mask(
     dict of str, int
         Number of nuclei of each type that was wanted.
     """
-    regions, picture = _regions(plan, _folder(out)), _folder(out) / PICTURE
+    regions, picture = _regions(plan, sampling_folder(out)), sampling_folder(out) / PICTURE
     card, table = plan.model.card, plan.table
     height, width = plan.shape
     beneath, plane = open_mask(regions), open_image(picture, str(picture), {0: (0, 0, 0)}, 0)
@@ -247,7 +248,7 @@ def write_mask(
         out, paint, height=height, width=width, mpp=card.mpp, labels=table.labels, about=about, workers=workers,
         overwrite=overwrite,
     )  # fmt: skip
-    shutil.rmtree(_folder(out))
+    shutil.rmtree(sampling_folder(out))
     return {plan.codes.types[place]: int(finder.counts[place]) for place in plan.all_types}
 
 

@@ -39,7 +39,14 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Finite = Annotated[float, Meta(ge=-HUGE, le=HUGE, description="a finite number")]
 Positive = Annotated[float, Meta(gt=0, le=HUGE, description="a finite number above 0")]
 NotNegativeNumber = Annotated[float, Meta(ge=0, le=HUGE, description="a finite number, at least 0")]
-Mpp = Annotated[float, Meta(gt=0, le=HUGE, description="micrometres per pixel, above 0")]
+Mpp = Annotated[
+    float,
+    Meta(
+        ge=LEAST_MPP,
+        le=MOST_MPP,
+        description=f"micrometres per pixel, {LEAST_MPP:g} to {MOST_MPP:g}",
+    ),
+]
 
 Line = Annotated[
     str,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,38 @@ def test_all_faults_of_a_card_are_told_at_once(capsys: pytest.CaptureFixture[str
     assert "5 fields are wrong" in said.err
     assert card_faults(json.dumps(ADAPTED), "x") == []
     assert len(card_faults("{", "x")) == 1
+
+
+GOOD = json.dumps(ADAPTED)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD.encode("utf-16"), "cannot be read as a generator card ('utf-8' codec"),
+        (GOOD.replace("somebody", "j\u00e9r\u00f4me").encode("latin-1"), "is not JSON|cannot be read as"),
+        (gzip.compress(GOOD.encode())[:-9], "cannot be read as a generator card"),
+        (b"[" * 100_000 + b"]" * 100_000, "is not JSON"),
+        (b" " * (1 << 21), "is larger than 1 MiB"),
+        (json.dumps(ADAPTED | {"tile": 2**70}).encode(), "must be 1 to 32768 pixels|wants"),
+    ],
+    ids=["utf-16", "latin-1", "cut", "deep", "large", "tile"],
+)
+def test_a_card_beside_that_is_no_text_is_one_line(
+    content: bytes, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_foreign(Path("m.onnx"), side="s")
+    Path("m.json").write_bytes(content)
+    assert run("check", "m.onnx") == 2
+    said = capsys.readouterr()
+    assert re.search("|".join(map(re.escape, message.split("|"))), said.err + said.out)
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_card_may_begin_with_a_byte_order_mark(capsys: pytest.CaptureFixture[str]) -> None:
+    write_foreign(Path("m.onnx"))
+    Path("m.json").write_bytes(GOOD.encode("utf-8-sig"))
+    assert run("check", "m.onnx") == 0
 
 
 def test_the_shipped_generator_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:

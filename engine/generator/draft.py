@@ -73,7 +73,7 @@ def card_faults(text: str, source: str) -> list[str]:
     except BadInput as first:
         try:
             card = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [str(first)]
         if not isinstance(card, dict):
             return [str(first)]
