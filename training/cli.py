@@ -73,7 +73,7 @@ SIZE = option(
 )
 SEED = option("--seed", "The whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
 FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
-FACTS = ("data_set", "slide_of", "map", "generator", "licence", "trained_on")
+FACTS = ("data_set", "slide_of", "map", "palette", "generator", "licence", "trained_on")
 CARD = (
     option("--name", "Generator's name on its card.", "TEXT", called="generator", shown="the preset's"),
     option("--licence", "Licence of the weights on the card.", "TEXT", shown="the data's, or unknown"),
@@ -94,6 +94,12 @@ FIT_OPTIONS = (
         "What numbers in masks of labels become: 255=2,3=1 or 1-65535=2 or *=1 for all others.",
         "N=LABEL,...",
         shown="as they are",
+    ),
+    option(
+        "--palette",
+        "Labels of the colours in masks: builtin, the colours that safron-mask knows; indices, the numbers stored in an indexed PNG; or a file.",
+        "FILE.json|builtin|indices",
+        shown="the colours of the settings",
     ),
     *CARD,
     PRESET,
