@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from results import Results
+from results import Results, run_study
 from safron.engine import render
 from safron.engine.evaluation.encoder import is_installed, load_encoder
 from safron.engine.evaluation.encoder_distance import encoder_distances
@@ -286,4 +286,4 @@ def keep(results: Results, name: str, found: dict[str, Any], images: Sequence[UI
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from results import Results
+from results import Results, run_study
 from safron.engine.augment import SetOptions, augment
 from safron.engine.nucleus_tiles import list_tiles, read_tile
 from safron.io.masks.canny import Canny, canny
@@ -241,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

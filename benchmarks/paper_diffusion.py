@@ -10,7 +10,8 @@ generate from, an OME-Zarr of classes and numbers at 0.5 um each. Writes experts
 - distance: kernel distance (EfficientNet-Lite0) of crops of 128 px from those of the real held-out tiles, for each generator, steps and
   guidance; CPU seconds for a megapixel.
 - dice: segmenters are trained on real tiles, one for each type of nucleus, and tested on the held-out tiles, real and generated.
-- curves: a segmenter of all nuclei is trained on real tiles, on generated ones, and on both; tested on real held-out tiles.
+- curves: a segmenter of all nuclei is trained on real tiles, and on ones generated of their masks, as the rows of the paper's Tables 3 to 5
+  say; tested on real held-out tiles. tables.md has these tables, as far as they are filled.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ import numpy.typing as npt
 import torch
 import zarr
 from common import CROP, crops_of
+from results import run_study
 from safron.engine import render
 from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.engine.evaluation.encoder import load_encoder
 from safron.engine.evaluation.encoder_distance import encoder_distances
+from safron.io.errors import BadInput
+from safron.io.files import replacing
 from safron.io.masks.edges import find_edges
 from safron.io.slides.reader import Pixels
 from safron.training.config.data_sets import DataFacts
@@ -42,10 +46,23 @@ from safron.training.diffusion.train import open_data
 from safron.training.segmentation.fitting import Annotated, predictions, train_segmenter
 from safron.training.segmentation.metrics import compare
 from safron.training.segmentation.options import DiceOptions
-from safron.training.segmentation.study import Material, plan_arms
+from safron.training.segmentation.study import SEED_OF_SHARES, Arm, Material, spread
 from safron.training.segmentation.synthesis import draw_mosaic, lay_out
 
 UInt8 = npt.NDArray[np.uint8]
+
+PAPER_TABLES = {
+    "Table 3, synthetic tiles of other masks added": (
+        *("25% real", "25% real, 25% synthetic"),
+        *("25% real, 50% synthetic", "25% real, 75% synthetic"),
+    ),
+    "Table 4, real tiles replaced": (
+        *("real", "75% real, 25% synthetic", "50% real, 50% synthetic"),
+        *("25% real, 75% synthetic", "synthetic"),
+    ),
+    "Table 5, all real or all synthetic": ("real", "synthetic"),
+}
+"""Rows of the paper's tables of training sets. The generator has seen all masks here, so Tables 4 and 5 share rows."""
 
 MARGIN = 20
 """Pixels of repeated labels around each generated tile."""
@@ -111,7 +128,10 @@ class Study:
             raise OutOfTimeError
         found = make()
         self.scores.setdefault(table, {})[name] = found
-        self.kept.write_text(json.dumps(self.scores, indent=2) + "\n")
+        with replacing(self.kept) as file:
+            file.write((json.dumps(self.scores, indent=2) + "\n").encode())
+        with replacing(self.out / "tables.md") as file:
+            file.write("\n".join(curve_tables(self.scores.get("curves", {}))).encode())
         print(f"{table}: {name}: {found}", flush=True)
 
     def generate(self, name: str, tiles: Tiles, generator: Generator) -> tuple[list[UInt8], float]:
@@ -131,7 +151,8 @@ class Study:
                 folder / "labels.npy", slide, model=generator.model, edges=folder / "edges.npy", workers=1,
                 overwrite=True, **common, **generator.options,
             )  # fmt: skip
-            said.write_text(f"{(time.process_time() - began) / np.prod(mosaic.shape) * 1e6}")
+            with replacing(said) as file:
+                file.write(f"{(time.process_time() - began) / np.prod(mosaic.shape) * 1e6}".encode())
         with Pixels(slide) as pixels:
             places = zip(tiles.labels, mosaic.places, strict=True)
             return [pixels.read(y, x, *one.shape) for one, (y, x) in places], float(said.read_text())
@@ -246,6 +267,46 @@ def annotated(pairs: Pairs, values: Sequence[int], images: Sequence[UInt8] | Non
     return Annotated(tuple(images or pairs.images), masks)
 
 
+def paper_arms(count: int) -> list[Arm]:
+    """Give the training sets of the paper's Tables 3 to 5, of `count` tiles in four parts that are drawn once.
+
+    Raises
+    ------
+    BadInput
+        There are fewer than four tiles.
+    """
+    if count < 4:
+        raise BadInput(f"{count} tiles are left to train on; give data with more tiles, at least 4")
+    order = np.random.default_rng(SEED_OF_SHARES).permutation(count).tolist()
+    at = [round(count * part / 4) for part in range(5)]
+
+    def arm(name: str, real: int, synthetic: int) -> Arm:
+        """Take so many real quarters, and so many synthetic ones of the masks that follow."""
+        return Arm(name, tuple(order[: at[real]]), tuple(order[at[real] : at[real + synthetic]]))
+
+    mixed = [
+        arm(f"{25 * real}% real, {25 * synthetic}% synthetic", real, synthetic)
+        for real, synthetic in ((1, 1), (1, 2), (1, 3), (2, 2), (3, 1))
+    ]
+    return [arm("real", 4, 0), arm("synthetic", 0, 4), arm("25% real", 1, 0), *mixed]
+
+
+def curve_tables(curves: dict[str, dict[str, float]]) -> list[str]:
+    """Give the paper's Tables 3 to 5 as lines of Markdown: mean and standard deviation over seeds; a dash where nothing is there yet."""
+    lines: list[str] = []
+    for title, names in PAPER_TABLES.items():
+        lines += [f"**{title}**", "", "| trained on | seeds | Dice | IoU |", "|---|---|---|---|"]
+        for name in names:
+            rows = [row for key, row in curves.items() if key.rpartition(", seed ")[0] == name]
+            cells = [
+                "{mean:.4f} +- {sd:.4f}".format(**spread([row[what] for row in rows])) if rows else "-"
+                for what in ("dice", "iou")
+            ]
+            lines.append(f"| {name} | {len(rows)} | {cells[0]} | {cells[1]} |")
+        lines.append("")
+    return lines
+
+
 def make_curves(study: Study) -> None:
     """Tables 3 to 5: train on real tiles, on generated ones of the same masks, on both."""
     generator = study.generators()["diffusion"]
@@ -263,7 +324,7 @@ def make_curves(study: Study) -> None:
     )
     test = annotated(study.test, NUCLEI)
     for seed in range(study.chosen.seeds):
-        for arm in plan_arms(len(study.train), curve=study.chosen.curve):
+        for arm in paper_arms(len(study.train)):
             name = f"{arm.name}, seed {seed}"
 
             def trained(arm: Any = arm, name: str = name, seed: int = seed) -> dict[str, Any]:
@@ -326,7 +387,6 @@ def main() -> None:
     parser.add_argument("--tables", nargs="*", choices=[*TABLES], default=[*TABLES])
     parser.add_argument("--steps", type=int, default=400, help="steps of each segmenter")
     parser.add_argument("--crop", type=int, default=96, help="side of its crops, a multiple of 32")
-    parser.add_argument("--curve", type=int, nargs="*", default=[50], help="percents replaced and added")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--readings", type=int, default=20, help="pictures of each kind for the experts")
     chosen = parser.parse_args()
@@ -339,8 +399,10 @@ def main() -> None:
             TABLES[table](study)
     except OutOfTimeError:
         print("the minutes are up; the same command resumes", flush=True)
+    if "curves" in chosen.tables:
+        print("\n".join(curve_tables(study.scores.get("curves", {}))), flush=True)
     print(json.dumps(study.scores))
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

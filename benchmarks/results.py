@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safron.io.errors import BadInput, SafronError
 from safron.io.files import replacing
+
+
+def run_study(main: Callable[[], None]) -> None:
+    """Run the command that makes a paper's tables; what ends it early is one line, and the exit code says which kind."""
+    try:
+        main()
+        return
+    except KeyboardInterrupt:
+        line, code = "interrupted; what is done is kept, the same command continues", 130
+    except SafronError as error:
+        line, code = f"error: {error}", 2 if isinstance(error, BadInput) else 1
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 class Results:

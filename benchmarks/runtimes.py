@@ -41,6 +41,7 @@ WAYS = {
 }
 SHAPES = ((1, 1), (2, 2), (3, 3), (4, 4))
 OVERLAP = 20
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 TOP, LEFT = 900, 1500
 """Where the gland mask has tissue all around."""
 
@@ -185,7 +186,7 @@ def cpu_type() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    has = ", ".join(flag for flag in ("avx512_bf16", "amx_bf16", "avx512_vnni") if flag in flags)
+    has = ", ".join(flag for flag in FLAGS if flag in flags)
     return f"{name}, {len(os.sched_getaffinity(0))} cores{f', {has}' if has else ''}"
 
 

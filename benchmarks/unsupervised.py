@@ -20,11 +20,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from results import Results
+from results import Results, run_study
 from safron.engine.evaluation.blinded_sheet import write_sheet
+from safron.io.synthesis.shrinking import shrink_image, shrink_numbers
 from safron.io.synthesis.tiles import read_tiles
 from safron.training.fit_refiner import fit_refiner
-from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets
+from safron.training.refiner.data import (
+    Tiles,
+    as_bytes,
+    as_tensor,
+    task_targets,
+)
 from safron.training.refiner.found import find_nuclei
 from safron.training.refiner.networks import TaskNet
 from safron.training.refiner.settings import CONTEXT, SIZES, RefinerConfig
@@ -38,6 +44,8 @@ VARIANTS: dict[str, dict[str, bool]] = {
     "no style": {"use_style": False},
     "no hard examples": {"use_hard": False},
 }
+
+SHOWN = ("dice", "aji", "pq")
 
 UInt8 = npt.NDArray[np.uint8]
 Instances = npt.NDArray[np.int64]
@@ -84,15 +92,16 @@ def labelled(
 
 
 def scores_of(
-    network: nn.Module, images: list[UInt8], truth: list[Instances], smallest: int
+    network: nn.Module, held: dict[str, tuple[UInt8, Instances]], smallest: int
 ) -> dict[str, float]:
-    """Mean scores over tiles; `smallest` is the number of pixels of the smallest nucleus."""
-    rows = []
-    for rgb, true in zip(images, truth, strict=True):
+    """Mean scores over tiles, and the Dice of each; `smallest` is the number of pixels of the smallest nucleus."""
+    rows = {}
+    for name, (rgb, true) in held.items():
         found = find_nuclei(network.eval(), rgb, smallest=smallest)
         nuclei = compare_instances(found, true)
-        rows.append((compare(found > 0, true > 0).dice, nuclei.aji, nuclei.panoptic))
-    return dict(zip(("dice", "aji", "pq"), np.mean(rows, axis=0).tolist(), strict=True))
+        rows[name] = (compare(found > 0, true > 0).dice, nuclei.aji, nuclei.panoptic)
+    means = dict(zip(SHOWN, np.mean([*rows.values()], axis=0).tolist(), strict=True))
+    return means | {f"dice of {name}": row[0] for name, row in rows.items()}
 
 
 def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
@@ -110,22 +119,6 @@ def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
     write_sheet(kinds, out / "reader.html", seed=trainer.config.seed, overwrite=True)
     shown = [np.concatenate(images[:8], axis=1) for images in kinds.values()]
     cv2.imwrite(str(out / "sheet.png"), np.concatenate(shown, axis=0)[..., ::-1])
-
-
-def shrunk(
-    images: dict[str, UInt8], truth: dict[str, Instances], factor: int
-) -> tuple[dict[str, UInt8], dict[str, Instances]]:
-    """Tiles at a fraction of the resolution: mean colours, and the number at the middle of each new pixel."""
-    smaller = {}
-    for name, rgb in images.items():
-        height, width = (length // factor for length in rgb.shape[:2])
-        kept = rgb[: height * factor, : width * factor]
-        smaller[name] = np.asarray(cv2.resize(kept, (width, height), interpolation=cv2.INTER_AREA))
-    middle = np.s_[factor // 2 :: factor]
-    ends = {name: rgb.shape[:2] for name, rgb in smaller.items()}
-    return smaller, {
-        name: inst[middle, middle][: ends[name][0], : ends[name][1]] for name, inst in truth.items()
-    }
 
 
 def main() -> None:
@@ -152,16 +145,13 @@ def main() -> None:
         name: cv2.imread(str(chosen.data / "inst" / f"{name}.png"), cv2.IMREAD_UNCHANGED).astype(np.int64)
         for name in found
     }
-    if chosen.shrink > 1:
-        found, truth = shrunk(found, truth, chosen.shrink)
+    truth = {name: shrink_numbers(numbers, chosen.shrink) for name, numbers in truth.items()}
     for seed in range(chosen.seeds):
         config = dataclasses.replace(SIZES[chosen.size], seed=seed)
         config = config.with_total(chosen.iterations) if chosen.iterations else config
-        low, high = config.radius
-        config = dataclasses.replace(config, radius=(low / chosen.shrink, high / chosen.shrink))
+        config = dataclasses.replace(config, shrink=chosen.shrink)
         tiles = Tiles([(name, rgb) for name, rgb in found.items() if name not in chosen.held_out], config)
-        held = [(found[name], truth[name]) for name in chosen.held_out]
-        images, masks = [rgb for rgb, _ in held], [true for _, true in held]
+        held = {name: (shrink_image(found[name], chosen.shrink), truth[name]) for name in chosen.held_out}
         for name in ("labels", "initial pictures", *VARIANTS):
             key = f"{name}, seed {seed}"
             if not results.wants(key):
@@ -180,11 +170,11 @@ def main() -> None:
                     continue
                 if name == "whole method" and seed == 0:
                     reader_sheet(trainer, chosen.out, chosen.readings)
-            scores = scores_of(network, images, masks, smallest=30 // chosen.shrink**2)
+            scores = scores_of(network, held, config.smallest)
             results.keep(key, scores | {"task_steps": task_steps(config), "batch": config.batch})
-            print(f"{key:30s}" + "".join(f"  {what} {scores[what]:.3f}" for what in scores), flush=True)
+            print(f"{key:30s}" + "".join(f"  {what} {scores[what]:.3f}" for what in SHOWN), flush=True)
     print(json.dumps(results.found))
 
 
 if __name__ == "__main__":
-    main()
+    run_study(main)

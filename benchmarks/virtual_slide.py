@@ -22,6 +22,7 @@ from common import GLANDS, timed
 from safron.engine import VirtualSlide
 from safron.engine.generator.inputs import read_labels
 from safron.engine.generator.planes import Inputs, further, one_patch
+from safron.engine.preparation.options import DEFAULT_MODEL
 from safron.engine.virtual.tiles import TILE
 
 
@@ -41,7 +42,7 @@ def needed(slide: VirtualSlide, x: int, y: int) -> list[Inputs]:
 def main() -> None:
     """Measure, print a line a region, then all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="safron-seamless")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--regions", type=int, default=20)
     args = parser.parse_args()

@@ -20,22 +20,17 @@ from safron.engine.preparation.options import RenderOptions
 from safron.engine.system.memory import keep_one_heap
 from safron.engine.system.signals import end_soon_after_a_signal
 from safron.io.console import (
-    INTERRUPTED,
     SETTINGS,
-    SIGNALS,
     Program,
-    begin,
     debug_option,
     option,
     options_of,
-    own_process,
     run_program,
-    say_if_interrupted,
-    say_last,
     version_option,
     warn,
 )
 from safron.io.errors import BadInput, Failed
+from safron.io.interruptions import INTERRUPTED, SIGNALS, begin, own_process, say_if_interrupted, say_last
 from safron.io.json_report import check_report_path, write_report
 from safron.io.progress import progress
 
@@ -80,7 +75,7 @@ EPILOG = """\b
 Examples:
   safron-render mask.zarr slide.tiff --tile 256 --overlap 20
   safron-render labels.png slide.ome.tiff --model generator.onnx --preview slide.png
-  safron-render mask.zarr slide.svs --region 0,0,8192,8192 --dry-run
+  safron-render mask.zarr slide.svs --region 0,0,2048,2048 --dry-run
   safron-render mask.zarr slide-{seed}.svs --seeds 1-10 --stain random
   safron-render --slides list.csv --executor processes --workers 4
   safron-render --status slide.svs
@@ -370,7 +365,7 @@ def main_of_process(args: Sequence[str] | None = None) -> NoReturn:
     for number in SIGNALS:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.default_int_handler)
-    own_process(NAME)
+    own_process(NAME, begun=False)
     end_soon_after_a_signal(say_last, code=INTERRUPTED)
     main(args)
 

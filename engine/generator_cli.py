@@ -35,7 +35,9 @@ def draft(model: Path, out: Path | None, overwrite: bool) -> None:
     from safron.io.files import check_output_path, output
 
     from .generator.draft import LEFT_OPEN, draft_card, has_card
+    from .system.signals import end_soon
 
+    end_soon()
     out = out or model.with_suffix(".json")
     check_output_path(out, overwrite=overwrite, endings=(".json",))
     if model.is_file() and has_card(model):
@@ -65,14 +67,18 @@ def check(model: str) -> None:
     import numpy as np
     from safron.io.slides.preview import write_png
 
+    from .generator.card import read_card
     from .generator.draft import card_faults
     from .generator.model import load_model
+    from .plan.render_plan import check_tile_size
     from .preparation.options import RenderOptions
     from .preparation.prepare import prepare
+    from .system.signals import end_soon
 
+    end_soon()
     beside = Path(model).with_suffix(".json")
     if Path(model).is_file() and beside.is_file():
-        faults = card_faults(beside.read_text(encoding="utf-8"), str(beside))
+        faults = card_faults(read_card(beside), str(beside))
         for fault in faults:
             click.echo(f"wrong     {fault}")
         if faults:
@@ -80,6 +86,7 @@ def check(model: str) -> None:
                 f"{beside}: {len(faults)} fields are wrong; docs/generator-contract.md lists all fields"
             )
     card = load_model(model, device="cpu", threads=1).card
+    check_tile_size(card.tile)
     side = 2 * card.tile + 1
     values = [label.value for label in card.labels]
     labels = np.array(values, np.uint8)[

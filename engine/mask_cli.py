@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import debug_option, option, run_program, say_if_interrupted
+from safron.io.console import debug_option, option, run_program
+from safron.io.interruptions import say_if_interrupted
 from safron.io.masks.cli import commands
 from safron.io.masks.cli_options import NAME, relabel_of, size_of, tell_size
 from safron.io.progress import pixel_progress, progress
@@ -22,6 +23,7 @@ MODEL = "nuclei-masks"
     epilog="\b\nExamples:\n"
     "  safron-mask nuclei layout.zarr --types neoplastic,inflammatory,connective --size 4096,4096 --seed 1\n"
     "  safron-mask nuclei layout.zarr --types neoplastic,connective --tissue colon.zarr --map 0=0,1=3,2=2\n"
+    "  safron-mask nuclei layout.zarr --types connective --region-types tumor=neoplastic+inflammatory --tissue colon.zarr --map 0=0,1=3,2=2\n"
     "  safron-render layout.zarr slide.tiff --model nuclei",
 )
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
@@ -31,6 +33,11 @@ MODEL = "nuclei-masks"
     "macrophage_nucleus.",
     "NAME,...",
     required=True,
+)
+@option(
+    "--region-types",
+    "Other types in some regions of --tissue, as tumor=neoplastic+inflammatory,stroma=connective,omental_fat=none.",
+    "REGION=NAME+...,...",
 )
 @option("--size", "Size of the mask: width and height, in pixels of 0.5 um.", "W,H", parse=size_of)
 @option(
@@ -89,11 +96,13 @@ def nuclei(
     if mapping is not None and tissue is None:
         raise click.UsageError("--map: give --tissue, whose labels it translates")
     from .cli import show_warnings
-    from .nucleus_masks import prepare_codes, write_mask
+    from .nucleus_masks import prepare_codes, sampling_folder, write_mask
     from .nucleus_plan import plan_nuclei
     from .plan.passes import all_patches
     from .rendering import open_runner, run
+    from .system.signals import end_soon
 
+    end_soon()
     names = [name.strip() for name in types.split(",") if name.strip()]
     with show_warnings(NAME):
         plan = plan_nuclei(
@@ -105,8 +114,9 @@ def nuclei(
             **options,
         )
         height, width = plan.shape
+        kept = sampling_folder(out)
+        say_if_interrupted("no mask was written yet; the same command continues", where=kept)
         prepared = prepare_codes(plan, out, overwrite=overwrite, workers=workers)
-        say_if_interrupted("no mask was written yet; the same command continues")
         if prepared is not None:
             count = all_patches(prepared.plan)
             with open_runner(prepared) as (prepared, runner), progress(count, "patches") as advance:

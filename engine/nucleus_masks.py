@@ -30,11 +30,13 @@ from safron.io.masks.write import CHUNK, blocks, check_target, run_blocks, worke
 from safron.io.masks.write_nuclei import write_nuclei
 
 from .generator.card import Card
+from .generator.model import PatchModel
 from .nucleus_plan import TISSUE, NucleusPlan, scaled_regions
 from .plan.grid import agreeing_overlap
 from .preparation.options import RenderOptions
 from .preparation.prepare import prepare
 from .preparation.prepared import Prepared
+from .regional_types import RegionalTypes
 from .rendering import open_runner, run
 
 SMALLEST = 8
@@ -99,14 +101,14 @@ def prepare_codes(
         `out` exists, or the folder beside it belongs to another command.
     """
     check_target(out, overwrite=overwrite)
-    beside, card = _folder(out), plan.model.card
+    beside, card = sampling_folder(out), plan.model.card
     begun = _claim(beside, plan, out, overwrite=overwrite)
     try:
         regions, picture = _regions(plan, beside), beside / PICTURE
         if picture.exists():
             return None
         how = RenderOptions(
-            model=plan.model, style=plan.style, seed=plan.seed, steps=plan.steps, overlap=_overlap(card),
+            model=_sampled(plan), style=plan.style, seed=plan.seed, steps=plan.steps, overlap=_overlap(card),
             compression="deflate", flavor="generic", level_count=1, **options,
         )  # fmt: skip
         prepared = prepare(regions, picture, how)
@@ -118,6 +120,13 @@ def prepare_codes(
     return prepared
 
 
+def _sampled(plan: NucleusPlan) -> PatchModel:
+    """Give the model that is sampled: the mask model, or one whose types depend on the region."""
+    if not plan.by_region:
+        return plan.model
+    return RegionalTypes(plan.model, plan.allowed.astype(np.float32))
+
+
 def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> bool:
     """Make the folder of a request, or continue with it if it is the same; whether it was made."""
     note, wanted = beside / "request.json", plan.request()
@@ -127,6 +136,8 @@ def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> bo
         kept = None
     except ValueError:  # damaged
         kept = {}
+    if isinstance(kept, dict):  # an earlier version may not have known of an input
+        kept = dict.fromkeys(wanted) | kept
     if kept == wanted:
         return False
     if kept is not None and not overwrite:
@@ -143,7 +154,8 @@ def _claim(beside: Path, plan: NucleusPlan, out: Path, *, overwrite: bool) -> bo
     return True
 
 
-def _folder(out: Path) -> Path:
+def sampling_folder(out: Path) -> Path:
+    """Name the folder that keeps what is sampled until the mask is written."""
     return out.with_name(f".{out.name}.sampling")
 
 
@@ -201,16 +213,17 @@ def write_mask(
     dict of str, int
         Number of nuclei of each type that was wanted.
     """
-    regions, picture = _regions(plan, _folder(out)), _folder(out) / PICTURE
+    regions, picture = _regions(plan, sampling_folder(out)), sampling_folder(out) / PICTURE
     card, table = plan.model.card, plan.table
     height, width = plan.shape
     beneath, plane = open_mask(regions), open_image(picture, str(picture), {0: (0, 0, 0)}, 0)
-    finder = NucleusFinder(plan.codes.codes, plan.types, width, SMALLEST)
+    finder = NucleusFinder(plan.codes.codes, plan.all_types, width, SMALLEST, allowed=plan.allowed)
     nuclei = np.append(np.uint8(0), table.values(plan.codes.types, source=card.name))
     ground = _ground(table, card)
 
-    def read(rows: slice, cols: slice) -> tuple[Any, Any]:
-        return plane.pixels(rows, cols), card.is_fill[beneath[rows, cols]]  # type: ignore[attr-defined]
+    def read(rows: slice, cols: slice) -> tuple[Any, Any, Any]:
+        regions = beneath[rows, cols]
+        return plane.pixels(rows, cols), card.is_fill[regions], regions  # type: ignore[attr-defined]
 
     def find(rows: slice, cols: slice) -> int:
         finder.note(View.of(rows, cols, plan.shape, read))
@@ -226,6 +239,7 @@ def write_mask(
     about = {
         "model": {"name": card.name, "sha256": plan.model.sha256, "licence": card.licence},
         "types": plan.style,
+        **({"region types": plan.region_types} if plan.by_region else {}),
         "seed": plan.seed,
         "steps": plan.steps or len(card.sampler.times if card.sampler else ()),
         "nuclei": {name: int(count) for name, count in zip(plan.codes.types, finder.counts, strict=True)},
@@ -234,8 +248,8 @@ def write_mask(
         out, paint, height=height, width=width, mpp=card.mpp, labels=table.labels, about=about, workers=workers,
         overwrite=overwrite,
     )  # fmt: skip
-    shutil.rmtree(_folder(out))
-    return {plan.codes.types[place]: int(finder.counts[place]) for place in plan.types}
+    shutil.rmtree(sampling_folder(out))
+    return {plan.codes.types[place]: int(finder.counts[place]) for place in plan.all_types}
 
 
 def _ground(table: ClassTable, card: Card) -> npt.NDArray[np.uint8]:

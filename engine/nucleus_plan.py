@@ -22,6 +22,7 @@ from safron.io.masks.to_geojson import own_legend
 
 from .generator.card import Card
 from .generator.model import PatchModel, load_model
+from .regional_types import read_region_types
 
 TISSUE = "tissue"
 MOST_PIXELS = 30_000_000
@@ -60,7 +61,9 @@ class NucleusPlan:
     codes
         Of its card.
     types
-        Places of the types that are wanted.
+        Places of the types that are wanted, where a region has none of its own.
+    by_region
+        Places of the types of some regions, by label of the model.
     shape
         Height and width of the mask in pixels.
     tissue
@@ -76,6 +79,7 @@ class NucleusPlan:
     model: PatchModel
     codes: Codes
     types: tuple[int, ...]
+    by_region: dict[int, tuple[int, ...]]
     shape: tuple[int, int]
     tissue: LabelMask | None
     values: npt.NDArray[np.uint8]
@@ -86,13 +90,39 @@ class NucleusPlan:
     @property
     def style(self) -> str:
         """Name of the style on the card."""
-        return "+".join(self.codes.types[place] for place in self.types)
+        return self.named(self.types)
+
+    def named(self, places: Sequence[int]) -> str:
+        """Name types by their places."""
+        return "+".join(self.codes.types[place] for place in places)
+
+    @property
+    def all_types(self) -> tuple[int, ...]:
+        """Places of all types that are wanted anywhere."""
+        return tuple(sorted({*self.types, *(place for some in self.by_region.values() for place in some)}))
+
+    @property
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Which types may be in a region: bool [256, types] by label of the model."""
+        found = np.zeros((256, len(self.codes.types)), bool)
+        found[:, list(self.types)] = True
+        for label, places in self.by_region.items():
+            found[label] = False
+            found[label, list(places)] = True
+        return found
+
+    @property
+    def region_types(self) -> dict[str, str]:
+        """Types of regions that have their own, as JSON values by the names of both."""
+        names = {label.value: label.name for label in self.model.card.labels}
+        return {names[label]: self.named(places) for label, places in sorted(self.by_region.items())}
 
     def request(self) -> dict[str, Any]:
         """All that decides the picture, as JSON values."""
         return {
             "model": self.model.sha256,
             "--types": self.style,
+            "--region-types": self.region_types or None,
             "--size": f"{self.shape[1]},{self.shape[0]}",
             "--tissue": None if self.tissue is None else [self.tissue.fingerprint(), self.values.tolist()],
             "--seed": self.seed,
@@ -103,6 +133,7 @@ class NucleusPlan:
 def plan_nuclei(
     types: Sequence[str],
     *,
+    region_types: str | None = None,
     size: tuple[int, int] | None = None,
     tissue: str | Path | None = None,
     relabel: Relabel | None = None,
@@ -118,6 +149,8 @@ def plan_nuclei(
     ----------
     types
         Types of nuclei that there shall be.
+    region_types
+        Other types for some regions of `tissue`, see `safron.engine.regional_types.read_region_types`.
     size
         Height and width in pixels, without `tissue`.
     tissue
@@ -145,6 +178,9 @@ def plan_nuclei(
     if (opened is None) == (size is None):
         raise BadInput("give either --size W,H or --tissue MASK, which has a size")
     card, shape = loaded.card, size
+    if region_types is not None and opened is None:
+        raise BadInput(f"--region-types {region_types}: give --tissue, whose regions they are")
+    by_region = {} if region_types is None else read_region_types(region_types, card, codes.types)
     if opened is not None:
         shape = scaled_regions(opened, card).shape
     assert shape is not None
@@ -154,7 +190,7 @@ def plan_nuclei(
         )
     values = _values(opened, card, by_name=relabel is None)
     return NucleusPlan(
-        loaded, codes, wanted, shape, opened, values, _table(classes, codes, card), seed, steps
+        loaded, codes, wanted, by_region, shape, opened, values, _table(classes, codes, card), seed, steps
     )
 
 

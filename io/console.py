@@ -6,14 +6,10 @@ import errno
 import math
 import os
 import re
-import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -22,12 +18,10 @@ import click
 
 from .errors import SafronError
 from .fields import LEAST_MPP, MOST_MPP, members, settings
-from .start import end_at_once
+from .interruptions import INTERRUPTED, begin_program, end_program, say_last, words_of_interruption
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-INTERRUPTED = 130
-NOTHING = "nothing was written"
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted."
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -173,115 +167,6 @@ def options_table(command: click.Command) -> str:
     return "\n".join(lines) + "\n"
 
 
-SIGNALS: tuple[int, ...] = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-"""Signals that ask a program to end. They are treated alike; Windows has no SIGHUP."""
-
-REPEAT_SECONDS = 1.0
-"""Signals that follow the first one within this time count as one: Ctrl-C pressed twice, or sent to a whole group."""
-
-
-@dataclass
-class _Interruption:
-    """How this process ends; there is one, as for signals.
-
-    Attributes
-    ----------
-    program
-        Its name.
-    asked
-        Whether a signal asked it to end, and when.
-    leaves
-        What it leaves behind then.
-    where
-        What must exist for that to be so; None where it is so at any time.
-    before
-        What it leaves behind as long as that does not exist.
-    own
-        Whether the process is the program's own, so that it may be ended at any moment.
-    begun
-        Whether there is anything that an interruption must tidy up.
-    untold
-        Held once the last line is printed: the main thread and another may want to.
-    """
-
-    program: str = ""
-    asked: float | None = None
-    leaves: str = NOTHING
-    where: Path | None = None
-    before: str = NOTHING
-    own: bool = False
-    begun: bool = True
-    untold: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def line(self) -> str:
-        """The last line of a program that is interrupted now."""
-        lacking = self.where is not None and not self.where.exists()
-        return f"interrupted; {self.before if lacking else self.leaves}"
-
-
-_interruption = _Interruption()
-
-
-def own_process(program: str) -> None:
-    """Say that this process does nothing but run a program.
-
-    Until `begin` is called a signal ends it at once, and later a second one does.
-    """
-    _interruption.program = program
-    _interruption.own, _interruption.begun = True, False
-    _note_interruptions()
-
-
-def begin() -> None:
-    """Let signals raise KeyboardInterrupt from now on, so that what is begun can be tidied up."""
-    _interruption.begun = True
-
-
-def say_last(line: str | None) -> None:
-    """Print the last line of this process on stderr, that of an interruption if it is None; only the first call prints."""
-    if _interruption.untold.acquire(blocking=False):
-        text = _interruption.line if line is None else line
-        click.echo(f"{_interruption.program}: {' '.join(text.split())}", err=True)
-
-
-def say_if_interrupted(leaves: str, *, where: Path | None = None, before: str = NOTHING) -> None:
-    """Change the message that is printed after an interruption from now on; a program begins with `NOTHING`.
-
-    Parameters
-    ----------
-    leaves
-        What an interruption leaves behind, and how that is continued.
-    where
-        A file or folder that exists as soon as this is so; None where it is so now.
-    before
-        What is left behind as long as that does not exist.
-    """
-    _interruption.leaves, _interruption.where, _interruption.before = leaves, where, before
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    now, first = time.monotonic(), _interruption.asked
-    # Noted as well as raised: an interrupted import of an extension module comes out as ImportError.
-    _interruption.asked = now if first is None else first
-    if first is not None and now - first < REPEAT_SECONDS:
-        return
-    if _interruption.own and (first is not None or not _interruption.begun):
-        say_last(None)
-        os._exit(INTERRUPTED)
-    raise KeyboardInterrupt
-
-
-def _note_interruptions() -> None:
-    """Let signals raise KeyboardInterrupt, so that what is unfinished is removed; one that is ignored or handled otherwise stays so."""
-    with suppress(ValueError):  # not in the main thread: then no signal comes here either
-        for number in SIGNALS:
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, end_at_once):
-                signal.signal(number, _interrupt)
-
-
 class _Stream:
     """A standard stream whose other end may close: what is printed then is lost, and that is no failure of the program."""
 
@@ -364,12 +249,7 @@ def run_program(command: click.Command, name: str, args: Sequence[str] | None = 
 
 
 def _run_program(command: click.Command, name: str, args: Sequence[str] | None) -> NoReturn:
-    own = _interruption.own
-    if not own:
-        _interruption.asked, _interruption.untold = None, threading.Lock()
-    _interruption.program = name
-    say_if_interrupted(NOTHING)
-    _note_interruptions()
+    begin_program(name)
     try:
         code = command.main(args, prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -380,11 +260,7 @@ def _run_program(command: click.Command, name: str, args: Sequence[str] | None) 
             traceback.print_exc()
         words, code = _last_words(error, name)
         say_last(words)
-    if own:  # what is left takes no time, and an interruption of it would be a traceback
-        with suppress(ValueError):
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
-    sys.exit(code if isinstance(code, int) else 0)
+    end_program(code if isinstance(code, int) else 0)
 
 
 def warn(name: str, text: str) -> None:
@@ -394,8 +270,9 @@ def warn(name: str, text: str) -> None:
 
 def _last_words(error: BaseException, name: str) -> tuple[str, int]:
     """Return the message for a failure, and its exit code."""
-    if _interruption.asked is not None or isinstance(error, click.Abort | KeyboardInterrupt):
-        return _interruption.line, INTERRUPTED
+    interrupted = words_of_interruption(error)
+    if interrupted is not None:
+        return interrupted, INTERRUPTED
     if isinstance(error, click.ClickException):
         called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
         return f"error: {error.format_message()} ({called} --help lists all options)", error.exit_code

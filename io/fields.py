@@ -39,7 +39,14 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Finite = Annotated[float, Meta(ge=-HUGE, le=HUGE, description="a finite number")]
 Positive = Annotated[float, Meta(gt=0, le=HUGE, description="a finite number above 0")]
 NotNegativeNumber = Annotated[float, Meta(ge=0, le=HUGE, description="a finite number, at least 0")]
-Mpp = Annotated[float, Meta(gt=0, le=HUGE, description="micrometres per pixel, above 0")]
+Mpp = Annotated[
+    float,
+    Meta(
+        ge=LEAST_MPP,
+        le=MOST_MPP,
+        description=f"micrometres per pixel, {LEAST_MPP:g} to {MOST_MPP:g}",
+    ),
+]
 
 Line = Annotated[
     str,
@@ -181,12 +188,16 @@ def words(kind: Any, *, many: bool = False) -> str:
     "a whole number, 0 to 255, or 'edge'"
     >>> words(RGB)
     '3 whole numbers, 0 to 255'
+    >>> words(tuple[Finite, Finite])
+    '2 values, each a finite number'
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
         bounds = [note for note in args[1:] if isinstance(note, Meta)]
         described = next((note.description for note in bounds if note.description), None)
-        return described or ", ".join([words(args[0], many=many), *map(_bounds, bounds)])
+        if described:  # it tells of one
+            return f"values, each {described}" if many else described
+        return ", ".join([words(args[0], many=many), *map(_bounds, bounds)])
     if origin in (Union, UnionType, Literal):
         *most, last = (repr(one) if origin is Literal else words(one, many=many) for one in args)
         comma = "," if any("," in text for text in most) else ""

@@ -50,7 +50,7 @@ def progress(
         if done > earlier:
             rate = (done - earlier) / max(1e-9, time.monotonic() - began)
             said += "".join(f", {rate * factor:.2f} {name}/s" for factor, name in rates)
-            said += f", {(total - done) / rate:.0f} s left" if total is not None else ""
+            said += f", {max(0.0, total - done) / rate:.0f} s left" if total is not None else ""
         return f"{said}: {noted}" if noted else said
 
     def say(more: float, note: str = "") -> None:

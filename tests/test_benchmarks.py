@@ -18,6 +18,7 @@ from masks import blobs
 from onnx_models import CARD, write_onnx
 from safron.engine.stains.looks import stain_change
 from safron.engine.stains.stain import DRAWN
+from safron.io.errors import BadInput, Failed
 
 Run = Callable[..., dict[str, Any]]
 
@@ -214,6 +215,46 @@ def test_runtimes(run: Run, tiny: Path) -> None:
         assert all(found["same_bits"] for found in row["windows"].values())
 
 
+def way(ms: float) -> dict[str, float]:
+    return {"ms": ms, "mean_levels": 0.3, "max_levels": 6, "cpu_s": ms, "times": 2, "peak_mib": 500}
+
+
+def test_the_page_about_performance(
+    load_bench: Callable[[str], Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is there is not measured again, and the page has what was measured, on any machine."""
+    bench = load_bench("performance")
+    page, measured = here / "performance.md", list[str]()
+    committed = bench.HERE.parent / "docs" / "performance.md"
+    page.write_text(committed.read_text())
+    memory = {how: {"peak_mib": 300, "planned_mib": 400} for how in ("auto", "dask")}
+    rows = {
+        "calls: nuclei": {"OpenVINO bfloat16": way(34.2)},
+        "renders: nuclei": {"OpenVINO bfloat16": way(7.7)},
+    }
+
+    def wanted(folder: Path, repeats: int) -> Any:
+        for name, row in (rows | {"memory: 4096": memory}).items():
+            yield name, lambda name=name, row=row: measured.append(name) or row
+
+    monkeypatch.setattr(bench, "wanted", wanted)
+    monkeypatch.setattr(bench, "cpu_type", lambda: "A CPU")
+    for _ in range(2):
+        monkeypatch.setattr(
+            sys, "argv", ["p", *f"--rows {here}/rows.json --page {page} --folder {here}".split()]
+        )
+        bench.main()
+    assert measured == [*rows, "memory: 4096"]
+    made = page.read_text()
+    assert "**A CPU**, milliseconds" in made
+    assert "| `nuclei` | - | - | **34.2** | mean 0.30, largest 6 |" in made
+    assert "| A CPU | `nuclei` | OpenVINO bfloat16 | 7.7 | 2.00 | 500 |" in made
+    assert "| 4096 x 4096 | 300 (400) | 300 (400) |" in made
+    # The page that is committed is the one that its rows give.
+    bench.write_page(page, json.loads((bench.HERE / "performance.json").read_text()))
+    assert page.read_text() == committed.read_text()
+
+
 def test_unsupervised(run: Run, here: Path) -> None:
     pytest.importorskip("torch")
     import cv2
@@ -254,14 +295,22 @@ def test_paper_of_nuclei_aware_diffusion(run: Run, here: Path) -> None:
     for name, plane in (("class", labels), ("instance", numbers)):
         zarr.save_array(str(here / "other.zarr"), plane, path=f"labels/{name}/0")
     command = "paper_diffusion data out --model m.onnx --gan m.onnx --masks other=other.zarr --sampling-steps 1 --guidance 0"
-    command += " --steps 2 --crop 32 --seeds 1 --curve --readings 2"
+    command += " --steps 2 --crop 32 --seeds 2 --readings 2"
     scores = run(command)
     assert [*scores["distance"]] == [
         "real, other tiles", "diffusion", "diffusion, 1 steps", "GAN", "guidance 0", "other masks, diffusion",
         "other masks, GAN",
     ]  # fmt: skip
     assert [*scores["dice"]] == ["all", "epithelial", "inflammatory", "spindle", "miscellaneous"]
-    assert [*scores["curves"]] == [f"{name}, seed 0" for name in ("real", "synthetic", "mixed")]
+    written = (here / "out/tables.md").read_text().splitlines()
+    rows = [line.split(" | ") for line in written if "+-" in line]
+    assert [row[0] for row in rows] == [
+        "| 25% real", "| 25% real, 25% synthetic", "| 25% real, 50% synthetic", "| 25% real, 75% synthetic", "| real",
+        "| 75% real, 25% synthetic", "| 50% real, 50% synthetic", "| 25% real, 75% synthetic", "| synthetic", "| real", "| synthetic",
+    ]  # fmt: skip
+    assert len(scores["curves"]) == 2 * 8
+    dice = [scores["curves"][f"25% real, seed {seed}"]["dice"] for seed in (0, 1)]
+    assert rows[0][1:3] == ["2", f"{np.mean(dice):.4f} +- {np.std(dice, ddof=1):.4f}"]
     assert all(
         0 <= row[kind] <= 1 for row in scores["dice"].values() for kind in ("real", "diffusion", "GAN")
     )
@@ -319,3 +368,45 @@ def test_virtual_slide(run: Run) -> None:
     made = run("virtual_slide --model identity --regions 2 --threads 1")
     assert len(made["rows"]) == 2
     assert min(made["ratio"], made["again_ms"], made["level_2_s"]) > 0
+
+
+def test_training_sets_are_those_of_the_papers_tables(load_bench: Callable[[str], Any]) -> None:
+    pytest.importorskip("torch")
+    bench = load_bench("paper_diffusion")
+    for count in (4, 13):
+        arms = {arm.name: arm for arm in bench.paper_arms(count)}
+        assert {name for names in bench.PAPER_TABLES.values() for name in names} == arms.keys()
+        for name, arm in arms.items():
+            assert not {*arm.real} & {*arm.synthetic}, (
+                name
+            )  # a synthetic tile has a mask that no real one has
+            shares = [int(part.split("%")[0]) for part in name.split(", ") if "%" in part]
+            assert abs(len(arm.real) + len(arm.synthetic) - count * (sum(shares) or 100) / 100) <= 1
+        base = arms["25% real"].real
+        assert all(arms[f"25% real, {share}% synthetic"].real == base for share in (25, 50, 75))
+    with pytest.raises(BadInput, match="3 tiles are left to train on"):
+        bench.paper_arms(3)
+    lines = bench.curve_tables({"real, seed 0": {"dice": 0.5, "iou": 0.25}})
+    assert lines.count("| real | 1 | 0.5000 +- 0.0000 | 0.2500 +- 0.0000 |") == 2
+    assert lines.count("| synthetic | 0 | - | - |") == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; what is done is kept, the same command continues"),
+        (BadInput("x: is none"), 2, "error: x: is none"),
+        (Failed("disk full"), 1, "error: disk full"),
+    ],
+)
+def test_what_ends_a_study_is_one_line(
+    load_bench: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    error: BaseException, code: int, line: str,
+) -> None:  # fmt: skip
+    def main() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/some/where/study.py"])
+    with pytest.raises(SystemExit) as ended:
+        load_bench("results").run_study(main)
+    assert (ended.value.code, capsys.readouterr().err) == (code, f"study.py: {line}\n")

@@ -133,8 +133,10 @@ BROKEN = [
     Broken({"mpp": 0}, "mpp 0 must be micrometres per pixel"),
     Broken({"mpp": -0.5}, "mpp -0.5 must be micrometres per pixel"),
     Broken({"mpp": float("nan")}, "mpp nan must be micrometres per pixel"),
-    Broken({"mpp": 10**400}, "0000 must be micrometres per pixel, above 0"),
-    Broken({"mpp": "half"}, "mpp 'half' must be micrometres per pixel, above 0"),
+    Broken({"mpp": 10**400}, "0000 must be micrometres per pixel, 0.001 to 10000"),
+    Broken({"mpp": 1e300}, "mpp 1e+300 must be micrometres per pixel, 0.001 to 10000"),
+    Broken({"mpp": 1e-300}, "mpp 1e-300 must be micrometres per pixel, 0.001 to 10000"),
+    Broken({"mpp": "half"}, "mpp 'half' must be micrometres per pixel, 0.001 to 10000"),
 ]
 
 

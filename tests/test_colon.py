@@ -128,6 +128,13 @@ def test_the_command_writes_what_paint_gives(here: Path, capfd: pytest.CaptureFi
     array = zarr.open_array("c.zarr", mode="r")
     expected = Colon(7, grade=2, diameter=40, lumens=True).paint(slice(0, 200), slice(0, 300))
     np.testing.assert_array_equal(np.asarray(array[:]), expected)
+    names = [label["name"] for label in zarr.open_array("n.zarr", mode="r").attrs["labels"]]
+    assert names[:5] == ["background", "tissue", "epithelial", "inflammatory", "spindle"]
+    assert run_program(capfd, main, *args, "--lumens", "--overwrite").err == ""
+    beside = ("colon", "e.zarr", "--size", "400,400", "--seed", "1", "--diameter", "180")
+    assert "all of it is background" in run_program(capfd, main, *beside).error
+    assert not np.asarray(zarr.open_array("e.zarr", mode="r")[:]).any()
+    assert run_program(capfd, main, *beside, "--overwrite", "--outline", "full").err == ""
     again = run_program(capfd, main, *args)
     assert again.code == 2
     assert "--overwrite" in again.error

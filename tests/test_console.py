@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
 from safron.io import console, progress
+from safron.io.interruptions import say_if_interrupted
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -83,7 +85,7 @@ def test_what_is_kept_is_said_once_it_is_there(tmp_path: Path, capsys: pytest.Ca
     @click.command(cls=console.Program)
     @click.option("--kept", is_flag=True)
     def work(*, kept: bool) -> None:
-        console.say_if_interrupted("all is kept", where=tmp_path / "checkpoint.pt", before="none yet")
+        say_if_interrupted("all is kept", where=tmp_path / "checkpoint.pt", before="none yet")
         if kept:
             (tmp_path / "checkpoint.pt").touch()
         signal.raise_signal(signal.SIGINT)
@@ -101,3 +103,59 @@ def test_what_is_kept_is_said_once_it_is_there(tmp_path: Path, capsys: pytest.Ca
     assert said == [
         f"safron-x: interrupted; {end}" for end in ("none yet", "all is kept", "nothing was written")
     ]
+
+
+PROGRAM = """
+import atexit, ctypes, os, signal, sys, threading, time
+import click
+from safron.io.console import Program, run_program
+from safron.io.interruptions import own_process
+
+@click.command(cls=Program)
+def work():
+    {body}
+
+own_process("safron-x")
+run_program(work, "safron-x", [])
+"""
+
+
+def run_own(body: str) -> tuple[int, list[str]]:
+    """Run a program in its own process; give its exit code and what it says."""
+    code = PROGRAM.format(body=body.replace("\n", "\n    "))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr.splitlines()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_an_interruption_that_a_callback_of_a_library_swallows_is_raised_again() -> None:
+    code, said = run_own(
+        "call = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGTERM))\n"
+        "call()\nos.write(2, b'goes on\\n')\ntime.sleep(50)"
+    )
+    assert code == 130
+    assert [line for line in said if "safron" in line or "goes" in line][-2:] == [
+        "goes on",
+        "safron-x: interrupted; nothing was written",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_tidying_up_is_not_interrupted_by_what_asked_for_it() -> None:
+    code, said = run_own(
+        "try:\n    signal.raise_signal(signal.SIGINT)\nfinally:\n    time.sleep(1.5)\n    os.write(2, b'tidy\\n')"
+    )
+    assert (code, said) == (130, ["tidy", "safron-x: interrupted; nothing was written"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_program_that_is_done_is_not_interrupted() -> None:
+    assert run_own("atexit.register(signal.raise_signal, signal.SIGINT)") == (0, [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_an_interrupted_program_waits_for_no_thread() -> None:
+    code, said = run_own(
+        "threading.Thread(target=time.sleep, args=(50,)).start()\nsignal.raise_signal(signal.SIGHUP)"
+    )
+    assert (code, said) == (130, ["safron-x: interrupted; nothing was written"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,25 @@ def test_a_foreign_graph_gets_a_card_that_works(
     render(np.ones((70, 90), np.uint8), "s.tiff", model="m.onnx", mpp=1.0, workers=1, overlap=4, scale="1")
 
 
+@pytest.mark.parametrize("kind", ["FLOAT", "UINT8"])
+def test_a_graph_of_colours_is_called_with_colours(kind: str) -> None:
+    """Where the values of the picture reach with the input that the card says."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape, whole = [1, 3, 64, 64], getattr(TensorProto, kind)
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", whole, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, "colours.onnx")
+    adapter = draft_card(Path("colours.onnx")).card["adapter"]
+    values = [-1, 1] if kind == "FLOAT" else [0, 255]
+    assert (adapter["input"]["range"], adapter["output"]["range"]) == (values, values)
+
+
 def test_a_graph_of_the_contract_needs_no_adapter() -> None:
     path = write_onnx(Path("m.onnx"), card=None, noise=2)
     card = draft_card(path).card
@@ -78,6 +99,38 @@ def test_all_faults_of_a_card_are_told_at_once(capsys: pytest.CaptureFixture[str
     assert "5 fields are wrong" in said.err
     assert card_faults(json.dumps(ADAPTED), "x") == []
     assert len(card_faults("{", "x")) == 1
+
+
+GOOD = json.dumps(ADAPTED)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD.encode("utf-16"), "cannot be read as a generator card ('utf-8' codec"),
+        (GOOD.replace("somebody", "j\u00e9r\u00f4me").encode("latin-1"), "is not JSON|cannot be read as"),
+        (gzip.compress(GOOD.encode())[:-9], "cannot be read as a generator card"),
+        (b"[" * 100_000 + b"]" * 100_000, "is not JSON"),
+        (b" " * (1 << 21), "is larger than 1 MiB"),
+        (json.dumps(ADAPTED | {"tile": 2**70}).encode(), "must be 1 to 32768 pixels|wants"),
+    ],
+    ids=["utf-16", "latin-1", "cut", "deep", "large", "tile"],
+)
+def test_a_card_beside_that_is_no_text_is_one_line(
+    content: bytes, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_foreign(Path("m.onnx"), side="s")
+    Path("m.json").write_bytes(content)
+    assert run("check", "m.onnx") == 2
+    said = capsys.readouterr()
+    assert re.search("|".join(map(re.escape, message.split("|"))), said.err + said.out)
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_card_may_begin_with_a_byte_order_mark(capsys: pytest.CaptureFixture[str]) -> None:
+    write_foreign(Path("m.onnx"))
+    Path("m.json").write_bytes(GOOD.encode("utf-8-sig"))
+    assert run("check", "m.onnx") == 0
 
 
 def test_the_shipped_generator_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import shlex
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -130,3 +131,20 @@ def test_a_seam_is_a_peak_where_patches_meet(ratio: float) -> None:
     steps = steps_by_place(image, 40, 13, ratio)
     assert int(np.nanargmax(steps)) == 0
     assert steps[0] > 1.5 * np.nanmedian(steps)
+
+
+def test_it_fits_a_phone(browser: Any, here: Path) -> None:
+    """Nothing is cut, no word of a name is broken, and charts keep their numbers on the screen."""
+    render(MASK, "s.tiff", model="identity", mpp=0.5, workers=1, html="r.html")
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((here / "r.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for cell in page.locator(".bars td, .facts td:first-child, .chart span, .chart svg").all():
+        box = cell.bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= 390, cell.inner_text()
+    for row in page.locator(".bars tr").all():
+        assert row.bounding_box()["height"] < 40, row.inner_text()
+    for name in page.locator(".facts td:first-child").all():
+        longest = max(name.inner_text().split(), key=len)
+        assert name.bounding_box()["width"] > 6 * len(longest), longest
+    page.close()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safron
 from cases import render_cli
 from safron.engine.scratch.journal import read_journal
 from small_renders import ARGS, PATCHES, undisturbed_digest, write_small_mask
@@ -209,6 +210,13 @@ def test_a_worker_without_progress_is_told_of_once(
 
 
 PROGRAMS = ("augment", "eval", "generator", "mask", "optimize", "render", "tiles", "train", "view")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_program_starts(name: str) -> None:
+    program = Path(sys.executable).with_name(f"safron-{name}")
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"safron {safron.__version__}")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -12,6 +12,7 @@ import pytest
 from models import RampModel
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
 from safron.engine import render
+from safron.engine.generator import devices
 from safron.engine.generator.onnx_file import OnnxFile
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.io.errors import BadInput
@@ -212,6 +213,65 @@ def test_statistics_over_a_patch_are_warned_of_once(
         "for seams with safron-eval seams"
         for kind in kinds
     ]
+
+
+def resized(**how: Any) -> Any:
+    """Half the size and back."""
+    constants = [constant("half", np.array([1, 1, 0.5, 0.5], np.float32)), constant("sizes", [1, 3, 64, 64])]
+    back = helper.make_node("Resize", ["s", "", "", "sizes"], ["b"], mode="nearest")
+    return graph([node("Resize", "", "half", out=("s",), mode="linear", **how), back], constants, opset=18)
+
+
+def pooled(kind: str, stride: int, pad: int, **how: Any) -> Any:
+    pool = node(kind, out=("s",), kernel_shape=[3, 3], strides=[stride] * 2, pads=[pad] * 4, **how)
+    back = helper.make_node("Resize", ["s", "", "", "sizes"], ["b"], mode="nearest")
+    return graph([pool, back], [constant("sizes", [1, 3, 64, 64])], opset=19)
+
+
+OTHERWISE: list[tuple[str, Callable[[], Any], tuple[str, ...]]] = [
+    ("resized", resized, ()),
+    ("without antialias", lambda: resized(antialias=0), ()),
+    ("with antialias", lambda: resized(antialias=1), ("Resize with antialias 1",)),
+    ("ceil", lambda: pooled("MaxPool", 2, 0, ceil_mode=1), ()),
+    ("floor", lambda: pooled("MaxPool", 2, 1, ceil_mode=0), ()),
+    ("one by one", lambda: pooled("MaxPool", 1, 1, ceil_mode=1), ()),
+    ("maximum", lambda: pooled("MaxPool", 2, 1, ceil_mode=1), ("MaxPool with ceil_mode 1 and padding",)),
+    (
+        "mean",
+        lambda: pooled("AveragePool", 2, 1, ceil_mode=1, count_include_pad=1),
+        ("AveragePool with ceil_mode 1 and padding",),
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "found"), [row[1:] for row in OTHERWISE], ids=[row[0] for row in OTHERWISE])
+def test_what_openvino_computes_otherwise_runs_with_onnx_runtime_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[], Any],
+    found: tuple[str, ...],
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = save(tmp_path, make())
+    labels = np.random.default_rng(0).integers(0, 3, (1, 64, 64), np.uint8)
+    model = OnnxModel(path, device="cpu")
+    assert model.file.otherwise_in_openvino == found
+    if not found:
+        other = OnnxModel(path, device="cpu", runtime="openvino")
+        np.testing.assert_allclose(other(labels), model(labels), atol=0.01)
+        return
+    with pytest.raises(
+        BadInput,
+        match=rf"m\.onnx: OpenVINO computes {found[0]} otherwise than ONNX says; use --runtime onnxruntime",
+    ):
+        OnnxModel(path, device="cpu", runtime="openvino")
+    monkeypatch.setattr(devices, "_why_not_bfloat16", lambda *args: None)
+    automatic = OnnxModel(path, device="cpu", precision="auto")
+    assert (automatic.precision, automatic.runtime.partition(" 1")[0]) == ("float32", "ONNX Runtime")
+    assert caplog.messages[-1].startswith("--precision auto: float32 is used (--model ")
+    assert np.array_equal(automatic(labels), model(labels))
 
 
 def quantized(count: int | str) -> Any:

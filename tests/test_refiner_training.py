@@ -86,10 +86,31 @@ def test_a_batch_follows_from_its_number_and_has_true_masks(tiles: Tiles) -> Non
     assert batch.initial.shape == (2, 3, 16 + 2 * CONTEXT, 16 + 2 * CONTEXT)
     assert batch.targets.shape == (2, 2, 16, 16)
     assert bool((batch.targets[:, 1] <= batch.targets[:, 0]).all())
+    for number in (40, 3):  # other canvases have been drawn in between
+        late = tiles.batch(number)
+    assert torch.equal(batch.initial, late.initial)
     many = Tiles([("a", tissue(200))], dataclasses.replace(TINY, patch=96, reference=96, batch=6)).batch(0)
     inner = many.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT].mean(dim=1)
     nuclei = many.targets[:, 0] > 0
     assert inner[nuclei].mean() < inner[~nuclei].mean() - 0.1
+
+
+def test_tiles_may_be_made_smaller() -> None:
+    config = dataclasses.replace(TINY, shrink=2, batch=1, patch=32)
+    tiles = Tiles([("a", tissue(301))], config)
+    assert tiles.images[0].shape == (150, 150, 3)
+    assert tiles.images[0][3, 5].tolist() == pytest.approx(
+        tissue(301)[6:8, 10:12].mean(axis=(0, 1)).tolist(), abs=0.51
+    )
+    batch = tiles.batch(0)
+    assert (batch.initial.shape, batch.targets.shape) == ((1, 3, 72, 72), (1, 2, 32, 32))
+    areas = []
+    for shrink in (1, 2):
+        settings = dataclasses.replace(config, shrink=shrink, patch=96, batch=8)
+        targets = Tiles([("a", tissue(301))], settings).batch(0).targets[:, 0].byte().numpy()
+        found = [cv2.connectedComponentsWithStats(one)[2][1:, cv2.CC_STAT_AREA] for one in targets]
+        areas.append(np.median(np.concatenate(found)))
+    assert 0.15 < areas[1] / areas[0] < 0.4, "nuclei keep their size in micrometres"
 
 
 def test_interiors_keep_apart_nuclei_that_touch() -> None:
@@ -315,7 +336,8 @@ def test_bad_input_is_one_line(exported: Path, tmp_path: Path, args: tuple[str, 
 def test_settings() -> None:
     full = RefinerConfig()
     assert full.with_total(full.total) == full
-    assert (full.interior, dataclasses.replace(full, radius=(2.75, 6.25)).interior) == (2, 1)
+    half = dataclasses.replace(full, shrink=2)
+    assert [(one.interior, one.smallest) for one in (full, half)] == [(2, 30), (1, 7)]
     assert full.with_total(1400).steps == (100, 100, 100, 100, 1000)
     with pytest.raises(BadInput, match="must be a multiple of 8"):
         RefinerConfig(patch=30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,9 +117,18 @@ def test_a_run_of_one_line_has_a_dot_in_the_middle() -> None:
     make("long", 1.0)
     assert run("page", "short", "alone.html") == 0
     page = Path("alone.html").read_text()
-    dots = re.findall(r"<circle cx=([\d.]+) cy=([\d.]+) r=4", page)
-    assert dots == [("370.0", "105.0")] * 2
+    assert re.findall(r"<path d='M([\d.,]+)h0'", page) == ["310.0,85.0"] * 2
     assert page.count("50 steps<") == 2  # once below each curve, not at both ends
     assert run("page", "long", "two.html", "--before", "short") == 0
     beside = Path("two.html").read_text()
-    assert len(re.findall("<circle", beside)) == 2  # of the short run alone
+    assert len(re.findall("<path", beside)) == 2  # of the short run alone
+
+
+def test_the_page_fits_a_phone(browser: Any) -> None:
+    make("wide", 1.0)
+    cv2.imwrite("wide/sheet-000500.png", np.full((80, 900, 3), 9, np.uint8))
+    assert run("page", "wide", "p.html") == 0
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(Path("p.html").absolute().as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()

@@ -104,6 +104,7 @@ CARDS = [
     ("unknown kind", {"kind": "euler"}, "'euler'"),
     ("a field that is no field", {"betas": [1]}, "betas"),
     ("more steps than times", {"steps": 5}, "steps 5 must be at most 4"),
+    ("a range of three", {"range": [1, 2, 3]}, "range [1, 2, 3] must be 2 values, each a finite number"),
     ("guidance without a null label", {"guidance": 2.0, "null_label": None}, "needs a null_label"),
 ]
 
@@ -246,17 +247,33 @@ def test_a_torn_chunk_of_the_running_picture_is_made_again(capfd: pytest.Capture
 
 
 @pytest.mark.usefixtures("_files")
+def test_a_damaged_record_of_a_pass_says_what_to_do(capfd: pytest.CaptureFixture[str]) -> None:
+    digest = render_cli(capfd, ARGS)["digest"]
+    Path("s.tiff").unlink()
+    for text in ("x", '{"attributes": {"safron": {"format": 5}}}'):
+        stop_after_the_first_pass(capfd)
+        Path("s.tiff.safron/passes/0/zarr.json").write_text(text)
+        damaged = run_cli(capfd, ARGS)
+        assert damaged.code == 2
+        assert "passes/0/zarr.json: " in damaged.error
+        assert damaged.error.endswith(": pass --fresh or --overwrite")
+        assert render_cli(capfd, f"{ARGS} --fresh")["digest"] == digest
+        Path("s.tiff").unlink()
+
+
+@pytest.mark.usefixtures("_files")
+@pytest.mark.parametrize("lost", ["state/c.0.1.1", "state/zarr.json"])
 def test_a_running_picture_that_got_lost_is_told_in_one_line(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     complete = PassState.complete
 
     def lose(self: PassState, before: tuple[int, int]) -> tuple[int, int]:
-        (self.scratch.path / "state/c.0.1.1").unlink()
+        (self.scratch.path / lost).unlink()
         return complete(self, before)
 
     monkeypatch.setattr(PassState, "complete", lose)
-    lost = run_cli(capfd, ARGS)
-    assert lost.code == 1
-    assert "the sampler's running picture is missing or damaged in part" in lost.error
-    assert "start over with --fresh" in lost.error
+    outcome = run_cli(capfd, ARGS)
+    assert outcome.code == 1
+    assert "the sampler's running picture is missing or damaged in part" in outcome.error
+    assert "start over with --fresh" in outcome.error

@@ -21,6 +21,7 @@ from safron.io.masks.write_pictures import write_pictures
 from safron.io.synthesis import stains
 from safron.io.synthesis.draw import FADE, STRIDE, Picture, Synthesizer
 from safron.io.synthesis.layout import PROPOSALS, ROUNDS, Layout
+from safron.io.synthesis.shrinking import shrink_picture
 from safron.io.synthesis.textures import CELL, make_texture, make_textures
 from safron.io.synthesis.tiles import read_tiles
 from tiles import tissue
@@ -50,6 +51,24 @@ def test_any_window_is_a_part_of_the_plane(
     inside = np.s_[y + 40 : y1 + 40, x + 60 : x1 + 60]
     for name in ("rgb", "classes", "instances"):
         assert np.array_equal(getattr(part, name), getattr(whole, name)[inside]), name
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_a_picture_is_made_smaller_window_by_window(synthesizer: Synthesizer, factor: int) -> None:
+    whole = synthesizer.draw(0, 0, 60 * factor, 90 * factor)
+    small = shrink_picture(whole, factor)
+    means = whole.rgb.reshape(60, factor, 90, factor, 3).mean(axis=(1, 3))
+    assert np.abs(small.rgb - means).max() <= 0.5
+    half = factor // 2
+    for row, column in ((0, 0), (7, 80), (59, 89)):
+        at = row * factor + half, column * factor + half
+        assert (small.instances[row, column], small.classes[row, column]) == (
+            whole.instances[at],
+            whole.classes[at],
+        )
+    part = shrink_picture(synthesizer.draw(10 * factor, 20 * factor, 30 * factor, 70 * factor), factor)
+    for name in ("rgb", "classes", "instances"):
+        assert np.array_equal(getattr(part, name), getattr(small, name)[10:30, 20:70]), name
 
 
 def test_nuclei_have_one_number_each_and_do_not_run_into_each_other(whole: Picture) -> None:
@@ -204,6 +223,11 @@ def test_the_command(tmp_path: Path) -> None:
     assert "300 x 200 pixels, 0.25 um per pixel, from 1 tiles" in result.output
     assert "b.png: only 0 % of it is tissue" in result.output
     assert open_mask(out).shape == (200, 300)
+    small = tmp_path / "small.zarr"
+    result = run(tmp_path / "tiles", small, "--size", "150,100", "--rule", "table", "--shrink", 2)
+    assert "150 x 100 pixels, 0.5 um per pixel" in result.output
+    fine, coarse = (zarr.open_group(path, mode="r")["labels/class/0"][:] for path in (out, small))
+    assert np.array_equal(coarse, fine[1::2, 1::2])
     before = zarr.open_group(out, mode="r")["image/0"][:]
     assert run(tmp_path / "tiles", out, "--size", "300,200", "--seed", 5, "--overwrite").exit_code == 0
     assert not np.array_equal(zarr.open_group(out, mode="r")["image/0"][:], before)

@@ -63,7 +63,7 @@ ANY = (
     ({"discriminator_base": 0}, "discriminator_base 0 must be .* at least 1"),
     ({"discriminator_levels": 0}, "discriminator_levels 0 must be a whole number, 1 to 12"),
     ({"discriminator_levels": 10**9}, "discriminator_levels 1000000000 must be .* 1 to 12"),
-    ({"image_mpp": NAN}, "image_mpp nan must be micrometres per pixel, above 0"),
+    ({"image_mpp": NAN}, "image_mpp nan must be micrometres per pixel, 0.001 to 10000"),
     ({"image_mpp": 0}, "image_mpp 0 must be micrometres"),
     ({"model": {"mpp": math.inf}}, r"model\.mpp inf must be micrometres"),
     ({"model": {"widths": [0, 4, 4, 4, 4]}}, r"model\.widths\[0\] 0 must be .* at least 1"),

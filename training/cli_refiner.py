@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
-from safron.io.masks.cli_nuclei import RADIUS
 from safron.training.config.needs import need_torch
 from safron.training.config.stopping import tell_of
 
@@ -33,7 +32,13 @@ PATH = click.Path(path_type=Path)
     type=click.IntRange(5),
     shown="of the size",
 )
-@RADIUS
+@option(
+    "--shrink",
+    "Train on tiles made smaller by this whole number: 2 for 0.5 um of tiles at 0.25 um.",
+    "N",
+    type=click.IntRange(1, 16),
+    default=1,
+)
 @option("--minutes", "Stop after this number of minutes; --resume continues.", "N", type=POSITIVE)
 @option("--leave-out", "Name of a tile that is not trained on; repeat for each.", "NAME", multiple=True)
 @option("--no-style", "Without references of a style (ablation).", is_flag=True)
@@ -61,7 +66,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     if given["threads"]:
         torch.set_num_threads(given["threads"])
     used: dict[str, Any] = {f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights")}
-    config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], radius=given["radius"], **used)
+    config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], shrink=given["shrink"], **used)
     if given["iterations"]:
         config = config.with_total(given["iterations"])
     found = read_tiles(tiles)
@@ -120,7 +125,7 @@ def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given
         "trained_on": given["trained_on"] or f"{len(metadata['tiles'])} unlabelled tiles",
         "steps": trainer.done,
     }
-    style, mpp, field = trainer.mean_style(), given["mpp"], given["field"]
+    style, mpp, field = trainer.mean_style(), given["mpp"] * config.shrink, given["field"]
     card = write(trainer.networks, config, out, style=style, said=said, mpp=mpp, field=field)
     click.echo(
         f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"

@@ -108,7 +108,7 @@ def run_page(run: Path, before: Path | None = None) -> str:
     sheets = sorted(run.glob("sheet-*.png"))
     if sheets:
         parts.append(
-            "<h2>Samples over time</h2><p>Masks, real tissue, and what the generator makes of the masks; these slides were held out.</p>"
+            "<h2>Samples over time</h2><p>From above: masks, real tissue, what the generator makes of the masks, and the same with the edges of patches. These slides were held out.</p>"
         )
     for sheet in _some(sheets):
         parts.append(

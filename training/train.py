@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safron.io.errors import BadInput, Failed
+from safron.io.files import check_regular
 from safron.io.progress import progress
 from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
@@ -344,6 +345,8 @@ def fit(
     if path.exists() and not resume:
         raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
     part = team.share(config.batch)
+    if start is not None:  # the data take long to prepare
+        check_regular(start)
     run = open_run(
         folder, config, facts, load_same(path, config) if resume else None, path, cache or out, team
     )

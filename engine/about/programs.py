@@ -22,7 +22,9 @@ def start(program: str, module: str) -> None:
         Where its `main` is.
     """
     prepare(program)
-    import_module(module).main()
+    main = import_module(module).main
+    import_module("safron.io.interruptions").own_process(program)
+    main()
 
 
 augment = partial(start, "safron-augment", "safron.engine.augment")

@@ -16,11 +16,11 @@ from safron.io.console import (
     option,
     options_of,
     run_program,
-    say_if_interrupted,
     version_option,
     warn,
 )
 from safron.io.errors import BadInput
+from safron.io.interruptions import say_if_interrupted
 from safron.io.json_report import check_report_path, write_report
 from safron.training.segmentation.options import DiceOptions
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, Count, Finite, Line, Mpp, NotNegative, convert, hints
+from safron.io.files import parse_text
 from safron.io.legend import Label
 from safron.io.measures.guides import Guides
 
@@ -335,6 +337,17 @@ class Card:
         raise BadInput(
             f"--tile {tile}: generator {self.name!r} writes tiles of {rule}; try --tile {self.tile}"
         )
+
+
+def read_card(path: Path) -> str:
+    """Read the text of a card beside a graph.
+
+    Raises
+    ------
+    BadInput
+        It is no text, too large, or no regular file.
+    """
+    return parse_text(path, str, kind="a generator card", remedy="save it as JSON in UTF-8")
 
 
 def parse_card(text: str, *, source: str) -> Card:

@@ -73,7 +73,7 @@ def card_faults(text: str, source: str) -> list[str]:
     except BadInput as first:
         try:
             card = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [str(first)]
         if not isinstance(card, dict):
             return [str(first)]
@@ -182,7 +182,7 @@ def _call(
             np.repeat(rng.integers(0, max(2, channels), (1, side // 8 + 1, side // 8 + 1)), 8, 1), 8, 2
         )
         labels = labels[:, :side, :side]
-        feeds = {taken.name: _encoded(labels, layout, channels).astype(TYPES[taken.type])}
+        feeds = {taken.name: _encoded(labels, layout, channels, taken.type).astype(TYPES[taken.type])}
         if noise is not None:
             depth = noise.shape[1] if isinstance(noise.shape[1], int) else 1
             feeds[noise.name] = rng.standard_normal((1, depth, side, side)).astype(TYPES[noise.type])
@@ -195,10 +195,18 @@ def _call(
     return said
 
 
-def _encoded(labels: Any, layout: str, channels: int) -> Any:
+def _colours(kind: str) -> tuple[int, int]:
+    """Values of black and of full colour that are guessed for an input of a type."""
+    return (-1, 1) if np.issubdtype(TYPES[kind], np.floating) else (0, 255)
+
+
+def _encoded(labels: Any, layout: str, channels: int, kind: str) -> Any:
+    """Labels as the card that is drafted will have them."""
     if channels == 0:
         return labels
     deep = labels[:, None] == np.arange(channels)[None, :, None, None] if channels > 1 else labels[:, None]
+    if channels == 3:
+        deep = np.where(deep, *_colours(kind)[::-1])
     return deep if layout == "nchw" else deep.transpose(0, 2, 3, 1)
 
 
@@ -250,8 +258,8 @@ def _describe(
             )
         entry: dict[str, Any] = {"name": taken.name, "kind": kind, "layout": layout}
         if kind == "rgb":
-            entry["range"] = [-1, 1]
-            draft.guessed.append("input range [-1, 1]")
+            entry["range"] = [*_colours(taken.type)]
+            draft.guessed.append(f"input range {entry['range']}")
         output = {"name": made.name, "layout": "nhwc" if last else "nchw", "range": span}
         draft.card["adapter"] = {"input": entry, "output": output} | (
             {"noise": noise.name} if noise is not None else {}

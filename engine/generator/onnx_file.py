@@ -62,6 +62,8 @@ class OnnxFile:
         Operators that take statistics over the height and width of a patch, sorted.
     scales_by_batch
         Whether values are quantized by a scale that depends on the whole batch.
+    otherwise_in_openvino
+        Operators that OpenVINO computes otherwise than ONNX says, with the attributes that matter, sorted.
     float16
         Whether it computes in float16: no weights of float32 with two axes or more, and some of float16.
     metadata
@@ -74,6 +76,7 @@ class OnnxFile:
     random: tuple[str, ...]
     whole_patch: tuple[str, ...]
     scales_by_batch: bool
+    otherwise_in_openvino: tuple[str, ...]
     float16: bool
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -106,6 +109,7 @@ class OnnxFile:
             random=tuple(sorted({name for node in nodes if (name := node.random(constants))})),
             whole_patch=tuple(sorted({node.kind for node in nodes if node.over_patch(constants)})),
             scales_by_batch=bool(kinds & DYNAMIC),
+            otherwise_in_openvino=tuple(sorted({name for node in nodes if (name := node.in_openvino())})),
             float16=FLOAT16 in weights and FLOAT not in weights,
             metadata={_text(entry, 1): _text(entry, 2) for entry in map(_fields, found[0][1].get(14, ()))},
         )
@@ -136,6 +140,17 @@ class _Node:
             mode = constants.get(self.inputs[2])
             if mode is None or any(_values(mode)):
                 return "Dropout in training mode"
+        return ""
+
+    def in_openvino(self) -> str:
+        """How a message calls it, if OpenVINO 2026.4 has other values than ONNX says; else nothing."""
+        if self.kind == "Resize" and _integer(self.attribute("antialias"), 3):
+            return "Resize with antialias 1"
+        if self.kind in ("MaxPool", "AveragePool") and _integer(self.attribute("ceil_mode"), 3):
+            # Without padding the last window starts within the image, and windows next to each other never stop short.
+            padded, strides = (_integers(self.attribute(name), 8) for name in ("pads", "strides"))
+            if any(padded) and any(stride > 1 for stride in strides):
+                return f"{self.kind} with ceil_mode 1 and padding"
         return ""
 
     def over_patch(self, constants: dict[str, Fields]) -> bool:

@@ -18,10 +18,10 @@ from safron.engine.plan.fixed_point import PREDICTION_LIMIT, VALUE_LIMIT
 from safron.engine.system.gpus import describe_gpu
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import open_input, read_text
+from safron.io.files import open_input
 
 from .adapter import check_adapter, run_adapted
-from .card import Card, Difference, parse_card
+from .card import Card, Difference, parse_card, read_card
 from .devices import (
     check_precision,
     check_providers,
@@ -184,6 +184,11 @@ class OnnxModel:
     def _open(self) -> Any:
         if self._runtime == "openvino":
             assert self.calls is not None
+            if self.file.otherwise_in_openvino:
+                raise BadInput(
+                    f"--model {self.path}: OpenVINO computes {', '.join(self.file.otherwise_in_openvino)} otherwise than "
+                    "ONNX says; use --runtime onnxruntime in float32, or export it without"
+                )
             return OpenVinoSession(self.path, sha256=self.sha256, calls=self.calls, precision=self.precision)
         import onnxruntime as ort
 
@@ -236,14 +241,7 @@ class OnnxModel:
 
     def _card_beside(self) -> str | None:
         """Text of the card file, where there is one."""
-        if not self._card_path.is_file():
-            return None
-        try:
-            return read_text(self._card_path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                f"{self._card_path}: cannot read the generator card ({one_line(error)})"
-            ) from error
+        return read_card(self._card_path) if self._card_path.is_file() else None
 
     def _read_card(self, beside: str | None) -> Card:
         if beside is not None:

@@ -28,8 +28,8 @@ NEAREST = {
     "nearest_mode": "floor",
 }
 """How an image is enlarged by repeating pixels."""
-REVISION = 1
-"""Part of the name of a compiled generator in the cache; to be raised with every change here."""
+REVISION = 3
+"""Part of the name of a compiled generator in the cache; to be raised with every change here and in `openvino_precision`."""
 
 
 def rewrite(model: Any) -> int:

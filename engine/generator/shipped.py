@@ -8,8 +8,8 @@ MODELS = Path(__file__).parent / "models"
 CPU_FORMS = MODELS / "cpu"
 """Graphs that give the same bits in less time on a CPU, of the same names; `safron.engine.optimization.packing` makes them."""
 
-BFLOAT16 = {"safron-seamless": (0.34, 6.0)}
-"""Mean and largest difference of bfloat16 from float32, in grey levels, of generators whose cards are older than that field."""
+BFLOAT16 = {"safron-seamless": (0.34, 6.0), "safron-tissue": (0.31, 9.0)}
+"""Mean and largest difference of bfloat16 from float32, in grey levels, of generators whose cards do not say it."""
 
 
 def model_names() -> list[str]:

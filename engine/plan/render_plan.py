@@ -298,6 +298,12 @@ def fingerprint(inputs: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(sorted(inputs.items()))).encode()).hexdigest()
 
 
+def check_tile_size(tile: int) -> None:
+    """Raise `BadInput` unless patches of this size can be planned."""
+    if not 1 <= tile <= MOST_TILE:
+        raise BadInput(f"--tile {tile}: must be 1 to {MOST_TILE} pixels")
+
+
 def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int) -> PatchGrid:
     """Check the geometry of a render and return its grid.
 
@@ -306,8 +312,7 @@ def make_grid(*, height: int, width: int, tile: int, overlap: int, context: int)
     BadInput
         The tile or the overlap is out of range.
     """
-    if not 1 <= tile <= MOST_TILE:
-        raise BadInput(f"--tile {tile}: must be 1 to {MOST_TILE} pixels")
+    check_tile_size(tile)
     if not 0 <= overlap < tile:
         raise BadInput(f"--overlap {overlap}: must be at least 0 and smaller than --tile {tile}")
     return PatchGrid(height, width, tile, overlap, context)

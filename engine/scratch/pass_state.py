@@ -53,12 +53,14 @@ class PassState(RenderState):
             Its scratch was changed.
         """
         writer: Any = _NoSlide()
-        if scratch.differences(inputs) == [] and scratch.journal.is_file():
-            try:
+        try:
+            resumes = scratch.differences(inputs) == [] and scratch.journal.is_file()
+            if resumes:
                 scratch.check_files()
                 scratch.check_arrays(plan)
-            except BadInput as error:
-                raise BadInput(f"{error}: pass --fresh or --overwrite") from error
+        except BadInput as error:
+            raise BadInput(f"{error}: pass --fresh or --overwrite") from error
+        if resumes:
             entries = [entry for entry in read_journal(scratch.journal) if is_of(plan, entry)]
             state = cls(plan, scratch, writer, watch, entries)
             state.drop_stray_boundaries()

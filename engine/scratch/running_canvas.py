@@ -63,7 +63,7 @@ class RunningCanvas:
         for step in sorted(steps)[-2:]:  # the later one last, above the other
             try:
                 self._draw(self._scratch.of_pass(step), window, level, rgb, there, most)
-            except OSError:  # deleted at this moment
+            except (OSError, ValueError):  # deleted at this moment, or damaged
                 continue
         return (rgb, there) if there.any() else None
 

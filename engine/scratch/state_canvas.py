@@ -79,10 +79,10 @@ class StateCanvas:
         Failed
             A chunk is missing or damaged.
         """
-        array = self._arrays.open(NAME)
-        region = (slice(0, array.shape[0]), *window.slices())
-        out = np.empty((array.shape[0], window.height, window.width), array.dtype)
         try:
+            array = self._arrays.open(NAME)
+            region = (slice(0, array.shape[0]), *window.slices())
+            out = np.empty((array.shape[0], window.height, window.width), array.dtype)
             return assemble(region, array.chunks, out, lambda index: self._load((index[1], index[2])))
         except (OSError, ValueError, RuntimeError) as error:
             raise Failed(

@@ -21,7 +21,7 @@ and Cholesky factor of the covariance; `benchmarks/stains.py real` measures them
 REFERENCE_MEAN: Vector = (0.4065, 0.7046, 0.3962)
 """The same density of what the shipped generator draws, not its logarithm."""
 
-CONTRAST, WIDTH = 1.15, 1.1
+CONTRAST, WIDTH = 1.05, 1.1
 """Raise densities and their spread. What the generator draws has more contrast than those pictures, and the mean colour of more contrast
 is lighter and varies less; with these, the looks cover the real slides (`benchmarks/stains.py cover`)."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from safron.io.console import REPEAT_SECONDS, SIGNALS
+from safron.io.interruptions import INTERRUPTED, REPEAT_SECONDS, SIGNALS, is_own_process, say_last
 
 END_SECONDS = 3.0
 """Time in which a process ends after the first signal; Docker kills it after ten."""
@@ -71,6 +71,12 @@ def end_soon_after_a_signal(say: Callable[[str | None], None], *, code: int) -> 
         _end.at(lambda: began + _end.seconds, None, code)
 
     threading.Thread(target=watch, name="safron-signals", daemon=True).start()
+
+
+def end_soon() -> None:
+    """Let a signal end this process in seconds also while a generator call runs, where the process is a program's own."""
+    if is_own_process():
+        end_soon_after_a_signal(say_last, code=INTERRUPTED)
 
 
 def end_within(seconds: float, message: str, *, code: int) -> None:

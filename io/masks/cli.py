@@ -326,11 +326,26 @@ def colon(
 
     Every pixel depends only on the options and its position, so that a smaller mask is the corner of a larger one.
     """
+    from safron.io.legend import DEFAULT_LABELS
+
+    from .classes import shipped_tables
     from .colon import Colon
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    _write(out, Colon(**settings).paint, size, mpp=mpp, workers=workers, overwrite=overwrite)
+    made, tissue = Colon(**settings), []
+
+    def paint(rows: slice, cols: slice) -> Any:
+        labels = made.paint(rows, cols)
+        if not tissue and labels.any():
+            tissue.append(True)
+        return labels
+
+    labels = shipped_tables()["nuclei"].labels if settings["cellularity"] else DEFAULT_LABELS
+    _write(out, paint, size, mpp=mpp, workers=workers, overwrite=overwrite, labels=labels)
+    if not tissue:
+        hint = "pass --outline full, or another --seed" if settings["outline"] == "island" else "raise --size"
+        warn(NAME, f"{out}: all of it is background, since it lies beside the tissue; {hint}")
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")

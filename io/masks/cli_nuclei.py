@@ -23,15 +23,6 @@ def _radius(value: str) -> tuple[float, float]:
     return float(match[1]), float(match[2])
 
 
-RADIUS = option(
-    "--radius",
-    "Smallest and largest mean radius of a nucleus, in pixels of the tiles.",
-    "LOW,HIGH",
-    parse=_radius,
-    default="5.5,12.5",
-)
-
-
 @click.command(
     "synthesize-nuclei",
     epilog="\b\nExamples:\n  safron-mask synthesize-nuclei tiles/ nuclei.zarr --size 4096,4096\n"
@@ -41,7 +32,13 @@ RADIUS = option(
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @option("--size", "Size of the picture: width and height, in pixels.", "W,H", parse=size_of, required=True)
 @option("--seed", "Seed, a whole number.", "N", type=int, default=0)
-@RADIUS
+@option(
+    "--radius",
+    "Smallest and largest mean radius of a nucleus, in pixels.",
+    "LOW,HIGH",
+    parse=_radius,
+    default="5.5,12.5",
+)
 @option("--cellularity", "How crowded nuclei are, 0 to 1.", "N", type=SHARE, default=0.5)
 @option("--pleomorphism", "How much nuclei differ in size and shape, 0 to 1.", "N", type=SHARE, default=0.5)
 @option(
@@ -49,6 +46,13 @@ RADIUS = option(
     "How many pixels of a tile are taken for nuclei: otsu, by Otsu's threshold; table, as in the paper.",
     type=click.Choice(["otsu", "table"]),
     default="otsu",
+)
+@option(
+    "--shrink",
+    "Make the picture smaller by this whole number: 2 for 0.5 um from tiles at 0.25 um. W,H are its size then.",
+    "N",
+    type=click.IntRange(1, 16),
+    default=1,
 )
 @option("--mpp", "Pixel size of the tiles, in micrometres per pixel.", "UM", type=PIXEL_SIZE, default=0.25)
 @option("--overwrite", "Replace OUT if this command made it.", is_flag=True)
@@ -67,6 +71,7 @@ def synthesize_nuclei(
     seed: int,
     radius: tuple[float, float],
     rule: Any,
+    shrink: int,
     mpp: float,
     overwrite: bool,
     workers: int | None,
@@ -78,8 +83,9 @@ def synthesize_nuclei(
     are drawn in their colour and texture (Hou et al., Unsupervised Histopathology Image Synthesis, 2017, section 2).
     OUT.zarr holds the mask (labels/class and labels/instance) and the picture (image, RGB).
     """
-    from safron.io.synthesis.draw import Synthesizer
+    from safron.io.synthesis.draw import Picture, Synthesizer
     from safron.io.synthesis.layout import Layout
+    from safron.io.synthesis.shrinking import shrink_picture
     from safron.io.synthesis.textures import make_textures
     from safron.io.synthesis.tiles import read_tiles
 
@@ -87,22 +93,34 @@ def synthesize_nuclei(
 
     check_pictures(out, overwrite=overwrite)
     height, width = size
-    layout = Layout(seed, width, radius, **shape)
+    layout = Layout(seed, shrink * width, radius, **shape)
     given = read_tiles(tiles)
     textures, left = make_textures(given, rule=rule)
     for reason in left:
         warn(NAME, f"{reason}; left out")
-    about = {"seed": seed, "radius": radius, "rule": rule, "tiles": [name for name, _ in given], **shape}
+    about = {
+        "seed": seed,
+        "radius": radius,
+        "rule": rule,
+        "shrink": shrink,
+        "tiles": [name for name, _ in given],
+        **shape,
+    }
+    synthesizer = Synthesizer(textures, layout)
+
+    def draw(y0: int, x0: int, y1: int, x1: int) -> Picture:
+        return shrink_picture(synthesizer.draw(*(shrink * end for end in (y0, x0, y1, x1))), shrink)
+
     with pixel_progress(height * width) as advance:
         write_pictures(
             out,
-            Synthesizer(textures, layout).draw,
+            draw,
             height=height,
             width=width,
-            mpp=mpp,
+            mpp=mpp * shrink,
             about=about,
             workers=workers,
             overwrite=overwrite,
             progress=advance,
         )
-    click.echo(f"{out}: {width} x {height} pixels, {mpp:g} um per pixel, from {len(textures)} tiles")
+    click.echo(f"{out}: {width} x {height} pixels, {mpp * shrink:g} um per pixel, from {len(textures)} tiles")

@@ -51,12 +51,15 @@ class View:
         uint8 [y, x, 3].
     glass
         bool [y, x]: where no nuclei are.
+    regions
+        uint8 [y, x]: labels of what nuclei lie in; None where they do not matter.
     """
 
     place: Place
     block: tuple[slice, slice]
     picture: Bytes
     glass: Flags
+    regions: Bytes | None = None
 
     @classmethod
     def of(
@@ -64,7 +67,7 @@ class View:
         rows: slice,
         cols: slice,
         shape: tuple[int, int],
-        read: Callable[[slice, slice], tuple[Bytes, Flags]],
+        read: Callable[[slice, slice], tuple[Bytes, ...]],
     ) -> View:
         """Read a block of a canvas of this shape."""
         wide = [
@@ -89,7 +92,8 @@ class Parts:
     Attributes
     ----------
     sums
-        int64 [parts, 4]: pixels, sums of both codes, and the place of the first pixel on the canvas (row times width, plus column).
+        int64 [parts, 4]: pixels, sums of both codes, and of the first pixel its place on the canvas (row times width, plus column)
+        times 256, plus the label of its region.
     rims
         int32, labels of the parts from 1 along the block's first and last row, first and last column.
     ends, tops, passes
@@ -120,6 +124,9 @@ class NucleusFinder:
         Of the canvas in pixels.
     smallest
         Nuclei with fewer pixels are left out.
+    allowed
+        bool [256, codes]: which of the types may be in a region, by its label; a nucleus lies in the region of its first pixel, and is left
+        out where none may be. None where all may be anywhere.
     parts
         By the first row and column of a block.
     first
@@ -136,6 +143,7 @@ class NucleusFinder:
     types: Sequence[int]
     width: int
     smallest: int = 1
+    allowed: Flags | None = None
     parts: dict[Place, Parts] = field(default_factory=dict)
     first: dict[Place, int] = field(default_factory=dict)
     number: npt.NDArray[np.uint32] = field(init=False)
@@ -152,7 +160,9 @@ class NucleusFinder:
         # Of places that are written twice the last one stays, which is the first pixel.
         first = np.zeros(count, np.int64)
         first[flat[::-1]] = np.arange(flat.size - 1, -1, -1)
-        at = self._place(view, *np.divmod(first, labels.shape[1]))
+        at = self._place(view, *np.divmod(first, labels.shape[1])) << 8
+        if view.regions is not None:
+            at += view.regions[view.block].ravel()[first]
         sums = np.stack([np.bincount(flat, minlength=count), *codes, at], axis=1).astype(np.int64)[1:]
         rims = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
         part, row, col, height = basins.beyond.T
@@ -181,8 +191,8 @@ class NucleusFinder:
         whole[:, 3] = np.iinfo(np.int64).max
         np.add.at(whole[:, :3], group, sums[:, :3])
         np.minimum.at(whole[:, 3], group, sums[:, 3])
-        kinds = self._kinds(whole)
-        kept = whole[:, 0] >= self.smallest
+        kinds, kept = self._kinds(whole)
+        kept &= whole[:, 0] >= self.smallest
         order = np.argsort(np.where(kept, whole[:, 3], np.iinfo(np.int64).max), kind="stable")
         numbers = np.zeros(len(whole), np.uint32)
         numbers[order[: int(kept.sum())]] = np.arange(1, int(kept.sum()) + 1)
@@ -262,13 +272,15 @@ class NucleusFinder:
             if 0 <= at < len(rows) and 0 <= beside < len(columns)
         ]
 
-    def _kinds(self, whole: Integers) -> npt.NDArray[np.uint8]:
-        """Type of each nucleus of which the sums are known."""
+    def _kinds(self, whole: Integers) -> tuple[npt.NDArray[np.uint8], Flags]:
+        """Type of each nucleus of which the sums are known, and whether there may be one."""
         mean = whole[:, 1:3] / np.maximum(whole[:, :1], 1) / 127.5 - 1
         points = np.asarray(self.codes, np.float64)[list(self.types)]
         far = np.stack([np.square(mean - point).sum(axis=1) for point in points], axis=1)
+        if self.allowed is not None:
+            far[~self.allowed[whole[:, 3] & 255][:, list(self.types)]] = np.inf
         kinds: npt.NDArray[np.uint8] = np.asarray(self.types, np.uint8)[far.argmin(axis=1)]
-        return kinds
+        return kinds, np.isfinite(far).any(axis=1)
 
     def paint(self, view: View) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
         """Paint a block that was noted: 1 + place of the type, uint8, and numbers, uint32, both [y, x] and 0 outside nuclei."""

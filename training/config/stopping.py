@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from safron.io.console import REPEAT_SECONDS, SIGNALS, say_if_interrupted
 from safron.io.errors import BadInput
+from safron.io.interruptions import REPEAT_SECONDS, SIGNALS, say_if_interrupted
 
 
 @contextlib.contextmanager

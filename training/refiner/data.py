@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isqrt
 from typing import Any
 
 import cv2
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput
-from safron.io.synthesis.draw import Synthesizer
+from safron.io.synthesis.draw import Picture, Synthesizer
 from safron.io.synthesis.layout import Layout
+from safron.io.synthesis.shrinking import shrink_image, shrink_picture
 from safron.io.synthesis.stains import UInt8, tissue_share
 from safron.io.synthesis.textures import LEAST_TISSUE, Texture, make_texture
 from torch import Tensor
@@ -44,6 +46,10 @@ class Batch:
     real: Tensor
 
 
+DRAWN = 16
+"""Batches that a part is cut out for from one drawn canvas, whose area is that of as many patches."""
+
+
 class Tiles:
     """Real tiles, and synthesizers that draw upon each.
 
@@ -61,7 +67,7 @@ class Tiles:
     """
 
     def __init__(self, tiles: Sequence[tuple[str, UInt8]], config: RefinerConfig) -> None:
-        least = max(config.patch, config.reference)
+        least = config.shrink * max(config.patch, config.reference)
         kept = [
             (name, rgb)
             for name, rgb in tiles
@@ -73,12 +79,14 @@ class Tiles:
             )
         self.config = config
         self.names = [name for name, _ in kept]
-        self.images = [rgb for _, rgb in kept]
+        self._sources = [rgb for _, rgb in kept]
+        self.images = [shrink_image(rgb, config.shrink) for rgb in self._sources]
+        self._canvases: dict[int, tuple[int, tuple[int, Picture]]] = {}
 
     @cached_property
     def textures(self) -> list[Texture]:
         """What the tiles give to synthetic pictures."""
-        return [make_texture(rgb) for rgb in self.images]
+        return [make_texture(rgb) for rgb in self._sources]
 
     def batch(self, number: int) -> Batch:
         """Draw batch `number`."""
@@ -86,24 +94,41 @@ class Tiles:
         rng = np.random.default_rng([config.seed, number])
         side = config.patch + 2 * CONTEXT
         initial, targets, reference, real = [], [], [], []
-        for _ in range(config.batch):
-            tile = int(rng.integers(len(self.images)))
-            layout = Layout(
-                int(rng.integers(1 << 31)),
-                side,
-                config.radius,
-                cellularity=float(rng.uniform(0.15, 1.0)),
-                pleomorphism=float(rng.uniform(0, 1)),
-            )
-            drawn = Synthesizer([self.textures[tile]], layout, self.textures).draw(0, 0, side, side)
-            inner = drawn.instances[CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
-            turn = int(rng.integers(8))
-            initial.append(_turned(drawn.rgb, turn))
+        for place in range(config.batch):
+            # Places begin their canvases one after the other.
+            tile, drawn = self._canvas(place, number + place * DRAWN // config.batch)
+            y, x = (int(rng.integers(length - side + 1)) for length in drawn.instances.shape)
+            part, turn = np.s_[y : y + side, x : x + side], int(rng.integers(8))
+            inner = drawn.instances[part][CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
+            initial.append(_turned(drawn.rgb[part], turn))
             targets.append(_turned(task_targets(inner, config.interior), turn))
             reference.append(_crop(rng, self.images[tile], config.reference))
             real.append(_crop(rng, self.images[tile], config.patch))
         marked = torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2).float()
         return Batch(as_tensor(initial), marked, as_tensor(reference), as_tensor(real))
+
+    def _canvas(self, place: int, number: int) -> tuple[int, Picture]:
+        """Give the tile and the picture that patches at a place of the batch come from, others for every `DRAWN` batches."""
+        generation = number // DRAWN
+        if place not in self._canvases or self._canvases[place][0] != generation:
+            self._canvases[place] = (
+                generation,
+                self._draw(np.random.default_rng([self.config.seed, place, generation, 3])),
+            )
+        return self._canvases[place][1]
+
+    def _draw(self, rng: np.random.Generator) -> tuple[int, Picture]:
+        """Choose a tile, and draw nuclei upon it."""
+        config, tile = self.config, int(rng.integers(len(self.images)))
+        side = config.shrink * isqrt(DRAWN) * (config.patch + 2 * CONTEXT)
+        layout = Layout(
+            int(rng.integers(1 << 31)),
+            side,
+            cellularity=float(rng.uniform(0.15, 1.0)),
+            pleomorphism=float(rng.uniform(0, 1)),
+        )
+        drawn = Synthesizer([self.textures[tile]], layout, self.textures).draw(0, 0, side, side)
+        return tile, shrink_picture(drawn, config.shrink)
 
     def reference(self, tile: int) -> Tensor:
         """Four parts of a tile, which its style is averaged over: [4, 3, r, r]."""

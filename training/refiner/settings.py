@@ -50,8 +50,9 @@ class RefinerConfig:
         Weights of both parts of staying close.
     refiner_rate, discriminator_rate, task_rate
         Learning rates of Adam, where the paper's code has momentum.
-    radius
-        Smallest and largest mean radius of a drawn nucleus, in pixels; half of it for tiles at half the resolution.
+    shrink
+        What is trained on has a pixel for so many of the tiles along each axis: 2 for 0.5 um of tiles at 0.25 um. Nuclei are drawn at
+        the tiles' own pixel size, which sizes and blurs of the drawing belong to.
     history
         Refined patches that are kept; half of what the discriminator sees comes from them.
     use_style, use_hard, use_weights
@@ -76,7 +77,7 @@ class RefinerConfig:
     refiner_rate: float = 2e-4
     discriminator_rate: float = 2e-4
     task_rate: float = 5e-4
-    radius: tuple[float, float] = (5.5, 12.5)
+    shrink: int = 1
     history: int = 1024
     use_style: bool = True
     use_hard: bool = True
@@ -91,8 +92,13 @@ class RefinerConfig:
 
     @property
     def interior(self) -> int:
-        """Pixels from a nucleus's border from which on it counts as interior: 2 for nuclei of the usual sizes."""
-        return max(1, round(2 * self.radius[0] / 5.5))
+        """Pixels from a nucleus's border from which on it counts as interior."""
+        return max(1, 2 // self.shrink)
+
+    @property
+    def smallest(self) -> int:
+        """Pixels of the smallest nucleus that is kept where nuclei are looked for."""
+        return max(1, 30 // self.shrink**2)
 
     @property
     def total(self) -> int:
