@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -20,6 +21,11 @@ CHUNK = 1024
 CROP, APART = 128, 62
 """Side of the crops whose features are compared, and pixels from one to the next."""
 GLANDS = Path(__file__).parent.parent / "examples" / "glands.zarr"
+
+
+def parser_of(document: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark's command line, whose help is the module's docstring as it stands."""
+    return argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def gland_labels(height: int, width: int, y: int = 0) -> npt.NDArray[np.uint8]:

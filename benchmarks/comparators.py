@@ -18,7 +18,6 @@ table, then one line of JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from common import parser_of
 from results import Results, run_study
 from safron.engine import render
 from safron.engine.evaluation.encoder import is_installed, load_encoder
@@ -208,9 +208,7 @@ def row(name: str, found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Train what is not trained yet, measure it and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-set", default="ebhi")

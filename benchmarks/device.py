@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import write_mask
+from common import parser_of, write_mask
 from safron.engine import load_model, render, rendering
 from safron.engine.generator.onnx_model import check_output
 from safron.engine.system.memory import keep_one_heap
@@ -111,9 +111,7 @@ def measure(
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--side", type=int, default=16384, help="pixels of the canvas")
     parser.add_argument("--rate", type=float, default=600, help="patches a second of the device")
     parser.add_argument("--batch", type=int, default=32, help="patches a call")

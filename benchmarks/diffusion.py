@@ -16,7 +16,6 @@ slide's kernel distance from them is measured, too. A table, then one line of JS
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import threading
@@ -30,7 +29,7 @@ from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
-from common import crops_of, render_apart, write_mask
+from common import crops_of, parser_of, render_apart, write_mask
 from safron.engine import render
 from safron.engine.evaluation.seam_report import evaluate_seams, seam_table
 from safron.engine.generator.card import Card
@@ -165,9 +164,7 @@ def measure_seams(
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=["memory", "seams"])
     parser.add_argument("models", nargs="*", help="NAME=FILE, for seams")
     parser.add_argument("--model", default=None, help="one ONNX file, for seams")

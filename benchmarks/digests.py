@@ -11,7 +11,6 @@ rows that differ in those alone share one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -19,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import GLANDS
+from common import GLANDS, parser_of
 
 REGION = "--region 1024,512,1500,1300 --model safron-seamless"
 SETS = {
@@ -50,9 +49,7 @@ def digest(args: str, folder: Path) -> str:
 
 def main() -> None:
     """Print a table of digests, and the same as JSON in the last line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--expect", type=Path, help="what an earlier run printed")
     expected = parser.parse_args().expect
     before = json.loads(expected.read_text(encoding="utf-8").splitlines()[-1]) if expected else {}

@@ -10,7 +10,6 @@ one call. Writes scores.json, sheet.png and a table. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from common import parser_of
 from results import Results, run_study
 from safron.engine.augment import SetOptions, augment
 from safron.engine.nucleus_tiles import list_tiles, read_tile
@@ -150,9 +150,7 @@ def sheet(data: Path, sets: Sequence[Path], names: Sequence[str], file: Path) ->
 
 def main() -> None:
     """Train what is not trained yet, score it and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=240.0)

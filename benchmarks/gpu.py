@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from common import parser_of
 
 PAPER_SECONDS = 120.0
 ROW_SECONDS = 150
@@ -536,9 +537,7 @@ def nested(rows: dict[tuple[str, ...], Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument(
         "--models", type=Path, nargs="*", default=[], help="ONNX files besides those that ship"

@@ -10,7 +10,6 @@ once is left out. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from common import planes_of
+from common import parser_of, planes_of
 from safron.engine import render
 from safron.engine.generator.model import load_model
 
@@ -42,9 +41,7 @@ def bare_calls(path: Path, card: Any, count: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("model")
     parser.add_argument("mask", type=Path)
     parser.add_argument("--style")

@@ -10,7 +10,6 @@ from memory, not from the disk.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from common import parser_of
 from safron.io.masks.edges import find_edges
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
@@ -52,9 +52,7 @@ def edges(mask: LabelMask, numbers: LabelMask, place: tuple[slice, slice]) -> ob
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("mask", type=Path)
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=5)

@@ -15,7 +15,6 @@ that touch are removed:
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from common import parser_of
 from safron.engine.nucleus_masks import make_nuclei
 from safron.engine.nucleus_plan import plan_nuclei
 from safron.io.masks.mask import LabelMask
@@ -189,9 +189,7 @@ def picture(nuclei: Nuclei, colors: dict[str, Any]) -> npt.NDArray[np.uint8]:
 
 def main() -> None:
     """Invent nuclei for a square, and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("nuclei", type=Path)
     for name in ("regions", "out"):
         parser.add_argument(name, type=Path, nargs="?")

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from common import gland_labels, render_apart, timed, write_mask
+from common import gland_labels, parser_of, render_apart, timed, write_mask
 
 STAGES = ("read", "noise", "xt", "model", "blend", "step", "downsample", "encode", "scratch", "write")
 
@@ -254,9 +254,7 @@ def rounded(value: Any) -> Any:
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="safron-seamless", help="name or ONNX file")
     parser.add_argument(
         "--rewrite", action="store_true", help="measure it rewritten too, against both floors"

@@ -26,7 +26,7 @@ import numpy as np
 import onnxruntime
 import tifffile
 import zarr
-from common import write_mask
+from common import parser_of, write_mask
 from safron.engine.evaluation.seam_report import evaluate_seams
 from safron.engine.generator.model import load_model
 
@@ -101,9 +101,7 @@ def measured(command: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Run both, and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--model", default="nuclei-diffusion")

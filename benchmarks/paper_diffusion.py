@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import zarr
-from common import CROP, crops_of
+from common import CROP, crops_of, parser_of
 from results import run_study
 from safron.engine import render
 from safron.engine.evaluation.blinded_sheet import write_sheet
@@ -371,9 +371,7 @@ TABLES = {"distance": make_distances, "experts": write_experts, "dice": make_dic
 
 def main() -> None:
     """Make what is missing, and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=240.0)

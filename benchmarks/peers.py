@@ -32,7 +32,7 @@ import numpy.typing as npt
 import psutil
 import tifffile
 import zarr
-from common import gland_labels
+from common import gland_labels, parser_of
 
 PEERS = Path(__file__).parent / "peers"
 sys.path.insert(0, str(PEERS))
@@ -375,9 +375,7 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """Parse, install, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--install", action="store_true", help="make the environments and stop")
     parser.add_argument("--peers", nargs="+", choices=BEST, default=list(BEST), help="which of them")
     parser.add_argument("--model", type=Path, default=None, help="ONNX file; else one cheap convolution")

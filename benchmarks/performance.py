@@ -9,7 +9,6 @@ machines fill one page. A row that is to be measured anew is deleted there. Time
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import tempfile
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import GLANDS, render_apart, write_mask
+from common import GLANDS, parser_of, render_apart, write_mask
 from peers import write_cheap
 from results import Results
 from runtimes import WAYS, commands, cpu_type, measure
@@ -158,9 +157,7 @@ def write_page(page: Path, rows: Rows) -> None:
 
 def main() -> None:
     """Measure, write, and print all rows as JSON in the last line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="no row is begun later; 0 only writes")
     parser.add_argument(
         "--repeats", type=int, default=7, help="calls, or commands, of which the median counts"

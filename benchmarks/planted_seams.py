@@ -20,7 +20,6 @@ left out of the counts; their number is printed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from common import parser_of
 from safron.engine import render
 from safron.engine.evaluation.boundary_profiles import measure_profiles
 from safron.engine.evaluation.seam_report import format_table
@@ -200,9 +200,7 @@ def measure(
 
 def main() -> None:
     """Read the command line and measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="folder of images without seams"
     )

@@ -17,7 +17,6 @@ A table, then one line of JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -32,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import gland_labels, planes_of
+from common import gland_labels, parser_of, planes_of
 
 WAYS = {
     "ONNX Runtime float32": {"runtime": "onnxruntime"},
@@ -192,9 +191,7 @@ def cpu_type() -> str:
 
 def main() -> None:
     """Print a table, and the same as JSON in the last line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("models", nargs="*", default=["safron-tissue"], help="names or ONNX files")
     parser.add_argument(
         "--repeats", type=int, default=7, help="calls, or commands, of which the median counts"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import render_apart, write_mask
+from common import parser_of, render_apart, write_mask
 from safron.engine.execution.call_timer import CallTimer
 from safron.engine.execution.dask_pool import DaskThreads
 from safron.engine.execution.scheduling import Task, run_tasks
@@ -232,9 +232,7 @@ def _bare_speed_up(model: str, calls: int = 24) -> float:
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=["canvas", "schedule", "workers"])
     parser.add_argument("--sides", type=int, nargs="+", default=[4096, 16384, 65536, 100_000])
     parser.add_argument("--block", type=int, default=None, help="pixels a side of a task; else the usual one")

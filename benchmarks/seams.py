@@ -16,7 +16,6 @@ The mosaic has edges of its own, where frames meet. Frames are cropped so that t
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from common import parser_of
 from safron.engine import render
 from safron.engine.evaluation.boundary_profiles import find_tissue
 from safron.engine.evaluation.seam_report import SeamReport, evaluate_seams, format_table, seam_table
@@ -309,9 +309,7 @@ def show(results: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Read the command line and measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("pairs", nargs="?", type=Path, help="folder of training pairs")
     parser.add_argument("generators", nargs="*", help="NAME=FILE[@OVERLAP], random or real")
     parser.add_argument(

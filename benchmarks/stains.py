@@ -18,7 +18,6 @@ taken over from them, and where they lie in the real spread. In the picture each
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import numpy.typing as npt
 import openslide
 import pyvips
 import tifffile
+from common import parser_of
 from safron.engine.stains import looks
 from safron.engine.stains.estimate import MIN_DENSITY, estimate
 from safron.engine.stains.looks import LOOKS, stain_change
@@ -236,9 +236,7 @@ def _named(image: Pixels, name: str) -> Pixels:
 
 def main() -> None:
     """Run one of the six."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=["reference", "real", "cover", "halves", "picture", "whole"])
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=100)

@@ -9,7 +9,6 @@ CPU seconds of one thread, for taking tiles apart (once for each tile) and for d
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from common import parser_of
 from safron.io.synthesis.draw import Synthesizer
 from safron.io.synthesis.layout import Layout
 from safron.io.synthesis.textures import make_texture, make_textures
@@ -50,9 +50,7 @@ def cpu_seconds(call: Callable[[], Any], repeats: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("tiles", nargs="*", type=Path)
     parser.add_argument("--sides", nargs="*", type=int, default=[200, 512, 1024, 2048])
     parser.add_argument("--repeats", type=int, default=3)

@@ -9,7 +9,6 @@ thread, first those that work on blocks, then those that help them run the gener
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import threading
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import gland_labels
+from common import gland_labels, parser_of
 from safron.engine import load_model, render
 from safron.engine.scratch.task_result import Tally
 
@@ -121,9 +120,7 @@ def sums(events: list[Event]) -> dict[str, float]:
 
 def main() -> None:
     """Parse, run, draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("out", type=Path, help="SVG file")
     parser.add_argument("--model", default="safron-seamless", help="name or ONNX file")
     parser.add_argument("--size", type=int, nargs=2, default=(2048, 4096), metavar=("HEIGHT", "WIDTH"))

@@ -10,7 +10,6 @@ command resumes; `--minutes` bound one call. `--shrink 2` works at half the reso
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from common import parser_of
 from results import Results, run_study
 from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.io.synthesis.shrinking import shrink_image, shrink_numbers
@@ -123,9 +123,7 @@ def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
 
 def main() -> None:
     """Train what is not trained yet, score it and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=240.0)

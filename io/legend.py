@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from .fields import RGB, Byte, Line
 
@@ -28,6 +29,10 @@ class Label:
     name: Line
     color: RGB
     fill: RGB | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that are given, as attributes of a mask and cards have them."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 DEFAULT_LABELS = (

@@ -72,6 +72,14 @@ def run_program(
     return Outcome(int(stopped.value.code or 0), printed.out, printed.err)
 
 
+def exit_code(main: Callable[[list[str]], NoReturn], *args: object) -> int:
+    """Run a program in this process; what it prints is left to the test."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(arg) for arg in args])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
 def run_cli(capfd: pytest.CaptureFixture[str], args: str, *more: str | Path) -> Outcome:
     """Run safron-render in this process."""
     return run_program(capfd, main, *args.split(), *more)

@@ -1,13 +1,19 @@
-"""Render plans of any canvas, with a slide to go with them."""
+"""Render plans of any canvas, with a slide to go with them; and the canvas that a plan should give, by the oracle."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from oracle import render_whole
+from safron.engine.generator.model import GeneratorInfo
+from safron.engine.plan.grid import PatchGrid
 from safron.engine.plan.planes import noise_spec
-from safron.engine.plan.render_plan import RenderPlan, make_grid
+from safron.engine.plan.render_plan import RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE
-from safron.engine.plan.taper import Taper
+from safron.engine.plan.taper import Taper, TaperName
 from safron.engine.plan.window import Window
 from safron.io.slides.pyramid import Pyramid
 from safron.io.slides.writer import SlideSpec
@@ -27,3 +33,23 @@ def plan_for(height: int, width: int, **changes: Any) -> RenderPlan:
     )
     plan = {"grid": grid, "taper": Taper(), "canvas": Window(0, 0, height, width), "region": region}
     return RenderPlan(**(plan | {"scale": scale, "slide": slide} | options | changes))
+
+
+def expected(
+    mask: npt.NDArray[np.uint8],
+    model: Any,
+    *,
+    tile: int,
+    overlap: int,
+    taper: TaperName = "flat",
+    seed: int = 0,
+    planes: Callable[[Window], dict[str, Any]] = lambda read: {},
+) -> npt.NDArray[np.uint8]:
+    """The canvas that a render must equal, uint8 [y, x, 3]; see `oracle.render_whole`."""
+    chosen = Taper(taper)
+    grid = PatchGrid(*mask.shape, tile, overlap, model.card.context)
+    bits = choose_bits(grid, chosen, returns_uint8=GeneratorInfo.of(model).returns_uint8)
+    weights = chosen.weights(tile=tile, overlap=overlap)
+    return render_whole(
+        mask, model, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed, planes=planes
+    )

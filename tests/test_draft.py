@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import exit_code
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
 from safron.engine import render
 from safron.engine.generator.card import parse_card
@@ -22,11 +24,7 @@ pytest.importorskip("onnx")
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def run(*args: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main([str(arg) for arg in args])
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+run = partial(exit_code, main)
 
 
 @pytest.mark.parametrize(

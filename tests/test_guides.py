@@ -16,14 +16,11 @@ from hypothesis import strategies as st
 from masks import blobs
 from models import RampModel
 from onnx_models import CARD
-from oracle import render_whole
+from plans import expected as whole_render
 from safron.engine import render
 from safron.engine.generator.card import parse_card
 from safron.engine.generator.guides import read_guides
 from safron.engine.generator.planes import LabelGuides
-from safron.engine.plan.grid import PatchGrid
-from safron.engine.plan.render_plan import choose_bits
-from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
 from safron.io.measures.guides import DEEPEST, LATTICE, SMOOTHING, Guides
@@ -144,14 +141,12 @@ class GuidedModel(RampModel):
 
 
 def test_a_render_equals_the_oracle_however_it_is_cut(tmp_path: Path) -> None:
-    mask, model, tile, overlap, taper = blobs(150, 170, cell=17), GuidedModel(), 64, 20, Taper()
-    expected = render_whole(
+    mask, model, tile, overlap = blobs(150, 170, cell=17), GuidedModel(), 64, 20
+    expected = whole_render(
         mask,
         model,
         tile=tile,
         overlap=overlap,
-        weights=taper.weights(tile=tile, overlap=overlap),
-        bits=choose_bits(PatchGrid(*mask.shape, tile, overlap, 4), taper, returns_uint8=False),
         planes=lambda read: {"guides": read_guides(mask, read, SMALL, outside=None)},
     )
     for block, workers in ((None, 1), (128, 3)):

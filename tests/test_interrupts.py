@@ -209,6 +209,7 @@ def test_a_worker_without_progress_is_told_of_once(
     assert pass_by(200) == []
 
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PROGRAMS = ("augment", "eval", "generator", "mask", "optimize", "render", "tiles", "train", "view")
 
 
@@ -220,20 +221,18 @@ def test_each_program_starts(name: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_a_signal_while_any_program_starts_is_one_line(name: str, here: Path) -> None:
+@pytest.mark.parametrize(("name", "by"), [*zip(PROGRAMS, 3 * ENDING, strict=True)])
+def test_a_signal_while_any_program_starts_is_one_line(name: str, by: signal.Signals, here: Path) -> None:
+    """All programs begin in the same way, and each signal comes to three of them."""
     program = Path(sys.executable).with_name(f"safron-{name}")
-    for by in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        process = subprocess.Popen(
-            [program, "none"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        while process.poll() is None and not handles(process, signal.SIGTERM):
-            time.sleep(0.001)
-        process.send_signal(by)
-        _, err = process.communicate(timeout=20)
-        # On a busy machine it may have come further, and have refused what it was given.
-        assert (process.returncode, err.count("\n")) in {(130, 1), (2, 1)}
-        assert err.startswith(f"safron-{name}: ")
+    process = subprocess.Popen([program, "none"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not handles(process, signal.SIGTERM):
+        time.sleep(0.001)
+    process.send_signal(by)
+    _, err = process.communicate(timeout=20)
+    # On a busy machine it may have come further, and have refused what it was given.
+    assert (process.returncode, err.count("\n")) in {(130, 1), (2, 1)}
+    assert err.startswith(f"safron-{name}: ")
 
 
 # Standard streams

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ import pytest
 import pyvips
 import tifffile
 import zarr
+from cases import exit_code
 from safron.io.masks.cli import commands, main
 from safron.io.masks.open import open_mask
 from safron.io.masks.palette import read_palette, read_png_colours
@@ -28,11 +30,7 @@ COLOURS = np.array([read_palette("builtin")[value] for value in range(3)], np.ui
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def run(*args: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main([str(arg) for arg in args])
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+run = partial(exit_code, main)
 
 
 def read(path: str) -> np.ndarray:

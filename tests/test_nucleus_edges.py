@@ -15,13 +15,10 @@ from hypothesis import strategies as st
 from masks import blobs
 from models import EdgeModel
 from onnx_models import CARD, write_onnx
-from oracle import render_whole
+from plans import expected as whole_render
 from safron.engine import render
 from safron.engine.generator.card import Edges
 from safron.engine.generator.planes import NucleusEdges
-from safron.engine.plan.grid import PatchGrid
-from safron.engine.plan.render_plan import choose_bits
-from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
 
@@ -79,15 +76,13 @@ def nucleus_model(outside: int | None) -> EdgeModel:
 def test_a_render_equals_the_oracle(tmp_path: Path, outside: int | None) -> None:
     labels, numbers = cells(170, 190)
     model, tile, overlap = nucleus_model(outside), 64, 20
-    far, taper = tile + 4, Taper()
+    far = tile + 4
     canvas = edges_of(labels, numbers, outside, far)
-    expected = render_whole(
+    expected = whole_render(
         labels,
         model,
         tile=tile,
         overlap=overlap,
-        weights=taper.weights(tile=tile, overlap=overlap),
-        bits=choose_bits(PatchGrid(*labels.shape, tile, overlap, 4), taper, returns_uint8=False),
         planes=lambda read: {"edges": canvas[read.shift(far, far).slices()][None]},
     )
     np.save(tmp_path / "l.npy", labels)

@@ -14,16 +14,13 @@ from hypothesis import strategies as st
 from masks import blobs
 from models import EdgeModel
 from onnx_models import CARD, write_onnx
-from oracle import render_whole
+from plans import expected as whole_render
 from safron.engine import render
 from safron.engine.evaluation.overlap_mismatch import measure_mismatch
 from safron.engine.generator.halving import in_halves
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.planes import LabelEdges, one_patch, patch_windows
-from safron.engine.plan.grid import PatchGrid
 from safron.engine.plan.planes import PlaneSpec
-from safron.engine.plan.render_plan import choose_bits
-from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
 from safron.io.masks.open import open_mask
@@ -54,15 +51,13 @@ def test_edges_of_any_window_are_those_of_the_canvas(y: int, x: int, outside: in
 @pytest.mark.parametrize("outside", [None, 1])
 def test_a_render_equals_the_oracle_however_it_is_cut(tmp_path: Path, outside: int | None) -> None:
     mask, model, tile, overlap = blobs(230, 270, cell=17), EdgeModel(outside=outside), 64, 20
-    far, taper = tile + 4, Taper()
+    far = tile + 4
     canvas = edges_of(mask, outside, far)
-    expected = render_whole(
+    expected = whole_render(
         mask,
         model,
         tile=tile,
         overlap=overlap,
-        weights=taper.weights(tile=tile, overlap=overlap),
-        bits=choose_bits(PatchGrid(*mask.shape, tile, overlap, 4), taper, returns_uint8=False),
         planes=lambda read: {"edges": canvas[read.shift(far, far).slices()][None]},
     )
     digests = set()

@@ -18,15 +18,12 @@ from hypothesis import strategies as st
 from masks import blobs
 from models import RampModel
 from onnx_models import CARD
-from oracle import render_whole
+from plans import expected as whole_render
 from safron.engine import render
 from safron.engine.evaluation.overlap_mismatch import measure_mismatch
 from safron.engine.generator.card import InitialImage
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.pictures import InitialPicture, Picture, open_picture
-from safron.engine.plan.grid import PatchGrid
-from safron.engine.plan.render_plan import choose_bits
-from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput, Failed
@@ -103,15 +100,9 @@ def test_every_kind_of_file_gives_the_same_pixels(tmp_path: Path) -> None:
 
 def test_a_render_equals_the_oracle_however_it_is_cut(tmp_path: Path) -> None:
     mask, rgb, model, tile, overlap = blobs(230, 270, cell=17), colours(230, 270), Refiner(), 64, 20
-    taper, far = Taper(), 80
-    expected = render_whole(
-        mask,
-        model,
-        tile=tile,
-        overlap=overlap,
-        weights=taper.weights(tile=tile, overlap=overlap),
-        bits=choose_bits(PatchGrid(*mask.shape, tile, overlap, 4), taper, returns_uint8=False),
-        planes=lambda read: {"initial": around(rgb, read, far)},
+    far = 80
+    expected = whole_render(
+        mask, model, tile=tile, overlap=overlap, planes=lambda read: {"initial": around(rgb, read, far)}
     )
     image, digests = save_zarr(tmp_path / "initial.zarr", rgb), set()
     for block, workers, batch in ((None, 1, 1), (128, 3, 4)):

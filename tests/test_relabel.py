@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 import zarr
+from cases import exit_code
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -29,11 +31,7 @@ from safron.training.data.folders import open_source
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def run(*args: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main([str(arg) for arg in args])
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+run = partial(exit_code, main)
 
 
 def read(path: Path | str, **options: Any) -> npt.NDArray[np.uint8]:

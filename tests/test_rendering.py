@@ -20,26 +20,15 @@ from hypothesis import strategies as st
 from masks import blobs
 from models import RampModel
 from oracle import render_whole
+from plans import expected
 from safron.engine import IdentityModel, RenderReport, load_model, render
 from safron.engine.generator.card import Label
-from safron.engine.generator.model import GeneratorInfo
-from safron.engine.plan.grid import PatchGrid
-from safron.engine.plan.render_plan import choose_bits
 from safron.engine.plan.taper import Taper, TaperName
 from safron.io.errors import BadInput
 
 
 def level0(path: Path) -> np.ndarray[Any, Any]:
     return np.asarray(tifffile.imread(path, level=0))
-
-
-def expected(
-    mask: Any, model: Any, *, tile: int, overlap: int, taper: TaperName = "flat", seed: int = 0
-) -> Any:
-    grid = PatchGrid(*mask.shape, tile, overlap, model.card.context)
-    weights = Taper(taper).weights(tile=tile, overlap=overlap)
-    bits = choose_bits(grid, Taper(taper), returns_uint8=GeneratorInfo.of(model).returns_uint8)
-    return render_whole(mask, model, tile=tile, overlap=overlap, weights=weights, bits=bits, seed=seed)
 
 
 def check_counts(report: RenderReport) -> None:

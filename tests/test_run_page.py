@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from cases import exit_code
 from safron.training.cli import main
 from safron.training.held_out import measure_sheets, windows_of
 from safron.training.run_page import SHEETS, verdict
@@ -17,11 +19,7 @@ from safron.training.run_page import SHEETS, verdict
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def run(*args: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main([str(arg) for arg in args])
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+run = partial(exit_code, main)
 
 
 def make(name: str, factor: float, sheets: int = 0) -> None:

@@ -15,13 +15,10 @@ import tifffile
 import zarr
 from masks import blobs
 from models import RampModel
-from oracle import render_whole
+from plans import expected as whole_render
 from safron.engine import render
 from safron.engine.generator.card import Style, StyleEncoder
 from safron.engine.generator.style_field import StyleField
-from safron.engine.plan.grid import PatchGrid
-from safron.engine.plan.render_plan import choose_bits
-from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.preparation.style_reference import reference_style
 from safron.engine.preparation.styles import choose_style
@@ -89,16 +86,8 @@ def test_a_field_is_interpolated_between_its_points(tmp_path: Path, shape: tuple
 
 def rendered(tmp_path: Path, model: Any, style: Any, planes: Any) -> None:
     """Compare renders, however they are cut, with the oracle."""
-    mask, tile, overlap, taper = blobs(150, 190, cell=17), 64, 20, Taper()
-    expected = render_whole(
-        mask,
-        model,
-        tile=tile,
-        overlap=overlap,
-        weights=taper.weights(tile=tile, overlap=overlap),
-        bits=choose_bits(PatchGrid(*mask.shape, tile, overlap, 4), taper, returns_uint8=False),
-        planes=planes,
-    )
+    mask, tile, overlap = blobs(150, 190, cell=17), 64, 20
+    expected = whole_render(mask, model, tile=tile, overlap=overlap, planes=planes)
     digests = set()
     for block, workers in ((None, 1), (128, 3)):
         out = tmp_path / f"{block}.tiff"

@@ -455,7 +455,8 @@ data, out, settings = sys.argv[1:]
 with join_team("cpu") as (team, device):
     for name, plain in json.loads(settings).items():
         config = config_from_json(plain)
-        train.fit(Path(data), Path(out, name), config, train.Schedule(config.steps), device=device, team=team)
+        hardware = train.Hardware(device, team)
+        train.fit(Path(data), Path(out, name), config, train.Schedule(config.steps), hardware=hardware)
 """
 
 

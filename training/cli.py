@@ -142,7 +142,7 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     from safron.training.distributed import join_team, name_device
-    from safron.training.train import Schedule
+    from safron.training.train import Hardware, Schedule
     from safron.training.train import fit as run
 
     config = _choose_config(out / "checkpoint.pt", options)
@@ -160,9 +160,7 @@ def fit(data: Path, out: Path, **options: Any) -> None:
             facts=DataFacts(**facts),
             resume=options["resume"],
             start=options["start"],
-            device=device,
-            team=team,
-            compiled=device.startswith("cuda") if compiled is None else compiled,
+            hardware=Hardware(device, team, device.startswith("cuda") if compiled is None else compiled),
             show=True,
         )
     if team.leads:

@@ -12,8 +12,8 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ from safron.training.run_log import RunLog
 from safron.training.sample_sheet import draw_sheet
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
+
+Report = Callable[[int, dict[str, float]], None]
+"""Takes the steps done and the losses."""
 
 SLOWEST = 0.05
 """Share of its first value that a learning rate falls to."""
@@ -267,6 +270,25 @@ class Schedule:
     save_every: int = 500
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a training runs on.
+
+    Attributes
+    ----------
+    device
+        PyTorch device.
+    team
+        The processes that train together, each of which calls `fit` alike.
+    compiled
+        See `Trainer`.
+    """
+
+    device: str = "cpu"
+    team: Team = field(default_factory=Team)
+    compiled: bool = False
+
+
 def fit(
     folder: Path,
     out: Path,
@@ -276,11 +298,9 @@ def fit(
     facts: DataFacts | None = None,
     resume: bool = False,
     start: Path | None = None,
-    device: str = "cpu",
+    hardware: Hardware | None = None,
     cache: Path | None = None,
-    team: Team | None = None,
-    compiled: bool = False,
-    report: Callable[[int, dict[str, float]], None] | None = None,
+    report: Report = lambda done, losses: None,
     show: bool = False,
 ) -> Path:
     """Train on the data in `folder`; write checkpoints, a log and sample sheets to `out`.
@@ -297,14 +317,10 @@ def fit(
         Continue from ``out/checkpoint.pt``; the result is the same as without a break.
     start
         An exported safron-seamless with whose weights a run begins that does not resume.
-    device
-        PyTorch device.
+    hardware
+        What the training runs on; the CPU by default.
     cache
         Folder for prepared frames; ``out`` by default.
-    team
-        The processes that train together, each of which calls `fit` alike.
-    compiled
-        See `Trainer`.
     report
         Called in the first process after each step, with the steps done and the losses.
     show
@@ -324,8 +340,8 @@ def fit(
     KeyboardInterrupt
         A signal asked to stop; the current step was finished and saved.
     """
-    team = team or Team()
-    path = out / "checkpoint.pt"
+    hardware = hardware or Hardware()
+    team, path = hardware.team, out / "checkpoint.pt"
     if path.exists() and not resume:
         raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
     part = team.share(config.batch)
@@ -334,45 +350,69 @@ def fit(
     run = open_run(
         folder, config, facts, load_same(path, config) if resume else None, path, cache or out, team
     )
-    config, about = run.config, run.about
+    config = run.config
     if config.epochs:
         schedule = dataclasses.replace(schedule, steps=config.steps)
 
     out.mkdir(parents=True, exist_ok=True)
     with own_folder(out) if team.leads else nullcontext(), stop_requests() as asked:
-        trainer = Trainer(config, device, team=team, compiled=compiled)
+        trainer = Trainer(config, hardware.device, team=team, compiled=hardware.compiled)
         _begin_or_restore(trainer, run, start)
-        if show and team.leads:
-            print(describe(run), file=sys.stderr, flush=True)
         numbers, ahead = range(trainer.done, schedule.steps), trainer.device.type != "cpu"
         batches = draw_batches(run.training, config, numbers, part, ahead=ahead)
-        log = RunLog(out, trainer.done) if team.leads else None
-        began = time.monotonic()
-        shown = progress(schedule.steps, "steps", ending=True) if show and team.leads else nullcontext()
-        with shown as advance, nullcontext() if log is None else closing(log):
-            if advance is not None:
-                advance(trainer.done)
+        with _Notes(trainer, run, path, schedule) if team.leads else nullcontext() as notes:
+            if show and notes is not None:
+                notes.show()
+            began = time.monotonic()
             for batch in batches:
                 losses = trainer.step(batch)
                 minutes = (time.monotonic() - began) / 60
                 over = bool(asked) or (schedule.minutes is not None and minutes >= schedule.minutes)
                 last = trainer.done >= schedule.steps or team.agree(over, trainer.device)
-                if advance is not None:
-                    advance(1, ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items()))
-                if log is not None:
-                    if report is not None:
-                        report(trainer.done, losses)
-                    if trainer.done % schedule.log_every == 0 or last:
-                        log.losses(trainer.done, minutes, losses)
-                    if trainer.done % schedule.save_every == 0 or last:
-                        save_checkpoint(path, trainer.checkpoint(about))
-                        log.sheet(trainer.done, draw_sheet(trainer.average, run.held_out, config))
+                if notes is not None:
+                    notes.write(losses, minutes, report, last=last)
                 if last:
                     break
         team.wait()
     if asked:
         raise KeyboardInterrupt
     return path
+
+
+class _Notes:
+    """What the first process writes and shows of a training: losses, checkpoints, sheets, a line of progress."""
+
+    def __init__(self, trainer: Trainer, run: Run, path: Path, schedule: Schedule) -> None:
+        self.trainer, self.run, self.path, self.schedule = trainer, run, path, schedule
+        self._log, self._open = RunLog(path.parent, trainer.done), ExitStack()
+        self._advance: Callable[..., None] | None = None
+
+    def __enter__(self) -> _Notes:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            self._log.close()
+        finally:
+            self._open.__exit__(*raised)
+
+    def show(self) -> None:
+        """Print what is trained on, and from now on the progress."""
+        print(describe(self.run), file=sys.stderr, flush=True)
+        self._advance = self._open.enter_context(progress(self.schedule.steps, "steps", ending=True))
+        self._advance(self.trainer.done)
+
+    def write(self, losses: dict[str, float], minutes: float, report: Report, *, last: bool) -> None:
+        """Note a step; after the last one everything is written."""
+        trainer, schedule = self.trainer, self.schedule
+        if self._advance is not None:
+            self._advance(1, ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items()))
+        report(trainer.done, losses)
+        if trainer.done % schedule.log_every == 0 or last:
+            self._log.losses(trainer.done, minutes, losses)
+        if trainer.done % schedule.save_every == 0 or last:
+            save_checkpoint(self.path, trainer.checkpoint(self.run.about))
+            self._log.sheet(trainer.done, draw_sheet(trainer.average, self.run.held_out, self.run.config))
 
 
 def _begin_or_restore(trainer: Trainer, run: Run, start: Path | None) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -177,10 +176,7 @@ def blocks(height: int, width: int, block: tuple[int, int]) -> Iterator[tuple[sl
 def _create(
     part: Path, height: int, width: int, mpp: float | None, labels: Sequence[Label], fill: int
 ) -> zarr.Array[Any]:
-    meanings = [
-        {name: given for name, given in asdict(label).items() if given is not None} for label in labels
-    ]
-    attributes: dict[str, Any] = {"labels": meanings} if labels else {}
+    attributes: dict[str, Any] = {"labels": [label.to_json() for label in labels]} if labels else {}
     if mpp is not None:
         attributes["mpp"] = mpp
     return zarr.create_array(

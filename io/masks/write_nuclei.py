@@ -7,7 +7,6 @@ itself names ``labels/class`` as its image, so that whatever opens an OME-Zarr o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,43 +89,70 @@ def _create(
     about: dict[str, Any],
     fill: int,
 ) -> tuple[zarr.Array[Any], zarr.Array[Any]]:
-    meanings = [
-        {name: given for name, given in asdict(label).items() if given is not None} for label in labels
-    ]
+    meanings = [label.to_json() for label in labels]
     colors = [{"label-value": label.value, "rgba": [*label.color, 255]} for label in labels]
-    root = zarr.create_group(
-        LocalStore(part),
-        attributes={"ome": multiscale("labels/class/0", mpp), "labels": meanings, "safron": about},
+    attributes = {"ome": multiscale("labels/class/0", mpp), "labels": meanings, "safron": about}
+    group = create_labels(zarr.create_group(LocalStore(part), attributes=attributes))
+    classes = create_image(
+        group, "class", (height, width), "uint8", mpp, label={"colors": colors}, fill_value=fill,
+        compressors=zarr.codecs.ZstdCodec(level=12), attributes={"labels": meanings},
+    )  # fmt: skip
+    # Numbers are four times as many bytes as labels, so what counts is the speed of unpacking. A row repeats most of the one
+    # before it, which LZ4 sees where a chunk is one block and its bytes are not shuffled.
+    fast = zarr.codecs.BloscCodec(cname="lz4hc", clevel=7, shuffle="noshuffle", blocksize=CHUNK * CHUNK * 4)
+    shape = (height, width)
+    return classes, create_image(
+        group, "instance", shape, "uint32", mpp, label={}, fill_value=0, compressors=fast
     )
-    ome = {"version": "0.5", "labels": ["class", "instance"]}
-    group = root.create_group("labels", attributes={"ome": ome})
-    made = []
-    for name, kind, value, more in (
-        ("class", "uint8", fill, {"colors": colors}),
-        ("instance", "uint32", 0, {}),
-    ):
-        image = group.create_group(name, attributes={"ome": multiscale("0", mpp) | {"image-label": more}})
-        made.append(
-            image.create_array(
-                "0",
-                shape=(height, width),
-                chunks=(CHUNK, CHUNK),
-                dtype=kind,
-                fill_value=value,
-                # Numbers are four times as many bytes as labels, so what counts is the speed of unpacking. A row repeats most
-                # of the one before it, which LZ4 sees where a chunk is one block and its bytes are not shuffled.
-                compressors=zarr.codecs.BloscCodec(
-                    cname="lz4hc", clevel=7, shuffle="noshuffle", blocksize=CHUNK * CHUNK * 4
-                )
-                if kind == "uint32"
-                else zarr.codecs.ZstdCodec(level=12),
-                dimension_names=("y", "x"),
-                attributes={"labels": meanings} if name == "class" else {},
-                config={"write_empty_chunks": False},
-            )
-        )
-    classes, instances = made
-    return classes, instances
+
+
+def create_labels(root: zarr.Group) -> zarr.Group:
+    """Make the group of the label images ``class`` and ``instance``."""
+    return root.create_group(
+        "labels", attributes={"ome": {"version": "0.5", "labels": ["class", "instance"]}}
+    )
+
+
+def create_image(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    mpp: float | None,
+    *,
+    label: dict[str, Any] | None = None,
+    **more: Any,
+) -> zarr.Array[Any]:
+    """Make an OME-Zarr image of one level in chunks of whole canvas blocks, and return its array.
+
+    Parameters
+    ----------
+    group
+        Where it lies.
+    name
+        Its name there.
+    shape
+        [y, x] or [y, x, channels].
+    dtype
+        Type of its values.
+    mpp
+        Micrometres per pixel; None where unknown.
+    label
+        Metadata of a label image; None for other images.
+    **more
+        Passed to `zarr.Group.create_array`.
+    """
+    axes = "yxc"[: len(shape)]
+    about = multiscale("0", mpp, axes) | ({} if label is None else {"image-label": label})
+    return group.create_group(name, attributes={"ome": about}).create_array(
+        "0",
+        shape=shape,
+        chunks=(CHUNK, CHUNK, *shape[2:]),
+        dtype=dtype,
+        dimension_names=tuple(axes),
+        config={"write_empty_chunks": False},
+        **more,
+    )
 
 
 def multiscale(path: str, mpp: float | None, axes: str = "yx") -> dict[str, Any]:

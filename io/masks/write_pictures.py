@@ -21,7 +21,7 @@ from safron.io.synthesis.draw import Picture
 from zarr.storage import LocalStore
 
 from .write import CHUNK, blocks, write_blocks
-from .write_nuclei import multiscale
+from .write_nuclei import create_image, create_labels, multiscale
 
 Draw = Callable[[int, int, int, int], Picture]
 
@@ -117,24 +117,13 @@ def _create(
 ) -> tuple[zarr.Array[Any], zarr.Array[Any], zarr.Array[Any]]:
     attributes = {"ome": multiscale("labels/class/0", mpp), "labels": NUCLEUS_LABELS, ABOUT: about}
     root = zarr.create_group(LocalStore(part), attributes=attributes)
-    names = {"version": "0.5", "labels": ["class", "instance"]}
-    labels = root.create_group("labels", attributes={"ome": names})
-    image = root.create_group("image", attributes={"ome": multiscale("0", mpp, "yxc")})
-    made = [_array(image, (height, width, 3), "uint8", ("y", "x", "c"))]
-    for name, kind in (("class", "uint8"), ("instance", "uint32")):
-        group = labels.create_group(name, attributes={"ome": multiscale("0", mpp) | {"image-label": {}}})
-        made.append(_array(group, (height, width), kind, ("y", "x")))
-    return made[0], made[1], made[2]
-
-
-def _array(group: zarr.Group, shape: tuple[int, ...], dtype: str, names: tuple[str, ...]) -> zarr.Array[Any]:
-    return group.create_array(
-        "0",
-        shape=shape,
-        chunks=(CHUNK, CHUNK, 3)[: len(shape)],
-        dtype=dtype,
-        fill_value=0,
-        compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
-        dimension_names=names,
-        config={"write_empty_chunks": False},
+    common: dict[str, Any] = {
+        "fill_value": 0,
+        "compressors": zarr.codecs.BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+    }
+    labels, shape = create_labels(root), (height, width)
+    return (
+        create_image(root, "image", (*shape, 3), "uint8", mpp, **common),
+        create_image(labels, "class", shape, "uint8", mpp, label={}, **common),
+        create_image(labels, "instance", shape, "uint32", mpp, label={}, **common),
     )
