@@ -64,6 +64,8 @@ class OnnxFile:
         Whether values are quantized by a scale that depends on the whole batch.
     otherwise_in_openvino
         Operators that OpenVINO computes otherwise than ONNX says, with the attributes that matter, sorted.
+    pads_before_maximum
+        Whether a ``MaxPool`` takes what a ``Pad`` gives. ONNX Runtime would make one of them, which loses the zeros.
     float16
         Whether it computes in float16: no weights of float32 with two axes or more, and some of float16.
     metadata
@@ -77,6 +79,7 @@ class OnnxFile:
     whole_patch: tuple[str, ...]
     scales_by_batch: bool
     otherwise_in_openvino: tuple[str, ...]
+    pads_before_maximum: bool
     float16: bool
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -99,6 +102,7 @@ class OnnxFile:
                 constants[node.outputs[0]] = _fields(value[0])
         weights = {_integer(tensor, 2) for tensor in tensors if len(_integers(tensor, 1)) >= 2}
         kinds = {node.kind for node in nodes}
+        padded = {name for node in nodes if node.kind == "Pad" for name in node.outputs}
         opsets = [_fields(entry) for entry in found[0][1].get(8, ())]
         return cls(
             ir_version=_integer(found[0][1], 1),
@@ -110,6 +114,7 @@ class OnnxFile:
             whole_patch=tuple(sorted({node.kind for node in nodes if node.over_patch(constants)})),
             scales_by_batch=bool(kinds & DYNAMIC),
             otherwise_in_openvino=tuple(sorted({name for node in nodes if (name := node.in_openvino())})),
+            pads_before_maximum=any(node.kind == "MaxPool" and padded & {*node.inputs} for node in nodes),
             float16=FLOAT16 in weights and FLOAT not in weights,
             metadata={_text(entry, 1): _text(entry, 2) for entry in map(_fields, found[0][1].get(14, ()))},
         )
