@@ -215,16 +215,17 @@ def test_statistics_over_a_patch_are_warned_of_once(
     ]
 
 
-def test_zeros_before_a_maximum_count_as_zeros(tmp_path: Path) -> None:
+@pytest.mark.parametrize("between", [None, "Identity", "Dropout"])
+def test_zeros_before_a_maximum_count_as_zeros(tmp_path: Path, between: str | None) -> None:
     """ONNX Runtime alone would make one node of both, whose padding counts as minus infinity."""
-    pad, pool = (
-        node("Pad", "sides", out=("p",)),
-        helper.make_node("MaxPool", ["p"], ["b"], kernel_shape=[3, 3]),
-    )
-    minus = helper.make_node("Sub", ["a", "three"], ["c"])
-    pad.input[0] = "c"
+    nodes = [
+        helper.make_node("Sub", ["a", "three"], ["c"]),
+        helper.make_node("Pad", ["c", "sides"], ["p"]),
+        *([helper.make_node(between, ["p"], ["q"])] if between else []),
+        helper.make_node("MaxPool", ["q" if between else "p"], ["b"], kernel_shape=[3, 3]),
+    ]
     constants = [constant("sides", [0, 0, 1, 1, 0, 0, 1, 1]), constant("three", np.float32(3))]
-    model = OnnxModel(save(tmp_path, graph([minus, pad, pool], constants)), device="cpu")
+    model = OnnxModel(save(tmp_path, graph(nodes, constants)), device="cpu")
     image = model(np.ones((1, 64, 64), np.uint8))
     assert model.file.pads_before_maximum
     np.testing.assert_allclose(image[0, 0], 127.5, atol=0.01)  # tanh(0)

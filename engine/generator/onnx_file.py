@@ -102,7 +102,6 @@ class OnnxFile:
                 constants[node.outputs[0]] = _fields(value[0])
         weights = {_integer(tensor, 2) for tensor in tensors if len(_integers(tensor, 1)) >= 2}
         kinds = {node.kind for node in nodes}
-        padded = {name for node in nodes if node.kind == "Pad" for name in node.outputs}
         opsets = [_fields(entry) for entry in found[0][1].get(8, ())]
         return cls(
             ir_version=_integer(found[0][1], 1),
@@ -114,7 +113,7 @@ class OnnxFile:
             whole_patch=tuple(sorted({node.kind for node in nodes if node.over_patch(constants)})),
             scales_by_batch=bool(kinds & DYNAMIC),
             otherwise_in_openvino=tuple(sorted({name for node in nodes if (name := node.in_openvino())})),
-            pads_before_maximum=any(node.kind == "MaxPool" and padded & {*node.inputs} for node in nodes),
+            pads_before_maximum=_pads_before_maximum(nodes),
             float16=FLOAT16 in weights and FLOAT not in weights,
             metadata={_text(entry, 1): _text(entry, 2) for entry in map(_fields, found[0][1].get(14, ()))},
         )
@@ -168,6 +167,20 @@ class _Node:
                 axes = list(_values(constants[self.inputs[1]]))
             return len(axes) != 1
         return self.kind in WHOLE_PATCH
+
+
+def _pads_before_maximum(nodes: list[_Node]) -> bool:
+    """Whether a maximum is taken of padded values; nodes stand in the order in which they are computed."""
+    padded: set[str] = set()
+    for node in nodes:
+        if node.kind == "MaxPool" and padded.intersection(node.inputs):
+            return True
+        # The optimizer takes the others out before it looks.
+        if node.kind == "Pad" or (
+            node.kind in ("Identity", "Dropout") and padded.intersection(node.inputs[:1])
+        ):
+            padded.update(node.outputs)
+    return False
 
 
 def _messages(message: int | memoryview, kind: str) -> Iterator[tuple[str, Fields]]:
