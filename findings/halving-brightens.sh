@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Halving an 8-bit image with Pillow's BOX or libvips' shrink brightens it by half a grey level each time.
 #
-# Both round up twice, after the columns and again after the rows. A pyramid of seven levels ends three grey levels too bright, while glass of one
-# value stays as it is: stain and density measured at a low level are another slide's. libvips' tiffsave with
-# region_shrink="median" takes the third of four pixels, 2.5 levels too bright at once on noise of 25.
-# Safe: Pillow's reduce(2) and LANCZOS, libvips' resize or tiffsave's mean (at most 0.12 a level), or each level from the first.
+# Both round up twice, after the columns and again after the rows. A pyramid of seven levels ends three grey levels too
+# bright, while glass of one value stays as it is: stain and density measured at a low level are another slide's. libvips'
+# tiffsave with region_shrink="median" takes the third of four pixels, 2.5 levels too bright at once on noise of 25.
+# Safe: Pillow's reduce(2) and LANCZOS, libvips' resize or tiffsave's mean (at most 0.12 a level), or each level from the
+# first.
 #
 # Seen on 2026-11-30 with pillow 13.0.0 and libvips 8.18.7, noise around 180, mean less that of the first level:
 #   Pillow, BOX: +0.50 +1.00 +1.50 +2.00 +2.50 +2.99

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# ONNX Runtime's optimizer, on by default, drops zeros that are padded before MaxPool: negative features come out otherwise at the border.
+# ONNX Runtime's optimizer, on by default, loses zeros padded before MaxPool: negative features change at the border.
 #
-# It moves a Pad of zeros into the pads of the MaxPool behind it. Padding of MaxPool counts as minus infinity, not as zero, so windows
-# at the border hold their largest negative value instead of 0. PyTorch writes just these two nodes for ZeroPad2d and MaxPool2d, as in
-# networks that came from TensorFlow. After ReLU it makes no difference; after LeakyReLU or a norm it does, at the border of each patch.
+# It moves a Pad of zeros into the pads of the MaxPool behind it. Padding of MaxPool counts as minus infinity, not as zero,
+# so windows at the border hold their largest negative value instead of 0. PyTorch writes just these two nodes for ZeroPad2d
+# and MaxPool2d, as in networks that came from TensorFlow. After ReLU it makes no difference; after LeakyReLU or a norm it
+# does, at the border of each patch.
 # Safe: `InferenceSession(..., disabled_optimizers=["Pad_Fusion"])`.
 #
 # Seen on 2026-11-30 with onnxruntime 1.31.0, 4 x 4 pixels of -3, zeros around, MaxPool of 3 with stride 2:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # OpenVINO ignores `antialias` of ONNX's Resize, linear and cubic: thin structures vanish when an image is made smaller.
 #
-# The attribute asks that all pixels under an output pixel count, as in Pillow. OpenVINO reads the same two or four pixels as without
-# it, and no line says that the attribute was dropped. A reference or an image that is resized within the graph is another one.
+# The attribute asks that all pixels under an output pixel count, as in Pillow. OpenVINO reads the same two or four pixels
+# as without it, and no line says that the attribute was dropped. A reference or an image that is resized within the graph
+# is another one.
 # Safe: AveragePool where the factor is whole; or resize before the graph.
 #
 # Seen on 2026-11-30 with openvino 2026.4.1, against onnxruntime 1.31.0: white with a black line in every fourth column, to a

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Pooling with ceil_mode and padding has other sizes and other values at the right and lower edge in OpenVINO.
 #
-# ONNX and PyTorch leave out a window that would start in the padding. OpenVINO's MaxPool keeps it: one row and column more than
-# the file says, filled with -3.4e38, which the next layer spreads. Its AveragePool with count_include_pad (PyTorch's way) divides by
-# the whole window where it hangs over the padding. PyTorch's layers with ceil_mode=True and padding are exported to just these.
+# ONNX and PyTorch leave out a window that would start in the padding. OpenVINO's MaxPool keeps it: one row and column more
+# than the file says, filled with -3.4e38, which the next layer spreads. Its AveragePool with count_include_pad (PyTorch's
+# way) divides by the whole window where it hangs over the padding. PyTorch's layers with ceil_mode=True and padding are
+# exported to just these.
 # Safe: ceil_mode=False, and the image padded to a multiple beforehand.
 #
 # Seen on 2026-11-30 with openvino 2026.4.1, against onnxruntime 1.31.0:
 #   MaxPool of 5 x 5, kernel 2, stride 2, pads 1: onnxruntime (3, 3), least 1; openvino (4, 4), least -3.4e+38
-#   AveragePool of ones, 6 x 6, kernel 3, stride 2, pads 1: last row onnxruntime 0.33, 0.50, 0.50, 0.25; openvino 0.22, 0.33, 0.33, 0.11
+#   AveragePool of ones, 6 x 6, kernel 3, stride 2, pads 1: last row
+#   onnxruntime 0.33, 0.50, 0.50, 0.25; openvino 0.22, 0.33, 0.33, 0.11
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # pycocotools moves and inflates objects on a canvas of more than 2^32 pixels, such as a whole slide.
 #
-# A mask of COCO is a list of run lengths over the whole image, kept in 32 bits. Runs that are longer start again at 0, with no error:
-# boxes and areas are wrong, and two objects far from each other can have the same mask, so that their IoU is 1.
+# A mask of COCO is a list of run lengths over the whole image, kept in 32 bits. Runs that are longer start again at 0, with
+# no error: boxes and areas are wrong, and two objects far from each other can have the same mask, so that their IoU is 1.
 # Polygons in the JSON file are not touched; areas, boxes and scores made from them by this library are.
 # Safe: annotations in tiles or regions of up to 65,535 x 65,535 pixels.
 #
