@@ -103,6 +103,8 @@ def read_text(path: Path | str, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise too_large(path, max_bytes)
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
+        raise ValueError("it is not UTF-8, but UTF-16 or no text")
     return data.decode("utf-8-sig")
 
 
