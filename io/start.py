@@ -27,7 +27,7 @@ def start(program: str, module: str) -> None:
     """
     prepare(program)
     main = import_module(module).main
-    import_module("safron.io.console").own_process(program)
+    import_module("safron.io.interruptions").own_process(program)
     main()
 
 
