@@ -21,6 +21,7 @@ Parsed = TypeVar("Parsed")
 MAX_TEXT_BYTES = 1 << 20
 """Largest text file that is parsed unless a caller allows more; a card or a settings file has some kB."""
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 # Hidden files of Zarr v2; every other hidden file comes from an operating system or a file manager.
@@ -212,6 +213,8 @@ def output(
     ------
     BadInput
         `out` cannot be written to, exists and may not be overwritten, or has another ending.
+    OSError
+        The disk is full, or refuses a write; it names `out` where the system names no file.
 
     Examples
     --------
@@ -237,6 +240,10 @@ def output(
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             publish(part, out, overwrite=overwrite)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        raise OSError(error.errno, error.strerror, str(out)) from error
     finally:
         remove()
     atexit.unregister(remove)

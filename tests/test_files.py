@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import json
 import os
@@ -109,6 +110,14 @@ def test_a_readers_own_message_is_passed_on(tmp_path: Path) -> None:
 
     with pytest.raises(BadInput, match=r"^tile 0: must be at least 1$"):
         parse_text(tmp_path / "a.json", refuse, kind="JSON", remedy="")
+
+
+def test_a_full_disk_names_the_output(tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    with pytest.raises(OSError, match="No space left") as caught, output(out, overwrite=False):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(out)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_an_output_appears_whole(tmp_path: Path) -> None:
