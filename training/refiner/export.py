@@ -8,7 +8,6 @@ two patches of the refiner are compared where they overlap.
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from safron.io.errors import BadInput, Failed
-from safron.io.files import replacing
+from safron.io.errors import Failed
+from safron.training.config.exported import check_export, write_export
 from torch import Tensor, nn
 
 from .settings import CONTEXT, RefinerConfig
@@ -78,6 +77,7 @@ def export_refiner(
     licence: str = "unknown",
     mpp: float = 0.25,
     field: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a refiner and its encoder, and return the card.
 
@@ -99,6 +99,8 @@ def export_refiner(
         Micrometres per pixel of the tiles.
     field
         Whether the style is read in each pixel.
+    overwrite
+        Whether both files may be replaced.
 
     Returns
     -------
@@ -108,14 +110,13 @@ def export_refiner(
     Raises
     ------
     BadInput
-        The name does not end in .onnx, or a card lies beside it.
+        The name does not end in .onnx, one of the files exists, or a card lies beside it.
     Failed
         The file and PyTorch differ.
     """
-    if out.suffix != ".onnx" or out.with_suffix(".json").exists():
-        raise BadInput(
-            f"{out}: must end in .onnx, without a card ({out.with_suffix('.json').name}) beside it"
-        )
+    encoder_file = out.with_name(f"{out.stem}-style.onnx")
+    for path in (out, encoder_file):
+        check_export(path, overwrite=overwrite)
     refiner = RefinerContract(networks["refiner"]).eval()
     encoder = EncoderContract(networks["style"], config.style_size, used=config.use_style).eval()
     square = {"image": _picture(config.reference, 0)}
@@ -128,7 +129,6 @@ def export_refiner(
     parity = max(_parity(refiner, graph, window), _parity(encoder, encoder_graph, square))
     if not parity <= PARITY_LIMIT:
         raise Failed(f"the exported file and PyTorch differ by {parity:.3g} of 255; nothing was written")
-    encoder_file = out.with_name(f"{out.stem}-style.onnx")
     card = _card(config, encoder_file, style, mpp=mpp, field=field) | {
         "name": name,
         "licence": licence,
@@ -137,11 +137,8 @@ def export_refiner(
         "parity_max_abs": parity,
         "overlap_mismatch": _overlap_mismatch(graph, config, style, field=field),
     }
-    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for path, made in ((encoder_file, encoder_graph), (out, graph)):
-        with replacing(path) as file:
-            file.write(made.SerializeToString())
+    write_export(encoder_graph, encoder_file, card=None, overwrite=overwrite)
+    write_export(graph, out, card=card, overwrite=overwrite)
     return card
 
 
