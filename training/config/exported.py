@@ -47,6 +47,6 @@ def write_export(graph: onnx.ModelProto, out: Path, *, card: dict[str, Any] | No
 def check_run_folder(out: Path) -> None:
     """Raise `BadInput` if a training cannot write into this folder because it is a file."""
     if out.exists() and not out.is_dir():
-        raise BadInput(f"{out}: is no folder, and a training writes several files; give the name of a folder")
+        raise BadInput(f"{out}: is a file, and a training writes several; give the name of a folder")
     if out.is_symlink() and not out.exists():
         raise BadInput(f"{out}: is a link that leads nowhere; give the name of a folder")
