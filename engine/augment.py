@@ -132,7 +132,7 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
 
 def _describe(part: Path, generator: Any, source: str, options: SetOptions, made: Sequence[Made]) -> None:
     """Write the manifest of a set, and what safron-train should know of it."""
-    about = {
+    about: dict[str, Any] = {
         "set": options.kind,
         "labels": source,
         "left_out": list(options.leave_out),
@@ -187,10 +187,10 @@ class _Maker:
 
         from .rendering import render
 
-        given = {"labels": labels}
+        given: dict[str, Any] = {"labels": labels}
         if self.generator.card.edges is not None:
             given |= {"instances": numbers} | ({} if edges is None else {"edges": edges})
-        files = {name: self.scratch / f"{name}.npy" for name in given}
+        files: dict[str, Any] = {name: self.scratch / f"{name}.npy" for name in given}
         for name, plane in given.items():
             np.save(files[name], plane)
         out, options = self.scratch / "tile.tiff", self.options

@@ -98,7 +98,7 @@ def read_region_types(text: str, card: Card, types: tuple[str, ...]) -> dict[int
                 f"--region-types {text}: {part.strip()!r} must be a region and its types, as tumor=neoplastic+inflammatory"
             )
         label = int(region) if region.isdecimal() else regions.get(region.lower())
-        if label not in regions.values():
+        if label is None or label not in regions.values():
             raise BadInput(
                 f"--region-types {text}: {card.name!r} knows no region {region!r} with tissue; it has "
                 f"{', '.join(f'{value} {name}' for name, value in regions.items())}"

@@ -107,9 +107,10 @@ class RunningCanvas:
     def _of_blocks(self, scratch: Scratch, chunk: tuple[int, int], inside: Any) -> UInt8 | None:
         """Read pixels of what a block left beside the running picture; None if it is not stored."""
         try:
-            return scratch.read_part(recorded(scratch.path)["glimpse"], chunk)[inside]
+            part: UInt8 = scratch.read_part(recorded(scratch.path)["glimpse"], chunk)[inside]
         except (OSError, ValueError, RuntimeError, KeyError):
             return None
+        return part
 
 
 def _cuts(chunks: npt.NDArray[np.int64]) -> list[tuple[int, slice]]:

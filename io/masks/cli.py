@@ -333,7 +333,7 @@ def colon(
     from .write import check_target
 
     check_target(out, overwrite=overwrite)
-    made, tissue = Colon(**settings), []
+    made, tissue = Colon(**settings), list[bool]()
 
     def paint(rows: slice, cols: slice) -> Any:
         labels = made.paint(rows, cols)

@@ -94,7 +94,7 @@ def write_unfinished_png(path: Path, pixels: npt.NDArray[np.uint8], what: str) -
         for kind, data in (
             (b"IHDR", header),
             (b"tEXt", _UNFINISHED + what.encode("ascii")),
-            (b"IDAT", zlib.compress(rows, level=0)),
+            (b"IDAT", zlib.compress(rows.tobytes(), level=0)),
             (b"IEND", b""),
         ):
             file.write(struct.pack(">I", len(data)) + kind + data)

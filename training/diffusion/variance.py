@@ -45,7 +45,8 @@ def log_variance(v: Tensor, times: Tensor) -> Tensor:
     """Return the logarithm of the variance that v [n, c, y, x] means: log beta-tilde at -1, log beta at 1; `times` whole numbers [n]."""
     low, high = _of(times)[2:]
     share = (v + 1) / 2
-    return share * high + (1 - share) * low
+    logarithm: Tensor = share * high + (1 - share) * low
+    return logarithm
 
 
 def variance_bound(
