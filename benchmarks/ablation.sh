@@ -31,7 +31,7 @@ train() { # NAME SEED OPTION...
         set -- "$@" --resume
     fi
     safron-train fit "$data" "$run" --data-set ebhi "$@" --seed "$seed" --device cpu --threads 2 --steps "$steps"
-    safron-train export "$run/checkpoint.pt" "$run.onnx"
+    safron-train export "$run/checkpoint.pt" "$run.onnx" --overwrite
 }
 
 mkdir -p "$out"

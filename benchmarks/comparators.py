@@ -139,7 +139,7 @@ def train(config: TrainConfig, data: Path, folder: Path, facts: DataFacts, minut
     if done < config.steps:
         print(f"{folder.name}: {done} of {config.steps} steps; the same command resumes", flush=True)
         return None
-    export_checkpoint(checkpoint, made)
+    export_checkpoint(checkpoint, made, overwrite=True)
     return made
 
 

@@ -121,7 +121,6 @@ def command(mask: str | None, out: str | None, *, dry_run: bool, quiet: bool, **
     colours of the generator's palette. OUT ends in .svs, .tif, .tiff, .ome.tif or .ome.tiff. Both can be addresses
     such as s3://BUCKET/NAME.
     """
-    keep_one_heap()
     # Importing NumPy starts threads for linear algebra, which spin for a tenth of a second and are not needed here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     slides, status, seeds = options.pop("slides"), options.pop("status"), options.pop("seeds")
@@ -362,6 +361,7 @@ def main_of_process(args: Sequence[str] | None = None) -> NoReturn:
     args
         See `main`.
     """
+    keep_one_heap()  # before the first thread, since the C library looks once at how many heaps it may have
     for number in SIGNALS:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.default_int_handler)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# dask.array.percentile of a slide can be off by 90 per cent of its pixels, and depends on which other percentiles are asked for.
+# dask.array.percentile of a slide can be off by 90 % of its pixels, and depends on which others are asked for.
 #
-# It asks each chunk for the same percentiles and its extremes, and merges these few numbers. The documentation calls it approximate. It is
-# good where all chunks are alike. On a slide they are not: some are glass and some are tissue, and the 1st percentile comes out as
-# the value of glass. The error does not shrink with larger chunks. Black and white points, and the strengths of stains, are such percentiles.
+# It asks each chunk for the same percentiles and its extremes, and merges these few numbers. The documentation calls it
+# approximate. It is good where all chunks are alike. On a slide they are not: some are glass and some are tissue, and the
+# 1st percentile comes out as the value of glass. The error does not shrink with larger chunks. Black and white points, and
+# the strengths of stains, are such percentiles.
 # Safe: a histogram (`dask.array.histogram` of uint8 is exact), or percentiles of a random sample.
 #
 # Seen on 2026-11-30 with dask 2026.8.0, 64 chunks of 100,000 pixels, 6 of them glass (240), the others tissue (150 +- 30):

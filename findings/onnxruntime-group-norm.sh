@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # ONNX Runtime's GroupNormalization is wrong on bright, flat images, and NaN on flatter ones.
 #
-# It has no kernel of its own on CPUs and runs the formula that ONNX gives for this operator, whose variance is the mean of squares less
-# the square of the mean, in float32. Little or nothing is left of the variance of glass. InstanceNormalization is right for the
-# same values. torch.onnx.export writes GroupNormalization from opset 21 on, InstanceNormalization below.
+# It has no kernel of its own on CPUs and runs the formula that ONNX gives for this operator, whose variance is the mean of
+# squares less the square of the mean, in float32. Little or nothing is left of the variance of glass. InstanceNormalization
+# is right for the same values. torch.onnx.export writes GroupNormalization from opset 21 on, InstanceNormalization below.
 # Safe: opset 18 or 20, values scaled to -1..1 before the first norm.
 #
 # Seen on 2026-11-30 with onnxruntime 1.31.0, 8 channels in 4 groups, 256 x 256, largest error of values that are about 1:

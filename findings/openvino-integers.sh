@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # OpenVINO computes int32 in float32 on CPUs: ids above 16,777,216 become equal to their neighbours.
 #
-# Equal, Greater, ReduceMax, Clip, Pad and nearest Resize of int32 labels go through float32, which holds 24 bits. Two instances
-# that touch have no border any more, and an enlarged mask holds ids that were never in it. Sub, Max and Gather are exact.
-# It also takes int64 for int32, so ids from a hash lose their upper half.
+# Equal, Greater, ReduceMax, Clip, Pad and nearest Resize of int32 labels go through float32, which holds 24 bits. Two
+# instances that touch have no border any more, and an enlarged mask holds ids that were never in it. Sub, Max and Gather
+# are exact. It also takes int64 for int32, so ids from a hash lose their upper half.
 # Safe: instances numbered 1 to n within what a graph sees, below 2^24.
 #
 # Seen on 2026-11-30 with openvino 2026.4.1, against onnxruntime 1.31.0, ids 16777217, 16777219, 5:

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Labels written by tifffile with lossless JPEG 2000 come back wrong where they are 32 bits wide, or 16 bits big-endian.
 #
-# imagecodecs encodes 32 bits, and OpenJPEG loses the lower ones: in a mask of 0, 1 and 2 background becomes 1, with no error and no
-# warning. For a big-endian file it encodes 16-bit values with their bytes exchanged, so label 1 becomes 256 for each reader.
-# JPEG 2000 in TIFF is right for 8 bits, and for 16 bits little-endian. Deflate, LZW and zstd are right for all of these.
+# imagecodecs encodes 32 bits, and OpenJPEG loses the lower ones: in a mask of 0, 1 and 2 background becomes 1, with no
+# error and no warning. For a big-endian file it encodes 16-bit values with their bytes exchanged, so label 1 becomes 256
+# for each reader. JPEG 2000 in TIFF is right for 8 bits, and for 16 bits little-endian. Deflate, LZW and zstd are right for
+# all of these.
 # Safe: deflate with predictor for ids; read the file back once.
 #
 # Seen on 2026-11-30 with tifffile 2026.3.3 and imagecodecs 2026.3.6, 64 x 64:

@@ -21,6 +21,7 @@ Parsed = TypeVar("Parsed")
 MAX_TEXT_BYTES = 1 << 20
 """Largest text file that is parsed unless a caller allows more; a card or a settings file has some kB."""
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 # Hidden files of Zarr v2; every other hidden file comes from an operating system or a file manager.
@@ -103,6 +104,8 @@ def read_text(path: Path | str, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise too_large(path, max_bytes)
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
+        raise ValueError("it is not UTF-8, but UTF-16 or no text")
     return data.decode("utf-8-sig")
 
 
@@ -210,6 +213,8 @@ def output(
     ------
     BadInput
         `out` cannot be written to, exists and may not be overwritten, or has another ending.
+    OSError
+        The disk is full, or refuses a write; it names `out` where the system names no file.
 
     Examples
     --------
@@ -235,6 +240,10 @@ def output(
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             publish(part, out, overwrite=overwrite)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        raise OSError(error.errno, error.strerror, str(out)) from error
     finally:
         remove()
     atexit.unregister(remove)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import Failed
+
+_PIECE = 1 << 20
 
 
 def spill(arrays: Iterable[npt.NDArray[Any]], folder: Path | None = None) -> tuple[npt.NDArray[Any], ...]:
@@ -50,3 +54,24 @@ def spill(arrays: Iterable[npt.NDArray[Any]], folder: Path | None = None) -> tup
             f"{place}: cannot hold arrays there ({error.strerror}); make room on its disk"
         ) from error
     return tuple(np.ndarray(shape, kind, whole, start) for shape, kind, start in forms)
+
+
+def reserve(file: IO[bytes], nbytes: int) -> None:
+    """Make a file so large, and give it room on its disk, before it is mapped to be written.
+
+    A write to mapped memory for which the disk has no room kills the process.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or refuses the file.
+    """
+    try:
+        os.posix_fallocate(file.fileno(), 0, max(1, nbytes))
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise OSError(error.errno, error.strerror, str(file.name)) from error
+        file.seek(0)
+        for start in range(0, max(1, nbytes), _PIECE):  # a disk that reserves nothing
+            file.write(bytes(min(_PIECE, nbytes - start)))
+        file.flush()

@@ -1,11 +1,13 @@
 """How is a table read that somebody wrote in a spreadsheet?
 
-CSV with commas, or with semicolons, as Excel writes where numbers have a decimal comma, or with tabs. Its first line names the columns.
+CSV with commas, or with semicolons, as Excel writes where numbers have a decimal comma, or with tabs. Its first line names the columns;
+a line such as ``sep=;`` may stand above it, from which Excel takes the separator.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from io import StringIO
 
@@ -45,10 +47,17 @@ def read_table(text: str) -> Table:
     --------
     >>> read_table("mask; out\r\na.zarr; b.tiff\r\n")
     Table(columns=['mask', 'out'], rows=[(2, ['a.zarr', 'b.tiff'])])
+    >>> read_table("sep=;\nmask;out\na,1.zarr;b.tiff\n").rows
+    [(3, ['a,1.zarr', 'b.tiff'])]
     """
     lines = StringIO(text, newline=None)
-    separator = max(SEPARATORS, key=text.splitlines()[0].count) if text else ","
+    first = next(lines, "")
+    named = re.fullmatch(r"sep=([,;\t])[,;\t]*\n?", first)
+    if named is None:
+        lines.seek(0)
+    separator = named[1] if named else max(SEPARATORS, key=first.count)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    cells = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    above = 0 if named is None else 1
+    cells = [(reader.line_num + above, [cell.strip() for cell in row]) for row in reader]
     columns = cells[0][1] if cells else []
     return Table(columns, [(line, row) for line, row in cells[1:] if any(row)])

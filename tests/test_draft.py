@@ -105,7 +105,10 @@ GOOD = json.dumps(ADAPTED)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD.encode("utf-16"), "cannot be read as a generator card ('utf-8' codec"),
+        (
+            GOOD.encode("utf-16"),
+            "cannot be read as a generator card (it is not UTF-8, but UTF-16 or no text)",
+        ),
         (GOOD.replace("somebody", "j\u00e9r\u00f4me").encode("latin-1"), "is not JSON|cannot be read as"),
         (gzip.compress(GOOD.encode())[:-9], "cannot be read as a generator card"),
         (b"[" * 100_000 + b"]" * 100_000, "is not JSON"),

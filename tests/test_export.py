@@ -17,8 +17,9 @@ pytest.importorskip("scipy")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from safron.engine.generator.onnx_model import OnnxModel  # noqa: E402
-from safron.io.errors import Failed  # noqa: E402
+from safron.io.errors import BadInput, Failed  # noqa: E402
 from safron.training import export  # noqa: E402
+from safron.training.cli import main  # noqa: E402
 from safron.training.config.settings import PRESETS, TrainConfig, preset  # noqa: E402
 from safron.training.half_precision import beyond_float16  # noqa: E402
 from safron.training.networks import PaperGenerator, make_generator, pixel_norm  # noqa: E402
@@ -222,3 +223,57 @@ def test_a_float16_file_with_such_values_is_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(Failed, match=r"Conv of 2 gives values beyond 65504, .*; export in float32"):
         write(SEAMLESS, tmp_path / "m.onnx", float16=True)
     assert list(tmp_path.iterdir()) == []
+
+
+EXPORTS = [
+    ["export", "checkpoint.pt"],
+    ["export-random"],
+    ["export-diffusion", "checkpoint.pt"],
+    ["export-mask-model", "checkpoint.pt"],
+    ["export-refiner", "refiner.pt", "tiles"],
+]
+
+
+@pytest.mark.parametrize("command", EXPORTS, ids=lambda command: command[0])
+def test_no_export_replaces_what_exists(
+    command: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused before the checkpoint is read, which is none here."""
+    (here / "mine.onnx").write_text("mine")
+    (here / "checkpoint.pt").write_text("mine too")
+    (here / "link.onnx").symlink_to("nowhere")
+    for name, message in (
+        ("mine.onnx", "mine.onnx: exists already; pass --overwrite"),
+        ("link.onnx", "link.onnx: exists already; pass --overwrite"),
+        ("checkpoint.pt", "checkpoint.pt: must end in .onnx"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, name])
+        said = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert message in said
+    assert (here / "mine.onnx").read_text() == "mine"
+    assert (here / "checkpoint.pt").read_text() == "mine too"
+    assert (here / "link.onnx").is_symlink()
+
+
+def test_an_export_may_be_replaced(here: Path) -> None:
+    (here / "g.onnx").write_text("mine")
+    config = preset("safron-seamless", "tiny")
+    with pytest.raises(BadInput, match="exists already"):
+        export.export_fresh(config, here / "g.onnx")
+    export.export_fresh(config, here / "g.onnx", overwrite=True)
+    assert OnnxModel(here / "g.onnx", device="cpu").card.name
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+@pytest.mark.parametrize("command", [["fit", "data"], ["diffusion", "data"]], ids=lambda command: command[0])
+def test_a_training_needs_a_folder(
+    command: list[str], kind: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "data").mkdir()
+    (here / "run").write_text("mine") if kind == "file" else (here / "run").symlink_to("nowhere")
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "run", "--steps", "1"])
+    assert ended.value.code == 2
+    assert "give the name of a folder" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import json
 import os
@@ -72,7 +73,10 @@ READERS: dict[str, tuple[Any, bytes, str]] = {
     "no JSON": (json.loads, b"{", "Expecting property name"),
     "deep JSON": (json.loads, b"[" * 500_000, "nested too deeply"),
     "a long number": (json.loads, b"9" * 5000, "4300 digits"),
-    "not UTF-8": (json.loads, b"\xff\xfe[", "codec can't decode"),
+    "not UTF-8": (json.loads, b"[\xff\xfe", "codec can't decode"),
+    "UTF-16": (json.loads, "[1]".encode("utf-16"), "it is not UTF-8, but UTF-16 or no text"),
+    "UTF-16 without a mark": (str, "mask,out".encode("utf-16-be"), "it is not UTF-8, but UTF-16 or no text"),
+    "a NUL in a path": (str, b"mask,out\nm\0.zarr,s.tiff\n", "it is not UTF-8, but UTF-16 or no text"),
     "YAML": (yaml.safe_load, b"a: [1", "flow sequence"),
     "unhashable YAML": (yaml.safe_load, b"? [1]\n: 2", "unhashable"),
     "CSV": (lambda text: list(csv.reader([text], strict=True)), b'"a', "unexpected end"),
@@ -106,6 +110,14 @@ def test_a_readers_own_message_is_passed_on(tmp_path: Path) -> None:
 
     with pytest.raises(BadInput, match=r"^tile 0: must be at least 1$"):
         parse_text(tmp_path / "a.json", refuse, kind="JSON", remedy="")
+
+
+def test_a_full_disk_names_the_output(tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    with pytest.raises(OSError, match="No space left") as caught, output(out, overwrite=False):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(out)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_an_output_appears_whole(tmp_path: Path) -> None:

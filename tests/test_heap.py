@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -30,3 +31,32 @@ def test_arrays_come_from_what_was_reserved() -> None:
     """
     done = subprocess.run([sys.executable, "-c", dedent(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+def test_a_render_has_one_heap_for_all_threads(tmp_path: Path) -> None:
+    """glibc looks once, when a thread first allocates, at how many heaps it may have; others grew by 50 MiB in long renders."""
+    script = """
+        import ctypes, sys, threading
+        import numpy as np
+        from safron.engine import cli
+
+        libc = ctypes.CDLL(None)
+        libc.fopen.restype = ctypes.c_void_p
+
+        def render(args):
+            threads = [threading.Thread(target=np.ones, args=(1 << 20,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            file = ctypes.c_void_p(libc.fopen(args[0].encode(), b"w"))
+            libc.malloc_info(0, file)
+            libc.fclose(file)
+
+        cli.main = render
+        cli.main_of_process(sys.argv[1:])
+    """
+    told = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", dedent(script), str(told)], check=True)
+    assert told.read_text().count("<heap nr=") == 1

@@ -580,3 +580,15 @@ def test_the_mask_that_ships() -> None:
     assert len(share) == 3
     assert share.min() > 0.2
     assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 400_000
+
+
+def test_an_array_that_calls_its_axes_otherwise_than_its_image_is_told(tmp_path: Path) -> None:
+    for names, told in ((("y", "x"), 0), (("x", "y"), 1)):
+        path = save_ome(tmp_path / "m.zarr", LABELS, "yx", "0.5")
+        zarr.create_array(str(path / "0"), data=LABELS, dimension_names=names, overwrite=True)
+        mask = open_mask(path)
+        assert mask.shape == LABELS.shape
+        found = [
+            note for note in mask.notes if note.startswith("its axes are y, x, and its array calls them x, y")
+        ]
+        assert len(found) == told

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 import zarr
+from disks import small_disk
 from masks import blobs
 from safron.engine import render
 from safron.io.errors import BadInput
@@ -116,3 +119,20 @@ def test_what_exists_is_not_replaced(here: Path) -> None:
     assert Path("l.ome.tiff").read_bytes() == b"mine"
     render(MASK, "s.svs", model="identity", mpp=0.5, workers=1, labels_out="l.ome.tiff", overwrite=True)
     assert len(levels(Path("l.ome.tiff"))) == 3
+
+
+FULL = """
+import numpy as np
+from safron.engine import render
+render(np.zeros((4000, 4000), np.uint8), "s.tiff", model="identity", mpp=0.5, workers=1, labels_out="small/labels.ome.zarr")
+"""
+
+
+def test_a_full_disk_is_one_line_and_the_slide_is_finished(here: Path) -> None:
+    """A write to mapped memory without room on the disk would kill the process."""
+    with small_disk(here / "small", "size=1m"):
+        done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "labels.ome.zarr: cannot write the labels: No space left on device" in done.stderr
+        assert not [*(here / "small").iterdir()]
+    assert (here / "s.tiff").exists()

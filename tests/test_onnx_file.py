@@ -215,6 +215,23 @@ def test_statistics_over_a_patch_are_warned_of_once(
     ]
 
 
+@pytest.mark.parametrize("between", [None, "Identity", "Dropout"])
+def test_zeros_before_a_maximum_count_as_zeros(tmp_path: Path, between: str | None) -> None:
+    """ONNX Runtime alone would make one node of both, whose padding counts as minus infinity."""
+    nodes = [
+        helper.make_node("Sub", ["a", "three"], ["c"]),
+        helper.make_node("Pad", ["c", "sides"], ["p"]),
+        *([helper.make_node(between, ["p"], ["q"])] if between else []),
+        helper.make_node("MaxPool", ["q" if between else "p"], ["b"], kernel_shape=[3, 3]),
+    ]
+    constants = [constant("sides", [0, 0, 1, 1, 0, 0, 1, 1]), constant("three", np.float32(3))]
+    model = OnnxModel(save(tmp_path, graph(nodes, constants)), device="cpu")
+    image = model(np.ones((1, 64, 64), np.uint8))
+    assert model.file.pads_before_maximum
+    np.testing.assert_allclose(image[0, 0], 127.5, atol=0.01)  # tanh(0)
+    assert image[0, 1:-1, 1:-1].max() < 10
+
+
 def resized(**how: Any) -> Any:
     """Half the size and back."""
     constants = [constant("half", np.array([1, 1, 0.5, 0.5], np.float32)), constant("sizes", [1, 3, 64, 64])]

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.resources
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -33,3 +34,18 @@ def test_importing_does_not_look_the_version_up() -> None:
     code = "import sys; old = set(sys.modules); import safron; print('importlib.metadata' in set(sys.modules) - old)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+SCRIPTS = sorted(
+    entry.name
+    for entry in importlib.metadata.distribution("safron").entry_points
+    if entry.group == "console_scripts"
+)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_program_starts(name: str) -> None:
+    """As a user starts it: most tests call its function, below what `safron.io.start` does first."""
+    program = Path(sys.executable).with_name(name)
+    done = subprocess.run([program, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"safron {safron.__version__}\n", "")

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from masks import blobs
+from PIL import Image
 from safron.io.errors import BadInput
 from safron.io.masks.cli import main
 from safron.io.masks.open import open_mask
@@ -166,6 +167,21 @@ def test_training_reads_masks_by_the_same_rules() -> None:
     source = open_source(Path(), config, facts=DataFacts(map="255=1,40=2"))
     found = np.unique(np.concatenate([np.asarray(mask).reshape(-1) for mask in source.labels]))  # type: ignore[attr-defined]
     assert found.tolist() == [0, 1, 2]
+    for name in "ab":
+        grey = cv2.imread(f"{name}.mask.png", cv2.IMREAD_GRAYSCALE)
+        shown = Image.fromarray(np.select([grey == 255, grey == 40], [1, 2], 0).astype(np.uint8), "P")
+        shown.putpalette([9, 9, 9, 200, 10, 10, 10, 200, 10])
+        shown.save(f"{name}.mask.png")
+    Path("own.json").write_text(json.dumps({"0": [9, 9, 9], "1": [200, 10, 10], "2": [10, 200, 10]}))
+    for palette in ("indices", "own.json"):
+        told = open_source(Path(), config, facts=DataFacts(palette=palette))
+        for one, other in zip(told.labels, source.labels, strict=True):  # type: ignore[attr-defined]
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises(BadInput, match="colour"):
+        open_source(Path(), config, facts=DataFacts(palette="builtin"))
+    for facts in (DataFacts("glands", palette="builtin"), DataFacts("glands", map="255=1")):
+        with pytest.raises(BadInput, match="masks of glands say themselves"):
+            open_source(Path(), config, facts=facts)
     Path("dataset.json").write_text(json.dumps({"map": "255=1,40=300"}))
     with pytest.raises(BadInput, match="40=300' must be"):
         open_source(Path(), config)

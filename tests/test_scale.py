@@ -71,6 +71,15 @@ def test_equals_oracle_and_is_one_slide_however_it_is_cut(tmp_path: Path, ratio:
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("ratio", ["0.125", "0.981", "1.019", "1.02", "2.7"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 77), (53, 1), (3, 2)], ids=str)
+def test_narrow_masks_equal_the_oracle(tmp_path: Path, ratio: str, shape: tuple[int, int]) -> None:
+    mask, model = blobs(80, 80, cell=7)[: shape[0], : shape[1]], RampModel()
+    render(mask, tmp_path / "s.tiff", model=model, mpp=float(ratio), overlap=12, compression="deflate")
+    drawn = "1" if abs(float(ratio) - 1) < 0.02 else ratio
+    np.testing.assert_array_equal(level0(tmp_path / "s.tiff"), expected(mask, model, drawn, overlap=12))
+
+
 @pytest.mark.parametrize("ratio", ["0.499", "3.7"])
 def test_a_region_has_the_pixels_of_the_whole(tmp_path: Path, ratio: str) -> None:
     mask, model = blobs(150, 170, cell=23), RampModel()

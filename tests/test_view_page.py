@@ -146,6 +146,40 @@ def test_labels_are_painted_by_keys_alone(browser: Any, here: Path) -> None:
         page.close()
 
 
+def test_labels_are_painted_by_touch(browser: Any, here: Path) -> None:
+    """On a phone: a double tap closes a polygon, and a finger draws with the brush."""
+    zarr.save_array(here / "mask.zarr", np.zeros((1200, 1600), np.uint8))
+    scene = open_scene("mask.zarr", None, model=RampModel(), tile=64)
+    with serving(scene) as served:
+        phone = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+        page = phone.new_page()
+        page.set_default_timeout(40_000)
+        page.goto(f"http://127.0.0.1:{served.port}/")
+        page.wait_for_selector("body[data-open]")
+        page.tap("[data-tool=polygon]")
+        for x, y in ((150, 380), (250, 380), (200, 460)):
+            page.touchscreen.tap(x, y)
+            page.wait_for_timeout(700)
+        assert scene.labels is not None
+        assert scene.labels.mask.strokes == 0
+        page.touchscreen.tap(170, 440)
+        page.touchscreen.tap(170, 440)
+        until(lambda: scene.labels.mask.strokes == 1)  # type: ignore[union-attr]
+        page.tap("[data-tool=brush]")
+        touch = phone.new_cdp_session(page)
+        for kind, points in [
+            ("touchStart", [{"x": 120, "y": 500}]),
+            *(("touchMove", [{"x": 120 + 15 * step, "y": 500}]) for step in range(8)),
+            ("touchEnd", []),
+        ]:
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            page.wait_for_timeout(30)
+        until(lambda: scene.labels.mask.strokes == 2)  # type: ignore[union-attr]
+        cols = np.flatnonzero((scene.labels.mask[0:1200, 0:1600] == 2).any(axis=0))
+        assert np.ptp(cols) > 400  # a hundred pixels of the screen are 410 of the mask
+        phone.close()
+
+
 def test_it_fits_a_phone(browser: Any, here: Path) -> None:
     zarr.save_array(here / "mask.zarr", LABELS[:300, :400])
     with serving(open_scene("mask.zarr", None, model="identity")) as served:

@@ -27,6 +27,7 @@ from safron.io.console import (
 from safron.io.errors import BadInput
 from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
+from safron.training.config.exported import OVERWRITE
 from safron.training.config.needs import need_torch
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 from safron.training.config.stopping import tell_of
@@ -73,7 +74,7 @@ SIZE = option(
 )
 SEED = option("--seed", "The whole number that fixes weights, batches and noise.", "N", type=WHOLE, shown="0")
 FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
-FACTS = ("data_set", "slide_of", "map", "generator", "licence", "trained_on")
+FACTS = ("data_set", "slide_of", "map", "palette", "generator", "licence", "trained_on")
 CARD = (
     option("--name", "Generator's name on its card.", "TEXT", called="generator", shown="the preset's"),
     option("--licence", "Licence of the weights on the card.", "TEXT", shown="the data's, or unknown"),
@@ -94,6 +95,12 @@ FIT_OPTIONS = (
         "What numbers in masks of labels become: 255=2,3=1 or 1-65535=2 or *=1 for all others.",
         "N=LABEL,...",
         shown="as they are",
+    ),
+    option(
+        "--palette",
+        "Labels of the colours in masks: builtin, the colours that safron-mask knows; indices, the numbers stored in an indexed PNG; or a file.",
+        "FILE.json|builtin|indices",
+        shown="the colours of the settings",
     ),
     *CARD,
     PRESET,
@@ -227,15 +234,22 @@ def _length(config: TrainConfig) -> str:
     shown="the mean of the training images",
 )
 @FLOAT16
+@OVERWRITE
 @debug_option
 def export(
-    checkpoint: Path, out: Path, default_style: Path | None, float16: bool, **card: str | None
+    checkpoint: Path,
+    out: Path,
+    default_style: Path | None,
+    float16: bool,
+    overwrite: bool,
+    **card: str | None,
 ) -> None:
     """Write the moving average of CHECKPOINT to OUT as ONNX with its card, and compare it with PyTorch."""
     need_torch()
     from safron.training.export import export_checkpoint
 
-    _tell(out, export_checkpoint(checkpoint, out, card=card, default_style=default_style, float16=float16))
+    options: dict[str, Any] = {"default_style": default_style, "float16": float16, "overwrite": overwrite}
+    _tell(out, export_checkpoint(checkpoint, out, card=card, **options))
 
 
 @commands.command("page", epilog="Example: safron-train page runs/second run.html --before runs/first")
@@ -258,14 +272,15 @@ def page(run: Path, out: Path, before: Path | None, overwrite: bool) -> None:
 @SIZE
 @SEED
 @FLOAT16
+@OVERWRITE
 @debug_option
-def export_random(out: Path, float16: bool, **options: Any) -> None:
+def export_random(out: Path, float16: bool, overwrite: bool, **options: Any) -> None:
     """Write an untrained generator to OUT: its pictures are noise, but its cost is real."""
     need_torch()
     from safron.training.export import export_fresh
 
     given = {name: value for name, value in options.items() if value is not None}
-    _tell(out, export_fresh(_given_config(given), out, float16=float16))
+    _tell(out, export_fresh(_given_config(given), out, float16=float16, overwrite=overwrite))
 
 
 def _tell(out: Path, card: dict[str, Any]) -> None:

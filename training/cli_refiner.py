@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
+from safron.training.config.exported import OVERWRITE, check_export
 from safron.training.config.needs import need_torch
 from safron.training.config.stopping import tell_of
 
@@ -102,6 +103,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
 @option("--trained-on", "Data named on the card.", "TEXT", shown="the number of tiles")
 @option("--mpp", "Pixel size of the tiles, in micrometres per pixel.", "UM", type=PIXEL_SIZE, default=0.25)
 @option("--field", "Read a style in each pixel, so that it may vary over a slide.", is_flag=True)
+@OVERWRITE
 @debug_option
 def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Write the refiner of CHECKPOINT to OUT as ONNX, with its style encoder beside it.
@@ -115,6 +117,7 @@ def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given
     from safron.training.refiner.export import export_refiner as write
     from safron.training.refiner.train import RefinerTrainer
 
+    check_export(out, overwrite=given["overwrite"])
     config, metadata, state = load(checkpoint)
     kept = Tiles([(name, rgb) for name, rgb in read_tiles(tiles) if name in metadata["tiles"]], config)
     trainer = RefinerTrainer(config, kept)
@@ -126,7 +129,16 @@ def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given
         "steps": trainer.done,
     }
     style, mpp, field = trainer.mean_style(), given["mpp"] * config.shrink, given["field"]
-    card = write(trainer.networks, config, out, style=style, said=said, mpp=mpp, field=field)
+    card = write(
+        trainer.networks,
+        config,
+        out,
+        style=style,
+        said=said,
+        mpp=mpp,
+        field=field,
+        overwrite=given["overwrite"],
+    )
     click.echo(
         f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
     )

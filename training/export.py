@@ -7,7 +7,6 @@ file: the output must match PyTorch in float32, and two patches are compared whe
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ import onnx
 import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
-from safron.io.files import replacing
 from safron.io.measures.guides import draw_guides
 from safron.io.measures.style import STYLE_NAMES, measure_style
 from safron.io.slides.whole_image import read_image
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
+from safron.training.config.exported import check_export, write_export
 from safron.training.data import draw_noise
 from safron.training.graphs import Axes, trace
 from safron.training.half_precision import beyond_float16
@@ -107,6 +106,7 @@ def export_checkpoint(
     card: Mapping[str, str | None] | None = None,
     default_style: Path | None = None,
     float16: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Export the moving average of a checkpoint and return its card; see `export`.
 
@@ -122,6 +122,7 @@ def export_checkpoint(
     BadInput
         The checkpoint or the image cannot be read, or the generator takes no style.
     """
+    check_export(out, overwrite=overwrite)
     kept = load_checkpoint(checkpoint)
     if default_style is not None and not kept.config.model.style:
         raise BadInput(
@@ -143,17 +144,23 @@ def export_checkpoint(
     styles = about.get("styles")
     if default_style is not None:
         styles = {**(styles or {}), "default": measure_style(read_image(default_style)).tolist()}
-    return export(network, kept.config, out, steps=kept.step, float16=float16, styles=styles, **said)
+    options: dict[str, Any] = {"float16": float16, "overwrite": overwrite}
+    return export(network, kept.config, out, steps=kept.step, styles=styles, **options, **said)
 
 
-def export_fresh(config: TrainConfig, out: Path, *, float16: bool = False) -> dict[str, Any]:
+def export_fresh(
+    config: TrainConfig, out: Path, *, float16: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
     """Export an untrained generator whose weights are drawn from the seed, and return its card; see `export`."""
+    check_export(out, overwrite=overwrite)
     torch.manual_seed(config.seed)
     facts: dict[str, Any] = {
         "trained_on": "nothing: random weights",
         "licence": "random weights, no data",
+        "float16": float16,
+        "overwrite": overwrite,
     }
-    return export(make_generator(config.model), config, out, steps=0, **facts, float16=float16)
+    return export(make_generator(config.model), config, out, steps=0, **facts)
 
 
 def export(
@@ -163,6 +170,7 @@ def export(
     *,
     steps: int,
     float16: bool = False,
+    overwrite: bool = False,
     styles: Mapping[str, list[float]] | None = None,
     **said: str,
 ) -> dict[str, Any]:
@@ -174,15 +182,12 @@ def export(
     Raises
     ------
     BadInput
-        A card lies beside `out`: it would be read instead of the one inside.
+        `out` exists and may not be overwritten, or a card lies beside it, which would be read instead of the one inside.
     Failed
         ONNX Runtime and PyTorch in float32 differ by more than `PARITY_LIMIT` (`FLOAT16_LIMIT`) of the range, a layer is
         left that belongs in training, or a value is too large for float16.
     """
-    if (beside := out.with_suffix(".json")).exists():
-        raise BadInput(
-            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
-        )
+    check_export(out, overwrite=overwrite)
     model = config.model
     network = network.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     wrapped = Contract(network, model).eval()
@@ -211,10 +216,7 @@ def export(
             f"{node} gives values beyond {np.finfo(np.float16).max:.0f}, the largest of float16; nothing was written; export "
             "in float32"
         )
-    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
-        file.write(graph.SerializeToString())
+    write_export(graph, out, card=card, overwrite=overwrite)
     return card
 
 

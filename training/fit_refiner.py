@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.files import replacing
+from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.refiner.data import Tiles
 from safron.training.refiner.settings import RefinerConfig, config_of
@@ -121,6 +122,7 @@ def fit_refiner(
     KeyboardInterrupt
         A signal asked to stop; the iteration was finished and saved.
     """
+    check_run_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / "refiner.pt", {"tiles": tiles.names} | (metadata or {})
     trainer = RefinerTrainer(config, tiles)

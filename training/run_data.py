@@ -67,9 +67,8 @@ def open_run(
         "slides": len(set(training.slides)),
         "data": training.name,
     }
-    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of} | (
-        {"map": facts.map} if facts.map else {}
-    )
+    about |= {"data_set": facts.data_set, "slide_of": facts.slide_of}
+    about |= {name: said for name in ("map", "palette") if (said := getattr(facts, name))}
     if kept is not None:
         check_same_data(path, kept, about)
     about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}

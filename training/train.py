@@ -26,6 +26,7 @@ from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts
+from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.data import Batch, draw_batches
 from safron.training.discriminators import SpectralConv, make_discriminator
@@ -342,6 +343,7 @@ def fit(
     """
     hardware = hardware or Hardware()
     team, path = hardware.team, out / "checkpoint.pt"
+    check_run_folder(out)
     if path.exists() and not resume:
         raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
     part = team.share(config.batch)

@@ -64,6 +64,8 @@ class OnnxFile:
         Whether values are quantized by a scale that depends on the whole batch.
     otherwise_in_openvino
         Operators that OpenVINO computes otherwise than ONNX says, with the attributes that matter, sorted.
+    pads_before_maximum
+        Whether a ``MaxPool`` takes what a ``Pad`` gives. ONNX Runtime would make one of them, which loses the zeros.
     float16
         Whether it computes in float16: no weights of float32 with two axes or more, and some of float16.
     metadata
@@ -77,6 +79,7 @@ class OnnxFile:
     whole_patch: tuple[str, ...]
     scales_by_batch: bool
     otherwise_in_openvino: tuple[str, ...]
+    pads_before_maximum: bool
     float16: bool
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -110,6 +113,7 @@ class OnnxFile:
             whole_patch=tuple(sorted({node.kind for node in nodes if node.over_patch(constants)})),
             scales_by_batch=bool(kinds & DYNAMIC),
             otherwise_in_openvino=tuple(sorted({name for node in nodes if (name := node.in_openvino())})),
+            pads_before_maximum=_pads_before_maximum(nodes),
             float16=FLOAT16 in weights and FLOAT not in weights,
             metadata={_text(entry, 1): _text(entry, 2) for entry in map(_fields, found[0][1].get(14, ()))},
         )
@@ -163,6 +167,20 @@ class _Node:
                 axes = list(_values(constants[self.inputs[1]]))
             return len(axes) != 1
         return self.kind in WHOLE_PATCH
+
+
+def _pads_before_maximum(nodes: list[_Node]) -> bool:
+    """Whether a maximum is taken of padded values; nodes stand in the order in which they are computed."""
+    padded: set[str] = set()
+    for node in nodes:
+        if node.kind == "MaxPool" and padded.intersection(node.inputs):
+            return True
+        # The optimizer takes the others out before it looks.
+        if node.kind == "Pad" or (
+            node.kind in ("Identity", "Dropout") and padded.intersection(node.inputs[:1])
+        ):
+            padded.update(node.outputs)
+    return False
 
 
 def _messages(message: int | memoryview, kind: str) -> Iterator[tuple[str, Fields]]:

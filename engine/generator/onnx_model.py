@@ -206,7 +206,10 @@ class OnnxModel:
         try:
             # ONNX Runtime's own fallback to the CPU prints on stdout, and may also come in the middle of a render.
             path = self.path if on_gpu else cpu_form(self.path)
-            session = ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
+            off = ["Pad_Fusion"] if self.file.pads_before_maximum else []  # zeros would become minus infinity
+            session = ort.InferenceSession(
+                str(path), options, providers=chosen, enable_fallback=0, disabled_optimizers=off
+            )
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
             raise self._cannot_load(error) from error
         if on_gpu:

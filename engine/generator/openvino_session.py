@@ -30,7 +30,6 @@ from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
 
 from .openvino_graph import REVISION, rewrite
-from .openvino_precision import keep_guides_exact
 
 LEAST = (2026, 4)
 """The oldest version that the tests passed with."""
@@ -234,6 +233,8 @@ class OpenVinoSession:
         model = core.read_model(str(path))
         rewrite(model)
         if self._settings["INFERENCE_PRECISION_HINT"] == HINTS["bfloat16"]:
+            from .openvino_precision import keep_guides_exact
+
             model = keep_guides_exact(core, model)
         compiled = core.compile_model(model, "CPU", self._settings)
         with suppress(Exception):  # a cache is not needed

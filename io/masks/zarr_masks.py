@@ -188,9 +188,13 @@ def _level_plane(group: zarr.Group, name: str) -> ArrayPlane:
         array: Any = group[level.path]
     except KeyError:
         raise BadInput(f"mask {name}: its level 0, array {level.path!r}, is missing") from None
-    names = level.axes or axis_names(array)
-    y, x = _plane_axes(tuple(array.shape), names, name, _labels_hint(group))
-    return ArrayPlane(array, f"OME-Zarr {level.version}", (y, x), level.pixel_size(y, x), level.notes)
+    own, notes = axis_names(array), level.notes
+    y, x = _plane_axes(tuple(array.shape), level.axes or own, name, _labels_hint(group))
+    if level.axes and own is not None and is_transposed(own):  # else they would have been refused
+        notes += (
+            f"its axes are {', '.join(level.axes)}, and its array calls them {', '.join(own)}; the first is taken",
+        )
+    return ArrayPlane(array, f"OME-Zarr {level.version}", (y, x), level.pixel_size(y, x), notes)
 
 
 def axis_names(array: Any) -> tuple[str, ...] | None:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, Failed
 from safron.io.files import check_output_path, output
 from safron.io.legend import Label
+from safron.io.mapped import reserve
 
 from .pyramid import Level, Pyramid
 
@@ -143,7 +144,7 @@ class _Levels:
         levels = labels.pyramid.levels[1:]
         offset = 0
         self.arrays: list[npt.NDArray[np.uint8]] = []
-        file.truncate(max(1, sum(level.height * level.width for level in levels)))
+        reserve(file, sum(level.height * level.width for level in levels))
         for level in levels:
             shape = (level.height, level.width)
             self.arrays.append(np.memmap(file, np.uint8, "r+", offset, shape))

@@ -55,6 +55,7 @@ class DataFacts:
     name: str = ""  # of the data
     mpp: Mpp | None = None  # of the images
     map: str = ""  # what the numbers in masks of labels become, see `safron.io.masks.relabel`
+    palette: str = ""  # which label each colour of a mask stands for, as `safron-mask import` takes it
 
 
 def read_facts(folder: Path, given: DataFacts) -> DataFacts:

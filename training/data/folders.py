@@ -22,6 +22,7 @@ from safron.io.mapped import spill
 from safron.io.masks.canvas_size import image_size
 from safron.io.masks.pair_files import list_images
 from safron.io.masks.pair_names import find_masks
+from safron.io.masks.palette import read_palette, read_png_colours
 from safron.io.masks.relabel import Relabel
 from safron.io.measures.style import measure_style
 from safron.io.slides.whole_image import orientation
@@ -81,8 +82,12 @@ def open_source(
                 f"{folder} holds slides ({slides[0][0].name}) and pairs ({others[0].name}); training takes one kind: "
                 "move the others to a folder of their own"
             )
+        _check_labels(facts, palette="masks of slides hold labels, not colours")
         return open_slides(slides, config, name, facts.mpp, Relabel.parse(facts.map) if facts.map else None)
     data_set = facts.data_set or ("crag" if mask_folders(folder, "crag") else "pairs")
+    if DATA_SETS[data_set].glands or data_set == "consep":
+        why = f"masks of {data_set} say themselves what their numbers are"
+        _check_labels(facts, palette=why, map=why)
     if DATA_SETS[data_set].glands and len(config.model.labels) <= max(CUED):
         raise BadInput(
             f"{folder} holds gland masks, from which background, stroma and gland are labelled; model.labels must be three or more"
@@ -94,6 +99,13 @@ def open_source(
         told = "frames of EBHI-Seg, resized" + " and stain-normalized" * (not config.model.style)
         return _fit(replace(pairs, name=facts.name or pairs.name, told=told, mpp=MPP), config, folder, cache)
     return _fit(_read_pairs(folder, config, data_set, facts, cache, name), config, folder, cache)
+
+
+def _check_labels(facts: DataFacts, **refused: str) -> None:
+    """Raise `BadInput` where something is said of labels that would not be heard; with the reason."""
+    for name, why in refused.items():
+        if given := getattr(facts, name):
+            raise BadInput(f"--{name} {given}: {why}; leave it out")
 
 
 def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) -> Pairs:
@@ -152,7 +164,9 @@ def _read_pairs(
     kind, model, found = DATA_SETS[data_set], config.model, list_pairs(folder, data_set)
     slides = name_slides((where for where, _, _ in found), facts.slide_of)
     colours = {label.value: label.color for label in model.labels}
-    palette = BLACK_AND_WHITE if kind.glands else colours
+    indexed = facts.palette == "indices"
+    given = read_palette(facts.palette) if facts.palette and not indexed else colours
+    palette = BLACK_AND_WHITE if kind.glands else given
     background = [label.value for label in model.labels if label.fill]
     notes, sizes, tissue = Counter[str](), dict[float, Path](), False
     relabel = Relabel.parse(facts.map) if facts.map and not kind.glands else None
@@ -160,7 +174,10 @@ def _read_pairs(
     def read() -> Iterator[Bytes]:
         nonlocal tissue
         for _, path, mask_path in found:
-            image, mask = read_pair(path, mask_path, palette, 127 * kind.glands, relabel)
+            own = read_png_colours(mask_path) if indexed else palette
+            image, mask = read_pair(
+                path, mask_path, own, 127 * kind.glands, relabel, use_palette=bool(facts.palette)
+            )
             labels = label_glands(image, mask) if kind.glands else read_labels(mask, len(model.labels))
             tissue = tissue or not np.isin(labels, background).all()
             with suppress(BadInput):  # bitmaps, which say nothing

@@ -109,10 +109,14 @@ def read_pair(
     palette: dict[int, RGB],
     tolerance: int = 0,
     relabel: Relabel | None = None,
+    *,
+    use_palette: bool = False,
 ) -> tuple[Bytes, LabelMask]:
     """Read an image and open its mask; raise `BadInput` if one cannot be read or their sizes differ."""
     image = read_image(image_path)
-    mask = open_mask(mask_path, palette=palette, palette_tolerance=tolerance, relabel=relabel)
+    mask = open_mask(
+        mask_path, palette=palette, palette_tolerance=tolerance, use_palette=use_palette, relabel=relabel
+    )
     if image.shape[:2] != mask.shape:
         raise BadInput(
             f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} but its image is {image.shape[1]} x {image.shape[0]}; "

@@ -11,6 +11,7 @@ import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
+from safron.training.config.exported import OVERWRITE
 from safron.training.config.stopping import tell_of
 
 from .settings import NUCLEI, DiffusionConfig
@@ -151,6 +152,7 @@ def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfi
 @option("--name", "Generator's name on its card.", "TEXT", shown="the run's")
 @option("--licence", "Licence of the weights on the card.", "TEXT", shown="unknown")
 @option("--trained-on", "Data named on the card.", "TEXT", shown="unknown")
+@OVERWRITE
 @debug_option
 def export_diffusion(checkpoint: Path, out: Path, **options: Any) -> None:
     """Write the moving average of CHECKPOINT to OUT as a sampler for safron-render, and compare it with PyTorch."""

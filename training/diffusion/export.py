@@ -6,7 +6,6 @@ learned is left out: samplers take that of a random step from the schedule. The 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import onnx
 import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
-from safron.io.files import replacing
 from safron.io.masks.edges import find_edges
+from safron.training.config.exported import check_export, write_export
 from safron.training.graphs import Axes, trace
 from torch import Tensor, nn
 
@@ -107,13 +106,14 @@ def export_run(
     usual: int | None = None,
     guidance: float = 0.0,
     tile: int = TILE,
+    overwrite: bool = False,
     **named: str | None,
 ) -> dict[str, Any]:
     """Write the moving average of a checkpoint to `out` as a sampler, named as `read_trained` takes, and return its card; see `export_network`."""
+    check_export(out, overwrite=overwrite)
     network, config, said = read_trained(checkpoint, load_run, make_network, **named)
-    return export_network(
-        network, config, out, steps=steps, usual=usual, guidance=guidance, tile=tile, said=said
-    )
+    options: dict[str, Any] = {"steps": steps, "usual": usual, "guidance": guidance, "tile": tile}
+    return export_network(network, config, out, said=said, overwrite=overwrite, **options)
 
 
 def export_fresh(config: DiffusionConfig, out: Path, *, steps: int = 8, tile: int = TILE) -> dict[str, Any]:
@@ -135,6 +135,7 @@ def export_network(
     usual: int | None = None,
     guidance: float = 0.0,
     tile: int = TILE,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a network to `out` as a sampler, compare it with PyTorch, and return its card.
 
@@ -152,15 +153,17 @@ def export_network(
         For the card; a render takes `usual` of the steps, or others, and this guidance, or another.
     tile
         Usual side of a patch in pixels.
+    overwrite
+        Whether `out` may be replaced.
 
     Raises
     ------
     BadInput
-        A card lies beside `out`, or a value cannot be used.
+        `out` exists, a card lies beside it, or a value cannot be used.
     Failed
         The file and PyTorch differ.
     """
-    refuse_card_beside(out)
+    check_export(out, overwrite=overwrite)
     if usual is not None and usual > steps:
         raise BadInput(f"--usual-steps {usual}: must be at most {steps}, the number of --steps")
     if tile % 4:
@@ -190,7 +193,7 @@ def export_network(
             f"{card['parity_of_five_steps']:.3g} grey levels after five; nothing was written; try other versions of torch and "
             "onnxruntime"
         )
-    write_graph(graph, card, out)
+    write_export(graph, out, card=card, overwrite=overwrite)
     return card
 
 
@@ -241,22 +244,6 @@ def _edges_of(labels: npt.NDArray[np.uint8], config: DiffusionConfig) -> tuple[n
     if not config.nuclei:
         return ()
     return (find_edges(np.pad(labels[0], 1, "edge"), config.nuclei, None)[None, None],)
-
-
-def refuse_card_beside(out: Path) -> None:
-    """Raise `BadInput` if a card lies where that of `out` would be looked for."""
-    if (beside := out.with_suffix(".json")).exists():
-        raise BadInput(
-            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
-        )
-
-
-def write_graph(graph: onnx.ModelProto, card: dict[str, Any], out: Path) -> None:
-    """Write a graph with its card."""
-    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
-        file.write(graph.SerializeToString())
 
 
 def trace_sampler(wrapped: nn.Module, window: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:

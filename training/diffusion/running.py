@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import replacing
+from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn
 
@@ -224,6 +225,7 @@ def begin_run(
         There is a run that is not to be continued, or it differs in more than the number of steps.
     """
     checkpoint = out / "checkpoint.pt"
+    check_run_folder(out)
     if checkpoint.exists() and not resume:
         raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from safron.io.console import POSITIVE, debug_option, option
+from safron.training.config.exported import OVERWRITE
 from safron.training.config.stopping import tell_of
 
 COUNT = click.IntRange(min=1)
@@ -90,6 +91,7 @@ def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) ->
 @option("--name", "Generator's name on its card.", "TEXT", shown="the run's")
 @option("--licence", "Licence of the weights on the card.", "TEXT", shown="unknown")
 @option("--trained-on", "Data named on the card.", "TEXT", shown="unknown")
+@OVERWRITE
 @debug_option
 def export_mask_model(checkpoint: Path, out: Path, **options: Any) -> None:
     """Write the moving average of CHECKPOINT to OUT as a sampler for safron-mask nuclei, and compare it with PyTorch."""

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.files import replacing
+from safron.io.mapped import reserve
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.nucleus_code import REACH, circle, encode, measure_depth
 from safron.io.masks.open import open_mask
@@ -106,6 +107,7 @@ def make_planes(
         )
     with replacing(out) as file:
         planes = np.lib.format.open_memmap(file.name, "w+", np.uint8, (3, height, width))
+        reserve(file, Path(file.name).stat().st_size)
         for y in range(0, height, ROWS):
             rows = slice(y, min(height, y + ROWS))
             planes[:, rows] = _strip(mask, beneath, config, rows)

@@ -17,7 +17,8 @@ import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.masks.nucleus_code import circle
-from safron.training.diffusion.export import PARITY_LIMIT, refuse_card_beside, trace_sampler, write_graph
+from safron.training.config.exported import check_export, write_export
+from safron.training.diffusion.export import PARITY_LIMIT, trace_sampler
 from safron.training.diffusion.network import one_hot_of
 from safron.training.diffusion.process import linear_alphas, sampling_times
 from safron.training.diffusion.running import read_trained
@@ -53,11 +54,13 @@ def export_run(
     *,
     steps: int = 20,
     tile: int = TILE,
+    overwrite: bool = False,
     **named: str | None,
 ) -> dict[str, Any]:
     """Write the moving average of a checkpoint to `out` as a sampler, named as `read_trained` takes, and return its card; see `export_network`."""
+    check_export(out, overwrite=overwrite)
     network, config, said = read_trained(checkpoint, load_run, make_network, **named)
-    return export_network(network, config, out, steps=steps, tile=tile, said=said)
+    return export_network(network, config, out, steps=steps, tile=tile, said=said, overwrite=overwrite)
 
 
 def export_network(
@@ -68,6 +71,7 @@ def export_network(
     said: dict[str, Any],
     steps: int = 20,
     tile: int = TILE,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a network to `out` as a sampler, compare it with PyTorch, and return its card.
 
@@ -85,15 +89,17 @@ def export_network(
         Of sampling, for the card; fewer may be taken.
     tile
         Usual side of a patch in pixels.
+    overwrite
+        Whether `out` may be replaced.
 
     Raises
     ------
     BadInput
-        A card lies beside `out`, or `tile` cannot be used.
+        `out` exists, a card lies beside it, or `tile` cannot be used.
     Failed
         The file and PyTorch differ.
     """
-    refuse_card_beside(out)
+    check_export(out, overwrite=overwrite)
     if tile % MULTIPLE:
         raise BadInput(f"--tile {tile}: must be a multiple of {MULTIPLE}, by which the network reduces")
     wrapped = Contract(network.eval(), config).eval()
@@ -116,7 +122,7 @@ def export_network(
             f"the exported file and PyTorch differ by {card['parity_max_abs']:.3g}; nothing was written; try other versions of "
             "torch and onnxruntime"
         )
-    write_graph(graph, card, out)
+    write_export(graph, out, card=card, overwrite=overwrite)
     return card
 
 

@@ -7,7 +7,6 @@ two patches of the refiner are compared where they overlap.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from safron.io.errors import BadInput, Failed
-from safron.io.files import replacing
+from safron.io.errors import Failed
+from safron.training.config.exported import check_export, write_export
 from safron.training.graphs import trace
 from torch import Tensor, nn
 
@@ -73,6 +72,7 @@ def export_refiner(
     said: dict[str, Any],
     mpp: float = 0.25,
     field: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a refiner and its encoder, and return the card.
 
@@ -92,6 +92,8 @@ def export_refiner(
         Micrometres per pixel of the tiles.
     field
         Whether the style is read in each pixel.
+    overwrite
+        Whether both files may be replaced.
 
     Returns
     -------
@@ -101,14 +103,13 @@ def export_refiner(
     Raises
     ------
     BadInput
-        The name does not end in .onnx, or a card lies beside it.
+        The name does not end in .onnx, one of the files exists, or a card lies beside it.
     Failed
         The file and PyTorch differ.
     """
-    if out.suffix != ".onnx" or out.with_suffix(".json").exists():
-        raise BadInput(
-            f"{out}: must end in .onnx, without a card ({out.with_suffix('.json').name}) beside it"
-        )
+    encoder_file = out.with_name(f"{out.stem}-style.onnx")
+    for path in (out, encoder_file):
+        check_export(path, overwrite=overwrite)
     encoder, encoder_parity = _encoder_graph(networks["style"], config)
     refiner, parity = _refiner_graph(
         networks["refiner"], _window(config, TILE, style, field=field), field=field
@@ -116,17 +117,13 @@ def export_refiner(
     parity = max(parity, encoder_parity)
     if not parity <= PARITY_LIMIT:
         raise Failed(f"the exported file and PyTorch differ by {parity:.3g} of 255; nothing was written")
-    encoder_file = out.with_name(f"{out.stem}-style.onnx")
     card = _card(config, encoder_file, style, mpp=mpp, field=field) | said
     card |= {
         "parity_max_abs": parity,
         "overlap_mismatch": _overlap_mismatch(refiner, config, style, field=field),
     }
-    onnx.helper.set_model_props(refiner, {"safron": json.dumps(card)})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for path, made in ((encoder_file, encoder), (out, refiner)):
-        with replacing(path) as file:
-            file.write(made.SerializeToString())
+    write_export(encoder, encoder_file, card=None, overwrite=overwrite)
+    write_export(refiner, out, card=card, overwrite=overwrite)
     return card
 
 

@@ -1,0 +1,52 @@
+"""Where may a generator be exported to, and how is it written? All exports of safron-train share these rules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safron.io.console import option
+from safron.io.errors import BadInput
+from safron.io.files import check_output_path, output
+
+if TYPE_CHECKING:
+    import onnx
+
+ENDINGS = (".onnx",)
+OVERWRITE = option("--overwrite", "Replace OUT.", is_flag=True)
+
+
+def check_export(out: Path, *, overwrite: bool) -> None:
+    """Make the folder of an export, and refuse what cannot be written there; before anything is computed.
+
+    Raises
+    ------
+    BadInput
+        The name does not end in .onnx, it exists and may not be overwritten, or a card lies where that of `out` would be looked for.
+    """
+    if out.name.lower().endswith(ENDINGS):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    check_output_path(out, overwrite=overwrite, endings=ENDINGS)
+    if (beside := out.with_suffix(".json")).exists():
+        raise BadInput(
+            f"{out} would be read with {beside.name}, which lies beside it, as its card; choose another name, or remove {beside}"
+        )
+
+
+def write_export(graph: onnx.ModelProto, out: Path, *, card: dict[str, Any] | None, overwrite: bool) -> None:
+    """Write a graph, with a card if it has one; it appears whole."""
+    import onnx
+
+    if card is not None:
+        onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
+    with output(out, overwrite=overwrite, endings=ENDINGS) as part:
+        part.write_bytes(graph.SerializeToString())
+
+
+def check_run_folder(out: Path) -> None:
+    """Raise `BadInput` if a training cannot write into this folder because it is a file."""
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out}: is a file, and a training writes several; give the name of a folder")
+    if out.is_symlink() and not out.exists():
+        raise BadInput(f"{out}: is a link that leads nowhere; give the name of a folder")
