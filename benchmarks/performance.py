@@ -151,7 +151,8 @@ def write_page(page: Path, rows: Rows) -> None:
         before, mark, rest = text.partition(begin)
         assert mark, f"{page} has no line {begin}"
         after = rest.partition(END)[2]
-        text = "\n".join([before + begin, "", *table(rows)]).rstrip() + f"\n\n{END}{after}"
+        lines = table(rows) if of_kind(rows, name) else ["Not measured yet."]
+        text = "\n".join([before + begin, "", *lines]).rstrip() + f"\n\n{END}{after}"
     page.write_text(text, encoding="utf-8")
 
 

@@ -101,6 +101,7 @@ def _is_alone(conv: Any) -> bool:
 
 def _is_image(node: Any) -> bool:
     """Whether a node depends on the values of an input."""
-    if node.get_type_name() in ("Parameter", "Constant", "ShapeOf"):
-        return bool(node.get_type_name() == "Parameter")
+    kind = str(node.get_type_name())
+    if kind in ("Parameter", "Constant", "ShapeOf"):
+        return kind == "Parameter"
     return any(_is_image(node.input_value(index).get_node()) for index in range(node.get_input_size()))

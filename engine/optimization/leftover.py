@@ -136,11 +136,12 @@ class _Rewriting:
             return False
         if made.op_type == "Unsqueeze":  # the last of two, of a vector for each patch
             before = next((node for node in self.old if made.input[0] in node.output), None)
-            axes = [self.constants.get(node.input[1]) for node in (before, made) if node is not None]
-            return [None if axis is None else axis.tolist() for axis in axes] == [[2], [3]]
+            both = [node for node in (before, made) if node is not None and len(node.input) > 1]
+            return [list(self.constants.get(node.input[1], ())) for node in both] == [[2], [3]]
         if made.op_type == "Slice":
             axes = [self.constants.get(made.input[3])] if len(made.input) > 3 else [None]
-            return axes[0] is not None and axes[0].tolist() == [1] and self.is_per_channel(made.input[0])
+            along = axes[0] is not None and list(axes[0]) == [1]
+            return along and self.is_per_channel(made.input[0])
         alike = made.op_type in BINARY | {"Cast"}
         return alike and all(self.is_per_channel(operand) for operand in made.input)
 
