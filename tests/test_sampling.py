@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import zarr
 from masks import blobs
+from safron.engine.execution import tasks
 from safron.engine.plan.render_plan import Passes
 from safron.engine.rendering import render
 from safron.engine.scratch import render_state
@@ -86,6 +87,43 @@ def test_worker_processes_give_the_same_slide(tmp_path: Path) -> None:
         **(SMALL | {"workers": 2, "executor": "processes"}),
     )
     assert alone.digest == both.digest
+
+
+@pytest.mark.parametrize("tile", [16, 48, 64])
+def test_chunks_of_any_side_are_stored_whole(tmp_path: Path, tile: int) -> None:
+    """Rows of chunks are stored as soon as the steps of their pixels, 32 rows at a time, are taken."""
+    mask, model = blobs(150, 230), MixModel()
+    how = SMALL | {
+        "tiff_tile": tile,
+        "block": 144 if tile == 48 else 128,
+        "state": "float32",
+        "compression": "deflate",
+    }
+    render(mask, tmp_path / "s.tiff", model=model, **how)
+    np.testing.assert_array_equal(level0(tmp_path / "s.tiff"), expected(mask, model))
+
+
+def test_memory_that_a_thread_keeps_is_that_of_one_block_and_large_parts_are_outside_of_the_heap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the heap, which is reserved without them, grows with the canvas."""
+    mapped: list[int] = []
+    inner = tasks._mapped
+
+    def note(nbytes: int) -> Any:
+        mapped.append(nbytes)
+        return inner(nbytes)
+
+    monkeypatch.setattr(tasks, "_mapped", note)
+    monkeypatch.setattr(tasks, "LARGEST", 1 << 17)
+    model = MixModel()
+    render(blobs(300, 300), tmp_path / "s.tiff", model=model, **(SMALL | {"workers": 2}))
+    # Sums of 128 x 128 pixels in each of two threads, not of each of 9 blocks and 3 passes; a row of chunks and the image are smaller.
+    assert set(mapped) == {4 * 3 * 128 * 128}
+    assert 1 <= len(mapped) <= 2
+    np.testing.assert_array_equal(
+        level0(tmp_path / "s.tiff"), expected(blobs(300, 300), model, state="float16")
+    )
 
 
 def test_without_the_c_extension_the_slide_is_the_same(

@@ -7,6 +7,8 @@ also write into other blocks, `block_task` generates the others and makes the bl
 
 from __future__ import annotations
 
+import mmap
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from math import lcm, prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +35,7 @@ from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import Scratch, glimpse_level
 from safron.engine.scratch.boundary_store import boundary_parts, empty_boundary
 from safron.engine.scratch.task_result import Tally, TaskDone
+from safron.engine.system.memory import LARGEST
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.scaled import ScaledMask
 from safron.io.slides.pyramid import reduce_region
@@ -39,7 +43,7 @@ from safron.io.slides.writer import EncodedTile, encode_region
 
 from .batching import Batches, Pool, Strip
 from .device_queue import Stopped
-from .sampling import Begun, Held, Sampling
+from .sampling import STRIP, Begun, Held, Sampling
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -245,7 +249,7 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
     if job.sampling is not None and not job.sampling.is_last:
         _step_task(job, job.sampling, block, tally)
         return TaskDone("block", index, tally)
-    image = _image_memory(block.window.height, block.window.width)
+    image = _kept("image", (block.window.height, block.window.width, 3), np.uint8)
     if block.rendered != block.window:
         image[:] = job.model.card.background
     if not block.rendered.empty:
@@ -253,7 +257,7 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
         drawing = rendered
         if not plan.scale.is_one:
             drawing = np.empty((block.drawn.height, block.drawn.width, 3), np.uint8)
-        target = new_sums(block.drawn, plan.blend, drawing)
+        target = _block_sums(job, block.drawn, drawing)
         _add_all(job, block, target, tally)
         _finish(job, target, drawing, tally)
         if not plan.scale.is_one:
@@ -268,49 +272,102 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
 _memory = threading.local()
 
 
-def _image_memory(height: int, width: int) -> UInt8:
-    """Pixels of one block, in memory that this thread keeps.
+def _kept(name: str, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+    """Values of one block, in memory that this thread keeps; they are what the last block left.
 
     Fresh pages for every block would cost time, and make peak memory depend on luck and so on the canvas.
     """
-    size = height * width * 3
-    if getattr(_memory, "image", None) is None or _memory.image.size < size:
-        _memory.image = np.empty(size, np.uint8)
-    image: UInt8 = _memory.image[:size].reshape(height, width, 3)
-    return image
+    size, found = prod(shape), getattr(_memory, name, None)
+    if found is None or found.size < size:
+        # The heap has room for the largest at first, but it was reserved for all others; see `heap_bytes` of the budget.
+        nbytes = size * np.dtype(dtype).itemsize
+        found = np.frombuffer(_mapped(nbytes), dtype) if nbytes > LARGEST else np.empty(size, dtype)
+        setattr(_memory, name, found)
+    values: npt.NDArray[Any] = found[:size].reshape(shape)
+    return values
+
+
+def _mapped(nbytes: int) -> mmap.mmap:
+    """Memory outside of the heap, of this process alone."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _block_sums(job: Job, window: Window, drawing: UInt8 | None = None) -> Accumulator | DenseSums:
+    """Give what adds up the patches of a block; a sampler's sums are in memory that this thread keeps."""
+    blend = job.plan.blend
+    if not blend.channels:
+        return new_sums(window, blend, drawing)
+    sums = _kept("sums", (DenseSums.size(window, blend),), np.int32)
+    sums[:] = 0
+    return new_sums(window, blend, drawing, sums)
 
 
 def _step_task(job: Job, sampling: Sampling, block: BlockPlan, tally: Tally) -> None:
     """Take a step of a sampler in a block, and keep the running picture for the next pass."""
-    target = DenseSums(block.drawn, job.plan.blend)
+    target = _block_sums(job, block.drawn)
+    assert isinstance(target, DenseSums)
     _add_all(job, block, target, tally)
     channels, here = sampling.sampler.channels, sampling.in_picture(sampling.on_canvas(block.drawn))
-    picture = np.empty((channels, here.height, here.width), np.float32)
-    with tally.stage("step"):
-        for rows, values in sampling.after(target):
-            picture[:, rows] = values
+    glimpse = _Glimpse(job, sampling, here)
+    # Rows of whole chunks are stored as soon as they are there: the picture of a block is large.
+    side = lcm(job.plan.slide.tile, STRIP)
+    band = _kept("band", (channels, side, here.width), np.float32)
+    steps = sampling.after(target)
+    while True:
+        with tally.stage("step"):
+            step = next(steps, None)
+            if step is None:
+                break
+            rows, values = step
+            band[:, rows.start % side :][:, : values.shape[1]] = values
+        if rows.stop % side == 0 or rows.stop == here.height:
+            start = (rows.stop - 1) // side * side
+            part = Window(here.y + start, here.x, rows.stop - start, here.width)
+            with tally.stage("scratch"):
+                job.scratch.state.write(part, band[:, : part.height])
+                glimpse.see(start, band[:, : part.height])
     with tally.stage("scratch"):
-        job.scratch.state.write(here, picture)
-        _keep_glimpse(job, sampling, block, picture, here)
+        glimpse.keep(block.index)
 
 
-def _keep_glimpse(
-    job: Job, sampling: Sampling, block: BlockPlan, picture: npt.NDArray[np.float32], here: Window
-) -> None:
-    """Keep one pixel in so many of a block's running picture, to be looked at: of a large canvas nobody can read all for that."""
-    level, passes = glimpse_level(job.plan), job.plan.passes
-    if not level:
-        return
-    assert passes is not None
-    step, size = 1 << level, job.plan.working_pyramid.level(level)
-    rows, columns = (
-        np.minimum(np.arange(start, min(-(-stop // step), count) * step, step) + step // 2, stop - 1) - start
-        for start, stop, count in ((here.y, here.y_stop, size.height), (here.x, here.x_stop, size.width))
-    )
-    if rows.size and columns.size:
-        values = picture[:, rows[:, None], columns].astype(passes.state)  # as it is stored
-        colors = sampling.step.colors_of(values.astype(np.float32))
-        job.scratch.write_part(level, block.index, colors.transpose(1, 2, 0))
+class _Glimpse:
+    """One pixel in so many of a block's running picture, to be looked at: of a large canvas nobody can read all for that.
+
+    Parameters
+    ----------
+    job, sampling
+        Of the pass.
+    here
+        The block, in pixels of the running picture.
+    """
+
+    def __init__(self, job: Job, sampling: Sampling, here: Window) -> None:
+        self._job, self._sampling, self._level = job, sampling, glimpse_level(job.plan)
+        step, size = 1 << self._level, job.plan.working_pyramid.level(self._level)
+        self._rows, self._columns = (
+            np.minimum(np.arange(start, min(-(-stop // step), count) * step, step) + step // 2, stop - 1)
+            - start
+            for start, stop, count in ((here.y, here.y_stop, size.height), (here.x, here.x_stop, size.width))
+        )
+        wanted = bool(self._level)
+        self._colors = np.zeros((wanted * self._rows.size, wanted * self._columns.size, 3), np.uint8)
+
+    def see(self, start: int, values: npt.NDArray[np.float32]) -> None:
+        """Take pixels of some rows from `start` on, float32 [channels, rows, columns]."""
+        inside = (self._rows >= start) & (self._rows < start + values.shape[1])
+        if self._colors.size and inside.any():
+            passes = self._job.plan.passes
+            assert passes is not None
+            picked = values[:, (self._rows[inside] - start)[:, None], self._columns]
+            stored = picked.astype(passes.state).astype(np.float32)
+            self._colors[inside] = self._sampling.step.colors_of(stored).transpose(1, 2, 0)
+
+    def keep(self, block: tuple[int, int]) -> None:
+        """Store it."""
+        if self._colors.size:
+            self._job.scratch.write_part(self._level, block, self._colors)
 
 
 def _finish(job: Job, target: Accumulator | DenseSums, drawing: UInt8, tally: Tally) -> None:
