@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ pytest.importorskip("scipy")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from safron.engine.generator.onnx_model import OnnxModel  # noqa: E402
 from safron.io.errors import BadInput, Failed  # noqa: E402
-from safron.training import export  # noqa: E402
+from safron.training import export, train  # noqa: E402
 from safron.training.cli import main  # noqa: E402
 from safron.training.config.settings import PRESETS, TrainConfig, preset  # noqa: E402
 from safron.training.half_precision import beyond_float16  # noqa: E402
@@ -277,3 +278,12 @@ def test_a_training_needs_a_folder(
         main([*command, "run", "--steps", "1"])
     assert ended.value.code == 2
     assert "give the name of a folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes with names")
+def test_weights_to_start_with_are_looked_at_before_the_data(here: Path) -> None:
+    os.mkfifo("pipe.onnx")
+    config = preset("safron-seamless", "tiny")
+    for name, message in (("pipe.onnx", "is a pipe or a device"), ("none.onnx", "No such file")):
+        with pytest.raises(BadInput, match=message):
+            train.fit(here / "no data", here / "run", config, train.Schedule(1), start=Path(name))

@@ -168,6 +168,11 @@ def layer(axis: int) -> Any:
     return graph([node("LayerNormalization", "s", axis=axis)], [constant("s", np.ones(shape, np.float32))])
 
 
+def largest(axes: Any) -> Any:
+    given = {} if axes is None else {"axes": axes}
+    return graph([node("ReduceMax", out=("m",), **given), node("Div", "m")])
+
+
 def mean(axes: Any, opset: int = 17) -> Any:
     if opset < 18:
         reduced = node("ReduceMean", out=("m",), **({} if axes is None else {"axes": axes}))
@@ -195,6 +200,9 @@ WHOLE: list[tuple[str, Callable[[], Any], tuple[str, ...]]] = [
     ("layer, third", lambda: layer(3), ()),
     ("mean of planes", lambda: mean([2, 3]), ("ReduceMean",)),
     ("mean of all", lambda: mean(None), ("ReduceMean",)),
+    ("largest of planes", lambda: largest([2, 3]), ("ReduceMax",)),
+    ("largest of channels", lambda: largest([1]), ()),
+    ("largest of all, as of a shape", lambda: largest(None), ()),
     ("mean of channels", lambda: mean([1]), ()),
     ("mean of planes, 18", lambda: mean(np.array([-2, -1]), 18), ("ReduceMean",)),
     ("mean of channels, 18", lambda: mean(np.array([-1]), 18), ()),

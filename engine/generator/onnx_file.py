@@ -43,6 +43,12 @@ WHOLE_PATCH = {
     "GlobalMaxPool",
 }
 
+# Of one axis they are about channels; without any they are mostly about a shape.
+REDUCTIONS = {
+    *("ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2"),
+    *("ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"),
+}
+
 
 @dataclass(frozen=True)
 class OnnxFile:
@@ -161,11 +167,11 @@ class _Node:
         """Whether it takes statistics over height and width."""
         if self.kind == "LayerNormalization":  # over the last axis alone it is a matter of one pixel
             return _integer(self.attribute("axis"), 3, default=-1) not in (-1, 3)
-        if self.kind == "ReduceMean":
+        if self.kind == "ReduceMean" or self.kind in REDUCTIONS:
             axes = _integers(self.attribute("axes"), 8)
             if len(self.inputs) > 1 and self.inputs[1] in constants:
                 axes = list(_values(constants[self.inputs[1]]))
-            return len(axes) != 1
+            return len(axes) > 1 or (self.kind == "ReduceMean" and not axes)
         return self.kind in WHOLE_PATCH
 
 
