@@ -133,8 +133,8 @@ def _fit(pairs: Pairs, config: TrainConfig, folder: Path, cache: Path | None) ->
         height, width = max((pairs.size(index) for index in range(len(pairs))), key=min)
         raise BadInput(
             f"{folder}: its images are at most {width} x {height} px at {show_mpp(mpp)}, and a training tile "
-            f"or a window of the sample sheets is {need} px with its context; choose a smaller --size, a finer --mpp, a smaller "
-            "grid, or give larger images"
+            f"or a window of the sample sheets is {need} px with its context; train on smaller tiles, at a finer "
+            "--mpp or on a smaller grid, or give larger images"
         )
     return pairs.take(large)
 

@@ -228,7 +228,7 @@ def open_slides(
         if min(slide.height, slide.width) < need:
             raise BadInput(
                 f"{slide.path} is {slide.width} x {slide.height} px at {mpp:g} um per pixel, and a training tile or a window "
-                f"of the sample sheets is {need} px with its context; choose a finer --mpp or a smaller --size"
+                f"of the sample sheets is {need} px with its context; train on smaller tiles or at a finer --mpp"
             )
     items = [
         number
