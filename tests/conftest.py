@@ -27,18 +27,20 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Else each of some hundred processes would compile the modules of an editable install anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    _hear()
+
+
+def _hear() -> None:
+    for number in HEARD:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """Give signals back to pytest; our programs take them."""
-    handlers = {number: signal.getsignal(number) for number in HEARD}
+    """Give signals back to pytest; our programs take them, also those that run in fixtures of a module or session."""
+    _hear()
     yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    _hear()
 
 
 @pytest.fixture

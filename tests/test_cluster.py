@@ -153,7 +153,8 @@ def test_an_interrupt_while_workers_start_is_one_line(how: str, here: Path) -> N
         out, err = slow.end()
         assert gone(workers)
     assert (slow.process.returncode, out) == (130, "")
-    assert err == "safron-render: interrupted; finished blocks are kept, the same command continues\n"
+    assert err == "safron-render: interrupted; nothing was written\n"
+    assert [path.name for path in here.iterdir() if path.name.startswith("out")] == []
 
 
 def test_the_first_interrupt_waits_and_a_later_one_does_not() -> None:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, Failed, one_line
 
 from .onnx_model import OnnxModel
-from .planes import Inputs, each
+from .planes import Inputs, each, further
 
 # Grey levels that rounding may change, in float32 and in shorter numbers.
 ROUNDING, SHORT_ROUNDING = 1.0, 8.0
@@ -81,7 +81,7 @@ def _check_batch(model: OnnxModel, one: Inputs, other: Inputs, alone: Image | No
     pair = {name: np.concatenate([values, other[name]]) for name, values in one.items()}
     export = "export it without operators over the batch, or with a batch size of 1"
     try:
-        both = model.in_one_call(pair)
+        both = _in_one_call(model, pair)
     except Failed as error:
         if alone is None:
             _drawn(model, one)  # says more if it is the size that it fails at
@@ -131,10 +131,14 @@ def _remedy(model: OnnxModel) -> str:
     )
 
 
+def _in_one_call(model: OnnxModel, inputs: Inputs) -> Image:
+    return model(inputs["labels"], inputs.get("noise"), together=True, **further(inputs))
+
+
 def _drawn(model: OnnxModel, inputs: Inputs) -> Image:
     """Draw one patch, and say what its card has to do with it where that fails."""
     try:
-        return model.in_one_call(each(inputs, [0] * (model.fixed_batch or 1)))[:1]
+        return _in_one_call(model, each(inputs, [0] * (model.fixed_batch or 1)))[:1]
     except Failed as error:
         tile = inputs["labels"].shape[1] - 2 * model.card.context
         raise BadInput(
