@@ -278,27 +278,36 @@ class OnnxModel:
         self,
         labels: npt.NDArray[np.uint8],
         noise: npt.NDArray[np.float32] | None = None,
-        *,
-        together: bool = False,
         **planes: npt.NDArray[Any],
     ) -> npt.NDArray[Any]:
-        """Generate a batch; see `PatchModel`. `together` asks for all patches in one call, whatever `per_call` says.
+        """Generate a batch; see `PatchModel`.
 
         The image is float32, since NumPy takes twenty times as long to look through a float16 array.
         """
         given: Inputs = {"labels": labels} | ({} if noise is None else {"noise": noise}) | planes
-        if not together and self.per_call is not None and len(labels) != self.per_call:
+        if self.per_call is not None and len(labels) != self.per_call:
             return self._in_calls(given, self.per_call)
         inputs = {name: np.ascontiguousarray(values) for name, values in given.items()}
         if self._returns_image:
             with suppress(Exception):  # what is wrong with the graph or its output is said below
                 return check_output(self._bound(output_shape(labels, self.card), inputs), labels, self.card)
+        return self.in_one_call(inputs)
+
+    def in_one_call(self, inputs: Inputs) -> npt.NDArray[Any]:
+        """Generate all patches of a batch together, whatever `per_call` says; the inputs are contiguous.
+
+        Raises
+        ------
+        Failed
+            The graph cannot do it, or its image breaks the contract.
+        """
+        labels = inputs["labels"]
         try:
             if self.card.adapter is not None:
-                image = run_adapted(self._session, self.card, labels, noise)
+                image = run_adapted(self._session, self.card, labels, inputs.get("noise"))
             else:
                 image = self._session.run([self.card.output], inputs)[0]
-        except Exception as error:  # as above
+        except Exception as error:
             raise Failed(
                 f"generator {self.card.name!r} failed on {labels.shape}: {one_line(error)}; see --batch, --device"
             ) from error

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput, Failed, one_line
 
 from .onnx_model import OnnxModel
-from .planes import Inputs, each, further
+from .planes import Inputs, each
 
 # Grey levels that rounding may change, in float32 and in shorter numbers.
 ROUNDING, SHORT_ROUNDING = 1.0, 8.0
@@ -132,7 +132,7 @@ def _remedy(model: OnnxModel) -> str:
 
 
 def _in_one_call(model: OnnxModel, inputs: Inputs) -> Image:
-    return model(inputs["labels"], inputs.get("noise"), together=True, **further(inputs))
+    return model.in_one_call({name: np.ascontiguousarray(values) for name, values in inputs.items()})
 
 
 def _drawn(model: OnnxModel, inputs: Inputs) -> Image:
