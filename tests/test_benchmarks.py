@@ -406,7 +406,7 @@ def test_what_ends_a_study_is_one_line(
     def main() -> None:
         raise error
 
-    monkeypatch.setattr(sys, "argv", ["/some/where/study.py"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks/study.py"])
     with pytest.raises(SystemExit) as ended:
         load_bench("results").run_study(main)
     assert (ended.value.code, capsys.readouterr().err) == (code, f"study.py: {line}\n")
