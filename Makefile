@@ -80,7 +80,7 @@ test-newest: $(VENV)/bin/pip
 	$(PYTEST) $(or $(ARGS),$(SMOKE))
 
 # Do other programs see what was written? A program that cannot be installed here is named, and its tests are skipped.
-# Two come with the system, on Debian: apt install openslide-tools libturbojpeg0 (OpenSlide 3.4.1; opentile needs turbojpeg).
+# Two come with the system, on Debian: apt install libopenslide0 libturbojpeg0 (OpenSlide 3.4.1; opentile needs turbojpeg).
 READERS = large-image-source-tiff large-image-source-ometiff slideio opentile tiffslide wsidicomizer rasterio
 READERS_PIP = $(READERS_VENV)/bin/pip --disable-pip-version-check install --quiet -c constraints.txt -c tests/readers.txt
 READERS_VENV ?= .venv-readers

@@ -278,7 +278,7 @@ def main() -> None:
         rows = [measure(args, folder, mask, args.model)]
         show(rows[0])
         if args.rewrite:
-            from safron.engine.optimization.cli import optimize
+            from safron.engine.optimization.optimize import optimize
 
             done = optimize(Path(args.model), folder / "rewritten.onnx")
             rows.append(measure(args, folder, mask, str(folder / "rewritten.onnx")))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-import numpy as np
 from safron.io.console import PIXEL_SIZE, SETTINGS, Program, debug_option, option, run_program, version_option
 from safron.io.progress import progress
 
@@ -168,6 +167,8 @@ class _Maker:
 
     def make(self, tile: NucleusTile, number: int, copy: int) -> Made:
         """Make and write one image of a tile, the one of this number, with its labels and numbers."""
+        import numpy as np
+
         from .nucleus_tiles import Move, draw_move
 
         key = [self.options.seed, number, copy]
@@ -183,6 +184,7 @@ class _Maker:
 
     def _render(self, labels: Any, numbers: Any, edges: Any, seed: int) -> tuple[Any, str]:
         """Render one tile: uint8 [y, x, 3], and its digest."""
+        import numpy as np
         import tifffile
 
         from .rendering import render

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import zarr
 from cases import Expect, ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import protected, read_only_folder, small_disk
 from onnx_models import write_onnx
+from safron import programs
 from safron.engine.generator import warm_up
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.io import progress
@@ -678,6 +680,18 @@ def test_help_and_version_load_nothing_heavy(flag: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     if flag == "--version":
         assert re.fullmatch(r"safron \d+\.\d+\S*\n", done.stdout)
+
+
+def test_no_program_loads_anything_heavy_for_its_help() -> None:
+    modules = [entry.args[1] for entry in vars(programs).values() if isinstance(entry, partial)]
+    code = (
+        f"import sys; from importlib import import_module; [import_module(name) for name in {modules}]\n"
+        "heavy = {'numpy', 'onnxruntime', 'zarr', 'dask', 'cv2', 'rich', 'pyvips', 'scipy', 'torch'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(modules) == 8
 
 
 def test_an_svs_slide_without_a_pixel_size_is_warned_of(

@@ -12,7 +12,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 from onnx_models import CARD, write_onnx
-from safron.engine.generator.shipped import MODELS
+
+GEOMETRY = {"tile": 256, "context": 20, "mpp": 0.5}
+"""Of the generators that ship."""
 
 
 @pytest.fixture
@@ -27,14 +29,14 @@ def test_it_runs_whole_on_a_cpu(
     shipped, folder = tmp_path / "shipped", tmp_path / "work"
     shipped.mkdir()
     folder.mkdir()
-    shutil.copy(MODELS / "safron-seamless.onnx", shipped)
+    write_onnx(shipped / "quick.onnx", card=CARD | GEOMETRY, crop=20)
     monkeypatch.setattr(gpu, "_shipped_folder", lambda: str(shipped))
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--folder", str(folder)])
     gpu.main()
     made = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert made["benchmark"] == "gpu"
-    assert set(made["generators"]) == {"paper-like", "safron-seamless", "training"}
-    row = made["generators"]["safron-seamless"]
+    assert set(made["generators"]) == {"paper-like", "quick", "training"}
+    row = made["generators"]["quick"]
     assert set(row["rates"]["cpu float32"]) == {"1", "2"}
     assert all(row["patches_per_s"] > 0 for row in row["rates"]["cpu float32"].values())
     assert row["parity"]["cpu float32"]["max"] < 1e-2
@@ -50,7 +52,7 @@ def test_what_is_not_installed_is_said(
 ) -> None:
     gone = {"torch", "safron", "safron.engine", "zarr"}
     monkeypatch.setattr(gpu, "missing", lambda *names: [name for name in names if name in gone])
-    file = write_onnx(tmp_path / "m.onnx", card=CARD | {"tile": 256, "context": 20}, side=296, crop=20)
+    file = write_onnx(tmp_path / "m.onnx", card=CARD | GEOMETRY, side=296, crop=20)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--models", str(file)])
     gpu.main()
     out = capsys.readouterr().out

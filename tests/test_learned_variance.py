@@ -21,7 +21,7 @@ from safron.training.diffusion.export import export_run
 from safron.training.diffusion.process import add_noise, linear_alphas, target_of
 from safron.training.diffusion.sample import sample
 from safron.training.diffusion.settings import DiffusionConfig
-from safron.training.diffusion.train import Trainer, fit, load_run, make_network, open_data
+from safron.training.diffusion.train import KIND, Trainer, fit, make_network, open_data
 from safron.training.diffusion.variance import log_variance, variance_bound
 from torch.distributions import Normal, kl_divergence
 
@@ -146,7 +146,7 @@ def test_the_exported_file_is_that_of_the_prediction_alone(data: Path, tmp_path:
     run = fit(data, tmp_path / "run", TINY)
     card = export_run(run, tmp_path / "m.onnx", steps=4, tile=64)
     assert card["sampler"]["prediction"] == "epsilon"
-    config, _, state = load_run(run)
+    config, _, state = KIND.load(run)
     network = make_network(config)
     network.load_state_dict(state["average"])
     torch.nn.init.normal_(network.out.weight[12:], std=1.0)  # whatever v is, nothing else changes
@@ -178,7 +178,7 @@ def test_a_run_goes_on_with_the_variance_that_it_began_with(
     for more in (["--learn-variance", "--steps", "2"], ["--resume", "--steps", "50"]):
         made = run_program(capfd, main, *args, *more)
         assert made.code == 0, made.err
-    config, step, state = load_run(tmp_path / "run/checkpoint.pt")
+    config, step, state = KIND.load(tmp_path / "run/checkpoint.pt")
     assert (config.learned_variance, step) == (True, 50)
     assert state["network"]["out.weight"].shape[0] == 24
     (entry,) = (json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines())

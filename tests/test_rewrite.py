@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
 from safron.engine.generator.onnx_model import OnnxModel
-from safron.engine.optimization.cli import example_patches, optimize
+from safron.engine.optimization.optimize import example_patches, optimize
 from safron.engine.optimization.rewrite import Rewritten, rewrite
 from safron.io.errors import BadInput, Failed
 
@@ -377,7 +377,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old.onnx").write_bytes(b"old")
     with pytest.raises(BadInput, match="exists; give another name, or pass --overwrite"):
         optimize(source, tmp_path / "old.onnx")
-    monkeypatch.setattr("safron.engine.optimization.cli.FLOAT_LIMIT", 1e-12)
+    monkeypatch.setattr("safron.engine.optimization.optimize.FLOAT_LIMIT", 1e-12)
     with pytest.raises(Failed, match=r"pixels of the rewritten graph differ by .* nothing was written"):
         optimize(source, tmp_path / "old.onnx", overwrite=True)
     assert (tmp_path / "old.onnx").read_bytes() == b"old"

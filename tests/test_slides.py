@@ -100,6 +100,10 @@ def test_any_size_is_read(flavor: str, size: tuple[int, int], coding: str, tmp_p
             agree(read_openslide(path, 0, (0, 0, *size)), level, coding)
 
 
+def test_the_colour_profile_is_that_of_libvips() -> None:
+    assert flavors.srgb_profile() == bytes(pyvips.Operation.call("profile_load", "srgb"))
+
+
 @pytest.mark.parametrize("flavor", FLAVORS)
 def test_openslide_sees_scale_and_provenance(flavor: str, tmp_path: Path) -> None:
     path, _ = slide_at(tmp_path, flavor, "jpeg420", EVEN)

@@ -24,9 +24,10 @@ from safron.training.config.data_sets import DataFacts
 from safron.training.diffusion.export import export_run
 from safron.training.diffusion.network import SemanticUNet, condition_of, one_hot_of
 from safron.training.diffusion.process import add_noise, linear_alphas, sampling_times, target_of
+from safron.training.diffusion.running import Running
 from safron.training.diffusion.sample import ddim, sample
 from safron.training.diffusion.settings import NUCLEI, NULL_LABEL, DiffusionConfig
-from safron.training.diffusion.train import Trainer, fit, load_run
+from safron.training.diffusion.train import KIND, Trainer, fit
 from training_cases import tile
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine take minutes
@@ -56,13 +57,13 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(data: Path, checkpoint: Path,
     with pytest.raises(BadInput, match="pass --resume"):
         fit(data, tmp_path, TINY)
     with pytest.raises(BadInput, match="other settings"):
-        fit(data, tmp_path, replace(TINY, rate=1.0), resume=True)
+        fit(data, tmp_path, replace(TINY, rate=1.0), Running(resume=True))
     # The last fifth of a run has a lower rate, so a run of 2 steps is not the first half of one of 4: go on from 1.
-    fit(data, tmp_path, TINY, resume=True)
-    config, step, state = load_run(tmp_path / "checkpoint.pt")
+    fit(data, tmp_path, TINY, Running(resume=True))
+    config, step, state = KIND.load(tmp_path / "checkpoint.pt")
     assert (config, step) == (TINY, 4)
     assert (tmp_path / "sheet-000004.png").exists()
-    whole = load_run(checkpoint)[2]["network"]
+    whole = KIND.load(checkpoint)[2]["network"]
     assert state["network"].keys() == whole.keys()
 
 
@@ -82,14 +83,14 @@ def test_a_signal_finishes_the_step_and_saves(
     monkeypatch.setattr(Trainer, "step", stopped)
     with pytest.raises(KeyboardInterrupt):
         fit(data, tmp_path, TINY)
-    assert load_run(tmp_path / "checkpoint.pt")[1] == 2
+    assert KIND.load(tmp_path / "checkpoint.pt")[1] == 2
     assert not [*tmp_path.glob("sheet-*")], "it would take a while"
-    fit(data, tmp_path, TINY, resume=True)
+    fit(data, tmp_path, TINY, Running(resume=True))
 
 
 def test_the_same_settings_give_the_same_weights(data: Path, checkpoint: Path, tmp_path: Path) -> None:
-    again = load_run(fit(data, tmp_path, TINY))[2]["average"]
-    first = load_run(checkpoint)[2]["average"]
+    again = KIND.load(fit(data, tmp_path, TINY))[2]["average"]
+    first = KIND.load(checkpoint)[2]["average"]
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
@@ -194,7 +195,7 @@ def test_the_engines_step_is_that_of_diffusers(prediction: Any, theirs: str, eta
 
 
 def test_a_sample_has_the_size_of_its_labels(checkpoint: Path) -> None:
-    config, _, state = load_run(checkpoint)
+    config, _, state = KIND.load(checkpoint)
     network = SemanticUNet(6, config.widths, config.blocks, config.norm)
     network.load_state_dict(state["average"])
     image = sample(network, np.ones((2, 32, 32), np.uint8), config, steps=2, guidance=1.0, seed=0)

@@ -17,8 +17,9 @@ from safron.engine.nucleus_plan import read_codes
 from safron.io.errors import BadInput
 from safron.io.masks.nucleus_code import circle, measure_depth
 from safron.training.cli import main
+from safron.training.diffusion.running import Running
 from safron.training.layouts.data import Layouts, make_planes, read_meanings
-from safron.training.layouts.train import Trainer, fit, load_run
+from safron.training.layouts.train import KIND, Trainer, fit
 
 torch.set_num_threads(1)
 
@@ -78,7 +79,7 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(data: tuple[Path, Path], tmp_
     with pytest.raises(BadInput, match="pass --resume"):
         fit(*data, tmp_path / "two", TINY)
     with pytest.raises(BadInput, match="other settings"):
-        fit(*data, tmp_path / "two", replace(TINY, rate=0.1), resume=True)
+        fit(*data, tmp_path / "two", replace(TINY, rate=0.1), Running(resume=True))
     trainer = Trainer(replace(TINY, steps=99))
     layouts = Layouts(np.load(tmp_path / "whole" / "planes.npy"), TINY)
     first = [trainer.step(layouts) for _ in range(2)]
@@ -89,8 +90,8 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(data: tuple[Path, Path], tmp_
     assert [other.step(layouts) for _ in range(2)] == first
     other.load(state[1] | {"network": kept[0]}, state[0])
     assert other.step(layouts) == more
-    fit(*data, tmp_path / "two", TINY, resume=True)
-    config, step, _ = load_run(tmp_path / "two" / "checkpoint.pt")
+    fit(*data, tmp_path / "two", TINY, Running(resume=True))
+    config, step, _ = KIND.load(tmp_path / "two" / "checkpoint.pt")
     assert (config, step) == (TINY, 4)
     assert (tmp_path / "two" / "sheet-000004.png").exists()
 
@@ -115,7 +116,7 @@ def test_from_the_command_line(
     short = ("--steps", "2", "--crop", "8", "--batch", "1", "--threads", "1")
     made = run_program(capfd, main, "mask-model", data[0], run, "--regions", data[1], *short)
     assert made.code == 0, made.err
-    assert load_run(run / "checkpoint.pt")[0].types == TYPES
+    assert KIND.load(run / "checkpoint.pt")[0].types == TYPES
     out = run_program(
         capfd, main, "export-mask-model", run / "checkpoint.pt", tmp_path / "m.onnx", "--steps", "3"
     )

@@ -7,7 +7,6 @@ works without it.
 from __future__ import annotations
 
 import dataclasses
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from safron.io.errors import BadInput
 from safron.training.cli_refiner import export_refiner, refiner
 from safron.training.config.data_sets import DATA_SETS, DataFacts
 from safron.training.config.exported import OVERWRITE
-from safron.training.config.needs import need_torch
+from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.settings import PRESETS, SIZES, TrainConfig, override, preset, read_overrides
 from safron.training.config.stopping import tell_of
 from safron.training.diffusion.commands import diffusion, export_diffusion
@@ -137,18 +136,12 @@ FIT_OPTIONS = (
 @debug_option
 def fit(data: Path, out: Path, **options: Any) -> None:
     """Train on the images and masks in DATA; write checkpoints, log and sample sheets to OUT."""
-    need_torch()
-    # Read when PyTorch's thread library loads. Threads that spin while they wait made a step six times slower on a machine
-    # with other work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
+    prepare_torch(options["threads"])
     from safron.training.distributed import join_team, name_device
     from safron.training.train import Hardware, Schedule
     from safron.training.train import fit as run
 
     config = _choose_config(out / "checkpoint.pt", options)
-    if options["threads"] is not None:
-        torch.set_num_threads(options["threads"])
     compiled = options["compiled"]
     facts: dict[str, Any] = {name: options[name] or "" for name in FACTS}
     tell_of(out / "checkpoint.pt")
@@ -288,25 +281,8 @@ def _tell(out: Path, card: dict[str, Any]) -> None:
     click.echo(f"wrote {out}: parity {parity:.2g} of 255, overlap {overlap:.2g}")
 
 
-def _if_torch(command: click.Command) -> click.Command:
-    """Let a command say in one line that PyTorch is missing."""
-    call = command.callback
-    assert call is not None
-
-    def checked(**options: Any) -> Any:
-        need_torch()
-        return call(**options)
-
-    command.callback = checked
-    return command
-
-
-commands.add_command(_if_torch(diffusion))
-commands.add_command(_if_torch(export_diffusion))
-commands.add_command(_if_torch(mask_model))
-commands.add_command(_if_torch(export_mask_model))
-commands.add_command(refiner)
-commands.add_command(export_refiner)
+for added in (diffusion, export_diffusion, mask_model, export_mask_model, refiner, export_refiner):
+    commands.add_command(added)
 
 
 main = partial(run_program, commands, "safron-train")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.training.config.exported import OVERWRITE, check_export
-from safron.training.config.needs import need_torch
+from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.stopping import tell_of
 
 PATH = click.Path(path_type=Path)
@@ -55,8 +55,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     TILES are images or folders of them. OUT gets refiner.pt and log.jsonl (Hou et al., Unsupervised Histopathology Image
     Synthesis, 2017, algorithm 1).
     """
-    need_torch()
-    import torch
+    prepare_torch(given["threads"])
     from safron.io.errors import BadInput
     from safron.io.progress import progress
     from safron.io.synthesis.tiles import read_tiles
@@ -64,8 +63,6 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     from safron.training.refiner.data import Tiles
     from safron.training.refiner.settings import SIZES
 
-    if given["threads"]:
-        torch.set_num_threads(given["threads"])
     used: dict[str, Any] = {f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights")}
     config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], shrink=given["shrink"], **used)
     if given["iterations"]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 from safron.io.console import warn
@@ -23,7 +23,9 @@ from safron.io.errors import BadInput
 from safron.io.fields import HUGE, Byte, Count, Mpp, NotNegative, convert, shown
 from safron.io.files import parse_text
 from safron.io.legend import Label
-from safron.io.measures.guides import Guides
+
+if TYPE_CHECKING:
+    from safron.io.measures.guides import Guides
 
 Levels = Annotated[int, Meta(ge=1, le=12)]
 Weight = Annotated[float, Meta(ge=0, le=HUGE, description="a finite number, 0 or more")]
@@ -96,6 +98,8 @@ class ModelConfig:
     @property
     def guide(self) -> Guides | None:
         """Which guides it reads, or None."""
+        from safron.io.measures.guides import Guides  # with NumPy and OpenCV, which no help needs
+
         return Guides(self.guides, self.guide_radius) if self.guides else None
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
+from safron.io.console import PIXEL_SIZE, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
-from safron.training.config.exported import OVERWRITE
+from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.stopping import tell_of
 
+from .options import COUNT, PATH, export_options, run_options, running_of, settings_of
 from .settings import NUCLEI, DiffusionConfig
-
-COUNT = click.IntRange(min=1)
-PATH = click.Path(path_type=Path)
 
 
 @click.command("diffusion", epilog="Example: safron-train diffusion consep/ runs/nuclei --minutes 600")
@@ -44,29 +41,12 @@ PATH = click.Path(path_type=Path)
 )
 @option("--widths", "Channels at half and at a quarter of the size, as 32,64.", "N,N", shown="32,64")
 @option("--blocks", "Number of residual blocks of each level.", "N", type=COUNT, shown="1")
-@option("--crop", "Side of a crop in pixels.", "PX", type=COUNT, shown="128")
-@option("--batch", "Number of crops per step.", "N", type=COUNT, shown="8")
-@option(
-    "--rate",
-    "Learning rate of AdamW, 0 to 1.",
-    "R",
-    type=click.FloatRange(0, 1, min_open=True),
-    shown="0.0001",
-)
 @option(
     "--ema",
     "Share of the moving average that a step keeps, 0 to 1.",
     "S",
     type=click.FloatRange(0, 1, max_open=True),
     shown="0.999",
-)
-@option("--steps", "Number of steps.", "N", type=COUNT, shown="20000")
-@option(
-    "--seed",
-    "The whole number that fixes weights, crops and noise.",
-    "N",
-    type=click.IntRange(min=0),
-    shown="0",
 )
 @option(
     "--edges", "Give the network edges of nuclei as well; needs data with numbers of nuclei.", is_flag=True
@@ -76,42 +56,22 @@ PATH = click.Path(path_type=Path)
     "Learn the variance of each step as well: L_simple + 0.001 L_vlb. A render uses none, so the exported file is without it.",
     is_flag=True,
 )
-@option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE)
-@option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True)
-@option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice")
-@option("--save-every", "Number of steps from checkpoint to checkpoint.", "N", type=COUNT, default=200)
-@debug_option
+@run_options(DiffusionConfig())
 def diffusion(data: Path, out: Path, **options: Any) -> None:
     """Train a diffusion model on the images and masks in DATA; write checkpoints and sheets to OUT."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
+    prepare_torch(options["threads"])
+    from .train import KIND, fit
 
-    from .train import fit, load_run
-
-    if options["threads"] is not None:
-        torch.set_num_threads(options["threads"])
-    kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else DiffusionConfig()
+    kept = KIND.load(out / "checkpoint.pt")[0] if options["resume"] else DiffusionConfig()
     tell_of(out / "checkpoint.pt")
-    path = fit(
-        data,
-        out,
-        _changed(kept, options),
-        facts=DataFacts(data_set=options["data_set"] or ""),
-        minutes=options["minutes"],
-        save_every=options["save_every"],
-        resume=options["resume"],
-        tell=click.echo,
-    )
+    facts = DataFacts(data_set=options["data_set"] or "")
+    path = fit(data, out, _changed(kept, options), running_of(options), facts=facts)
     click.echo(f"wrote {path}; export it with: safron-train export-diffusion {path} OUT.onnx")
 
 
 def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfig:
     """Let options change settings."""
-    given = {
-        item.name: options[item.name]
-        for item in fields(DiffusionConfig)
-        if options.get(item.name) is not None
-    }
+    given = settings_of(options, DiffusionConfig)
     if "widths" in given:
         parts = str(given["widths"]).split(",")
         if len(parts) != 2 or not all(
@@ -132,30 +92,23 @@ def _changed(config: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfi
 )
 @click.argument("checkpoint", type=PATH)
 @click.argument("out", type=PATH)
-@option("--steps", "Number of sampling steps on the card.", "N", type=click.IntRange(1, 1000), default=20)
-@option(
-    "--usual-steps",
-    "Number of them that a render takes without --steps.",
-    "N",
-    called="usual",
-    type=COUNT,
-    shown="all",
+@export_options(
+    option(
+        *("--usual-steps", "Number of them that a render takes without --steps.", "N"),
+        called="usual",
+        type=COUNT,
+        shown="all",
+    ),
+    option(
+        *("--guidance", "Strength of classifier-free guidance on the card, a number of at least 0.", "W"),
+        type=click.FloatRange(min=0),
+        default=0.0,
+    ),
+    tile=256,
 )
-@option(
-    "--guidance",
-    "Strength of classifier-free guidance on the card, a number of at least 0.",
-    "W",
-    type=click.FloatRange(min=0),
-    default=0.0,
-)
-@option("--tile", "Usual side of a patch in pixels.", "PX", type=COUNT, default=256)
-@option("--name", "Generator's name on its card.", "TEXT", shown="the run's")
-@option("--licence", "Licence of the weights on the card.", "TEXT", shown="unknown")
-@option("--trained-on", "Data named on the card.", "TEXT", shown="unknown")
-@OVERWRITE
-@debug_option
 def export_diffusion(checkpoint: Path, out: Path, **options: Any) -> None:
     """Write the moving average of CHECKPOINT to OUT as a sampler for safron-render, and compare it with PyTorch."""
+    need_torch()
     from .export import export_run
 
     card = export_run(checkpoint, out, **options)

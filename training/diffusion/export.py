@@ -6,49 +6,42 @@ learned is left out: samplers take that of a random step from the schedule. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
-import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.masks.edges import find_edges
 from safron.training.config.exported import check_export, write_export
-from safron.training.graphs import Axes, trace
 from torch import Tensor, nn
 
+from .graph import (
+    PARITY_LIMIT,
+    Floats,
+    Patch,
+    Predict,
+    draw_labels,
+    in_runtime,
+    in_torch,
+    make_card,
+    overlap_mismatch,
+    trace_sampler,
+)
 from .network import CHANNELS, SemanticUNet, condition_of
 from .process import linear_alphas, sampling_times
 from .running import read_trained
 from .sample import ddim
 from .settings import NULL_LABEL, DiffusionConfig
-from .train import load_run, make_network
+from .train import KIND, make_network
 
 TILE = 256
-PARITY_LIMIT = 1e-3
-"""Largest difference that is accepted between ONNX Runtime and PyTorch, of a prediction; pictures may differ by half a level."""
+MULTIPLE = 4
+MOST_LEVELS = 0.5
+"""Largest difference that is accepted between pictures of five steps, in grey levels."""
 
 FADE_WINDOW, FADE_FROM = 9, 0.8
 """Background fades into its fill where more than this share of a square of so many pixels is background."""
-
-INPUTS = "labels", "xt", "t", "edges"
-
-AXES: Axes = {
-    "labels": {0: "n", 1: "height", 2: "width"},
-    "style": {0: "n"},
-    "xt": {0: "n", 2: "height", 3: "width"},
-    "t": {0: "n"},
-    "edges": {0: "n", 2: "height", 3: "width"},
-    "prediction": {0: "n", 1: "out_height", 2: "out_width"},
-}
-
-Floats = npt.NDArray[np.float32]
-Predict = Callable[..., Floats]
-"""Takes labels, xt, t and, if the network does, edges, as the graph does."""
 
 
 class Contract(nn.Module):
@@ -111,7 +104,7 @@ def export_run(
 ) -> dict[str, Any]:
     """Write the moving average of a checkpoint to `out` as a sampler, named as `read_trained` takes, and return its card; see `export_network`."""
     check_export(out, overwrite=overwrite)
-    network, config, said = read_trained(checkpoint, load_run, make_network, **named)
+    network, config, said = read_trained(checkpoint, KIND, make_network, **named)
     options: dict[str, Any] = {"steps": steps, "usual": usual, "guidance": guidance, "tile": tile}
     return export_network(network, config, out, said=said, overwrite=overwrite, **options)
 
@@ -166,28 +159,22 @@ def export_network(
     check_export(out, overwrite=overwrite)
     if usual is not None and usual > steps:
         raise BadInput(f"--usual-steps {usual}: must be at most {steps}, the number of --steps")
-    if tile % 4:
-        raise BadInput(f"--tile {tile}: must be a multiple of 4, by which the network reduces")
-    wrapped = Contract(network.eval(), config).eval()
-    graph = trace_sampler(wrapped, dict(zip(INPUTS, _example(config, tile), strict=False)))
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-
-    def in_torch(*window: npt.NDArray[Any]) -> Floats:
-        with torch.no_grad():
-            return np.asarray(wrapped(*map(torch.from_numpy, window)).numpy())
-
-    def in_runtime(*window: npt.NDArray[Any]) -> Floats:
-        return np.asarray(session.run(None, dict(zip(INPUTS, window, strict=False)))[0])
-
-    card = make_card(config, tile, steps, usual, guidance) | said
+    if tile % MULTIPLE:
+        raise BadInput(f"--tile {tile}: must be a multiple of {MULTIPLE}, by which the network reduces")
+    wrapped, example = Contract(network.eval(), config).eval(), _example(config, tile)
+    graph = trace_sampler(wrapped, example)
+    trained, exported = in_torch(wrapped), in_runtime(graph)
+    shared, side = 20, tile + 2 * config.context
+    wide = _example(config, 2 * tile - shared, seed=2)
+    card = _card(config, tile, steps, usual, guidance) | said
     card |= {
-        "parity_max_abs": float(np.abs(difference(in_torch, in_runtime, _example(config, tile))).max()),
+        "parity_max_abs": float(np.abs(trained(example) - exported(example)).max()),
         "parity_of_five_steps": float(
-            np.abs(five_steps(in_torch, config, tile) - five_steps(in_runtime, config, tile)).max()
+            np.abs(five_steps(trained, config, tile) - five_steps(exported, config, tile)).max()
         ),
-        "overlap_mismatch": overlap_mismatch(in_runtime, config, tile),
+        "overlap_mismatch": overlap_mismatch(exported, wide, side, tile - shared),
     }
-    if not (card["parity_max_abs"] <= PARITY_LIMIT and card["parity_of_five_steps"] <= 0.5):
+    if not (card["parity_max_abs"] <= PARITY_LIMIT and card["parity_of_five_steps"] <= MOST_LEVELS):
         raise Failed(
             f"the exported file and PyTorch differ by {card['parity_max_abs']:.3g} in one step and "
             f"{card['parity_of_five_steps']:.3g} grey levels after five; nothing was written; try other versions of torch and "
@@ -197,89 +184,39 @@ def export_network(
     return card
 
 
-def make_card(
+def _card(
     config: DiffusionConfig, tile: int, steps: int, usual: int | None, guidance: float
 ) -> dict[str, Any]:
     """Return the card without what is measured."""
-    alphas, times = linear_alphas(), sampling_times(steps)
-    labels = [
-        {name: value for name, value in label.items() if value is not None}
-        for label in config.to_json()["labels"]
-    ]
-    return {
-        "name": config.name,
-        "version": "1",
-        "tile": {"multiple_of": 4, "default": tile},
-        "context": config.context,
-        "alignment": 4,
-        "labels": labels,
-        "outside": "edge",
-        "mpp": config.mpp,
-        "norm": config.norm,
-        **({"edges": {"of": "instances", "labels": [*config.nuclei]}} if config.nuclei else {}),
-        "sampler": {
-            "kind": "ddim",
-            "prediction": config.prediction,
-            "times": times,
-            "alphas": [float(alphas[time]) for time in times],
-            "null_label": NULL_LABEL,
-            "guidance": guidance,
-            **({"steps": usual} if usual else {}),
-        },
-        "config_sha256": config.sha256(),
-    }
+    card = make_card(config, tile=tile, multiple=MULTIPLE, steps=steps) | {"norm": config.norm}
+    card["sampler"] |= {"null_label": NULL_LABEL, "guidance": guidance}
+    if usual:
+        card["sampler"]["steps"] = usual
+    if config.nuclei:
+        card["edges"] = {"of": "instances", "labels": [*config.nuclei]}
+    return card
 
 
-def _example(config: DiffusionConfig, tile: int, *, seed: int = 0) -> tuple[npt.NDArray[Any], ...]:
-    """Return labels, xt, t and edges of one patch."""
+def _example(config: DiffusionConfig, tile: int, *, seed: int = 0) -> Patch:
+    """Return the inputs of one patch."""
     rng, side = np.random.default_rng(seed), tile + 2 * config.context
-    coarse = rng.integers(0, len(config.labels), (side // 16 + 1, side // 16 + 1), np.uint8)
-    labels = np.kron(coarse, np.ones((16, 16), np.uint8))[None, :side, :side].copy()
-    xt, t = rng.standard_normal((1, 3, side, side), np.float32), np.array([400.0], np.float32)
-    return (labels, xt, t, *_edges_of(labels, config))
-
-
-def _edges_of(labels: npt.NDArray[np.uint8], config: DiffusionConfig) -> tuple[npt.NDArray[np.uint8], ...]:
-    """Return the edges of labels [1, y, x], uint8 [1, 1, y, x], or nothing for a network that takes none."""
-    if not config.nuclei:
-        return ()
-    return (find_edges(np.pad(labels[0], 1, "edge"), config.nuclei, None)[None, None],)
-
-
-def trace_sampler(wrapped: nn.Module, window: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
-    """Turn a network into a graph for any number of patches of any size; `window` holds its inputs by name, in their order."""
-    return trace(wrapped, window, "prediction", {name: AXES[name] for name in (*window, "prediction")})
-
-
-def difference(one: Predict, other: Predict, window: tuple[npt.NDArray[Any], ...]) -> Floats:
-    """Return by how much two predictions of a patch differ."""
-    return one(*window) - other(*window)
+    labels = draw_labels(rng, len(config.labels), side)
+    xt = rng.standard_normal((1, 3, side, side), np.float32)
+    patch: Patch = {"labels": labels, "xt": xt, "t": np.array([400.0], np.float32)}
+    if config.nuclei:
+        patch["edges"] = find_edges(np.pad(labels[0], 1, "edge"), config.nuclei, None)[None, None]
+    return patch
 
 
 def five_steps(predict: Predict, config: DiffusionConfig, tile: int) -> Floats:
     """Sample one patch in five steps: float32 [3, tile, tile] in grey levels. Around it the first noise stays."""
-    labels, x, _, *edges = _example(config, tile, seed=3)
+    patch = _example(config, tile, seed=3)
+    x = patch["xt"]
     inside = np.s_[:, :, config.context : config.context + tile, config.context : config.context + tile]
     alphas, times = linear_alphas(), sampling_times(5)
     for number, time in enumerate(times):
         after = float(alphas[times[number + 1]]) if number < 4 else 1.0
-        made = predict(labels, x, np.array([time], np.float32), *edges).transpose(0, 3, 1, 2)
+        made = predict(patch | {"t": np.array([time], np.float32)}).transpose(0, 3, 1, 2)
         now, predicted = (torch.from_numpy(np.ascontiguousarray(values)) for values in (x[inside], made))
         x[inside] = ddim(now, predicted, config.prediction, float(alphas[time]), after).numpy()
     return np.asarray((x[inside][0] + 1) * 127.5)
-
-
-def overlap_mismatch(predict: Predict, config: DiffusionConfig, tile: int) -> float:
-    """Mean difference of predictions where two neighbouring patches overlap, over the prediction's standard deviation."""
-    shared, side = 20, tile + 2 * config.context
-    step = tile - shared
-    labels, xt, t, *edges = _example(config, tile + step, seed=2)
-    left, right = (
-        predict(
-            *(plane[..., :side, x : x + side].copy() for plane in (labels, xt)),
-            t,
-            *(plane[..., :side, x : x + side].copy() for plane in edges),
-        )
-        for x in (0, step)
-    )
-    return float(np.abs(left[0, :, step:] - right[0, :, :shared]).mean() / left.std())

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput, Failed
+from safron.io.fields import convert
 from safron.io.files import replacing
 from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
@@ -29,7 +30,7 @@ FORMAT = 1
 
 Network = TypeVar("Network", bound=nn.Module)
 AnyLearner = TypeVar("AnyLearner", bound="Learner[Any]")
-Tell = Callable[[str], None]
+AnySettings = TypeVar("AnySettings", bound=Any)
 
 
 class Settings(Protocol):
@@ -58,6 +59,66 @@ class Settings(Protocol):
     def to_json(self) -> dict[str, Any]:
         """Return all settings as JSON values."""
         ...
+
+
+@dataclass(frozen=True)
+class Kind(Generic[AnySettings]):
+    """A kind of model, by which its checkpoints are told from others.
+
+    Attributes
+    ----------
+    name
+        Stands in the checkpoints.
+    settings
+        Class of its settings.
+    words
+        Say what is needed if a file is another, for messages.
+    """
+
+    name: str
+    settings: type[AnySettings]
+    words: str
+
+    def load(self, path: Path) -> tuple[AnySettings, int, dict[str, Any]]:
+        """Read a checkpoint: settings, steps done, and state.
+
+        Raises
+        ------
+        BadInput
+            It is missing, or of another kind.
+        """
+        about: dict[str, Any] = {}
+        with suppress(Exception):  # what a foreign file raises depends on its first bytes
+            kept = torch.load(path, map_location="cpu", weights_only=True)
+            about = json.loads(kept["about"])
+        if (about.get("kind"), about.get("format")) != (self.name, FORMAT):
+            raise BadInput(f"{path} is not a checkpoint of {self.words}")
+        return convert(about["config"], self.settings, str(path), loose=True), about["step"], kept["state"]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a run is begun, saved and ended.
+
+    Attributes
+    ----------
+    minutes
+        Stop after so long.
+    save_every
+        Steps from one checkpoint to the next, and a fifth of those from one sheet to the next.
+    resume
+        Continue from the folder's checkpoint.
+    tell
+        Takes a line now and then.
+    """
+
+    minutes: float | None = None
+    save_every: int = 200
+    resume: bool = False
+    tell: Callable[[str], None] = lambda line: None
+
+
+USUAL = Running()
 
 
 class Learner(Generic[Network]):
@@ -122,14 +183,12 @@ def take_steps(
     learner: Learner[Any],
     step: Callable[[], dict[str, float]],
     out: Path,
+    kind: Kind[Any],
+    running: Running,
     *,
-    kind: str,
     sheet: Callable[[Path], None],
-    minutes: float | None,
-    save_every: int,
-    tell: Tell,
-) -> None:
-    """Train until the settings' last step, or so many minutes long.
+) -> Path:
+    """Train until the settings' last step, or so many minutes long, and return the checkpoint.
 
     Parameters
     ----------
@@ -140,15 +199,11 @@ def take_steps(
     out
         Folder of the run, which exists: ``checkpoint.pt``, ``log.jsonl``, ``sheet-NNNNNN.png``.
     kind
-        Of checkpoint, see `save_checkpoint`.
+        Of its checkpoints.
+    running
+        How long, and how often it is saved.
     sheet
         Writes a sample sheet.
-    minutes
-        Stop after so long.
-    save_every
-        Steps from one checkpoint to the next, and a fifth of those from one sheet to the next.
-    tell
-        Takes a line now and then.
 
     Raises
     ------
@@ -157,11 +212,12 @@ def take_steps(
     KeyboardInterrupt
         A signal asked to stop; the current step was finished and saved.
     """
-    log, start, losses = out / "log.jsonl", time.monotonic(), list[dict[str, float]]()
+    checkpoint, log = out / "checkpoint.pt", out / "log.jsonl"
+    start, losses = time.monotonic(), list[dict[str, float]]()
     with own_folder(out), stop_requests() as asked:
         while learner.done < learner.settings.steps and not asked:
             losses.append(step())
-            late = minutes is not None and time.monotonic() - start > 60 * minutes
+            late = running.minutes is not None and time.monotonic() - start > 60 * running.minutes
             if learner.done % 50 == 0:
                 means = {
                     name: round(sum(each[name] for each in losses) / len(losses), 5) for name in losses[0]
@@ -170,22 +226,23 @@ def take_steps(
                 entry["minutes"] = round((time.monotonic() - start) / 60, 2)
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry) + "\n")
-                tell(f"step {learner.done} of {learner.settings.steps}, loss {entry['loss']}")
+                running.tell(f"step {learner.done} of {learner.settings.steps}, loss {entry['loss']}")
                 losses.clear()
             last = late or learner.done == learner.settings.steps
-            if learner.done % save_every == 0 or last or asked:
-                save_checkpoint(out / "checkpoint.pt", kind, learner)
-            if (learner.done % (5 * save_every) == 0 or last) and not asked:  # a sheet takes a while
+            if learner.done % running.save_every == 0 or last or asked:
+                save_checkpoint(checkpoint, kind, learner)
+            if (learner.done % (5 * running.save_every) == 0 or last) and not asked:  # a sheet takes a while
                 sheet(out / f"sheet-{learner.done:06d}.png")
             if late:
                 break
     if asked:
         raise KeyboardInterrupt
+    return checkpoint
 
 
-def save_checkpoint(path: Path, kind: str, learner: Learner[Any]) -> None:
+def save_checkpoint(path: Path, kind: Kind[Any], learner: Learner[Any]) -> None:
     """Write a checkpoint; it appears whole or not at all."""
-    about = {"kind": kind, "format": FORMAT, "step": learner.done, "config": learner.settings.to_json()}
+    about = {"kind": kind.name, "format": FORMAT, "step": learner.done, "config": learner.settings.to_json()}
     try:
         with replacing(path) as file:
             torch.save({"about": json.dumps(about), "state": learner.state()}, file)
@@ -193,29 +250,12 @@ def save_checkpoint(path: Path, kind: str, learner: Learner[Any]) -> None:
         raise Failed(f"{path}: cannot save step {learner.done} ({error}); make room on its disk") from error
 
 
-def load_checkpoint(path: Path, kind: str, *, words: str) -> tuple[Any, int, dict[str, Any]]:
-    """Read a checkpoint: settings as JSON values, steps done, and state.
-
-    Raises
-    ------
-    BadInput
-        It is missing, or of another kind; `words` say which kind of file is needed.
-    """
-    with suppress(Exception):  # what a foreign file raises depends on its first bytes
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        about = json.loads(kept["about"])
-        if about["kind"] == kind and about["format"] == FORMAT:
-            return about["config"], about["step"], kept["state"]
-    raise BadInput(f"{path} is not a checkpoint of {words}")
-
-
 def begin_run(
     learner: Callable[[Any], AnyLearner],
     out: Path,
     config: Any,
-    load: Callable[[Path], tuple[Any, int, dict[str, Any]]],
-    *,
-    resume: bool,
+    kind: Kind[Any],
+    running: Running,
 ) -> AnyLearner:
     """Make the folder of a run and its learner, which continues from the folder's checkpoint if that is asked for.
 
@@ -226,12 +266,12 @@ def begin_run(
     """
     checkpoint = out / "checkpoint.pt"
     check_run_folder(out)
-    if checkpoint.exists() and not resume:
+    if checkpoint.exists() and not running.resume:
         raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     made = learner(config)
-    if resume:
-        kept, step, state = load(checkpoint)
+    if running.resume:
+        kept, step, state = kind.load(checkpoint)
         if replace(kept, steps=config.steps) != config:
             raise BadInput(f"{checkpoint} was made with other settings; leave them out to continue as it was")
         made.load(state, step)
@@ -240,7 +280,7 @@ def begin_run(
 
 def read_trained(
     checkpoint: Path,
-    load: Callable[[Path], tuple[Any, int, dict[str, Any]]],
+    kind: Kind[Any],
     make: Callable[[Any], Network],
     *,
     name: str | None = None,
@@ -248,7 +288,7 @@ def read_trained(
     trained_on: str | None = None,
 ) -> tuple[Network, Any, dict[str, Any]]:
     """Read what is exported of a run: the network with its averaged weights, the settings, and provenance for the card."""
-    config, step, state = load(checkpoint)
+    config, step, state = kind.load(checkpoint)
     config = replace(config, name=name or config.name)
     network = make(config)
     network.load_state_dict(state["average"])

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from safron.io.errors import BadInput
-from safron.io.fields import Byte, Count, Mpp, NotNegative, convert
+from safron.io.fields import Byte, Count, Mpp, NotNegative
 from safron.io.legend import Label
 from safron.training.config.settings import GLASS
 
@@ -136,9 +136,3 @@ class DiffusionConfig(JsonSettings):
             raise BadInput(
                 f"context {self.context} must be at least 4, from which background fades into its fill"
             )
-
-
-def config_from_json(plain: Any, source: str) -> DiffusionConfig:
-    """Check settings from a file; `source` names it in messages."""
-    config: DiffusionConfig = convert(plain, DiffusionConfig, source, loose=True)
-    return config

@@ -6,10 +6,8 @@ follows from the seed and its number, so a run that continues does what it would
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +20,12 @@ from torch import Tensor, nn
 
 from .network import CHANNELS, SemanticUNet, condition_of
 from .process import TIMES, add_noise, target_of, to_picture
-from .running import Learner, begin_run, load_checkpoint, take_steps, write_rows
+from .running import USUAL, Kind, Learner, Running, begin_run, take_steps, write_rows
 from .sample import sample
-from .settings import NULL_LABEL, DiffusionConfig, config_from_json
+from .settings import NULL_LABEL, DiffusionConfig
 from .variance import variance_bound
 
-KIND = "diffusion"
+KIND = Kind("diffusion", DiffusionConfig, "a diffusion model; give a .pt file of safron-train diffusion")
 WARM_UP = 50
 SHEET_STEPS = 20
 
@@ -127,12 +125,9 @@ def fit(
     data: Path,
     out: Path,
     config: DiffusionConfig,
+    running: Running = USUAL,
     *,
     facts: DataFacts | None = None,
-    minutes: float | None = None,
-    save_every: int = 200,
-    resume: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train, and return the checkpoint.
 
@@ -144,43 +139,22 @@ def fit(
         Folder of the run: ``checkpoint.pt``, ``log.jsonl``, ``sheet-NNNNNN.png``.
     config
         All settings.
+    running
+        How it begins and ends.
     facts
         What is known of the data.
-    minutes
-        Stop after so long.
-    save_every
-        Steps from one checkpoint to the next.
-    resume
-        Continue from the checkpoint.
-    tell
-        Takes a line now and then.
 
     Raises
     ------
     BadInput
-        `out` holds a run and `resume` was not given, or the data cannot be used.
+        `out` holds a run that is not to be continued, or the data cannot be used.
     """
-    trainer = begin_run(Trainer, out, config, load_run, resume=resume)
+    trainer = begin_run(Trainer, out, config, KIND, running)
     trained, held_out = split(open_data(data, config, facts or DataFacts(), None), config.held_out)
-    take_steps(
-        trainer, lambda: trainer.step(trained), out, kind=KIND, minutes=minutes, save_every=save_every, tell=tell,
+    return take_steps(
+        trainer, lambda: trainer.step(trained), out, KIND, running,
         sheet=lambda path: write_sheet(path, trainer.average, held_out, config),
     )  # fmt: skip
-    return out / "checkpoint.pt"
-
-
-def load_run(path: Path) -> tuple[DiffusionConfig, int, dict[str, Any]]:
-    """Read a checkpoint: settings, steps done, and state.
-
-    Raises
-    ------
-    BadInput
-        It is missing, or no checkpoint of a diffusion model.
-    """
-    config, step, state = load_checkpoint(
-        path, KIND, words="a diffusion model; give a .pt file of safron-train diffusion"
-    )
-    return config_from_json(config, str(path)), step, state
 
 
 def write_sheet(path: Path, network: nn.Module, held_out: Source, config: DiffusionConfig) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import POSITIVE, debug_option, option
-from safron.training.config.exported import OVERWRITE
+from safron.io.console import option
+from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.stopping import tell_of
+from safron.training.diffusion.options import PATH, export_options, run_options, running_of, settings_of
 
-COUNT = click.IntRange(min=1)
-PATH = click.Path(path_type=Path)
+from .settings import LayoutConfig
 
 
 @click.command(
@@ -27,56 +26,20 @@ PATH = click.Path(path_type=Path)
     "MASK",
     type=PATH,
 )
-@option("--crop", "Side of a crop in pixels, a multiple of 8.", "PX", type=COUNT, shown="96")
-@option("--batch", "Number of crops per step.", "N", type=COUNT, shown="4")
-@option(
-    "--rate",
-    "Learning rate of AdamW, 0 to 1.",
-    "R",
-    type=click.FloatRange(0, 1, min_open=True),
-    shown="0.0005",
-)
-@option("--steps", "Number of steps.", "N", type=COUNT, shown="10000")
-@option(
-    "--seed",
-    "The whole number that fixes weights, crops and noise.",
-    "N",
-    type=click.IntRange(min=0),
-    shown="0",
-)
-@option("--minutes", "Stop after this number of minutes, before --steps.", "MIN", type=POSITIVE)
-@option("--resume", "Continue from OUT/checkpoint.pt, with its settings.", is_flag=True)
-@option("--threads", "Number of CPU threads.", "N", type=COUNT, shown="PyTorch's choice")
-@option("--save-every", "Number of steps from checkpoint to checkpoint.", "N", type=COUNT, default=200)
-@debug_option
+@run_options(LayoutConfig(), crop="Side of a crop in pixels, a multiple of 8.")
 def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) -> None:
     """Train a diffusion model that invents where nuclei lie, on NUCLEI, a mask of nuclei with classes and numbers.
 
     Checkpoints and sheets go to OUT. A share of the slide's rows is held out.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-
+    prepare_torch(options["threads"])
     from .data import read_meanings
-    from .settings import LayoutConfig
-    from .train import fit, load_run
+    from .train import KIND, fit
 
-    if options["threads"] is not None:
-        torch.set_num_threads(options["threads"])
-    names = {item.name for item in fields(LayoutConfig)}
-    given = {name: value for name, value in options.items() if name in names and value is not None}
-    kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else read_meanings(nuclei, regions)
+    kept = KIND.load(out / "checkpoint.pt")[0] if options["resume"] else read_meanings(nuclei, regions)
     tell_of(out / "checkpoint.pt")
-    path = fit(
-        nuclei,
-        regions,
-        out,
-        replace(kept, **given),
-        minutes=options["minutes"],
-        save_every=options["save_every"],
-        resume=options["resume"],
-        tell=click.echo,
-    )
+    config = replace(kept, **settings_of(options, LayoutConfig))
+    path = fit(nuclei, regions, out, config, running_of(options))
     click.echo(f"wrote {path}; export it with: safron-train export-mask-model {path} OUT.onnx")
 
 
@@ -86,15 +49,10 @@ def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) ->
 )
 @click.argument("checkpoint", type=PATH)
 @click.argument("out", type=PATH)
-@option("--steps", "Number of sampling steps on the card.", "N", type=click.IntRange(1, 1000), default=20)
-@option("--tile", "Usual side of a patch in pixels.", "PX", type=COUNT, default=512)
-@option("--name", "Generator's name on its card.", "TEXT", shown="the run's")
-@option("--licence", "Licence of the weights on the card.", "TEXT", shown="unknown")
-@option("--trained-on", "Data named on the card.", "TEXT", shown="unknown")
-@OVERWRITE
-@debug_option
+@export_options(tile=512)
 def export_mask_model(checkpoint: Path, out: Path, **options: Any) -> None:
     """Write the moving average of CHECKPOINT to OUT as a sampler for safron-mask nuclei, and compare it with PyTorch."""
+    need_torch()
     from .export import export_run
 
     card = export_run(checkpoint, out, **options)

@@ -12,25 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
-import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.masks.nucleus_code import circle
 from safron.training.config.exported import check_export, write_export
-from safron.training.diffusion.export import PARITY_LIMIT, trace_sampler
+from safron.training.diffusion.graph import (
+    PARITY_LIMIT,
+    Patch,
+    draw_labels,
+    in_runtime,
+    in_torch,
+    make_card,
+    overlap_mismatch,
+    trace_sampler,
+)
 from safron.training.diffusion.network import one_hot_of
-from safron.training.diffusion.process import linear_alphas, sampling_times
 from safron.training.diffusion.running import read_trained
 from torch import Tensor, nn
 
 from .network import LayoutUNet
 from .settings import LayoutConfig
-from .train import load_run, make_network
+from .train import KIND, make_network
 
 TILE = 512
 MULTIPLE = 8
-INPUTS = ("labels", "style", "xt", "t")
+SIDE, SHARED = 128, 24
+"""Of the patches that are compared, and what two of them share, in pixels."""
 
 
 class Contract(nn.Module):
@@ -59,7 +65,7 @@ def export_run(
 ) -> dict[str, Any]:
     """Write the moving average of a checkpoint to `out` as a sampler, named as `read_trained` takes, and return its card; see `export_network`."""
     check_export(out, overwrite=overwrite)
-    network, config, said = read_trained(checkpoint, load_run, make_network, **named)
+    network, config, said = read_trained(checkpoint, KIND, make_network, **named)
     return export_network(network, config, out, steps=steps, tile=tile, said=said, overwrite=overwrite)
 
 
@@ -103,19 +109,13 @@ def export_network(
     if tile % MULTIPLE:
         raise BadInput(f"--tile {tile}: must be a multiple of {MULTIPLE}, by which the network reduces")
     wrapped = Contract(network.eval(), config).eval()
-    graph = trace_sampler(wrapped, example(config, 64))
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-
-    def run(window: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        return np.asarray(session.run(None, window)[0])
-
-    window = example(config, 128)
-    with torch.no_grad():
-        expected = wrapped(*map(torch.from_numpy, window.values())).numpy()
-    card = make_card(config, tile, steps) | said
+    graph = trace_sampler(wrapped, _example(config, 64))
+    exported, patch = in_runtime(graph), _example(config, SIDE)
+    wide, step = _example(config, 2 * SIDE - SHARED, seed=2), SIDE - SHARED
+    card = _card(config, tile, steps) | said
     card |= {
-        "parity_max_abs": float(np.abs(run(window) - expected).max()),
-        "overlap_mismatch": _overlap_mismatch(run, config),
+        "parity_max_abs": float(np.abs(exported(patch) - in_torch(wrapped)(patch)).max()),
+        "overlap_mismatch": overlap_mismatch(exported, wide, SIDE + 2 * config.context, step),
     }
     if not card["parity_max_abs"] <= PARITY_LIMIT:
         raise Failed(
@@ -126,24 +126,11 @@ def export_network(
     return card
 
 
-def make_card(config: LayoutConfig, tile: int, steps: int) -> dict[str, Any]:
+def _card(config: LayoutConfig, tile: int, steps: int) -> dict[str, Any]:
     """Return the card without what is measured."""
-    alphas, times = linear_alphas(), sampling_times(steps)
     types = config.types
     choices = [choice for choice in product((1, 0), repeat=len(types)) if any(choice)]
-    labels = [
-        {name: value for name, value in label.items() if value is not None}
-        for label in config.to_json()["labels"]
-    ]
-    return {
-        "name": config.name,
-        "version": "1",
-        "tile": {"multiple_of": MULTIPLE, "default": tile},
-        "context": config.context,
-        "alignment": MULTIPLE,
-        "labels": labels,
-        "outside": "edge",
-        "mpp": config.mpp,
+    return make_card(config, tile=tile, multiple=MULTIPLE, steps=steps) | {
         "norm": "pixel",
         "style": {
             "numbers": list(types),
@@ -153,40 +140,14 @@ def make_card(config: LayoutConfig, tile: int, steps: int) -> dict[str, Any]:
                 for choice in choices
             },
         },
-        "sampler": {
-            "kind": "ddim",
-            "prediction": config.prediction,
-            "times": times,
-            "alphas": [float(alphas[time]) for time in times],
-        },
         "nuclei": {"types": list(types), "codes": circle(len(types)).round(6).tolist()},
-        "config_sha256": config.sha256(),
     }
 
 
-def example(config: LayoutConfig, tile: int, *, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """Return the inputs of one patch, in the order of the graph."""
+def _example(config: LayoutConfig, tile: int, *, seed: int = 0) -> Patch:
+    """Return the inputs of one patch."""
     rng, side = np.random.default_rng(seed), tile + 2 * config.context
-    coarse = rng.integers(0, len(config.labels), (side // 16 + 1, side // 16 + 1), np.uint8)
-    labels = np.kron(coarse, np.ones((16, 16), np.uint8))[None, :side, :side].copy()
+    labels = draw_labels(rng, len(config.labels), side)
     style = rng.integers(0, 2, (1, len(config.types))).astype(np.float32)
     xt = rng.standard_normal((1, 3, side, side), np.float32)
-    return dict(zip(INPUTS, (labels, style, xt, np.array([400.0], np.float32)), strict=True))
-
-
-def _overlap_mismatch(run: Any, config: LayoutConfig) -> float:
-    """Mean difference of predictions where two neighbouring patches overlap, over the prediction's standard deviation."""
-    tile, shared = 128, 24
-    step, side = tile - shared, tile + 2 * config.context
-    wide = example(config, tile + step, seed=2)
-    left, right = (
-        run(
-            wide
-            | {
-                "labels": wide["labels"][:, :side, x : x + side].copy(),
-                "xt": wide["xt"][:, :, :side, x : x + side].copy(),
-            }
-        )
-        for x in (0, step)
-    )
-    return float(np.abs(left[0, :, step:] - right[0, :, :shared]).mean() / left.std())
+    return {"labels": labels, "style": style, "xt": xt, "t": np.array([400.0], np.float32)}

@@ -8,11 +8,11 @@ hidden, so that a canvas without regions can be sampled, too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 from safron.io.errors import BadInput
-from safron.io.fields import Count, Mpp, NotNegative, convert
+from safron.io.fields import Count, Mpp, NotNegative
 from safron.io.legend import Label
 from safron.training.diffusion.settings import JsonSettings
 
@@ -99,9 +99,3 @@ class LayoutConfig(JsonSettings):
             raise BadInput(
                 f"crop {self.crop} and context {self.context} must be multiples of 8, by which the network reduces"
             )
-
-
-def config_from_json(plain: Any, source: str) -> LayoutConfig:
-    """Check settings from a file; `source` names it in messages."""
-    config: LayoutConfig = convert(plain, LayoutConfig, source, loose=True)
-    return config

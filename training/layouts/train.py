@@ -5,9 +5,7 @@ As a model of tissue is, see `safron.training.diffusion.running`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +13,11 @@ from safron.training.config.cpu import cpu_has_bfloat16
 from safron.training.diffusion.network import one_hot_of
 from safron.training.diffusion.process import TIMES, add_noise, target_of, to_picture
 from safron.training.diffusion.running import (
+    USUAL,
+    Kind,
     Learner,
+    Running,
     begin_run,
-    load_checkpoint,
     take_steps,
     write_rows,
 )
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from .data import Crops, Layouts, make_planes
 from .network import LayoutUNet
-from .settings import LayoutConfig, config_from_json
+from .settings import LayoutConfig
 
-KIND = "layouts"
+KIND = Kind("layouts", LayoutConfig, "a mask model; give a .pt file of safron-train mask-model")
 WARM_UP = 100
 MOST_WEIGHT = 5.0
 SHEET_STEPS, SHEET_CROPS = 20, 6
@@ -86,11 +86,7 @@ def fit(
     regions: Path | None,
     out: Path,
     config: LayoutConfig,
-    *,
-    minutes: float | None = None,
-    save_every: int = 200,
-    resume: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    running: Running = USUAL,
 ) -> Path:
     """Train, and return the checkpoint.
 
@@ -102,45 +98,24 @@ def fit(
         Folder of the run: ``planes.npy``, ``checkpoint.pt``, ``log.jsonl``, ``sheet-NNNNNN.png``.
     config
         All settings.
-    minutes
-        Stop after so long.
-    save_every
-        Steps from one checkpoint to the next.
-    resume
-        Continue from the checkpoint.
-    tell
-        Takes a line now and then.
+    running
+        How it begins and ends.
 
     Raises
     ------
     BadInput
-        `out` holds a run and `resume` was not given, or the data cannot be used.
+        `out` holds a run that is not to be continued, or the data cannot be used.
     """
     planes = out / "planes.npy"
-    trainer = begin_run(Trainer, out, config, load_run, resume=resume)
+    trainer = begin_run(Trainer, out, config, KIND, running)
     if not planes.exists():
-        make_planes(nuclei, regions, config, planes, tell)
+        make_planes(nuclei, regions, config, planes, running.tell)
     mapped = np.load(planes, mmap_mode="r")
     trained, held_out = (Layouts(mapped, config, held_out=held) for held in (False, True))
-    take_steps(
-        trainer, lambda: trainer.step(trained), out, kind=KIND, minutes=minutes, save_every=save_every, tell=tell,
+    return take_steps(
+        trainer, lambda: trainer.step(trained), out, KIND, running,
         sheet=lambda path: write_sheet(path, trainer.average, held_out, config),
     )  # fmt: skip
-    return out / "checkpoint.pt"
-
-
-def load_run(path: Path) -> tuple[LayoutConfig, int, dict[str, Any]]:
-    """Read a checkpoint: settings, steps done, and state.
-
-    Raises
-    ------
-    BadInput
-        It is missing, or no checkpoint of a mask model.
-    """
-    config, step, state = load_checkpoint(
-        path, KIND, words="a mask model; give a .pt file of safron-train mask-model"
-    )
-    return config_from_json(config, str(path)), step, state
 
 
 def write_sheet(path: Path, network: nn.Module, held_out: Layouts, config: LayoutConfig) -> None:
