@@ -126,8 +126,8 @@ class RenderReport:
         """Write `json` to a file. The file appears complete or not at all."""
         path = Path(path)
         text = self.json() + "\n"
-        # A rename would replace /dev/stdout or a pipe.
-        if path.is_symlink() or (path.exists() and not path.is_file()):
+        # A rename would replace a pipe, or the link /dev/stdout.
+        if Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file()):
             path.write_text(text, encoding="utf-8")
             return
         part = waiting_name(path)

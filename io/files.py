@@ -283,10 +283,12 @@ def check_output_path(
         raise BadInput(f"{name}{out}: must end in {' or '.join(endings)}; give another name")
     if out.is_dir() and not folder:
         raise BadInput(f"{name}{out}: is a folder; give the name of a file")
+    if out.is_file() and folder:
+        raise BadInput(f"{name}{out}: is a file; give the name of a folder")
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise BadInput(f"{name}{out}: is a pipe or a device; give another name")
     if os.path.lexists(out) and not overwrite:
         raise BadInput(f"{name}{out}: exists already; pass --overwrite (overwrite=True) to replace it")
-    if out.exists() and not (out.is_file() or out.is_dir()):
-        raise BadInput(f"{name}{out}: is a pipe or a device; give the name of a file")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise BadInput(
             f"{name}{out}: folder {parent} cannot be written to; choose another or change its permissions"
@@ -368,12 +370,15 @@ def _publish_folder(part: Path, out: Path, *, overwrite: bool) -> None:
     except OSError:
         old.rename(out)
         raise
-    shutil.rmtree(old)
+    if old.is_symlink():  # what it leads to is not ours
+        old.unlink()
+    else:
+        shutil.rmtree(old)
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder, if it is there."""
-    if path.is_dir():
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -159,12 +159,35 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.zarr"]
 
 
+@pytest.mark.parametrize("to", ["mine", "none", "m.zarr"])
+def test_a_folder_takes_the_place_of_a_link_alone(tmp_path: Path, to: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a").write_text("mine")
+    out = link(tmp_path / "m.zarr", to)
+    with output(out, overwrite=True, folder=True) as part:
+        (part / "new").write_text("new")
+    assert not out.is_symlink()
+    assert [path.name for path in out.iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zarr", "mine"]
+    assert (tmp_path / "mine" / "a").read_text() == "mine"
+
+
 OUTPUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "another ending": (lambda d: d / "keep.png", {"endings": (".json",)}, r"keep\.png: must end in \.json"),
     "no folder": (lambda d: d / "no" / "r.json", {}, "folder .*no does not exist; make it first"),
     "a folder": (lambda d: d, {}, "is a folder; give the name of a file"),
     "a device": (lambda d: Path("/dev/null"), {}, "is a pipe or a device"),
     "a pipe": (lambda d: pipe(d / "p"), {}, "is a pipe or a device"),
+    "a pipe that is not to be replaced": (
+        lambda d: pipe(d / "p"),
+        {"overwrite": False},
+        "is a pipe or a device",
+    ),
+    "a file for a folder": (
+        lambda d: Path(__file__),
+        {"folder": True},
+        "is a file; give the name of a folder",
+    ),
     "a dangling link": (
         lambda d: link(d / "l.json", str(d / "none")),
         {"overwrite": False},

@@ -354,7 +354,7 @@ def test_an_old_card_goes_with_the_old_file(tmp_path: Path, monkeypatch: pytest.
             optimize(source, out, overwrite=True)
     assert not out.exists(), "neither file may stand under the other's card"
     beside.write_text(json.dumps(CARD | {"name": "old"}))
-    with pytest.raises(BadInput, match=r"o\.json: exists; give another name, or pass --overwrite"):
+    with pytest.raises(BadInput, match=r"o\.json: exists already; pass --overwrite"):
         optimize(source, out)
     optimize(source, out, overwrite=True)
     assert not beside.exists()
@@ -375,7 +375,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         optimize(other, source, overwrite=True)
     other.rename(source)
     (tmp_path / "old.onnx").write_bytes(b"old")
-    with pytest.raises(BadInput, match="exists; give another name, or pass --overwrite"):
+    with pytest.raises(BadInput, match="exists already; pass --overwrite"):
         optimize(source, tmp_path / "old.onnx")
     monkeypatch.setattr("safron.engine.optimization.optimize.FLOAT_LIMIT", 1e-12)
     with pytest.raises(Failed, match=r"pixels of the rewritten graph differ by .* nothing was written"):

@@ -19,6 +19,7 @@ from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.planes import Inputs, card_sources, first_step, further, one_patch
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, Failed, one_line
+from safron.io.files import check_output_path, publish
 
 if TYPE_CHECKING:
     import onnx
@@ -76,12 +77,11 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
     cards = source.with_suffix(".json"), out.with_suffix(".json")
     if out.suffix != ".onnx" or cards[0].resolve() == cards[1].resolve():
         raise BadInput(f"OUT {out}: must end in .onnx and differ from {source} in more than the ending")
-    taken = next((path for path in (out, cards[1]) if path.exists()), None)
-    if taken is not None and not overwrite:
-        raise BadInput(f"{taken}: exists; give another name, or pass --overwrite")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path in (out, cards[1]):
+        check_output_path(path, overwrite=overwrite)
     before = OnnxModel(source, device="cpu")
     rewritten = _rewritten(before)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as folder:
         new = Path(folder) / out.name
         _save(rewritten.model, new)
@@ -102,22 +102,22 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
         else:
             _put_on_card(rewritten.model, about)
             _save(rewritten.model, new)
-        _put_in_place(new, out)
+        _put_in_place(new, out, overwrite=overwrite)
     return done
 
 
-def _put_in_place(new: Path, out: Path) -> None:
+def _put_in_place(new: Path, out: Path, *, overwrite: bool) -> None:
     """Move a generator, and the card beside it if it has one.
 
     If interrupted, this leaves no generator rather than one with the wrong card.
     """
     card, old = new.with_suffix(".json"), out.with_suffix(".json")
-    out.unlink(missing_ok=True)
-    if card.is_file():
-        card.replace(old)
-    else:
+    if overwrite:
+        out.unlink(missing_ok=True)
         old.unlink(missing_ok=True)  # it would take precedence over the card inside the file
-    new.replace(out)
+    if card.is_file():
+        publish(card, old, overwrite=overwrite)
+    publish(new, out, overwrite=overwrite)
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

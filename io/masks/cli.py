@@ -100,7 +100,8 @@ def import_(
     """
     from safron.io.legend import DEFAULT_LABELS
 
-    from .write import check_target
+    from .stored import pieces_of
+    from .write import CHUNK, check_target, whole_chunks
 
     check_target(out, overwrite=overwrite)
     if indices and palette is not None:
@@ -108,14 +109,18 @@ def import_(
     palette = "indices" if indices else palette
     relabel = relabel_of(mapping, binarize=binarize)
     mask = open_source(image, palette, palette_tolerance, mpp=mpp, relabel=relabel)
+    # Strips as wide as the image are read once, and not once for every chunk that they cross.
+    strip = CHUNK, whole_chunks(min(mask.chunks[1], (1 << 26) // CHUNK))
+    pieces = pieces_of(mask, strip, remedy="cut it up, or correct its metadata")
     _write(
         out,
         lambda rows, cols: mask[rows, cols],
         mask.shape,
         mpp=mpp or mask.mpp,
         labels=DEFAULT_LABELS if palette == "builtin" and relabel is None else (),
-        # Strips as wide as the image are read once, and not once for every chunk that they cross.
-        block=(1024, min(mask.chunks[1], (1 << 26) // 1024)),
+        regions=pieces.regions,
+        fill=0 if pieces.beside is None else int(mask[pieces.beside][0, 0]),
+        pixels=pieces.pixels,
         workers=workers,
         overwrite=overwrite,
     )
@@ -399,12 +404,20 @@ def _polygons(counts: Counter[str]) -> str:
     return f"{counts.total()} polygon{'s' * several} ({names}{', ...' * (len(counts) > 8)}) {'are' if several else 'is'}"
 
 
-def _write(out: Path, paint: Paint, size: tuple[int, int], *, mpp: float | None, **options: Any) -> None:
-    """Write a mask of `size` (height, width) piece by piece, and print what was written."""
+def _write(
+    out: Path,
+    paint: Paint,
+    size: tuple[int, int],
+    *,
+    mpp: float | None,
+    pixels: int | None = None,
+    **options: Any,
+) -> None:
+    """Write a mask of `size` (height, width) piece by piece, of `pixels` where not all are drawn, and print what was written."""
     from .write import write_labels
 
     height, width = size
-    with pixel_progress(height * width) as advance:
+    with pixel_progress(height * width if pixels is None else pixels) as advance:
         write_labels(out, paint, height=height, width=width, mpp=mpp, progress=advance, **options)
     tell_size(out, height, width, mpp)
 

@@ -249,7 +249,8 @@ def from_instances(
     from .classes import read_table
     from .instance_table import ClassedInstances, labels_of, read_instance_table, told
     from .open import open_mask
-    from .write import check_target
+    from .stored import pieces_of
+    from .write import CHUNK, check_target
     from .write_nuclei import write_nuclei
 
     check_target(out, overwrite=overwrite)
@@ -258,9 +259,15 @@ def from_instances(
     if background is None:
         background = next((label.value for label in chosen.labels if label.name == "tissue"), 0)
     drawn = ClassedInstances(image.plane, found, labels, background, numbers)
+    pieces = pieces_of(
+        image,
+        (CHUNK, CHUNK),
+        remedy="cut it up, or correct its metadata",
+        needless=lambda pixel: not image.plane.read(*pixel).any(),
+    )
     height, width = image.shape
     mpp = mpp or image.mpp
-    with pixel_progress(height * width) as advance:
+    with pixel_progress(pieces.pixels) as advance:
         write_nuclei(
             out,
             drawn.paint,
@@ -273,6 +280,7 @@ def from_instances(
                 "polygons": {"nuclei": found.count()},
             },
             fill=background,
+            regions=pieces.regions,
             workers=workers,
             overwrite=overwrite,
             progress=advance,

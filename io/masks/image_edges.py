@@ -164,7 +164,7 @@ def write_edges(
         run_blocks(found.find, blocks(height, width, both), worker_count(workers), progress)
         found.joined.settle()
         write_labels(
-            out, found.paint, height=height, width=width, mpp=plane.mpp, labels=LABELS, block=both, workers=workers,
+            out, found.paint, height=height, width=width, mpp=plane.mpp, labels=LABELS, regions=blocks(height, width, both), workers=workers,
             overwrite=overwrite, progress=progress,
         )  # fmt: skip
     return height, width, plane.mpp

@@ -11,6 +11,7 @@ one piece, some 30 bytes for each region of a piece, and some 100 for each outli
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from safron.io.files import read_at
 
 from .mask import LabelMask
 from .outlines import Chains, Int64, corner_numbers, link, outlines, regions_of
+from .stored import Pieces, pieces_of
 
 PIECE = 2048
 """Side of a piece, in pixels."""
@@ -117,7 +119,7 @@ def shapes(
     folder
         Where a file for the corners may lie meanwhile, 16 bytes each.
     progress
-        Called with the number of pixels of each piece that was read.
+        Called with the number of pixels of each piece that was read, and of those that need not be.
     piece
         Side of a piece, in pixels.
 
@@ -126,13 +128,20 @@ def shapes(
     Shape
         In the order of each region's first piece; its rings can be read until the next one is asked for.
     """
-    joined, bases = _number(mask, left_out, progress, piece)
+    pieces = pieces_of(
+        mask,
+        (piece, piece),
+        remedy="leave out the label of what is not stored, as --background N, or correct its metadata",
+        needless=lambda pixel: bool(left_out[mask[pixel][0, 0]]),
+    )
+    progress(2 * (math.prod(mask.shape) - pieces.pixels))
+    joined, bases = _number(mask, pieces, left_out, progress)
     root, areas, values = joined.roots()
     drawn = (areas >= max(1, min_area))[root] & (root > 0)
     number = np.where(drawn, root, 0)
     with tempfile.TemporaryFile(dir=folder) as file:
         found: list[Chains] = []
-        for (rows, cols), base in zip(_pieces(mask.shape, piece), bases, strict=True):
+        for (rows, cols), base in zip(pieces.regions, bases, strict=True):
             around, labels = _around(mask, rows, cols)
             progress(labels.size)
             if (around == around[0, 0]).all():
@@ -149,37 +158,33 @@ def shapes(
 
 
 def _number(
-    mask: LabelMask, left_out: npt.NDArray[np.bool_], progress: Callable[[int], None], piece: int
+    mask: LabelMask, pieces: Pieces, left_out: npt.NDArray[np.bool_], progress: Callable[[int], None]
 ) -> tuple[_Joined, list[int]]:
     """Number all regions; also what to add to the numbers of each piece."""
     joined, bases = _Joined(), []
-    width = mask.shape[1]
-    above = np.zeros(width, np.uint8), np.zeros(width, np.int64)
-    beside: tuple[Any, Any] = (None, None)
-    for rows, cols in _pieces(mask.shape, piece):
+    # By their first column, the last row of the pieces above: where it ends, its labels and regions.
+    above: dict[int, tuple[int, npt.NDArray[np.uint8], Int64]] = {}
+    beside: tuple[int, int] | None = None
+    right: tuple[Any, Any] = (None, None)
+    row = -1
+    for rows, cols in pieces.regions:
+        if rows.start != row:
+            row, above = rows.start, {x: last for x, last in above.items() if last[0] == rows.start}
         labels = mask[rows, cols]
         progress(labels.size)
         regions, here = regions_of(labels, left_out)
         base = joined.add(regions, here)
         bases.append(base)
-        top, bottom, left, right = (
-            np.where(border > 0, border + np.int64(base), 0)
-            for border in (regions[0], regions[-1], regions[:, 0], regions[:, -1])
-        )
-        if rows.start:
-            joined.touch(above[1][cols], top, above[0][cols] == labels[0])
-        if cols.start:
-            joined.touch(beside[1], left, beside[0] == labels[:, 0])
-        above[0][cols], above[1][cols] = labels[-1], bottom
-        beside = labels[:, -1].copy(), right
+        borders = regions[0], regions[-1], regions[:, 0], regions[:, -1]
+        top, bottom, left, last = (np.where(border > 0, border + np.int64(base), 0) for border in borders)
+        if cols.start in above:
+            _, labels_above, regions_above = above[cols.start]
+            joined.touch(regions_above, top, labels_above == labels[0])
+        if beside == (rows.start, cols.start):
+            joined.touch(right[1], left, right[0] == labels[:, 0])
+        above[cols.start] = rows.stop, labels[-1].copy(), bottom
+        beside, right = (rows.start, cols.stop), (labels[:, -1].copy(), last)
     return joined, bases
-
-
-def _pieces(shape: tuple[int, int], piece: int) -> Iterator[tuple[slice, slice]]:
-    height, width = shape
-    for y in range(0, height, piece):
-        for x in range(0, width, piece):
-            yield slice(y, min(y + piece, height)), slice(x, min(x + piece, width))
 
 
 def _around(mask: LabelMask, rows: slice, cols: slice) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:

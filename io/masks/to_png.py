@@ -6,24 +6,29 @@ that a mask of any size takes the memory of one band.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.fields import RGB
 from safron.io.files import output
 from safron.io.legend import Label
 
 from .mask import LabelMask
+from .stored import pieces_of
 
 MOST_SIDE = 1 << 16
 """Larger pictures are opened by no common viewer."""
 
-_BAND = 256
+_ROWS, _COLUMNS = 1 << 10, 1 << 14
+"""Pixels of the mask that are read at a time, at most, where more than one of the picture lies in them."""
 
 
 def write_png(
@@ -42,7 +47,7 @@ def write_png(
     out
         Ends in .png.
     mask
-        Read band by band.
+        Read piece by piece; what is not stored is not read.
     legend
         Colours by label, 0 to 255.
     downsample
@@ -50,7 +55,7 @@ def write_png(
     overwrite
         Replace a file.
     progress
-        Called with the number of pixels of the mask that were read.
+        Called with the number of pixels of the mask that are done.
 
     Returns
     -------
@@ -76,21 +81,50 @@ def write_png(
             per_metre = min(round(1e6 / (mask.mpp * downsample)), (1 << 31) - 1)
             _chunk(file, b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1))
         packer = zlib.compressobj(6)
-        half = downsample // 2
-        for y in range(0, height, _BAND):
-            stop = min(y + _BAND, height)
-            rows = slice(y * downsample, min(stop * downsample, mask.shape[0]))
-            band = mask[rows, 0 : mask.shape[1]]
-            progress(band.size)
-            at = np.minimum(np.arange(stop - y) * downsample + half, band.shape[0] - 1)
-            columns = np.minimum(np.arange(width) * downsample + half, band.shape[1] - 1)
-            lines = np.zeros((stop - y, width + 1), np.uint8)  # each begins with 0: no filter
-            lines[:, 1:] = band[np.ix_(at, columns)]
-            if packed := packer.compress(lines.tobytes()):
+        for lines in _bands(mask, (height, width), downsample, progress):
+            if packed := packer.compress(lines.data):
                 _chunk(file, b"IDAT", packed)
         _chunk(file, b"IDAT", packer.flush())
         _chunk(file, b"IEND", b"")
     return height, width
+
+
+def _bands(
+    mask: LabelMask, shape: tuple[int, int], downsample: int, progress: Callable[[int], None]
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the lines of the picture from above, uint8 [some lines, 1 + width]; each begins with 0, for no filter."""
+    height, width = shape
+    tall, wide = (max(1, most // downsample) for most in (_ROWS, _COLUMNS))
+    pieces = pieces_of(
+        mask, (tall * downsample, wide * downsample), remedy="cut it up, or correct its metadata"
+    )
+    progress(math.prod(mask.shape) - pieces.pixels)
+    rest = 0 if pieces.beside is None else int(mask[pieces.beside][0, 0])
+    found = groupby(pieces.regions, lambda region: region[0].start // downsample)
+    first, beside = next(found, (height, ()))
+    for y in range(0, height, tall):
+        lines = np.full((min(tall, height - y), 1 + width), rest, np.uint8)
+        lines[:, 0] = 0
+        if y == first:
+            for rows, cols in beside:
+                _fill(lines, mask, (y, cols.start // downsample), (len(lines), wide), downsample)
+                progress((rows.stop - rows.start) * (cols.stop - cols.start))
+            first, beside = next(found, (height, ()))
+        yield lines
+
+
+def _fill(
+    lines: npt.NDArray[np.uint8], mask: LabelMask, place: tuple[int, int], size: tuple[int, int], step: int
+) -> None:
+    """Put the labels of one piece of a picture into its lines; of rows and columns far apart only those shown are read."""
+    ys, xs = (
+        np.minimum((first + np.arange(count)) * step + step // 2, side - 1)
+        for first, count, side in zip(place, size, mask.shape, strict=True)
+    )
+    xs = xs[: max(0, lines.shape[1] - 1 - place[1])]
+    if len(xs):
+        read = mask[int(ys[0]) : int(ys[-1]) + 1, int(xs[0]) : int(xs[-1]) + 1]
+        lines[:, 1 + place[1] : 1 + place[1] + len(xs)] = read[np.ix_(ys - ys[0], xs - xs[0])]
 
 
 def _colors(legend: Mapping[int, Label]) -> list[RGB]:

@@ -7,7 +7,7 @@ renamed when the last block is done. Chunks that hold background alone are not w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
@@ -36,7 +36,7 @@ def write_labels(
     width: int,
     mpp: float | None = None,
     labels: Sequence[Label] = DEFAULT_LABELS,
-    block: tuple[int, int] = (CHUNK, CHUNK),
+    regions: Iterable[tuple[slice, slice]] | None = None,
     fill: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
@@ -56,8 +56,9 @@ def write_labels(
         Micrometres per pixel, kept in the array's attributes; None where unknown.
     labels
         Meaning of the values, kept in the array's attributes; none where unknown.
-    block
-        Pixels (y, x) drawn by one call; rounded up to whole chunks.
+    regions
+        Slices (y, x) of whole chunks, each drawn by one call; None for one call for each chunk. What lies in none of them has
+        the value `fill`.
     fill
         Value of the chunks that are not written because they hold nothing else.
     workers
@@ -79,7 +80,7 @@ def write_labels(
         out,
         lambda part: (_create(part, height, width, mpp, labels, fill),),
         lambda rows, cols: (paint(rows, cols),),
-        blocks(height, width, block),
+        blocks(height, width, (CHUNK, CHUNK)) if regions is None else regions,
         workers=workers,
         overwrite=overwrite,
         progress=progress,
@@ -90,7 +91,7 @@ def write_blocks(
     out: Path,
     create: Callable[[Path], Sequence[Any]],
     draw: Callable[[slice, slice], Sequence[npt.NDArray[Any]]],
-    regions: Iterator[tuple[slice, slice]],
+    regions: Iterable[tuple[slice, slice]],
     *,
     workers: int | None,
     overwrite: bool,
@@ -127,7 +128,7 @@ def write_blocks(
                     array[rows, cols] = values
                 return int(rows.stop - rows.start) * int(cols.stop - cols.start)
 
-            run_blocks(work, regions, worker_count(workers), progress)
+            run_blocks(work, iter(regions), worker_count(workers), progress)
     except OSError as error:
         raise Failed(f"{out}: cannot write the mask: {error.strerror or error}") from error
 
@@ -167,10 +168,15 @@ def worker_count(workers: int | None) -> int:
 
 def blocks(height: int, width: int, block: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
     """Yield the regions (y, x) of whole chunks that tile a canvas, row by row."""
-    step_y, step_x = (max(1, -(-side // CHUNK)) * CHUNK for side in block)
+    step_y, step_x = (whole_chunks(side) for side in block)
     for y in range(0, height, step_y):
         for x in range(0, width, step_x):
             yield slice(y, min(y + step_y, height)), slice(x, min(x + step_x, width))
+
+
+def whole_chunks(side: int) -> int:
+    """Round pixels up to those of whole chunks."""
+    return max(1, -(-side // CHUNK)) * CHUNK
 
 
 def _create(

@@ -6,7 +6,7 @@ itself names ``labels/class`` as its image, so that whatever opens an OME-Zarr o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def write_nuclei(
     labels: Sequence[Label] = (),
     about: dict[str, Any] | None = None,
     fill: int = 0,
+    regions: Iterable[tuple[slice, slice]] | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda pixels: None,
@@ -54,6 +55,9 @@ def write_nuclei(
         Whatever else is kept in the attributes, as "safron".
     fill
         Label of the chunks that are not written because they hold nothing else.
+    regions
+        Slices (y, x) of whole chunks, each drawn by one call; None for one call for each chunk. What lies in none of them has
+        the label `fill` and no number.
     workers
         Threads; None means one per core, at most 8.
     overwrite
@@ -73,7 +77,7 @@ def write_nuclei(
         out,
         lambda part: _create(part, height, width, mpp, labels, about or {}, fill),
         paint,
-        blocks(height, width, (CHUNK, CHUNK)),
+        blocks(height, width, (CHUNK, CHUNK)) if regions is None else regions,
         workers=workers,
         overwrite=overwrite,
         progress=progress,
