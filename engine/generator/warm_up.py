@@ -54,6 +54,8 @@ class WarmUp:
         Memory that each call takes which runs at the same time.
     patch_seconds
         Time of one patch while nothing else is generated.
+    core_seconds
+        CPU time of one patch, which other programs change little; on a GPU its time.
     """
 
     info: GeneratorInfo
@@ -61,6 +63,7 @@ class WarmUp:
     added_bytes: int
     more_bytes: int
     patch_seconds: float
+    core_seconds: float
 
     def bytes_of(self, calls: int) -> int:
         """Return what so many calls at a time take."""
@@ -90,10 +93,10 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, *, joining
     before = resident_bytes()
     try:
         if not info.on_gpu:
-            seconds, alone = _run_twice(model, info, plan)
+            (seconds, cores), alone = _run_twice(model, info, plan)
             info = find_shapes(model, info, plan, alone, joining=joining)
             added = max(0, resident_bytes() - before)
-            return WarmUp(info, plan.batch, added, added, seconds)
+            return WarmUp(info, plan.batch, added, added, seconds, cores)
         batch = plan.batch
         try:
             info, seconds, alone = _rehearse(model, info, plan, batch)
@@ -104,7 +107,8 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, *, joining
             info, seconds, alone = _rehearse(model, info, plan, batch)
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
-    return WarmUp(info, batch, max(0, alone - before), max(0, resident_bytes() - alone), seconds)
+    more = max(0, resident_bytes() - alone)
+    return WarmUp(info, batch, max(0, alone - before), more, seconds, seconds)
 
 
 def _rehearse(
@@ -124,12 +128,15 @@ def _rehearse(
     return info, seconds, alone
 
 
-def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> tuple[float, npt.NDArray[Any]]:
+def _run_twice(
+    model: PatchModel, info: GeneratorInfo, plan: RenderPlan
+) -> tuple[tuple[float, float], npt.NDArray[Any]]:
     """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep.
 
-    Returns the seconds of one patch, and the patches.
+    Returns the seconds and the CPU seconds of one patch, and the patches.
     """
     times: list[float] = []
+    began = time.process_time()
 
     def call() -> npt.NDArray[Any]:
         start = time.perf_counter()
@@ -145,6 +152,7 @@ def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> tupl
         with ThreadPoolExecutor(info.calls or 1) as threads:
             count = max(2, min(info.calls or 1, plan.batch))
             first, *others = threads.map(lambda _: call(), range(count))
+    cores = (time.process_time() - began) / (len(times) * len(inputs["labels"]))
     if not all(np.array_equal(first, other) for other in others):
         raise BadInput(
             f"generator {info.card.name!r} returned other pixels for the same input, so no render could be continued or "
@@ -152,7 +160,7 @@ def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> tupl
         )
     if isinstance(model, OnnxModel):
         check_sizes(model, inputs, first)
-    return min(times), first
+    return (min(times), cores), first
 
 
 def _compare_batches(
