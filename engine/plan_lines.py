@@ -57,7 +57,8 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         *_scale_lines(prepared),
         *_sampler_lines(prepared),
         f"patches  {plan.patches} of {grid.tile} px, overlap {grid.overlap} {plan.taper.name}, context {grid.context}: "
-        f"{plan.patches - scan.filled} to generate, {scan.filled} to fill as background",
+        f"{plan.patches - scan.filled} to generate, {scan.filled} to fill as background"
+        f"{', shared pixels computed once' if prepared.job.model.shared else ''}",
         f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",
         f"slide    {slide.flavor}, {slide.compression}, {slide.level_count} levels, tiles of {slide.tile} px, "
         f"about {output_bytes(plan) / 1e6:.1f} MB",

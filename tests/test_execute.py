@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -240,6 +241,21 @@ def test_dask_schedules_threads_and_opens_no_port_to_others() -> None:
 def test_dask_is_taken_where_it_costs_next_to_nothing(executor: Any, seconds: float, dask: bool) -> None:
     plan = plan_for(4096, 4096)
     assert takes_dask(RenderOptions(executor=executor), plan, seconds) is dask
+
+
+def test_what_else_runs_does_not_choose_the_executor(tmp_path: Path) -> None:
+    """A patch that waits for a core, as on a busy machine, takes longer by the clock and not by CPU time."""
+
+    class Waiting(RampModel):
+        def __call__(self, labels: Any, noise: Any = None, **planes: Any) -> Any:
+            time.sleep(0.5)
+            return super().__call__(labels, noise, **planes)
+
+    options = RenderOptions(model=Waiting(), tile=64, block=128, tiff_tile=64)
+    prepared = prepare(blobs(1200, 1200), tmp_path / "a.tiff", options)
+    assert prepared.seconds is not None
+    assert takes_dask(options, prepared.plan, prepared.seconds), "by the clock"
+    assert not prepared.dask
 
 
 def test_a_render_scheduled_by_dask_has_the_same_digest(

@@ -12,7 +12,7 @@ from onnx_models import CARD, write_onnx
 from plans import plan_for
 from safron.engine import render
 from safron.engine.execution.joined_patches import cut, join
-from safron.engine.generator import warm_up
+from safron.engine.generator import same_bits, warm_up
 from safron.engine.generator.model import GeneratorInfo
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.planes import Noise, patch_windows
@@ -58,16 +58,16 @@ def test_windows_hold_what_their_patches_read_and_give_them_back() -> None:
 
 
 def test_a_slide_of_joined_patches_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_up, "FEW", 10)
+    monkeypatch.setattr(same_bits, "FEW", 10)
     mask = mask_of(40, 60)
     mask[64:200, 100:300] = 0  # background in between
     model = Counting(write_onnx(tmp_path / "m.onnx", card=NOISY, noise=2))
     joined = render(mask, tmp_path / "a.tiff", model=model, workers=2, **OPTIONS)
-    wide = sum(shape == (72, 120) for shape in model.shapes)
+    wide = sum(shape[1] > 72 for shape in model.shapes)
     assert wide > 10
     model.shapes.clear()
     alone = render(mask, tmp_path / "b.tiff", model=model, workers=2, patch_timeout=1000, **OPTIONS)
-    assert {*model.shapes} == {(72, 72)}
+    assert max(model.shapes) == (72, 72)
     assert joined.digest == alone.digest
     assert joined.generated == alone.generated
     assert wide < joined.generated / 2

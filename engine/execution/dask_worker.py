@@ -168,6 +168,7 @@ class JobPayload:
             same_halves=seen.same_halves,
             same_places=seen.same_places,
             joined=seen.joined,
+            shared=seen.shared,
         )
         return Job(plan, mask, info, scratch, open_pool(timer.timed(model), info, plan), sampling)
 

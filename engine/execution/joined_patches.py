@@ -15,8 +15,8 @@ from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from safron.engine.generator.planes import Inputs
 
 
-def join(inputs: Inputs, part: slice, stride: int) -> Inputs:
-    """Give the inputs of some patches as those of one wide window.
+def join(inputs: Inputs, part: slice, stride: int, *, top: int = 0, left: int = 0) -> Inputs:
+    """Give the inputs of some patches as those of one wide window, in memory of their own.
 
     Parameters
     ----------
@@ -26,15 +26,19 @@ def join(inputs: Inputs, part: slice, stride: int) -> Inputs:
         The patches.
     stride
         Pixels from one patch to the next.
+    top, left
+        Rows and columns to leave out.
     """
     made, more = {}, (part.stop - part.start - 1) * stride
     for name, values in inputs.items():
         first = values[part.start]
-        if values.ndim > 2:
+        if values.ndim > 2 and more:
             assert values.strides[0] == stride * values.strides[-1], "patches of one view"
             first = as_strided(
                 first, (*first.shape[:-1], first.shape[-1] + more), first.strides, writeable=False
             )
+        if values.ndim > 2:
+            first = first[..., top:, left:]
         made[name] = np.ascontiguousarray(first[None])
     return made
 

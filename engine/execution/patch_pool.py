@@ -26,6 +26,7 @@ from safron.engine.scratch.task_result import Tally
 from .batching import Batches, Call, OwnBatches, Pool, Ran, Strip
 from .device_queue import BUFFERS, RUNNERS, DeviceQueue
 from .joined_patches import cut, join
+from .shared_pixels import Part, SharedPixels
 
 Values = npt.NDArray[Any]
 
@@ -35,7 +36,8 @@ def open_pool(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> Pool:
     model = guided(model, info.card.sampler, info.card.is_fill)
     if plan.batch == 1 or (info.batch_invariant and not info.on_gpu):
         size = plan.batch if info.per_call is None else info.per_call
-        return PatchPool(model, max(size, info.joined), info.calls, joined=info.joined > 1)
+        shared = plan.grid.overlap if info.shared else 0
+        return PatchPool(model, max(size, info.joined), info.calls, joined=info.joined > 1, shared=shared)
     call = Halving(model, info) if info.on_gpu else model
     memory = HostMemory(info.device)
     return DeviceQueue(call, plan, memory) if info.same_places else OwnBatchPool(call, plan, memory)
@@ -77,18 +79,28 @@ class _Work:
     ----------
     strip
         The patches.
+    parts
+        What is not delivered yet, by the first of its patches, from left to right.
     waiting
-        The patches of each call that nobody makes yet.
+        What nobody generates yet.
     made
-        Patches that helpers have generated, each with the number of the first.
+        What is generated, by the first of its patches.
     helpers
         Threads that were called for help.
     """
 
     strip: Strip
-    waiting: deque[slice]
-    made: deque[tuple[int, Values]] = field(default_factory=deque)
+    parts: dict[int, Part]
+    waiting: deque[Part]
+    made: dict[int, Values] = field(default_factory=dict)
     helpers: deque[Future[None]] = field(default_factory=deque)
+
+    def ready(self, *, in_order: bool) -> tuple[Part, Values] | None:
+        """Hand out what is generated and not delivered; None where there is none, or, in order, where it is not the next."""
+        start = next(iter(self.parts if in_order else list(self.made)), None)
+        if start is None or start not in self.made:
+            return None
+        return self.parts.pop(start), self.made.pop(start)
 
 
 class PatchPool:
@@ -104,10 +116,15 @@ class PatchPool:
         Calls at a time, whoever asks for them; None makes one for each task, and nobody helps.
     joined
         Whether the patches of a call are one wide window.
+    shared
+        Rows, and columns, that a patch takes from the patches above it and on its left; with 0 each is generated whole.
     """
 
-    def __init__(self, call: Call, size: int, calls: int | None, *, joined: bool = False) -> None:
+    def __init__(
+        self, call: Call, size: int, calls: int | None, *, joined: bool = False, shared: int = 0
+    ) -> None:
         self._call, self._size, self._calls, self._joined = call, size, calls or 0, joined
+        self.shared = shared
         self._places = threading.Semaphore(calls) if calls else nullcontext()
         self._helpers = ThreadPoolExecutor(
             calls or 1, "safron-model"
@@ -129,30 +146,32 @@ class PatchPool:
         """See `Pool`."""
         return _Patches(self, tally, ran)
 
-    def begin(self, strip: Strip) -> _Work:
+    def begin(self, strip: Strip, pixels: SharedPixels) -> _Work:
         """Take a strip; the thread that asks counts as one at work until `end`."""
         with self._guard:
             self._at_work += 1
-        starts = range(0, len(strip), self._size)
-        return _Work(strip, deque(slice(start, min(start + self._size, len(strip))) for start in starts))
+        parts = pixels.parts(strip, self._size)
+        return _Work(strip, {part.patches.start: part for part in parts}, deque(parts))
 
-    def next(self, work: _Work) -> tuple[int, Values] | None:
-        """Generate the next patches of a strip; None where none are left."""
+    def next(self, work: _Work) -> bool:
+        """Generate the next patches of a strip; False where none are left."""
         if len(work.waiting) > 1:
             self._call_for_help(work)
         with self._places:
             try:
                 part = work.waiting.popleft()
             except IndexError:
-                return None
-            return part.start, self._generate(work.strip, part)
+                return False
+            work.made[part.patches.start] = self._generate(work.strip, part)
+            return True
 
-    def _generate(self, strip: Strip, part: slice) -> Values:
-        if self._joined:
-            inputs = join(strip.inputs, part, strip.stride)
-            made = self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
-            return cut(made, made.shape[1], strip.stride)
-        inputs = {name: np.ascontiguousarray(values[part]) for name, values in strip.inputs.items()}
+    def _generate(self, strip: Strip, part: Part) -> Values:
+        if self._joined or self.shared:
+            inputs = join(strip.inputs, part.patches, strip.stride, top=part.top, left=part.left)
+        else:
+            inputs = {
+                name: np.ascontiguousarray(values[part.patches]) for name, values in strip.inputs.items()
+            }
         return self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
 
     def end(self, work: _Work) -> None:
@@ -176,8 +195,8 @@ class PatchPool:
 
     def _help(self, work: _Work) -> None:
         try:
-            while (made := self.next(work)) is not None:
-                work.made.append(made)
+            while self.next(work):
+                pass
         except BaseException:
             work.waiting.clear()
             raise
@@ -186,13 +205,12 @@ class PatchPool:
                 self._at_work -= 1
 
 
-@dataclass(frozen=True)
 class _Patches:
     """The patches of one task on their way through a `PatchPool`."""
 
-    pool: PatchPool
-    tally: Tally
-    ran: Ran
+    def __init__(self, pool: PatchPool, tally: Tally, ran: Ran) -> None:
+        self._pool, self._tally, self._ran = pool, tally, ran
+        self._pixels = SharedPixels(pool.shared)
 
     def __enter__(self) -> Self:
         return self
@@ -202,24 +220,27 @@ class _Patches:
 
     def push(self, strip: Strip) -> None:
         """Generate patches, and deliver each while it is in the core's cache; see `Batches`."""
-        work = self.pool.begin(strip)
+        work = self._pool.begin(strip, self._pixels)
         try:
             while True:
-                with self.tally.stage("model"):
-                    made = self.pool.next(work)
-                if made is None:
-                    break
-                self._deliver(strip, *made)
-                while work.made:
-                    self._deliver(strip, *work.made.popleft())
+                with self._tally.stage("model"):
+                    if not self._pool.next(work):
+                        break
+                self._deliver(work)
         finally:
-            with self.tally.stage("model"):
-                self.pool.end(work)
-        while work.made:
-            self._deliver(strip, *work.made.popleft())
+            with self._tally.stage("model"):
+                self._pool.end(work)
+        self._deliver(work)
 
-    def _deliver(self, strip: Strip, start: int, values: Values) -> None:
-        with self.tally.stage("blend"):
-            strip.deliver(values, strip.window(start))
-        self.tally.run += len(values)
-        self.ran(len(values))
+    def _deliver(self, work: _Work) -> None:
+        """Deliver what is there; where patches take pixels from those before them, from left to right."""
+        strip = work.strip
+        while (ready := work.ready(in_order=self._pool.shared > 0)) is not None:
+            part, made = ready
+            with self._tally.stage("blend"):
+                values = self._pixels.complete(strip, part, made)
+                if len(values) < len(part):
+                    values = cut(values, strip.first.width, strip.stride)
+                strip.deliver(values, strip.window(part.patches.start))
+            self._tally.run += len(part)
+            self._ran(len(part))

@@ -96,6 +96,8 @@ class GeneratorInfo:
         Whether it saw them at any place of a batch, beside any other patches.
     joined
         Patches side by side that one call generates as one wide window, with the bits that they have alone; 1 for none.
+    shared
+        Whether what a patch shares with patches before it can be taken from them, and left out when the rest is generated.
     """
 
     card: Card
@@ -111,6 +113,7 @@ class GeneratorInfo:
     same_halves: bool = False
     same_places: bool = False
     joined: int = 1
+    shared: bool = False
 
     @classmethod
     def of(cls, model: PatchModel) -> Self:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,9 +16,11 @@ from safron.engine.system.memory import resident_bytes
 from safron.io.errors import BadInput, Failed
 
 from .halving import in_halves, is_out_of_memory
+from .made_up import made_up_inputs, run
 from .model import GeneratorInfo, PatchModel
 from .onnx_model import OnnxModel
-from .planes import Inputs, each, further
+from .planes import Inputs, each
+from .same_bits import find_shapes
 from .two_sizes import check_sizes
 
 log = logging.getLogger("safron")
@@ -27,11 +28,6 @@ log = logging.getLogger("safron")
 GPU_BATCH = 32
 # Calls at a time on a GPU, see `safron.engine.execution.device_queue`.
 GPU_CALLS = 2
-# Patches side by side in one call on a CPU, where each has the same bits; more of them leave more patches over. Renders of
-# fewer than FEW patches gain less than the test takes.
-JOINED, FEW = 2, 100
-# Pixels on a side of what has one label in the trial: rows of large regions and rows of small ones.
-SQUARES = 40, 8
 # Patches that a worker on a CPU holds at a time, where the generator takes any number.
 CPU_BATCH = 8
 
@@ -58,6 +54,8 @@ class WarmUp:
         Memory that each call takes which runs at the same time.
     patch_seconds
         Time of one patch while nothing else is generated.
+    core_seconds
+        CPU time of one patch, which other programs change little; on a GPU its time.
     """
 
     info: GeneratorInfo
@@ -65,6 +63,7 @@ class WarmUp:
     added_bytes: int
     more_bytes: int
     patch_seconds: float
+    core_seconds: float
 
     def bytes_of(self, calls: int) -> int:
         """Return what so many calls at a time take."""
@@ -94,11 +93,10 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, *, joining
     before = resident_bytes()
     try:
         if not info.on_gpu:
-            seconds = _run_twice(model, info, plan)
-            if joining and getattr(model, "may_join", False) and _are_same_joined(model, info, plan):
-                info = replace(info, joined=JOINED)
+            (seconds, cores), alone = _run_twice(model, info, plan)
+            info = find_shapes(model, info, plan, alone, joining=joining)
             added = max(0, resident_bytes() - before)
-            return WarmUp(info, plan.batch, added, added, seconds)
+            return WarmUp(info, plan.batch, added, added, seconds, cores)
         batch = plan.batch
         try:
             info, seconds, alone = _rehearse(model, info, plan, batch)
@@ -109,7 +107,8 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, *, joining
             info, seconds, alone = _rehearse(model, info, plan, batch)
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
-    return WarmUp(info, batch, max(0, alone - before), max(0, resident_bytes() - alone), seconds)
+    more = max(0, resident_bytes() - alone)
+    return WarmUp(info, batch, max(0, alone - before), more, seconds, seconds)
 
 
 def _rehearse(
@@ -123,33 +122,37 @@ def _rehearse(
         What stays the same, the seconds of a patch, and resident bytes before two calls ran at the same time.
     """
     info, seconds = _compare_batches(model, info, plan, batch)
-    alone, inputs = resident_bytes(), _inputs(info, plan, batch)
+    alone, inputs = resident_bytes(), made_up_inputs(info, plan, batch)
     with ThreadPoolExecutor(GPU_CALLS, "safron-warm-up") as threads:
-        list(threads.map(lambda _: _call(model, inputs), range(GPU_CALLS)))
+        list(threads.map(lambda _: run(model, inputs), range(GPU_CALLS)))
     return info, seconds, alone
 
 
-def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> float:
+def _run_twice(
+    model: PatchModel, info: GeneratorInfo, plan: RenderPlan
+) -> tuple[tuple[float, float], npt.NDArray[Any]]:
     """Generate the same patches twice, or as often as calls run at a time, which shows what memory they keep.
 
-    Returns the seconds of one patch.
+    Returns the seconds and the CPU seconds of one patch, and the patches.
     """
     times: list[float] = []
+    began = time.process_time()
 
     def call() -> npt.NDArray[Any]:
         start = time.perf_counter()
-        made = _call(model, inputs)
+        made = run(model, inputs)
         times.append((time.perf_counter() - start) / len(made))
         return made
 
     if info.batch_invariant and info.per_call is None:  # one call of two patches that are alike
-        inputs = each(_inputs(info, plan, 1), [0, 0])
+        inputs = each(made_up_inputs(info, plan, 1), [0, 0])
         first, *others = call()
     else:
-        inputs = _inputs(info, plan, info.per_call or plan.batch)
+        inputs = made_up_inputs(info, plan, info.per_call or plan.batch)
         with ThreadPoolExecutor(info.calls or 1) as threads:
             count = max(2, min(info.calls or 1, plan.batch))
             first, *others = threads.map(lambda _: call(), range(count))
+    cores = (time.process_time() - began) / (len(times) * len(inputs["labels"]))
     if not all(np.array_equal(first, other) for other in others):
         raise BadInput(
             f"generator {info.card.name!r} returned other pixels for the same input, so no render could be continued or "
@@ -157,7 +160,7 @@ def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> floa
         )
     if isinstance(model, OnnxModel):
         check_sizes(model, inputs, first)
-    return min(times)
+    return (min(times), cores), first
 
 
 def _compare_batches(
@@ -167,10 +170,10 @@ def _compare_batches(
 
     Returns what stays the same, and the seconds of one patch.
     """
-    inputs = _inputs(info, plan, batch)
-    whole = _call(model, inputs)
+    inputs = made_up_inputs(info, plan, batch)
+    whole = run(model, inputs)
     start = time.perf_counter()
-    again = _call(model, inputs)
+    again = run(model, inputs)
     seconds = (time.perf_counter() - start) / batch
     if isinstance(model, OnnxModel):
         check_sizes(model, inputs, whole)
@@ -184,41 +187,10 @@ def _compare_batches(
         return info, seconds
     info = replace(
         info,
-        same_halves=np.array_equal(whole, _call(partial(in_halves, model), inputs)),
+        same_halves=np.array_equal(whole, run(partial(in_halves, model), inputs)),
         same_places=all(_is_same_elsewhere(model, whole, inputs, first) for first in (0, 1)),
     )
     return info, seconds
-
-
-def _are_same_joined(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> bool:
-    """Whether patches side by side have the same bits in one wide window as alone."""
-    card, grid = info.card, plan.grid
-    stride, planar = grid.columns.stride, {"labels", "noise", "style"}
-    if (
-        plan.patches < FEW
-        or info.per_call != 1
-        or not card.tile_multiple
-        or card.adapter is not None
-        or not planar.issuperset(spec.name for spec in plan.planes)
-        or stride % card.tile_multiple
-        or stride % card.alignment
-    ):
-        return False
-    reach, side = (JOINED - 1) * stride, grid.tile + 2 * grid.context
-    large = _inputs(info, replace(plan, grid=replace(grid, tile=grid.tile + reach)), 1)
-    wide = {name: values[..., :side, :] if values.ndim > 2 else values for name, values in large.items()}
-    whole = _call(model, wide)
-    for x in range(0, reach + 1, stride):
-        alone = {
-            name: values[..., x : x + side] if values.ndim > 2 else values for name, values in wide.items()
-        }
-        if not np.array_equal(_call(model, alone), whole[:, :, x : x + grid.tile]):
-            return False
-    return True
-
-
-def _call(model: Callable[..., npt.NDArray[Any]], inputs: Inputs) -> npt.NDArray[Any]:
-    return model(inputs["labels"], inputs.get("noise"), **further(inputs))
 
 
 def _is_same_elsewhere(model: PatchModel, whole: npt.NDArray[Any], inputs: Inputs, first: int) -> bool:
@@ -231,28 +203,4 @@ def _is_same_elsewhere(model: PatchModel, whole: npt.NDArray[Any], inputs: Input
     there["labels"][:] = inputs["labels"].min()
     for name, values in inputs.items():
         there[name][kept] = values[kept - 1]
-    return np.array_equal(_call(model, there)[kept], whole[kept - 1])
-
-
-def _inputs(info: GeneratorInfo, plan: RenderPlan, count: int) -> Inputs:
-    """Patches as if at random, of which every second has one label only.
-
-    Patches that are alike would be equal whatever the kernels do, and patches of one label beside those of all show a
-    generator that scales by its batch.
-    """
-    side = plan.grid.tile + 2 * plan.grid.context
-    values = np.array([label.value for label in info.card.labels], np.uint8)
-    labels, fine = (_squares(values, count, side, square) for square in SQUARES)
-    in_part = np.arange(side) // SQUARES[0] % 2 == 0
-    labels[:, in_part] = fine[:, in_part]
-    labels[1::2] = values.min()
-    return {"labels": labels} | {spec.name: spec.made_up(count, side) for spec in plan.planes}
-
-
-def _squares(values: npt.NDArray[np.uint8], count: int, side: int, square: int) -> npt.NDArray[np.uint8]:
-    """Windows of squares, each of one label."""
-    across = -(-side // square)
-    # A multiplicative hash of the place; NumPy's generators take long to import.
-    places = np.arange(count * across * across, dtype=np.uint32) * np.uint32(2654435761)
-    few = values[(places >> 16) % len(values)].reshape(count, across, across)
-    return np.ascontiguousarray(few.repeat(square, 1).repeat(square, 2)[:, :side, :side])
+    return np.array_equal(run(model, there)[kept], whole[kept - 1])

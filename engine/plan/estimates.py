@@ -185,10 +185,12 @@ def worker_bytes(plan: RenderPlan) -> int:
     waiting = 0 if plan.slide.compression == "jpeg" else tiles
     if plan.passes is not None:
         bands = step_bytes(plan)
+    # What a row of patches shares with the next, and a patch that is put together of it.
+    tile, stride = plan.grid.tile, plan.grid.rows.stride
+    kept = 12 * tile * ((-(-side // stride) + 2) * plan.grid.overlap + tile)
+    generating = bands + labels + planes + kept
     # These follow one another: patches, boundary sums (stored and read), levels and tiles. A boundary task needs less.
-    return (
-        image + waiting + max(bands + labels + planes, bands + 2 * boundary_bytes(plan), tiles + image // 3)
-    )
+    return image + waiting + max(generating, bands + 2 * boundary_bytes(plan), tiles + image // 3)
 
 
 def batch_bytes(plan: RenderPlan, *, returns_uint8: bool) -> int:

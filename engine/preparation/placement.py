@@ -96,7 +96,7 @@ def takes_dask(options: RenderOptions, plan: RenderPlan, seconds: float) -> bool
     options, plan
         Of the render.
     seconds
-        Planned time of the generator.
+        Planned CPU time of the generator on each core, so that the same command is scheduled alike whatever else runs.
     """
     if options.executor != "auto":
         return options.executor == "dask" or options.dashboard is not None

@@ -169,7 +169,8 @@ def _prepare_threads(
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())
     seconds = job.plan.patches * tried.patch_seconds / side_by_side
-    dask, with_dask = takes_dask(options, job.plan, seconds), replace(budget, process=process + DASK_BYTES)
+    cores = job.plan.patches * tried.core_seconds / side_by_side
+    dask, with_dask = takes_dask(options, job.plan, cores), replace(budget, process=process + DASK_BYTES)
     if dask and options.executor == "auto" and options.dashboard is None:  # nobody asked for it
         dask = with_dask.total <= options.memory
     budget = with_dask if dask else budget
