@@ -45,6 +45,8 @@ VARIANTS: dict[str, dict[str, bool]] = {
     "no hard examples": {"use_hard": False},
 }
 
+ROWS = ("labels", "initial pictures", *VARIANTS)
+
 SHOWN = ("dice", "aji", "pq")
 
 UInt8 = npt.NDArray[np.uint8]
@@ -131,6 +133,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--shrink", type=int, default=1, help="sides of tiles are divided by this")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=ROWS, default=ROWS, help="rows of the table that are trained")
     parser.add_argument("--held-out", nargs="*", default=["train_4", "train_11", "train_18", "train_23"])
     parser.add_argument("--readings", type=int, default=100, help="pictures of each kind in reader.html")
     chosen = parser.parse_args()
@@ -150,9 +153,9 @@ def main() -> None:
         config = dataclasses.replace(config, shrink=chosen.shrink)
         tiles = Tiles([(name, rgb) for name, rgb in found.items() if name not in chosen.held_out], config)
         held = {name: (shrink_image(found[name], chosen.shrink), truth[name]) for name in chosen.held_out}
-        for name in ("labels", "initial pictures", *VARIANTS):
+        for name in ROWS:
             key = f"{name}, seed {seed}"
-            if not results.wants(key):
+            if name not in chosen.only or not results.wants(key):
                 continue
             if name not in VARIANTS:
                 labels = [truth[one] for one in tiles.names] if name == "labels" else None
