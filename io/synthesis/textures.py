@@ -100,7 +100,9 @@ def make_texture(rgb: UInt8, *, rule: Rule = "otsu") -> Texture:
     counted = ~alien
     more, less = nuclear_shares(rgb, rule, counted)
     nuclei = wider(segment(rgb, share=more, counted=counted)) & ~alien
-    background = np.asarray(cv2.inpaint(rgb, nuclei.view(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA), np.uint8)
+    background = np.asarray(
+        cv2.inpaint(rgb, nuclei.view(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA), np.uint8
+    )
     density = densities(rgb)
     inside = segment(rgb, share=less, counted=counted)
     if not inside.any():  # the darkest percent
