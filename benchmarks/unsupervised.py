@@ -1,19 +1,24 @@
 """What does a segmenter learn from pictures that nobody labelled, and is a refined picture more real than an initial one?
 
-    python benchmarks/unsupervised.py CONSEP OUT --minutes 240 --size small
+    python benchmarks/unsupervised.py CONSEP OUT --minutes 240 --size small --other DSB
 
-Reads images/, and inst/ for the comparison only, of CoNSeP or a folder laid out like it. `--held-out` tiles are kept for scoring.
+Reads images/, and inst/ or labels/ for the comparison only, of CoNSeP or a folder laid out like it. `--held-out` tiles are kept for scoring.
 Trains by algorithm 1 of Hou et al. (2017): the whole method, without style, without hard examples; and the same segmenter on
 the labels, and on the initial pictures, for as many steps. A variant that is finished is not trained again, so the same
-command resumes; `--minutes` bound one call. `--shrink 2` works at half the resolution, 0.5 um of 0.25. Writes scores.json, a table, and reader.html with its key. The last line is JSON.
+command resumes; `--minutes` bound one call. `--shrink 2` works at half the resolution, 0.5 um of 0.25. `--other` is a folder
+of another organ: every second of its images is scored, too; from the rest, without their labels, pictures are drawn and refined
+by the whole method's refiner, which one more segmenter gets for half of each batch, beside the labels. Writes scores.json, a
+table, and reader.html with its key. The last line is JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +27,7 @@ import torch
 from common import parser_of
 from results import Results, run_study
 from safron.engine.evaluation.blinded_sheet import write_sheet
+from safron.io.errors import BadInput
 from safron.io.synthesis.shrinking import shrink_image, shrink_numbers
 from safron.io.synthesis.tiles import read_tiles
 from safron.training.fit_refiner import fit_refiner
@@ -36,7 +42,7 @@ from safron.training.refiner.networks import TaskNet
 from safron.training.refiner.settings import CONTEXT, SIZES, RefinerConfig
 from safron.training.refiner.train import RefinerTrainer
 from safron.training.segmentation.metrics import compare, compare_instances
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 VARIANTS: dict[str, dict[str, bool]] = {
@@ -45,10 +51,18 @@ VARIANTS: dict[str, dict[str, bool]] = {
     "no hard examples": {"use_hard": False},
 }
 
+ROWS = ("labels", "initial pictures", *VARIANTS)
+
 SHOWN = ("dice", "aji", "pq")
+
+BESIDE = "labels and refined pictures"
+"""Row that only `--other` has."""
 
 UInt8 = npt.NDArray[np.uint8]
 Instances = npt.NDArray[np.int64]
+Pair = tuple[Tensor, Tensor]
+Draw = Callable[[int], Pair]
+Held = dict[str, tuple[UInt8, Instances]]
 
 
 def task_steps(config: RefinerConfig) -> int:
@@ -56,17 +70,13 @@ def task_steps(config: RefinerConfig) -> int:
     return config.steps[3] + config.inner[2] * config.steps[4]
 
 
-def train_task(config: RefinerConfig, tiles: Tiles, truth: list[Instances] | None) -> nn.Module:
-    """Train the task network alone, for as many steps: on real tiles and their labels, or on initial pictures."""
+def train_task(config: RefinerConfig, draw: Draw) -> nn.Module:
+    """Train the task network alone, for as many steps, on batches of what is drawn for each."""
     torch.manual_seed(config.seed)
-    network, rng = TaskNet(config.task_width), np.random.default_rng([config.seed, 7])
+    network = TaskNet(config.task_width)
     adam = torch.optim.Adam(network.parameters(), config.task_rate, betas=(0.5, 0.999))
     for step in range(task_steps(config)):
-        if truth is None:
-            batch = tiles.batch(step)
-            image, targets = batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT], batch.targets
-        else:
-            image, targets = labelled(tiles.images, truth, config, rng)
+        image, targets = draw(step)
         loss = binary_cross_entropy_with_logits(network(image), targets)
         adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -74,26 +84,59 @@ def train_task(config: RefinerConfig, tiles: Tiles, truth: list[Instances] | Non
     return network
 
 
-def labelled(
-    images: list[UInt8], truth: list[Instances], config: RefinerConfig, rng: np.random.Generator
-) -> Any:
+def initial(tiles: Tiles) -> Draw:
+    """Initial pictures and their masks."""
+
+    def draw(step: int) -> Pair:
+        batch = tiles.batch(step)
+        return batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT], batch.targets
+
+    return draw
+
+
+def refined(trainer: RefinerTrainer, tiles: Tiles) -> Draw:
+    """Pictures drawn upon any tiles, in their style, and their masks."""
+
+    def draw(step: int) -> Pair:
+        batch = tiles.batch(step)
+        with torch.no_grad():
+            return trainer.refined(batch), batch.targets
+
+    return draw
+
+
+def labelled(images: list[UInt8], truth: list[Instances], config: RefinerConfig) -> Draw:
     """Crops of real tiles with their labels."""
-    shown, targets = [], []
-    for _ in range(config.batch):
-        tile = int(rng.integers(len(images)))
-        y, x = (int(rng.integers(length - config.patch + 1)) for length in images[tile].shape[:2])
-        place, turn = np.s_[y : y + config.patch, x : x + config.patch], int(rng.integers(8))
-        for kept, part in (
-            (shown, images[tile][place]),
-            (targets, task_targets(truth[tile][place].astype(np.uint32), config.interior)),
-        ):
-            kept.append(np.ascontiguousarray(np.rot90(part[::-1] if turn >= 4 else part, turn % 4)))
-    return as_tensor(shown), torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2)
+    rng = np.random.default_rng([config.seed, 7])
+
+    def draw(step: int) -> Pair:
+        shown, targets = [], []
+        for _ in range(config.batch):
+            tile = int(rng.integers(len(images)))
+            y, x = (int(rng.integers(length - config.patch + 1)) for length in images[tile].shape[:2])
+            place, turn = np.s_[y : y + config.patch, x : x + config.patch], int(rng.integers(8))
+            for kept, part in (
+                (shown, images[tile][place]),
+                (targets, task_targets(truth[tile][place].astype(np.uint32), config.interior)),
+            ):
+                kept.append(np.ascontiguousarray(np.rot90(part[::-1] if turn >= 4 else part, turn % 4)))
+        return as_tensor(shown), torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2)
+
+    return draw
 
 
-def scores_of(
-    network: nn.Module, held: dict[str, tuple[UInt8, Instances]], smallest: int
-) -> dict[str, float]:
+def halves(one: Draw, other: Draw) -> Draw:
+    """Batches of which each source gives half."""
+
+    def draw(step: int) -> Pair:
+        pairs = zip(one(step), other(step), strict=True)
+        image, targets = (torch.cat([a[: len(a) // 2], b[len(b) // 2 :]]) for a, b in pairs)
+        return image, targets
+
+    return draw
+
+
+def scores_of(network: nn.Module, held: Held, smallest: int) -> dict[str, float]:
     """Mean scores over tiles, and the Dice of each; `smallest` is the number of pixels of the smallest nucleus."""
     rows = {}
     for name, (rgb, true) in held.items():
@@ -102,6 +145,24 @@ def scores_of(
         rows[name] = (compare(found > 0, true > 0).dice, nuclei.aji, nuclei.panoptic)
     means = dict(zip(SHOWN, np.mean([*rows.values()], axis=0).tolist(), strict=True))
     return means | {f"dice of {name}": row[0] for name, row in rows.items()}
+
+
+def read_labelled(folder: Path, shrink: int) -> tuple[dict[str, UInt8], dict[str, Instances]]:
+    """Tiles of a folder, at their own pixel size, and the numbers of their nuclei, made smaller."""
+    tiles = {Path(name).stem: rgb for name, rgb in read_tiles([folder / "images"])}
+    marks = next((folder / name for name in ("inst", "labels") if (folder / name).is_dir()), folder / "inst")
+    truth = {}
+    for name, rgb in tiles.items():
+        numbers = cv2.imread(str(marks / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        if numbers is None or numbers.shape != rgb.shape[:2]:
+            raise BadInput(f"{marks / name}.png: must hold numbers of nuclei for each pixel of images/{name}")
+        truth[name] = shrink_numbers(numbers.astype(np.int64), shrink)
+    return tiles, truth
+
+
+def held_of(tiles: dict[str, UInt8], truth: dict[str, Instances], names: list[str], shrink: int) -> Held:
+    """What is scored: tiles made smaller, and their nuclei."""
+    return {name: (shrink_image(tiles[name], shrink), truth[name]) for name in names}
 
 
 def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
@@ -121,8 +182,73 @@ def reader_sheet(trainer: RefinerTrainer, out: Path, count: int) -> None:
     cv2.imwrite(str(out / "sheet.png"), np.concatenate(shown, axis=0)[..., ::-1])
 
 
-def main() -> None:
-    """Train what is not trained yet, score it and print."""
+@dataclass(frozen=True)
+class Study:
+    """Trainings of one seed.
+
+    Attributes
+    ----------
+    config
+        Settings.
+    tiles, truth
+        What is trained on, and the numbers of all nuclei by name of the tile, which only rows with labels use.
+    held
+        What is scored, by what stands before the names of its scores.
+    out
+        Folder of the checkpoints.
+    unlabelled
+        Names and pixels of another organ, of which pictures are drawn for `BESIDE`.
+    """
+
+    config: RefinerConfig
+    tiles: Tiles
+    truth: dict[str, Instances]
+    held: dict[str, Held]
+    out: Path
+    unlabelled: list[tuple[str, UInt8]]
+
+    def refiner(self, name: str, minutes: float) -> RefinerTrainer | None:
+        """Train a variant, or go on with it; None where it is not finished."""
+        config = dataclasses.replace(self.config, **VARIANTS[name])
+        folder = self.out / f"{name}-seed-{config.seed}".replace(" ", "-")
+        resume = (folder / "refiner.pt").exists()
+        trainer = fit_refiner(self.tiles, folder, config, resume=resume, minutes=minutes)
+        if trainer.done >= config.total:
+            return trainer
+        print(
+            f"{name}, seed {config.seed}: {trainer.done} of {config.total} iterations; the same command resumes"
+        )
+        return None
+
+    def network(self, row: str, minutes: float, readings: int) -> nn.Module | None:
+        """Train the segmenter of a row; None where it is not finished."""
+        if row == "initial pictures":
+            return train_task(self.config, initial(self.tiles))
+        labels = labelled(self.tiles.images, [self.truth[one] for one in self.tiles.names], self.config)
+        if row == "labels":
+            return train_task(self.config, labels)
+        trainer = self.refiner("whole method" if row == BESIDE else row, minutes)
+        if trainer is None:
+            return None
+        if row == BESIDE:
+            pictures = refined(trainer, Tiles(self.unlabelled, self.config))
+            return train_task(self.config, halves(labels, pictures))
+        if row == "whole method" and self.config.seed == 0:
+            reader_sheet(trainer, self.out, readings)
+        return trainer.task
+
+    def scores(self, network: nn.Module) -> dict[str, float]:
+        """Scores of all that is held out."""
+        found = {}
+        for kind, held in self.held.items():
+            found |= {
+                kind + what: score for what, score in scores_of(network, held, self.config.smallest).items()
+            }
+        return found | {"task_steps": task_steps(self.config), "batch": self.config.batch}
+
+
+def options() -> argparse.Namespace:
+    """What the command line says."""
     parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -131,46 +257,53 @@ def main() -> None:
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--shrink", type=int, default=1, help="sides of tiles are divided by this")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--only", nargs="*", choices=[*ROWS, BESIDE], help="rows of the table that are trained"
+    )
     parser.add_argument("--held-out", nargs="*", default=["train_4", "train_11", "train_18", "train_23"])
+    parser.add_argument(
+        "--other", type=Path, help="folder of another organ; a finished row is not scored again"
+    )
     parser.add_argument("--readings", type=int, default=100, help="pictures of each kind in reader.html")
     chosen = parser.parse_args()
+    chosen.only = chosen.only or ([*ROWS, BESIDE] if chosen.other else [*ROWS])
+    if BESIDE in chosen.only and not chosen.other:
+        parser.error(f"--only {BESIDE!r} needs --other")
+    return chosen
+
+
+def main() -> None:
+    """Train what is not trained yet, score it and print."""
+    chosen = options()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
     results = Results(chosen.out / "scores.json", chosen.minutes)
-    found = {Path(name).stem: rgb for name, rgb in read_tiles([chosen.data / "images"])}
-    truth = {
-        name: cv2.imread(str(chosen.data / "inst" / f"{name}.png"), cv2.IMREAD_UNCHANGED).astype(np.int64)
-        for name in found
-    }
-    truth = {name: shrink_numbers(numbers, chosen.shrink) for name, numbers in truth.items()}
+    found, truth = read_labelled(chosen.data, chosen.shrink)
+    held = {"": held_of(found, truth, chosen.held_out, chosen.shrink)}
+    unlabelled = []
+    if chosen.other:
+        others, other_truth = read_labelled(chosen.other, chosen.shrink)
+        names = [*others]
+        unlabelled = [(name, others[name]) for name in names[1::2]]
+        held["other "] = held_of(others, other_truth, names[::2], chosen.shrink)
     for seed in range(chosen.seeds):
         config = dataclasses.replace(SIZES[chosen.size], seed=seed)
         config = config.with_total(chosen.iterations) if chosen.iterations else config
         config = dataclasses.replace(config, shrink=chosen.shrink)
         tiles = Tiles([(name, rgb) for name, rgb in found.items() if name not in chosen.held_out], config)
-        held = {name: (shrink_image(found[name], chosen.shrink), truth[name]) for name in chosen.held_out}
-        for name in ("labels", "initial pictures", *VARIANTS):
-            key = f"{name}, seed {seed}"
-            if not results.wants(key):
+        study = Study(config, tiles, truth, held, chosen.out, unlabelled)
+        for row in (*ROWS, BESIDE):
+            key = f"{row}, seed {seed}"
+            if row not in chosen.only or not results.wants(key):
                 continue
-            if name not in VARIANTS:
-                labels = [truth[one] for one in tiles.names] if name == "labels" else None
-                network = train_task(config, tiles, labels)
-            else:
-                variant = dataclasses.replace(config, **VARIANTS[name])
-                folder = chosen.out / key.replace(", ", "-").replace(" ", "-")
-                resume = (folder / "refiner.pt").exists()
-                trainer = fit_refiner(tiles, folder, variant, resume=resume, minutes=results.minutes)
-                network = trainer.task
-                if trainer.done < variant.total:
-                    print(f"{key}: {trainer.done} of {variant.total} iterations; the same command resumes")
-                    continue
-                if name == "whole method" and seed == 0:
-                    reader_sheet(trainer, chosen.out, chosen.readings)
-            scores = scores_of(network, held, config.smallest)
-            results.keep(key, scores | {"task_steps": task_steps(config), "batch": config.batch})
-            print(f"{key:30s}" + "".join(f"  {what} {scores[what]:.3f}" for what in SHOWN), flush=True)
+            network = study.network(row, results.minutes, chosen.readings)
+            if network is None:
+                continue
+            scores = study.scores(network)
+            results.keep(key, scores)
+            shown = [kind + what for kind in held for what in SHOWN]
+            print(f"{key:30s}" + "".join(f"  {what} {scores[what]:.3f}" for what in shown), flush=True)
     print(json.dumps(results.found))
 
 

@@ -276,6 +276,12 @@ def test_unsupervised(run: Run, here: Path) -> None:
     assert all(0 <= row[what] <= 1 for row in scores.values() for what in ("dice", "aji", "pq"))
     assert (here / "out/reader.html").read_text().count("data:image/png") == 6
     assert run(command) == scores
+    beside = run(f"{command} --other data")
+    assert [*beside][len(scores) :] == ["labels and refined pictures, seed 0"]
+    # Of a and b, in this order, a is scored and b gives pictures.
+    row = beside["labels and refined pictures, seed 0"]
+    assert row["other dice"] == row["other dice of a"]
+    assert "other dice of b" not in row
 
 
 def test_paper_of_nuclei_aware_diffusion(run: Run, here: Path) -> None:

@@ -24,6 +24,7 @@ from safron.io.masks.classes import read_table, table_of
 from safron.io.masks.crossing import count_crossing
 from safron.io.masks.drawing import edges_of, inside
 from safron.io.masks.edges import find_edges
+from safron.io.masks.palette import read_palette
 from safron.io.masks.polygon_mask import PolygonMask, layer_of
 from safron.io.masks.polygons import PolygonSet, read_polygons
 from safron.io.masks.raster import Layer
@@ -140,6 +141,19 @@ DOCUMENTS = {
         ],
     },
 }
+
+
+def test_a_number_of_a_nucleus_that_repeats_loses_none(tmp_path: Path) -> None:
+    text = json.dumps(DOCUMENTS["hovernet"])
+    (tmp_path / "a.json").write_text(text.replace('"2"', '"1"'))
+    with pytest.raises(BadInput, match="the name '1' stands twice in one object"):
+        read_polygons(tmp_path / "a.json")
+    (tmp_path / "t.json").write_text('{"classes": {"neopla": 1, "neopla": 2}}')
+    with pytest.raises(BadInput, match="the name 'neopla' stands twice"):
+        read_table(str(tmp_path / "t.json"))
+    (tmp_path / "p.json").write_text('{"0": "#ffffff", "0": "#000000"}')
+    with pytest.raises(BadInput, match=r"palette .*the name '0' stands twice"):
+        read_palette(str(tmp_path / "p.json"))
 
 
 @pytest.mark.parametrize("program", DOCUMENTS)

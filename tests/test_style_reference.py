@@ -170,6 +170,7 @@ def test_the_style_of_a_reference_is_that_of_its_tissue(tmp_path: Path) -> None:
             "glass.png",
             "no square of 50 px with 50 % tissue was found; give a reference with more tissue",
         ),
+        (ONE, "ink.png", "no square of 50 px with 50 % tissue"),
         (ONE, "tiny.png", "no square of 50 px"),
         (ONE, "text.png", "cannot read it as a slide or image"),
         (ONE, "ref.png", "g-style.onnx: the generator's style encoder is missing"),
@@ -179,6 +180,7 @@ def test_the_style_of_a_reference_is_that_of_its_tissue(tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_line(tmp_path: Path, style: Style, path: str, says: str) -> None:
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((200, 200, 3), 244, np.uint8))
+    cv2.imwrite(str(tmp_path / "ink.png"), np.full((200, 200, 3), (45, 38, 42), np.uint8))
     cv2.imwrite(str(tmp_path / "tiny.png"), np.full((20, 20, 3), 99, np.uint8))
     (tmp_path / "text.png").write_text("no picture")
     slide(tmp_path / "ref.png")

@@ -153,15 +153,16 @@ def test_conventions_of_haematoxylin() -> None:
 def test_shares_by_both_rules() -> None:
     rgb = tissue(200)
     nuclei = (stains.stain_densities(rgb)[..., 0] > 0.6).mean()
-    more, less = stains.nuclear_shares(rgb, "otsu")
+    more, less = stains.nuclear_shares(rgb, "otsu", np.ones(rgb.shape[:2], bool))
     assert less < nuclei * 1.02 < more * 1.02
     assert more == pytest.approx(less * stains.SUPER_FACTOR / stains.SUB_FACTOR)
     bounds = stains.BOUNDS
     pink = np.full((4, 4, 3), (235, 205, 225), np.uint8)
     assert stains.skimage_haematoxylin(pink).mean() < bounds[0]
-    assert stains.nuclear_shares(pink, "table") == (0.15, 0.10)
+    every = np.ones((4, 4), bool)
+    assert stains.nuclear_shares(pink, "table", every) == (0.15, 0.10)
     dark = np.full((4, 4, 3), (60, 40, 90), np.uint8)
-    assert stains.nuclear_shares(dark, "table") == (0.35, 0.32)
+    assert stains.nuclear_shares(dark, "table", every) == (0.35, 0.32)
 
 
 def test_what_a_tile_gives() -> None:
@@ -178,10 +179,72 @@ def test_what_a_tile_gives() -> None:
     assert abs(texture.detail.mean()) < 2
 
 
+BLACK, BROWN, BLUE = (45, 38, 42), (90, 70, 60), (20, 70, 150)
+
+
+@pytest.mark.parametrize("colour", [BLACK, BROWN, BLUE, (10, 90, 60)])
+def test_no_mixture_of_stains_is_black_brown_blue_or_green(colour: tuple[int, int, int]) -> None:
+    assert stains.foreign(np.full((20, 20, 3), colour, np.uint8)).all()
+    # As thin as a third of it.
+    thin = np.rint(255 * (np.array(colour) / 255) ** (1 / 2)).astype(np.uint8)
+    assert stains.foreign(np.tile(thin, (20, 20, 1))).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(haematoxylin=st.floats(0, 3), eosin=st.floats(0, 1.5))
+def test_what_is_stained_is_not_foreign(haematoxylin: float, eosin: float) -> None:
+    rows = stains.STAINS / np.linalg.norm(stains.STAINS, axis=1, keepdims=True)
+    colour = np.rint(256 * np.exp(-(haematoxylin * rows[0] + eosin * rows[1])) - 1).clip(0, 255)
+    assert not stains.foreign(np.tile(colour.astype(np.uint8), (20, 20, 1))).any()
+
+
+def with_dirt(rgb: UInt8) -> tuple[UInt8, npt.NDArray[np.bool_]]:
+    """A tile with black and blue blots, and where they are."""
+    marked = np.zeros(rgb.shape[:2], np.uint8)
+    for number, (x, y, radius) in enumerate([(60, 60, 40), (150, 140, 30), (30, 160, 6)], 1):
+        cv2.circle(marked, (x, y), radius, number, -1)
+    dirty = rgb.copy()
+    dirty[marked % 2 == 1] = BLACK
+    dirty[marked == 2] = BLUE
+    return dirty, marked > 0
+
+
+def test_dirt_is_no_nucleus_and_stays_in_the_background() -> None:
+    clean, (dirty, dirt) = tissue(200), with_dirt(tissue(200))
+    expected, found = make_texture(clean), make_texture(dirty)
+    assert found.nucleus == pytest.approx(expected.nucleus, rel=0.05)
+    assert np.array_equal(found.background[:200, :200][dirt], dirty[dirt])
+    assert found.cover[:200, :200][dirt].min() > 100
+    assert not expected.cover.any()
+    assert not found.detail[:200, :200][dirt].any()
+    assert found.detail[:200, :200][~dirt].std() == pytest.approx(expected.detail.std(), rel=0.2)
+    # Nuclei are removed as if there were no dirt.
+    far = ~cv2.dilate(dirt.view(np.uint8), np.ones((25, 25), np.uint8)).astype(bool)
+    nuclei = far & (stains.stain_densities(clean)[..., 0] > 0.6)
+    assert stains.stain_densities(found.background[:200, :200])[..., 0][nuclei].mean() < 0.3  # of 1.2
+
+
+def test_dirt_hides_nuclei() -> None:
+    dirty = Synthesizer([make_texture(with_dirt(tissue(300))[0])], Layout(3, 500, cellularity=1.0))
+    picture = dirty.draw(0, 0, 400, 500)
+    dirt = cv2.erode(stains.foreign(picture.rgb).view(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    assert 0.02 < dirt.mean() < 0.3
+    assert picture.instances[~dirt].any()
+    assert not picture.instances[dirt].any()
+    assert not picture.classes[dirt].any()
+
+
+def test_a_tile_of_dirt_has_no_tissue() -> None:
+    rgb = tissue(120)
+    rgb[:, :110] = BLACK
+    with pytest.raises(BadInput, match="only 6 % of it is tissue"):
+        make_texture(rgb)
+
+
 def test_cells_add_up_and_keep_the_contrast(synthesizer: Synthesizer) -> None:
     line = synthesizer.draw(0, 0, STRIDE + CELL, STRIDE + CELL)
     middle, overlap = slice(FADE, STRIDE), slice(STRIDE, CELL)
-    background, _ = synthesizer._background(0, 0, STRIDE + CELL, STRIDE + CELL)
+    background, _, _ = synthesizer._background(0, 0, STRIDE + CELL, STRIDE + CELL)
     assert background.shape == line.rgb.shape
     detail = synthesizer._detail(0, 0, STRIDE + CELL, STRIDE + CELL)
     assert detail[overlap, overlap].std() == pytest.approx(detail[middle, middle].std(), rel=0.3)

@@ -6,7 +6,6 @@ those of known sources are in ``class_tables.toml``.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -21,6 +20,7 @@ from safron.io.fields import Byte, convert
 from safron.io.files import parse_text
 from safron.io.legend import Label
 
+from .json_texts import parse_json
 from .polygons import PolygonSet
 
 FORM = 'it must look like {"classes": {"Tumor cell": "epithelial"}}, and may have "labels" as in a card'
@@ -108,7 +108,7 @@ def read_table(source: str) -> ClassTable:
     toml = source.lower().endswith(".toml")
     plain = parse_text(
         source,
-        tomllib.loads if toml else json.loads,
+        tomllib.loads if toml else parse_json,
         kind="TOML" if toml else "JSON",
         remedy=f"{FORM}; shipped are {', '.join(shipped_tables())}",
         name="--classes ",

@@ -7,6 +7,7 @@ time, so memory is that of the longest text and of what is made of them all. A f
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -30,9 +31,31 @@ _MARK = b"\xef\xbb\xbf"  # of UTF-8, as Windows writes it
 Result = TypeVar("Result")
 
 
-def parse_json(text: bytes) -> Any:
-    """Parse a JSON text in UTF-8."""
-    return json.loads(text.decode())
+def parse_json(text: bytes | str) -> Any:
+    """Parse a JSON text in UTF-8, in which no object has a name twice: the first of them would be lost.
+
+    Raises
+    ------
+    ValueError
+        The text is no such JSON.
+
+    Examples
+    --------
+    >>> parse_json(b'{"1": "epithelial", "1": "spindle"}')
+    Traceback (most recent call last):
+        ...
+    ValueError: the name '1' stands twice in one object
+    """
+    return json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its names and values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the name {twice!r} stands twice in one object")
+    return found
 
 
 def each_json(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,8 @@ from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, convert
 from safron.io.files import open_input, parse_text
 from safron.io.legend import DEFAULT_LABELS
+
+from .json_texts import parse_json
 
 _STRIP = 64
 _NAMED = 8
@@ -128,7 +129,7 @@ def read_palette(source: str) -> dict[int, RGB]:
     """
     if source == "builtin":
         return {label.value: label.color for label in DEFAULT_LABELS}
-    document = parse_text(source, json.loads, kind="JSON", name="palette ", remedy=_FORM)
+    document = parse_text(source, parse_json, kind="JSON", name="palette ", remedy=_FORM)
     kind: Any = dict[Byte, _Color]
     if isinstance(document, dict) and "labels" in document:
         document = document["labels"]

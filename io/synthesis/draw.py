@@ -5,6 +5,7 @@
     texture      the same, of another tile's eosin; it modulates the colour of nuclei
     mask         outlines filled, blurred at the border, cleared inside
     picture      nuclei * mask + background * (1 - mask)       (Hou et al. 2017, equation 1)
+    cover        ink, soot and dirt of the background lie upon everything: no nucleus is drawn or marked there
 
 Every pixel is a function of seed and position: windows that overlap agree, whatever their size.
 """
@@ -101,9 +102,11 @@ class Synthesizer:
         Picture
             Of this size.
         """
-        background, tone = self._background(y0, x0, y1, x1)
+        background, tone, cover = self._background(y0, x0, y1, x1)
         nuclei = self.layout.near(y0 - MARGIN, x0 - MARGIN, y1 + MARGIN, x1 + MARGIN)
         places, spread, weight = self._masks(nuclei, y0, x0, y1, x1)
+        places[cover > 127] = 0
+        weight = ((weight.astype(np.uint16) * (255 - cover) + 127) // 255).astype(np.uint8)
         instances = np.concatenate([[0], nuclei.numbers])[places].astype(np.uint32)
         classes = (places > 0).view(np.uint8)
         # Tone of each nucleus; in the blurred border of one, its texture goes on.
@@ -145,11 +148,11 @@ class Synthesizer:
         window = np.s_[more:-more, more:-more]
         return places[window], _spread(places)[window], weight[window].astype(np.uint8)
 
-    def _background(self, y0: int, x0: int, y1: int, x1: int) -> tuple[UInt8, Float32]:
-        """Tissue without nuclei, uint8 [y, x, 3], and the density of nuclei there, float32 [y, x, 3]."""
+    def _background(self, y0: int, x0: int, y1: int, x1: int) -> tuple[UInt8, Float32, UInt8]:
+        """Tissue without nuclei and the density of nuclei there, [y, x, 3], and what covers both, 0..255 [y, x]."""
         shape = (y1 - y0, x1 - x0)
         mean, contrast, tone = (np.zeros((*shape, 3), np.float32) for _ in range(3))
-        squares = np.zeros(shape, np.float32)
+        squares, cover = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         for row, col, part, weight in _cells(y0, x0, y1, x1):
             texture = self.textures[self._choice(130, row // SAME_TILE, col // SAME_TILE, len(self.textures))]
             crop = _crop(texture.background, self.layout.seed, 131, row, col, part)
@@ -157,9 +160,11 @@ class Synthesizer:
             mean[part.target] += w * texture.mean
             contrast[part.target] += w * (crop - texture.mean)
             tone[part.target] += w * texture.nucleus
+            cover[part.target] += weight * _crop(texture.cover, self.layout.seed, 131, row, col, part)
             squares[part.target] += weight * weight
         rgb = mean + contrast / np.sqrt(squares)[..., None]
-        return np.rint(rgb).clip(0, 255).astype(np.uint8), tone
+        covered = np.rint(cover / np.sqrt(squares)).clip(0, 255)
+        return np.rint(rgb).clip(0, 255).astype(np.uint8), tone, covered.astype(np.uint8)
 
     def _detail(self, y0: int, x0: int, y1: int, x1: int) -> Float32:
         """Texture of nuclei, standard normal in each pixel: float32 [y, x]."""

@@ -15,7 +15,18 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 
-from .stains import Rule, UInt8, densities, nuclear_shares, segment, stain_densities, tissue_share
+from .stains import (
+    Bool,
+    Rule,
+    UInt8,
+    densities,
+    foreign,
+    nuclear_shares,
+    segment,
+    stain_densities,
+    tissue_share,
+    wider,
+)
 
 CELL = 256
 """Side in pixels of the square parts that pictures are put together from."""
@@ -26,10 +37,8 @@ SMALLEST = 64
 LEAST_TISSUE = 0.2
 """Share of a tile that must be tissue."""
 
-RIM = 2
-"""Pixels by which a super-segmentation is widened: the blur of the optics carries a nucleus's colour beyond its border."""
-
 INPAINT_RADIUS = 3
+COVER_BLUR = 1.0
 DETAIL_SCALE = 40.0
 """Steps of the texture per standard deviation; it is cut off at three."""
 
@@ -47,13 +56,16 @@ class Texture:
     nucleus
         float32 [3]: mean optical density of nuclei in red, green and blue.
     detail
-        int8 [y, x]: eosin, smoothed background taken away, in `DETAIL_SCALE` steps per standard deviation.
+        int8 [y, x]: eosin, smoothed background taken away, in `DETAIL_SCALE` steps per standard deviation; 0 in foreign matter.
+    cover
+        uint8 [y, x]: 255 in foreign matter, which the background keeps and which hides nuclei; else 0, less sharply.
     """
 
     background: UInt8
     mean: npt.NDArray[np.float32]
     nucleus: npt.NDArray[np.float32]
     detail: npt.NDArray[np.int8]
+    cover: UInt8
 
 
 def make_texture(rgb: UInt8, *, rule: Rule = "otsu") -> Texture:
@@ -84,19 +96,25 @@ def make_texture(rgb: UInt8, *, rule: Rule = "otsu") -> Texture:
         raise BadInput(
             f"only {100 * share:.0f} % of it is tissue; give tiles with {100 * LEAST_TISSUE:.0f} % or more"
         )
-    more, less = nuclear_shares(rgb, rule)
-    nuclei = segment(rgb, share=more).view(np.uint8)
-    wide = cv2.dilate(nuclei, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * RIM + 1, 2 * RIM + 1)))
-    background = np.asarray(cv2.inpaint(rgb, wide, INPAINT_RADIUS, cv2.INPAINT_TELEA), np.uint8)
+    alien = foreign(rgb)
+    counted = ~alien
+    more, less = nuclear_shares(rgb, rule, counted)
+    nuclei = wider(segment(rgb, share=more, counted=counted)) & ~alien
+    background = np.asarray(
+        cv2.inpaint(rgb, nuclei.view(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA), np.uint8
+    )
     density = densities(rgb)
-    inside = segment(rgb, share=less)
-    # Without any nucleus: the darkest percent.
-    inside = inside if inside.any() else density.mean(axis=2) >= np.quantile(density.mean(axis=2), 0.99)
+    inside = segment(rgb, share=less, counted=counted)
+    if not inside.any():  # the darkest percent
+        mean = density.mean(axis=2)
+        inside = counted & (mean >= np.quantile(mean[counted], 0.99))
+    cover = cv2.GaussianBlur(np.where(alien, np.uint8(255), np.uint8(0)), (5, 5), COVER_BLUR)
     return Texture(
         _at_least_a_cell(background),
         background.reshape(-1, 3).mean(axis=0, dtype=np.float64).astype(np.float32),
         density[inside].mean(axis=0, dtype=np.float64).astype(np.float32),
-        _at_least_a_cell(_detail(rgb)),
+        _at_least_a_cell(_detail(rgb, counted)),
+        _at_least_a_cell(np.asarray(cover, np.uint8)),
     )
 
 
@@ -107,11 +125,13 @@ def _at_least_a_cell(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.pad(image, margins, mode="symmetric") if any(short) else image
 
 
-def _detail(rgb: UInt8) -> npt.NDArray[np.int8]:
-    """Texture of eosin, of mean 0 and standard deviation 1 before it is put into steps."""
+def _detail(rgb: UInt8, counted: Bool) -> npt.NDArray[np.int8]:
+    """Texture of eosin, of mean 0 and standard deviation 1 before it is put into steps; nothing where pixels are not counted."""
     eosin = np.ascontiguousarray(stain_densities(rgb)[..., 1])
+    eosin[~counted] = eosin[counted].mean()
     fine = eosin - np.asarray(cv2.GaussianBlur(eosin, (0, 0), 8.0))
-    fine /= max(1e-6, float(fine.std()))
+    fine /= max(1e-6, float(fine[counted].std()))
+    fine[~counted] = 0
     return np.asarray(np.rint(fine.clip(-3, 3) * DETAIL_SCALE), np.int8)
 
 
