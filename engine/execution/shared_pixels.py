@@ -46,7 +46,7 @@ class Part:
     left: int = 0
 
     def __len__(self) -> int:
-        return self.patches.stop - self.patches.start
+        return int(self.patches.stop - self.patches.start)
 
 
 class SharedPixels:

@@ -39,8 +39,10 @@ def find_shapes(
         Whether several patches may go into one call.
     """
     card, stride = info.card, plan.grid.columns.stride
-    free = info.per_call == 1 and card.tile_multiple and card.adapter is None and card.sampler is None
-    if plan.patches < FEW or not free or stride % card.tile_multiple or stride % card.alignment:
+    steps = card.tile_multiple
+    if plan.patches < FEW or info.per_call != 1 or card.adapter is not None or card.sampler is not None:
+        return info
+    if not steps or stride % steps or stride % card.alignment:
         return info
     shared = _shares(model, info, plan, alone)
     joined = JOINED if joining and _are_same_joined(model, info, plan, shared=shared) else 1

@@ -99,16 +99,16 @@ def warm_up(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, *, joining
             return WarmUp(info, plan.batch, added, added, seconds, cores)
         batch = plan.batch
         try:
-            info, seconds, alone = _rehearse(model, info, plan, batch)
+            info, seconds, one_call = _rehearse(model, info, plan, batch)
         except Exception as error:
             if not is_out_of_memory(error) or batch < 2:
                 raise
             batch = -(-batch // 2)
-            info, seconds, alone = _rehearse(model, info, plan, batch)
+            info, seconds, one_call = _rehearse(model, info, plan, batch)
     except Failed as error:  # nothing has begun yet: it is what was asked for that does not work
         raise BadInput(str(error)) from error
-    more = max(0, resident_bytes() - alone)
-    return WarmUp(info, batch, max(0, alone - before), more, seconds, seconds)
+    more = max(0, resident_bytes() - one_call)
+    return WarmUp(info, batch, max(0, one_call - before), more, seconds, seconds)
 
 
 def _rehearse(
