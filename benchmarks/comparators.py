@@ -40,13 +40,14 @@ from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import TrainConfig, check_config, override, preset
 from safron.training.data.source import Pairs
 from safron.training.export import export_checkpoint
+from safron.training.notes import Schedule
 from safron.training.segmentation.fitting import Annotated, predictions, train_segmenter
 from safron.training.segmentation.metrics import compare
 from safron.training.segmentation.networks import SEGMENTERS
 from safron.training.segmentation.options import DiceOptions
 from safron.training.segmentation.synthesis import LEAST_MARGIN, draw_mosaic, lay_out
 from safron.training.segmentation.tissue import divide, normalize, open_tissue
-from safron.training.train import Schedule, fit
+from safron.training.train import fit
 from torch import nn
 
 UInt8 = npt.NDArray[np.uint8]

@@ -51,6 +51,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def masked(here: Path) -> Path:
+    """A folder with the mask of `small_renders`, to work in."""
+    from small_renders import write_small_mask
+
+    write_small_mask("mask.zarr")
+    return here
+
+
+@pytest.fixture
+def digest(masked: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The digest of that mask's slide where nothing goes wrong."""
+    from small_renders import undisturbed_digest
+
+    return undisturbed_digest(capfd)
+
+
+@pytest.fixture
 def load_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Import a module of benchmarks/ by its name; such names are too common to stay among the imported."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -18,7 +18,7 @@ from safron.engine.scratch import render_state as state
 from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
 from safron.engine.scratch.journal import Entry, Journal, read_journal
 from safron.engine.scratch.records import checked, with_checksum
-from small_renders import ARGS, PATCHES, interrupt, undisturbed_digest, write_small_mask
+from small_renders import ARGS, PATCHES, interrupt, undisturbed_digest
 
 SCRATCH = Path("out.tiff.safron")
 JOURNAL = SCRATCH / "journal.jsonl"
@@ -26,14 +26,7 @@ INDEX = SCRATCH / "index.bin"
 
 
 @pytest.fixture
-def here(here: Path) -> Path:
-    """A folder with a mask, to work in."""
-    write_small_mask("mask.zarr")
-    return here
-
-
-@pytest.fixture
-def unfinished(here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+def unfinished(masked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """A render that was interrupted late; the digest of the slide where nothing goes wrong."""
     digest = undisturbed_digest(capfd)
     monkeypatch.setattr(state, "SYNC_SECONDS", 0.0)
@@ -168,7 +161,7 @@ def leave_boundary_sums_of_another_mask(capfd: pytest.CaptureFixture[str]) -> No
 def test_a_journal_that_ends_anywhere_is_resumed(
     seconds: float,
     foreign: bool,
-    here: Path,
+    masked: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -178,12 +171,12 @@ def test_a_journal_that_ends_anywhere_is_resumed(
     if foreign:
         leave_boundary_sums_of_another_mask(capfd)
     interrupt(capfd, patch=34)  # in the last block
-    whole = here.with_name(f"{here.name}-whole")
-    shutil.copytree(here, whole)
-    lines = (here / JOURNAL).read_bytes().splitlines(keepends=True)
+    whole = masked.with_name(f"{masked.name}-whole")
+    shutil.copytree(masked, whole)
+    lines = (masked / JOURNAL).read_bytes().splitlines(keepends=True)
     assert len(lines) > 8
     for kept in range(len(lines) + 1):
-        shutil.rmtree(here / SCRATCH, ignore_errors=True)
+        shutil.rmtree(masked / SCRATCH, ignore_errors=True)
         shutil.copytree(whole / SCRATCH, SCRATCH)
         shutil.copy(whole / "out.tiff.part", "out.tiff.part")
         JOURNAL.write_bytes(b"".join(lines[:kept]))
@@ -193,7 +186,7 @@ def test_a_journal_that_ends_anywhere_is_resumed(
 
 
 def test_blocks_whose_boundaries_have_no_line_are_rendered_again(
-    here: Path, capfd: pytest.CaptureFixture[str]
+    masked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Otherwise their patches would be missing from the counts of all later runs."""
     digest = undisturbed_digest(capfd)
@@ -217,7 +210,7 @@ def test_a_journal_of_an_older_version_is_refused(unfinished: str, capfd: pytest
 
 
 @pytest.fixture
-def finished(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+def finished(masked: Path, capfd: pytest.CaptureFixture[str]) -> str:
     """A slide that has its name, and whose run was killed before it wrote its report; the digest."""
     digest = undisturbed_digest(capfd)
 

@@ -37,24 +37,10 @@ from small_renders import (
     interrupt,
     left_over,
     on_patch,
-    undisturbed_digest,
     write_small_mask,
 )
 
 both = pytest.mark.parametrize("workers", [1, 3])
-
-
-@pytest.fixture
-def here(here: Path) -> Path:
-    """A folder with a mask, to work in."""
-    write_small_mask("mask.zarr")
-    return here
-
-
-@pytest.fixture
-def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """The digest of the slide where nothing goes wrong."""
-    return undisturbed_digest(capfd)
 
 
 # The mask
@@ -62,7 +48,11 @@ def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
 
 @both
 def test_a_mask_that_changes_during_a_render_is_noticed(
-    workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workers: int,
+    masked: Path,
+    digest: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     args = ARGS + f"--workers {workers}"
     shutil.copytree("mask.zarr", "copy.zarr")
@@ -88,7 +78,7 @@ def test_a_mask_that_changes_during_a_render_is_noticed(
 
 
 def test_blocks_from_before_the_last_check_are_kept(
-    here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunk = Path("mask.zarr/c/1/2")
     times = chunk.stat()
@@ -110,7 +100,7 @@ def test_blocks_from_before_the_last_check_are_kept(
 
 @both
 def test_a_damaged_chunk_costs_its_blocks_and_no_others(
-    workers: int, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workers: int, masked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunk = Path("mask.zarr/c/1/2")
     whole = chunk.read_bytes()
@@ -139,7 +129,7 @@ def test_a_damaged_chunk_costs_its_blocks_and_no_others(
 )
 def test_a_lost_part_of_a_level_is_rendered_again(
     spoil: Callable[[Path], Any],
-    here: Path,
+    masked: Path,
     digest: str,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -160,7 +150,7 @@ def test_a_lost_part_of_a_level_is_rendered_again(
 
 
 def test_a_block_that_fails_three_times_is_named_and_rendered_by_the_next_run(
-    here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block_task = rendering.block_task
     tries: list[tuple[int, int]] = []
@@ -212,7 +202,7 @@ def test_a_store_that_does_not_answer_has_not_changed(tmp_path: Path) -> None:
 )
 @both
 def test_a_full_disk_ends_a_render_at_once(
-    workers: int, number: int, says: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+    workers: int, number: int, says: str, masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write = slides.files.write_at
     calls: list[int] = []
@@ -235,7 +225,7 @@ def test_a_full_disk_ends_a_render_at_once(
 
 @both
 def test_boundary_sums_that_could_not_be_written_once_are_written_later(
-    workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+    workers: int, masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flush, calls = BoundaryStore.flush, []
 
@@ -254,7 +244,7 @@ def test_boundary_sums_that_could_not_be_written_once_are_written_later(
 
 
 def test_an_interrupt_while_boundary_sums_are_released_and_the_disk_is_full(
-    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The journal must not name the last block that needed boundary sums without naming these."""
     release = state.RenderState._release_boundaries
@@ -281,7 +271,7 @@ def test_an_interrupt_while_boundary_sums_are_released_and_the_disk_is_full(
 
 @both
 def test_permissions_that_are_lost_during_a_render(
-    workers: int, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+    workers: int, masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Boundary sums cannot be written any more; the folder is locked against root, too."""
     folder = Path("out.tiff.safron/boundary/pixels")
@@ -307,7 +297,7 @@ def test_permissions_that_are_lost_during_a_render(
 # Clocks
 
 
-def test_no_clock_is_compared(here: Path, digest: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_clock_is_compared(masked: Path, digest: str, capfd: pytest.CaptureFixture[str]) -> None:
     """A render is resumed from files of a host whose clock is years ahead or behind."""
     interrupt(capfd)
     for number, path in enumerate(sorted(Path().rglob("out.tiff*"))):
@@ -377,7 +367,7 @@ STEPS = (
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.when)
 def test_killed_around_the_moment_when_the_slide_gets_its_name(
-    step: Step, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    step: Step, masked: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ARGS + "--preview p.png --report r.json"
     with pytest.MonkeyPatch.context() as patched:
@@ -402,7 +392,7 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
 
 
 def test_a_run_that_only_cleans_up_overwrites_no_other_file(
-    here: Path, capfd: pytest.CaptureFixture[str]
+    masked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def killed(*args: Any) -> None:
         raise KeyboardInterrupt
@@ -421,7 +411,11 @@ def test_a_run_that_only_cleans_up_overwrites_no_other_file(
 
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
-    linked: bool, here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    linked: bool,
+    masked: Path,
+    digest: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     args = ARGS + "--report r.json"
     if linked:
@@ -444,7 +438,7 @@ def test_a_report_whose_disk_is_full_is_written_by_the_same_command(
 
 
 def test_a_finished_slide_is_not_taken_for_that_of_other_inputs(
-    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     publish = slides.SlideWriter.publish
 
@@ -464,7 +458,7 @@ def test_a_finished_slide_is_not_taken_for_that_of_other_inputs(
 
 
 def test_boundary_sums_that_a_crash_left_behind_are_deleted_by_the_next_run(
-    here: Path, capfd: pytest.CaptureFixture[str]
+    masked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
@@ -481,19 +475,19 @@ def test_boundary_sums_that_a_crash_left_behind_are_deleted_by_the_next_run(
 
 
 def test_fresh_starts_over_and_replaces_no_slide(
-    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for first in (ARGS, ARGS + "--quality 80"):
         interrupt(capfd, first)
         report = render_cli(capfd, ARGS + "--fresh")
         assert (report["resumed"], report["run"], report["digest"]) == (0, PATCHES, digest)
-        before = contents(here)
+        before = contents(masked)
         check_fail(run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("out.tiff: exists already",)))
-        assert contents(here) == before
+        assert contents(masked) == before
         Path("out.tiff").unlink()
 
 
-def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_fresh_deletes_nothing_that_is_not_ours(masked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("out.tiff.part").write_text("a download")
     check_fail(
         run_cli(capfd, ARGS + "--fresh"), ExpectFail("", "", ("is not an unfinished slide; move it away",))
@@ -504,17 +498,17 @@ def test_fresh_deletes_nothing_that_is_not_ours(here: Path, capfd: pytest.Captur
 # How far is it?
 
 
-def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_status(masked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     none = ExpectFail("", "", ("--status out.tiff: there is no finished or unfinished render of it",))
     check_fail(run_cli(capfd, "--status out.tiff"), none)
     interrupt(capfd)
-    before = contents(here)
+    before = contents(masked)
     outcome = run_cli(capfd, "--status out.tiff")
     assert outcome.code == 0
     assert f" of {BLOCKS} blocks, " in outcome.out
     assert f" of {PATCHES} patches (" in outcome.out
     assert "interrupted; the same command continues" in outcome.out
-    assert contents(here) == before, "looking changes nothing"
+    assert contents(masked) == before, "looking changes nothing"
     assert run_cli(capfd, "--status out.tiff --report s.json --quiet").out == ""
     status = json.loads(Path("s.json").read_text())
     assert (status["state"], status["all_blocks"], status["all_patches"]) == ("interrupted", BLOCKS, PATCHES)
@@ -544,7 +538,7 @@ def test_status(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("region", ["0,0,300,200", "100,50,123,77", "37,9,60,190"])
-def test_status_counts_as_the_plan_does(region: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_status_counts_as_the_plan_does(region: str, masked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     args = f"{ARGS} --region {region}"
     report = render_cli(capfd, args.replace("out.tiff", "whole.tiff"))
     interrupt(capfd, args, patch=1)
@@ -566,12 +560,12 @@ def test_targets() -> None:
     ("out", "scratch"),
     [("s3://a/m.zarr/x.tiff", None), ("s3://a/x.tiff", "s3://a/m.zarr"), ("x.tiff", "s3://a/m.zarr/y")],
 )
-def test_nothing_is_put_into_a_mask_at_an_address(here: Path, out: str, scratch: str | None) -> None:
+def test_nothing_is_put_into_a_mask_at_an_address(masked: Path, out: str, scratch: str | None) -> None:
     with pytest.raises(BadInput, match=r"lies in the mask s3://a/m.zarr/?; choose another folder"):
         check_paths("s3://a/m.zarr/", Target.of(out, folder=scratch), RenderOptions(scratch=scratch))
 
 
-def test_a_preview_leaves_alone_what_lies_beside_it(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_preview_leaves_alone_what_lies_beside_it(masked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("p.png.part").write_text("half a download")
     assert run_cli(capfd, ARGS + "--preview p.png").code == 0
     assert Path("p.png.part").read_text() == "half a download"

@@ -15,7 +15,7 @@ import pytest
 import safron
 from cases import render_cli
 from safron.engine.scratch.journal import read_journal
-from small_renders import ARGS, PATCHES, undisturbed_digest, write_small_mask
+from small_renders import ARGS, PATCHES, undisturbed_digest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
@@ -23,13 +23,6 @@ JOURNAL = Path("out.tiff.safron/journal.jsonl")
 KEPT = "safron-render: interrupted; finished blocks are kept, the same command continues\n"
 NOTHING = "safron-render: interrupted; nothing was written\n"
 PROCESSES = "--executor processes --workers 2"
-
-
-@pytest.fixture
-def here(here: Path) -> Path:
-    """A folder with a mask, to work in."""
-    write_small_mask("mask.zarr")
-    return here
 
 
 class StuckRender:
@@ -87,7 +80,7 @@ def handles(process: subprocess.Popen[str], number: signal.Signals) -> bool:
     ids=str,
 )
 def test_a_signal_ends_a_render_whose_generator_does_not_return(
-    by: signal.Signals, more: str, here: Path, capfd: pytest.CaptureFixture[str]
+    by: signal.Signals, more: str, masked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     digest = undisturbed_digest(capfd)
     with StuckRender(more) as render:
@@ -99,24 +92,24 @@ def test_a_signal_ends_a_render_whose_generator_does_not_return(
 
 
 @pytest.mark.parametrize("apart", [0.03, 1.2], ids=["at once", "later"])
-def test_two_signals_are_one_line(apart: float, here: Path) -> None:
+def test_two_signals_are_one_line(apart: float, masked: Path) -> None:
     with StuckRender() as render:
         render.wait_for(stuck)
         assert render.end(signal.SIGINT, signal.SIGINT, apart=apart) == (130, "", KEPT)
 
 
-def test_the_warm_up_is_interrupted(here: Path) -> None:
+def test_the_warm_up_is_interrupted(masked: Path) -> None:
     with StuckRender(after=0) as render:
         render.wait_for(stuck)
         code, out, err = render.end(signal.SIGINT)
         assert (code, out) == (130, "")
         assert err in (KEPT, NOTHING)
-    assert sorted(path.name for path in here.iterdir()) == ["mask.zarr", "stuck"]
+    assert sorted(path.name for path in masked.iterdir()) == ["mask.zarr", "stuck"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda by: by.name)
-def test_a_signal_while_python_starts_is_no_traceback(by: signal.Signals, here: Path) -> None:
+def test_a_signal_while_python_starts_is_no_traceback(by: signal.Signals, masked: Path) -> None:
     chance = random.Random(by)
     command = [Path(sys.executable).with_name("safron-render"), *ARGS.split()]
     for _ in range(8):
@@ -129,7 +122,7 @@ def test_a_signal_while_python_starts_is_no_traceback(by: signal.Signals, here: 
         assert (process.returncode, err) in {(130, KEPT), (130, NOTHING)}
 
 
-def test_a_signal_that_is_ignored_stays_so(here: Path) -> None:
+def test_a_signal_that_is_ignored_stays_so(masked: Path) -> None:
     """As below nohup, where a closed terminal ends nothing."""
     command = (
         f"trap '' HUP; exec {sys.executable} {Path(__file__).with_name('slow_render.py')} made 0.02 {ARGS}"
@@ -148,7 +141,7 @@ def test_a_signal_that_is_ignored_stays_so(here: Path) -> None:
 
 @pytest.mark.parametrize("more", ["", "--workers 3", PROCESSES], ids=["one thread", "threads", "processes"])
 def test_a_call_longer_than_the_limit_ends_the_render(
-    more: str, here: Path, capfd: pytest.CaptureFixture[str]
+    more: str, masked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     digest = undisturbed_digest(capfd)
     with StuckRender(f"{more} --patch-timeout 1.5") as render:
@@ -167,7 +160,7 @@ def test_a_call_longer_than_the_limit_ends_the_render(
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
-def test_a_first_call_longer_than_the_limit_is_refused(here: Path) -> None:
+def test_a_first_call_longer_than_the_limit_is_refused(masked: Path) -> None:
     with StuckRender("--patch-timeout 1", after=0) as render:
         out, err = render.process.communicate(timeout=20)
     assert (render.process.returncode, out) == (1, "")
@@ -175,13 +168,13 @@ def test_a_first_call_longer_than_the_limit_is_refused(here: Path) -> None:
     assert len(err.splitlines()) == 1
 
 
-def test_calls_within_the_limit_change_nothing(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_calls_within_the_limit_change_nothing(masked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     digest = undisturbed_digest(capfd)
     assert render_cli(capfd, ARGS + "--patch-timeout 60")["digest"] == digest
 
 
 def test_a_worker_without_progress_is_told_of_once(
-    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    masked: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from safron.engine.execution import dask_cluster
 
@@ -221,7 +214,7 @@ def test_each_program_starts(name: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("name", "by"), [*zip(PROGRAMS, 3 * ENDING, strict=True)])
-def test_a_signal_while_any_program_starts_is_one_line(name: str, by: signal.Signals, here: Path) -> None:
+def test_a_signal_while_any_program_starts_is_one_line(name: str, by: signal.Signals, masked: Path) -> None:
     """All programs begin in the same way, and each signal comes to three of them."""
     program = Path(sys.executable).with_name(f"safron-{name}")
     process = subprocess.Popen([program, "none"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -239,7 +232,7 @@ def test_a_signal_while_any_program_starts_is_one_line(name: str, by: signal.Sig
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true"])
 @pytest.mark.parametrize("code", [0, 2])
-def test_closed_streams_do_not_change_the_exit_code(code: int, closed: str, here: Path) -> None:
+def test_closed_streams_do_not_change_the_exit_code(code: int, closed: str, masked: Path) -> None:
     program = Path(sys.executable).with_name("safron-render")
     args = ARGS if code == 0 else ARGS.replace("mask.zarr", "none.zarr")
     script = f"{{ {program} {args}; echo $? > code; }} {closed}"
@@ -249,7 +242,7 @@ def test_closed_streams_do_not_change_the_exit_code(code: int, closed: str, here
 
 
 @pytest.mark.parametrize(("more", "files"), [("--workers 8", 16), ("--executor processes --workers 2", 24)])
-def test_too_few_open_files_are_one_line(more: str, files: int, here: Path) -> None:
+def test_too_few_open_files_are_one_line(more: str, files: int, masked: Path) -> None:
     script = f"ulimit -n {files}; exec {Path(sys.executable).with_name('safron-render')} {ARGS} {more}"
     ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")

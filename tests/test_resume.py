@@ -34,24 +34,10 @@ from small_renders import (
     interrupt,
     left_over,
     on_patch,
-    undisturbed_digest,
     write_small_mask,
 )
 
 SCRATCH = Path("out.tiff.safron")
-
-
-@pytest.fixture
-def here(here: Path) -> Path:
-    """A folder with a mask, to work in."""
-    write_small_mask("mask.zarr")
-    return here
-
-
-@pytest.fixture
-def undisturbed(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """The digest of the slide where nothing goes wrong."""
-    return undisturbed_digest(capfd)
 
 
 def journaled(scratch: Path = SCRATCH) -> tuple[int, int]:
@@ -123,8 +109,8 @@ class SlowRender:
 def test_a_signal_keeps_finished_blocks(
     by: signal.Signals,
     workers: int,
-    here: Path,
-    undisturbed: str,
+    masked: Path,
+    digest: str,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -142,13 +128,13 @@ def test_a_signal_keeps_finished_blocks(
     most = 15  # patches of one task
     assert made - journaled()[0] <= workers * most, "at most the blocks in flight are lost"
     assert made - seen <= 3 * workers, "they stop at once"
-    finish(capfd, monkeypatch, undisturbed)
+    finish(capfd, monkeypatch, digest)
     assert left_over() == ["out.tiff"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_a_killed_render_holds_no_lock_and_loses_no_block(
-    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SlowRender(ARGS) as render:
         render.wait_for(lambda: journaled()[1] >= 2)
@@ -161,19 +147,19 @@ def test_a_killed_render_holds_no_lock_and_loses_no_block(
     with (SCRATCH / "journal.jsonl").open("ab") as journal, Path("out.tiff.part").open("ab") as part:
         journal.write(b'{"kind": "block", "index": [0, 3], "ru')
         part.write(b"half a tile")
-    finish(capfd, monkeypatch, undisturbed)
+    finish(capfd, monkeypatch, digest)
     assert left_over() == ["out.tiff"]
 
 
 def test_a_second_render_is_refused_while_the_first_ends_well(
-    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with SlowRender(ARGS + "--report r.json") as render:
         render.wait_for(lambda: render.made >= 1)
         check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("out.tiff: another render of it is running",)))
         _, err = render.process.communicate(timeout=60)
         assert (render.process.returncode, err) == (0, "")
-    assert json.loads(Path("r.json").read_text())["digest"] == undisturbed
+    assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert left_over() == ["out.tiff", "r.json"]
 
 
@@ -183,8 +169,8 @@ def test_a_second_render_is_refused_while_the_first_ends_well(
 @pytest.mark.parametrize("patch", [1, 7, 20, 34])
 def test_the_same_command_continues(
     patch: int,
-    here: Path,
-    undisturbed: str,
+    masked: Path,
+    digest: str,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -195,7 +181,7 @@ def test_the_same_command_continues(
     made = on_patch(monkeypatch)
     report = render_cli(capfd, ARGS)
     assert (len(made), report["resumed"]) == (PATCHES - before[0] + 1, before[1])
-    assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+    assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +189,13 @@ def test_the_same_command_continues(
 )
 def test_what_decides_no_pixel_may_change(
     more: str,
-    here: Path,
-    undisturbed: str,
+    masked: Path,
+    digest: str,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     interrupt(capfd)
-    finish(capfd, monkeypatch, undisturbed, f"{ARGS} {more}")
+    finish(capfd, monkeypatch, digest, f"{ARGS} {more}")
 
 
 OTHERS = [
@@ -231,10 +217,10 @@ OTHERS = [
 
 
 def test_scratch_of_other_inputs_is_refused_by_their_names(
-    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    masked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt(capfd)
-    before = contents(here)
+    before = contents(masked)
     for more, name in OTHERS:
         outcome = run_cli(capfd, f"{ARGS} {more}")
         check_fail(
@@ -246,17 +232,17 @@ def test_scratch_of_other_inputs_is_refused_by_their_names(
         # A generator of another kind also has another runtime.
         expected = {name, "--runtime"} if name == "--model" else {name}
         assert {found for found in names if found.startswith("--")} <= expected, outcome.error
-    assert contents(here) == before
+    assert contents(masked) == before
 
 
-def test_scratch_of_another_mask_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_scratch_of_another_mask_is_refused(masked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     interrupt(capfd)
     shutil.rmtree("mask.zarr")
     write_small_mask("mask.zarr", seed=1)
     check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("other inputs (mask content);",)))
 
 
-def test_overwrite_starts_over_where_inputs_differ(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_overwrite_starts_over_where_inputs_differ(masked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     interrupt(capfd)
     report = render_cli(capfd, ARGS + "--quality 80 --overwrite")
     assert (report["resumed"], report["run"]) == (0, PATCHES)
@@ -264,7 +250,7 @@ def test_overwrite_starts_over_where_inputs_differ(here: Path, capfd: pytest.Cap
 
 
 def test_slides_of_one_name_share_no_scratch(
-    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Path("fast").mkdir()
     for folder in ("a", "b"):
@@ -273,20 +259,20 @@ def test_slides_of_one_name_share_no_scratch(
     for folder in ("a", "b"):
         report = render_cli(capfd, ARGS.replace("out.tiff", f"{folder}/out.tiff") + "--scratch fast")
         assert report["resumed"] > 0
-        assert report["digest"] == undisturbed
+        assert report["digest"] == digest
     assert not list(Path("fast").iterdir())
 
 
 def test_an_existing_slide_stays_until_the_new_one_is_whole(
-    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("out.tiff").write_text("a slide that took a week")
     interrupt(capfd, ARGS + "--overwrite")
     assert Path("out.tiff").read_text() == "a slide that took a week"
-    finish(capfd, monkeypatch, undisturbed, ARGS + "--overwrite")
+    finish(capfd, monkeypatch, digest, ARGS + "--overwrite")
 
 
-def test_a_render_stays_on_its_kind_of_device(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_render_stays_on_its_kind_of_device(masked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     interrupt(capfd, ARGS + "--batch 1")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(IdentityModel, "device", "cuda:0")
@@ -310,12 +296,12 @@ def damage_scratch_torn() -> None:
 
 @pytest.mark.parametrize("damage", [damage_part_missing])
 def test_without_its_other_half_a_render_starts_over(
-    damage: Callable[[], None], here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    damage: Callable[[], None], masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     interrupt(capfd)
     damage()
     report = render_cli(capfd, ARGS)
-    assert (report["resumed"], report["run"], report["digest"]) == (0, PATCHES, undisturbed)
+    assert (report["resumed"], report["run"], report["digest"]) == (0, PATCHES, digest)
     assert left_over() == ["out.tiff"]
 
 
@@ -342,17 +328,17 @@ def damage_journal_missing() -> None:
     ],
 )
 def test_with_a_broken_half_it_starts_over_when_told_to(
-    damage: Callable[[], None], here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    damage: Callable[[], None], masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     interrupt(capfd)
     damage()
     check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("out.tiff", "--overwrite")))
     report = render_cli(capfd, ARGS + "--overwrite")
-    assert (report["resumed"], report["run"], report["digest"]) == (0, PATCHES, undisturbed)
+    assert (report["resumed"], report["run"], report["digest"]) == (0, PATCHES, digest)
 
 
 def test_torn_boundary_sums_are_made_again(
-    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     interrupt(capfd)
     sums = [path for path in (SCRATCH / "boundary").rglob("c.*") if path.is_file()]
@@ -361,13 +347,13 @@ def test_torn_boundary_sums_are_made_again(
         path.write_bytes(path.read_bytes()[:-9])
     report = render_cli(capfd, ARGS)
     assert report["resumed"] > 0
-    assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+    assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["gone", "empty"])
 @pytest.mark.parametrize("part", ["levels", "boundary"])
 def test_a_lost_chunk_is_made_again(
-    damage: Callable[[Path], None], part: str, here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    damage: Callable[[Path], None], part: str, masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A power cut may take files that were not flushed; Zarr reads a missing chunk as black."""
     interrupt(capfd)
@@ -376,12 +362,12 @@ def test_a_lost_chunk_is_made_again(
     for path in chunks:
         damage(path)
     report = render_cli(capfd, ARGS)
-    assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+    assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
 @pytest.mark.parametrize("gone", ["zarr.json", "journal.jsonl"])
 def test_a_crash_while_scratch_is_deleted(
-    gone: str, here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    gone: str, masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Part of an old scratch is neither resumed nor in the way."""
     interrupt(capfd)
@@ -394,11 +380,11 @@ def test_a_crash_while_scratch_is_deleted(
         patched.setattr(shutil, "rmtree", crash)
         assert run_cli(capfd, ARGS + "--overwrite --seed 1").code == 130
     report = render_cli(capfd, ARGS)
-    assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+    assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
 def test_a_preview_does_not_stand_in_the_way_of_the_same_command(
-    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def full(*args: Any, **more: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -407,12 +393,12 @@ def test_a_preview_does_not_stand_in_the_way_of_the_same_command(
         patched.setattr(SlideWriter, "publish", full)
         assert run_cli(capfd, ARGS + "--preview p.png").code == 1
     report = render_cli(capfd, ARGS + "--preview p.png")
-    assert (report["resumed"], report["digest"]) == (BLOCKS, undisturbed)
+    assert (report["resumed"], report["digest"]) == (BLOCKS, digest)
     assert left_over() == ["out.tiff", "p.png"]
 
 
 def test_a_broken_preview_leaves_the_render_to_be_continued(
-    here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    masked: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bytes = Path.write_bytes
 
@@ -428,28 +414,28 @@ def test_a_broken_preview_leaves_the_render_to_be_continued(
         check_fail(run_cli(capfd, ARGS + "--preview p.png"), ExpectFail("", "", says, code=1))
     assert left_over() == ["out.tiff.part", "out.tiff.safron"]
     report = render_cli(capfd, ARGS + "--preview p.png")
-    assert (report["resumed"], report["digest"]) == (BLOCKS, undisturbed)
+    assert (report["resumed"], report["digest"]) == (BLOCKS, digest)
 
 
 # Full disks
 
 
 def test_a_disk_that_fills_up_during_a_render(
-    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    masked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state, "SYNC_SECONDS", 0.0)  # else the whole slide is written at its end
     # Noise in full colour takes five times what stained tissue takes, so the plan fits the disk and the slide does not.
     more = "--quality 100 --chroma 444 --compression jpeg --scratch fast"
     Path("fast").mkdir()
     digest = render_cli(capfd, f"{ARGS} {more}".replace("out.tiff", "whole.tiff"))["digest"]
-    with small_disk(here / "disk", "size=128k"):
+    with small_disk(masked / "disk", "size=128k"):
         args = f"{ARGS} {more}".replace("out.tiff", "disk/out.tiff")
         check_fail(
             run_cli(capfd, args),
             ExpectFail("", "", ("disk/out.tiff.part: disk full", "run the same command again"), code=1),
         )
         assert [path.name for path in Path("disk").iterdir()] == ["out.tiff.part"]
-        remount(here / "disk", "size=8m")
+        remount(masked / "disk", "size=8m")
         report = render_cli(capfd, args)
         assert 0 < report["resumed"] < BLOCKS
         assert (report["run"], report["digest"]) == (PATCHES, digest)
@@ -457,9 +443,9 @@ def test_a_disk_that_fills_up_during_a_render(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_scratch_that_fills_up_during_a_render(
-    workers: int, here: Path, undisturbed: str, capfd: pytest.CaptureFixture[str]
+    workers: int, masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with small_disk(here / "disk", "size=64m"):
+    with small_disk(masked / "disk", "size=64m"):
 
         def fill(number: int) -> None:
             if number == 18:
@@ -474,7 +460,7 @@ def test_scratch_that_fills_up_during_a_render(
         assert not Path("out.tiff").exists()
         Path("disk/other.bin").unlink()
         report = render_cli(capfd, ARGS + "--scratch disk")
-        assert (report["run"], report["digest"]) == (PATCHES, undisturbed)
+        assert (report["run"], report["digest"]) == (PATCHES, digest)
         assert not list(Path("disk").iterdir())
 
 

@@ -400,7 +400,7 @@ def test_an_epoch_is_all_tiles_at_a_stride(
 ) -> None:
     # Three images of 96 x 120 are trained on; windows of 48 px every 48 px, the last at the edge: 2 x 3 in each.
     config = replace(TINY, epochs=2, epoch_stride=48, batch=3)
-    path = train.fit(folder, tmp_path, config, train.Schedule(config.steps), show=True)
+    path = train.fit(folder, tmp_path, config, train.Schedule(config.steps, show=True))
     assert (load_checkpoint(path).step, load_checkpoint(path).config.steps) == (12, 12)
     line, last = capsys.readouterr().err.splitlines()
     assert last.startswith("12/12 steps")
@@ -559,17 +559,21 @@ def test_two_runs_in_one_folder_are_refused(folder: Path, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_finishes_the_step_and_saves(name: str, folder: Path, tmp_path: Path) -> None:
-    number = signal.Signals[name]
+def test_a_signal_finishes_the_step_and_saves(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, step = signal.Signals[name], train.Trainer.step
 
-    def stop(done: int, losses: dict[str, float]) -> None:
-        if done == 2:
+    def stopped(self: train.Trainer, batch: Any) -> dict[str, float]:
+        if self.done == 2:
             signal.raise_signal(number)
             signal.raise_signal(number)  # a terminal sends it to a whole group
+        return step(self, batch)
 
+    monkeypatch.setattr(train.Trainer, "step", stopped)
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train.fit(folder, tmp_path, TINY, train.Schedule(20), report=stop)
+        train.fit(folder, tmp_path, TINY, train.Schedule(20))
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == 3
     assert signal.getsignal(number) is before
 

@@ -138,7 +138,8 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     """Train on the images and masks in DATA; write checkpoints, log and sample sheets to OUT."""
     prepare_torch(options["threads"])
     from safron.training.distributed import join_team, name_device
-    from safron.training.train import Hardware, Schedule
+    from safron.training.notes import Schedule
+    from safron.training.train import Hardware
     from safron.training.train import fit as run
 
     config = _choose_config(out / "checkpoint.pt", options)
@@ -150,12 +151,11 @@ def fit(data: Path, out: Path, **options: Any) -> None:
             data,
             out,
             config,
-            Schedule(config.steps, options["minutes"], save_every=options["save_every"]),
+            Schedule(config.steps, options["minutes"], save_every=options["save_every"], show=True),
             facts=DataFacts(**facts),
             resume=options["resume"],
             start=options["start"],
             hardware=Hardware(device, team, device.startswith("cuda") if compiled is None else compiled),
-            show=True,
         )
     if team.leads:
         click.echo(f"wrote {path}; export it with: safron-train export {path} OUT.onnx")

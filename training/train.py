@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,8 @@ import numpy as np
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.files import check_regular
-from safron.io.progress import progress
 from safron.training.beginning import begin, name_styles
-from safron.training.checkpoint import Checkpoint, load_same, save_checkpoint
+from safron.training.checkpoint import Checkpoint, load_same
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts
 from safron.training.config.exported import check_run_folder
@@ -33,14 +30,10 @@ from safron.training.discriminators import SpectralConv, make_discriminator
 from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import crop, join_conditions, make_generator, one_hot_labels
-from safron.training.run_data import Run, describe, open_run
-from safron.training.run_log import RunLog
-from safron.training.sample_sheet import draw_sheet
+from safron.training.notes import Notes, Schedule
+from safron.training.run_data import Run, open_run
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
-
-Report = Callable[[int, dict[str, float]], None]
-"""Takes the steps done and the losses."""
 
 SLOWEST = 0.05
 """Share of its first value that a learning rate falls to."""
@@ -262,16 +255,6 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """When to stop, and how often to write; steps and minutes."""
-
-    steps: int
-    minutes: float | None = None
-    log_every: int = 50
-    save_every: int = 500
-
-
-@dataclass(frozen=True)
 class Hardware:
     """What a training runs on.
 
@@ -301,8 +284,6 @@ def fit(
     start: Path | None = None,
     hardware: Hardware | None = None,
     cache: Path | None = None,
-    report: Report = lambda done, losses: None,
-    show: bool = False,
 ) -> Path:
     """Train on the data in `folder`; write checkpoints, a log and sample sheets to `out`.
 
@@ -312,6 +293,8 @@ def fit(
         Images and masks; see `data.open_source`.
     out
         Gets ``checkpoint.pt`` and ``.json``, ``log.jsonl``, ``tensorboard/`` and ``sheet-NNNNNN.png``.
+    schedule
+        When to stop, and how often to write.
     facts
         What the user says of the data; more may stand in their ``dataset.json``.
     resume
@@ -322,10 +305,6 @@ def fit(
         What the training runs on; the CPU by default.
     cache
         Folder for prepared frames; ``out`` by default.
-    report
-        Called in the first process after each step, with the steps done and the losses.
-    show
-        Print to stderr what is trained on, and the progress.
 
     Returns
     -------
@@ -362,9 +341,7 @@ def fit(
         _begin_or_restore(trainer, run, start)
         numbers, ahead = range(trainer.done, schedule.steps), trainer.device.type != "cpu"
         batches = draw_batches(run.training, config, numbers, part, ahead=ahead)
-        with _Notes(trainer, run, path, schedule) if team.leads else nullcontext() as notes:
-            if show and notes is not None:
-                notes.show()
+        with Notes(trainer, run, path, schedule) if team.leads else nullcontext() as notes:
             began = time.monotonic()
             for batch in batches:
                 losses = trainer.step(batch)
@@ -372,49 +349,13 @@ def fit(
                 over = bool(asked) or (schedule.minutes is not None and minutes >= schedule.minutes)
                 last = trainer.done >= schedule.steps or team.agree(over, trainer.device)
                 if notes is not None:
-                    notes.write(losses, minutes, report, last=last)
+                    notes.write(losses, minutes, last=last)
                 if last:
                     break
         team.wait()
     if asked:
         raise KeyboardInterrupt
     return path
-
-
-class _Notes:
-    """What the first process writes and shows of a training: losses, checkpoints, sheets, a line of progress."""
-
-    def __init__(self, trainer: Trainer, run: Run, path: Path, schedule: Schedule) -> None:
-        self.trainer, self.run, self.path, self.schedule = trainer, run, path, schedule
-        self._log, self._open = RunLog(path.parent, trainer.done), ExitStack()
-        self._advance: Callable[..., None] | None = None
-
-    def __enter__(self) -> _Notes:
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        try:
-            self._log.close()
-        finally:
-            self._open.__exit__(*raised)
-
-    def show(self) -> None:
-        """Print what is trained on, and from now on the progress."""
-        print(describe(self.run), file=sys.stderr, flush=True)
-        self._advance = self._open.enter_context(progress(self.schedule.steps, "steps", ending=True))
-        self._advance(self.trainer.done)
-
-    def write(self, losses: dict[str, float], minutes: float, report: Report, *, last: bool) -> None:
-        """Note a step; after the last one everything is written."""
-        trainer, schedule = self.trainer, self.schedule
-        if self._advance is not None:
-            self._advance(1, ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items()))
-        report(trainer.done, losses)
-        if trainer.done % schedule.log_every == 0 or last:
-            self._log.losses(trainer.done, minutes, losses)
-        if trainer.done % schedule.save_every == 0 or last:
-            save_checkpoint(self.path, trainer.checkpoint(self.run.about))
-            self._log.sheet(trainer.done, draw_sheet(trainer.average, self.run.held_out, self.run.config))
 
 
 def _begin_or_restore(trainer: Trainer, run: Run, start: Path | None) -> None:
