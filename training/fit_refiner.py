@@ -122,14 +122,12 @@ def fit_refiner(
     KeyboardInterrupt
         A signal asked to stop; the iteration was finished and saved.
     """
-    check_run_folder(out)
+    check_run_folder(out, resume=resume, checkpoint="refiner.pt")
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / "refiner.pt", {"tiles": tiles.names} | (metadata or {})
     trainer = RefinerTrainer(config, tiles)
     with own_folder(out), stop_requests() as asked:
         if path.exists():
-            if not resume:
-                raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
             _load_state(trainer, path)
         log = RunLog(out, trainer.done)
         try:

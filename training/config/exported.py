@@ -44,9 +44,11 @@ def write_export(graph: onnx.ModelProto, out: Path, *, card: dict[str, Any] | No
         part.write_bytes(graph.SerializeToString())
 
 
-def check_run_folder(out: Path) -> None:
-    """Raise `BadInput` if a training cannot write into this folder because it is a file."""
+def check_run_folder(out: Path, *, resume: bool, checkpoint: str = "checkpoint.pt") -> None:
+    """Raise `BadInput` if a training cannot write into this folder, or holds a run there that is not to be continued."""
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out}: is a file, and a training writes several; give the name of a folder")
     if out.is_symlink() and not out.exists():
         raise BadInput(f"{out}: is a link that leads nowhere; give the name of a folder")
+    if (kept := out / checkpoint).exists() and not resume:
+        raise BadInput(f"{kept} exists; add --resume to continue from it, or choose another folder")

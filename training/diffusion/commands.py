@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
-from safron.training.config.exported import OVERWRITE
+from safron.training.config.exported import OVERWRITE, check_run_folder
 from safron.training.config.stopping import tell_of
 
 from .settings import NUCLEI, DiffusionConfig
+
+if TYPE_CHECKING:
+    from safron.training.data import Source
 
 COUNT = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
@@ -84,19 +87,28 @@ PATH = click.Path(path_type=Path)
 def diffusion(data: Path, out: Path, **options: Any) -> None:
     """Train a diffusion model on the images and masks in DATA; write checkpoints and sheets to OUT."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from .data import open_data
+
+    tell_of(out / "checkpoint.pt")
+    kept, facts = DiffusionConfig(), DataFacts(data_set=options["data_set"] or "")
+    opened: Path | Source = data
+    if not options["resume"]:
+        # Before PyTorch is imported, which takes seconds: what is wrong with the data is said at once.
+        check_run_folder(out, resume=False)
+        opened = open_data(data, _changed(kept, options), facts)
     import torch
 
     from .train import fit, load_run
 
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
-    kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else DiffusionConfig()
-    tell_of(out / "checkpoint.pt")
+    if options["resume"]:
+        kept = load_run(out / "checkpoint.pt")[0]
     path = fit(
-        data,
+        opened,
         out,
         _changed(kept, options),
-        facts=DataFacts(data_set=options["data_set"] or ""),
+        facts=facts,
         minutes=options["minutes"],
         save_every=options["save_every"],
         resume=options["resume"],

@@ -225,9 +225,7 @@ def begin_run(
         There is a run that is not to be continued, or it differs in more than the number of steps.
     """
     checkpoint = out / "checkpoint.pt"
-    check_run_folder(out)
-    if checkpoint.exists() and not resume:
-        raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
+    check_run_folder(out, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
     made = learner(config)
     if resume:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from safron.io.console import POSITIVE, debug_option, option
-from safron.training.config.exported import OVERWRITE
+from safron.training.config.exported import OVERWRITE, check_run_folder
 from safron.training.config.stopping import tell_of
 
 COUNT = click.IntRange(min=1)
@@ -55,17 +55,24 @@ def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) ->
     Checkpoints and sheets go to OUT. A share of the slide's rows is held out.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from .data import check_masks, read_meanings
+    from .settings import LayoutConfig
+
+    if not options["resume"]:
+        # Before PyTorch is imported, which takes seconds: what is wrong with the masks is said at once.
+        check_run_folder(out, resume=False)
+        kept = read_meanings(nuclei, regions)
+        check_masks(nuclei, regions)
     import torch
 
-    from .data import read_meanings
-    from .settings import LayoutConfig
     from .train import fit, load_run
 
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     names = {item.name for item in fields(LayoutConfig)}
     given = {name: value for name, value in options.items() if name in names and value is not None}
-    kept = load_run(out / "checkpoint.pt")[0] if options["resume"] else read_meanings(nuclei, regions)
+    if options["resume"]:
+        kept = load_run(out / "checkpoint.pt")[0]
     tell_of(out / "checkpoint.pt")
     path = fit(
         nuclei,
