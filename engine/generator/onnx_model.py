@@ -155,6 +155,11 @@ class OnnxModel:
         return self._runtime == "openvino"
 
     @property
+    def large_numbers(self) -> bool:
+        """Whether whole numbers in the graph may be larger than the runtime computes exactly."""
+        return self._runtime == "openvino" and bool(self._session.large_numbers)
+
+    @property
     def runtime(self) -> str:
         """What computes, and everything about it that decides pixels."""
         if self._runtime == "openvino":
@@ -206,9 +211,12 @@ class OnnxModel:
         try:
             # ONNX Runtime's own fallback to the CPU prints on stdout, and may also come in the middle of a render.
             path = self.path if on_gpu else cpu_form(self.path)
-            off = ["Pad_Fusion"] if self.file.pads_before_maximum else []  # zeros would become minus infinity
             session = ort.InferenceSession(
-                str(path), options, providers=chosen, enable_fallback=0, disabled_optimizers=off
+                str(path),
+                options,
+                providers=chosen,
+                enable_fallback=0,
+                disabled_optimizers=self.file.disabled_optimizers,
             )
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
             raise self._cannot_load(error) from error

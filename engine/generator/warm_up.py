@@ -21,6 +21,7 @@ from .model import GeneratorInfo, PatchModel
 from .onnx_model import OnnxModel
 from .planes import Inputs, each, further
 from .two_sizes import check_sizes
+from .whole_numbers import check_whole_numbers
 
 log = logging.getLogger("safron")
 
@@ -157,6 +158,7 @@ def _run_twice(model: PatchModel, info: GeneratorInfo, plan: RenderPlan) -> floa
         )
     if isinstance(model, OnnxModel):
         check_sizes(model, inputs, first)
+        check_whole_numbers(model, inputs, first)
     return min(times)
 
 

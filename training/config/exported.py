@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +36,22 @@ def check_export(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def write_export(graph: onnx.ModelProto, out: Path, *, card: dict[str, Any] | None, overwrite: bool) -> None:
-    """Write a graph, with a card if it has one; it appears whole."""
+def write_export(
+    graph: onnx.ModelProto,
+    out: Path,
+    *,
+    card: dict[str, Any],
+    overwrite: bool,
+    beside: Mapping[Path, onnx.ModelProto] | None = None,
+) -> None:
+    """Write a graph with its card, and others that it needs `beside` it, by their names; all of them appear whole, or none."""
     import onnx
 
-    if card is not None:
-        onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
-    with output(out, overwrite=overwrite, endings=ENDINGS) as part:
-        part.write_bytes(graph.SerializeToString())
+    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
+    with ExitStack() as stack:
+        for name, content in {out: graph, **(beside or {})}.items():
+            part = stack.enter_context(output(name, overwrite=overwrite, endings=ENDINGS))
+            part.write_bytes(content.SerializeToString())
 
 
 def check_run_folder(out: Path, *, resume: bool, checkpoint: str = "checkpoint.pt") -> None:
