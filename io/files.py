@@ -61,6 +61,19 @@ def check_regular(path: Path | str) -> None:
         raise BadInput(f"{path}: is a pipe or a device; save its content as a file first")
 
 
+def what_is_there(path: Path) -> str:
+    """Say what a path names that is no regular file: none, a folder, or what is never opened.
+
+    Examples
+    --------
+    >>> what_is_there(Path("none")), what_is_there(Path("/dev/null"))
+    ('no such file', 'a pipe or a device, not a file')
+    """
+    if path.is_dir():
+        return "a folder, not a file"
+    return "a pipe or a device, not a file" if path.exists() else "no such file"
+
+
 def open_input(path: Path | str) -> BinaryIO:
     """Open a regular file for reading.
 

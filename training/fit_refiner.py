@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import replacing
+from safron.io.files import replacing, what_is_there
 from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.refiner.data import Tiles
@@ -63,7 +63,9 @@ def load(path: Path) -> tuple[RefinerConfig, dict[str, Any], dict[str, Any]]:
         It is missing, or no checkpoint of a refiner.
     """
     if not path.is_file():
-        raise BadInput(f"{path} does not exist; give a checkpoint that safron-train refiner has written")
+        raise BadInput(
+            f"{path}: {what_is_there(path)}; give a checkpoint that safron-train refiner has written"
+        )
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
         about = json.loads(kept["about"])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from safron.io.errors import BadInput, one_line
+from safron.io.files import what_is_there
 
 from .adapter import TYPES
 from .card import parse_card
@@ -122,7 +123,7 @@ def draft_card(path: Path) -> Draft:
     import onnxruntime
 
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; give an ONNX file")
+        raise BadInput(f"{path}: {what_is_there(path)}; give an ONNX file")
     try:
         quiet = onnxruntime.SessionOptions()
         quiet.log_severity_level = 3

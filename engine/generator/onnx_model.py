@@ -18,7 +18,7 @@ from safron.engine.plan.fixed_point import PREDICTION_LIMIT, VALUE_LIMIT
 from safron.engine.system.gpus import describe_gpu
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import open_input
+from safron.io.files import open_input, what_is_there
 
 from .adapter import check_adapter, run_adapted
 from .card import Card, Difference, parse_card, read_card
@@ -82,7 +82,7 @@ class OnnxModel:
         self.threads = threads
         if not self.path.is_file():
             raise BadInput(
-                f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
+                f"--model {path}: {what_is_there(self.path)}; give an ONNX file or one of: {', '.join(model_names())}"
             )
         content = self.path.read_bytes()
         try:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput, Failed
-from safron.io.files import replacing
+from safron.io.files import replacing, what_is_there
 from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn
@@ -201,6 +201,8 @@ def load_checkpoint(path: Path, kind: str, *, words: str) -> tuple[Any, int, dic
     BadInput
         It is missing, or of another kind; `words` say which kind of file is needed.
     """
+    if not path.is_file():  # a pipe is never opened
+        raise BadInput(f"{path}: {what_is_there(path)}; give a checkpoint of {words}")
     with suppress(Exception):  # what a foreign file raises depends on its first bytes
         kept = torch.load(path, map_location="cpu", weights_only=True)
         about = json.loads(kept["about"])
