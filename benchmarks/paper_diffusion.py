@@ -41,8 +41,8 @@ from safron.io.masks.edges import find_edges
 from safron.io.slides.reader import Pixels
 from safron.training.config.data_sets import DataFacts
 from safron.training.data import Pairs, split
+from safron.training.diffusion.data import open_data
 from safron.training.diffusion.settings import LABELS, NUCLEI, DiffusionConfig
-from safron.training.diffusion.train import open_data
 from safron.training.segmentation.fitting import Annotated, predictions, train_segmenter
 from safron.training.segmentation.metrics import compare
 from safron.training.segmentation.options import DiceOptions

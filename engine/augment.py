@@ -205,11 +205,10 @@ class _Maker:
 
 def _save(path: Path, array: Any) -> None:
     import cv2
-    from safron.io.errors import Failed
 
     path.parent.mkdir(exist_ok=True)
-    if not cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array):
-        raise Failed(f"{path.name}: cannot be written; make room on its disk")
+    # In memory first: where a disk is full, OpenCV's own writing prints a line of libpng's.
+    path.write_bytes(cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)[1].tobytes())
 
 
 @click.command(

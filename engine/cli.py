@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
@@ -26,6 +25,7 @@ from safron.io.console import (
     option,
     options_of,
     run_program,
+    show_warnings,
     version_option,
     warn,
 )
@@ -302,32 +302,6 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
     if not quiet:
         for line in report.lines():
             click.echo(line)
-
-
-class _Warnings(logging.Handler):
-    """Prints warnings of the engine as warnings of a program."""
-
-    def __init__(self, program: str) -> None:
-        super().__init__()
-        self.program = program
-
-    def emit(self, record: logging.LogRecord) -> None:
-        warn(self.program, record.getMessage())
-
-
-@contextmanager
-def show_warnings(program: str, *, quiet: bool = False) -> Iterator[None]:
-    """Print what the engine warns of as warnings of a program."""
-    logger, handler = logging.getLogger("safron"), _Warnings(program)
-    if quiet:
-        handler.setLevel(logging.CRITICAL)
-    logger.addHandler(handler)
-    before, logger.propagate = logger.propagate, False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = before
 
 
 def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[..., None] | None]:

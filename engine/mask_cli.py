@@ -95,7 +95,6 @@ def nuclei(
     """
     if mapping is not None and tissue is None:
         raise click.UsageError("--map: give --tissue, whose labels it translates")
-    from .cli import show_warnings
     from .nucleus_masks import prepare_codes, sampling_folder, write_mask
     from .nucleus_plan import plan_nuclei
     from .plan.passes import all_patches
@@ -104,25 +103,24 @@ def nuclei(
 
     end_soon()
     names = [name.strip() for name in types.split(",") if name.strip()]
-    with show_warnings(NAME):
-        plan = plan_nuclei(
-            names,
-            size=size,
-            tissue=tissue,
-            relabel=relabel_of(mapping, binarize=False),
-            device=device,
-            **options,
-        )
-        height, width = plan.shape
-        kept = sampling_folder(out)
-        say_if_interrupted("no mask was written yet; the same command continues", where=kept)
-        prepared = prepare_codes(plan, out, overwrite=overwrite, workers=workers)
-        if prepared is not None:
-            count = all_patches(prepared.plan)
-            with open_runner(prepared) as (prepared, runner), progress(count, "patches") as advance:
-                run(prepared, runner, progress=advance)
-        with pixel_progress(2 * height * width) as told:
-            counts = write_mask(plan, out, overwrite=overwrite, workers=workers, progress=told)
+    plan = plan_nuclei(
+        names,
+        size=size,
+        tissue=tissue,
+        relabel=relabel_of(mapping, binarize=False),
+        device=device,
+        **options,
+    )
+    height, width = plan.shape
+    kept = sampling_folder(out)
+    say_if_interrupted("no mask was written yet; the same command continues", where=kept)
+    prepared = prepare_codes(plan, out, overwrite=overwrite, workers=workers)
+    if prepared is not None:
+        count = all_patches(prepared.plan)
+        with open_runner(prepared) as (prepared, runner), progress(count, "patches") as advance:
+            run(prepared, runner, progress=advance)
+    with pixel_progress(2 * height * width) as told:
+        counts = write_mask(plan, out, overwrite=overwrite, workers=workers, progress=told)
     tell_size(out, height, width, plan.model.card.mpp)
     labels = plan.table.values(counts, source=NAME)
     for (name, count), value in zip(counts.items(), labels.tolist(), strict=True):

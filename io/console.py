@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import re
@@ -16,7 +17,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 
 import click
 
-from .errors import SafronError
+from .advice import for_command
+from .errors import LONGEST_LINE, SafronError, shortened
 from .fields import LEAST_MPP, MOST_MPP, members, settings
 from .interruptions import INTERRUPTED, begin_program, end_program, say_last, words_of_interruption
 
@@ -222,6 +224,7 @@ class Program(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        _at_hand[:] = [ctx]
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -230,6 +233,30 @@ class Program(click.Command):
 
 class ProgramGroup(Program, click.Group):
     """The same for a program with subcommands."""
+
+
+_at_hand: list[click.Context] = []
+"""Context of the program that runs, if one does."""
+
+
+def _for_command(text: str) -> str:
+    """Say whose options a message names, if the command at hand has others."""
+    if not _at_hand:
+        return text
+    context, command = _at_hand[0], _at_hand[0].command
+    path, siblings = context.command_path, set[str]()
+    if isinstance(command, click.Group):
+        name = context.invoked_subcommand
+        if name is None or name not in command.commands:
+            return text
+        siblings = {option for other in command.commands.values() for option in _names(other)}
+        command, path = command.commands[name], f"{path} {name}"
+    return for_command(text, path, _names(command), siblings)
+
+
+def _names(command: click.Command) -> set[str]:
+    """Names of a command's options."""
+    return {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
 
 
 def run_program(command: click.Command, name: str, args: Sequence[str] | None = None) -> NoReturn:
@@ -250,8 +277,10 @@ def run_program(command: click.Command, name: str, args: Sequence[str] | None = 
 
 def _run_program(command: click.Command, name: str, args: Sequence[str] | None) -> NoReturn:
     begin_program(name)
+    _at_hand.clear()
     try:
-        code = command.main(args, prog_name=name, standalone_mode=False)
+        with show_warnings(name):
+            code = command.main(args, prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(error.exit_code)
@@ -263,9 +292,41 @@ def _run_program(command: click.Command, name: str, args: Sequence[str] | None) 
     end_program(code if isinstance(code, int) else 0)
 
 
+class _Warnings(logging.Handler):
+    """Prints warnings of the engine as warnings of a program."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self.program = program
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(self.program, record.getMessage())
+
+
+@contextmanager
+def show_warnings(program: str, *, quiet: bool = False) -> Iterator[None]:
+    """Print what the engine warns of as warnings of a program, or nothing of it; the innermost of several decides."""
+    logger, handler = logging.getLogger("safron"), _Warnings(program)
+    if quiet:
+        handler.setLevel(logging.CRITICAL)
+    others = [one for one in logger.handlers if isinstance(one, _Warnings)]
+    for one in others:
+        logger.removeHandler(one)
+    logger.addHandler(handler)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = before
+        logger.removeHandler(handler)
+        for one in others:
+            logger.addHandler(one)
+
+
 def warn(name: str, text: str) -> None:
     """Print a warning as one line on stderr."""
-    click.echo(f"{name}: warning: {' '.join(text.split())}", err=True)
+    line = shortened(_for_command(" ".join(text.split())), LONGEST_LINE)
+    click.echo(f"{name}: warning: {line}", err=True)
 
 
 def _last_words(error: BaseException, name: str) -> tuple[str, int]:
@@ -277,7 +338,7 @@ def _last_words(error: BaseException, name: str) -> tuple[str, int]:
         called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
         return f"error: {error.format_message()} ({called} --help lists all options)", error.exit_code
     if isinstance(error, SafronError):
-        return f"error: {error}", error.exit_code
+        return f"error: {_for_command(str(error))}", error.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         return f"error: {error.filename}: {error.strerror}; free space or choose another path", 1
     first = (str(error).splitlines() or [""])[0]

@@ -8,6 +8,9 @@ from __future__ import annotations
 LONGEST_REASON = 300
 """Characters that `one_line` keeps of a message."""
 
+LONGEST_LINE = 2000
+"""Characters that a program prints of a message: what was given may be a list of thousands."""
+
 
 class SafronError(Exception):
     """A failure whose message is written for the user: one line, no traceback needed."""
@@ -42,7 +45,18 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if not text or isinstance(error, KeyError):
         text = f"{type(error).__name__} {text}".strip()
-    if len(text) <= LONGEST_REASON:
+    return shortened(text, LONGEST_REASON)
+
+
+def shortened(text: str, most: int) -> str:
+    """Keep the start and the end of a text that has more than `most` characters.
+
+    Examples
+    --------
+    >>> shortened("0123456789" * 3, 20)
+    '01234567 ... 3456789'
+    """
+    if len(text) <= most:
         return text
-    head = LONGEST_REASON * 2 // 5
-    return f"{text[:head]} ... {text[head + 5 - LONGEST_REASON :]}"
+    head = most * 2 // 5
+    return f"{text[:head]} ... {text[head + 5 - most :]}"

@@ -6,6 +6,7 @@ import atexit
 import errno
 import gzip
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ MAX_TEXT_BYTES = 1 << 20
 """Largest text file that is parsed unless a caller allows more; a card or a settings file has some kB."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SHORT = re.compile(r"\d+ requested and \d+ written")
+"""What NumPy says when an array is not written whole."""
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 # Hidden files of Zarr v2; every other hidden file comes from an operating system or a file manager.
@@ -56,6 +59,19 @@ def check_regular(path: Path | str) -> None:
         raise BadInput(f"{path}: is a folder; give the name of a file")
     if not stat.S_ISREG(mode):
         raise BadInput(f"{path}: is a pipe or a device; save its content as a file first")
+
+
+def what_is_there(path: Path) -> str:
+    """Say what a path names that is no regular file: none, a folder, or what is never opened.
+
+    Examples
+    --------
+    >>> what_is_there(Path("none")), what_is_there(Path("/dev/null"))
+    ('no such file', 'a pipe or a device, not a file')
+    """
+    if path.is_dir():
+        return "a folder, not a file"
+    return "a pipe or a device, not a file" if path.exists() else "no such file"
 
 
 def open_input(path: Path | str) -> BinaryIO:
@@ -231,19 +247,16 @@ def output(
     # At exit once more: after a signal, a thread that is about to start may still write.
     atexit.register(remove)
     try:
-        if folder:
-            part.mkdir()
-        yield part
-        if folder:
-            _publish_folder(part, out, overwrite=overwrite)
-        else:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            publish(part, out, overwrite=overwrite)
-    except OSError as error:
-        if error.filename is not None or error.errno not in _NO_ROOM:
-            raise
-        raise OSError(error.errno, error.strerror, str(out)) from error
+        with _naming(out):
+            if folder:
+                part.mkdir()
+            yield part
+            if folder:
+                _publish_folder(part, out, overwrite=overwrite)
+            else:
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+                publish(part, out, overwrite=overwrite)
     finally:
         remove()
     atexit.unregister(remove)
@@ -262,14 +275,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with _naming(path):
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _naming(out: Path) -> Iterator[None]:
+    """Name the output where the system, or NumPy, says of a full disk neither what it is nor what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        short = error.errno is None and _SHORT.fullmatch(str(error))
+        if error.filename is not None or not (short or error.errno in _NO_ROOM):
+            raise
+        number = error.errno or errno.ENOSPC
+        raise OSError(number, os.strerror(number), str(out)) from error
 
 
 def check_output_path(

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
+from .errors import LONGEST_LINE, shortened
 from .start import end_at_once
 
 INTERRUPTED = 130
@@ -108,7 +109,8 @@ def say_last(line: str | None) -> None:
     """Print the last line of this process on stderr, that of an interruption if it is None; only the first call prints."""
     if _interruption.untold.acquire(blocking=False):
         text = _interruption.line if line is None else line
-        click.echo(f"{_interruption.program}: {' '.join(text.split())}", err=True)
+        line = shortened(" ".join(text.split()), LONGEST_LINE)
+        click.echo(f"{_interruption.program}: {line}", err=True)
 
 
 def say_if_interrupted(leaves: str, *, where: Path | None = None, before: str = NOTHING) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import check_output_path, open_input, output, parse_text, read_text
+from safron.io.files import check_output_path, open_input, output, parse_text, read_text, replacing
 
 
 def test_one_line_keeps_both_ends_of_a_long_reason() -> None:
@@ -112,10 +112,20 @@ def test_a_readers_own_message_is_passed_on(tmp_path: Path) -> None:
         parse_text(tmp_path / "a.json", refuse, kind="JSON", remedy="")
 
 
-def test_a_full_disk_names_the_output(tmp_path: Path) -> None:
+FULL = {
+    "the system": OSError(errno.ENOSPC, "No space left on device"),
+    "NumPy": OSError("331776 requested and 12160 written"),
+}
+
+
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
+def test_a_full_disk_names_the_output(tmp_path: Path, error: OSError) -> None:
     out = tmp_path / "r.json"
     with pytest.raises(OSError, match="No space left") as caught, output(out, overwrite=False):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
+    assert caught.value.filename == str(out)
+    with pytest.raises(OSError, match="No space left") as caught, replacing(out):
+        raise error
     assert caught.value.filename == str(out)
     assert [*tmp_path.iterdir()] == []
 

@@ -20,9 +20,11 @@ import pytest
 import pyvips
 import tifffile
 import zarr
+from cases import run_program
 from fsspec.implementations.memory import MemoryFileSystem
 from safron.io.errors import BadInput, Failed
 from safron.io.masks.census import count_labels
+from safron.io.masks.cli import main as mask_main
 from safron.io.masks.open import open_mask
 from safron.io.masks.palette import read_png_colours
 
@@ -552,3 +554,12 @@ def test_many_small_chunks_are_told(
 ) -> None:
     notes = open_mask(declare(tmp_path / "m.zarr", shape, chunks)).notes
     assert any("makes reading slow" in note for note in notes) == told
+
+
+def test_a_mask_of_thousands_of_axes_is_told_in_a_line_that_can_be_read(tmp_path: Path, capfd: Any) -> None:
+    declare(tmp_path / "m.zarr", (2,) * 30_000, (1,) * 30_000)
+    done = run_program(capfd, mask_main, "info", tmp_path / "m.zarr")
+    assert done.code == 2
+    assert len(done.error) < 2100
+    assert done.error.startswith(f"safron-mask: error: mask {tmp_path}/m.zarr: ")
+    assert " ... " in done.error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safron.engine import render
 from safron.engine.generator import devices
 from safron.engine.generator.onnx_file import OnnxFile
 from safron.engine.generator.onnx_model import OnnxModel
+from safron.engine.generator.whole_numbers import check_whole_numbers
 from safron.io.errors import BadInput
 
 onnx = pytest.importorskip("onnx")
@@ -297,6 +299,48 @@ def test_what_openvino_computes_otherwise_runs_with_onnx_runtime_alone(
     assert (automatic.precision, automatic.runtime.partition(" 1")[0]) == ("float32", "ONNX Runtime")
     assert caplog.messages[-1].startswith("--precision auto: float32 is used (--model ")
     assert np.array_equal(automatic(labels), model(labels))
+
+
+def counted(factor: int) -> Any:
+    """A pattern of whole numbers: where the label times `factor`, plus one, is a number that float32 has not."""
+    nodes = [
+        helper.make_node("Greater", ["a", "zero"], ["on"]),
+        helper.make_node("Cast", ["on"], ["n"], to=TensorProto.INT32),
+        helper.make_node("Mul", ["n", "factor"], ["m"]),
+        helper.make_node("Add", ["m", "one"], ["s"]),
+        helper.make_node("Equal", ["s", "even"], ["e"]),
+        helper.make_node("Cast", ["e"], ["b"], to=TensorProto.FLOAT),
+    ]
+    constants = [
+        constant("zero", np.float32(0)),
+        constant("factor", np.int32(factor)),
+        constant("one", np.int32(1)),
+        constant("even", np.int32(factor)),
+    ]
+    return graph(nodes, constants)
+
+
+@pytest.mark.parametrize(("factor", "same"), [(1 << 20, True), (1 << 24, False)])
+def test_openvino_is_kept_from_whole_numbers_that_it_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, same: bool
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = save(tmp_path, counted(factor))
+    for _ in range(2):  # compiled, and from the cache
+        model = OnnxModel(path, device="cpu", runtime="openvino")
+        assert model.large_numbers
+        labels = np.random.default_rng(0).integers(0, 3, (1, 64, 64), np.uint8)
+        drawn = model(labels)
+        assert np.array_equal(drawn, OnnxModel(path, device="cpu")(labels)) == same
+        if same:
+            check_whole_numbers(model, {"labels": labels}, drawn)
+        else:
+            with pytest.raises(BadInput, match=r"rounds: its pixels differ .*; use --runtime onnxruntime"):
+                check_whole_numbers(model, {"labels": labels}, drawn)
+    refused = None if same else "computes whole numbers above 2.24, which OpenVINO rounds"
+    with nullcontext() if refused is None else pytest.raises(BadInput, match=refused):
+        render(MASK, tmp_path / "o.tiff", model=path, mpp=0.5, runtime="openvino", **OPTIONS)
 
 
 def quantized(count: int | str) -> Any:

@@ -463,7 +463,7 @@ def test_several_slides_make_one_table(
     ("args", "says"),
     [
         (["seams"], "Missing argument 'SLIDE...'"),
-        (["seams", "none.tiff"], "none.tiff: there is no such file"),
+        (["seams", "none.tiff"], "none.tiff: no such file"),
         (["seams", "text.tiff"], "text.tiff: cannot read it as a slide or image"),
         (["seams", "flat.png"], "flat.png: tile and overlap of its patches are not known"),
         (

@@ -54,7 +54,7 @@ def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_that_stops_goes_on_as_if_it_had_not(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     fit(data, tmp_path, replace(TINY, steps=2))
-    with pytest.raises(BadInput, match="pass --resume"):
+    with pytest.raises(BadInput, match="add --resume"):
         fit(data, tmp_path, TINY)
     with pytest.raises(BadInput, match="other settings"):
         fit(data, tmp_path, replace(TINY, rate=1.0), Running(resume=True))

@@ -76,7 +76,7 @@ def test_crops_stay_out_of_the_rows_that_are_held_out() -> None:
 def test_a_run_that_stops_goes_on_as_if_it_had_not(data: tuple[Path, Path], tmp_path: Path) -> None:
     fit(*data, tmp_path / "whole", TINY)
     fit(*data, tmp_path / "two", replace(TINY, steps=3))
-    with pytest.raises(BadInput, match="pass --resume"):
+    with pytest.raises(BadInput, match="add --resume"):
         fit(*data, tmp_path / "two", TINY)
     with pytest.raises(BadInput, match="other settings"):
         fit(*data, tmp_path / "two", replace(TINY, rate=0.1), Running(resume=True))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import run_program
-from safron.training import train
+from safron.training import run_data, train
 from safron.training.cli import main
 from safron.training.diffusion import train as diffusion
 from safron.training.refiner.train import RefinerTrainer
@@ -90,7 +90,7 @@ def test_nothing_is_promised_before_the_first_step(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(STEPS[kind][0], "__init__", stopping)
-    monkeypatch.setattr(train, "open_run", stopping)
+    monkeypatch.setattr(run_data, "open_run", stopping)
     out = tmp_path / "run"
     outcome = run_program(capfd, main, kind, tiles if kind == "refiner" else data, out, *SMALL[kind])
     assert outcome.code == 130

@@ -337,7 +337,7 @@ def test_other_files(here: Path) -> None:
         scene = open_scene(name, None, as_mask=as_mask, model="identity")
         assert scene.kind == "mask"
         scene.close()
-    with pytest.raises(BadInput, match="there is no such file; give a mask"):
+    with pytest.raises(BadInput, match="no such file; give a mask"):
         open_scene("nothing.svs", None)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import replacing
+from safron.io.files import replacing, what_is_there
 from safron.training.config.settings import TrainConfig, config_from_json, current_settings
 
 FORMAT = 2
@@ -74,7 +74,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         The file is missing, is not a checkpoint of this program, or uses a setting that is gone.
     """
     if not path.is_file():
-        raise BadInput(f"{path} does not exist; give a checkpoint that safron-train has written")
+        raise BadInput(f"{path}: {what_is_there(path)}; give a checkpoint that safron-train has written")
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
         about = json.loads(kept["about"])

@@ -7,9 +7,10 @@ works without it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import (
@@ -32,6 +33,9 @@ from safron.training.config.settings import PRESETS, SIZES, TrainConfig, overrid
 from safron.training.config.stopping import tell_of
 from safron.training.diffusion.commands import diffusion, export_diffusion
 from safron.training.layouts.commands import export_mask_model, mask_model
+
+if TYPE_CHECKING:
+    from safron.training.run_data import Run
 
 DEFAULT = "safron-seamless"
 COUNT, WHOLE = click.IntRange(min=1), click.IntRange(min=0)
@@ -136,23 +140,31 @@ FIT_OPTIONS = (
 @debug_option
 def fit(data: Path, out: Path, **options: Any) -> None:
     """Train on the images and masks in DATA; write checkpoints, log and sample sheets to OUT."""
+    need_torch()
+    from safron.training.run_data import check_beginning, open_run
+
+    checkpoint, facts = out / "checkpoint.pt", DataFacts(**{name: options[name] or "" for name in FACTS})
+    config = _choose_config(checkpoint, options)
+    tell_of(checkpoint)
+    opened: Path | Run = data
+    if not options["resume"] and "WORLD_SIZE" not in os.environ:
+        # Before PyTorch is imported, which takes seconds: what is wrong with the data is said at once.
+        check_beginning(out, resume=False, start=options["start"])
+        opened = open_run(data, config, facts, None, checkpoint, out)
     prepare_torch(options["threads"])
     from safron.training.distributed import join_team, name_device
     from safron.training.notes import Schedule
     from safron.training.train import Hardware
     from safron.training.train import fit as run
 
-    config = _choose_config(out / "checkpoint.pt", options)
     compiled = options["compiled"]
-    facts: dict[str, Any] = {name: options[name] or "" for name in FACTS}
-    tell_of(out / "checkpoint.pt")
     with join_team(name_device(options["device"])) as (team, device):
         path = run(
-            data,
+            opened,
             out,
             config,
             Schedule(config.steps, options["minutes"], save_every=options["save_every"], show=True),
-            facts=DataFacts(**facts),
+            facts=facts,
             resume=options["resume"],
             start=options["start"],
             hardware=Hardware(device, team, device.startswith("cuda") if compiled is None else compiled),

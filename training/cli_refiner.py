@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
-from safron.training.config.exported import OVERWRITE, check_export
+from safron.training.config.exported import OVERWRITE, check_export, check_run_folder
 from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.stopping import tell_of
 
@@ -55,19 +55,23 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     TILES are images or folders of them. OUT gets refiner.pt and log.jsonl (Hou et al., Unsupervised Histopathology Image
     Synthesis, 2017, algorithm 1).
     """
-    prepare_torch(given["threads"])
+    need_torch()
     from safron.io.errors import BadInput
     from safron.io.progress import progress
     from safron.io.synthesis.tiles import read_tiles
+    from safron.training.refiner.settings import SIZES
+
+    # Before PyTorch is imported, which takes seconds: what is wrong with the tiles is said at once.
+    check_run_folder(out, resume=given["resume"], checkpoint="refiner.pt")
+    found = read_tiles(tiles)
+    prepare_torch(given["threads"])
     from safron.training.fit_refiner import fit_refiner
     from safron.training.refiner.data import Tiles
-    from safron.training.refiner.settings import SIZES
 
     used: dict[str, Any] = {f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights")}
     config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], shrink=given["shrink"], **used)
     if given["iterations"]:
         config = config.with_total(given["iterations"])
-    found = read_tiles(tiles)
     if unknown := set(given["leave_out"]) - {name for name, _ in found}:
         raise BadInput(f"--leave-out {min(unknown)}: no tile has this name; give names as {found[0][0]}")
     kept = Tiles([(name, rgb) for name, rgb in found if name not in given["leave_out"]], config)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import replacing
+from safron.io.files import replacing, what_is_there
 from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.refiner.data import Tiles
@@ -63,7 +63,9 @@ def load(path: Path) -> tuple[RefinerConfig, dict[str, Any], dict[str, Any]]:
         It is missing, or no checkpoint of a refiner.
     """
     if not path.is_file():
-        raise BadInput(f"{path} does not exist; give a checkpoint that safron-train refiner has written")
+        raise BadInput(
+            f"{path}: {what_is_there(path)}; give a checkpoint that safron-train refiner has written"
+        )
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
         about = json.loads(kept["about"])
@@ -122,14 +124,12 @@ def fit_refiner(
     KeyboardInterrupt
         A signal asked to stop; the iteration was finished and saved.
     """
-    check_run_folder(out)
+    check_run_folder(out, resume=resume, checkpoint="refiner.pt")
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / "refiner.pt", {"tiles": tiles.names} | (metadata or {})
     trainer = RefinerTrainer(config, tiles)
     with own_folder(out), stop_requests() as asked:
         if path.exists():
-            if not resume:
-                raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
             _load_state(trainer, path)
         log = RunLog(out, trainer.done)
         try:

@@ -1,18 +1,26 @@
-"""What is a run: which data, which settings, and what do its checkpoints tell of it?"""
+"""What is a run: which data, which settings, and what do its checkpoints tell of it?
+
+A run that begins is opened without PyTorch, so that what is wrong with its data is said before that is imported.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safron.training.checkpoint import Checkpoint, check_same_data
+from safron.io.files import check_regular
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts, read_facts
+from safron.training.config.exported import check_run_folder
 from safron.training.data import Source, open_source, split
 from safron.training.data.folders import show_mpp
-from safron.training.distributed import Team
+
+if TYPE_CHECKING:
+    from safron.training.checkpoint import Checkpoint
+    from safron.training.distributed import Team
 
 SLIDES_OF_01 = "(?:images/)?(?:(.+)(?=/)|([^/]+)(?=[-_][^-_]*$)|(.+))"
 """How version 0.1 found slides: by sub-folder, or else up to the last - or _; its runs go on so."""
@@ -44,6 +52,13 @@ class Run:
     about: dict[str, Any]
 
 
+def check_beginning(out: Path, *, resume: bool, start: Path | None) -> None:
+    """Raise `BadInput` if a run cannot begin in this folder, or with these weights; before data are read, which takes long."""
+    check_run_folder(out, resume=resume)
+    if start is not None:
+        check_regular(start)
+
+
 def open_run(
     folder: Path,
     config: TrainConfig,
@@ -51,14 +66,31 @@ def open_run(
     kept: Checkpoint | None,
     path: Path,
     cache: Path,
-    team: Team,
+    team: Team | None = None,
 ) -> Run:
-    """Open the data, and settle what the run is."""
+    """Open the data, and settle what the run is.
+
+    Parameters
+    ----------
+    folder, config, facts, cache
+        See `safron.training.train.fit`.
+    kept, path
+        The checkpoint to continue from, and its file.
+    team
+        The processes that train together; None for one.
+
+    Raises
+    ------
+    BadInput
+        The data cannot be used, or are not those of the checkpoint.
+    """
     facts = read_facts(folder, facts or DataFacts())
     if kept is not None:  # which may be of a version that did less
         config = dataclasses.replace(kept.config, steps=config.steps, epochs=config.epochs)
         facts = _facts_of(kept, facts)
-    with team.first_then_others():  # the first process prepares the data, the others find it in the cache
+    with (
+        nullcontext() if team is None else team.first_then_others()
+    ):  # the first process prepares the data, the others find it in the cache
         source = open_source(folder, config, cache, facts)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, mpp=source.mpp))
     training, held_out = split(source, config.held_out)
@@ -70,6 +102,8 @@ def open_run(
     about |= {"data_set": facts.data_set, "slide_of": facts.slide_of}
     about |= {name: said for name in ("map", "palette") if (said := getattr(facts, name))}
     if kept is not None:
+        from safron.training.checkpoint import check_same_data
+
         check_same_data(path, kept, about)
     about |= {"generator": facts.generator, "licence": facts.licence, "trained_on": facts.trained_on}
     tiles = training.tiles(config.tile_side + 2 * config.model.context, config.epoch_stride)

@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safron.io.errors import BadInput, Failed
-from safron.io.files import check_regular
+from safron.io.errors import Failed
 from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts
-from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from safron.training.data import Batch, draw_batches
 from safron.training.discriminators import SpectralConv, make_discriminator
@@ -31,7 +29,7 @@ from safron.training.distributed import Team, choose_device, choose_half
 from safron.training.losses import AnchorLoss, FeatureLoss, HingeLoss, LogLoss, PixelLoss
 from safron.training.networks import crop, join_conditions, make_generator, one_hot_labels
 from safron.training.notes import Notes, Schedule
-from safron.training.run_data import Run, open_run
+from safron.training.run_data import Run, check_beginning, open_run
 from safron.training.stitch import TileGenerator, cut
 from torch import Tensor, nn
 
@@ -274,7 +272,7 @@ class Hardware:
 
 
 def fit(
-    folder: Path,
+    folder: Path | Run,
     out: Path,
     config: TrainConfig,
     schedule: Schedule,
@@ -290,7 +288,7 @@ def fit(
     Parameters
     ----------
     folder
-        Images and masks; see `data.open_source`.
+        Images and masks, see `data.open_source`; or a run that is not resumed and whose data `run_data.open_run` has opened.
     out
         Gets ``checkpoint.pt`` and ``.json``, ``log.jsonl``, ``tensorboard/`` and ``sheet-NNNNNN.png``.
     schedule
@@ -322,15 +320,13 @@ def fit(
     """
     hardware = hardware or Hardware()
     team, path = hardware.team, out / "checkpoint.pt"
-    check_run_folder(out)
-    if path.exists() and not resume:
-        raise BadInput(f"{path} exists; add --resume to continue from it, or choose another folder")
     part = team.share(config.batch)
-    if start is not None:  # the data take long to prepare
-        check_regular(start)
-    run = open_run(
-        folder, config, facts, load_same(path, config) if resume else None, path, cache or out, team
-    )
+    if isinstance(folder, Run):
+        run = folder
+    else:
+        check_beginning(out, resume=resume, start=start)
+        kept = load_same(path, config) if resume else None
+        run = open_run(folder, config, facts, kept, path, cache or out, team)
     config = run.config
     if config.epochs:
         schedule = dataclasses.replace(schedule, steps=config.steps)

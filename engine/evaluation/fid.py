@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput, one_line
+from safron.io.files import what_is_there
 from torch import Tensor, nn
 
 BATCH = 32
@@ -114,7 +115,7 @@ def load_encoder(weights: Path, device: str = "cpu") -> Encoder:
     """
     _check_device(device)
     if not weights.is_file():
-        raise BadInput(f"--weights {weights}: no such file; give an encoder's weights")
+        raise BadInput(f"--weights {weights}: {what_is_there(weights)}; give an encoder's weights")
     try:
         module: Any = _load_script(weights).to(device).eval()
     except RuntimeError:

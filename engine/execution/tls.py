@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from msgspec import Struct
 from safron.io.errors import BadInput
 from safron.io.fields import convert, hints
-from safron.io.files import parse_text
+from safron.io.files import parse_text, what_is_there
 
 T = TypeVar("T")
 
@@ -42,7 +42,9 @@ def load_security(file: Path | None) -> Any:
     given = {name: file.parent / getattr(files, name) for name in hints(_Files)}
     for name, path in given.items():
         if not path.is_file():
-            raise BadInput(f"--security {file}: {name} {path}: no such file")
+            raise BadInput(
+                f"--security {file}: {name} {path}: {what_is_there(path)}; give its name, from the folder of {file}"
+            )
     try:
         ssl.create_default_context(cafile=str(given["ca"])).load_cert_chain(given["cert"], given["key"])
     except (ssl.SSLError, OSError) as error:

@@ -118,7 +118,7 @@ def check_providers(loaded: list[str], device: str, precision: str) -> None:
     if precision == "float16" and loaded[0] != "TensorrtExecutionProvider":
         raise BadInput(
             "--precision float16: ONNX Runtime could not start TensorRT; install the version that it was built with, or "
-            "render a generator from safron-train export --float16, which needs no --precision"
+            "render a generator from safron-train export --float16, without this option"
         )
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 from safron.io.errors import BadInput, one_line
+from safron.io.files import what_is_there
 
 from .adapter import TYPES
 from .card import parse_card
+from .onnx_file import OnnxFile
 
 REQUIRED = ("name", "tile", "context", "labels")
 _PLAIN: dict[str, Any] = {
@@ -99,13 +101,10 @@ def _fault(card: Mapping[str, Any], names: tuple[str, ...], source: str) -> str 
 
 def has_card(path: Path) -> bool:
     """Whether an ONNX file has a card in its metadata."""
-    import onnxruntime
-
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception:  # what is wrong with it is said elsewhere
+        return "safron" in OnnxFile.parse(path.read_bytes()).metadata
+    except (OSError, ValueError):  # what is wrong with it is said elsewhere
         return False
-    return "safron" in session.get_modelmeta().custom_metadata_map
 
 
 def draft_card(path: Path) -> Draft:
@@ -124,11 +123,14 @@ def draft_card(path: Path) -> Draft:
     import onnxruntime
 
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; give an ONNX file")
+        raise BadInput(f"{path}: {what_is_there(path)}; give an ONNX file")
     try:
         quiet = onnxruntime.SessionOptions()
         quiet.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, quiet, providers=["CPUExecutionProvider"])
+        off = OnnxFile.parse(path.read_bytes()).disabled_optimizers
+        session = onnxruntime.InferenceSession(
+            path, quiet, providers=["CPUExecutionProvider"], disabled_optimizers=off
+        )
     except Exception as error:  # of ONNX Runtime, which has many
         raise BadInput(f"{path}: ONNX Runtime cannot load it ({one_line(error)}); export it again") from error
     images = [one for one in session.get_inputs() if one.type in TYPES and len(one.shape) in (3, 4)]

@@ -89,6 +89,11 @@ class OnnxFile:
     float16: bool
     metadata: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def disabled_optimizers(self) -> list[str]:
+        """Those of ONNX Runtime that would change what it computes: one takes zeros before a maximum for minus infinity."""
+        return ["Pad_Fusion"] if self.pads_before_maximum else []
+
     @classmethod
     def parse(cls, content: bytes) -> OnnxFile:
         """Read a whole file.

@@ -18,7 +18,7 @@ from safron.engine.plan.fixed_point import PREDICTION_LIMIT, VALUE_LIMIT
 from safron.engine.system.gpus import describe_gpu
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import open_input
+from safron.io.files import open_input, what_is_there
 
 from .adapter import check_adapter, run_adapted
 from .card import Card, Difference, parse_card, read_card
@@ -82,7 +82,7 @@ class OnnxModel:
         self.threads = threads
         if not self.path.is_file():
             raise BadInput(
-                f"--model {path}: no such file; give an ONNX file or one of: {', '.join(model_names())}"
+                f"--model {path}: {what_is_there(self.path)}; give an ONNX file or one of: {', '.join(model_names())}"
             )
         content = self.path.read_bytes()
         try:
@@ -155,6 +155,11 @@ class OnnxModel:
         return self._runtime == "openvino"
 
     @property
+    def large_numbers(self) -> bool:
+        """Whether whole numbers in the graph may be larger than the runtime computes exactly."""
+        return self._runtime == "openvino" and bool(self._session.large_numbers)
+
+    @property
     def runtime(self) -> str:
         """What computes, and everything about it that decides pixels."""
         if self._runtime == "openvino":
@@ -206,9 +211,12 @@ class OnnxModel:
         try:
             # ONNX Runtime's own fallback to the CPU prints on stdout, and may also come in the middle of a render.
             path = self.path if on_gpu else cpu_form(self.path)
-            off = ["Pad_Fusion"] if self.file.pads_before_maximum else []  # zeros would become minus infinity
             session = ort.InferenceSession(
-                str(path), options, providers=chosen, enable_fallback=0, disabled_optimizers=off
+                str(path),
+                options,
+                providers=chosen,
+                enable_fallback=0,
+                disabled_optimizers=self.file.disabled_optimizers,
             )
         except Exception as error:  # ONNX Runtime's exception classes have no common public base
             raise self._cannot_load(error) from error

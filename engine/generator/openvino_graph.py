@@ -28,7 +28,20 @@ NEAREST = {
     "nearest_mode": "floor",
 }
 """How an image is enlarged by repeating pixels."""
-REVISION = 3
+GROWING = {
+    "Add",
+    "BitwiseLeftShift",
+    "CumSum",
+    "FloorMod",
+    "Mod",
+    "Multiply",
+    "Power",
+    "ReduceProd",
+    "ReduceSum",
+    "Subtract",
+}
+"""Operators by which whole numbers may become large."""
+REVISION = 4
 """Part of the name of a compiled generator in the cache; to be raised with every change here and in `openvino_precision`."""
 
 
@@ -44,6 +57,24 @@ def rewrite(model: Any) -> int:
     if count:
         model.validate_nodes_and_infer_types()
     return count
+
+
+def has_large_numbers(model: Any) -> bool:
+    """Whether an `openvino.Model` computes whole numbers for each pixel that may exceed 2^24, where many kernels round them.
+
+    Shapes, of one axis, are whole numbers as well; labels that are only looked up or compared stay small.
+    """
+    return any(map(_may_grow, model.get_ordered_ops()))
+
+
+def _may_grow(node: Any) -> bool:
+    if not node.get_output_size() or not node.get_output_element_type(0).is_integral_number():
+        return False
+    rank = node.get_output_partial_shape(0).rank
+    if rank.is_static and rank.get_length() < 3:
+        return False
+    kind = node.get_type_name()
+    return kind in GROWING or (kind == "Convert" and node.get_input_element_type(0).is_real())
 
 
 def _enlarged_by_phases(conv: Any) -> bool:

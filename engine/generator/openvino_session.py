@@ -29,7 +29,7 @@ import numpy.typing as npt
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
 
-from .openvino_graph import REVISION, rewrite
+from .openvino_graph import REVISION, has_large_numbers, rewrite
 
 LEAST = (2026, 4)
 """The oldest version that the tests passed with."""
@@ -43,6 +43,7 @@ TYPES = {
     "i32": "tensor(int32)",
     "i64": "tensor(int64)",
 }
+LARGE, SMALL = b"1", b"0"
 CACHE_BYTES = 1 << 30
 """Of compiled generators; the oldest are deleted."""
 
@@ -158,6 +159,11 @@ class OpenVinoSession:
     ------
     BadInput
         OpenVINO is not there, this CPU has no bfloat16, or the file cannot be compiled.
+
+    Attributes
+    ----------
+    large_numbers
+        Whether whole numbers in the graph may exceed 2^24; see `openvino_graph.has_large_numbers`.
     """
 
     def __init__(self, path: Path, *, sha256: str, calls: int, precision: str) -> None:
@@ -176,7 +182,7 @@ class OpenVinoSession:
             "ENABLE_HYPER_THREADING": True,
         }
         try:
-            self._compiled = self._compile(core, path, sha256)
+            self._compiled, self.large_numbers = self._compile(core, path, sha256)
             self._inputs = [_port(port) for port in self._compiled.inputs]
             self._outputs = [
                 _port(port, name) for port in self._compiled.outputs for name in port.get_names()
@@ -218,8 +224,8 @@ class OpenVinoSession:
         self._idle.append(request)
         return made
 
-    def _compile(self, core: Any, path: Path, sha256: str) -> Any:
-        """Take the compiled generator from the cache, or compile and keep it."""
+    def _compile(self, core: Any, path: Path, sha256: str) -> tuple[Any, bool]:
+        """Take the compiled generator from the cache, or compile and keep it; see `large_numbers`."""
         described = [
             core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
@@ -228,9 +234,10 @@ class OpenVinoSession:
         kept = _read_kept(file)
         if kept is not None:
             with suppress(Exception):  # whatever is wrong with it, it is made anew
-                return core.import_model(kept, "CPU", self._settings)
+                return core.import_model(BytesIO(kept[1:]), "CPU", self._settings), kept[:1] == LARGE
         # From a file's name OpenVINO would not see that weights beside it have changed.
         model = core.read_model(str(path))
+        large = has_large_numbers(model)
         rewrite(model)
         if self._settings["INFERENCE_PRECISION_HINT"] == HINTS["bfloat16"]:
             from .openvino_precision import keep_guides_exact
@@ -238,8 +245,8 @@ class OpenVinoSession:
             model = keep_guides_exact(core, model)
         compiled = core.compile_model(model, "CPU", self._settings)
         with suppress(Exception):  # a cache is not needed
-            _keep(file, compiled.export_model().getvalue())
-        return compiled
+            _keep(file, (LARGE if large else SMALL) + compiled.export_model().getvalue())
+        return compiled, large
 
 
 def cache_folder() -> Path:
@@ -248,14 +255,14 @@ def cache_folder() -> Path:
     return home / "safron" / "openvino"
 
 
-def _read_kept(file: Path) -> BytesIO | None:
-    """Read a compiled generator; None where there is none, or where it is damaged."""
+def _read_kept(file: Path) -> bytes | None:
+    """Read a compiled generator after its byte `LARGE` or `SMALL`; None where there is none, or where it is damaged."""
     try:
         content = file.read_bytes()
     except OSError:
         return None
     checksum, blob = content[:32], content[32:]
-    return BytesIO(blob) if hashlib.sha256(blob).digest() == checksum else None
+    return blob if hashlib.sha256(blob).digest() == checksum else None
 
 
 def _keep(file: Path, blob: bytes) -> None:

@@ -22,6 +22,7 @@ from .onnx_model import OnnxModel
 from .planes import Inputs, each
 from .same_bits import find_shapes
 from .two_sizes import check_sizes
+from .whole_numbers import check_whole_numbers
 
 log = logging.getLogger("safron")
 
@@ -160,6 +161,7 @@ def _run_twice(
         )
     if isinstance(model, OnnxModel):
         check_sizes(model, inputs, first)
+        check_whole_numbers(model, inputs, first)
     return (min(times), cores), first
 
 

@@ -19,7 +19,7 @@ from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.planes import Inputs, card_sources, first_step, further, one_patch
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, Failed, one_line
-from safron.io.files import check_output_path, publish
+from safron.io.files import check_output_path, publish, what_is_there
 
 if TYPE_CHECKING:
     import onnx
@@ -73,7 +73,7 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
         The new graph fails or produces other pixels; nothing is written.
     """
     if not source.is_file():
-        raise BadInput(f"IN {source}: no such file; give an ONNX file")
+        raise BadInput(f"IN {source}: {what_is_there(source)}; give an ONNX file")
     cards = source.with_suffix(".json"), out.with_suffix(".json")
     if out.suffix != ".onnx" or cards[0].resolve() == cards[1].resolve():
         raise BadInput(f"OUT {out}: must end in .onnx and differ from {source} in more than the ending")

@@ -11,6 +11,7 @@ from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.system.gpus import gpu_blocks, process_blocks, visible_gpus
 from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput
+from safron.io.files import what_is_there
 from safron.io.masks.mask import LabelMask
 
 from .options import WORKERS, RenderOptions, workers_of
@@ -40,7 +41,7 @@ def check_placing(options: RenderOptions) -> None:
     for name in ("cluster", "security"):
         file = getattr(options, name)
         if file is not None and not Path(file).is_file():
-            raise BadInput(f"--{name} {file}: no such file")
+            raise BadInput(f"--{name} {file}: {what_is_there(Path(file))}; give a YAML file")
     if options.security is not None and not given and options.executor != "processes":
         raise BadInput(
             "--security: threads send nothing over a network; add --executor processes, or leave it out"

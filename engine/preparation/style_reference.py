@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.card import StyleEncoder
+from safron.engine.generator.onnx_file import OnnxFile
 from safron.engine.generator.pictures import Picture, open_picture
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, Failed, one_line
@@ -79,7 +80,10 @@ def _open(path: str) -> Any:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        off = OnnxFile.parse(Path(path).read_bytes()).disabled_optimizers
+        return ort.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=off
+        )
     except Exception as error:  # as above
         raise BadInput(
             f"{path}: cannot load the style encoder ({one_line(error)}); export it again"

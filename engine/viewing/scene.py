@@ -17,6 +17,7 @@ from safron.engine.stains.looks import LOOKS, is_named
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput, SafronError
 from safron.io.fields import convert
+from safron.io.files import what_is_there
 from safron.io.legend import DEFAULT_LABELS, Label
 from safron.io.masks.array_plane import ArrayPlane
 from safron.io.masks.mask import LabelMask
@@ -231,7 +232,7 @@ def _is_mask(path: Path, source: str) -> bool:
         return True
     if not path.is_file():
         raise BadInput(
-            f"{source}: there is no such file; give a mask, a slide, or the slide of a render in progress"
+            f"{source}: {what_is_there(path)}; give a mask, a slide, or the slide of a render in progress"
         )
     import pyvips
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import zarr
 import zarr.codecs
 from safron.io.errors import BadInput
+from safron.io.files import what_is_there
 from safron.io.legend import Label
 from zarr.storage import LocalStore
 
@@ -153,7 +154,7 @@ def write_edges(
     """
     check_target(out, overwrite=overwrite)
     if not source.is_file():
-        raise BadInput(f"{source}: there is no such file; give a slide or an image")
+        raise BadInput(f"{source}: {what_is_there(source)}; give a slide or an image")
     plane: Any = open_image(source, str(source), {0: (0, 0, 0)}, 0)
     height, width = plane.shape
     if read_plane(plane.pixels, slice(0, 1), slice(0, 1), plane, str(source)).shape[2] < 3:

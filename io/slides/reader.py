@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, Failed, one_line
+from safron.io.files import what_is_there
 
 RGBPixels = npt.NDArray[np.uint8]
 
@@ -47,7 +48,7 @@ class Pixels:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise BadInput(f"{path}: there is no such file; give a slide or an image")
+            raise BadInput(f"{path}: {what_is_there(self.path)}; give a slide or an image")
         self.mpp: float | None = None
         try:
             self._open()

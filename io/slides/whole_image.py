@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.io.image_files import check_image_file
 
 RGBPixels = npt.NDArray[np.uint8]
 
@@ -25,8 +26,11 @@ def read_image(path: Path) -> RGBPixels:
     BadInput
         It cannot be read or is truncated, or has neither 8 nor 16 bits a channel.
     """
-    _check_complete(path)
-    image: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # the only mode that keeps alpha
+    check_image_file(path)
+    try:
+        image: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # the only mode that keeps alpha
+    except cv2.error as error:  # of more than 2^30 pixels, or no memory
+        raise BadInput(f"{path}: has too many pixels to be read whole; cut it into smaller images") from error
     if image is None:
         raise BadInput(f"{path} cannot be read as an image; restore the file or remove it")
     if image.dtype == np.uint16:
@@ -50,17 +54,3 @@ def orientation(path: Path) -> int:
     except pyvips.Error:  # bitmaps, which libvips does not read
         return 1
     return int(image.get("orientation")) if "orientation" in image.get_fields() else 1
-
-
-def _check_complete(path: Path) -> None:
-    """Refuse a truncated JPEG: OpenCV fills the rest with grey. Other formats it does not read when truncated."""
-    try:
-        with path.open("rb") as file:
-            if file.read(2) != b"\xff\xd8":
-                return
-            kept = file.read()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); restore the file or remove it") from error
-    # After the last start of a scan only the image's own end looks like an end; a thumbnail's comes before.
-    if kept.rfind(b"\xff\xd9") < kept.rfind(b"\xff\xda"):
-        raise BadInput(f"{path} breaks off before its end; restore the file or remove it")

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from safron.io.errors import BadInput
 from safron.io.files import is_foreign
+from safron.io.image_files import check_image_file
 
 from .stains import UInt8
 
@@ -54,6 +55,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _read(path: Path) -> UInt8:
     """Pixels of one image."""
+    check_image_file(path)
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error:  # of images that it finds too large

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,19 +36,29 @@ def check_export(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def write_export(graph: onnx.ModelProto, out: Path, *, card: dict[str, Any] | None, overwrite: bool) -> None:
-    """Write a graph, with a card if it has one; it appears whole."""
+def write_export(
+    graph: onnx.ModelProto,
+    out: Path,
+    *,
+    card: dict[str, Any],
+    overwrite: bool,
+    beside: Mapping[Path, onnx.ModelProto] | None = None,
+) -> None:
+    """Write a graph with its card, and others that it needs `beside` it, by their names; all of them appear whole, or none."""
     import onnx
 
-    if card is not None:
-        onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
-    with output(out, overwrite=overwrite, endings=ENDINGS) as part:
-        part.write_bytes(graph.SerializeToString())
+    onnx.helper.set_model_props(graph, {"safron": json.dumps(card)})
+    with ExitStack() as stack:
+        for name, content in {out: graph, **(beside or {})}.items():
+            part = stack.enter_context(output(name, overwrite=overwrite, endings=ENDINGS))
+            part.write_bytes(content.SerializeToString())
 
 
-def check_run_folder(out: Path) -> None:
-    """Raise `BadInput` if a training cannot write into this folder because it is a file."""
+def check_run_folder(out: Path, *, resume: bool, checkpoint: str = "checkpoint.pt") -> None:
+    """Raise `BadInput` if a training cannot write into this folder, or holds a run there that is not to be continued."""
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out}: is a file, and a training writes several; give the name of a folder")
     if out.is_symlink() and not out.exists():
         raise BadInput(f"{out}: is a link that leads nowhere; give the name of a folder")
+    if (kept := out / checkpoint).exists() and not resume:
+        raise BadInput(f"{kept} exists; add --resume to continue from it, or choose another folder")

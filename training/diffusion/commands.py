@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import PIXEL_SIZE, option
 from safron.io.errors import BadInput
 from safron.training.config.data_sets import DATA_SETS, DataFacts
+from safron.training.config.exported import check_run_folder
 from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.stopping import tell_of
 
 from .options import COUNT, PATH, export_options, run_options, running_of, settings_of
 from .settings import NUCLEI, DiffusionConfig
+
+if TYPE_CHECKING:
+    from safron.training.data import Source
 
 
 @click.command("diffusion", epilog="Example: safron-train diffusion consep/ runs/nuclei --minutes 600")
@@ -59,13 +63,22 @@ from .settings import NUCLEI, DiffusionConfig
 @run_options(DiffusionConfig())
 def diffusion(data: Path, out: Path, **options: Any) -> None:
     """Train a diffusion model on the images and masks in DATA; write checkpoints and sheets to OUT."""
+    need_torch()
+    from .data import open_data
+
+    tell_of(out / "checkpoint.pt")
+    kept, facts = DiffusionConfig(), DataFacts(data_set=options["data_set"] or "")
+    opened: Path | Source = data
+    if not options["resume"]:
+        # Before PyTorch is imported, which takes seconds: what is wrong with the data is said at once.
+        check_run_folder(out, resume=False)
+        opened = open_data(data, _changed(kept, options), facts)
     prepare_torch(options["threads"])
     from .train import KIND, fit
 
-    kept = KIND.load(out / "checkpoint.pt")[0] if options["resume"] else DiffusionConfig()
-    tell_of(out / "checkpoint.pt")
-    facts = DataFacts(data_set=options["data_set"] or "")
-    path = fit(data, out, _changed(kept, options), running_of(options), facts=facts)
+    if options["resume"]:
+        kept = KIND.load(out / "checkpoint.pt")[0]
+    path = fit(opened, out, _changed(kept, options), running_of(options), facts=facts)
     click.echo(f"wrote {path}; export it with: safron-train export-diffusion {path} OUT.onnx")
 
 

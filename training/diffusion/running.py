@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.fields import convert
-from safron.io.files import replacing
+from safron.io.files import replacing, what_is_there
 from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn
@@ -87,6 +87,8 @@ class Kind(Generic[AnySettings]):
         BadInput
             It is missing, or of another kind.
         """
+        if not path.is_file():  # a pipe is never opened
+            raise BadInput(f"{path}: {what_is_there(path)}; give a checkpoint of {self.words}")
         about: dict[str, Any] = {}
         with suppress(Exception):  # what a foreign file raises depends on its first bytes
             kept = torch.load(path, map_location="cpu", weights_only=True)
@@ -265,9 +267,7 @@ def begin_run(
         There is a run that is not to be continued, or it differs in more than the number of steps.
     """
     checkpoint = out / "checkpoint.pt"
-    check_run_folder(out)
-    if checkpoint.exists() and not running.resume:
-        raise BadInput(f"{checkpoint} exists; pass --resume to continue it, or choose another folder")
+    check_run_folder(out, resume=running.resume)
     out.mkdir(parents=True, exist_ok=True)
     made = learner(config)
     if running.resume:

@@ -6,18 +6,16 @@ follows from the seed and its number, so a run that continues does what it would
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safron.io.errors import BadInput
 from safron.training.config.data_sets import DataFacts
-from safron.training.config.settings import TrainConfig
-from safron.training.data import Source, open_source, split
+from safron.training.data import Source, split
 from torch import Tensor, nn
 
+from .data import open_data
 from .network import CHANNELS, SemanticUNet, condition_of
 from .process import TIMES, add_noise, target_of, to_picture
 from .running import USUAL, Kind, Learner, Running, begin_run, take_steps, write_rows
@@ -102,27 +100,8 @@ def draw_crops(
     )
 
 
-def open_data(data: Path, config: DiffusionConfig, facts: DataFacts, cache: Path | None) -> Source:
-    """Open training data at the pixel size of the settings."""
-    usual = TrainConfig()
-    model = replace(
-        usual.model,
-        labels=config.labels,
-        mpp=config.mpp,
-        noise_scales=(1,),
-        context=config.context,
-        nuclei=config.nuclei,
-    )
-    source = open_source(data, replace(usual, model=model, patch=config.crop), cache, facts)
-    if config.nuclei and not getattr(source, "edges", ()):
-        raise BadInput(
-            f"--edges: {data} has no numbers of nuclei; give data as --data-set consep, or leave it out"
-        )
-    return source
-
-
 def fit(
-    data: Path,
+    data: Path | Source,
     out: Path,
     config: DiffusionConfig,
     running: Running = USUAL,
@@ -134,7 +113,7 @@ def fit(
     Parameters
     ----------
     data
-        Images and labels; see `safron.training.data`.
+        Images and labels, see `safron.training.data`; or what `open_data` has opened.
     out
         Folder of the run: ``checkpoint.pt``, ``log.jsonl``, ``sheet-NNNNNN.png``.
     config
@@ -150,7 +129,8 @@ def fit(
         `out` holds a run that is not to be continued, or the data cannot be used.
     """
     trainer = begin_run(Trainer, out, config, KIND, running)
-    trained, held_out = split(open_data(data, config, facts or DataFacts(), None), config.held_out)
+    source = open_data(data, config, facts or DataFacts()) if isinstance(data, Path) else data
+    trained, held_out = split(source, config.held_out)
     return take_steps(
         trainer, lambda: trainer.step(trained), out, KIND, running,
         sheet=lambda path: write_sheet(path, trainer.average, held_out, config),

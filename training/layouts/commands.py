@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from safron.io.console import option
+from safron.training.config.exported import check_run_folder
 from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.stopping import tell_of
 from safron.training.diffusion.options import PATH, export_options, run_options, running_of, settings_of
@@ -32,11 +33,19 @@ def mask_model(nuclei: Path, out: Path, regions: Path | None, **options: Any) ->
 
     Checkpoints and sheets go to OUT. A share of the slide's rows is held out.
     """
+    need_torch()
+    from .data import check_masks, read_meanings
+
+    if not options["resume"]:
+        # Before PyTorch is imported, which takes seconds: what is wrong with the masks is said at once.
+        check_run_folder(out, resume=False)
+        kept = read_meanings(nuclei, regions)
+        check_masks(nuclei, regions)
     prepare_torch(options["threads"])
-    from .data import read_meanings
     from .train import KIND, fit
 
-    kept = KIND.load(out / "checkpoint.pt")[0] if options["resume"] else read_meanings(nuclei, regions)
+    if options["resume"]:
+        kept = KIND.load(out / "checkpoint.pt")[0]
     tell_of(out / "checkpoint.pt")
     config = replace(kept, **settings_of(options, LayoutConfig))
     path = fit(nuclei, regions, out, config, running_of(options))

@@ -31,6 +31,9 @@ NEAR = 2
 
 ROWS = 1024
 
+MOST_PIXELS = 1 << 36
+"""Of a slide that crops are read from: 262,144 x 262,144."""
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -71,6 +74,33 @@ def _types_of(mask: LabelMask) -> dict[str, int]:
     return found
 
 
+def check_masks(nuclei: Path, regions: Path | None) -> tuple[LabelMask, LabelMask | None]:
+    """Open both masks of `make_planes`.
+
+    Raises
+    ------
+    BadInput
+        They have other sizes, no numbers, or more than `MOST_PIXELS`.
+    """
+    mask, beneath = open_mask(nuclei), None if regions is None else open_mask(regions)
+    height, width = mask.shape
+    if "instances" not in mask.beside:
+        raise BadInput(
+            f"{nuclei}: it has no numbers of nuclei; make it with safron-mask from-polygons or from-instances"
+        )
+    if beneath is not None and beneath.shape != mask.shape:
+        raise BadInput(
+            f"{regions}: {beneath.shape[1]} x {beneath.shape[0]} pixels, but {nuclei} has {width} x {height}; "
+            "draw both with the same --size"
+        )
+    if height * width > MOST_PIXELS:
+        raise BadInput(
+            f"{nuclei}: it declares {width} x {height} pixels, and training keeps 3 bytes of each on disk; give a part of at most "
+            f"{MOST_PIXELS >> 20} megapixels"
+        )
+    return mask, beneath
+
+
 def make_planes(
     nuclei: Path, regions: Path | None, config: LayoutConfig, out: Path, tell: Callable[[str], None]
 ) -> None:
@@ -94,17 +124,8 @@ def make_planes(
     BadInput
         Masks of another size, without numbers, or with regions that the settings do not know.
     """
-    mask, beneath = open_mask(nuclei), None if regions is None else open_mask(regions)
+    mask, beneath = check_masks(nuclei, regions)
     height, width = mask.shape
-    if "instances" not in mask.beside:
-        raise BadInput(
-            f"{nuclei}: it has no numbers of nuclei; make it with safron-mask from-polygons or from-instances"
-        )
-    if beneath is not None and beneath.shape != mask.shape:
-        raise BadInput(
-            f"{regions}: {beneath.shape[1]} x {beneath.shape[0]} pixels, but {nuclei} has {width} x {height}; "
-            "draw both with the same --size"
-        )
     with replacing(out) as file:
         planes = np.lib.format.open_memmap(file.name, "w+", np.uint8, (3, height, width))
         reserve(file, Path(file.name).stat().st_size)

@@ -122,8 +122,7 @@ def export_refiner(
         "parity_max_abs": parity,
         "overlap_mismatch": _overlap_mismatch(refiner, config, style, field=field),
     }
-    write_export(encoder, encoder_file, card=None, overwrite=overwrite)
-    write_export(refiner, out, card=card, overwrite=overwrite)
+    write_export(refiner, out, card=card, overwrite=overwrite, beside={encoder_file: encoder})
     return card
 
 
