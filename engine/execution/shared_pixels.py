@@ -1,6 +1,6 @@
 """How does a patch take the pixels that it shares with patches generated before it?
 
-Patches overlap, and an aligned generator paints what they share alike, bit by bit. So where the patches above and on the left
+Patches overlap, and an aligned generator makes what they share alike, bit by bit. So where the patches above and on the left
 of a patch are there, only the rest of it is generated: 236 x 236 pixels of 256 x 256, from a window of 276 x 276 instead of
 296 x 296, an eighth less work. What is shared is copied from the neighbours::
 

@@ -156,7 +156,7 @@ class RenderOptions:
     executor: Literal["auto", "threads", "dask", "processes"] = setting(
         "auto",
         "Kind of worker. dask: threads of this process that Dask schedules. auto uses processes if several GPUs can share "
-        "the work, dask where its cost is below 3 % of the planned time, and plain threads for short renders.",
+        "the work, dask where its cost is below 3 % of the planned CPU time, and plain threads for short renders.",
     )
     scheduler: str | None = setting(
         None,
