@@ -36,7 +36,7 @@ def soot(seed: int, y0: int, x0: int, y1: int, x1: int, *, amount: float) -> Flo
     y0, x0, y1, x1
         The window; it may lie anywhere on the plane.
     amount
-        0..1: none, or upon most of the tissue.
+        Above 0, to 1: in few regions, or upon most of the tissue.
 
     Returns
     -------
