@@ -143,7 +143,7 @@ DOCUMENTS = {
 }
 
 
-def test_a_number_of_a_nucleus_that_repeats_loses_none(tmp_path: Path) -> None:
+def test_a_name_that_stands_twice_loses_none(tmp_path: Path) -> None:
     text = json.dumps(DOCUMENTS["hovernet"])
     (tmp_path / "a.json").write_text(text.replace('"2"', '"1"'))
     with pytest.raises(BadInput, match="the name '1' stands twice in one object"):
@@ -307,6 +307,11 @@ def test_instances_of_a_mask_may_lie_apart(tmp_path: Path) -> None:
     in_memory = open_mask(labels, beside={"instances": numbers})
     again = pickle.loads(pickle.dumps(in_memory))
     np.testing.assert_array_equal(again.beside["instances"][2:9, 2:9], numbers[2:9, 2:9])
+
+
+def test_a_table_that_is_neither_shipped_nor_a_file() -> None:
+    with pytest.raises(BadInput, match=r"--classes nucleii: neither a shipped table \(nuclei.*\) nor a file"):
+        read_table("nucleii")
 
 
 def test_from_instances(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

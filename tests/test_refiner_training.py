@@ -26,6 +26,7 @@ from safron.io.synthesis.layout import Layout  # noqa: E402
 from safron.io.synthesis.textures import make_texture  # noqa: E402
 from safron.training.cli import commands  # noqa: E402
 from safron.training.fit_refiner import fit_refiner, load  # noqa: E402
+from safron.training.refiner import data  # noqa: E402
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets  # noqa: E402
 from safron.training.refiner.found import find_nuclei  # noqa: E402
 from safron.training.refiner.networks import Discriminator, Refiner, StyleEncoder, TaskNet  # noqa: E402
@@ -94,6 +95,21 @@ def test_a_batch_follows_from_its_number_and_has_true_masks(tiles: Tiles) -> Non
     inner = many.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT].mean(dim=1)
     nuclei = many.targets[:, 0] > 0
     assert inner[nuclei].mean() < inner[~nuclei].mean() - 0.1
+
+
+def test_soot_lies_upon_real_and_drawn_patches_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = dataclasses.replace(TINY, patch=64, reference=64, batch=4, shrink=2)
+    found = {}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(data, "SOOTY", share)
+        found[share] = Tiles([("a", tissue(301))], settings).batch(0)
+    clean, sooty = found[0.0], found[1.0]
+    assert torch.equal(clean.reference, sooty.reference)
+    for kind in ("initial", "real"):
+        darker = getattr(clean, kind) - getattr(sooty, kind)
+        assert darker.min() >= -0.6  # grain lies elsewhere in a nucleus that soot hides
+        assert (darker > 0.1).float().mean() > 0.05, kind
+    assert bool((sooty.targets <= clean.targets).all())
 
 
 def test_tiles_may_be_made_smaller() -> None:

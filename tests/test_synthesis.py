@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safron.io.synthesis import stains
 from safron.io.synthesis.draw import FADE, STRIDE, Picture, Synthesizer
 from safron.io.synthesis.layout import PROPOSALS, ROUNDS, Layout
 from safron.io.synthesis.shrinking import shrink_picture
+from safron.io.synthesis.soot import HIDES, soot
 from safron.io.synthesis.textures import CELL, make_texture, make_textures
 from safron.io.synthesis.tiles import read_tiles
 from tiles import tissue
@@ -232,6 +234,30 @@ def test_dirt_hides_nuclei() -> None:
     assert picture.instances[~dirt].any()
     assert not picture.instances[dirt].any()
     assert not picture.classes[dirt].any()
+
+
+def test_soot_is_the_same_in_any_window_and_no_mixture_of_stains() -> None:
+    whole = soot(5, -30, -40, 270, 360, amount=0.6)
+    part = soot(5, 17, 60, 90, 333, amount=0.6)
+    np.testing.assert_array_equal(part, whole[47:120, 100:373])
+    covered = [(soot(9, 0, 0, 600, 600, amount=amount) > HIDES).mean() for amount in (0.2, 0.5, 0.9)]
+    assert 0 < covered[0] < covered[1] < covered[2] < 0.6
+    thick = cv2.erode((whole[..., 1] > HIDES).view(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    seen = np.rint(256 * np.exp(-whole) - 1).clip(0, 255).astype(np.uint8)
+    assert stains.foreign(seen)[thick].mean() > 0.95
+
+
+def test_soot_lies_upon_nuclei(synthesizer: Synthesizer, whole: Picture) -> None:
+    sooty = dataclasses.replace(synthesizer, soot=0.7)
+    picture, density = sooty.draw(-40, -60, 500, 640), soot(7, -40, -60, 500, 640, amount=0.7)[..., 1]
+    part = sooty.draw(100, 120, 190, 260)
+    assert np.array_equal(part.rgb, picture.rgb[140:230, 180:320])
+    thick = density > HIDES
+    assert 0.02 < thick.mean() < 0.6
+    assert not picture.instances[thick].any()
+    assert np.array_equal(picture.instances[~thick], whole.instances[~thick])
+    assert np.array_equal(picture.rgb[density == 0], whole.rgb[density == 0])
+    assert picture.rgb[thick].mean() < whole.rgb[thick].mean() / 1.5
 
 
 def test_a_tile_of_dirt_has_no_tissue() -> None:

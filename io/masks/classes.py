@@ -105,6 +105,11 @@ def read_table(source: str) -> ClassTable:
     """
     if source in shipped_tables():
         return shipped_tables()[source]
+    if not Path(source).exists():
+        shipped = ", ".join(shipped_tables())
+        raise BadInput(
+            f"--classes {source}: neither a shipped table ({shipped}) nor a file; give one of these"
+        )
     toml = source.lower().endswith(".toml")
     plain = parse_text(
         source,

@@ -41,6 +41,7 @@ def _radius(value: str) -> tuple[float, float]:
 )
 @option("--cellularity", "How crowded nuclei are, 0 to 1.", "N", type=SHARE, default=0.5)
 @option("--pleomorphism", "How much nuclei differ in size and shape, 0 to 1.", "N", type=SHARE, default=0.5)
+@option("--soot", "How much soot lies upon the picture, 0 to 1.", "N", type=SHARE, default=0.0)
 @option(
     "--rule",
     "How many pixels of a tile are taken for nuclei: otsu, by Otsu's threshold; table, as in the paper.",
@@ -73,6 +74,7 @@ def synthesize_nuclei(
     rule: Any,
     shrink: int,
     mpp: float,
+    soot: float,
     overwrite: bool,
     workers: int | None,
     **shape: float,
@@ -103,10 +105,11 @@ def synthesize_nuclei(
         "radius": radius,
         "rule": rule,
         "shrink": shrink,
+        "soot": soot,
         "tiles": [name for name, _ in given],
         **shape,
     }
-    synthesizer = Synthesizer(textures, layout)
+    synthesizer = Synthesizer(textures, layout, soot=soot)
 
     def draw(y0: int, x0: int, y1: int, x1: int) -> Picture:
         return shrink_picture(synthesizer.draw(*(shrink * end for end in (y0, x0, y1, x1))), shrink)

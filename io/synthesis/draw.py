@@ -21,6 +21,7 @@ import numpy.typing as npt
 from safron.io.hashed_noise import normal, uniform
 
 from .layout import Layout, Nuclei
+from .soot import HIDES, soot
 from .stains import UInt8
 from .textures import CELL, DETAIL_SCALE, Texture
 
@@ -83,11 +84,14 @@ class Synthesizer:
         Where nuclei lie.
     details
         Where the texture of nuclei comes from; the same tiles where empty.
+    soot
+        0..1: how much soot lies upon all of it.
     """
 
     textures: Sequence[Texture]
     layout: Layout
     details: Sequence[Texture] = ()
+    soot: float = 0.0
 
     def draw(self, y0: int, x0: int, y1: int, x1: int) -> Picture:
         """Draw a window of canvas pixels.
@@ -105,6 +109,9 @@ class Synthesizer:
         background, tone, cover = self._background(y0, x0, y1, x1)
         nuclei = self.layout.near(y0 - MARGIN, x0 - MARGIN, y1 + MARGIN, x1 + MARGIN)
         places, spread, weight = self._masks(nuclei, y0, x0, y1, x1)
+        if self.soot:
+            dirt = soot(self.layout.seed, y0, x0, y1, x1, amount=self.soot)
+            cover = np.where(dirt[..., 1] > HIDES, np.uint8(255), cover)
         places[cover > 127] = 0
         weight = ((weight.astype(np.uint16) * (255 - cover) + 127) // 255).astype(np.uint8)
         instances = np.concatenate([[0], nuclei.numbers])[places].astype(np.uint32)
@@ -119,6 +126,8 @@ class Synthesizer:
         inside = _LIGHT[steps].astype(np.int32)
         share = weight.astype(np.int32)[..., None]
         rgb = (inside * share + background.astype(np.int32) * (255 - share) + 127) // 255
+        if self.soot:
+            rgb = np.rint(rgb * np.exp(-dirt))
         return Picture(rgb.astype(np.uint8), classes, instances)
 
     def _masks(

@@ -19,6 +19,7 @@ from safron.io.errors import BadInput
 from safron.io.synthesis.draw import Picture, Synthesizer
 from safron.io.synthesis.layout import Layout
 from safron.io.synthesis.shrinking import shrink_image, shrink_picture
+from safron.io.synthesis.soot import soot
 from safron.io.synthesis.stains import UInt8, tissue_share
 from safron.io.synthesis.textures import LEAST_TISSUE, Texture, make_texture
 from torch import Tensor
@@ -37,7 +38,8 @@ class Batch:
     targets
         [n, 2, p, p]: nucleus and interior, 0 or 1.
     reference, real
-        [n, 3, r, r] and [n, 3, p, p]: real, of the tile that the initial picture is made from.
+        [n, 3, r, r] and [n, 3, p, p]: real, of the tile that the initial picture is made from. Where soot lies upon that, it
+        lies upon `real` too, so that soot does not tell one from the other.
     """
 
     initial: Tensor
@@ -45,6 +47,9 @@ class Batch:
     reference: Tensor
     real: Tensor
 
+
+SOOTY, MOST_SOOT = 0.3, 0.7
+"""Share of the drawn canvases with soot, and the most of it; see `safron.io.synthesis.soot`."""
 
 DRAWN = 16
 """Batches that a part is cut out for from one drawn canvas, whose area is that of as many patches."""
@@ -81,7 +86,7 @@ class Tiles:
         self.names = [name for name, _ in kept]
         self._sources = [rgb for _, rgb in kept]
         self.images = [shrink_image(rgb, config.shrink) for rgb in self._sources]
-        self._canvases: dict[int, tuple[int, tuple[int, Picture]]] = {}
+        self._canvases: dict[int, tuple[int, _Canvas]] = {}
 
     @cached_property
     def textures(self) -> list[Texture]:
@@ -96,19 +101,21 @@ class Tiles:
         initial, targets, reference, real = [], [], [], []
         for place in range(config.batch):
             # Places begin their canvases one after the other.
-            tile, drawn = self._canvas(place, number + place * DRAWN // config.batch)
+            canvas = self._canvas(place, number + place * DRAWN // config.batch)
+            tile, drawn = canvas.tile, canvas.picture
             y, x = (int(rng.integers(length - side + 1)) for length in drawn.instances.shape)
             part, turn = np.s_[y : y + side, x : x + side], int(rng.integers(8))
             inner = drawn.instances[part][CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
             initial.append(_turned(drawn.rgb[part], turn))
             targets.append(_turned(task_targets(inner, config.interior), turn))
             reference.append(_crop(rng, self.images[tile], config.reference))
-            real.append(_crop(rng, self.images[tile], config.patch))
+            clean = _crop(rng, self.images[tile], config.patch)
+            real.append(np.rint(clean * canvas.light(y, x, config)).astype(np.uint8))
         marked = torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2).float()
         return Batch(as_tensor(initial), marked, as_tensor(reference), as_tensor(real))
 
-    def _canvas(self, place: int, number: int) -> tuple[int, Picture]:
-        """Give the tile and the picture that patches at a place of the batch come from, others for every `DRAWN` batches."""
+    def _canvas(self, place: int, number: int) -> _Canvas:
+        """Give what patches at a place of the batch come from, others for every `DRAWN` batches."""
         generation = number // DRAWN
         if place not in self._canvases or self._canvases[place][0] != generation:
             self._canvases[place] = (
@@ -117,7 +124,7 @@ class Tiles:
             )
         return self._canvases[place][1]
 
-    def _draw(self, rng: np.random.Generator) -> tuple[int, Picture]:
+    def _draw(self, rng: np.random.Generator) -> _Canvas:
         """Choose a tile, and draw nuclei upon it."""
         config, tile = self.config, int(rng.integers(len(self.images)))
         side = config.shrink * isqrt(DRAWN) * (config.patch + 2 * CONTEXT)
@@ -127,13 +134,33 @@ class Tiles:
             cellularity=float(rng.uniform(0.15, 1.0)),
             pleomorphism=float(rng.uniform(0, 1)),
         )
-        drawn = Synthesizer([self.textures[tile]], layout, self.textures).draw(0, 0, side, side)
-        return tile, shrink_picture(drawn, config.shrink)
+        amount = float(rng.uniform(0, MOST_SOOT)) if rng.random() < SOOTY else 0.0
+        synthesizer = Synthesizer([self.textures[tile]], layout, self.textures, amount)
+        drawn = synthesizer.draw(0, 0, side, side)
+        return _Canvas(tile, shrink_picture(drawn, config.shrink), layout.seed, amount)
 
     def reference(self, tile: int) -> Tensor:
         """Four parts of a tile, which its style is averaged over: [4, 3, r, r]."""
         rng = np.random.default_rng([self.config.seed, tile, 1])
         return as_tensor([_crop(rng, self.images[tile], self.config.reference) for _ in range(4)])
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """A drawn picture, the tile that it is drawn upon, and the seed and amount of the soot on it."""
+
+    tile: int
+    picture: Picture
+    seed: int
+    amount: float
+
+    def light(self, y: int, x: int, config: RefinerConfig) -> Any:
+        """Share of the light that soot lets through to a patch of the picture: float32 [p, p, 3]."""
+        if not self.amount:
+            return np.float32(1)
+        ends = (config.shrink * end for end in (y, x, y + config.patch, x + config.patch))
+        passed = np.exp(-soot(self.seed, *ends, amount=self.amount))
+        return cv2.resize(passed, (config.patch, config.patch), interpolation=cv2.INTER_AREA)
 
 
 def task_targets(instances: npt.NDArray[np.uint32], interior: int) -> npt.NDArray[np.float32]:
