@@ -12,10 +12,10 @@ import pytest
 import tifffile
 import zarr
 from masks import blobs
-from safron.engine.execution import tasks
 from safron.engine.plan.render_plan import Passes
 from safron.engine.rendering import render
-from safron.engine.scratch import render_state
+from safron.engine.scratch import boundary_store, render_state
+from safron.engine.system import large_arrays
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput
 from sampler_models import Killed, MixModel
@@ -108,19 +108,29 @@ def test_memory_that_a_thread_keeps_is_that_of_one_block_and_large_parts_are_out
 ) -> None:
     """Else the heap, which is reserved without them, grows with the canvas."""
     mapped: list[int] = []
-    inner = tasks._mapped
+    kept: list[int] = []
+    inner, zeros = large_arrays._mapped, large_arrays.zeros
 
     def note(nbytes: int) -> Any:
         mapped.append(nbytes)
         return inner(nbytes)
 
-    monkeypatch.setattr(tasks, "_mapped", note)
-    monkeypatch.setattr(tasks, "LARGEST", 1 << 17)
+    def of_block(count: int, dtype: Any) -> Any:
+        kept.append(count * np.dtype(dtype).itemsize)
+        return zeros(count, dtype, least=1 << 17)
+
+    monkeypatch.setattr(large_arrays, "_mapped", note)
+    monkeypatch.setattr(large_arrays, "zeros", of_block)
+    monkeypatch.setattr(boundary_store, "_LEAST_MAPPED", 1)
     model = MixModel()
     render(blobs(300, 300), tmp_path / "s.tiff", model=model, **(SMALL | {"workers": 2}))
-    # Sums of 128 x 128 pixels in each of two threads, not of each of 9 blocks and 3 passes; a row of chunks and the image are smaller.
-    assert set(mapped) == {4 * 3 * 128 * 128}
-    assert 1 <= len(mapped) <= 2
+    large = [size for size in kept if size >= 1 << 17]
+    # Sums of 128 x 128 pixels in each of two threads, not of each of 9 blocks and 3 passes; all else that is kept is smaller.
+    assert set(large) == {4 * 3 * 128 * 128}
+    assert 1 <= len(large) <= 2
+    assert len(kept) <= 2 * 8
+    # And the boundary sums of each block that has some.
+    assert 3 * 4 <= len(mapped) - len(large) <= 3 * 16
     np.testing.assert_array_equal(
         level0(tmp_path / "s.tiff"), expected(blobs(300, 300), model, state="float16")
     )

@@ -158,13 +158,13 @@ def _most_tile_bytes(plan: RenderPlan) -> float:
 def step_bytes(plan: RenderPlan) -> int:
     """Upper bound on the bytes of the large arrays of a block in a sampler's pass; 0 without a sampler.
 
-    They are the sums of all pixels, and the running picture as it is read, mirrored, and, of one row of chunks, after the step.
+    They are the sums of all pixels, the running picture under the patches, and one row of its chunks before and after the step.
     """
     if plan.passes is None:
         return 0
     side, read = _drawn_block(plan), plan.grid.tile + 2 * plan.grid.context
     around = (side + 2 * read) ** 2 * plan.passes.itemsize
-    return plan.passes.channels * (4 * side * (side + plan.slide.tile) + 2 * around)
+    return plan.passes.channels * (4 * side * (side + plan.slide.tile) + around)
 
 
 def worker_bytes(plan: RenderPlan) -> int:

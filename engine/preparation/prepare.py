@@ -41,8 +41,8 @@ from .budget import (
     LATE_BYTES,
     Budget,
     check_memory,
-    heap_bytes,
     process_budget,
+    reserved_bytes,
     worker_budget,
 )
 from .options import RenderOptions, workers_of
@@ -165,7 +165,7 @@ def _prepare_threads(
     tried = first_call(lambda: warm_up(model, job.model, job.plan, joining=joining), options.patch_timeout)
     workers = fitting(workers, tried)
     options, budget = replace(options, workers=workers), planned(workers, tried)
-    heap = heap_bytes(budget, job, workers=workers)
+    reserved = reserved_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())
     seconds = job.plan.patches * tried.patch_seconds / side_by_side
@@ -173,7 +173,7 @@ def _prepare_threads(
     if dask and options.executor == "auto" and options.dashboard is None:  # nobody asked for it
         dask = with_dask.total <= options.memory
     budget = with_dask if dask else budget
-    return Prepared(target, options, model, job, budget, "threads", heap, workers, seconds, dask)
+    return Prepared(target, options, model, job, budget, "threads", reserved, workers, seconds, dask)
 
 
 def _foresee_workers(prepared: Prepared) -> Prepared:
