@@ -209,8 +209,10 @@ def _paint(
         return
     assert held is not None
     assert job.sampling is not None
-    area = job.on_canvas(Window(first.y, first.x, *labels.shape))
-    target.add_sheet(job.sampling.of_fill(held, colors[labels], area), first)
+    for start in range(0, len(labels), STRIP):
+        part = labels[start : start + STRIP]
+        area = job.on_canvas(Window(first.y + start, first.x, *part.shape))
+        target.add_sheet(job.sampling.of_fill(held, colors[part], area), first, start)
 
 
 def _planes(job: Job, first: Window, count: int, tally: Tally, held: Held | Begun | None = None) -> Inputs:

@@ -17,7 +17,7 @@ from safron.engine.generator.card import Card
 from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
 from safron.engine.generator.planes import card_specs
 from safron.engine.generator.warm_up import WarmUp, choose_batch, warm_up
-from safron.engine.plan.blocks import choose_block
+from safron.engine.plan.blocks import DEFAULT_BLOCK, choose_block
 from safron.engine.plan.fixed_point import prediction_bits
 from safron.engine.plan.render_plan import Passes, RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE, Scale, choose_scale
@@ -277,6 +277,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
             slide_tile=options.tiff_tile,
             scale=scale,
             longest=max(slide.height, slide.width),
+            most=_most_block(card, options, min(grid.height, grid.width)),
         ),
         batch=choose_batch(options.batch, info),
         bits=prediction_bits(grid, taper)
@@ -320,6 +321,17 @@ def _passes(card: Card, options: RenderOptions) -> Passes | None:
         alignment=card.alignment,
         content=msgspec.json.encode(card.sampler).decode(),
     )
+
+
+def _most_block(card: Card, options: RenderOptions, shorter: int) -> int:
+    """Return the side of a block that is usual on a canvas whose `shorter` side has so many drawn pixels.
+
+    Of a sampler's running picture two copies are in scratch where blocks are in work or beside them. In float32 that must
+    not be most of the canvas.
+    """
+    if card.sampler is None or options.state != "float32":
+        return DEFAULT_BLOCK
+    return min(DEFAULT_BLOCK, shorter // 6)
 
 
 def _stained(slide: SlideSpec, stain: StainChange) -> SlideSpec:

@@ -51,7 +51,7 @@ class Freeing:
         """How much of the running picture may be deleted for each block that enters the journal."""
         passes = self.plan.passes
         assert passes is not None
-        return passes.channels * passes.itemsize * self.plan.block**2
+        return passes.pixel_bytes * self.plan.block**2
 
     def journaled(self, blocks: Iterable[Index]) -> None:
         """Take note of blocks that are in the journal, and delete what is needed no more."""
