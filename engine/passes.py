@@ -96,8 +96,8 @@ def free_as_it_goes(job: Job, state: RenderState) -> None:
     """Let a pass delete the running picture that it reads, part by part."""
     sampling = job.sampling
     if sampling is not None and sampling.before is not None:
-        rows, columns = read_chunks(job.plan, sampling.offset, whole=sampling.whole)
-        state.free_with(Freeing(job.plan, sampling.before, rows, columns))
+        reads = read_chunks(job.plan, sampling.offset, whole=sampling.whole)
+        state.free_with(Freeing(job.plan, sampling.before, *reads))
 
 
 def _first_to_run(scratch: Scratch, inputs: Mapping[str, str], last: int, done: EarlierPasses) -> int:

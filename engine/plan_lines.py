@@ -24,12 +24,13 @@ def _sampler_lines(prepared: Prepared) -> list[str]:
     plan, sampler = prepared.plan, prepared.job.model.card.sampler
     if plan.passes is None or sampler is None:
         return []
-    held = state_bytes(plan) / (plan.drawn.height * plan.drawn.width)
+    most = state_bytes(plan, at_a_time=prepared.at_a_time or 1)
+    held = most / (plan.drawn.height * plan.drawn.width)
     per_pixel = f", {held:.0f} bytes per pixel: of a canvas this small two may be held" if held > 16 else ""
     calls = f", guidance {sampler.guidance:g}, two calls a patch" if sampler.guidance else ""
     return [
         f"sampler  {sampler.kind}, {plan.passes.steps} steps{calls}: {plan.passes.steps} passes over the canvas, {all_patches(plan)} "
-        f"patches in all; running picture in {plan.passes.state}, {state_bytes(plan) / 1e6:.1f} MB of scratch{per_pixel}"
+        f"patches in all; running picture in {plan.passes.state}, {most / 1e6:.1f} MB of scratch{per_pixel}"
     ]
 
 

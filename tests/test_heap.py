@@ -14,14 +14,14 @@ import pytest
 def test_arrays_come_from_what_was_reserved() -> None:
     script = """
         import numpy as np
-        from safron.engine.system.memory import keep_one_heap, reserve_heap
+        from safron.engine.system.memory import keep_one_heap, reserve_memory
         from safron.engine.system.memory import resident_bytes
 
         before = resident_bytes()
-        reserve_heap(64 << 20)
+        reserve_memory(64 << 20, 0)
         assert resident_bytes() - before < 8 << 20, "not in somebody else's process"
         keep_one_heap()
-        reserve_heap(64 << 20)
+        reserve_memory(64 << 20, 0)
         reserved = resident_bytes()
         assert reserved - before > 60 << 20, (before, reserved)
         for _ in range(20):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 import tifffile
 import zarr
 from masks import blobs
-from safron.engine.execution import tasks
-from safron.engine.plan.render_plan import Passes
 from safron.engine.rendering import render
-from safron.engine.scratch import render_state
+from safron.engine.scratch import boundary_store, render_state
+from safron.engine.scratch.mask_watch import MaskWatch
+from safron.engine.scratch.shared_arrays import SharedArrays
+from safron.engine.system import large_arrays
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput
 from sampler_models import Killed, MixModel
@@ -108,19 +110,29 @@ def test_memory_that_a_thread_keeps_is_that_of_one_block_and_large_parts_are_out
 ) -> None:
     """Else the heap, which is reserved without them, grows with the canvas."""
     mapped: list[int] = []
-    inner = tasks._mapped
+    kept: list[int] = []
+    inner, zeros = large_arrays._mapped, large_arrays.zeros
 
     def note(nbytes: int) -> Any:
         mapped.append(nbytes)
         return inner(nbytes)
 
-    monkeypatch.setattr(tasks, "_mapped", note)
-    monkeypatch.setattr(tasks, "LARGEST", 1 << 17)
+    def of_block(count: int, dtype: Any) -> Any:
+        kept.append(count * np.dtype(dtype).itemsize)
+        return zeros(count, dtype, least=1 << 17)
+
+    monkeypatch.setattr(large_arrays, "_mapped", note)
+    monkeypatch.setattr(large_arrays, "zeros", of_block)
+    monkeypatch.setattr(boundary_store, "_LEAST_MAPPED", 1)
     model = MixModel()
     render(blobs(300, 300), tmp_path / "s.tiff", model=model, **(SMALL | {"workers": 2}))
-    # Sums of 128 x 128 pixels in each of two threads, not of each of 9 blocks and 3 passes; a row of chunks and the image are smaller.
-    assert set(mapped) == {4 * 3 * 128 * 128}
-    assert 1 <= len(mapped) <= 2
+    large = [size for size in kept if size >= 1 << 17]
+    # Sums of 128 x 128 pixels in each of two threads, not of each of 9 blocks and 3 passes; all else that is kept is smaller.
+    assert set(large) == {4 * 3 * 128 * 128}
+    assert 1 <= len(large) <= 2
+    assert len(kept) <= 2 * 8
+    # And the boundary sums of each block that has some.
+    assert 3 * 4 <= len(mapped) - len(large) <= 3 * 16
     np.testing.assert_array_equal(
         level0(tmp_path / "s.tiff"), expected(blobs(300, 300), model, state="float16")
     )
@@ -215,9 +227,29 @@ def test_the_running_picture_is_deleted_as_it_is_read(
     options = SMALL | {"block": 64}
     render(blobs(height, width), tmp_path / "s.tiff", model=MixModel(steps=3), progress=look, **options)
     assert passes == {"0", "1"}
-    plan = Passes(steps=3, channels=3, state="float16", alignment=4, content="")
     assert height * width < most < 1.5 * height * width
-    assert most * 3 * 2 <= plan.state_bytes(height, width, 64)
+
+
+@pytest.mark.parametrize("side", [640, 768, 1024])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_scratch_in_float32_stays_below_16_bytes_a_pixel_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, workers: int
+) -> None:
+    """After every file that is written: the block is chosen for that, and what was read is deleted block by block."""
+    most, scratch, write = [0], tmp_path / "s.tiff.safron", SharedArrays.write
+
+    def look(arrays: SharedArrays, name: str, data: bytes, **how: Any) -> None:
+        write(arrays, name, data, **how)
+        with suppress(OSError):
+            most.append(sum(path.stat().st_size for path in scratch.glob("**/*") if path.is_file()))
+
+    monkeypatch.setattr(SharedArrays, "write", look)
+    monkeypatch.setattr(render_state, "SYNC_BYTES", 64 * 64 * 12)
+    monkeypatch.setattr(MaskWatch, "due", lambda watch: True)
+    options = SMALL | {"block": None, "state": "float32", "workers": workers}
+    mask = np.pad(blobs(150, 150), ((0, side - 150), (0, side - 150)), "wrap")
+    render(mask, tmp_path / "s.tiff", model=MixModel(steps=3), **options)
+    assert 12 < max(most) / mask.size < 16
 
 
 def test_a_slide_that_is_generated_as_it_is_read_takes_no_sampler() -> None:

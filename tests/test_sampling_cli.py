@@ -250,7 +250,7 @@ def test_a_torn_chunk_of_the_running_picture_is_made_again(capfd: pytest.Capture
 def test_a_damaged_record_of_a_pass_says_what_to_do(capfd: pytest.CaptureFixture[str]) -> None:
     digest = render_cli(capfd, ARGS)["digest"]
     Path("s.tiff").unlink()
-    for text in ("x", '{"attributes": {"safron": {"format": 5}}}'):
+    for text in ("x", '{"attributes": {"safron": {"format": 6}}}'):
         stop_after_the_first_pass(capfd)
         Path("s.tiff.safron/passes/0/zarr.json").write_text(text)
         damaged = run_cli(capfd, ARGS)

@@ -68,17 +68,20 @@ class DenseSums:
         for index, patch in enumerate(patches):
             self._add(patch, first.shift(0, index * stride), self._weights, self._weights)
 
-    def add_sheet(self, values: Float32, first: Window) -> None:
-        """Add patches that lie side by side and agree wherever they overlap, as one large patch.
+    def add_sheet(self, values: Float32, first: Window, start: int) -> None:
+        """Add rows of patches that lie side by side and agree wherever they overlap, as those of one large patch.
 
         Parameters
         ----------
         values
-            float32 [tile, width, channels], of all pixels that the patches write.
+            float32 [rows, width, channels], of all pixels that the patches write.
         first
             Write window of the first patch.
+        start
+            First of the rows in it.
         """
-        self._add(values, first, self._weights, weights_side_by_side(self.blend, values.shape[1]))
+        rows = self._weights[start : start + len(values)]
+        self._add(values, first.shift(start, 0), rows, weights_side_by_side(self.blend, values.shape[1]))
 
     def _add(self, values: Float32, first: Window, rows: Int32, columns: Int32) -> None:
         """Add one patch of any size, float32 [h, w, channels], whose weights are `rows` [h] and `columns` [w]."""

@@ -8,8 +8,9 @@ with as much noise as everywhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from safron.engine.plan.planes import PlaneSpec
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import Scratch
+from safron.engine.system.large_arrays import kept
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -117,26 +119,59 @@ class Sampling:
         return window.shift(-self.whole.drawn.y, -self.whole.drawn.x)
 
     def hold(self, window: Window) -> Held | Begun:
-        """Give the running picture under a window of drawn pixels, which may reach beyond it; what is stored is read now."""
-        spec, _ = self.sampler.specs
-        return Begun(spec, self) if self.before is None else Held(spec, self.read(window), window)
+        """Give the running picture under a window of drawn pixels, which may reach beyond it.
 
-    def read(self, window: Window) -> npt.NDArray[Any]:
-        """Read the running picture, mirrored beyond its edges: [channels, window.height, window.width]."""
+        What is stored is read now, into memory that this thread keeps: it holds until the thread asks for another window.
+        """
+        spec, _ = self.sampler.specs
+        if self.before is None:
+            return Begun(spec, self)
+        assert self.whole.passes is not None
+        shape = (self.sampler.channels, window.height, window.width)
+        return Held(spec, self.read(window, kept("held", shape, self.whole.passes.state)), window)
+
+    def read(self, window: Window, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Read the running picture, mirrored beyond its edges.
+
+        Parameters
+        ----------
+        window
+            Drawn pixels.
+        out
+            Memory for it, of the stored type; None for new memory.
+
+        Returns
+        -------
+        npt.NDArray[Any]
+            [channels, window.height, window.width].
+        """
         drawn, here = self.whole.drawn, self.in_picture(window)
-        if here.clip(Window(0, 0, drawn.height, drawn.width)) == here:
-            return self._read(here)
+        inside = here.clip(Window(0, 0, drawn.height, drawn.width))
+        if inside == here:
+            return self._read(here, out)
         rows = np.array(mirrored(here.y, here.y_stop, drawn.height))
         columns = np.array(mirrored(here.x, here.x_stop, drawn.width))
-        inside = Window.from_bounds(rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
-        # In one step: with two, there would be a third copy for a moment.
-        return self._read(inside)[:, (rows - inside.y)[:, None], columns - inside.x]
+        seen = Window.from_bounds(rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
+        if out is None or seen.clip(inside) != seen:  # the latter of a picture smaller than a patch
+            made = self._read(seen)[:, (rows - seen.y)[:, None], columns - seen.x]
+            if out is None:
+                return made
+            out[:] = made
+            return out
+        # All that is seen beyond the edges lies in this window, too: a second copy of it would be as large.
+        down, across = inside.slices(here)
+        self._read(inside, out[:, down, across])
+        for beyond in (slice(0, across.start), slice(across.stop, here.width)):
+            out[:, down, beyond] = out[:, down, columns[beyond] - here.x]
+        for beyond in (slice(0, down.start), slice(down.stop, here.height)):
+            out[:, beyond] = out[:, rows[beyond] - here.y]
+        return out
 
-    def _read(self, here: Window) -> npt.NDArray[Any]:
+    def _read(self, here: Window, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Read the running picture where it is."""
         if self.before is None:
             return self._noise(here, -1)
-        return self.before.state.read(here)
+        return self.before.state.read(here, out)
 
     def _noise(self, here: Window, step: int) -> Float32:
         """Return the noise of a step: float32 [channels, height, width], by the place on the canvas."""
@@ -184,11 +219,12 @@ class Sampling:
         picture : npt.NDArray[np.float32]
             Their running picture after the step, [channels, rows, width].
         """
-        area = self.on_canvas(sums.window)
-        held = self.hold(area)
+        area, side = self.on_canvas(sums.window), lcm(self.whole.slide.tile, STRIP)
         for start in range(0, area.height, STRIP):
             rows = slice(start, min(start + STRIP, area.height))
             part = Window(area.y + start, area.x, rows.stop - start, area.width)
+            if start % side == 0:  # a row of chunks
+                held = self.hold(replace(part, height=min(side, area.height - start)))
             fresh = self._noise(self.in_picture(part), self.number) if self.step.sigma else None
             means = sums.means(part.shift(*self.offset))
             yield rows, self.step.advance(held.read(part), means, fresh)

@@ -7,16 +7,13 @@ also write into other blocks, `block_task` generates the others and makes the bl
 
 from __future__ import annotations
 
-import mmap
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from math import lcm, prod
+from math import lcm
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +32,7 @@ from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import Scratch, glimpse_level
 from safron.engine.scratch.boundary_store import boundary_parts, empty_boundary
 from safron.engine.scratch.task_result import Tally, TaskDone
-from safron.engine.system.memory import LARGEST
+from safron.engine.system.large_arrays import kept
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.scaled import ScaledMask
 from safron.io.slides.pyramid import reduce_region
@@ -212,8 +209,10 @@ def _paint(
         return
     assert held is not None
     assert job.sampling is not None
-    area = job.on_canvas(Window(first.y, first.x, *labels.shape))
-    target.add_sheet(job.sampling.of_fill(held, colors[labels], area), first)
+    for start in range(0, len(labels), STRIP):
+        part = labels[start : start + STRIP]
+        area = job.on_canvas(Window(first.y + start, first.x, *part.shape))
+        target.add_sheet(job.sampling.of_fill(held, colors[part], area), first, start)
 
 
 def _planes(job: Job, first: Window, count: int, tally: Tally, held: Held | Begun | None = None) -> Inputs:
@@ -249,7 +248,7 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
     if job.sampling is not None and not job.sampling.is_last:
         _step_task(job, job.sampling, block, tally)
         return TaskDone("block", index, tally)
-    image = _kept("image", (block.window.height, block.window.width, 3), np.uint8)
+    image = kept("image", (block.window.height, block.window.width, 3), np.uint8)
     if block.rendered != block.window:
         image[:] = job.model.card.background
     if not block.rendered.empty:
@@ -269,37 +268,12 @@ def block_task(job: Job, index: tuple[int, int]) -> TaskDone:
     return TaskDone("block", index, tally, list(_encode_levels(job, block, image, tally)))
 
 
-_memory = threading.local()
-
-
-def _kept(name: str, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
-    """Values of one block, in memory that this thread keeps; they are what the last block left.
-
-    Fresh pages for every block would cost time, and make peak memory depend on luck and so on the canvas.
-    """
-    size, found = prod(shape), getattr(_memory, name, None)
-    if found is None or found.size < size:
-        # The heap has room for the largest at first, but it was reserved for all others; see `heap_bytes` of the budget.
-        nbytes = size * np.dtype(dtype).itemsize
-        found = np.frombuffer(_mapped(nbytes), dtype) if nbytes > LARGEST else np.empty(size, dtype)
-        setattr(_memory, name, found)
-    values: npt.NDArray[Any] = found[:size].reshape(shape)
-    return values
-
-
-def _mapped(nbytes: int) -> mmap.mmap:
-    """Memory outside of the heap, of this process alone."""
-    if sys.platform == "win32":
-        return mmap.mmap(-1, nbytes)
-    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
 def _block_sums(job: Job, window: Window, drawing: UInt8 | None = None) -> Accumulator | DenseSums:
     """Give what adds up the patches of a block; a sampler's sums are in memory that this thread keeps."""
     blend = job.plan.blend
     if not blend.channels:
         return new_sums(window, blend, drawing)
-    sums = _kept("sums", (DenseSums.size(window, blend),), np.int32)
+    sums = kept("sums", (DenseSums.size(window, blend),), np.int32)
     sums[:] = 0
     return new_sums(window, blend, drawing, sums)
 
@@ -313,7 +287,7 @@ def _step_task(job: Job, sampling: Sampling, block: BlockPlan, tally: Tally) -> 
     glimpse = _Glimpse(job, sampling, here)
     # Rows of whole chunks are stored as soon as they are there: the picture of a block is large.
     side = lcm(job.plan.slide.tile, STRIP)
-    band = _kept("band", (channels, side, here.width), np.float32)
+    band = kept("band", (channels, side, here.width), np.float32)
     steps = sampling.after(target)
     while True:
         with tally.stage("step"):

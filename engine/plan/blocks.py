@@ -188,11 +188,34 @@ def least_block(*, tile: int, slide_tile: int, scale: Scale) -> int:
     return -(-pixels // slide_tile) * slide_tile
 
 
-def choose_block(block: int | None, *, tile: int, slide_tile: int, scale: Scale, longest: int) -> int:
+def choose_block(
+    block: int | None,
+    *,
+    tile: int,
+    slide_tile: int,
+    scale: Scale,
+    longest: int,
+    most: int = DEFAULT_BLOCK,
+) -> int:
     """Choose the side of a block, or check the given one.
 
     The default is 2048 for every canvas, so that memory does not depend on the canvas. If the generator draws more pixels
     than the slide has, 2048 is the number of drawn pixels, but a block is never smaller than a patch.
+
+    Parameters
+    ----------
+    block
+        Side in pixels; None chooses it.
+    tile
+        Side of a patch in drawn pixels.
+    slide_tile
+        Side of a TIFF tile.
+    scale
+        Drawn pixels per canvas pixel.
+    longest
+        Longer side of the slide in pixels.
+    most
+        Drawn pixels along the side that is chosen, if a patch is no larger.
 
     Raises
     ------
@@ -202,7 +225,7 @@ def choose_block(block: int | None, *, tile: int, slide_tile: int, scale: Scale,
     """
     least = least_block(tile=tile, slide_tile=slide_tile, scale=scale)
     if block is None:
-        block = max(least, int(DEFAULT_BLOCK / max(1.0, float(scale.ratio))) // slide_tile * slide_tile)
+        block = max(least, int(most / max(1.0, float(scale.ratio))) // slide_tile * slide_tile)
     if block < least or block % slide_tile:
         patch = f"--tile {tile}"
         if not scale.is_one:

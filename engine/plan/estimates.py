@@ -131,12 +131,35 @@ def scratch_bytes(plan: RenderPlan, *, at_a_time: int) -> int:
     most = min(all_made, most + (at_a_time + 1) * largest_boundary(plan))
     levels = plan.working_pyramid.levels[plan.thumbnail_level :]
     thumbnails = sum(3 * level.height * level.width for level in levels)
-    return most + thumbnails + state_bytes(plan)
+    return most + thumbnails + state_bytes(plan, at_a_time=at_a_time)
 
 
-def state_bytes(plan: RenderPlan) -> int:
-    """Upper bound on the bytes of scratch of a sampler's running picture; 0 without a sampler."""
-    return plan.passes.state_bytes(plan.drawn.height, plan.drawn.width, plan.block) if plan.passes else 0
+def state_bytes(plan: RenderPlan, *, at_a_time: int) -> int:
+    """Upper bound on the bytes of scratch of a sampler's running picture; 0 without a sampler.
+
+    The picture before a step is freed while that after it is stored. Both are there for blocks in flight or not yet in the
+    journal; for chunks under boundary patches, as long as the row below is not finished; and along the edge of a band.
+
+    Parameters
+    ----------
+    at_a_time
+        Blocks in flight.
+    """
+    if plan.passes is None:
+        return 0
+    height, width, block, chunk = plan.drawn.height, plan.drawn.width, _drawn_block(plan), plan.slide.tile
+    # Whole chunks beside an edge of a block that patches across it read.
+    reach = -(-(plan.grid.tile + plan.grid.context) // chunk) * chunk
+    if block < 2 * reach:  # all of it lies under boundary patches
+        both = 3 * (BAND + 2) * block**2 + 2 * block * height
+    else:
+        beside = block**2 - (block - 2 * reach) * (block - reach)
+        both = (BAND + 1) * beside + 2 * BAND * reach * chunk + reach * (height + block)
+    both += (at_a_time + 2) * block**2
+    pixels = height * width
+    return plan.passes.pixel_bytes * (
+        pixels * min(1, plan.passes.steps - 1) + min(pixels, both) * (plan.passes.steps > 2)
+    )
 
 
 def output_bytes(plan: RenderPlan) -> int:
@@ -158,13 +181,13 @@ def _most_tile_bytes(plan: RenderPlan) -> float:
 def step_bytes(plan: RenderPlan) -> int:
     """Upper bound on the bytes of the large arrays of a block in a sampler's pass; 0 without a sampler.
 
-    They are the sums of all pixels, and the running picture as it is read, mirrored, and, of one row of chunks, after the step.
+    They are the sums of all pixels, the running picture under the patches, and one row of its chunks before and after the step.
     """
     if plan.passes is None:
         return 0
     side, read = _drawn_block(plan), plan.grid.tile + 2 * plan.grid.context
     around = (side + 2 * read) ** 2 * plan.passes.itemsize
-    return plan.passes.channels * (4 * side * (side + plan.slide.tile) + 2 * around)
+    return plan.passes.channels * (4 * side * (side + plan.slide.tile) + around)
 
 
 def worker_bytes(plan: RenderPlan) -> int:

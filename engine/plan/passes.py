@@ -90,10 +90,26 @@ def mirrored(start: int, stop: int, length: int) -> list[int]:
     return [place if place < length else 2 * length - 1 - place for place in turned]
 
 
+@dataclass(frozen=True)
+class ChunkReads:
+    """Which chunks of the running picture the blocks of a pass read, along one axis.
+
+    Attributes
+    ----------
+    all
+        For each row or column of blocks: chunks under its patches and their context, and under its own pixels.
+    crossing
+        Of these, those under patches that also write into the next row or column, and their context.
+    """
+
+    all: list[range]
+    crossing: list[range]
+
+
 def read_chunks(
     plan: RenderPlan, offset: tuple[int, int], *, whole: RenderPlan
-) -> tuple[list[range], list[range]]:
-    """Return which chunks of the running picture the blocks of a pass read, along each axis.
+) -> tuple[ChunkReads, ChunkReads]:
+    """Return which chunks of the running picture the rows and the columns of blocks of a pass read.
 
     Parameters
     ----------
@@ -101,34 +117,35 @@ def read_chunks(
         Of the pass, see `PassPlan`.
     whole
         The render.
-
-    Returns
-    -------
-    tuple[list[range], list[range]]
-        Chunks for each row, and for each column of blocks: those under its patches and their context, and under its own pixels.
     """
+    drawn, chunk, context = whole.drawn, plan.slide.tile, plan.grid.context
     rows, columns = plan.axis_blocks(plan.block)
-    drawn, tile, context = whole.drawn, plan.slide.tile, plan.grid.context
     return (
-        [
-            _reads(rows, index, -offset[0] - drawn.y, drawn.height, tile, context)
-            for index in range(len(rows))
-        ],
-        [
-            _reads(columns, index, -offset[1] - drawn.x, drawn.width, tile, context)
-            for index in range(len(columns))
-        ],
+        _axis_reads(rows, -offset[0] - drawn.y, drawn.height, chunk, context),
+        _axis_reads(columns, -offset[1] - drawn.x, drawn.width, chunk, context),
     )
 
 
-def _reads(blocks: AxisBlocks, index: int, shift: int, length: int, chunk: int, context: int) -> range:
-    """Return the chunks of `chunk` pixels that one block reads along an axis of `length` pixels, both of whose ends mirror."""
-    start, stop = blocks.drawn(index)
-    owned, axis = blocks.owned(index), blocks.axis
-    if owned:
-        start = min(start, axis.origin(owned[0]) - context)
-        stop = max(stop, axis.origin(owned[-1]) + axis.tile + context)
-    start, stop = start + shift, stop + shift
+def _axis_reads(blocks: AxisBlocks, shift: int, length: int, chunk: int, context: int) -> ChunkReads:
+    """Return what blocks read along an axis of `length` pixels, which lie `shift` pixels from those of the pass."""
+    axis, reads = blocks.axis, ChunkReads([], [])
+    for index in range(len(blocks)):
+        start, stop = blocks.drawn(index)
+        under = {"owned": blocks.owned(index), "crossing": blocks.crossing(index)}
+        spans = {
+            name: (axis.origin(patches[0]) - context, axis.origin(patches[-1]) + axis.tile + context)
+            for name, patches in under.items()
+            if patches
+        }
+        first, last = spans.get("owned", (start, stop))
+        reads.all.append(_chunks(min(start, first) + shift, max(stop, last) + shift, length, chunk))
+        first, last = spans.get("crossing", (0, 0))
+        reads.crossing.append(_chunks(first + shift, last + shift, length, chunk))
+    return reads
+
+
+def _chunks(start: int, stop: int, length: int, chunk: int) -> range:
+    """Return the chunks of `chunk` pixels that pixels ``[start, stop)`` show of an axis whose ends mirror."""
     if start >= stop:
         return range(0)
     if stop - start >= 2 * length:

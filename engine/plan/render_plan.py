@@ -77,15 +77,10 @@ class Passes:
         """Bytes of one value of the running picture in scratch."""
         return np.dtype(self.state).itemsize
 
-    def state_bytes(self, height: int, width: int, block: int) -> int:
-        """Bytes of scratch that a running picture of this size takes at most.
-
-        It is freed while that after the step is stored: both are there for the blocks of a band that are in work and those
-        beside them, and along the edge of the band.
-        """
-        pixels = height * width
-        both = min(pixels, 3 * block * (BAND + 2) * block + 2 * block * height)
-        return self.channels * self.itemsize * (pixels * min(1, self.steps - 1) + both * (self.steps > 2))
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a pixel of the running picture in scratch."""
+        return self.channels * self.itemsize
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from safron.engine.generator.pictures import CACHE_BYTES as PICTURE_BYTES
 from safron.engine.plan import estimates
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.scratch.arrays import SYNC_BYTES
+from safron.engine.system.large_arrays import LARGE
 from safron.engine.system.memory import LARGEST
 from safron.io.errors import BadInput
 from safron.io.masks.chunk_cache import CACHE_BYTES
@@ -139,18 +140,22 @@ def with_gaps(nbytes: int) -> int:
     return nbytes * 9 // 8
 
 
-def heap_bytes(budget: Budget, job: Job, *, workers: int) -> int:
-    """Return how much of the heap a render uses at most; the C library maps very large arrays outside of it."""
+def reserved_bytes(budget: Budget, job: Job, *, workers: int) -> tuple[int, int]:
+    """Return how much of the heap a render uses at most, and how much large arrays take outside of it."""
     plan, mask = job.plan, job.mask
     image = 3 * plan.block**2
-    outside = workers * image if image > LARGEST else 0
-    if plan.passes is not None and 4 * image > LARGEST:
-        outside += with_gaps(workers * estimates.step_bytes(plan))
+    outside = workers * image if image >= LARGE else 0
+    in_heap = budget.working - outside
+    if plan.passes is not None and 4 * image >= LARGE:
+        # The sums of a block, the running picture around it, and boundary sums as they are stored or loaded.
+        large = workers * (estimates.step_bytes(plan) + estimates.boundary_bytes(plan))
+        outside += large + estimates.BOUNDARIES_KEPT * estimates.boundary_bytes(plan)
+        in_heap -= with_gaps(large) + budget.boundaries
     if prod(mask.chunks) * mask.plane.dtype.itemsize > LARGEST:
-        outside += budget.chunks
+        in_heap -= budget.chunks
     rows, columns = plan.block_shape
     busy = min(1.0, rows * columns / workers)
-    return int(busy * (budget.working - outside)) + SYNC_BYTES
+    return int(busy * in_heap) + SYNC_BYTES, int(busy * outside)
 
 
 def check_memory(budget: Budget, plan: RenderPlan, options: RenderOptions) -> None:

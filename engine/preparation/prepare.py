@@ -17,7 +17,7 @@ from safron.engine.generator.card import Card
 from safron.engine.generator.model import GeneratorInfo, PatchModel, load_model
 from safron.engine.generator.planes import card_specs
 from safron.engine.generator.warm_up import WarmUp, choose_batch, warm_up
-from safron.engine.plan.blocks import choose_block
+from safron.engine.plan.blocks import DEFAULT_BLOCK, choose_block
 from safron.engine.plan.fixed_point import prediction_bits
 from safron.engine.plan.render_plan import Passes, RenderPlan, choose_bits, make_grid
 from safron.engine.plan.scale import ONE, Scale, choose_scale
@@ -41,8 +41,8 @@ from .budget import (
     LATE_BYTES,
     Budget,
     check_memory,
-    heap_bytes,
     process_budget,
+    reserved_bytes,
     worker_budget,
 )
 from .options import RenderOptions, workers_of
@@ -165,7 +165,7 @@ def _prepare_threads(
     tried = first_call(lambda: warm_up(model, job.model, job.plan, joining=joining), options.patch_timeout)
     workers = fitting(workers, tried)
     options, budget = replace(options, workers=workers), planned(workers, tried)
-    heap = heap_bytes(budget, job, workers=workers)
+    reserved = reserved_bytes(budget, job, workers=workers)
     job = _with_batch(replace(job, model=tried.info), tried.batch, fresh=options.fresh)
     side_by_side = 1 if tried.info.on_gpu else min(tried.info.calls or workers, usable_cores())
     seconds = job.plan.patches * tried.patch_seconds / side_by_side
@@ -174,7 +174,7 @@ def _prepare_threads(
     if dask and options.executor == "auto" and options.dashboard is None:  # nobody asked for it
         dask = with_dask.total <= options.memory
     budget = with_dask if dask else budget
-    return Prepared(target, options, model, job, budget, "threads", heap, workers, seconds, dask)
+    return Prepared(target, options, model, job, budget, "threads", reserved, workers, seconds, dask)
 
 
 def _foresee_workers(prepared: Prepared) -> Prepared:
@@ -278,6 +278,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
             slide_tile=options.tiff_tile,
             scale=scale,
             longest=max(slide.height, slide.width),
+            most=_most_block(card, options, min(grid.height, grid.width)),
         ),
         batch=choose_batch(options.batch, info),
         bits=prediction_bits(grid, taper)
@@ -321,6 +322,17 @@ def _passes(card: Card, options: RenderOptions) -> Passes | None:
         alignment=card.alignment,
         content=msgspec.json.encode(card.sampler).decode(),
     )
+
+
+def _most_block(card: Card, options: RenderOptions, shorter: int) -> int:
+    """Return the side of a block that is usual on a canvas whose `shorter` side has so many drawn pixels.
+
+    Of a sampler's running picture two copies are in scratch where blocks are in work or beside them. In float32 that must
+    not be most of the canvas.
+    """
+    if card.sampler is None or options.state != "float32":
+        return DEFAULT_BLOCK
+    return min(DEFAULT_BLOCK, shorter // 6)
 
 
 def _stained(slide: SlideSpec, stain: StainChange) -> SlideSpec:

@@ -39,8 +39,8 @@ class Prepared:
         Upper bounds on memory.
     where
         Where tasks run: in threads of this process, in processes on this machine, or on a cluster.
-    heap_bytes
-        Memory that this process reserves before the first block; 0 if others render.
+    reserved
+        Bytes of memory that this process reserves before the first block, in the heap and outside of it; 0 if others render.
     at_a_time
         Blocks in flight in all processes; None if a scheduler has not told yet how many workers it has.
     seconds
@@ -56,7 +56,7 @@ class Prepared:
     job: Job
     budget: Budget
     where: Where
-    heap_bytes: int = 0
+    reserved: tuple[int, int] = (0, 0)
     at_a_time: int | None = None
     seconds: float | None = None
     dask: bool = False

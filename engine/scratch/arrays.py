@@ -4,8 +4,8 @@ Beside the output lies a Zarr group, ``OUT.safron``::
 
     zarr.json                  attributes: the inputs that this scratch belongs to
     weights/y, weights/x       total blend weight along each axis: int32 [height], [width] of the drawn region
-    boundary/pixels            uint8 [R, C, n]: pixels that one boundary patch of block (R, C) writes alone; a chunk per block
-    boundary/sums              uint16 or int32 [R, C, n]: weighted sums where they overlap; a chunk per block
+    boundary/pixels            uint8 [R, C, n]: pixels that one boundary patch of block (R, C) writes alone; one chunk or more per block
+    boundary/sums              uint16 or int32 [R, C, n]: weighted sums where they overlap; one chunk or more per block
     levels/K                   one level of the slide: uint8 [h, w, 3]; a chunk per block, above that a chunk per tile
     journal.jsonl              a line for each finished boundary and block, made from the mask as it was at the start
     index.bin                  where each TIFF tile lies in OUT.part (owned by the slide writer)
@@ -14,8 +14,8 @@ Beside the output lies a Zarr group, ``OUT.safron``::
                                in ``levels`` one pixel of it in so many
 
 A chunk has one writer at a time and appears whole. So nothing is locked, and a retried task overwrites its own work with
-the same bytes. Boundary sums are deleted as soon as the last block that needs them is on disk. A chunk of boundary sums
-holds the right and the lower boundary one after the other, each as `Accumulator` lays it out, then zeros.
+the same bytes. Boundary sums are deleted as soon as the last block that needs them is on disk. Boundary sums of a block
+hold the right and the lower boundary one after the other, each as `Accumulator` lays it out, then zeros.
 
 If ``--scratch`` is an address, boundary sums and levels lie there. The rest is read and written by the driver alone and
 stays in the folder.
@@ -49,7 +49,7 @@ from .shared_arrays import Layout, SharedArrays
 from .state_canvas import StateCanvas, state_layouts
 
 UInt8 = npt.NDArray[np.uint8]
-FORMAT = 5
+FORMAT = 6
 RECORD = "finished.json"
 HASH = "mask content"
 _DECIDE_HASH = {"--region", "--scale", "--model"}

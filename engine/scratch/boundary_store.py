@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from safron.engine.blending.dense import DenseSums, new_sums
 from safron.engine.plan.estimates import boundary_capacity
 from safron.engine.plan.fixed_point import Sums
 from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.system.large_arrays import LARGE, zeros
 
 from .chunk_codec import decode_chunk, encode_chunk
 from .shared_arrays import Layout, SharedArrays
@@ -30,15 +32,18 @@ BoundarySums = tuple[UInt8, Sums]
 
 # Sums that took longer to make are written at once, which takes a hundredth of a second.
 SLOW_SECONDS = 0.5
+# Sums of a sampler's boundary patches that have so many bytes lie outside of the heap.
+_LEAST_MAPPED = 1 << 20
 
 
 def boundary_layouts(plan: RenderPlan) -> dict[str, Layout]:
-    """Return the layouts of the arrays, by name: one chunk per block, large enough for any."""
-    pixels, sums = boundary_capacity(plan)
-    return {
-        "boundary/pixels": ((*plan.block_shape, pixels), (1, 1, pixels), np.dtype(np.uint8)),
-        "boundary/sums": ((*plan.block_shape, sums), (1, 1, sums), np.dtype(plan.blend.sum_dtype)),
-    }
+    """Return the layouts of the arrays, by name: room for any block, in one chunk or more that are not large."""
+    layouts = {}
+    kinds = {"pixels": np.dtype(np.uint8), "sums": np.dtype(plan.blend.sum_dtype)}
+    for (name, dtype), capacity in zip(kinds.items(), boundary_capacity(plan), strict=True):
+        chunk = min(capacity, LARGE // dtype.itemsize)
+        layouts[f"boundary/{name}"] = ((*plan.block_shape, capacity), (1, 1, chunk), dtype)
+    return layouts
 
 
 def empty_boundary(plan: RenderPlan, index: Index) -> BoundarySums:
@@ -46,7 +51,10 @@ def empty_boundary(plan: RenderPlan, index: Index) -> BoundarySums:
     windows = plan.boundary_windows(index).values()
     pixels = 0 if plan.passes else sum(3 * window.height * window.width for window in windows)
     sums = sum(_sums_of(plan).size(window, plan.blend) for window in windows)
-    return np.zeros(pixels, np.uint8), np.zeros(sums, plan.blend.sum_dtype)
+    # A sampler's are larger by far, and stay for a while among arrays of other sizes.
+    return np.zeros(pixels, np.uint8), zeros(
+        sums, plan.blend.sum_dtype, least=_LEAST_MAPPED if plan.passes else LARGE
+    )
 
 
 def _sums_of(plan: RenderPlan) -> type[Accumulator | DenseSums]:
@@ -194,10 +202,11 @@ class BoundaryStore:
 
     def _store(self, block: Index, pixels: UInt8, sums: Sums) -> None:
         for name, values in (("pixels", pixels), ("sums", sums)):
-            array = self._arrays.open(f"boundary/{name}")
-            whole = np.zeros(array.chunks[-1], array.dtype)
-            whole[: values.size] = values
-            self._arrays.write(_file(name, block), encode_chunk(whole))
+            for file, place in self._files(name, block):
+                part = values[place]
+                if lacks := place.stop - place.start - part.size:
+                    part = np.pad(part, (0, lacks))
+                self._arrays.write(file, encode_chunk(part))
 
     def read(self, block: Index) -> BoundarySums:
         """Return what `write` stored, from memory or disk; not to be changed."""
@@ -211,11 +220,20 @@ class BoundaryStore:
         return kept
 
     def _load(self, block: Index) -> BoundarySums:
-        pixels, sums = (
-            decode_chunk(self._arrays.read(_file(name, block)), self._arrays.open(f"boundary/{name}").dtype)
-            for name in ("pixels", "sums")
-        )
+        pixels, sums = (self._decoded(name, block) for name in ("pixels", "sums"))
         return pixels, sums
+
+    def _decoded(self, name: str, block: Index) -> npt.NDArray[Any]:
+        array = self._arrays.open(f"boundary/{name}")
+        dtype, files = array.dtype, list(self._files(name, block))
+        if len(files) == 1:
+            return decode_chunk(self._arrays.read(files[0][0]), dtype)
+        made = zeros(array.shape[-1], dtype)
+        for file, place in files:
+            part = decode_chunk(self._arrays.read(file), dtype)
+            if part.any():  # memory that nothing was written to takes no room
+                made[place] = part[: made[place].size]
+        return made
 
     def is_whole(self, block: Index) -> bool:
         """Whether the stored sums of a block can be read; a power cut may have torn them."""
@@ -228,13 +246,20 @@ class BoundaryStore:
     def free(self, block: Index) -> None:
         """Delete the sums of a block on disk; nothing happens if they are gone."""
         for name in ("pixels", "sums"):
-            self._arrays.delete(_file(name, block))
+            for file, _ in self._files(name, block):
+                self._arrays.delete(file)
+
+    def _files(self, name: str, block: Index) -> Iterator[tuple[str, slice]]:
+        """Give the files of a block's chunks, and the values in each; the last one may have room for more than there are."""
+        array = self._arrays.open(f"boundary/{name}")
+        size = array.chunks[-1]
+        for number in range(-(-array.shape[-1] // size)):
+            yield (
+                f"boundary/{name}/c.{block[0]}.{block[1]}.{number}",
+                slice(number * size, (number + 1) * size),
+            )
 
     def stored(self) -> set[Index]:
         """Return the blocks whose sums are on disk, whole or torn."""
         names = (name.split(".") for name in self._arrays.names("boundary"))
         return {(int(name[1]), int(name[2])) for name in names if name[0] == "c" and len(name) == 4}
-
-
-def _file(name: str, block: Index) -> str:
-    return f"boundary/{name}/c.{block[0]}.{block[1]}.0"

@@ -201,6 +201,8 @@ class RenderState:
         # Last: an interrupt before this line must not leave an entry without its tiles or boundary sums.
         self._accepted.append(entry)
         self._waiting_bytes += sum(len(tile.data) for tile in result.tiles if not tile.uniform)
+        if self._freeing is not None and entry.kind == "block":
+            self._waiting_bytes += self._freeing.block_bytes
         result.tiles.clear()  # the caller may keep the result, but not its memory
         if time.monotonic() - self._synced >= SYNC_SECONDS or self._waiting_bytes >= SYNC_BYTES:
             self._write(last=False)

@@ -13,6 +13,8 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from .chunk_codec import shuffle_of
+
 Layout = tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]]
 """Shape, chunks and type of an array."""
 
@@ -89,7 +91,7 @@ class SharedArrays:
     def create(self, name: str, layout: Layout) -> None:
         """Make an array, replacing one that a crash left."""
         shape, chunks, dtype = layout
-        blosc = BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=dtype.itemsize)
+        blosc = BloscCodec(cname="lz4", clevel=1, shuffle=shuffle_of(dtype), typesize=dtype.itemsize)
         self._arrays[name] = zarr.create_array(
             self.place(name),
             shape=shape,

@@ -71,8 +71,15 @@ class StateCanvas:
             whole[:, : part.height, : part.width] = values[(slice(None), *part.slices(window))]
             self._arrays.write(_file(index), encode_chunk(whole), durable=True)
 
-    def read(self, window: Window) -> npt.NDArray[Any]:
+    def read(self, window: Window, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Load a window that lies inside the picture: [channels, window.height, window.width], of the stored type.
+
+        Parameters
+        ----------
+        window
+            Pixels, counted from the first of the picture.
+        out
+            Memory for it; None for new memory.
 
         Raises
         ------
@@ -82,7 +89,8 @@ class StateCanvas:
         try:
             array = self._arrays.open(NAME)
             region = (slice(0, array.shape[0]), *window.slices())
-            out = np.empty((array.shape[0], window.height, window.width), array.dtype)
+            if out is None:
+                out = np.empty((array.shape[0], window.height, window.width), array.dtype)
             return assemble(region, array.chunks, out, lambda index: self._load((index[1], index[2])))
         except (OSError, ValueError, RuntimeError) as error:
             raise Failed(

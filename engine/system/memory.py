@@ -84,15 +84,20 @@ def keep_one_heap() -> None:
             _ours = True
 
 
-def reserve_heap(nbytes: int) -> None:
-    """Reserve `nbytes` of heap; does nothing unless `keep_one_heap` was called."""
+def reserve_memory(heap: int, outside: int) -> None:
+    """Take so many bytes of heap, and make sure of so many outside of it; does nothing unless `keep_one_heap` was called."""
     if _ours:
         import numpy as np  # imported late: --help does without it
 
+        from .large_arrays import zeros
+
         taken = []
-        with suppress(MemoryError):  # the plan is an upper bound, and less may be enough
-            for _ in range(nbytes // PART):
+        # The plan is an upper bound, and less may be enough.
+        with suppress(MemoryError, OSError):
+            for _ in range(heap // PART):
                 taken.append(np.empty(PART, np.uint8))
+            for _ in range(outside // PART):
+                taken.append(zeros(PART, np.uint8))
         # A page is allocated when it is first written; NumPy releases Python's lock meanwhile.
         with ThreadPoolExecutor(usable_cores()) as threads:
             for part in taken:
