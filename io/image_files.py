@@ -51,7 +51,7 @@ def _is_whole_png(data: bytes) -> bool:
             or zlib.crc32(view[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]
         ):
             return False
-        if view[at + 4 : at + 8] == b"IEND":
+        if data[at + 4 : at + 8] == b"IEND":
             return True
         at = end
     return False

@@ -143,7 +143,8 @@ def fit(data: Path, out: Path, **options: Any) -> None:
     need_torch()
     from safron.training.run_data import check_beginning, open_run
 
-    checkpoint, facts = out / "checkpoint.pt", DataFacts(**{name: options[name] or "" for name in FACTS})
+    given: dict[str, Any] = {name: options[name] or "" for name in FACTS}
+    checkpoint, facts = out / "checkpoint.pt", DataFacts(**given)
     config = _choose_config(checkpoint, options)
     tell_of(checkpoint)
     opened: Path | Run = data

@@ -38,8 +38,8 @@ _LEAST_MAPPED = 1 << 20
 
 def boundary_layouts(plan: RenderPlan) -> dict[str, Layout]:
     """Return the layouts of the arrays, by name: room for any block, in one chunk or more that are not large."""
-    layouts = {}
-    kinds = {"pixels": np.dtype(np.uint8), "sums": np.dtype(plan.blend.sum_dtype)}
+    layouts: dict[str, Layout] = {}
+    kinds: dict[str, np.dtype[Any]] = {"pixels": np.dtype(np.uint8), "sums": np.dtype(plan.blend.sum_dtype)}
     for (name, dtype), capacity in zip(kinds.items(), boundary_capacity(plan), strict=True):
         chunk = min(capacity, LARGE // dtype.itemsize)
         layouts[f"boundary/{name}"] = ((*plan.block_shape, capacity), (1, 1, chunk), dtype)
@@ -201,7 +201,8 @@ class BoundaryStore:
                 sums.clear()
 
     def _store(self, block: Index, pixels: UInt8, sums: Sums) -> None:
-        for name, values in (("pixels", pixels), ("sums", sums)):
+        both: dict[str, npt.NDArray[Any]] = {"pixels": pixels, "sums": sums}
+        for name, values in both.items():
             for file, place in self._files(name, block):
                 part = values[place]
                 if lacks := place.stop - place.start - part.size:
