@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import safron
 from cases import render_cli
@@ -89,6 +90,18 @@ def test_a_signal_ends_a_render_whose_generator_does_not_return(
     assert len([*read_journal(JOURNAL)]) > 2
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, digest)
+
+
+def test_worker_processes_do_not_outlive_a_render(here: Path) -> None:
+    with StuckRender(PROCESSES) as render:
+        render.wait_for(stuck)
+        children = psutil.Process(render.process.pid).children(recursive=True)
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        assert len(workers) == 2
+        render.process.send_signal(signal.SIGTERM)
+        assert render.process.wait(timeout=20) == 130
+        _, alive = psutil.wait_procs(workers, timeout=0.5)
+        assert not alive
 
 
 @pytest.mark.parametrize("apart", [0.03, 1.2], ids=["at once", "later"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -60,14 +61,27 @@ def open_cluster(placement: Placement) -> Iterator[Cluster]:
     stack = ExitStack()
     end_seconds = END_SECONDS if placement.cluster is None else BATCH_SYSTEM_SECONDS
     with dask.config.set(DASK_SETTINGS):
+        nannies: tuple[Any, ...] = ()
         try:
             # Dask can neither use nor close a cluster that is partly open.
             with interrupts_later(), time_to_end(end_seconds):
                 cluster = _open(placement, security, stack)
+                nannies = cluster.processes
             yield cluster
+        except KeyboardInterrupt:
+            _end_processes(nannies)
+            raise
         finally:
             with interrupts_later(), time_to_end(end_seconds):
                 stack.close()
+
+
+def _end_processes(nannies: tuple[Any, ...]) -> None:
+    """End worker processes of this machine at once: a block takes longer than a signal leaves time, and is rendered again anyway."""
+    for nanny in nannies:
+        with suppress(Exception):  # it has ended
+            nanny.close_gracefully()  # so that no other is started
+            os.kill(nanny.pid, signal.SIGKILL)
 
 
 def _require_open_files(placement: Placement) -> None:

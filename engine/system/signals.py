@@ -39,7 +39,16 @@ class _End:
         if self.say is not None:
             with suppress(Exception):
                 self.say(message)
+            _kill_children()
             os._exit(code)
+
+
+def _kill_children() -> None:
+    """End the processes that this one has started; they would notice its end only once their call has ended."""
+    library = sys.modules.get("multiprocessing")
+    for child in library.active_children() if library is not None else ():
+        with suppress(Exception):
+            child.kill()
 
 
 _end = _End()
