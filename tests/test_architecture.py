@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,20 +14,25 @@ from architecture import FLOORS, NOT_FOR, ROOT, floor_of, imports, modules, room
 MODULES = dict(modules())
 DOORS = {"engine", "io", "training"}
 """Packages that offer the names of the rooms inside them."""
-USES = {
-    module: {
-        name if name in MODULES else name.rpartition(".")[0]
-        for name in imports(module, file)
-        if name in MODULES or name.rpartition(".")[0] in MODULES
+
+
+@cache
+def uses() -> dict[str, set[str]]:
+    """Which modules each one imports; found when the first test asks, since collecting tests would wait for it."""
+    return {
+        module: {
+            name if name in MODULES else name.rpartition(".")[0]
+            for name in imports(module, file)
+            if name in MODULES or name.rpartition(".")[0] in MODULES
+        }
+        for module, file in MODULES.items()
     }
-    for module, file in MODULES.items()
-}
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - DOORS))
 def test_imports_go_downwards(module: str) -> None:
     room = room_of(module)
-    for used in USES[module]:
+    for used in uses()[module]:
         below = room_of(used)
         assert below == room or floor_of(room) < floor_of(below), (
             f"{module} imports {used}: {below} is not below {room}"
@@ -35,7 +41,7 @@ def test_imports_go_downwards(module: str) -> None:
 
 
 def test_there_is_no_circle() -> None:
-    TopologicalSorter({module: used - {module} - DOORS for module, used in USES.items()}).prepare()
+    TopologicalSorter({module: used - {module} - DOORS for module, used in uses().items()}).prepare()
 
 
 @pytest.mark.parametrize("module", sorted(module for module in MODULES if module.startswith("io")))
