@@ -341,7 +341,7 @@ def test_a_refiner_that_reads_a_style_in_each_pixel(exported: Path, tmp_path: Pa
     [
         (("refiner", "{tiles}", "{out}", "--leave-out", "x.png"), "--leave-out x.png: no tile has this name"),
         (("refiner", "{tiles}", "{out}", "--size", "full"), "no tile has 128 px a side and 20 % tissue"),
-        (("export-refiner", "{out}", "{tiles}", "{out}.onnx"), "does not exist"),
+        (("export-refiner", "{out}", "{tiles}", "{out}.onnx"), "no such file"),
     ],
 )
 def test_bad_input_is_one_line(exported: Path, tmp_path: Path, args: tuple[str, ...], says: str) -> None:
