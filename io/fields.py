@@ -52,10 +52,20 @@ Line = Annotated[
     str,
     Meta(
         pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z",
-        description="text of one line, without control characters",
+        max_length=200,
+        description="text of one line, without control characters, of at most 200",
     ),
 ]
 """What is shown on terminals and written into slides."""
+Text = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*\Z",
+        max_length=10_000,
+        description="text without control characters, of at most 10000",
+    ),
+]
+"""The same of any number of lines."""
 
 RGB = tuple[Byte, Byte, Byte]
 

@@ -18,9 +18,9 @@ from cases import contents, run_program
 from models import LABELS, RampModel, StainModel
 from safron.engine import render
 from safron.engine.evaluation import boundary_profiles
-from safron.engine.evaluation.alignment import check_size, measure_alignment
+from safron.engine.evaluation.alignment import Alignment, check_size, measure_alignment
 from safron.engine.evaluation.boundary_profiles import measure_profiles
-from safron.engine.evaluation.cli import commands, main
+from safron.engine.evaluation.cli import _doubt, commands, main
 from safron.engine.evaluation.overlap_mismatch import measure_mismatch
 from safron.engine.evaluation.seam_report import SeamReport, evaluate_seams, seam_table
 from safron.engine.evaluation.seam_scores import SEAM_Z, SeamScores, score_seams
@@ -297,6 +297,21 @@ def test_alignment_finds_the_shift(shift: tuple[int, int]) -> None:
     assert found.shift == shift
     assert found.explained >= found.explained_at_zero
     assert found.explained > 0.2
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (Alignment((0, 0), 0.9, 0.9, 0.9, False, 20), None),
+        (Alignment((3, -2), 0.9, 0.5, 0.9, False, 20), "shift 3,-2: the image does not lie on this mask"),
+        (Alignment((0, -24), 0.9, 0.5, 0.9, True, 20), "shift 0,-24 lies at the edge of the search"),
+        (Alignment((0, 0), 0.2, 0.2, 0.3, False, 20), "shift 0,0 is not sure: it fits 30% of 20 places"),
+        (None, "its alignment with the mask was not measured"),
+    ],
+)
+def test_a_doubtful_alignment_is_told(found: Alignment | None, says: str | None) -> None:
+    doubt = _doubt(found)
+    assert doubt is None if says is None else (doubt or "").startswith(says)
 
 
 def test_alignment_needs_two_labels() -> None:

@@ -498,8 +498,11 @@ def test_two_processes_agree_with_one(folder: Path, tmp_path: Path) -> None:
 # What goes wrong
 
 
+@pytest.mark.parametrize(
+    ("save_every", "says"), [(2, "the last checkpoint is kept"), (6, "no checkpoint was written")]
+)
 def test_nan_loss_stops_and_keeps_the_last_checkpoint(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int, says: str
 ) -> None:
     config = replace(TINY, steps=6)
     original = losses.PixelLoss.__call__
@@ -510,11 +513,12 @@ def test_nan_loss_stops_and_keeps_the_last_checkpoint(
         return original(self, real, fake) * (float("nan") if len(calls) == 4 else 1)
 
     monkeypatch.setattr(losses.PixelLoss, "__call__", spoiled)
-    with pytest.raises(
-        Failed, match="generator became nan at step 4; the last checkpoint is kept"
-    ) as problem:
-        train.fit(folder, tmp_path, config, train.Schedule(6, save_every=2))
+    with pytest.raises(Failed, match=f"generator became nan at step 4; {says}") as problem:
+        train.fit(folder, tmp_path, config, train.Schedule(6, save_every=save_every))
     one_line(problem)
+    if save_every > 4:
+        assert not (tmp_path / "checkpoint.pt").exists()
+        return
     kept = load_checkpoint(tmp_path / "checkpoint.pt")
     assert kept.step == 2
     assert all(torch.isfinite(p).all() for p in kept.state["generator"].values())

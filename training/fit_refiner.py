@@ -13,7 +13,7 @@ import torch
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.files import replacing, what_is_there
 from safron.training.config.exported import check_run_folder
-from safron.training.config.stopping import own_folder, stop_requests
+from safron.training.config.stopping import Diverged, own_folder, stop_requests, tell_what_is_kept
 from safron.training.refiner.data import Tiles
 from safron.training.refiner.settings import RefinerConfig, config_of
 from safron.training.refiner.train import RefinerTrainer
@@ -128,7 +128,7 @@ def fit_refiner(
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / "refiner.pt", {"tiles": tiles.names} | (metadata or {})
     trainer = RefinerTrainer(config, tiles)
-    with own_folder(out), stop_requests() as asked:
+    with own_folder(out), stop_requests() as asked, tell_what_is_kept(path):
         if path.exists():
             _load_state(trainer, path)
         log = RunLog(out, trainer.done)
@@ -168,7 +168,5 @@ def _iterations(
             return
         losses = trainer.iterate()
         if not all(math.isfinite(value) for value in losses.values()):
-            raise Failed(
-                f"a loss is no longer finite at iteration {trainer.done}; the last checkpoint is kept"
-            )
+            raise Diverged(f"a loss is no longer finite at iteration {trainer.done}")
         yield losses, spent

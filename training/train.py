@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safron.io.errors import Failed
 from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts
-from safron.training.config.stopping import own_folder, stop_requests
+from safron.training.config.stopping import Diverged, own_folder, stop_requests, tell_what_is_kept
 from safron.training.data import Batch, draw_batches
 from safron.training.discriminators import SpectralConv, make_discriminator
 from safron.training.distributed import Team, choose_device, choose_half
@@ -203,10 +202,7 @@ class Trainer:
     def _descend(self, loss: Tensor, adam: torch.optim.Optimizer, name: str) -> None:
         """Take one step of Adam down a loss."""
         if not math.isfinite(loss.item()):
-            raise Failed(
-                f"the loss of the {name} became {loss.item()} at step {self.done + 1}; the last checkpoint is kept: resume "
-                "from it with lower rates, or with bfloat16 and float16 off"
-            )
+            raise Diverged(f"the loss of the {name} became {loss.item()} at step {self.done + 1}")
         adam.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(adam)
@@ -238,10 +234,7 @@ class Trainer:
         """
         weights = (*self.generator.parameters(), *self.discriminator.parameters())
         if not all(bool(weight.isfinite().all()) for weight in weights):
-            raise Failed(
-                f"a weight is no longer finite at step {self.done}; the last checkpoint is kept: resume from it with lower "
-                "rates, or with bfloat16 and float16 off"
-            )
+            raise Diverged(f"a weight is no longer finite at step {self.done}")
         state = {name: part.state_dict() for name, part in self._parts().items()}
         return Checkpoint(self.config, self.done, metadata, state)
 
@@ -332,7 +325,7 @@ def fit(
         schedule = dataclasses.replace(schedule, steps=config.steps)
 
     out.mkdir(parents=True, exist_ok=True)
-    with own_folder(out) if team.leads else nullcontext(), stop_requests() as asked:
+    with own_folder(out) if team.leads else nullcontext(), stop_requests() as asked, tell_what_is_kept(path):
         trainer = Trainer(config, hardware.device, team=team, compiled=hardware.compiled)
         _begin_or_restore(trainer, run, start)
         numbers, ahead = range(trainer.done, schedule.steps), trainer.device.type != "cpu"

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 from safron.io.errors import BadInput
-from safron.io.fields import RGB, Byte, Count, Finite, Line, Mpp, NotNegative, convert, hints
+from safron.io.fields import RGB, Byte, Count, Finite, Line, Mpp, NotNegative, Text, convert, hints
 from safron.io.files import parse_text
 from safron.io.legend import Label
 from safron.io.measures.guides import Guides
@@ -270,8 +270,8 @@ class Card:
     noise_scales: tuple[Count, ...] = ()
     mpp: Mpp | None = None
     version: Line = "1"
-    licence: str = "unknown"
-    trained_on: str = "unknown"
+    licence: Text = "unknown"
+    trained_on: Text = "unknown"
     edges: Edges | None = None
     guides: Guides | None = None
     style: Style | None = None

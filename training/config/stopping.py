@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, Failed
 from safron.io.interruptions import REPEAT_SECONDS, SIGNALS, say_if_interrupted
 
 
@@ -38,6 +38,24 @@ def stop_requests() -> Iterator[list[float]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Diverged(Failed):
+    """A loss or a weight is no longer finite."""
+
+
+@contextlib.contextmanager
+def tell_what_is_kept(checkpoint: Path) -> Iterator[None]:
+    """Say of a training that diverged whether there is a checkpoint to continue from."""
+    try:
+        yield
+    except Diverged as error:
+        kept = (
+            "the last checkpoint is kept: resume from it"
+            if checkpoint.exists()
+            else "no checkpoint was written: begin again"
+        )
+        raise Failed(f"{error}; {kept} with lower rates, or with bfloat16 and float16 off") from error
 
 
 def tell_of(checkpoint: Path) -> None:
