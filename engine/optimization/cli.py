@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -55,7 +55,7 @@ class Optimized:
     seconds_after: float
 
 
-def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
+def optimize(source: Path, out: Path, *, overwrite: bool = False, runtime: str = "onnxruntime") -> Optimized:
     """Write a faster graph of a generator after comparing both.
 
     Parameters
@@ -66,6 +66,8 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
         The new file. If there is a card beside `source`, a copy is put beside it.
     overwrite
         Replace existing files; a card beside the old `out` is replaced or deleted with it.
+    runtime
+        "onnxruntime" or "openvino": what is to run the new file.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
     if taken is not None and not overwrite:
         raise BadInput(f"{taken}: exists; give another name, or pass --overwrite")
     before = OnnxModel(source, device="cpu")
-    rewritten = _rewritten(before)
+    rewritten = _rewritten(before, runtime)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as folder:
         new = Path(folder) / out.name
@@ -100,6 +102,8 @@ def optimize(source: Path, out: Path, *, overwrite: bool = False) -> Optimized:
                 f"{source}: the rewritten graph is not a valid generator ({reason}); render with the original"
             ) from error
         done = _compare(before, after, rewritten.changes)
+        if runtime == "openvino":
+            done = replace(done, **_openvino_seconds(source, new))
         about = {"rewritten_from": before.sha256, "rewrite_max_abs": done.max_abs}
         if cards[0].is_file():
             card = json.loads(cards[0].read_text(encoding="utf-8")) | about
@@ -132,8 +136,8 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
         raise BadInput(f"{path.name}: too large for one ONNX file ({one_line(error)})") from error
 
 
-def _rewritten(generator: OnnxModel) -> Rewritten:
-    """Return the faster graph of a generator."""
+def _rewritten(generator: OnnxModel, runtime: str) -> Rewritten:
+    """Return the graph of a generator that is faster in a runtime."""
     try:
         import onnx
     except ImportError as error:
@@ -144,12 +148,15 @@ def _rewritten(generator: OnnxModel) -> Rewritten:
     from .rewrite import Rewritten, rewrite
 
     values = [] if generator.card.adapter else [label.value for label in generator.card.labels]
-    rewritten = rewrite(onnx.load(str(generator.path)), label_values=values)
-    even = not any(side % 2 for side in (generator.card.tile, generator.card.tile_multiple or 2))
-    model, changes = pack(rewritten.model, even=even)
-    rewritten = Rewritten(model, rewritten.changes + changes)
+    rewritten = rewrite(onnx.load(str(generator.path)), label_values=values, runtime=runtime)
+    if runtime == "onnxruntime":
+        even = not any(side % 2 for side in (generator.card.tile, generator.card.tile_multiple or 2))
+        model, changes = pack(rewritten.model, even=even)
+        rewritten = Rewritten(model, rewritten.changes + changes)
     if not rewritten.changes:
-        raise BadInput(f"{generator.path}: nothing in it can be made faster; render with it as it is")
+        raise BadInput(
+            f"{generator.path}: nothing in it can be made faster for {runtime}; render with it as it is"
+        )
     return rewritten
 
 
@@ -203,6 +210,24 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
     return Optimized(changes, max_abs, levels, median(seconds[0][1:]), median(seconds[1][1:]))
 
 
+def _openvino_seconds(before: Path, after: Path) -> dict[str, float]:
+    """Time two files with OpenVINO, in bfloat16 where the CPU has it."""
+    from safron.engine.generator.onnx_model import OnnxModel
+    from safron.engine.generator.openvino_session import has_bfloat16
+
+    precision = "bfloat16" if has_bfloat16() else "float32"
+    found = {}
+    for name, path in (("seconds_before", before), ("seconds_after", after)):
+        generator = OnnxModel(path, device="cpu", threads=1, runtime="openvino", precision=precision)
+        times = []
+        for inputs in example_patches(generator):
+            start = time.perf_counter()
+            generator(inputs["labels"], inputs.get("noise"), **further(inputs))
+            times.append(time.perf_counter() - start)
+        found[name] = median(times[1:])
+    return found
+
+
 @click.command(
     cls=Program,
     context_settings=SETTINGS,
@@ -211,16 +236,22 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @option("--overwrite", "Replace OUT, and the card beside it.", is_flag=True)
+@option(
+    "--runtime",
+    "Library that is to run OUT. With openvino, render with --runtime openvino or --precision bfloat16.",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    default="onnxruntime",
+)
 @debug_option
 @version_option
-def command(source: Path, out: Path, *, overwrite: bool) -> None:
+def command(source: Path, out: Path, *, overwrite: bool, runtime: str) -> None:
     """Rewrite a generator IN.onnx so that it runs faster on a CPU, as OUT.onnx.
 
     Large convolutions become products of spectra, transposed convolutions become plain ones, and the last convolution makes
     2 x 2 pixels at once. Both graphs are run on example masks, and OUT is written only if no pixel differs by more than one grey level. Needs: pip install
     'safron[optimize]'.
     """
-    done = optimize(source, out, overwrite=overwrite)
+    done = optimize(source, out, overwrite=overwrite, runtime=runtime)
     for change in done.changes:
         click.echo(change)
     click.echo(
