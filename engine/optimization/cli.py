@@ -154,9 +154,7 @@ def _rewritten(generator: OnnxModel, runtime: str) -> Rewritten:
         model, changes = pack(rewritten.model, even=even)
         rewritten = Rewritten(model, rewritten.changes + changes)
     if not rewritten.changes:
-        raise BadInput(
-            f"{generator.path}: nothing in it can be made faster for {runtime}; render with it as it is"
-        )
+        raise BadInput(f"{generator.path}: nothing in it can be made faster; render with it as it is")
     return rewritten
 
 
