@@ -23,9 +23,13 @@ from results import Results
 from runtimes import WAYS, commands, cpu_type, measure
 
 HERE = Path(__file__).parent
-PAPER = ("the paper's network, random weights", "the same, rewritten by `safron-optimize`")
+PAPER = (
+    "the paper's network, random weights",
+    "the same, rewritten by `safron-optimize`",
+    "the same, by `safron-optimize --runtime openvino`",
+)
 GENERATORS = ("safron-tissue", "safron-seamless", "nuclei", *PAPER)
-RENDERED = ("safron-tissue", "safron-seamless")
+RENDERED = ("safron-tissue", "safron-seamless")  # which know the labels of the gland mask
 SIDES = (4096, 8192, 16384)
 BEGIN, END = "<!-- {}: by benchmarks/performance.py -->", "<!-- end -->"
 
@@ -34,14 +38,15 @@ Rows = dict[str, Row]
 
 
 def paper_files(folder: Path) -> dict[str, Path]:
-    """Write the paper's network, and its rewritten form, where they are not there."""
-    plain, rewritten = folder / "paper.onnx", folder / "paper-cpu.onnx"
+    """Write the paper's network, and its rewritten forms, where they are not there."""
+    plain, *rewritten = (folder / f"paper{kind}.onnx" for kind in ("", "-cpu", "-openvino"))
     if not plain.exists():
         export = ["safron-train", "export-random", str(plain), "--preset", "safron", "--seed", "0"]
         subprocess.run(export, check=True)
-    if not rewritten.exists():
-        subprocess.run(["safron-optimize", str(plain), str(rewritten)], check=True)
-    return dict(zip(PAPER, (plain, rewritten), strict=True))
+    for path, runtime in zip(rewritten, ("onnxruntime", "openvino"), strict=True):
+        if not path.exists():
+            subprocess.run(["safron-optimize", str(plain), str(path), "--runtime", runtime], check=True)
+    return dict(zip(PAPER, (plain, *rewritten), strict=True))
 
 
 def calls(name: str, folder: Path, repeats: int) -> Row:

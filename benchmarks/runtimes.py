@@ -142,6 +142,7 @@ def same_bits(way: Any, given: Inputs, rows: int, columns: int) -> bool:
 def commands(mask: Path, models: list[str], repeats: int) -> list[dict[str, Any]]:
     """CPU seconds and peak memory of whole renders, in turns."""
     made: dict[tuple[str, str], dict[str, list[float]]] = {}
+    digests: dict[tuple[str, str], str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _, model, (name, options) in product(range(repeats), models, WAYS.items()):
             report, before = Path(folder) / "report.json", resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -151,12 +152,15 @@ def commands(mask: Path, models: list[str], repeats: int) -> list[dict[str, Any]
             subprocess.run([*command, "--report", str(report), "--overwrite", "--quiet"], check=True)
             after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
             row = made.setdefault((model, name), {"cpu_s": [], "wall_s": [], "peak_mib": []})
+            told = json.loads(report.read_text())
+            digests[model, name] = told["digest"]
             row["cpu_s"].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
             row["wall_s"].append(wall)
-            row["peak_mib"].append(json.loads(report.read_text())["peak_bytes"] / 2**20)
+            row["peak_mib"].append(told["peak_bytes"] / 2**20)
     rows = []
     for (model, name), values in made.items():
-        row = {"model": model, "way": name} | {key: median(times) for key, times in values.items()}
+        row = {"model": model, "way": name, "digest": digests[model, name]}
+        row |= {key: median(times) for key, times in values.items()}
         row["times"] = median(made[model, next(iter(WAYS))]["cpu_s"]) / row["cpu_s"]
         rows.append(row)
         print(

@@ -151,3 +151,46 @@ def test_taps_that_meet_the_same_pixel_are_added_up() -> None:
         [[0 + 1, 2], [3 + 4 + 6 + 7, 5 + 8]],
         [[0, 1 + 2], [3 + 6, 4 + 5 + 7 + 8]],
     ]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pads", "more", "rewritten"),
+    [
+        (4, 1, {}, 1),
+        (2, 0, {}, 1),
+        (6, 2, {}, 1),
+        (3, 1, {"output_padding": [1, 1]}, 1),
+        (3, 0, {}, 0),  # more than twice as large
+        (4, 1, {"dilations": [2, 2]}, 0),
+        (4, 1, {"group": 3}, 0),
+        (4, 1, {"strides": [1, 1]}, 0),
+        (4, 1, {"outputs": 16}, 0),  # a block of channels
+    ],
+)
+def test_a_transposed_convolution_to_a_few_channels_is_one_by_phases(
+    kernel: int, pads: int, more: dict[str, Any], rewritten: int, tmp_path: Path
+) -> None:
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    rng, outputs = np.random.default_rng(3), more.pop("outputs", 3)
+    weights = rng.normal(size=(6, outputs, kernel, kernel)).astype(np.float32)
+    how = {"strides": [2, 2], "pads": [pads] * 4} | more
+    node = helper.make_node("ConvTranspose", ["a", "w"], ["image"], **how)
+    entries = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, f"{name}y", f"{name}x"])
+        for name, channels in (("a", 6), ("image", outputs * more.get("group", 1)))
+    ]
+    graph = helper.make_graph(
+        [node], "net", entries[:1], entries[1:], [numpy_helper.from_array(weights, "w")]
+    )
+    path = tmp_path / "net.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    feeds = {"a": rng.normal(size=(2, 6, 9, 7)).astype(np.float32)}
+    model = open_core().read_model(str(path))
+    assert rewrite(model) == rewritten
+    made = run(model, feeds)
+    (expected,) = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feeds)
+    assert made.shape == expected.shape
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+    assert ("Convolution" in {node.get_type_name() for node in model.get_ordered_ops()}) == bool(rewritten)

@@ -290,6 +290,26 @@ def test_generator_with_a_large_stem(
     assert len(seen) > 100  # a picture, not one grey
 
 
+def test_a_graph_for_openvino_keeps_its_transposed_convolution(tmp_path: Path) -> None:
+    """And has its spectra made columns by a convolution: the same pixels, timed with OpenVINO."""
+    pytest.importorskip("openvino")
+    source, out = write_stem(tmp_path / "g.onnx"), tmp_path / "fast.onnx"
+    done = optimize(source, out, runtime="openvino")
+    assert len(done.changes) == 1
+    assert done.levels <= 1
+    kinds = [node.op_type for node in onnx.load(str(out)).graph.node]
+    assert "ConvTranspose" in kinds
+    assert "MatMul" in kinds, "forward"
+    assert kinds.count("MatMul") < [
+        node.op_type for node in rewrite(onnx.load(str(source)), label_values=[0, 1, 2]).model.graph.node
+    ].count("MatMul")
+    labels = example_patches(OnnxModel(source, device="cpu"), seed=1)[-1]["labels"]
+    expected, found = (
+        np.rint(OnnxModel(path, device="cpu", runtime="openvino")(labels)) for path in (source, out)
+    )
+    assert abs(found - expected).max() <= 1
+
+
 def test_a_stem_of_more_than_labels_is_left_its_channels(tmp_path: Path) -> None:
     """What lies between labels and stem looks at neighbours: no table of labels stands for it."""
     source = write_stem(tmp_path / "g.onnx")

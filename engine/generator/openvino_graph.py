@@ -1,6 +1,6 @@
 """What is rewritten in a graph before OpenVINO compiles it?
 
-Two identities that hold but for rounding. Both save time with OpenVINO's kernels; measured in ``benchmarks/LOG.md``.
+Three identities that hold but for rounding. All save time with OpenVINO's kernels; measured in ``benchmarks/LOG.md``.
 
 **A convolution of an image enlarged twofold, by phases.** Every other pixel of the enlarged image is a copy, so for each phase
 (y mod 2, x mod 2) of the output, taps that meet the same pixel are added up. With k = 3, four taps on the small image do the work
@@ -8,6 +8,9 @@ of nine on the large one::
 
     concat(enlarge(a), b) --Conv k x k-->   becomes   a --Conv (k // 2 + 1)^2, 4 x channels--> depth to space --+
                                                       b --Conv k x k-------------------------------------------+--> sum
+
+**A transposed convolution to a few channels, by phases.** One that doubles its image, as at the end of many generators, is a
+convolution to four times the channels, and depth to space. OpenVINO runs it in float32 and without blocks of channels.
 
 **A mean over a window, by rows and columns.**
 """
@@ -45,6 +48,10 @@ REVISION = 4
 """Part of the name of a compiled generator in the cache; to be raised with every change here and in `openvino_precision`."""
 
 
+FEW_CHANNELS = 16
+"""Fewer fill no block of OpenVINO's transposed convolutions."""
+
+
 def rewrite(model: Any) -> int:
     """Rewrite an `openvino.Model` in place, and return how many nodes were replaced."""
     count = 0
@@ -52,6 +59,8 @@ def rewrite(model: Any) -> int:
         kind = node.get_type_name()
         if kind == "Convolution":
             count += _enlarged_by_phases(node)
+        elif kind == "ConvolutionBackpropData":
+            count += _doubled_by_phases(node)
         elif kind == "AvgPool":
             count += _mean_by_axes(node)
     if count:
@@ -129,6 +138,60 @@ def phase_weights(weights: Float32) -> Float32:
     for dy, dx, y, x in np.ndindex(2, 2, size, size):
         summed[dy, dx, :, :, (dy + y) // 2, (dx + x) // 2] += weights[:, :, y, x]
     return summed.reshape(4 * out, channels, taps, taps).astype(np.float32)
+
+
+def _doubled_by_phases(conv: Any) -> bool:
+    from openvino import opset14 as ops
+
+    weights, how = _constant(conv, 1), conv.get_attributes()
+    plain = how["auto_pad"] == "explicit" and {*how["dilations"]} == {1} and {*how["strides"]} == {2}
+    if weights is None or conv.get_input_size() != 2 or weights.ndim != 4 or not plain:
+        return False
+    if weights.dtype != np.float32 or weights.shape[1] >= FEW_CHANNELS:
+        return False
+    begin, end, extra = (list(how[name]) for name in ("pads_begin", "pads_end", "output_padding"))
+    if any(weights.shape[2 + axis] - begin[axis] - end[axis] + extra[axis] != 2 for axis in (0, 1)):
+        return False
+    spans = [_span(weights.shape[2 + axis], begin[axis]) for axis in (0, 1)]
+    if any(low > 0 or high < 0 for low, high in spans):
+        return False
+    before, behind = ([-low for low, _ in spans], [high for _, high in spans])
+    phases = ops.convolution(
+        conv.input_value(0), _weights(doubling_weights(weights, begin)), [1, 1], before, behind, [1, 1]
+    )
+    _replace(conv, ops.depth_to_space(phases, "blocks_first", 2))
+    return True
+
+
+def _span(taps: int, pad: int) -> tuple[int, int]:
+    """Return the first and the last input pixel, from its own on, that an output pixel of any phase is made of."""
+    return -((taps - 1 - pad) // 2), (1 + pad) // 2
+
+
+def doubling_weights(weights: Float32, pads: list[int]) -> Float32:
+    """Give a transposed convolution of stride 2 as a convolution to each phase of its image.
+
+    Parameters
+    ----------
+    weights
+        float32 [in, out, ky, kx].
+    pads
+        Rows and columns that are cut from the beginning of its image.
+
+    Returns
+    -------
+    Float32
+        [4 out, in, y, x], phase by phase: (0, 0), (0, 1), (1, 0), (1, 1).
+    """
+    inner, out, *sizes = weights.shape
+    spans = [_span(size, pad) for size, pad in zip(sizes, pads, strict=True)]
+    made = np.zeros((2, 2, out, inner, *(high - low + 1 for low, high in spans)), np.float32)
+    for dy, dx, y, x in np.ndindex(2, 2, *made.shape[4:]):
+        # Input pixel i contributes to output pixel 2 i - pad + tap.
+        down, across = dy + pads[0] - 2 * (y + spans[0][0]), dx + pads[1] - 2 * (x + spans[1][0])
+        if 0 <= down < sizes[0] and 0 <= across < sizes[1]:
+            made[dy, dx, :, :, y, x] = weights[:, :, down, across].T
+    return made.reshape(4 * out, inner, *made.shape[4:])
 
 
 def _pieces(conv: Any) -> list[Any] | None:

@@ -38,11 +38,9 @@ def find_shapes(
     joining
         Whether several patches may go into one call.
     """
-    card, stride = info.card, plan.grid.columns.stride
-    steps = card.tile_multiple
-    if plan.patches < FEW or info.per_call != 1 or card.adapter is not None or card.sampler is not None:
-        return info
-    if not steps or stride % steps or stride % card.alignment:
+    card, stride, multiple = info.card, plan.grid.columns.stride, info.card.tile_multiple
+    plain = info.per_call == 1 and card.adapter is None and card.sampler is None
+    if plan.patches < FEW or not plain or not multiple or stride % multiple or stride % card.alignment:
         return info
     shared = _shares(model, info, plan, alone)
     joined = JOINED if joining and _are_same_joined(model, info, plan, shared=shared) else 1

@@ -17,9 +17,15 @@ from safron.io.console import SETTINGS, Program, debug_option, option, run_progr
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @option("--overwrite", "Replace OUT, and the card beside it.", is_flag=True)
+@option(
+    "--runtime",
+    "Library that is to run OUT. With openvino, render with --runtime openvino or --precision bfloat16.",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    default="onnxruntime",
+)
 @debug_option
 @version_option
-def command(source: Path, out: Path, *, overwrite: bool) -> None:
+def command(source: Path, out: Path, *, overwrite: bool, runtime: str) -> None:
     """Rewrite a generator IN.onnx so that it runs faster on a CPU, as OUT.onnx.
 
     Large convolutions become products of spectra, transposed convolutions become plain ones, and the last convolution makes
@@ -28,7 +34,7 @@ def command(source: Path, out: Path, *, overwrite: bool) -> None:
     """
     from .optimize import optimize
 
-    done = optimize(source, out, overwrite=overwrite)
+    done = optimize(source, out, overwrite=overwrite, runtime=runtime)
     for change in done.changes:
         click.echo(change)
     click.echo(

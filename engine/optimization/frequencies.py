@@ -14,6 +14,7 @@ the bias.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,8 +31,8 @@ WORTHWHILE = 3.0
 TILES = (32, 48, 64, 96, 128, 192, 256)
 
 
-def by_frequencies(graph: Graph, node: onnx.NodeProto) -> None:
-    """Replace a convolution of stride 1 with a large kernel."""
+def by_frequencies(graph: Graph, node: onnx.NodeProto, *, runtime: str = "onnxruntime") -> None:
+    """Replace a convolution of stride 1 with a large kernel, by what is fast in a runtime."""
     weights = weights_of(graph, node, 0)
     settings = attributes_of(node)
     plain = settings.get("group", 1) == 1 and settings.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
@@ -61,7 +62,8 @@ def by_frequencies(graph: Graph, node: onnx.NodeProto) -> None:
         x = label_channels(graph, channels)
     elif any(pads):
         x = graph.add("Pad", [x, graph.store([0, 0, *pads[:2], 0, 0, *pads[2:]], "safron_pads")])
-    _emit_frequencies(graph, x, kernel, bias, width=width, tile=tile, output=node.output[0])
+    back = _by_convolution if runtime == "openvino" else _by_product
+    _emit_frequencies(graph, x, kernel, bias, width=width, tile=tile, output=node.output[0], back=back)
     size = "x".join(str(side) for side in kernel.shape[2:])
     graph.replace(
         node,
@@ -78,7 +80,15 @@ def _cost(kernel: tuple[int, ...], width: int, tile: int) -> float:
 
 
 def _emit_frequencies(
-    graph: Graph, x: str, kernel: Float64, bias: Float64, *, width: int, tile: int, output: str
+    graph: Graph,
+    x: str,
+    kernel: Float64,
+    bias: Float64,
+    *,
+    width: int,
+    tile: int,
+    output: str,
+    back: Callable[[Graph, str, Float64, int], str],
 ) -> None:
     """Emit the product of spectra; see the formula in the module's docstring.
 
@@ -92,6 +102,8 @@ def _emit_frequencies(
         Output columns, of the image and of a strip.
     output
         Name of the result [N, O, y - ky + 1, width].
+    back
+        Makes columns of spectra.
     """
     outputs, channels, rows, columns = kernel.shape
     length = tile + columns - 1
@@ -103,7 +115,6 @@ def _emit_frequencies(
     offset = graph.store(offsets.reshape(-1), "safron_offset")
     split = graph.store([0, channels, -1, count, 2], "safron_shape")
     grouped = graph.store([0, count * 2 * channels, 1, -1], "safron_shape")
-    flat = graph.store([0, count * 2, -1], "safron_shape")
     axis = graph.store([3], "safron_axis")
     strips = []
     for start in range(0, width, tile):
@@ -118,12 +129,29 @@ def _emit_frequencies(
         # [N, C, y, k, 2] -> [N, k, C, 2, y]: the channels of a group are those of one frequency.
         spectrum = graph.add("Reshape", [graph.add("Transpose", [spectrum], perm=[0, 3, 1, 4, 2]), grouped])
         spectrum = graph.add("Conv", [spectrum, weight, offset], group=count, kernel_shape=[1, rows])
-        # Products of the picture's rows with M: ONNX Runtime fuses the transposition into the product.
-        spectrum = graph.add("Transpose", [graph.add("Reshape", [spectrum, flat])], perm=[0, 2, 1])
-        back = graph.store(inverse[:, :, :part].reshape(count * 2, part), "safron_inverse")
-        product = graph.add("MatMul", [spectrum, back])
-        strips.append(graph.add("Reshape", [product, graph.store([0, outputs, -1, part], "safron_shape")]))
+        strips.append(back(graph, spectrum, inverse[:, :, :part].reshape(count * 2, part), outputs))
     graph.add("Concat", strips, output, axis=3)
+
+
+def _by_product(graph: Graph, spectrum: str, inverse: Float64, outputs: int) -> str:
+    """Make columns of a spectrum [N, 2 k O, 1, y] as products of the picture's rows with M.
+
+    ONNX Runtime fuses the transposition into the product.
+    """
+    count, part = inverse.shape
+    flat = graph.add("Reshape", [spectrum, graph.store([0, count, -1], "safron_shape")])
+    rows = graph.add("Transpose", [flat], perm=[0, 2, 1])
+    product = graph.add("MatMul", [rows, graph.store(inverse, "safron_inverse")])
+    return graph.add("Reshape", [product, graph.store([0, outputs, -1, part], "safron_shape")])
+
+
+def _by_convolution(graph: Graph, spectrum: str, inverse: Float64, outputs: int) -> str:
+    """Make them by a convolution 1 x 1 to as many channels as columns, which OpenVINO moves to their place for less."""
+    count, _ = inverse.shape
+    image = graph.add("Reshape", [spectrum, graph.store([0, count, outputs, -1], "safron_shape")])
+    weight = graph.store(inverse.T[:, :, None, None], "safron_inverse")
+    columns = graph.add("Conv", [image, weight], kernel_shape=[1, 1])
+    return graph.add("Transpose", [columns], perm=[0, 2, 3, 1])
 
 
 def _transforms(length: int, tile: int) -> tuple[Float64, Float64]:
