@@ -206,7 +206,6 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
 
 def _openvino_seconds(path: Path) -> float:
     """Return the time per patch of a file with OpenVINO, in bfloat16 where the CPU has it."""
-    from safron.engine.generator.onnx_model import OnnxModel
     from safron.engine.generator.openvino_session import has_bfloat16
 
     precision = "bfloat16" if has_bfloat16() else "float32"
