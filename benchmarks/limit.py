@@ -14,7 +14,8 @@ The render is a ``safron-render`` process as a user runs it, start-up and loadin
 For the identity generator also the **chain**: blocks read, filled with colour, halved, encoded and written one after the other on all cores by
 the same compiled code, with no patch, overlap, digest, journal or start-up. No engine that makes the same file can be faster.
 
-A table, then one line of JSON. On a shared machine read the ratios, not the times.
+A table, then one line of JSON. On a shared machine read the ratios, not the times; best that of CPU seconds, start-up and loading
+included, which has the generator's calls alone as its floor.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -37,6 +39,14 @@ import zarr
 from common import gland_labels, parser_of, render_apart, timed, write_mask
 
 STAGES = ("read", "noise", "xt", "model", "blend", "step", "downsample", "encode", "scratch", "write")
+
+
+@contextmanager
+def cpu_counted(spent: dict[str, float], name: str) -> Iterator[None]:
+    """Add the CPU seconds of what runs inside, with all processes that it starts and waits for."""
+    before = sum(os.times()[:4])
+    yield
+    spent[name] += sum(os.times()[:4]) - before
 
 
 @dataclass(frozen=True)
@@ -182,11 +192,21 @@ def measure(args: argparse.Namespace, folder: Path, mask: Path, model: str) -> d
     # Half of the bare calls now, half after; the gland mask is a fifth glass.
     passes = len(generator.card.sampler.times) if generator.card.sampler else 1
     half = min(args.bare or 1 << 30, round(0.8 * (args.side / 236) ** 2 * passes)) // 2 + 1
-    before = 0.0 if bare is None else bare.seconds(half)
-    made = render_apart(folder, mask, model=model, device=args.device, block=args.block, workers=args.workers)
+    cpu = {"model": 0.0, "render": 0.0}
+    with cpu_counted(cpu, "model"):
+        before = 0.0 if bare is None else bare.seconds(half)
+    with cpu_counted(cpu, "render"):
+        made = render_apart(
+            folder, mask, model=model, device=args.device, block=args.block, workers=args.workers
+        )
     floor = {"model": 0.0}
     if bare is not None:
-        floor["model"] = (before + bare.seconds(half)) / (2 * half) * made["generated"]
+        with cpu_counted(cpu, "model"):
+            after = bare.seconds(half)
+        # What a batch needs to be full is run, too.
+        ran = 2 * bare.batch * -(-half // bare.batch)
+        floor["model"] = (before + after) / (2 * half) * made["generated"]
+        cpu["model"] *= made["generated"] / ran
     floor["encode"], tiles = encode_seconds(folder / "slide.tiff", os.cpu_count() or 1)
     floor["read"] = read_seconds(mask, args.workers)
     chain = chain_seconds(mask, folder / "chain", args.workers) if path is None else None
@@ -201,6 +221,8 @@ def measure(args: argparse.Namespace, folder: Path, mask: Path, model: str) -> d
         "filled": made["filled"],
         "tiles": tiles,
         "floor_s": floor | {"sum": total},
+        "cpu_s": cpu,
+        "share_of_cpu": cpu["model"] / cpu["render"],
         "chain_s": chain,
         "wall_s": made["wall"],
         "inside_s": made["seconds"],
@@ -234,6 +256,10 @@ def show(row: dict[str, Any]) -> None:
         f"  render  {row['wall_s']:.2f} s, {row['inside_s']:.2f} s of it after start-up; peak {row['peak_mib']:.0f} MiB"
     )
     print(f"  share   {row['share']:.3f}, without start-up {row['share_without_startup']:.3f}")
+    cpu = row["cpu_s"]
+    print(
+        f"  CPU     {cpu['model']:.2f} s of the generator's bare calls, {cpu['render']:.2f} s of the render: {row['share_of_cpu']:.3f}"
+    )
     if row["chain_s"] is not None:
         encode, chain = row["floor_s"]["encode"], row["chain_s"]
         print(

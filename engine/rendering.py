@@ -34,7 +34,7 @@ from safron.engine.scratch.lock import run_lock
 from safron.engine.scratch.mask_watch import MaskWatch
 from safron.engine.scratch.render_state import RenderState
 from safron.engine.system.gpus import kind_of
-from safron.engine.system.memory import peak_bytes, reserve_memory
+from safron.engine.system.memory import LARGEST, SAMPLED, peak_bytes, reserve_memory
 from safron.engine.system.versions import deciding_versions
 from safron.io.errors import Failed, SafronError, one_line
 from safron.io.slides.preview import write_png
@@ -195,7 +195,8 @@ def run(
             with closing(_open_state(prepared, inputs, watch)) as state:
                 if progress is not None:
                     progress(state.run + state.painted)
-                reserve_memory(*prepared.reserved)
+                largest = LARGEST if prepared.plan.passes is None else SAMPLED
+                reserve_memory(*prepared.reserved, largest=largest)
 
                 def run_job(job: Job, blocks: RenderState) -> None:
                     _run_blocks(job, blocks, runner, progress)

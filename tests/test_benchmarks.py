@@ -58,6 +58,7 @@ def test_limit_of_the_engine_alone(run: Run) -> None:
 def test_limit_of_a_generator(run: Run, tiny: Path) -> None:
     (row,) = run(f"limit --model {tiny} --side 600 --batches 1 --bare 2")["rows"]
     assert min(row["generated"], row["share"], row["floor_s"]["model"], row["stages_s"]["model"]) > 0
+    assert 0 < row["share_of_cpu"] < 1
     assert row["chain_s"] is None
 
 

@@ -210,12 +210,15 @@ def test_killed_in_the_middle_of_steps_it_goes_on(
     assert 0 < again < trials * (20 if at_once else max(kill))
 
 
+# In blocks of 256 most chunks lie under no boundary patches, and go as soon as their block is in the journal.
+@pytest.mark.parametrize(("height", "width", "block", "times"), [(640, 256, 64, 1.5), (1024, 1024, 256, 1.3)])
 def test_the_running_picture_is_deleted_as_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int, block: int, times: float
 ) -> None:
-    """Scratch holds little more than one of them, and less than planned."""
-    monkeypatch.setattr(render_state, "SYNC_SECONDS", 0.0)
-    height, width, most, passes = 640, 256, 0, set()
+    """Scratch holds little more than one of them, and the journal does not wait for a second."""
+    monkeypatch.setattr(render_state, "SYNC_BYTES", block * block * 6)
+    monkeypatch.setattr(MaskWatch, "due", lambda watch: True)
+    most, passes = 0, set()
     scratch = tmp_path / "s.tiff.safron"
 
     def look(count: int) -> None:
@@ -224,10 +227,11 @@ def test_the_running_picture_is_deleted_as_it_is_read(
         passes.update(path.parts[-3] for path in chunks)
         most = max(most, len(chunks) * 64 * 64)
 
-    options = SMALL | {"block": 64}
-    render(blobs(height, width), tmp_path / "s.tiff", model=MixModel(steps=3), progress=look, **options)
+    mask = np.pad(blobs(150, 150), ((0, height - 150), (0, width - 150)), "wrap")
+    options = SMALL | {"block": block}
+    render(mask, tmp_path / "s.tiff", model=MixModel(steps=3), progress=look, **options)
     assert passes == {"0", "1"}
-    assert height * width < most < 1.5 * height * width
+    assert mask.size < most < times * mask.size
 
 
 @pytest.mark.parametrize("side", [640, 768, 1024])

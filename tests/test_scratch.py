@@ -13,6 +13,7 @@ import pytest
 import zarr
 from plans import plan_for
 from safron.engine.plan.render_plan import RenderPlan
+from safron.engine.scratch import boundary_store
 from safron.engine.scratch.arrays import RECORD, Scratch
 from safron.engine.scratch.boundary_store import BoundarySums, Index, empty_boundary
 from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
@@ -34,8 +35,11 @@ def assert_same(found: BoundarySums, wanted: BoundarySums) -> None:
         assert not mine[theirs.size :].any()
 
 
-@pytest.mark.parametrize("room", [0, 1 << 30])
-def test_zarr_reads_what_was_written(room: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("room", "large"), [(0, 8 << 20), (1 << 30, 8 << 20), (0, 100_000)])
+def test_zarr_reads_what_was_written(
+    room: int, large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boundary_store, "LARGE", large)
     plan = plan_for(1300, 1700, block=512)
     scratch = Scratch(tmp_path / "scratch")
     scratch.create(plan, {})
@@ -47,6 +51,9 @@ def test_zarr_reads_what_was_written(room: int, tmp_path: Path) -> None:
     stored = {
         name: zarr.open_array(scratch.path / "boundary" / name, mode="r") for name in ("pixels", "sums")
     }
+    assert (stored["pixels"].nchunks > len(written)) == (large == 100_000), (
+        "several chunks where one is large"
+    )
     for index, sums in written.items():
         assert_same((np.asarray(stored["pixels"][index]), np.asarray(stored["sums"][index])), sums)
         for _ in range(2):  # from where it was written, and from where it was kept
@@ -59,6 +66,25 @@ def test_zarr_reads_what_was_written(room: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[:, : part.shape[1]], part[:, : found.shape[1]])
     assert scratch.has_part(level, (1, 3))
     assert not scratch.has_part(level, (0, 0)), "Zarr would read it as black"
+
+
+def test_boundary_sums_in_several_chunks_are_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boundary_store, "LARGE", 100_000)
+    plan, index = plan_for(1300, 1700, block=512), (0, 0)
+    scratch = Scratch(tmp_path / "scratch")
+    scratch.create(plan, {})
+    for lost in range(2):
+        scratch.boundaries.write(index, *some_sums(plan, index))
+        assert scratch.boundaries.is_whole(index)
+        files = sorted((scratch.path / "boundary" / "pixels").glob("c.0.0.*"))
+        assert len(files) > 2
+        files[-lost].unlink()
+        assert not scratch.boundaries.is_whole(index)
+        assert scratch.boundaries.stored() == {index}
+        scratch.boundaries.free(index)
+        assert not list((scratch.path / "boundary").glob("*/c.*"))
 
 
 @dataclass

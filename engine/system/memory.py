@@ -62,9 +62,11 @@ def usable_cores() -> int:
 
 # Constants of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-# The largest threshold that glibc accepts; larger arrays are mapped individually.
+# The largest threshold that glibc accepts; larger arrays are mapped individually where the heap has no room.
 LARGEST = 32 << 20
 PART = 8 << 20
+# Arrays of a sampler from which on this is better than to let the heap grow.
+SAMPLED = 2 << 20
 
 _ours = False
 
@@ -84,9 +86,21 @@ def keep_one_heap() -> None:
             _ours = True
 
 
-def reserve_memory(heap: int, outside: int) -> None:
-    """Take so many bytes of heap, and make sure of so many outside of it; does nothing unless `keep_one_heap` was called."""
+def reserve_memory(heap: int, outside: int, *, largest: int = LARGEST) -> None:
+    """Reserve memory before the first block; does nothing unless `keep_one_heap` was called.
+
+    Parameters
+    ----------
+    heap
+        Bytes of heap.
+    outside
+        Bytes that are made sure of outside of it.
+    largest
+        From so many bytes on an array for which the heap has no room is mapped outside of it; the heap grows for smaller ones.
+    """
     if _ours:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
         import numpy as np  # imported late: --help does without it
 
         from .large_arrays import zeros
@@ -103,6 +117,7 @@ def reserve_memory(heap: int, outside: int) -> None:
             for part in taken:
                 threads.submit(part[:: mmap.PAGESIZE].fill, 1)
         taken.clear()
+        libc.mallopt(M_MMAP_THRESHOLD, largest)
 
 
 def trim_heap() -> None:
