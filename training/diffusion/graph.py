@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from safron.training.graphs import Axes, trace
 from torch import nn
 
 from .process import linear_alphas, sampling_times
+from .settings import RunSettings
 
 PARITY_LIMIT = 1e-3
 """Largest difference that is accepted between ONNX Runtime and PyTorch, of a prediction."""
@@ -33,38 +34,6 @@ Patch = dict[str, npt.NDArray[Any]]
 
 Predict = Callable[[Patch], Floats]
 """Takes the inputs and returns the prediction, [n, T, T, 3]."""
-
-
-class Settings(Protocol):
-    """Settings of a run, as far as its card has them; see `DiffusionConfig`."""
-
-    @property
-    def name(self) -> str:
-        """On the card."""
-        ...
-
-    @property
-    def context(self) -> int:
-        """Pixels that a patch reads around what it writes."""
-        ...
-
-    @property
-    def mpp(self) -> float:
-        """Pixel size in micrometres."""
-        ...
-
-    @property
-    def prediction(self) -> str:
-        """What is predicted."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all settings as JSON values."""
-        ...
-
-    def sha256(self) -> str:
-        """Return a hash of the settings."""
-        ...
 
 
 def trace_sampler(wrapped: nn.Module, patch: Patch) -> onnx.ModelProto:
@@ -94,7 +63,7 @@ def draw_labels(rng: np.random.Generator, count: int, side: int) -> npt.NDArray[
     return np.kron(coarse, np.ones((16, 16), np.uint8))[None, :side, :side].copy()
 
 
-def make_card(config: Settings, *, tile: int, multiple: int, steps: int) -> dict[str, Any]:
+def make_card(config: RunSettings, *, tile: int, multiple: int, steps: int) -> dict[str, Any]:
     """Return what the card of any sampler has, without what is measured; `multiple` is that of sides and places of patches."""
     alphas, times = linear_alphas(), sampling_times(steps)
     labels = [

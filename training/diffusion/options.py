@@ -12,13 +12,16 @@ from safron.io.console import POSITIVE, Command, debug_option, option, with_opti
 from safron.training.config.exported import OVERWRITE
 
 if TYPE_CHECKING:
-    from .running import Running, Settings
+    from .running import Running
+    from .settings import RunSettings
 
 COUNT = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
 
 
-def run_options(usual: Settings, *, crop: str = "Side of a crop in pixels.") -> Callable[[Command], Command]:
+def run_options(
+    usual: RunSettings, *, crop: str = "Side of a crop in pixels."
+) -> Callable[[Command], Command]:
     """Make the options of a training; `usual` has what they change, with its defaults."""
     rate, start = click.FloatRange(0, 1, min_open=True), click.IntRange(min=0)
     shown = {name: f"{getattr(usual, name):g}" for name in ("crop", "batch", "rate", "steps", "seed")}
@@ -51,7 +54,7 @@ def running_of(options: dict[str, Any]) -> Running:
     return Running(options["minutes"], options["save_every"], options["resume"], click.echo)
 
 
-def settings_of(options: dict[str, Any], kind: type) -> dict[str, Any]:
+def settings_of(options: dict[str, Any], kind: type[RunSettings]) -> dict[str, Any]:
     """Give those options that are fields of the settings and were given."""
     names = {item.name for item in fields(kind)}
     return {name: value for name, value in options.items() if name in names and value is not None}

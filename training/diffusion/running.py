@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -25,40 +25,13 @@ from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn
 
 from .process import linear_alphas
+from .settings import RunSettings
 
 FORMAT = 1
 
 Network = TypeVar("Network", bound=nn.Module)
 AnyLearner = TypeVar("AnyLearner", bound="Learner[Any]")
-AnySettings = TypeVar("AnySettings", bound=Any)
-
-
-class Settings(Protocol):
-    """Settings of a run, as far as its steps depend on them; see `DiffusionConfig`."""
-
-    @property
-    def seed(self) -> int:
-        """Of the weights, and of all steps."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """Of the run."""
-        ...
-
-    @property
-    def rate(self) -> float:
-        """Learning rate."""
-        ...
-
-    @property
-    def ema(self) -> float:
-        """Share of the moving average that a step keeps."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all settings as JSON values."""
-        ...
+AnySettings = TypeVar("AnySettings", bound=RunSettings)
 
 
 @dataclass(frozen=True)
@@ -136,7 +109,7 @@ class Learner(Generic[Network]):
         Steps in which the learning rate rises.
     """
 
-    def __init__(self, settings: Settings, make: Callable[[], Network], warm_up: int) -> None:
+    def __init__(self, settings: RunSettings, make: Callable[[], Network], warm_up: int) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.warm_up, self.done = settings, warm_up, 0
         self.network, self.average = make(), make()
@@ -255,7 +228,7 @@ def save_checkpoint(path: Path, kind: Kind[Any], learner: Learner[Any]) -> None:
 def begin_run(
     learner: Callable[[Any], AnyLearner],
     out: Path,
-    config: Any,
+    config: RunSettings,
     kind: Kind[Any],
     running: Running,
 ) -> AnyLearner:

@@ -37,8 +37,47 @@ NULL_LABEL = 255
 """Label of no condition: none of the one-hot channels."""
 
 
-class JsonSettings:
-    """What dataclasses of settings share: their form in files, and its hash."""
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings that runs of all diffusion models have, whatever they learn.
+
+    Attributes
+    ----------
+    name
+        On the card.
+    labels
+        Values 0, 1, 2, ... of the masks.
+    mpp
+        Pixel size in micrometres.
+    prediction
+        What is predicted: the noise ("epsilon", as in the paper), the picture ("x0") or "v".
+    context
+        Pixels that a patch reads around what it writes.
+    crop
+        Side of a crop in pixels.
+    batch
+        Crops in a step.
+    steps
+        Of training.
+    rate
+        Learning rate of AdamW; falls to a fifth over the last fifth of the steps, as 1e-4 to 2e-5 in the paper.
+    ema
+        Of the moving average of the weights.
+    seed
+        Of weights, crops and noise.
+    """
+
+    name: str = "diffusion"
+    labels: tuple[Label, ...] = LABELS
+    mpp: Mpp = 0.5
+    prediction: Literal["epsilon", "x0", "v"] = "epsilon"
+    context: NotNegative = 20
+    crop: Count = 128
+    batch: Count = 8
+    steps: Count = 20000
+    rate: float = 1e-4
+    ema: Share = 0.999
+    seed: NotNegative = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -55,17 +94,11 @@ def _plain_label(label: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(JsonSettings):
-    """All settings of a run.
+class DiffusionConfig(RunSettings):
+    """All settings of a run that learns tissue.
 
     Attributes
     ----------
-    name
-        On the card.
-    labels
-        Values 0, 1, 2, ... of the masks.
-    mpp
-        Pixel size in micrometres.
     widths
         Channels at half and at a quarter of the resolution.
     blocks
@@ -73,26 +106,10 @@ class DiffusionConfig(JsonSettings):
     norm
         "pixel" normalizes each pixel over its channels, so that patches agree; "group" takes statistics over the patch, as
         SDM does.
-    prediction
-        What is predicted: the noise ("epsilon", as in the paper), the picture ("x0") or "v".
     dropped
         Share of crops without labels.
-    context
-        Pixels that a patch reads around what it writes.
-    crop
-        Side of a crop in pixels.
-    batch
-        Crops in a step.
-    steps
-        Of training.
-    rate
-        Learning rate of AdamW; falls to a fifth over the last fifth of the steps, as 1e-4 to 2e-5 in the paper.
-    ema
-        Of the moving average of the weights.
     held_out
         Share of slides that are not trained on.
-    seed
-        Of weights, crops and noise.
     nuclei
         Labels of nuclei whose edges are an input, too (`safron.io.masks.edges`); none for labels alone.
     learned_variance
@@ -103,21 +120,11 @@ class DiffusionConfig(JsonSettings):
     """
 
     name: str = "nuclei-diffusion"
-    labels: tuple[Label, ...] = LABELS
-    mpp: Mpp = 0.5
     widths: tuple[Count, Count] = (32, 64)
     blocks: Count = 1
     norm: Literal["pixel", "group"] = "pixel"
-    prediction: Literal["epsilon", "x0", "v"] = "epsilon"
     dropped: Share = 0.2
-    context: NotNegative = 20
-    crop: Count = 128
-    batch: Count = 8
-    steps: Count = 20000
-    rate: float = 1e-4
-    ema: Share = 0.999
     held_out: Share = 0.17
-    seed: NotNegative = 0
     nuclei: tuple[Byte, ...] = ()
     learned_variance: bool = False
     vlb: Annotated[float, Meta(ge=0)] = 0.001

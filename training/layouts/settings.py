@@ -8,15 +8,12 @@ hidden, so that a canvas without regions can be sampled, too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta
 from safron.io.errors import BadInput
-from safron.io.fields import Count, Mpp, NotNegative
+from safron.io.fields import Count, NotNegative
 from safron.io.legend import Label
-from safron.training.diffusion.settings import JsonSettings
-
-Share = Annotated[float, Meta(ge=0, lt=1)]
+from safron.training.diffusion.settings import RunSettings, Share
 
 EMPTY = (0, 128, 128)
 """Colour of a pixel far from nuclei; see `safron.io.masks.nucleus_code`."""
@@ -26,47 +23,25 @@ TISSUE = 1
 
 
 @dataclass(frozen=True)
-class LayoutConfig(JsonSettings):
-    """All settings of a run.
+class LayoutConfig(RunSettings):
+    """All settings of a run that learns layouts; `labels` are those of regions, 0 background and 1 tissue of any kind.
 
     Attributes
     ----------
-    name
-        On the card.
     types
         Of nuclei, in the order of their numbers from 1; the most frequent first, see `nucleus_code.circle`.
-    labels
-        Of regions, values 0, 1, 2, ...; 0 is background, 1 tissue of any kind.
-    mpp
-        Pixel size in micrometres.
     widths
         Channels at a quarter and at an eighth of the size.
     blocks
         Residual blocks at an eighth of the size.
-    prediction
-        What is predicted: the noise ("epsilon"), the picture ("x0") or "v".
     hidden
         Share of crops whose regions are hidden: all their labels but background become `TISSUE`.
     rare
         Share of crops around a nucleus of a type drawn at random; the others lie anywhere.
-    context
-        Pixels that a patch reads around what it writes.
-    crop
-        Side of a crop in pixels.
-    batch
-        Crops in a step.
-    steps
-        Of training.
-    rate
-        Learning rate of AdamW; falls to a fifth over the last fifth of the steps.
-    ema
-        Of the moving average of the weights.
     held_out
         Rows of the slide that are not trained on, from and to, as shares of its height.
     bfloat16
         Train in bfloat16 where that is exact enough and the CPU has it, which takes half the time.
-    seed
-        Of weights, crops and noise.
     """
 
     name: str = "nuclei-masks"
@@ -78,7 +53,6 @@ class LayoutConfig(JsonSettings):
         Label(0, "background", (255, 255, 255), EMPTY),
         Label(TISSUE, "tissue", (255, 200, 220)),
     )
-    mpp: Mpp = 0.5
     widths: tuple[Count, Count] = (64, 96)
     blocks: Count = 2
     prediction: Literal["epsilon", "x0", "v"] = "x0"
@@ -89,10 +63,8 @@ class LayoutConfig(JsonSettings):
     batch: Count = 4
     steps: Count = 10000
     rate: float = 5e-4
-    ema: Share = 0.999
     held_out: tuple[Share, Share] = (0.55, 0.7)
     bfloat16: bool = True
-    seed: NotNegative = 0
 
     def __post_init__(self) -> None:
         if self.crop % 8 or self.context % 8:
