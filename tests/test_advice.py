@@ -13,13 +13,13 @@ from typing import Any
 import click
 import pytest
 from cases import run_program
+from programs import PROGRAMS, commands
 from safron.engine import generator_cli, mask_cli
 from safron.engine.evaluation import cli as evaluation
 from safron.engine.optimization import cli as optimization
 from safron.engine.viewing import cli as viewing
 from safron.io.advice import FOREIGN, OTHERS, OWNERS, for_command, owner_of
 from safron.training import cli as train
-from test_help import PROGRAMS, commands
 
 ROOT = Path(__file__).parents[1]
 FILES = {

@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
-from safron.engine import augment
+from programs import PROGRAMS, commands
 from safron.engine import cli as render
-from safron.engine import generator_cli as generator
-from safron.engine import mask_cli as mask
-from safron.engine.evaluation import cli as evaluation
-from safron.engine.optimization import cli as optimization
 from safron.engine.preparation.options import RenderOptions
-from safron.engine.viewing import cli as viewing
 from safron.io.console import EXIT_CODES
 from safron.io.fields import settings
-from safron.io.tiles import cli as tiles
 from safron.training import cli as train
 
 UNITS = r"pixels|micrometres|whole number|[Nn]umber of|patches per|\d to \d+"
 
 
-def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
-    if not isinstance(command, click.Group):
-        yield name, command
-        return
-    for below, one in command.commands.items():
-        yield from commands(one, f"{name} {below}")
-
-
-PROGRAMS = {
-    "safron-render": render.command,
-    "safron-mask": mask.commands,
-    "safron-eval": evaluation.commands,
-    "safron-optimize": optimization.command,
-    "safron-view": viewing.command,
-    "safron-generator": generator.commands,
-    "safron-tiles": tiles.command,
-    "safron-augment": augment.command,
-}
 COMMANDS = dict(pair for name, program in PROGRAMS.items() for pair in commands(program, name))
 TRAINING = dict(commands(train.commands, "safron-train"))
 

@@ -172,7 +172,7 @@ def test_a_call_longer_than_the_limit_ends_the_render(
     for text in (
         "--patch-timeout 1.5: a call of the generator has taken ",
         " s, in block (",
-        ", 128 x ",
+        ", y=",
         " px",
     ):
         assert text in line

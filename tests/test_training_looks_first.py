@@ -77,7 +77,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a mask": ("fit", masks, "cannot read it as an image"),
     "an image": ("fit", images, "at most 1000000 a side are read"),
     "a mask, for a diffusion model": ("diffusion", masks, "cannot read it as an image"),
-    "a tile": ("refiner", tiles, "cannot read it as an image"),
+    "a tile": ("refiner", tiles, "at most 1000000 a side are read"),
     "nuclei": ("mask-model", nuclei, "and training keeps 3 bytes of each on disk"),
 }
 
