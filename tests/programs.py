@@ -1,4 +1,4 @@
-"""The programs and their commands."""
+"""The commands of all programs, for tests of what they have in common."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Com
         yield from commands(one, f"{name} {below}")
 
 
-PROGRAMS = {
+PROGRAMS: dict[str, click.Command] = {
     "safron-render": render.command,
     "safron-mask": mask.commands,
     "safron-eval": evaluation.commands,

@@ -204,7 +204,7 @@ def test_a_store_that_does_not_answer_has_not_changed(tmp_path: Path) -> None:
 def test_a_full_disk_ends_a_render_at_once(
     workers: int, number: int, says: str, masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write = slides.files.write_at
+    write = slides.offsets.write_at
     calls: list[int] = []
 
     def full(file: int, data: bytes, offset: int) -> None:
@@ -216,7 +216,7 @@ def test_a_full_disk_ends_a_render_at_once(
     args = f"{ARGS} --workers {workers}"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(state, "SYNC_SECONDS", 0.0)
-        patched.setattr(slides.files, "write_at", full)
+        patched.setattr(slides.offsets, "write_at", full)
         check_fail(run_cli(capfd, args), ExpectFail("", "", (says, "run the same command again"), code=1))
     report = render_cli(capfd, args)
     assert report["resumed"] > 0

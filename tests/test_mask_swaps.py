@@ -68,7 +68,7 @@ def by_full_disk(patched: pytest.MonkeyPatch) -> Callable[[], None]:
         def full(file: int, data: bytes, offset: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        patched.setattr(slides.files, "write_at", full)
+        patched.setattr(slides.offsets, "write_at", full)
 
     return fill
 

@@ -72,10 +72,12 @@ def open_run(
 
     Parameters
     ----------
-    folder, config, facts, cache
+    folder, config, facts
         See `safron.training.train.fit`.
     kept, path
         The checkpoint to continue from, and its file.
+    cache
+        See `safron.training.train.fit`.
     team
         The processes that train together; None for one.
 

@@ -155,15 +155,15 @@ class OpenVinoSession:
     precision
         "float32" or "bfloat16".
 
-    Raises
-    ------
-    BadInput
-        OpenVINO is not there, this CPU has no bfloat16, or the file cannot be compiled.
-
     Attributes
     ----------
     large_numbers
         Whether whole numbers in the graph may exceed 2^24; see `openvino_graph.has_large_numbers`.
+
+    Raises
+    ------
+    BadInput
+        OpenVINO is not there, this CPU has no bfloat16, or the file cannot be compiled.
     """
 
     def __init__(self, path: Path, *, sha256: str, calls: int, precision: str) -> None:

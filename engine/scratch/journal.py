@@ -11,7 +11,8 @@ from pathlib import Path
 
 import google_crc32c
 from safron.io.errors import Failed
-from safron.io.files import sync_directory, write_at
+from safron.io.files import sync_directory
+from safron.io.offsets import write_at
 
 from .boundary_store import Index
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.files import read_at
+from safron.io.offsets import read_at
 
 from .mask import LabelMask
 from .outlines import Chains, Int64, corner_numbers, link, outlines, regions_of

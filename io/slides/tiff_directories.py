@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.files import read_at
+from safron.io.offsets import read_at
 
 MAX_DIRECTORIES = 1024
 _SLICE = 1 << 16

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
-from safron.io.files import read_at, write_at
+from safron.io.offsets import read_at, write_at
 
 from .pyramid import Pyramid
 from .spec import SlideSpec

@@ -33,7 +33,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from safron.io import files
+from safron.io import files, offsets
 from safron.io.errors import BadInput, Failed
 
 from . import bigtiff, flavors
@@ -201,7 +201,7 @@ class SlideWriter:
             try:
                 files.publish(self.part, out, overwrite=overwrite)
             except BadInput:  # another program took the name meanwhile: this is an unfinished slide again
-                files.write_at(self._file, bigtiff.header(0), 0)
+                offsets.write_at(self._file, bigtiff.header(0), 0)
                 raise
             self._index.path.unlink(missing_ok=True)
         self.close()
@@ -227,7 +227,7 @@ class SlideWriter:
         if found is None:
             offset = batch.end + batch.end % 2  # TIFF wants even offsets
             with self._disk_errors(len(tile.data)):
-                files.write_at(self._file, tile.data, offset)
+                offsets.write_at(self._file, tile.data, offset)
             batch.end = offset + len(tile.data)
             found = offset, hashlib.blake2b(tile.data, digest_size=16).digest()
             if tile.uniform:
@@ -254,11 +254,11 @@ class SlideWriter:
         end = at
         for offset, data in bigtiff.write_directories(chain, at, self._read_table):
             first = first or offset
-            files.write_at(self._file, data, offset)
+            offsets.write_at(self._file, data, offset)
             end = max(end, offset + len(data))
         os.ftruncate(self._file, end)
         os.fsync(self._file)
-        files.write_at(self._file, bigtiff.header(first), 0)
+        offsets.write_at(self._file, bigtiff.header(first), 0)
         os.fsync(self._file)
         return self._digest(chain, strip)
 
@@ -268,7 +268,7 @@ class SlideWriter:
         picture = _fit_thumbnail(thumbnail, self.spec.pyramid.levels[-1])
         strip = encode_jpeg(picture, self.spec.quality, "420")
         offset = self.end + self.end % 2
-        files.write_at(self._file, strip, offset)
+        offsets.write_at(self._file, strip, offset)
         return strip, flavors.Thumbnail(picture.shape[0], picture.shape[1], offset, len(strip))
 
     def _read_table(self, table: bigtiff.Table) -> Iterator[bytes]:
@@ -327,7 +327,7 @@ def _open_part(part: Path, resume_at: int | None) -> int:
             os.close(file)
             raise
         os.ftruncate(file, resume_at)
-    files.write_at(file, bigtiff.header(0), 0)
+    offsets.write_at(file, bigtiff.header(0), 0)
     return file
 
 
