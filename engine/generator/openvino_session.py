@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
 
 from .openvino_graph import REVISION, rewrite
+
+UInt8 = npt.NDArray[np.uint8]
 
 LEAST = (2026, 4)
 """The oldest version that the tests passed with."""
@@ -176,7 +177,7 @@ class OpenVinoSession:
             "ENABLE_HYPER_THREADING": True,
         }
         try:
-            self._compiled = self._compile(core, path, sha256)
+            self._compiled, kept = self._compile(core, path, sha256)
             self._inputs = [_port(port) for port in self._compiled.inputs]
             self._outputs = [
                 _port(port, name) for port in self._compiled.outputs for name in port.get_names()
@@ -186,6 +187,7 @@ class OpenVinoSession:
                 f"--model {path}: OpenVINO cannot compile it ({one_line(error)}); use --runtime onnxruntime"
             ) from error
         self._idle: deque[Any] = deque()
+        self._kept = kept  # whose weights are used where they lie
 
     def get_inputs(self) -> list[Port]:
         """Return the inputs."""
@@ -218,8 +220,10 @@ class OpenVinoSession:
         self._idle.append(request)
         return made
 
-    def _compile(self, core: Any, path: Path, sha256: str) -> Any:
-        """Take the compiled generator from the cache, or compile and keep it."""
+    def _compile(self, core: Any, path: Path, sha256: str) -> tuple[Any, UInt8 | None]:
+        """Take the compiled generator from the cache, with the memory that it lies in, or compile and keep it."""
+        from openvino import Tensor
+
         described = [
             core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
@@ -228,7 +232,8 @@ class OpenVinoSession:
         kept = _read_kept(file)
         if kept is not None:
             with suppress(Exception):  # whatever is wrong with it, it is made anew
-                return core.import_model(kept, "CPU", self._settings)
+                # A stream would be copied twice, and its weights once more.
+                return core.import_model(Tensor(kept, shared_memory=True), "CPU", self._settings), kept
         # From a file's name OpenVINO would not see that weights beside it have changed.
         model = core.read_model(str(path))
         rewrite(model)
@@ -238,8 +243,8 @@ class OpenVinoSession:
             model = keep_guides_exact(core, model)
         compiled = core.compile_model(model, "CPU", self._settings)
         with suppress(Exception):  # a cache is not needed
-            _keep(file, compiled.export_model().getvalue())
-        return compiled
+            _keep(file, compiled.export_model().getbuffer())
+        return compiled, None
 
 
 def cache_folder() -> Path:
@@ -248,17 +253,17 @@ def cache_folder() -> Path:
     return home / "safron" / "openvino"
 
 
-def _read_kept(file: Path) -> BytesIO | None:
+def _read_kept(file: Path) -> UInt8 | None:
     """Read a compiled generator; None where there is none, or where it is damaged."""
     try:
-        content = file.read_bytes()
+        with file.open("rb") as source:
+            checksum, blob = source.read(32), np.fromfile(source, np.uint8)
     except OSError:
         return None
-    checksum, blob = content[:32], content[32:]
-    return BytesIO(blob) if hashlib.sha256(blob).digest() == checksum else None
+    return blob if hashlib.sha256(blob).digest() == checksum else None
 
 
-def _keep(file: Path, blob: bytes) -> None:
+def _keep(file: Path, blob: memoryview) -> None:
     """Put a compiled generator into the cache, whole, and delete the oldest others where it grows too large."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
