@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from safron.engine.system.memory import usable_cores
 from safron.io.errors import BadInput, Failed, one_line
 
 from .openvino_graph import REVISION, has_large_numbers, rewrite
+
+UInt8 = npt.NDArray[np.uint8]
 
 LEAST = (2026, 4)
 """The oldest version that the tests passed with."""
@@ -43,7 +44,6 @@ TYPES = {
     "i32": "tensor(int32)",
     "i64": "tensor(int64)",
 }
-LARGE, SMALL = b"1", b"0"
 CACHE_BYTES = 1 << 30
 """Of compiled generators; the oldest are deleted."""
 
@@ -182,7 +182,7 @@ class OpenVinoSession:
             "ENABLE_HYPER_THREADING": True,
         }
         try:
-            self._compiled, self.large_numbers = self._compile(core, path, sha256)
+            self._compiled, self.large_numbers, kept = self._compile(core, path, sha256)
             self._inputs = [_port(port) for port in self._compiled.inputs]
             self._outputs = [
                 _port(port, name) for port in self._compiled.outputs for name in port.get_names()
@@ -192,6 +192,7 @@ class OpenVinoSession:
                 f"--model {path}: OpenVINO cannot compile it ({one_line(error)}); use --runtime onnxruntime"
             ) from error
         self._idle: deque[Any] = deque()
+        self._kept = kept  # whose weights are used where they lie
 
     def get_inputs(self) -> list[Port]:
         """Return the inputs."""
@@ -224,8 +225,16 @@ class OpenVinoSession:
         self._idle.append(request)
         return made
 
-    def _compile(self, core: Any, path: Path, sha256: str) -> tuple[Any, bool]:
-        """Take the compiled generator from the cache, or compile and keep it; see `large_numbers`."""
+    def _compile(self, core: Any, path: Path, sha256: str) -> tuple[Any, bool, UInt8 | None]:
+        """Take the compiled generator from the cache, or compile and keep it.
+
+        Returns
+        -------
+        tuple[Any, bool, UInt8 | None]
+            The compiled generator, `large_numbers`, and the memory that one from the cache lies in.
+        """
+        from openvino import Tensor
+
         described = [
             core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
@@ -234,7 +243,9 @@ class OpenVinoSession:
         kept = _read_kept(file)
         if kept is not None:
             with suppress(Exception):  # whatever is wrong with it, it is made anew
-                return core.import_model(BytesIO(kept[1:]), "CPU", self._settings), kept[:1] == LARGE
+                # A stream would be copied twice, and its weights once more.
+                blob, large = Tensor(kept[:-1], shared_memory=True), bool(kept[-1])
+                return core.import_model(blob, "CPU", self._settings), large, kept
         # From a file's name OpenVINO would not see that weights beside it have changed.
         model = core.read_model(str(path))
         large = has_large_numbers(model)
@@ -245,8 +256,8 @@ class OpenVinoSession:
             model = keep_guides_exact(core, model)
         compiled = core.compile_model(model, "CPU", self._settings)
         with suppress(Exception):  # a cache is not needed
-            _keep(file, (LARGE if large else SMALL) + compiled.export_model().getvalue())
-        return compiled, large
+            _keep(file, compiled.export_model().getvalue() + bytes([large]))
+        return compiled, large, None
 
 
 def cache_folder() -> Path:
@@ -255,13 +266,13 @@ def cache_folder() -> Path:
     return home / "safron" / "openvino"
 
 
-def _read_kept(file: Path) -> bytes | None:
-    """Read a compiled generator after its byte `LARGE` or `SMALL`; None where there is none, or where it is damaged."""
+def _read_kept(file: Path) -> UInt8 | None:
+    """Read a compiled generator, and 1 or 0 for `large_numbers`; None where there is none, or where it is damaged."""
     try:
-        content = file.read_bytes()
+        with file.open("rb") as source:
+            checksum, blob = source.read(32), np.fromfile(source, np.uint8)
     except OSError:
         return None
-    checksum, blob = content[:32], content[32:]
     return blob if hashlib.sha256(blob).digest() == checksum else None
 
 
