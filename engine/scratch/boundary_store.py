@@ -38,7 +38,7 @@ _LEAST_MAPPED = 1 << 20
 
 def boundary_layouts(plan: RenderPlan) -> dict[str, Layout]:
     """Return the layouts of the arrays, by name: room for any block, in one chunk or more that are not large."""
-    layouts = {}
+    layouts: dict[str, Layout] = {}
     kinds = {"pixels": np.dtype(np.uint8), "sums": np.dtype(plan.blend.sum_dtype)}
     for (name, dtype), capacity in zip(kinds.items(), boundary_capacity(plan), strict=True):
         chunk = min(capacity, LARGE // dtype.itemsize)
