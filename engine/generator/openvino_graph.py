@@ -44,7 +44,7 @@ GROWING = {
     "Subtract",
 }
 """Operators by which whole numbers may become large."""
-REVISION = 4
+REVISION = 5
 """Part of the name of a compiled generator in the cache; to be raised with every change here and in `openvino_precision`."""
 
 

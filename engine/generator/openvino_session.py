@@ -273,7 +273,7 @@ def _read_kept(file: Path) -> UInt8 | None:
             checksum, blob = source.read(32), np.fromfile(source, np.uint8)
     except OSError:
         return None
-    return blob if hashlib.sha256(blob).digest() == checksum else None
+    return blob if hashlib.sha256(blob.data).digest() == checksum else None
 
 
 def _keep(file: Path, blob: bytes) -> None:

@@ -327,7 +327,7 @@ def _passes(card: Card, options: RenderOptions) -> Passes | None:
 def _most_block(card: Card, options: RenderOptions, shorter: int) -> int:
     """Return the side of a block that is usual on a canvas whose `shorter` side has so many drawn pixels.
 
-    Of a sampler's running picture two copies are in scratch where blocks are in work or beside them. In float32 that must
+    Of a sampler's running picture two copies are in scratch where blocks are in flight, and beside them. In float32 that must
     not be most of the canvas.
     """
     if card.sampler is None or options.state != "float32":
