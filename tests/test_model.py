@@ -421,3 +421,9 @@ def test_providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_silent_fallback_is_refused(loaded: list[str], precision: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         check_providers(loaded, "cuda:0", precision)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_shipped_generator_loads(name: str) -> None:
+    """Also with the oldest ONNX Runtime that setup.cfg allows: `make test-lowest` runs this file."""
+    assert load_model(name, device="cpu").card.name
