@@ -60,7 +60,7 @@ def settings_of(options: dict[str, Any], kind: type[RunSettings]) -> dict[str, A
     return {name: value for name, value in options.items() if name in names and value is not None}
 
 
-def export_options(*further: Callable[[Command], Command], tile: int) -> Callable[[Command], Command]:
+def export_options(*further: Any, tile: int) -> Callable[[Command], Command]:
     """Make the options of an export; some follow the number of steps."""
     steps = click.IntRange(1, 1000)
     return with_options(

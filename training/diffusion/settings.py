@@ -81,7 +81,7 @@ class RunSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain_label))  # type: ignore[call-overload]
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain_label))
         return plain
 
     def sha256(self) -> str:
