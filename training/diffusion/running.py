@@ -202,7 +202,7 @@ def load_checkpoint(path: Path, kind: str, *, words: str) -> tuple[Any, int, dic
         It is missing, or of another kind; `words` say which kind of file is needed.
     """
     if not path.is_file():  # a pipe is never opened
-        raise BadInput(f"{path}: {what_is_there(path)}; give a checkpoint of {words}")
+        raise BadInput(f"{path} ({what_is_there(path)}) is not a checkpoint of {words}")
     with suppress(Exception):  # what a foreign file raises depends on its first bytes
         kept = torch.load(path, map_location="cpu", weights_only=True)
         about = json.loads(kept["about"])
