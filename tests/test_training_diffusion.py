@@ -245,7 +245,7 @@ def test_commands_say_in_one_line_what_is_wrong(
     for args, says in (
         (["diffusion", data, tmp_path / "run", "--widths", "5"], "two multiples of 8"),
         (["diffusion", data, tmp_path / "run", "--crop", "30"], "multiples of 4"),
-        (["diffusion", data, tmp_path / "run", "--resume"], "no such file; it must be a checkpoint of"),
+        (["diffusion", data, tmp_path / "run", "--resume"], "(no such file) is not a checkpoint of"),
         (["export-diffusion", data / "a.png", tmp_path / "m.onnx"], "is not a checkpoint"),
         (["export-diffusion", checkpoint, tmp_path / "m.onnx", "--usual-steps", "21"], "must be at most 20"),
     ):

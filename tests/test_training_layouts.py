@@ -124,4 +124,4 @@ def test_from_the_command_line(
     assert "parity" in out.out
     wrong = run_program(capfd, main, "export-mask-model", data[0], tmp_path / "n.onnx")
     assert wrong.code == 2
-    assert "a folder, not a file; it must be a checkpoint of a mask model" in wrong.err
+    assert "(a folder, not a file) is not a checkpoint of a mask model" in wrong.err

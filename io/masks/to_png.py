@@ -98,7 +98,8 @@ def _bands(
     pieces = pieces_of(
         mask, (tall * downsample, wide * downsample), remedy="cut it up, or correct its metadata"
     )
-    progress(math.prod(mask.shape) - pieces.pixels)
+    left = pieces.pixels
+    progress(math.prod(mask.shape) - left)
     rest = 0 if pieces.beside is None else int(mask[pieces.beside][0, 0])
     found = groupby(pieces.regions, lambda region: region[0].start // downsample)
     first, beside = next(found, (height, ()))
@@ -108,9 +109,12 @@ def _bands(
         if y == first:
             for rows, cols in beside:
                 _fill(lines, mask, (y, cols.start // downsample), (len(lines), wide), downsample)
-                progress((rows.stop - rows.start) * (cols.stop - cols.start))
+                done = (rows.stop - rows.start) * (cols.stop - cols.start)
+                left -= done
+                progress(done)
             first, beside = next(found, (height, ()))
         yield lines
+    progress(left)  # rows below the last one of the picture
 
 
 def _fill(

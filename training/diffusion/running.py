@@ -61,7 +61,7 @@ class Kind(Generic[AnySettings]):
             It is missing, or of another kind.
         """
         if not path.is_file():  # a pipe is never opened
-            raise BadInput(f"{path}: {what_is_there(path)}; it must be a checkpoint of {self.words}")
+            raise BadInput(f"{path} ({what_is_there(path)}) is not a checkpoint of {self.words}")
         about: dict[str, Any] = {}
         with suppress(Exception):  # what a foreign file raises depends on its first bytes
             kept = torch.load(path, map_location="cpu", weights_only=True)
