@@ -387,7 +387,9 @@ def test_an_unknown_label_is_found_before_a_patch_runs(
 def test_errors_of_worker_threads_are_one_line_too(
     case: ExpectFail, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_up, "_run_twice", lambda *_: ((0.0, 0.0), None))  # it would find the generator's fault
+    monkeypatch.setattr(
+        warm_up, "_run_twice", lambda *_: ((0.0, 0.0), None)
+    )  # it would find the generator's fault
     check_fail(run_cli(capfd, USUAL + case.args), case)
     assert not Path("out.tiff").exists()
 
@@ -395,7 +397,9 @@ def test_errors_of_worker_threads_are_one_line_too(
 def test_what_exists_survives_a_render_that_fails(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_up, "_run_twice", lambda *_: ((0.0, 0.0), None))  # it would find the generator's fault
+    monkeypatch.setattr(
+        warm_up, "_run_twice", lambda *_: ((0.0, 0.0), None)
+    )  # it would find the generator's fault
     before = contents(here)
     failing = USUAL + "mask.zarr exists.tiff --overwrite --preview exists.png --model nan2.onnx"
     check_fail(run_cli(capfd, failing), ExpectFail("", "", ("returned values nan..nan",), code=1))
