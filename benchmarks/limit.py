@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -44,9 +45,15 @@ STAGES = ("read", "noise", "xt", "model", "blend", "step", "downsample", "encode
 @contextmanager
 def cpu_counted(spent: dict[str, float], name: str) -> Iterator[None]:
     """Add the CPU seconds of what runs inside, with all processes that it starts and waits for."""
-    before = sum(os.times()[:4])
+    before = cpu_seconds()
     yield
-    spent[name] += sum(os.times()[:4]) - before
+    spent[name] += cpu_seconds() - before
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of those that it has waited for; `os.times` counts in hundredths."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 @dataclass(frozen=True)
