@@ -28,7 +28,7 @@ from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.engine.evaluation.encoder import load_encoder
 from safron.engine.evaluation.encoder_distance import encoder_distances
 from safron.engine.generator.model import PatchModel, load_model
-from safron.engine.generator.planes import card_sources, further, one_patch
+from safron.engine.generator.planes import call_with, card_sources, one_patch
 from safron.engine.plan.window import Window
 from safron.io.measures.style import measure_style
 from safron.training.config.data_sets import DataFacts
@@ -80,7 +80,7 @@ def generate(model: PatchModel, frames: Pairs, styles: Sequence[npt.NDArray[np.f
         read = Window(0, 0, SIDE, SIDE).expand(card.context)
         around = np.pad(labels, card.context, mode="edge")[: read.height, : read.width]
         inputs = one_patch(card_sources(card, labels, seed=number), around, read)
-        image = model(inputs["labels"], inputs.get("noise"), **further(inputs))[0]
+        image = call_with(model, inputs)[0]
         images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
     return images
 

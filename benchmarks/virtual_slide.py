@@ -21,7 +21,7 @@ import numpy as np
 from common import GLANDS, timed
 from safron.engine import VirtualSlide
 from safron.engine.generator.inputs import read_labels
-from safron.engine.generator.planes import Inputs, further, one_patch
+from safron.engine.generator.planes import Inputs, call_with, one_patch
 from safron.engine.preparation.options import DEFAULT_MODEL
 from safron.engine.virtual.tiles import TILE
 
@@ -51,7 +51,7 @@ def main() -> None:
         model = slide.model
 
         def call(one: Inputs) -> Any:
-            return model(one["labels"], one.get("noise"), **further(one))
+            return call_with(model, one)
 
         calls = ThreadPoolExecutor(slide.job.model.calls or 1)
         width, height = slide.dimensions

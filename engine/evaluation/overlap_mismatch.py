@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.inputs import Labels, read_labels
 from safron.engine.generator.model import PatchModel
-from safron.engine.generator.planes import card_sources, first_step, further, one_patch
+from safron.engine.generator.planes import call_with, card_sources, first_step, one_patch
 from safron.engine.plan.grid import PatchGrid, PatchJob
 
 VISIBLE_OFFSET = 2.0
@@ -117,4 +117,4 @@ def _generate(model: PatchModel, mask: Labels, job: PatchJob, seed: int) -> npt.
         return None
     sources = (*card_sources(card, mask, seed=seed), *first_step(card, seed=seed))
     inputs = one_patch(sources, labels, job.read)
-    return np.asarray(model(inputs["labels"], inputs.get("noise"), **further(inputs))[0], np.float32)
+    return np.asarray(call_with(model, inputs)[0], np.float32)

@@ -24,7 +24,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.host_memory import HostMemory
-from safron.engine.generator.planes import Inputs, each, further
+from safron.engine.generator.planes import Inputs, call_with, each
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
 from safron.engine.scratch.task_result import Tally
@@ -174,7 +174,7 @@ class OwnBatches:
     def _run(self) -> None:
         with self._tally.stage("model"):
             inputs = self._batch.filled_up(self._count)
-            values = self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
+            values = call_with(self._call, inputs)
         with self._tally.stage("blend"):
             for slots, first, deliver in self._waiting:
                 deliver(values[slots], first)

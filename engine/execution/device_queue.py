@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.host_memory import HostMemory
-from safron.engine.generator.planes import Inputs, each, further
+from safron.engine.generator.planes import Inputs, call_with, each
 from safron.engine.generator.warm_up import GPU_CALLS
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
@@ -187,7 +187,7 @@ class DeviceQueue:
                 self._recycle(batch)
 
     def _run(self, inputs: Inputs) -> npt.NDArray[Any]:
-        return self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
+        return call_with(self._call, inputs)
 
     def _run_parts(self, batch: _Batch, error: BaseException) -> None:
         """Run the parts of a batch that failed one by one: a patch that cannot be run fails its own task alone."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.render_plan import RenderPlan
 
 from .model import GeneratorInfo
-from .planes import Inputs, further
+from .planes import Inputs
 
 # Pixels on a side of what has one label: rows of large regions and rows of small ones.
 SQUARES = 40, 8
@@ -38,8 +35,3 @@ def _squares(values: npt.NDArray[np.uint8], count: int, side: int, square: int) 
     places = np.arange(count * across * across, dtype=np.uint32) * np.uint32(2654435761)
     few = values[(places >> 16) % len(values)].reshape(count, across, across)
     return np.ascontiguousarray(few.repeat(square, 1).repeat(square, 2)[:, :side, :side])
-
-
-def run(model: Callable[..., npt.NDArray[Any]], inputs: Inputs) -> npt.NDArray[Any]:
-    """Call a generator, or what stands for it."""
-    return model(inputs["labels"], inputs.get("noise"), **further(inputs))

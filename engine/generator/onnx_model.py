@@ -33,7 +33,7 @@ from .devices import (
 from .host_memory import HostMemory, aligned
 from .onnx_file import OnnxFile
 from .openvino_session import OpenVinoSession, openvino_version
-from .planes import Inputs, card_specs, each, further
+from .planes import Inputs, call_with, card_specs, each
 from .shipped import BFLOAT16, MODELS, cpu_form, model_names
 
 log = logging.getLogger("safron")
@@ -327,7 +327,7 @@ class OnnxModel:
         count = len(inputs["labels"])
         for start in range(0, count, size):
             part = each(inputs, np.minimum(np.arange(start, start + size), count - 1))
-            images.append(self(part["labels"], part.get("noise"), **further(part)))
+            images.append(call_with(self, part))
         return np.concatenate(images)[:count]
 
     @cached_property

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.plan.render_plan import RenderPlan
 
-from .made_up import made_up_inputs, run
+from .made_up import made_up_inputs
 from .model import GeneratorInfo, PatchModel
-from .planes import Inputs
+from .planes import Inputs, call_with
 
 # Patches side by side in one call; more of them leave more patches over. Renders of fewer than FEW patches gain less than the
 # trial takes.
@@ -62,7 +62,7 @@ def _shares(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, alone: npt
         return False
     inputs = made_up_inputs(info, plan, 1)
     return all(
-        np.array_equal(run(model, without(inputs, top, left)), alone[:, top:, left:])
+        np.array_equal(call_with(model, without(inputs, top, left)), alone[:, top:, left:])
         for top, left in ((shared, shared), (shared, 0), (0, shared))
     )
 
@@ -79,12 +79,12 @@ def _are_same_joined(model: PatchModel, info: GeneratorInfo, plan: RenderPlan, *
     )
     large = made_up_inputs(info, replace(plan, grid=replace(grid, tile=grid.tile + reach)), 1)
     wide = {name: values[..., :side, :] if values.ndim > 2 else values for name, values in large.items()}
-    whole = run(model, wide)
+    whole = call_with(model, wide)
     for x in range(0, reach + 1, stride):
         alone = {
             name: values[..., x : x + side] if values.ndim > 2 else values for name, values in wide.items()
         }
-        if not np.array_equal(run(model, alone), whole[:, :, x : x + grid.tile]):
+        if not np.array_equal(call_with(model, alone), whole[:, :, x : x + grid.tile]):
             return False
     rest = grid.overlap
-    return not shared or np.array_equal(run(model, without(wide, rest, rest)), whole[:, rest:, rest:])
+    return not shared or np.array_equal(call_with(model, without(wide, rest, rest)), whole[:, rest:, rest:])

@@ -16,10 +16,10 @@ from safron.engine.system.memory import resident_bytes
 from safron.io.errors import BadInput, Failed
 
 from .halving import in_halves, is_out_of_memory
-from .made_up import made_up_inputs, run
+from .made_up import made_up_inputs
 from .model import GeneratorInfo, PatchModel
 from .onnx_model import OnnxModel
-from .planes import Inputs, each
+from .planes import Inputs, call_with, each
 from .same_bits import find_shapes
 from .two_sizes import check_sizes
 from .whole_numbers import check_whole_numbers
@@ -125,7 +125,7 @@ def _rehearse(
     info, seconds = _compare_batches(model, info, plan, batch)
     alone, inputs = resident_bytes(), made_up_inputs(info, plan, batch)
     with ThreadPoolExecutor(GPU_CALLS, "safron-warm-up") as threads:
-        list(threads.map(lambda _: run(model, inputs), range(GPU_CALLS)))
+        list(threads.map(lambda _: call_with(model, inputs), range(GPU_CALLS)))
     return info, seconds, alone
 
 
@@ -141,7 +141,7 @@ def _run_twice(
 
     def call() -> npt.NDArray[Any]:
         start = time.perf_counter()
-        made = run(model, inputs)
+        made = call_with(model, inputs)
         times.append((time.perf_counter() - start) / len(made))
         return made
 
@@ -173,9 +173,9 @@ def _compare_batches(
     Returns what stays the same, and the seconds of one patch.
     """
     inputs = made_up_inputs(info, plan, batch)
-    whole = run(model, inputs)
+    whole = call_with(model, inputs)
     start = time.perf_counter()
-    again = run(model, inputs)
+    again = call_with(model, inputs)
     seconds = (time.perf_counter() - start) / batch
     if isinstance(model, OnnxModel):
         check_sizes(model, inputs, whole)
@@ -189,7 +189,7 @@ def _compare_batches(
         return info, seconds
     info = replace(
         info,
-        same_halves=np.array_equal(whole, run(partial(in_halves, model), inputs)),
+        same_halves=np.array_equal(whole, call_with(partial(in_halves, model), inputs)),
         same_places=all(_is_same_elsewhere(model, whole, inputs, first) for first in (0, 1)),
     )
     return info, seconds
@@ -205,4 +205,4 @@ def _is_same_elsewhere(model: PatchModel, whole: npt.NDArray[Any], inputs: Input
     there["labels"][:] = inputs["labels"].min()
     for name, values in inputs.items():
         there[name][kept] = values[kept - 1]
-    return np.array_equal(run(model, there)[kept], whole[kept - 1])
+    return np.array_equal(call_with(model, there)[kept], whole[kept - 1])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput
 
 from .onnx_model import OnnxModel
-from .planes import Inputs, each, further
+from .planes import Inputs, call_with, each
 
 ROUNDING = 1.0
 """Grey levels that both may differ by in float32."""
@@ -50,4 +50,4 @@ def check_whole_numbers(model: OnnxModel, inputs: Inputs, drawn: npt.NDArray[Any
 
 def _draw(model: OnnxModel, inputs: Inputs, runtime: str) -> npt.NDArray[Any]:
     other = OnnxModel(model.path, device="cpu", threads=model.threads, runtime=runtime)
-    return other(inputs["labels"], inputs.get("noise"), **further(inputs))
+    return call_with(other, inputs)

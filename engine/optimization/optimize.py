@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safron.engine.generator.onnx_model import OnnxModel
-from safron.engine.generator.planes import Inputs, card_sources, first_step, further, one_patch
+from safron.engine.generator.planes import Inputs, call_with, card_sources, first_step, one_patch
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, Failed, one_line
 from safron.io.files import check_output_path, publish, what_is_there
@@ -189,7 +189,7 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
         images = []
         for generator, times in zip((before, after), seconds, strict=True):
             start = time.perf_counter()
-            image = generator(inputs["labels"], inputs.get("noise"), **further(inputs))
+            image = call_with(generator, inputs)
             images.append(image.astype(np.float64))
             times.append(time.perf_counter() - start)
         max_abs = max(max_abs, float(np.abs(images[1] - images[0]).max()))
@@ -213,6 +213,6 @@ def _openvino_seconds(path: Path) -> float:
     times = []
     for inputs in example_patches(generator):
         start = time.perf_counter()
-        generator(inputs["labels"], inputs.get("noise"), **further(inputs))
+        call_with(generator, inputs)
         times.append(time.perf_counter() - start)
     return median(times[1:])
