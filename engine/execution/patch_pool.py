@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safron.engine.generator.halving import Halving
 from safron.engine.generator.host_memory import HostMemory
 from safron.engine.generator.model import GeneratorInfo, PatchModel
-from safron.engine.generator.planes import call_with
+from safron.engine.generator.planes import further
 from safron.engine.generator.sampler import guided
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.scratch.task_result import Tally
@@ -172,7 +172,8 @@ class PatchPool:
             inputs = {
                 name: np.ascontiguousarray(values[part.patches]) for name, values in strip.inputs.items()
             }
-        return call_with(self._call, inputs)
+        # Not by `call_with`: few frames lie between a render and the generator.
+        return self._call(inputs["labels"], inputs.get("noise"), **further(inputs))
 
     def end(self, work: _Work) -> None:
         """Leave what is waiting; wait for helpers, and raise what they raised."""

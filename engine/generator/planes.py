@@ -340,12 +340,16 @@ def one_patch(sources: tuple[PlaneSource, ...], labels: npt.NDArray[np.uint8], w
     }
 
 
+def further(inputs: Mapping[str, npt.NDArray[Any]]) -> Inputs:
+    """Give the inputs beside labels and noise, which every `PatchModel` takes."""
+    return {name: values for name, values in inputs.items() if name not in ("labels", "noise")}
+
+
 def call_with(
     model: Callable[..., npt.NDArray[Any]], inputs: Mapping[str, npt.NDArray[Any]]
 ) -> npt.NDArray[Any]:
     """Call a generator, or what stands for it, with all inputs of some patches."""
-    others = {name: values for name, values in inputs.items() if name not in ("labels", "noise")}
-    return model(inputs["labels"], inputs.get("noise"), **others)
+    return model(inputs["labels"], inputs.get("noise"), **further(inputs))
 
 
 def each(inputs: Mapping[str, npt.NDArray[Any]], part: Any) -> Inputs:
