@@ -97,6 +97,7 @@ class OnnxModel:
                 "for inference (model.eval() in PyTorch), and take random numbers from the input 'noise'"
             )
         digest = hashlib.sha256(content)
+        del content  # as large as what is loaded next
         _add_weights(digest, self.file.locations, self.path)
         on_cpu = device == "auto" and (runtime == "openvino" or precision == "bfloat16")
         self.device = choose_device("cpu" if on_cpu else device)

@@ -256,7 +256,7 @@ class OpenVinoSession:
             model = keep_guides_exact(core, model)
         compiled = core.compile_model(model, "CPU", self._settings)
         with suppress(Exception):  # a cache is not needed
-            _keep(file, compiled.export_model().getvalue() + bytes([large]))
+            _keep(file, compiled.export_model().getbuffer(), bytes([large]))
         return compiled, large, None
 
 
@@ -276,14 +276,16 @@ def _read_kept(file: Path) -> UInt8 | None:
     return blob if hashlib.sha256(blob.data).digest() == checksum else None
 
 
-def _keep(file: Path, blob: bytes) -> None:
-    """Put a compiled generator into the cache, whole, and delete the oldest others where it grows too large."""
+def _keep(file: Path, *parts: bytes | memoryview) -> None:
+    """Put parts of a file into the cache, whole, and delete the oldest others where it grows too large."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
+    checksum = hashlib.sha256()
+    for some in parts:
+        checksum.update(some)
     try:
         with part.open("wb") as target:
-            target.write(hashlib.sha256(blob).digest())
-            target.write(blob)
+            target.writelines((checksum.digest(), *parts))
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)

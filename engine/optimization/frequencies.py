@@ -146,12 +146,18 @@ def _by_product(graph: Graph, spectrum: str, inverse: Float64, outputs: int) -> 
 
 
 def _by_convolution(graph: Graph, spectrum: str, inverse: Float64, outputs: int) -> str:
-    """Make them by a convolution 1 x 1 to as many channels as columns, which OpenVINO moves to their place for less."""
+    """Make them by a convolution 1 x 1 to as many channels as columns.
+
+    OpenVINO computes with channels innermost in memory, so the axes of the convolution are (k, y, O): each row of the picture then
+    stays together, and only its columns and channels change places.
+    """
     count, _ = inverse.shape
-    image = graph.add("Reshape", [spectrum, graph.store([0, count, outputs, -1], "safron_shape")])
+    last = graph.add("Transpose", [spectrum], perm=[0, 2, 3, 1])
+    rows = graph.add("Reshape", [last, graph.store([0, -1, count, outputs], "safron_shape")])
+    image = graph.add("Transpose", [rows], perm=[0, 2, 1, 3])
     weight = graph.store(inverse.T[:, :, None, None], "safron_inverse")
     columns = graph.add("Conv", [image, weight], kernel_shape=[1, 1])
-    return graph.add("Transpose", [columns], perm=[0, 2, 3, 1])
+    return graph.add("Transpose", [columns], perm=[0, 3, 2, 1])
 
 
 def _transforms(length: int, tile: int) -> tuple[Float64, Float64]:
