@@ -79,6 +79,8 @@ class Generator:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        shapes = {port.name: port.shape[1:] for port in self._session.get_inputs() if port.name != "labels"}
+        self._planes = {name: planes(*shape) for name, shape in shapes.items()}
         counter.write_bytes(bytes(8))
         with counter.open("r+b") as file:
             self._shared = mmap.mmap(file.fileno(), 8)
@@ -86,11 +88,18 @@ class Generator:
 
     def __call__(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn windows of labels, uint8 [N, 296, 296], into RGB 0..255, float32 [N, 256, 256, 3]."""
-        (image,) = self._session.run(["image"], {"labels": labels})
+        count = len(labels)
+        others = {name: np.repeat(values, count, axis=0) for name, values in self._planes.items()}
+        (image,) = self._session.run(["image"], {"labels": labels} | others)
         with self._lock:
-            self._count += len(labels)
+            self._count += count
             self._shared[:] = self._count.to_bytes(8, "little")
         return np.asarray(image, np.float32)
+
+
+def planes(channels: int, *_: int | str) -> npt.NDArray[np.float32]:
+    """Return what every patch gets for an input beside its labels, float32 [1, channels, 296, 296]; peers have no noise of a place."""
+    return np.random.default_rng(0).standard_normal((1, channels, WINDOW, WINDOW), np.float32)
 
 
 def to_uint8(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -169,17 +178,23 @@ def age() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
+def load_session(job: Job, counter: Path) -> Generator:
+    """Return the generator, called once."""
+    generator = Generator(job.model, job.threads, counter)
+    generator(np.zeros((job.batch, WINDOW, WINDOW), np.uint8))
+    return generator
+
+
 def main(
-    render: Callable[[Job, Any], dict[str, str]], load: Callable[[str, int, Path], Any] = Generator
+    render: Callable[[Job, Any], dict[str, str]], load: Callable[[Job, Path], Any] = load_session
 ) -> None:
-    """Load, call the generator once, then render and write down what that took.
+    """Load a generator that was called once, then render and write down what that took.
 
     Time and memory count from there: imports and the generator's weights are the base that any peer needs.
     """
     path = Path(sys.argv[1])
     job = Job(**json.loads(path.read_text()))
-    generator = load(job.model, job.threads, path.with_suffix(".count"))
-    generator(np.zeros((job.batch, WINDOW, WINDOW), np.uint8))
+    generator = load(job, path.with_suffix(".count"))
     Path("/proc/self/clear_refs").write_text("5")  # lets VmHWM begin anew from what is held now
     base, ready, busy = memory("VmRSS"), time.perf_counter(), time.process_time()
     made = render(job, generator)

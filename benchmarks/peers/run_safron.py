@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from job import Job, main
+import numpy as np
+from job import WINDOW, Job, main, planes
 from safron.engine import load_model
 from safron.engine import render as render_slide
 from safron.engine.system.memory import keep_one_heap
 
 
-def load(path: str, threads: int, counter: Path) -> Any:
+def load(job: Job, counter: Path) -> Any:
     """Return the engine's own session of the generator, which it would make itself; it counts patches in its report."""
-    return load_model(path, device="cpu", threads=threads)
+    generator = load_model(job.model, device="cpu", threads=job.threads)
+    scales = generator.card.noise_scales
+    labels = np.zeros((job.batch, WINDOW, WINDOW), np.uint8)
+    generator(labels, **({"noise": np.repeat(planes(len(scales)), job.batch, axis=0)} if scales else {}))
+    return generator
 
 
 def render(job: Job, generator: Any) -> dict[str, str]:
