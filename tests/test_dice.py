@@ -148,6 +148,20 @@ def test_masks_take_styles_in_turn(tmp_path: Path) -> None:
     assert np.ptp([image[20, 20] for image in plain], axis=0).max() == 0, "the generator's own style"
 
 
+@pytest.mark.usefixtures("_in_this_process")
+def test_masks_take_random_stains_in_turn(tmp_path: Path) -> None:
+    """As many canvases as there are styles, also of a generator without a style; a canvas of another seed has other stains."""
+    masks = [labels_of(40, 52, seed) for seed in range(3)]
+    looks = [np.zeros((40, 40, 3), np.uint8)] * 2
+    common: dict[str, Any] = {"model": "identity", "threads": 1}
+    made = synthesize(masks, tmp_path / "s", **common, mpp=None, seed=3, styles=looks, stain="random")
+    for index, stain in enumerate(("random:6", "random:7", "random:6")):
+        slide = tmp_path / f"{index}.tiff"
+        render(masks[index], slide, **common, stain=stain, compression="deflate", level_count=1)
+        np.testing.assert_array_equal(made[index], read_image(slide))
+    assert not np.array_equal(made[0][masks[0] == 1][0], made[1][masks[1] == 1][0])
+
+
 def test_what_the_renderer_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"^safron-render: .*no-such-generator") as error:
         synthesize([labels_of(20, 20)], tmp_path, model="no-such-generator", seed=0, mpp=None, threads=1)

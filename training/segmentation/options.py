@@ -97,6 +97,10 @@ class DiceOptions:
         "Number of training images whose styles the synthetic images take in turn, from a generator that can measure them.",
         "N",
     )
+    stain: Literal["reference", "random"] = setting(
+        "reference",
+        "Stain of the synthetic images: as they are drawn, or random, another for each of --styles.",
+    )
     curve: tuple[int, ...] | None = setting(
         None,
         "Shares of synthetic images, 0 to 100 percent: real images replaced by their synthetic ones, and synthetic ones added.",

@@ -99,7 +99,7 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
     model, mpp = generator_file(options.model), parts.train.mpp
     whole = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     labels = [label for part in whole.values() for label in part.labels]
-    common: dict[str, Any] = {"model": model, "mpp": mpp, "threads": options.threads}
+    common: dict[str, Any] = {"model": model, "mpp": mpp, "threads": options.threads, "stain": options.stain}
     real = {
         name: Annotated(part.images, tuple(np.isin(label, options.label) for label in part.labels))
         for name, part in whole.items()

@@ -1,8 +1,8 @@
 """How are synthetic images made of many masks? As a user makes them: all masks side by side, one run of ``safron-render``.
 
 Each mask gets a margin of its own outermost labels, as wide as the generator's card says that it reads. So its image is
-what it would be alone, but for noise, which differs from place to place: equal masks give different images. A generator with a
-style draws one canvas for each reference image, and the masks take turns.
+what it would be alone, but for noise, which differs from place to place: equal masks give different images. Where looks vary, by
+the style of a generator or by random stains, each look has a canvas, and the masks take turns.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def synthesize(
     mpp: float | None,
     threads: int | None,
     styles: Sequence[Bytes] = (),
+    stain: str = "reference",
 ) -> tuple[Bytes, ...]:
     """Generate an image of each mask; `folder` keeps the rendered canvases for the next run.
 
@@ -127,6 +128,9 @@ def synthesize(
         CPU threads; None leaves it to ``safron-render``.
     styles
         Images, uint8 [y, x, 3] each, whose styles the masks take in turn, if the generator can measure them.
+    stain
+        "random": as many canvases as there are `styles`, each in a stain of its own, upon its style if it has one; "reference":
+        as they are drawn.
 
     Returns
     -------
@@ -142,16 +146,20 @@ def synthesize(
     margin = margin_of(card, mpp)
     options = ["--model", model, "--seed", str(seed), *(["--mpp", f"{mpp:.6g}"] if mpp else [])]
     style = card["style"]
-    if not (styles and style and (style["encoder"] or tuple(style["numbers"]) == STYLE_NAMES)):
+    measured = bool(style and (style["encoder"] or tuple(style["numbers"]) == STYLE_NAMES))
+    if not styles or not (measured or stain == "random"):
         return _draw(labels, folder, margin, options, model, threads)
     made: list[Bytes] = [np.empty(0, np.uint8)] * len(labels)
     for turn, image in enumerate(styles[: len(labels)]):
-        own = folder / f"style-{turn}"
+        own, part, coded = folder / f"style-{turn}", [*options], b""
         own.mkdir(parents=True, exist_ok=True)
-        coded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-        with replacing(own / "style.png") as file:
-            file.write(coded)
-        part = [*options, "--style", str(own / "style.png")]
+        if measured:
+            coded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+            with replacing(own / "style.png") as file:
+                file.write(coded)
+            part += ["--style", str(own / "style.png")]
+        if stain == "random":
+            part += ["--stain", f"random:{seed * len(styles) + turn}"]
         drawn = _draw(labels[turn :: len(styles)], own, margin, part, model, threads, content=coded)
         made[turn :: len(styles)] = drawn
     return tuple(made)
