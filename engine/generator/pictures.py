@@ -117,12 +117,15 @@ def open_picture(path: str) -> Picture:
 def _zarr_picture(path: str) -> Picture:
     node: Any = open_node(path)
     names: Sequence[str] = ()
+    beside = ""
     if isinstance(node, zarr.Group):
         level = read_level(dict(node.attrs))
         if level is None:
             raise BadInput(
                 f"{path}: this Zarr group is not an OME-Zarr image; give the path of the image inside it"
             )
+        # A mask of nuclei with its picture names the labels as its image.
+        beside = f"; there is {path}/image" if "image" in node else ""
         node, names = node[level.path], level.axes
     if is_transposed(names or axis_names(node) or ()):
         raise BadInput(f"{path}: axis x comes before y; a picture's rows come first: transpose it")
@@ -130,7 +133,7 @@ def _zarr_picture(path: str) -> Picture:
     colour = long[-1] if len(long) == 3 and node.shape[long[-1]] == 3 else long[0] if len(long) == 3 else None
     if node.dtype != np.uint8 or colour is None or node.shape[colour] != 3:
         size = " x ".join(map(str, node.shape))
-        raise BadInput(f"{path}: holds {size} of {node.dtype}; {RULE}")
+        raise BadInput(f"{path}: holds {size} of {node.dtype}; {RULE}{beside}")
     y, x = (axis for axis in long if axis != colour)
     height, width = (min(side, node.chunks[axis]) for axis, side in ((y, node.shape[y]), (x, node.shape[x])))
 

@@ -78,11 +78,10 @@ class Pixels:
         image = pyvips.Image.new_from_file(str(self.path), fail_on="truncated", revalidate=True)
         if image.hasalpha() and image.format == "uchar":
             image = image.flatten(background=255)
-        if image.bands not in (1, 3) or image.format != "uchar":
-            raise BadInput(
-                f"{self.path}: has {image.bands} channels of {image.format}; colours of 8 bits are needed"
-            )
         self.grey = image.bands == 1
+        if image.bands not in (1, 3) or image.format != "uchar":
+            count = "one channel" if self.grey else f"{image.bands} channels"
+            raise BadInput(f"{self.path}: has {count} of {image.format}; colours of 8 bits are needed")
         if self.grey:
             image = image.bandjoin([image, image])
         self._image = image
