@@ -65,8 +65,12 @@ class PolygonMask:
         """Find the nuclei that are not in the mask, or not wholly; all must be painted."""
         boxes = self.nuclei.polygons.boxes
         beyond = (boxes[:, 0] >= height) | (boxes[:, 1] >= width) | (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
-        absent = beyond, ~self.held & ~beyond, self.held & ~self.seen
-        return Lost(*(np.flatnonzero(which) + 1 for which in absent), int((self.covered & self.seen).sum()))
+        return Lost(
+            beyond=np.flatnonzero(beyond) + 1,
+            between=np.flatnonzero(~self.held & ~beyond) + 1,
+            covered=np.flatnonzero(self.held & ~self.seen) + 1,
+            partly=int((self.covered & self.seen).sum()),
+        )
 
     @property
     def count(self) -> dict[str, int]:
