@@ -185,11 +185,13 @@ def _tell_classes(drawing: _Drawing, options: PolygonOptions) -> None:
     mask, table = drawing.mask, drawing.table
     lacking = len(mask.nuclei.polygons) - sum(mask.count.values())
     nuclei = "nuclei" + f", {lacking} of them without a pixel" * bool(lacking)
-    for what, layer, drawn in ((nuclei, mask.nuclei, mask.count), ("regions", mask.regions, {})):
-        if layer is not None:
-            click.echo(f"{len(layer.polygons)} {what}; classes by table {options.classes or 'of the files'}:")
-            for line in describe(layer, table, drawn):
-                click.echo(line)
+    parts = [(nuclei, mask.nuclei, mask.count)]
+    if mask.regions is not None:
+        parts.append(("regions", mask.regions, mask.regions.polygons.count()))
+    for what, layer, drawn in parts:
+        click.echo(f"{len(layer.polygons)} {what}; classes by table {options.classes or 'of the files'}:")
+        for line in describe(layer, table, drawn):
+            click.echo(line)
     click.echo(f"outside: {mask.background} {table.name(mask.background)}")
 
 

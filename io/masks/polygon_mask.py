@@ -197,7 +197,7 @@ def describe(layer: Layer, table: ClassTable, drawn: Mapping[str, int]) -> list[
     table
         Names of the labels.
     drawn
-        How many of each class have a pixel, where this is known.
+        How many of each class have a pixel, or are taken for it.
     """
     counts: Counter[tuple[str, int]] = Counter()
     for name, count in layer.polygons.count().items():
@@ -205,7 +205,7 @@ def describe(layer: Layer, table: ClassTable, drawn: Mapping[str, int]) -> list[
         counts[name, value] = count
     lines = []
     for (name, value), count in counts.most_common():
-        lacking = count - drawn.get(name, count)
+        lacking = count - drawn[name]
         lines.append(
             f"{count:8d} {name} -> {value} {table.name(value)}"
             + f" ({lacking} without a pixel)" * bool(lacking)
