@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -137,25 +136,6 @@ def test_numbers_are_as_wide_as_they_must_be(
     numbers = open_mask(tmp_path / "m.zarr").beside["instances"]
     assert numbers.plane.dtype == kind
     assert numbers[0:7, 0:7].max() == count
-
-
-def test_what_all_blocks_need_is_found_on_one_thread(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is freed in the heap of a worker's thread, no other thread can use: 85 MiB of half a million nuclei."""
-    found: list[str] = []
-    spread = raster._spread
-
-    def noted(counts: Any) -> Any:
-        found.append(threading.current_thread().name)
-        return spread(counts)
-
-    monkeypatch.setattr(raster, "_spread", noted)
-    source = cells(tmp_path / "c.geojson", {(1.5, 1.5, 4): "a"})
-    size = ("--size", "20,20", "--regions", cells(tmp_path / "r.geojson", {(90, 90, 4): "a"}))
-    monkeypatch.setattr(raster.Layer, "_near", lambda *given: np.zeros(0, np.int64))
-    assert run_program(capfd, cli.main, "from-polygons", source, tmp_path / "m.zarr", *size).code == 0
-    assert found == ["MainThread", "MainThread"]
 
 
 def test_crossings_are_looked_for_in_little_memory() -> None:

@@ -233,10 +233,6 @@ def write_polygon_mask(
     def count() -> dict[str, Any]:
         return said | {"nuclei": mask.count, "lost": mask.lost(height, width).to_json()}
 
-    # On this thread: what a worker's thread frees stays in a heap that only this worker has.
-    for layer in (mask.nuclei, mask.regions):
-        if layer is not None:
-            layer.prepare()
     write_nuclei(
         out,
         mask.paint,

@@ -101,10 +101,6 @@ class Layer:
         """Which polygons have some numbers, of which 0 is none."""
         return np.searchsorted(self.numbers, numbers[numbers != 0])
 
-    def prepare(self) -> None:
-        """Find out where all polygons lie, which else the first call of `paint` does."""
-        _ = self._index
-
     def _near(self, rows: slice, cols: slice) -> Integers:
         """Polygons whose boxes meet a region, ascending, and a few more."""
         starts, order, across = self._index
