@@ -160,6 +160,18 @@ def read_labelled(folder: Path, shrink: int) -> tuple[dict[str, UInt8], dict[str
     return tiles, truth
 
 
+def check_held(tiles: dict[str, UInt8], names: list[str]) -> None:
+    """Refuse names to score that no tile has, and tiles of which all or none are scored."""
+    if unknown := [name for name in names if name not in tiles]:
+        raise BadInput(
+            f"--held-out {unknown[0]}: there is no such tile; there are {', '.join([*tiles][:5])} ..."
+        )
+    if not 0 < len(set(names)) < len(tiles):
+        raise BadInput(
+            f"--held-out: {len(set(names))} of {len(tiles)} tiles; hold some out, and leave others to train on"
+        )
+
+
 def held_of(tiles: dict[str, UInt8], truth: dict[str, Instances], names: list[str], shrink: int) -> Held:
     """What is scored: tiles made smaller, and their nuclei."""
     return {name: (shrink_image(tiles[name], shrink), truth[name]) for name in names}
@@ -280,11 +292,13 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     results = Results(chosen.out / "scores.json", chosen.minutes)
     found, truth = read_labelled(chosen.data, chosen.shrink)
+    check_held(found, chosen.held_out)
     held = {"": held_of(found, truth, chosen.held_out, chosen.shrink)}
     unlabelled = []
     if chosen.other:
         others, other_truth = read_labelled(chosen.other, chosen.shrink)
         names = [*others]
+        check_held(others, names[::2])
         unlabelled = [(name, others[name]) for name in names[1::2]]
         held["other "] = held_of(others, other_truth, names[::2], chosen.shrink)
     for seed in range(chosen.seeds):

@@ -245,8 +245,8 @@ def write_mask(
         "nuclei": {name: int(count) for name, count in zip(plan.codes.types, finder.counts, strict=True)},
     }
     write_nuclei(
-        out, paint, height=height, width=width, mpp=card.mpp, labels=table.labels, about=about, workers=workers,
-        overwrite=overwrite,
+        out, paint, height=height, width=width, mpp=card.mpp, most=int(finder.counts.sum()), labels=table.labels,
+        about=lambda: about, workers=workers, overwrite=overwrite,
     )  # fmt: skip
     shutil.rmtree(sampling_folder(out))
     return {plan.codes.types[place]: int(finder.counts[place]) for place in plan.all_types}

@@ -45,7 +45,8 @@ def write_data(folder: Path) -> tuple[Path, Path]:
     named += [Label(2 + place, name, (place, 1, 2)) for place, name in enumerate(TYPES)]
     nuclei, regions = folder / "nuclei.zarr", folder / "regions.zarr"
     write_nuclei(
-        nuclei, lambda y, x: (types[y, x], numbers[y, x]), height=96, width=96, mpp=0.5, labels=named, workers=1
+        nuclei, lambda y, x: (types[y, x], numbers[y, x]), height=96, width=96, mpp=0.5, most=int(numbers.max()),
+        labels=named, workers=1,
     )  # fmt: skip
     labels = np.ones((96, 96), np.uint8)
     labels[:, 48:] = 2

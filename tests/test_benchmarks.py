@@ -285,6 +285,30 @@ def test_unsupervised(run: Run, here: Path) -> None:
     assert "other dice of b" not in row
 
 
+def test_tiles_to_score_that_are_not_there(
+    load_bench: Callable[[str], Any],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("torch")
+    for folder in ("images", "inst"):
+        (here / "data" / folder).mkdir(parents=True)
+        picture = np.full((90, 90, 3) if folder == "images" else (90, 90), 200, np.uint8)
+        cv2.imwrite(str(here / f"data/{folder}/a.png"), picture)
+    bench = load_bench("unsupervised")
+    for held, says in (
+        ("b", "b: there is no such tile; there are a ..."),
+        ("a", ": 1 of 1 tiles; hold some out"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["unsupervised.py", "data", "out", "--held-out", held])
+        with pytest.raises(SystemExit, match="2"):
+            bench.run_study(bench.main)
+        line = capsys.readouterr().err
+        assert line.startswith("unsupervised.py: error: --held-out")
+        assert says in line
+
+
 def test_paper_of_nuclei_aware_diffusion(run: Run, here: Path) -> None:
     pytest.importorskip("torch")
     from safron.engine.evaluation.encoder import is_installed

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import pyvips
 import tifffile
 import zarr
 from hypothesis import given
@@ -28,6 +29,7 @@ from safron.engine.plan.window import Window
 from safron.engine.virtual.slide import VirtualSlide
 from safron.io.errors import BadInput, Failed
 from safron.io.masks.open import open_mask
+from safron.io.masks.write_nuclei import multiscale
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -232,7 +234,11 @@ def test_a_picture_made_up_from_the_position() -> None:
         ({"image": None}, "generator 'tiny' refines an image; give one of the mask's size with image"),
         ({"image": "gone.zarr"}, "image .*gone.zarr: there is no such file or folder"),
         ({"image": "small.zarr"}, "has 120 x 100 px, the mask 130 x 150; both must be of one size"),
-        ({"image": "grey.zarr"}, "holds 150 x 130 of uint8; a picture is uint8 with three channels"),
+        ({"image": "grey.zarr"}, "holds 150 x 130 of uint8; a picture has three channels of 8 bits"),
+        ({"image": "grey.png"}, "grey.png: has one channel; a picture has three channels of 8 bits"),
+        ({"image": "seen-through.png"}, "seen-through.png: has one channel; a picture has three channels"),
+        ({"image": "deep.png"}, "deep.png: has one channel of ushort; colours of 8 bits are needed"),
+        ({"image": "nuclei.zarr"}, "a picture has three channels .*; there is .*nuclei.zarr/image"),
         ({"image": "group.zarr"}, "this Zarr group is not an OME-Zarr image"),
         ({"image": "text.png"}, "cannot read it as a slide or image"),
         ({"image": "folder"}, "image .*folder: this folder is not a Zarr; give a Zarr, a slide or an image"),
@@ -246,6 +252,14 @@ def test_bad_input_is_one_line(tmp_path: Path, change: dict[str, Any], says: str
     save_zarr(tmp_path / "good.zarr", colours(150, 130))
     save_zarr(tmp_path / "small.zarr", colours(100, 120))
     zarr.create_array(str(tmp_path / "grey.zarr"), shape=(150, 130), dtype="uint8")
+    nuclei = zarr.create_group(str(tmp_path / "nuclei.zarr"), attributes={"ome": multiscale("class", None)})
+    for name, channels in (("class", ()), ("image", (3,))):
+        nuclei.create_array(name, shape=(150, 130, *channels), dtype="uint8")
+    grey = np.full((150, 130), 200, np.uint8)
+    pyvips.Image.new_from_array(grey).pngsave(str(tmp_path / "grey.png"))
+    both = pyvips.Image.new_from_array(np.stack([grey, grey], axis=-1), interpretation="b-w")
+    both.pngsave(str(tmp_path / "seen-through.png"))
+    cv2.imwrite(str(tmp_path / "deep.png"), grey.astype(np.uint16) * 257)
     zarr.create_group(str(tmp_path / "group.zarr"))
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "folder").mkdir()

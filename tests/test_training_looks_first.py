@@ -65,8 +65,9 @@ def nuclei(folder: Path) -> None:
     labels = blobs(96, 96, seed=0, labels=2)
     named = [Label(0, "background", (0, 0, 0)), Label(1, "neoplastic", (255, 0, 0))]
     write_nuclei(
-        folder, lambda y, x: (labels[y, x], labels[y, x].astype(np.uint32)), height=96, width=96, labels=named
-    )
+        folder, lambda y, x: (labels[y, x], labels[y, x].astype(np.uint32)), height=96, width=96, most=9,
+        labels=named,
+    )  # fmt: skip
     for file in folder.rglob("zarr.json"):
         about: dict[str, Any] = json.loads(file.read_text())
         if about["node_type"] == "array":

@@ -6,7 +6,6 @@ The card is JSON in the ONNX file's ``metadata_props["safron"]``; a card file be
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, Count, Finite, Line, Mpp, NotNegative, Text, convert, hints
 from safron.io.files import parse_text
 from safron.io.legend import Label
+from safron.io.masks.json_texts import parse_json
 from safron.io.measures.guides import Guides
 
 from .sampler import Sampler
@@ -366,10 +366,10 @@ def parse_card(text: str, *, source: str) -> Card:
         When a field is missing or breaks its rule; the message names it.
     """
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
     except (ValueError, RecursionError) as error:  # no JSON; a number of thousands of digits, lists in lists
         raise BadInput(
-            f"{source}: the generator card is not JSON ({error}); export the model again"
+            f"{source}: the generator card cannot be read as JSON ({error}); export the model again"
         ) from error
     if not isinstance(raw, dict):
         raise BadInput(f"{source}: the generator card must be a JSON object; export the model again")

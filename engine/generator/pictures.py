@@ -30,6 +30,8 @@ from .noise import normal_noise
 UInt8 = npt.NDArray[np.uint8]
 Read = Callable[[Window], UInt8]
 
+RULE = "a picture has three channels of 8 bits, R, G and B; give the picture itself, or convert it"
+
 CACHE_BYTES = 64 << 20
 """Memory for decoded chunks of a picture, in each process."""
 
@@ -95,6 +97,8 @@ def open_picture(path: str) -> Picture:
         raise BadInput(f"{path}: there is no such file or folder; give a Zarr, a slide or an image")
     if not Path(path).is_dir():
         pixels = Pixels(path)
+        if pixels.grey:
+            raise BadInput(f"{path}: has one channel; {RULE}")
         return Picture(
             pixels.shape,
             lambda window: pixels.read(window.y, window.x, window.height, window.width),
@@ -113,12 +117,15 @@ def open_picture(path: str) -> Picture:
 def _zarr_picture(path: str) -> Picture:
     node: Any = open_node(path)
     names: Sequence[str] = ()
+    beside = ""
     if isinstance(node, zarr.Group):
         level = read_level(dict(node.attrs))
         if level is None:
             raise BadInput(
                 f"{path}: this Zarr group is not an OME-Zarr image; give the path of the image inside it"
             )
+        # A mask of nuclei with its picture names the labels as its image.
+        beside = f"; there is {path}/image" if "image" in node else ""
         node, names = node[level.path], level.axes
     if is_transposed(names or axis_names(node) or ()):
         raise BadInput(f"{path}: axis x comes before y; a picture's rows come first: transpose it")
@@ -126,9 +133,7 @@ def _zarr_picture(path: str) -> Picture:
     colour = long[-1] if len(long) == 3 and node.shape[long[-1]] == 3 else long[0] if len(long) == 3 else None
     if node.dtype != np.uint8 or colour is None or node.shape[colour] != 3:
         size = " x ".join(map(str, node.shape))
-        raise BadInput(
-            f"{path}: holds {size} of {node.dtype}; a picture is uint8 with three channels, y, x and RGB"
-        )
+        raise BadInput(f"{path}: holds {size} of {node.dtype}; {RULE}{beside}")
     y, x = (axis for axis in long if axis != colour)
     height, width = (min(side, node.chunks[axis]) for axis, side in ((y, node.shape[y]), (x, node.shape[x])))
 

@@ -183,11 +183,15 @@ def _tell_classes(drawing: _Drawing, options: PolygonOptions) -> None:
     from .polygon_mask import describe
 
     mask, table = drawing.mask, drawing.table
-    for what, drawn in (("nuclei", mask.nuclei), ("regions", mask.regions)):
-        if drawn is not None:
-            click.echo(f"{len(drawn.polygons)} {what}; classes by table {options.classes or 'of the files'}:")
-            for line in describe(drawn, table):
-                click.echo(line)
+    lacking = len(mask.nuclei.polygons) - sum(mask.count.values())
+    nuclei = "nuclei" + f", {lacking} of them without a pixel" * bool(lacking)
+    parts = [(nuclei, mask.nuclei, mask.count)]
+    if mask.regions is not None:
+        parts.append(("regions", mask.regions, mask.regions.polygons.count()))
+    for what, layer, drawn in parts:
+        click.echo(f"{len(layer.polygons)} {what}; classes by table {options.classes or 'of the files'}:")
+        for line in describe(layer, table, drawn):
+            click.echo(line)
     click.echo(f"outside: {mask.background} {table.name(mask.background)}")
 
 
@@ -195,9 +199,8 @@ def _warn_of_losses(drawing: _Drawing) -> None:
     """Warn of nuclei of which nothing, or not all, is in the mask that was written."""
     from .crossing import count_crossing
 
-    for reason, count in drawing.mask.lost(drawing.height, drawing.width).items():
-        if count:
-            warn(NAME, f"{count} {'nuclei are' if count > 1 else 'nucleus is'} {reason}, and not in the mask")
+    for line in drawing.mask.lost(drawing.height, drawing.width).told():
+        warn(NAME, line)
     if count := count_crossing(drawing.mask.nuclei.polygons):
         warn(
             NAME,
@@ -274,10 +277,11 @@ def from_instances(
             height=height,
             width=width,
             mpp=mpp,
+            most=drawn.most,
             labels=chosen.labels,
-            about={
+            about=lambda: {
                 "sources": {"nuclei": Path(numbers).name, "table": table.name},
-                "polygons": {"nuclei": found.count()},
+                "nuclei": found.count(drawn.seen),
             },
             fill=background,
             regions=pieces.regions,

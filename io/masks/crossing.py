@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from .polygons import Points, PolygonSet
 
+CORNERS = 1 << 17
+"""Corners that are looked at together, in a dozen arrays of 8 bytes each."""
+
 MOST_CORNERS = 1000
 """Outlines with more corners are not looked at: time grows with the square of their number, and no nucleus has as many."""
 
@@ -19,9 +22,9 @@ def count_crossing(polygons: PolygonSet) -> int:
     found = 0
     for length in range(4, min(int(lengths.max(initial=0)), MOST_CORNERS) + 1):
         places = starts[lengths == length]
-        # A million corners at a time.
-        for at in range(0, len(places), max(1, 1_000_000 // length)):
-            part = places[at : at + max(1, 1_000_000 // length)]
+        some = max(1, CORNERS // length)
+        for at in range(0, len(places), some):
+            part = places[at : at + some]
             found += int(_cross(polygons.xy[part[:, None] + np.arange(length)].astype(np.float64)).sum())
     return found
 

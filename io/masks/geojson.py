@@ -22,7 +22,7 @@ from safron.io.fields import RGB, convert
 from safron.io.files import parsing
 from safron.io.legend import Label
 
-from .json_texts import MAX_JSON_BYTES, each_json, parse_json
+from .json_texts import MAX_JSON_BYTES, each_json, object_of, parse_json
 
 UNCLASSIFIED = "unclassified"
 """Name that QuPath's users see for an object without a class or a name."""
@@ -138,24 +138,37 @@ def read_objects(path: Path, *, ignore: Sequence[str] = (), nuclei: bool = False
 def _parsed(text: bytes) -> Any:
     """Parse a collection or a feature; coordinates become arrays at once, which takes a tenth of the memory."""
     try:
-        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        members = _members(text)
         if "features" not in members and "geometry" in members:
             return _feature(members)
-        features = msgspec.json.decode(members.pop("features"), type=list[dict[str, msgspec.Raw]])
+        features = msgspec.json.decode(members.pop("features"), type=list[msgspec.Raw])
+        read = [_feature(_members(feature)) for feature in features]
     except (msgspec.DecodeError, KeyError):
         if len(text) > MAX_JSON_BYTES:
             raise ValueError(
                 f"larger than {MAX_JSON_BYTES >> 20} MiB, and no FeatureCollection that keeps to JSON"
             ) from None
         return parse_json(text)
-    parsed = {name: json.loads(bytes(raw)) for name, raw in members.items()}
-    return parsed | {"features": [_feature(feature) for feature in features]}
+    return {name: parse_json(bytes(raw)) for name, raw in members.items()} | {"features": read}
+
+
+class _Name:
+    """A name of an object, equal to no other, so that one that stands twice is found twice."""
+
+    def __init__(self, kind: type, text: str) -> None:
+        self.text = text
+
+
+def _members(text: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """Split an object into its members; ValueError where a name stands twice."""
+    found = msgspec.json.decode(text, type=dict[_Name, msgspec.Raw], dec_hook=_Name)
+    return object_of([(name.text, raw) for name, raw in found.items()])
 
 
 def _feature(members: dict[str, msgspec.Raw]) -> dict[str, Any]:
     geometries = ("geometry", "nucleusGeometry")
     return {
-        name: _geometry(raw) if name in geometries else json.loads(bytes(raw))
+        name: _geometry(raw) if name in geometries else parse_json(bytes(raw))
         for name, raw in members.items()
     }
 
@@ -164,12 +177,12 @@ def _geometry(raw: msgspec.Raw) -> Any:
     """Parse a geometry; rings of a polygon that are lists of x, y and nothing else become arrays."""
     depth = {b"Polygon": list[msgspec.Raw], b"MultiPolygon": list[list[msgspec.Raw]]}
     try:
-        members = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        members = _members(raw)
         kind = depth[bytes(members["type"]).strip(b' "')]
         parts = msgspec.json.decode(members.pop("coordinates"), type=kind)
     except (msgspec.DecodeError, KeyError):
-        return json.loads(bytes(raw))
-    parsed = {name: json.loads(bytes(value)) for name, value in members.items()}
+        return parse_json(bytes(raw))
+    parsed = {name: parse_json(bytes(value)) for name, value in members.items()}
     nested = [
         [_corners(ring) for ring in part] if isinstance(part, list) else _corners(part) for part in parts
     ]
@@ -180,7 +193,7 @@ def _corners(raw: msgspec.Raw) -> Any:
     """Corners of a ring as an array, or as JSON says them where they are not plain."""
     text = bytes(raw)
     if not _PLAIN_RING.fullmatch(text):
-        return json.loads(text)
+        return parse_json(text)
     ring = np.fromstring(text.translate(None, b"[] \t\r\n").decode(), sep=",").reshape(-1, 2)
     small = ring.astype(np.int32) if np.abs(ring).max() < 1 << 30 else ring
     return small if (small == ring).all() else ring

@@ -45,9 +45,10 @@ class NumberedClasses:
     classes: npt.NDArray[np.int32]
     names: tuple[str, ...]
 
-    def count(self) -> dict[str, int]:
-        """Number of nuclei of each class."""
-        counts = np.bincount(self.classes, minlength=len(self.names))
+    def count(self, some: npt.NDArray[np.bool_] | None = None) -> dict[str, int]:
+        """Number of nuclei of each class, of all of them or of some, bool [n]."""
+        classes = self.classes if some is None else self.classes[some]
+        counts = np.bincount(classes, minlength=len(self.names))
         return {name: int(count) for name, count in zip(self.names, counts, strict=True)}
 
 
@@ -112,6 +113,16 @@ class ClassedInstances:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seen", np.zeros(len(self.table.numbers), bool))
 
+    @property
+    def most(self) -> int:
+        """The largest number that is painted."""
+        known = self.table.numbers
+        return int(known[-1]) if self._fits else len(known)
+
+    @property
+    def _fits(self) -> bool:
+        return int(self.table.numbers[-1]) < 1 << 32
+
     def paint(self, rows: slice, cols: slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
         """Give labels and numbers [y, x] of a region.
 
@@ -134,8 +145,7 @@ class ClassedInstances:
         # Threads set the same flags to the same value.
         self.seen[place[found != 0]] = True
         labels = np.where(found == 0, self.background, self.labels[place]).astype(np.uint8)
-        fits = int(known[0]) > 0 and int(known[-1]) < 1 << 32
-        numbers = np.where(found == 0, 0, known[place] if fits else place + 1).astype(np.uint32)
+        numbers = np.where(found == 0, 0, known[place] if self._fits else place + 1).astype(np.uint32)
         shape = values.shape
         return labels[back].reshape(shape), numbers[back].reshape(shape)
 

@@ -46,16 +46,20 @@ def parse_json(text: bytes | str) -> Any:
         ...
     ValueError: the name '1' stands twice in one object
     """
-    return json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_object)
+    return _READER.decode(text if isinstance(text, str) else text.decode())
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its names and values."""
+def object_of(pairs: list[tuple[str, Result]]) -> dict[str, Result]:
+    """Make an object of its names and values; ValueError where a name stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"the name {twice!r} stands twice in one object")
     return found
+
+
+# `json.loads` would make one for every text.
+_READER = json.JSONDecoder(object_pairs_hook=object_of)
 
 
 def each_json(
@@ -152,7 +156,7 @@ def _marked(lines: Iterable[bytes], path: Path, max_bytes: int) -> Iterator[byte
 
 def _is_json(line: bytes) -> bool:
     try:
-        parse_json(line)
+        json.loads(line)
     except (ValueError, RecursionError):
         return False
     return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ class PolygonMask:
         What is drawn.
     background
         Label of all other pixels.
-    held, seen
-        bool [nuclei]: which have a pixel, and which have one that no later one covers; complete when all is painted.
+    held, seen, covered
+        bool [nuclei]: which hold a pixel, which have one that no later one covers, and which hold one that a later one
+        covers; complete when all is painted.
     """
 
     nuclei: Layer
@@ -39,10 +40,13 @@ class PolygonMask:
     background: int
     held: npt.NDArray[np.bool_] = field(init=False)
     seen: npt.NDArray[np.bool_] = field(init=False)
+    covered: npt.NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.held = np.zeros(len(self.nuclei.polygons), bool)
-        self.seen = np.zeros(len(self.nuclei.polygons) + 1, bool)
+        count = len(self.nuclei.polygons)
+        # Number 0 is none.
+        self._numbers = np.zeros(count + 1, bool)
+        self.held, self.seen, self.covered = np.zeros(count, bool), self._numbers[1:], np.zeros(count, bool)
 
     def paint(self, rows: slice, cols: slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
         """Give labels and numbers [y, x] of a region; safe to call from many threads."""
@@ -51,19 +55,87 @@ class PolygonMask:
         if self.regions is not None:
             self.regions.paint(rows, cols, labels, numbers)
         # Threads set the same flags to the same value.
-        self.held[self.nuclei.paint(rows, cols, labels, numbers)] = True
-        self.seen[numbers] = True
+        held, covered = self.nuclei.paint(rows, cols, labels, numbers)
+        self.held[held] = True
+        self.covered[covered] = True
+        self._numbers[numbers] = True
         return labels, numbers
 
-    def lost(self, height: int, width: int) -> dict[str, int]:
-        """Count nuclei that have no pixel of their own, by the reason; all must be painted."""
+    def lost(self, height: int, width: int) -> Lost:
+        """Find the nuclei that are not in the mask, or not wholly; all must be painted."""
         boxes = self.nuclei.polygons.boxes
         beyond = (boxes[:, 0] >= height) | (boxes[:, 1] >= width) | (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
+        return Lost(
+            beyond=np.flatnonzero(beyond) + 1,
+            between=np.flatnonzero(~self.held & ~beyond) + 1,
+            covered=np.flatnonzero(self.held & ~self.seen) + 1,
+            partly=int((self.covered & self.seen).sum()),
+        )
+
+    @property
+    def count(self) -> dict[str, int]:
+        """Number of nuclei of each class that have a pixel; all must be painted."""
+        polygons = self.nuclei.polygons
+        counts = np.bincount(polygons.classes[self.seen], minlength=len(polygons.names))
+        return {name: int(counts[polygons.names.index(name)]) for name in polygons.count()}
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Nuclei of a file of which nothing, or not all, is in the mask.
+
+    Attributes
+    ----------
+    beyond, between, covered
+        Numbers of those that lie beyond the canvas, hold no pixel's centre, or lie wholly under later ones.
+    partly
+        How many lie partly under later ones.
+    """
+
+    beyond: npt.NDArray[np.int64]
+    between: npt.NDArray[np.int64]
+    covered: npt.NDArray[np.int64]
+    partly: int
+
+    def to_json(self) -> dict[str, int]:
+        """Count them by the reason."""
         return {
-            "beyond the canvas": int(beyond.sum()),
-            "smaller than a pixel or between pixel centres": int((~self.held & ~beyond).sum()),
-            "covered wholly by later ones": int((self.held & ~self.seen[1:]).sum()),
+            "beyond the canvas": len(self.beyond),
+            "between pixel centres": len(self.between),
+            "wholly under later ones": len(self.covered),
+            "partly under later ones": self.partly,
         }
+
+    def told(self) -> list[str]:
+        """Say it in a line for each reason that there is."""
+        lines = [
+            f"{len(numbers)} {'nuclei are' if len(numbers) > 1 else 'nucleus is'} {reason}, and not in the mask: {_first(numbers)}"
+            for numbers, reason in (
+                (self.beyond, "beyond the canvas"),
+                (self.between, "smaller than a pixel or between pixel centres"),
+            )
+            if len(numbers)
+        ]
+        if count := self.partly + len(self.covered):
+            line = (
+                f"{count} {'nuclei lie' if count > 1 else 'nucleus lies'} under later ones of the file, which keep the pixels that "
+                "both hold"
+            )
+            gone = len(self.covered)
+            rest = f"; {gone} of them {'are' if gone > 1 else 'is'} covered wholly, and not in the mask: {_first(self.covered)}"
+            lines.append(line + rest * bool(gone))
+        return lines
+
+
+MOST_TOLD = 10
+"""Numbers of nuclei that one line names."""
+
+
+def _first(numbers: npt.NDArray[np.int64]) -> str:
+    """Name the first of some nuclei by their numbers."""
+    named = ", ".join(map(str, numbers[:MOST_TOLD].tolist()))
+    more = len(numbers) - MOST_TOLD
+    return f"number {named}" if len(numbers) == 1 else f"numbers {named}" + f" and {more} more" * (more > 0)
 
 
 def layer_of(
@@ -115,15 +187,30 @@ def _some(polygons: PolygonSet, kept: npt.NDArray[np.bool_]) -> PolygonSet:
     )
 
 
-def describe(layer: Layer, table: ClassTable) -> list[str]:
-    """Say of each class how many polygons it has and which label stands for it, the most frequent first."""
+def describe(layer: Layer, table: ClassTable, drawn: Mapping[str, int]) -> list[str]:
+    """Say of each class how many polygons it has and which label stands for it, the most frequent first.
+
+    Parameters
+    ----------
+    layer
+        The polygons.
+    table
+        Names of the labels.
+    drawn
+        How many of each class have a pixel, or are taken for it.
+    """
     counts: Counter[tuple[str, int]] = Counter()
     for name, count in layer.polygons.count().items():
         value = int(layer.labels[int((layer.polygons.classes == layer.polygons.names.index(name)).argmax())])
         counts[name, value] = count
-    return [
-        f"{count:8d} {name} -> {value} {table.name(value)}" for (name, value), count in counts.most_common()
-    ]
+    lines = []
+    for (name, value), count in counts.most_common():
+        lacking = count - drawn[name]
+        lines.append(
+            f"{count:8d} {name} -> {value} {table.name(value)}"
+            + f" ({lacking} without a pixel)" * bool(lacking)
+        )
+    return lines
 
 
 def write_polygon_mask(
@@ -138,17 +225,23 @@ def write_polygon_mask(
     **options: Any,
 ) -> None:
     """Draw the mask and write it; see `write_nuclei` for the rest."""
-    found = {"nuclei": mask.nuclei.polygons.count()}
+    polygons = {"nuclei": mask.nuclei.polygons.count()}
     if mask.regions is not None:
-        found["regions"] = mask.regions.polygons.count()
+        polygons["regions"] = mask.regions.polygons.count()
+    said = about | {"polygons": polygons, "classes": dict(table.classes)}
+
+    def count() -> dict[str, Any]:
+        return said | {"nuclei": mask.count, "lost": mask.lost(height, width).to_json()}
+
     write_nuclei(
         out,
         mask.paint,
         height=height,
         width=width,
+        most=len(mask.nuclei.polygons),
         labels=table.labels,
         fill=mask.background,
-        about=about | {"polygons": found, "classes": dict(table.classes)},
+        about=count,
         progress=progress,
         **options,
     )

@@ -40,7 +40,7 @@ class Layer:
     labels
         uint8 [polygons]: their labels.
     numbers
-        uint32 [polygons]: their numbers as instances, 0 for none; see `Seen`.
+        uint32 [polygons]: their numbers as instances, ascending; or 0 for all of them, which have none.
     """
 
     polygons: PolygonSet
@@ -49,7 +49,7 @@ class Layer:
 
     def paint(
         self, rows: slice, cols: slice, labels: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint32]
-    ) -> npt.NDArray[np.bool_]:
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Draw all polygons of a region upon what is there.
 
         Parameters
@@ -61,10 +61,11 @@ class Layer:
 
         Returns
         -------
-        npt.NDArray[np.bool_]
-            bool [polygons]: which of them hold a pixel of the region.
+        tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+            bool [polygons] each: which of them hold a pixel of the region, and which of those with numbers one that a later one
+            holds, too.
         """
-        held = np.zeros(len(self.polygons), bool)
+        held, covered = np.zeros(len(self.polygons), bool), np.zeros(len(self.polygons), bool)
         flat_labels, flat_numbers = labels.reshape(-1), numbers.reshape(-1)
         region = np.array([rows.start, cols.start, rows.stop, cols.stop])
         near = self._near(rows, cols)
@@ -80,17 +81,25 @@ class Layer:
                 y0, x0, y1, x1 = part[0].tolist()
                 within = inside(_edges_of_one(self.polygons, int(drawn[0])), y0, y1, x0, x1)
                 window = np.s_[y0 - rows.start : y1 - rows.start, x0 - cols.start : x1 - cols.start]
+                covered[self._of(numbers[window][within])] = True
                 labels[window][within] = self.labels[drawn[0]]
                 numbers[window][within] = self.numbers[drawn[0]]
                 held[drawn[0]] = within.any()
                 continue
             which, row, col = _pixels(self.polygons, drawn, part)
             place = (row - rows.start) * labels.shape[1] + col - cols.start
+            own = self.numbers[drawn][which]
+            covered[self._of(flat_numbers[place])] = True
             # Of a place that is named twice, NumPy keeps the last value.
             flat_labels[place] = self.labels[drawn][which]
-            flat_numbers[place] = self.numbers[drawn][which]
+            flat_numbers[place] = own
+            covered[self._of(own[flat_numbers[place] != own])] = True
             held[drawn[which]] = True
-        return held
+        return held, covered
+
+    def _of(self, numbers: npt.NDArray[np.uint32]) -> Integers:
+        """Which polygons have some numbers, of which 0 is none."""
+        return np.searchsorted(self.numbers, numbers[numbers != 0])
 
     def _near(self, rows: slice, cols: slice) -> Integers:
         """Polygons whose boxes meet a region, ascending, and a few more."""

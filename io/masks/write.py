@@ -96,6 +96,7 @@ def write_blocks(
     workers: int | None,
     overwrite: bool,
     progress: Callable[[int], None],
+    finish: Callable[[Path], Any] = lambda part: None,
 ) -> None:
     """Write some arrays of one canvas, block by block; the folder appears whole.
 
@@ -111,6 +112,8 @@ def write_blocks(
         The blocks.
     workers, overwrite, progress
         See `write_labels`.
+    finish
+        Called with the folder when all blocks are written.
 
     Raises
     ------
@@ -129,6 +132,8 @@ def write_blocks(
                 return int(rows.stop - rows.start) * int(cols.stop - cols.start)
 
             run_blocks(work, iter(regions), worker_count(workers), progress)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(finish, part).result()
     except OSError as error:
         raise Failed(f"{out}: cannot write the mask: {error.strerror or error}") from error
 

@@ -36,6 +36,8 @@ class Pixels:
         Height and width in pixels.
     mpp
         Micrometres per pixel; None where it is not known.
+    grey
+        Whether it is an image of one channel, which stands for all three colours.
     facts
         Values in the description by key; slides of safron-render have tile, overlap, seed and more.
 
@@ -50,6 +52,7 @@ class Pixels:
         if not self.path.is_file():
             raise BadInput(f"{path}: {what_is_there(self.path)}; give a slide or an image")
         self.mpp: float | None = None
+        self.grey = False
         try:
             self._open()
         except BadInput:
@@ -75,12 +78,12 @@ class Pixels:
         image = pyvips.Image.new_from_file(str(self.path), fail_on="truncated", revalidate=True)
         if image.hasalpha() and image.format == "uchar":
             image = image.flatten(background=255)
-        if image.bands == 1:
+        self.grey = image.bands == 1
+        if image.bands not in (1, 3) or image.format != "uchar":
+            count = "one channel" if self.grey else f"{image.bands} channels"
+            raise BadInput(f"{self.path}: has {count} of {image.format}; colours of 8 bits are needed")
+        if self.grey:
             image = image.bandjoin([image, image])
-        if image.bands != 3 or image.format != "uchar":
-            raise BadInput(
-                f"{self.path}: has {image.bands} channels of {image.format}; colours of 8 bits are needed"
-            )
         self._image = image
         self.shape = (image.height, image.width)
         self.facts = {}

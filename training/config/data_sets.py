@@ -5,12 +5,12 @@ A gland mask is 0 outside glands; inside it is 255, or the number of the gland. 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safron.io.fields import Mpp, convert
 from safron.io.files import parse_text
+from safron.io.masks.json_texts import parse_json
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_facts(folder: Path, given: DataFacts) -> DataFacts:
     if not file.is_file():
         return given
     remedy = 'it must look like {"name": "...", "licence": "...", "mpp": 0.55}'
-    plain = parse_text(file, json.loads, kind="JSON", remedy=remedy)
+    plain = parse_text(file, parse_json, kind="JSON", remedy=remedy)
     found: DataFacts = convert(plain, DataFacts, str(file), then=remedy, loose=True)
     said = {name: value for name, value in asdict(given).items() if value}
     return replace(found, **({"data_set": ""} | said))

@@ -23,6 +23,7 @@ from safron.io.errors import BadInput
 from safron.io.fields import HUGE, Byte, Count, Mpp, NotNegative, convert, shown
 from safron.io.files import parse_text
 from safron.io.legend import Label
+from safron.io.masks.json_texts import parse_json
 
 if TYPE_CHECKING:
     from safron.io.measures.guides import Guides
@@ -393,7 +394,7 @@ def read_overrides(path: Path) -> dict[str, Any]:
         It is missing, or its content is not what its name says.
     """
     kind = {".yaml": "YAML", ".yml": "YAML", ".toml": "TOML"}.get(path.suffix.lower(), "JSON")
-    read: dict[str, Callable[[str], Any]] = {"YAML": _read_yaml, "TOML": tomllib.loads, "JSON": json.loads}
+    read: dict[str, Callable[[str], Any]] = {"YAML": _read_yaml, "TOML": tomllib.loads, "JSON": parse_json}
     remedy = "its name must end in .yaml, .toml or .json, after its content"
     plain = parse_text(path, read[kind], kind=kind, remedy=remedy)
     if not isinstance(plain, dict):
