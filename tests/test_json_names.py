@@ -1,4 +1,4 @@
-"""A name that stands twice in an object is refused in every JSON that a user writes: its first value would be lost."""
+"""A name that stands twice in an object is refused in all JSON and YAML settings that a user writes: its first value would be lost."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ def test_cards_recipes_and_facts_of_data(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(with_twice({"batch": 4}, "batch"))
     with pytest.raises(BadInput, match="the name 'batch' stands twice"):
         read_overrides(tmp_path / "a.json")
+    (tmp_path / "a.yaml").write_text("model:\n  tile: 64\n  tile: 32\n")
+    with pytest.raises(BadInput, match="the name 'tile' stands twice"):
+        read_overrides(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("base: &base {tile: 64, batch: 1}\nmodel: {<<: *base, tile: 32}\n")
+    assert read_overrides(tmp_path / "a.yaml")["model"] == {"tile": 32, "batch": 1}
     (tmp_path / "dataset.json").write_text(with_twice({"mpp": 0.5}, "mpp"))
     with pytest.raises(BadInput, match="the name 'mpp' stands twice"):
         read_facts(tmp_path, DataFacts())

@@ -99,7 +99,7 @@ class Layer:
 
     def _of(self, numbers: npt.NDArray[np.uint32]) -> Integers:
         """Which polygons have some numbers, of which 0 is none."""
-        return np.searchsorted(self.numbers, numbers[numbers != 0])
+        return np.asarray(np.searchsorted(self.numbers, numbers[numbers != 0]), np.int64)
 
     def _near(self, rows: slice, cols: slice) -> Integers:
         """Polygons whose boxes meet a region, ascending, and a few more."""

@@ -23,7 +23,7 @@ from safron.io.errors import BadInput
 from safron.io.fields import HUGE, Byte, Count, Mpp, NotNegative, convert, shown
 from safron.io.files import parse_text
 from safron.io.legend import Label
-from safron.io.masks.json_texts import parse_json
+from safron.io.masks.json_texts import object_of, parse_json
 
 if TYPE_CHECKING:
     from safron.io.measures.guides import Guides
@@ -405,8 +405,15 @@ def read_overrides(path: Path) -> dict[str, Any]:
 def _read_yaml(text: str) -> Any:
     import yaml
 
-    # PyYAML's safe loader, except that 1e-4 is a number, as in YAML 1.2, and not text.
+    # PyYAML's safe loader, except that 1e-4 is a number, as in YAML 1.2, and not text, and that a name stands once.
     loader: Any = type("Loader", (yaml.SafeLoader,), {})
     number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
     loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+
+    def mapping(made: Any, node: Any) -> dict[Any, Any]:
+        object_of([(name.value, name) for name, _ in node.value])
+        found: dict[Any, Any] = made.construct_mapping(node, deep=True)
+        return found
+
+    loader.add_constructor("tag:yaml.org,2002:map", mapping)
     return yaml.load(text, loader)
