@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from common import parser_of, write_mask
 from safron.engine import load_model, render, rendering
-from safron.engine.generator.onnx_model import check_output
+from safron.engine.generator.contract import check_output
 from safron.engine.system.memory import keep_one_heap
 
 

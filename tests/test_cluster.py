@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,13 @@ def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
     """The digest of the slide that one process makes, task after task."""
     found: str = render_cli(capfd, ARGS.replace("out.tiff", "serial.tiff") + "--workers 1")["digest"]
     return found
+
+
+@pytest.fixture
+def forked() -> Iterator[None]:
+    """Workers fork from a server that has loaded Dask, which saves half a second each; others start as those of users do."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 class Slow:
@@ -182,6 +190,7 @@ def test_the_first_interrupt_waits_and_a_later_one_does_not() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_block_that_kills_its_workers_is_named_and_the_others_finish(here: Path) -> None:
     labels = np.ones((HEIGHT, WIDTH), np.uint8)
     labels[188, 316] = 2  # the first of the window of 72 px around the patch at (192, 320)
@@ -207,6 +216,7 @@ def test_a_process_may_take_long_to_start_again() -> None:
         assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1h"
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_that_all_ended_end_the_render(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DASK_SETTINGS, "distributed.deploy.lost-worker-timeout", "1ms")
     options: dict[str, Any] = {"tile": 64, "overlap": 0, "block": 128, "tiff_tile": 64, "scale": "1"}
@@ -225,6 +235,7 @@ def test_an_array_in_memory_is_refused(here: Path) -> None:
         render(np.zeros((64, 64), np.uint8), "out.tiff", model="identity", executor="processes")
 
 
+@pytest.mark.usefixtures("forked")
 def test_blocks_of_a_process_with_a_gpu_share_its_batches(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +284,7 @@ def test_a_named_gpu_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
         worker_gpus("cuda:2")
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_dashboard_is_shown_where_asked_and_nowhere_else(here: Path) -> None:
     port = free_port()
     options = RenderOptions(executor="processes", workers=1, dashboard=f"127.0.0.1:{port}")
@@ -390,6 +402,7 @@ def write_certificate(folder: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("forked")
 def test_with_certificates_all_is_tls(
     here: Path,
     digest: str,

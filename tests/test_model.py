@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pytest
 from onnx_models import CARD, CONTEXT, TILE, write_onnx
 from safron.engine.generator import devices
+from safron.engine.generator.contract import check_output
 from safron.engine.generator.devices import check_providers, choose_device, providers
 from safron.engine.generator.model import IdentityModel, PatchModel, load_model
 from safron.engine.generator.onnx_file import OnnxFile
-from safron.engine.generator.onnx_model import OnnxModel, check_output
+from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.shipped import model_names
 from safron.io.errors import BadInput, Failed
 

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from safron.engine import rendering
 from safron.engine.generator.model import IdentityModel
 from safron.io import remote
 
-s3fs = pytest.importorskip("s3fs")
-server = pytest.importorskip("moto.server")
+if any(find_spec(name) is None for name in ("s3fs", "moto")):
+    pytest.skip("s3fs or moto is not installed", allow_module_level=True)
 
 # aiohttp complains of sessions that s3fs drops while Python ends; they are not ours to close.
 pytestmark = pytest.mark.filterwarnings(
@@ -30,6 +31,13 @@ ARGS = (
     "--device cpu --threads 1 --workers 2 --mpp 0.5 "
 )
 PART_BYTES = 5 << 20
+
+
+def file_system() -> Any:
+    """A file system of s3fs, imported here, since each process that runs tests imports all of their files."""
+    from s3fs import S3FileSystem
+
+    return S3FileSystem()
 
 
 class Proxy:
@@ -95,7 +103,9 @@ class Proxy:
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
     """A proxy before an S3 server; one for all tests, since s3fs keeps its connections for as long as it lives."""
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     proxy = Proxy(running.get_host_and_port()[1])
     with pytest.MonkeyPatch.context() as patched:
@@ -107,7 +117,7 @@ def proxy() -> Iterator[Proxy]:
             "AWS_MAX_ATTEMPTS": "1",
         }.items():
             patched.setenv(name, value)
-        s3fs.S3FileSystem().mkdir("slides")
+        file_system().mkdir("slides")
         write_mask("s3://slides/mask.zarr", HEIGHT, WIDTH, chunk=512)
         yield proxy
     proxy.close()
@@ -121,7 +131,7 @@ def store(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr(remote, "PART_BYTES", PART_BYTES)
-    fs = s3fs.S3FileSystem()
+    fs = file_system()
     yield proxy
     proxy.down, proxy.cut_after, proxy.cuts = False, None, 0
     for name in there():
@@ -130,7 +140,7 @@ def store(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def there() -> list[str]:
     """What stands in the bucket beside the mask."""
-    fs = s3fs.S3FileSystem()
+    fs = file_system()
     fs.invalidate_cache()
     return [name for name in fs.find("slides") if "mask.zarr" not in name]
 
@@ -155,7 +165,7 @@ def test_mask_from_and_slide_to_a_bucket(
     report = render_cli(capfd, ARGS)
     assert report["digest"] == local_digest(capfd)
     assert there() == ["slides/made/out.tiff"]
-    s3fs.S3FileSystem().get("slides/made/out.tiff", "back.tiff")
+    file_system().get("slides/made/out.tiff", "back.tiff")
     assert Path("back.tiff").stat().st_size == report["output_bytes"] > 2 * PART_BYTES
     assert run_cli(capfd, "--validate back.tiff").code == 0
     assert cached(tmp_path) == [], "nothing is left here"
@@ -171,7 +181,7 @@ def test_a_connection_that_breaks_once_is_made_again(
     report = render_cli(capfd, ARGS)
     assert store.cuts == 1
     assert there() == ["slides/made/out.tiff"]
-    assert s3fs.S3FileSystem().info("slides/made/out.tiff")["size"] == report["output_bytes"]
+    assert file_system().info("slides/made/out.tiff")["size"] == report["output_bytes"]
 
 
 def test_a_mask_whose_connection_breaks_is_read_on(store: Proxy, capfd: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +196,7 @@ def test_a_store_that_stays_away_is_one_line_and_resumed(
     store: Proxy, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "TRIES", 1)
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     put = remote._put
 
     def fail(*args: Any, **options: Any) -> None:
@@ -265,7 +275,7 @@ def test_addresses_that_cannot_be(case: ExpectFail, store: Proxy, capfd: pytest.
 
 
 def test_a_store_that_is_not_there(store: Proxy, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     store.down = True
     store.cut()
     outcome = run_cli(capfd, "s3://slides/mask.zarr s3://slides/out.tiff --model identity")
@@ -319,7 +329,7 @@ def test_a_part_of_a_level_that_a_bucket_lost(
 
     def without_a_part(plan: Any, scratch: Any, writer: Any) -> Any:
         (part,) = (name for name in there() if name.endswith("/c.1.1.0") and "/levels/" in name)
-        s3fs.S3FileSystem().rm(part)
+        file_system().rm(part)
         return finish(plan, scratch, writer)
 
     with monkeypatch.context() as patched:

@@ -117,9 +117,9 @@ def test_memory_that_a_thread_keeps_is_that_of_one_block_and_large_parts_are_out
         mapped.append(nbytes)
         return inner(nbytes)
 
-    def of_block(count: int, dtype: Any) -> Any:
+    def of_block(count: int, dtype: Any, **how: bool) -> Any:
         kept.append(count * np.dtype(dtype).itemsize)
-        return zeros(count, dtype, least=1 << 17)
+        return zeros(count, dtype, least=1 << 17, **how)
 
     monkeypatch.setattr(large_arrays, "_mapped", note)
     monkeypatch.setattr(large_arrays, "zeros", of_block)

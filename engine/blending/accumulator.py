@@ -149,6 +149,11 @@ class Accumulator:
         Memory for the pixels, uint8 [height, width, 3]; zeros by default.
     sums
         Memory for at least `size` sums of `blend.sum_dtype`; zeros by default.
+
+    Attributes
+    ----------
+    count
+        How many of them it uses.
     """
 
     def __init__(
@@ -168,6 +173,7 @@ class Accumulator:
         cut, size = prod(across), prod(across) + prod(down)
         if sums is None:
             sums = np.zeros(size, blend.sum_dtype)
+        self.count = size
         self._h: Sums = sums[:cut].reshape(across)
         self._v: Sums = sums[cut:size].reshape(down)
 

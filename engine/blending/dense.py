@@ -34,15 +34,20 @@ class DenseSums:
         Patch grid, blend weights, fixed point and channels.
     sums
         Memory for at least `size` sums; zeros by default.
+
+    Attributes
+    ----------
+    count
+        How many of them it uses.
     """
 
     def __init__(self, window: Window, blend: Blend, sums: Sums | None = None) -> None:
         shape = (window.height, window.width, blend.channels)
         self.window = window
         self.blend = blend
-        count = self.size(window, blend)
+        self.count = self.size(window, blend)
         self.sums: Int32 = (
-            np.zeros(shape, np.int32) if sums is None else sums[:count].reshape(shape)  # type: ignore[assignment]
+            np.zeros(shape, np.int32) if sums is None else sums[: self.count].reshape(shape)  # type: ignore[assignment]
         )
         self._weights = blend.weights
 

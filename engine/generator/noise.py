@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,8 @@ _TABLE_BITS = 16
 @lru_cache(maxsize=1)
 def _normal_table() -> npt.NDArray[np.float32]:
     """Quantiles of the standard normal at the middles of 2**16 equal parts, float32 [65536]."""
+    from statistics import NormalDist
+
     half = 1 << (_TABLE_BITS - 1)
     quantile = NormalDist().inv_cdf
     upper = np.array([quantile(0.5 + (k + 0.5) / (2 * half)) for k in range(half)], np.float32)

@@ -15,7 +15,6 @@ from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
 from safron.io.json_report import ENDINGS
 from safron.io.remote import Target, check_folder, is_url
-from safron.io.slides.label_pyramid import check_label_path
 from safron.io.slides.preview import check_png_name, is_unfinished_png
 
 from .options import RenderOptions
@@ -134,6 +133,8 @@ def _check_outputs(target: Target, scratch: Scratch, options: RenderOptions) -> 
         ours = ours or (option == "--preview" and is_unfinished_png(path))
         overwrite, name = options.overwrite or ours, f"{option} "
         if path is options.labels_out:
+            from safron.io.slides.label_pyramid import check_label_path
+
             check_label_path(path, overwrite=overwrite, name=name)
         else:
             check_output_path(path, overwrite=overwrite, name=name, endings=_ENDINGS.get(option, ()))

@@ -79,9 +79,9 @@ def boundary_parts(
     start = first = 0
     for name, window in plan.boundary_windows(index).items():
         shape = (window.height, window.width, 0 if plan.passes else 3)
-        stop, last = start + prod(shape), first + _sums_of(plan).size(window, plan.blend)
-        parts[name] = new_sums(window, plan.blend, pixels[start:stop].reshape(shape), sums[first:last])
-        start, first = stop, last
+        stop = start + prod(shape)
+        parts[name] = new_sums(window, plan.blend, pixels[start:stop].reshape(shape), sums[first:])
+        start, first = stop, first + parts[name].count
     return parts
 
 

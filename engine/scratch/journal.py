@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
@@ -119,6 +119,6 @@ def read_journal(path: Path) -> Iterator[Entry]:
 
 def _line(entry: Entry, before: int) -> tuple[bytes, int]:
     """Return an entry as a line of JSON with the checksum of everything before it, and that checksum."""
-    text = json.dumps(asdict(entry))[:-1].encode()
+    text = json.dumps(vars(entry))[:-1].encode()
     check = google_crc32c.extend(before, text)
     return text + f', "crc32c": {check}}}\n'.encode(), check

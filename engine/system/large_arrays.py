@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import sys
 import threading
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -22,10 +23,19 @@ LARGE = 8 << 20
 _memory = threading.local()
 
 
-def zeros(count: int, dtype: npt.DTypeLike, *, least: int = LARGE) -> npt.NDArray[Any]:
-    """Return zeros [count], outside of the heap if they have `least` bytes or more."""
+def zeros(count: int, dtype: npt.DTypeLike, *, least: int = LARGE, whole: bool = False) -> npt.NDArray[Any]:
+    """Return zeros [count], outside of the heap if they have `least` bytes or more.
+
+    What is written from end to end (`whole`) has large pages where there are any, as NumPy's own arrays do.
+    """
     nbytes = count * np.dtype(dtype).itemsize
-    return np.frombuffer(_mapped(nbytes), dtype) if nbytes >= max(1, least) else np.zeros(count, dtype)
+    if nbytes < max(1, least):
+        return np.zeros(count, dtype)
+    memory = _mapped(nbytes)
+    if whole and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype)
 
 
 def kept(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -35,7 +45,7 @@ def kept(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray
     """
     size, found = prod(shape), getattr(_memory, name, None)
     if found is None or found.size < size or found.dtype != dtype:
-        found = zeros(size, dtype)
+        found = zeros(size, dtype, whole=True)
         setattr(_memory, name, found)
     values: npt.NDArray[Any] = found[:size].reshape(shape)
     return values

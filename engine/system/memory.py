@@ -64,7 +64,8 @@ def usable_cores() -> int:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 # The largest threshold that glibc accepts; larger arrays are mapped individually where the heap has no room.
 LARGEST = 32 << 20
-PART = 8 << 20
+# Memory is taken in such parts. NumPy asks for large pages in each, and where two meet there are small ones.
+PART = 24 << 20
 # Arrays of a sampler from which on this is better than to let the heap grow.
 SAMPLED = 2 << 20
 
@@ -108,16 +109,20 @@ def reserve_memory(heap: int, outside: int, *, largest: int = LARGEST) -> None:
         taken = []
         # The plan is an upper bound, and less may be enough.
         with suppress(MemoryError, OSError):
-            for _ in range(heap // PART):
-                taken.append(np.empty(PART, np.uint8))
-            for _ in range(outside // PART):
-                taken.append(zeros(PART, np.uint8))
+            for size in _parts(heap):
+                taken.append(np.empty(size, np.uint8))
+            for size in _parts(outside):
+                taken.append(zeros(size, np.uint8, whole=True))
         # A page is allocated when it is first written; NumPy releases Python's lock meanwhile.
         with ThreadPoolExecutor(usable_cores()) as threads:
             for part in taken:
                 threads.submit(part[:: mmap.PAGESIZE].fill, 1)
         taken.clear()
         libc.mallopt(M_MMAP_THRESHOLD, largest)
+
+
+def _parts(nbytes: int) -> list[int]:
+    return [PART] * (nbytes // PART) + [nbytes % PART]
 
 
 def trim_heap() -> None:

@@ -19,14 +19,17 @@ _CHANGED = ("ETag", "etag", "CRC", "mtime", "LastModified", "last_modified", "mo
 
 _PIECE = 1 << 20
 
+File = Path | os.DirEntry[str]
+"""A file or folder, as its folder lists it: of many files a path for each would cost more than to ask for their times."""
+
 
 def file_facts(where: str) -> Iterator[str]:
     """Name, size and time (or ETag) of every file of a mask, in order of name."""
     if "://" in where:
         yield from _remote_facts(where)
         return
-    for name, path in _local_files(where, ""):
-        facts = Path(path).stat()
+    for name, file in _local_files(Path(where)):
+        facts = file.stat()
         yield f"{name} {facts.st_size} {facts.st_mtime_ns}\n"
 
 
@@ -35,10 +38,10 @@ def content_facts(where: str) -> Iterator[str]:
     if "://" in where:
         yield from _remote_facts(where)
         return
-    for name, path in _local_files(where, ""):
+    for name, file in _local_files(Path(where)):
         digest = hashlib.blake2b(digest_size=16)
-        with open_input(path) as file:
-            while piece := file.read(_PIECE):
+        with open_input(os.fspath(file)) as content:
+            while piece := content.read(_PIECE):
                 digest.update(piece)
         yield f"{name} {digest.hexdigest()}\n"
 
@@ -58,15 +61,12 @@ def _remote_facts(url: str) -> Iterator[str]:
         yield f"{name} {facts.get('size')} {changed}\n"
 
 
-def _local_files(path: str, name: str) -> Iterator[tuple[str, str]]:
+def _local_files(file: File, name: str = "") -> Iterator[tuple[str, File]]:
     """All files of a file or folder on this machine, with only one folder's names in memory at a time."""
-    if not Path(path).is_dir():
-        yield name, path
+    if not file.is_dir():
+        yield name, file
         return
-    with os.scandir(path) as found:
+    with os.scandir(file) as found:
         entries = sorted((entry for entry in found if not is_foreign(entry.name)), key=lambda e: e.name)
     for entry in entries:
-        if entry.is_dir():
-            yield from _local_files(entry.path, f"{name}/{entry.name}")
-        else:
-            yield f"{name}/{entry.name}", entry.path
+        yield from _local_files(entry, f"{name}/{entry.name}")

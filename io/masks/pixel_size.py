@@ -14,7 +14,6 @@ that cannot be the size of a slide's pixel is never passed on as one: the size i
 
 from __future__ import annotations
 
-import html
 import math
 import re
 import unicodedata
@@ -161,6 +160,8 @@ def _micrometres(value: Any, unit: Any) -> tuple[float | None, str]:
 
 def _plain(unit: str) -> str:
     """Spell a unit in one way: micro signs, escapes and encodings differ between programs."""
+    import html
+
     unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), html.unescape(unit))
     unit = unicodedata.normalize("NFKC", unit).replace("Â\u03bc", "\u03bc")  # UTF-8 taken for Latin-1
     return re.sub(r"\s*(/|per)\s*(px|pixels?)$", "", unit.strip())

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -96,7 +95,7 @@ class ChunkFiles:
             Of any kind, where the file is damaged.
         """
         try:
-            data: Any = _file_bytes(self.folder / self._metadata.encode_chunk_key(index))
+            data: Any = _file_bytes(f"{self.folder}/{self._metadata.encode_chunk_key(index)}")
         except FileNotFoundError:
             fill = self._metadata.fill_value
             return np.broadcast_to(np.asarray(0 if fill is None else fill, self._dtype), self._absent)
@@ -140,7 +139,7 @@ def assemble(
     return out
 
 
-def _file_bytes(path: Path) -> bytes:
+def _file_bytes(path: str) -> bytes:
     """Content of a regular file; opening a pipe would wait for ever."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
