@@ -13,12 +13,13 @@ FUZZ = Path(__file__).parent.parent / "benchmarks" / "fuzz.py"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
-def test_damaged_input_ends_in_one_line() -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_input_ends_in_one_line(seed: int) -> None:
     done = subprocess.run(
-        [sys.executable, str(FUZZ), "--count", "200"],
+        [sys.executable, str(FUZZ), "--count", "50", "--seed", str(seed)],
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["cases"] == 200
+    assert json.loads(done.stdout.splitlines()[-1])["cases"] == 50
