@@ -234,6 +234,12 @@ def test_the_running_picture_is_deleted_as_it_is_read(
     assert mask.size < most < times * mask.size
 
 
+def bytes_below(folder: Path | os.DirEntry[str]) -> int:
+    """Size of all files; `Path.glob` takes ten times as long."""
+    with os.scandir(folder) as entries:
+        return sum(bytes_below(entry) if entry.is_dir() else entry.stat().st_size for entry in entries)
+
+
 @pytest.mark.parametrize("side", [640, 768, 1024])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_scratch_in_float32_stays_below_16_bytes_a_pixel_at_every_moment(
@@ -245,7 +251,7 @@ def test_scratch_in_float32_stays_below_16_bytes_a_pixel_at_every_moment(
     def look(arrays: SharedArrays, name: str, data: bytes, **how: Any) -> None:
         write(arrays, name, data, **how)
         with suppress(OSError):
-            most.append(sum(path.stat().st_size for path in scratch.glob("**/*") if path.is_file()))
+            most.append(bytes_below(scratch))
 
     monkeypatch.setattr(SharedArrays, "write", look)
     monkeypatch.setattr(render_state, "SYNC_BYTES", 64 * 64 * 12)
