@@ -49,6 +49,21 @@ def random_refiner() -> Refiner:
     return refiner
 
 
+@pytest.mark.parametrize("name", ["refiner", "discriminator"])
+def test_a_sudden_gradient_moves_no_weight_far(tiles: Tiles, name: str) -> None:
+    """Thousands of tiny ones came before."""
+    optimizer = RefinerTrainer(TINY, tiles).optimizers[name]
+    (group,) = optimizer.param_groups
+    weights, before = group["params"], []
+    for size in (*[1e-6] * 1000, 1.0, *[1e-6] * 20):
+        before = [one.detach().clone() for one in weights] if size == 1.0 else before
+        for one in weights:
+            one.grad = torch.full_like(one, size)
+        optimizer.step()
+    moved = max((one - old).abs().max().item() for one, old in zip(weights, before, strict=True))
+    assert group["lr"] < moved < 4 * group["lr"]
+
+
 def test_the_refiner_reads_41_pixels_and_begins_as_the_identity() -> None:
     torch.manual_seed(0)  # with some weights no gradient comes through
     image = torch.rand(1, 3, 57, 57) * 1.6 - 0.8

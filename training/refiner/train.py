@@ -27,6 +27,13 @@ LEAST_WEIGHT, MOST_WEIGHT = 0.2, 2.0
 
 RATES = {"refiner": "refiner_rate", "discriminator": "discriminator_rate", "task": "task_rate"}
 
+MEMORY = {"refiner": 0.9, "discriminator": 0.9, "task": 0.999}
+"""How much of Adam's mean of squares is kept in a step.
+
+Gradients of the refiner are tiny where the discriminator cannot tell its pictures from real ones. With 0.999 the first large one after that
+moves every weight by 16 times the rate, which ended a run (``benchmarks/LOG.md``, 2026-11-30); with 0.9 by 1.6 times.
+"""
+
 
 class History:
     """Refined pictures of earlier steps, with a fixed number of places.
@@ -98,7 +105,7 @@ class RefinerTrainer:
             "task": [*self.task.parameters()],
         }
         self.optimizers = {
-            name: torch.optim.Adam(parameters, getattr(config, RATES[name]), betas=(0.5, 0.999))
+            name: torch.optim.Adam(parameters, getattr(config, RATES[name]), betas=(0.5, MEMORY[name]))
             for name, parameters in trained.items()
         }
         self.history = History(config.history, config.patch)
