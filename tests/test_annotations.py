@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safron.io import json_texts
 from safron.io.errors import BadInput
 from safron.io.legend import Label
-from safron.io.masks import geojson, json_texts
+from safron.io.masks import geojson
 from safron.io.masks.annotations import DrawingRules, read_geojson
 from safron.io.masks.drawing import Coverage, Drawing, edges_of, inside
 

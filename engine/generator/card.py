@@ -18,8 +18,8 @@ from msgspec import Meta, Struct
 from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, Count, Finite, Line, Mpp, NotNegative, Text, convert, hints
 from safron.io.files import parse_text
+from safron.io.json_texts import parse_json
 from safron.io.legend import Label
-from safron.io.masks.json_texts import parse_json
 from safron.io.measures.guides import Guides
 
 from .sampler import Sampler

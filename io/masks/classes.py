@@ -18,9 +18,9 @@ from msgspec import Struct
 from safron.io.errors import BadInput
 from safron.io.fields import Byte, convert
 from safron.io.files import parse_text
+from safron.io.json_texts import parse_json
 from safron.io.legend import Label
 
-from .json_texts import parse_json
 from .polygons import PolygonSet
 
 FORM = 'it must look like {"classes": {"Tumor cell": "epithelial"}}, and may have "labels" as in a card'

@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.fields import RGB, convert
 from safron.io.files import parsing
+from safron.io.json_texts import MAX_JSON_BYTES, each_json, object_of, parse_json
 from safron.io.legend import Label
-
-from .json_texts import MAX_JSON_BYTES, each_json, object_of, parse_json
 
 UNCLASSIFIED = "unclassified"
 """Name that QuPath's users see for an object without a class or a name."""

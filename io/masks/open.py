@@ -12,8 +12,8 @@ import numpy as np
 from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
 from safron.io.files import open_input
+from safron.io.json_texts import SEQUENCE_ENDINGS
 
-from .json_texts import SEQUENCE_ENDINGS
 from .mask import Elsewhere, LabelMask
 from .plane import ACCEPTED, ZARR_MARKERS
 from .relabel import Relabel, RelabelledPlane

@@ -13,9 +13,8 @@ from msgspec import Meta, Struct
 from safron.io.errors import BadInput
 from safron.io.fields import RGB, Byte, convert
 from safron.io.files import open_input, parse_text
+from safron.io.json_texts import parse_json
 from safron.io.legend import DEFAULT_LABELS
-
-from .json_texts import parse_json
 
 _STRIP = 64
 _NAMED = 8

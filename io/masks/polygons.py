@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.files import open_input, parsing
+from safron.io.json_texts import each_json
 
 from .geojson import feature_name, features_of, outlines
-from .json_texts import each_json
 from .mask import MAX_SIDE
 
 HOVERNET = {0: "no label", 1: "neopla", 2: "inflam", 3: "connec", 4: "necros", 5: "no-neo"}
@@ -89,7 +89,7 @@ def read_polygons(path: Path) -> PolygonSet:
     Raises
     ------
     BadInput
-        The file is missing, too large (see `safron.io.masks.json_texts`), of no known form, or holds no polygon.
+        The file is missing, too large (see `safron.io.json_texts`), of no known form, or holds no polygon.
     """
     if path.suffix.lower() == ".npz":
         return _read_npz(path)

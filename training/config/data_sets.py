@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safron.io.fields import Mpp, convert
 from safron.io.files import parse_text
-from safron.io.masks.json_texts import parse_json
+from safron.io.json_texts import parse_json
 
 
 @dataclass(frozen=True)

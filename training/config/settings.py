@@ -22,8 +22,8 @@ from safron.io.console import warn
 from safron.io.errors import BadInput
 from safron.io.fields import HUGE, Byte, Count, Mpp, NotNegative, convert, shown
 from safron.io.files import parse_text
+from safron.io.json_texts import object_of, parse_json
 from safron.io.legend import Label
-from safron.io.masks.json_texts import object_of, parse_json
 
 if TYPE_CHECKING:
     from safron.io.measures.guides import Guides
