@@ -4,7 +4,8 @@
 
 EBHI is a folder of EBHI-Seg. Frames of the slides that training holds out are drawn anew from their masks, patch by patch as
 one; generators with a style take for each frame that of a training image, chosen at random. Colours are as they are.
-Prints for each generator the kernel distance in EfficientNet-Lite0's features, and how many glands have no lumen, one, or more.
+Prints for each generator the kernel distance in EfficientNet-Lite0's features, how many glands have no lumen, one, or more, and
+how dark background is beside tissue: levels of green below the frame's white, by distance from tissue.
 `--blinded` makes a page that asks of frames, 50 real and 50 of each generator, whether they are real; `safron-eval answers` counts.
 
 A lumen is a connected bright part of a gland: above `BRIGHT` of the frame's white after a blur of 1.5 px, more than 5 px from the
@@ -41,6 +42,8 @@ SIDE = 224
 HELD_OUT = 0.1
 BRIGHT = 0.8
 SHOWN, BLINDED = 6, 50
+BESIDE = (0, 1, 2, 3, 5, 8)
+"""Distances from tissue in pixels, between which background is compared."""
 
 
 def count_lumina(image: Bytes, labels: Bytes) -> list[int]:
@@ -67,6 +70,23 @@ def shares(counts: Sequence[int]) -> dict[str, float]:
     number = np.array(counts)
     kinds = {"none": number == 0, "one": number == 1, "more": number > 1}
     return {"glands": len(number)} | {name: round(float(part.mean()), 3) for name, part in kinds.items()}
+
+
+def darkness_beside_tissue(images: Sequence[Bytes], labels: Sequence[Bytes]) -> dict[str, float]:
+    """Measure background by its distance from tissue: levels of green below the white of glass, mean over all frames."""
+    sums, counts = np.zeros(len(BESIDE) - 1), np.zeros(len(BESIDE) - 1)
+    for image, classes in zip(images, labels, strict=True):
+        away = cv2.distanceTransform((classes == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        if not (away > BESIDE[-1]).any():
+            continue  # it shows no glass
+        green = image[..., 1].astype(np.float64)
+        dark = np.median(green[away > BESIDE[-1]]) - green
+        place = np.digitize(away, BESIDE, right=True) - 1
+        for index in range(len(sums)):
+            sums[index] += dark[place == index].sum()
+            counts[index] += (place == index).sum()
+    spans = zip(BESIDE[:-1], BESIDE[1:], strict=True)
+    return {f"{near}-{far}": round(float(part), 1) for (near, far), part in zip(spans, sums / counts, strict=True)}
 
 
 def generate(model: PatchModel, frames: Pairs, styles: Sequence[npt.NDArray[np.float32]]) -> list[Bytes]:
@@ -101,14 +121,17 @@ def main(args: Sequence[str] | None = None) -> None:
     labels = [part[:SIDE, :SIDE] for part in frames.labels]
     encoder = load_encoder()
     real = encoder.features(cut)
-    found: dict[str, object] = {"real": shares(_lumina(cut, labels))}
+    found: dict[str, object] = {
+        "real": shares(_lumina(cut, labels)) | {"beside tissue": darkness_beside_tissue(cut, labels)}
+    }
     blinded = {"real": _evenly(cut, min(BLINDED, len(cut)))}
     for name in options.model:
         images = generate(load_model(name, device="cpu"), frames, styles)
         blinded[Path(name).stem] = _evenly(images, min(BLINDED, len(cut)))
         distance = encoder_distances(real, encoder.features(images))
         kernel = {"KD": round(distance.kernel, 4), "error": round(distance.error, 4)}
-        found[Path(name).stem] = kernel | shares(_lumina(images, labels))
+        beside = {"beside tissue": darkness_beside_tissue(images, labels)}
+        found[Path(name).stem] = kernel | shares(_lumina(images, labels)) | beside
         if options.sheet is not None:
             options.sheet.mkdir(parents=True, exist_ok=True)
             both = zip(_evenly(cut, SHOWN), _evenly(images, SHOWN), strict=True)

@@ -288,6 +288,25 @@ def test_export_keeps_the_picture_and_writes_the_card(folder: Path, tmp_path: Pa
     assert np.abs(image[0, :, 17:] - GLASS).max() > 1
 
 
+def test_background_beside_tissue_is_cleared_by_a_share() -> None:
+    labels, noise = window(96)
+    labels[:, :48] = 0  # what lies deep inside it is the fill in any case
+    inner = labels[20:-20, 20:-20]
+    inputs = torch.from_numpy(labels[None]), torch.from_numpy(noise[None])
+    with torch.no_grad():
+        drawn, cleared, filled = (
+            export.Contract(fresh(), TINY.model, clear).eval()(*inputs)[0].numpy() for clear in (0.0, 0.75, 1.0)
+        )
+    background = inner == 0
+    share = cv2.blur((labels == 0).astype(np.float64), (9, 9))[20:-20, 20:-20]
+    beside = background & (share <= 0.8)
+    assert 0 < beside.sum() < background.sum()
+    np.testing.assert_array_equal(cleared[~background], drawn[~background])
+    np.testing.assert_allclose(cleared[beside], drawn[beside] + 0.75 * (GLASS - drawn[beside]), atol=1e-3)
+    np.testing.assert_allclose(filled[background], np.broadcast_to(GLASS, (background.sum(), 3)), atol=1e-3)
+    assert np.abs(drawn[beside] - GLASS).max() > 1
+
+
 def test_export_refuses_a_graph_that_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "PARITY_LIMIT", -1.0)
     with pytest.raises(export.Failed, match="nothing was written"):

@@ -239,6 +239,13 @@ def _length(config: TrainConfig) -> str:
     type=PATH,
     shown="the mean of the training images",
 )
+@option(
+    "--clear-background",
+    "Share of the way that background pixels beside tissue go to the background's colour, 0 to 1.",
+    "SHARE",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+)
 @FLOAT16
 @OVERWRITE
 @debug_option
@@ -246,6 +253,7 @@ def export(
     checkpoint: Path,
     out: Path,
     default_style: Path | None,
+    clear_background: float,
     float16: bool,
     overwrite: bool,
     **card: str | None,
@@ -255,7 +263,7 @@ def export(
     from safron.training.export import export_checkpoint
 
     options: dict[str, Any] = {"default_style": default_style, "float16": float16, "overwrite": overwrite}
-    _tell(out, export_checkpoint(checkpoint, out, card=card, **options))
+    _tell(out, export_checkpoint(checkpoint, out, card=card, clear=clear_background, **options))
 
 
 @commands.command("page", epilog="Example: safron-train page runs/second run.html --before runs/first")

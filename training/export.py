@@ -63,15 +63,16 @@ class Contract(nn.Module):
     """The generator contract around a network: one-hot labels in front of it, RGB 0..255 behind it.
 
     Deep inside background the picture is exactly the label's fill: a patch that is all background is filled
-    without a call of the generator, and the two must meet without an edge.
+    without a call of the generator, and the two must meet without an edge. Nearer to tissue each background pixel goes
+    the share `clear` of the way to the fill.
     """
 
     values: Tensor
     fills: Tensor
 
-    def __init__(self, network: nn.Module, config: ModelConfig) -> None:
+    def __init__(self, network: nn.Module, config: ModelConfig, clear: float = 0.0) -> None:
         super().__init__()
-        self.network, self.context, self.config = network, config.context, config
+        self.network, self.context, self.config, self.clear = network, config.context, config, clear
         self.names = [*_example_names(config)]
         self.precision = next(network.parameters()).dtype
         self.register_buffer("values", torch.arange(len(config.labels), dtype=torch.int32).view(1, -1, 1, 1))
@@ -92,9 +93,12 @@ class Contract(nn.Module):
         image = to_rgb(self.network(conditions, **given).float())
         own = further["style"][:, None, None, :3] if "style" in further else None
         for place, index in enumerate(self.background):
-            share = nn.functional.avg_pool2d(one_hot[:, index : index + 1], self.window, stride=1)
+            here = one_hot[:, index : index + 1]
+            share = nn.functional.avg_pool2d(here, self.window, stride=1)
             depth = crop(share, self.context - self.window // 2).movedim(1, -1)
             veil = ((depth - FADE_FROM) / (1.0 - FADE_FROM)).clamp(0.0, 1.0)
+            if self.clear:
+                veil = torch.maximum(veil, self.clear * crop(here, self.context).movedim(1, -1))
             image = image + ((self.fills[place] if own is None else own) - image) * veil
         return image
 
@@ -105,6 +109,7 @@ def export_checkpoint(
     *,
     card: Mapping[str, str | None] | None = None,
     default_style: Path | None = None,
+    clear: float = 0.0,
     float16: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def export_checkpoint(
     styles = about.get("styles")
     if default_style is not None:
         styles = {**(styles or {}), "default": measure_style(read_image(default_style)).tolist()}
-    options: dict[str, Any] = {"float16": float16, "overwrite": overwrite}
+    options: dict[str, Any] = {"clear": clear, "float16": float16, "overwrite": overwrite}
     return export(network, kept.config, out, steps=kept.step, styles=styles, **options, **said)
 
 
@@ -169,6 +174,7 @@ def export(
     out: Path,
     *,
     steps: int,
+    clear: float = 0.0,
     float16: bool = False,
     overwrite: bool = False,
     styles: Mapping[str, list[float]] | None = None,
@@ -177,7 +183,8 @@ def export(
     """Write `network` to `out` with its card, and return the card.
 
     Frozen norms are folded into the convolutions. With `float16` the network's weights and arithmetic are in half precision;
-    labels, noise and image keep the types of the contract. What is `said` of the generator goes to `make_card`.
+    labels, noise and image keep the types of the contract. `clear`, 0 to 1, is the share of the way that background pixels
+    go to their fill. What is `said` of the generator goes to `make_card`.
 
     Raises
     ------
@@ -190,10 +197,10 @@ def export(
     check_export(out, overwrite=overwrite)
     model = config.model
     network = network.float().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    wrapped = Contract(network, model).eval()
+    wrapped = Contract(network, model, clear).eval()
     exported = network.folded() if isinstance(network, PaperGenerator) else network
     exported = copy.deepcopy(exported).half() if float16 else exported
-    graph = _trace(Contract(exported, model).eval(), model)
+    graph = _trace(Contract(exported, model, clear).eval(), model)
     if left := [node.op_type for node in graph.graph.node if node.op_type.startswith(TRAINING_NODES)]:
         raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
