@@ -19,6 +19,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -85,8 +86,8 @@ def darkness_beside_tissue(images: Sequence[Bytes], labels: Sequence[Bytes]) -> 
         for index in range(len(sums)):
             sums[index] += dark[place == index].sum()
             counts[index] += (place == index).sum()
-    spans = zip(BESIDE[:-1], BESIDE[1:], strict=True)
-    return {f"{near}-{far}": round(float(part), 1) for (near, far), part in zip(spans, sums / counts, strict=True)}
+    means = (sums / counts).round(1)
+    return {f"{near}-{far}": float(mean) for (near, far), mean in zip(pairwise(BESIDE), means, strict=True)}
 
 
 def generate(model: PatchModel, frames: Pairs, styles: Sequence[npt.NDArray[np.float32]]) -> list[Bytes]:

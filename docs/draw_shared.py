@@ -1,9 +1,9 @@
-"""What do labels for QuPath, a data set and a report look like? Takes the pictures of docs/masks.md, data-sets.md and render.md.
+"""What do a slide, labels for QuPath, a data set and a report look like? Takes pictures of README.md, docs/masks.md, data-sets.md and render.md.
 
     python docs/draw_shared.py
 
-renders the shipped mask, exports its regions, cuts tiles, and writes docs/images/regions.jpg, tiles.jpg and report.jpg. Needs
-playwright and Chromium.
+renders the shipped mask as `make demo` does, exports its regions, cuts tiles, and writes docs/images/preview.png, full-zoom.jpg,
+regions.jpg, tiles.jpg and report.jpg. Needs playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "images"
 MASK = ROOT / "examples" / "glands.zarr"
 X, Y, WIDTH, HEIGHT = 1300, 700, 1000, 420
+FULL_ZOOM = 1548, 900, 1000, 700
+"""A block ends in its middle."""
 
 
 def main() -> None:
-    """Make the three pictures in a folder that is thrown away."""
+    """Make the pictures in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("glands.zarr").symlink_to(MASK)
-        run("safron-render", "glands.zarr", "slide.tiff", "--html", "report.html")
+        run("safron-render", "glands.zarr", "slide.tiff", "--html", "report.html", "--preview", "preview.png")
         run("safron-mask", "to-geojson", "glands.zarr", "regions.geojson")
         run("safron-tiles", "slide.tiff", "glands.zarr", "tiles", "--size", "512", "--by", "region")
+        shutil.copy("preview.png", OUT)
+        keep("full-zoom", part_of_slide(*FULL_ZOOM))
         keep("regions", regions())
         keep("tiles", tiles())
         keep("report", report())
@@ -52,10 +56,15 @@ def keep(name: str, picture: Image.Image) -> None:
     picture.convert("RGB").save(OUT / f"{name}.jpg", quality=82, optimize=True)
 
 
+def part_of_slide(x: int, y: int, width: int, height: int) -> Image.Image:
+    """Part of the slide at full zoom."""
+    with openslide.OpenSlide("slide.tiff") as slide:
+        return slide.read_region((x, y), 0, (width, height)).convert("RGB")
+
+
 def regions() -> Image.Image:
     """Part of the slide with the outlines of the exported regions."""
-    with openslide.OpenSlide("slide.tiff") as slide:
-        picture = np.array(slide.read_region((X, Y), 0, (WIDTH, HEIGHT)).convert("RGB"))
+    picture = np.array(part_of_slide(X, Y, WIDTH, HEIGHT))
     for feature in json.loads(Path("regions.geojson").read_text())["features"]:
         rings = [np.array(ring, np.int32) - (X, Y) for ring in feature["geometry"]["coordinates"]]
         color = feature["properties"]["classification"]["color"]

@@ -295,7 +295,8 @@ def test_background_beside_tissue_is_cleared_by_a_share() -> None:
     inputs = torch.from_numpy(labels[None]), torch.from_numpy(noise[None])
     with torch.no_grad():
         drawn, cleared, filled = (
-            export.Contract(fresh(), TINY.model, clear).eval()(*inputs)[0].numpy() for clear in (0.0, 0.75, 1.0)
+            export.Contract(fresh(), TINY.model, clear).eval()(*inputs)[0].numpy()
+            for clear in (0.0, 0.75, 1.0)
         )
     background = inner == 0
     share = cv2.blur((labels == 0).astype(np.float64), (9, 9))[20:-20, 20:-20]
