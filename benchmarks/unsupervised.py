@@ -14,6 +14,7 @@ table, and reader.html with its key. The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.io.errors import BadInput
 from safron.io.synthesis.shrinking import shrink_image, shrink_numbers
 from safron.io.synthesis.tiles import read_tiles
+from safron.training.averaging import follow
 from safron.training.fit_refiner import fit_refiner
 from safron.training.refiner.data import (
     Tiles,
@@ -71,9 +73,10 @@ def task_steps(config: RefinerConfig) -> int:
 
 
 def train_task(config: RefinerConfig, draw: Draw) -> nn.Module:
-    """Train the task network alone, for as many steps, on batches of what is drawn for each."""
+    """Train the task network alone, for as many steps, on batches of what is drawn for each; give its moving average."""
     torch.manual_seed(config.seed)
     network = TaskNet(config.task_width)
+    average = copy.deepcopy(network)
     adam = torch.optim.Adam(network.parameters(), config.task_rate, betas=(0.5, 0.999))
     for step in range(task_steps(config)):
         image, targets = draw(step)
@@ -81,7 +84,8 @@ def train_task(config: RefinerConfig, draw: Draw) -> nn.Module:
         adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
-    return network
+        follow(average, network, config.task_average, step)
+    return average
 
 
 def initial(tiles: Tiles) -> Draw:
@@ -247,7 +251,7 @@ class Study:
             return train_task(self.config, halves(labels, pictures))
         if row == "whole method" and self.config.seed == 0:
             reader_sheet(trainer, self.out, readings)
-        return trainer.task
+        return trainer.average
 
     def scores(self, network: nn.Module) -> dict[str, float]:
         """Scores of all that is held out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -195,6 +196,25 @@ def test_each_network_learns_what_it_is_for(tiles: Tiles) -> None:
     assert told[-1] < told[0]
     found = [trainer.segment(batch)["task"] for _ in range(6)]
     assert found[-1] < found[0]
+
+
+def test_the_average_follows_the_task_network(tiles: Tiles) -> None:
+    trainer, batch = RefinerTrainer(TINY, tiles), tiles.batch(0)
+    expected = [weight.detach().clone() for weight in trainer.task.parameters()]
+    for kept in (1 / 10, 2 / 11, 3 / 12):
+        trainer.segment(batch)
+        weights = [*trainer.task.parameters()]
+        expected = [kept * old + (1 - kept) * new for old, new in zip(expected, weights, strict=True)]
+    for mean, own, live in zip(
+        trainer.average.parameters(), expected, trainer.task.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mean, own)
+        assert not torch.equal(mean, live)
+    resumed = RefinerTrainer(TINY, tiles)
+    resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    trainer.segment(batch)
+    resumed.segment(batch)
+    assert all(map(torch.equal, trainer.average.parameters(), resumed.average.parameters()))
 
 
 def test_ablations_leave_out_what_they_say(tiles: Tiles) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safron.training.averaging import follow
 from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same
 from safron.training.config import TrainConfig
@@ -154,7 +155,8 @@ class Trainer:
         self.scaler.update()
         for weight in self.learning:
             weight.requires_grad_(True)
-        self._follow()
+        if self.average is not self.generator:
+            follow(self.average, self.generator, self.config.ema, self.done)
         self.done += 1
         return {name: loss.item() for name, loss in {"discriminator": discriminator_loss, **losses}.items()}
 
@@ -206,18 +208,6 @@ class Trainer:
         adam.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(adam)
-
-    def _follow(self) -> None:
-        """Move the average of the weights towards the weights."""
-        if self.average is self.generator:
-            return
-        decay = min(self.config.ema, (1 + self.done) / (10 + self.done))
-        with torch.no_grad():
-            for slow, fast in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-                slow.lerp_(fast, 1 - decay)
-            # Running statistics are averages already.
-            for kept, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-                kept.copy_(current)
 
     def _parts(self) -> dict[str, Any]:
         """Everything that has a state, under its name in a checkpoint."""

@@ -20,6 +20,7 @@ import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.fields import convert
 from safron.io.files import replacing, what_is_there
+from safron.training.averaging import follow
 from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn
@@ -133,15 +134,8 @@ class Learner(Generic[Network]):
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         self.done += 1
-        self._average()
+        follow(self.average, self.network, self.settings.ema, self.done)
         return float(loss.detach())
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Follow the weights; at first fast, so that the average forgets where they began."""
-        keep = min(self.settings.ema, (1 + self.done) / (10 + self.done))
-        for mean, own in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(own, 1 - keep)
 
     def state(self) -> dict[str, Any]:
         """Return all that a checkpoint keeps."""

@@ -50,6 +50,8 @@ class RefinerConfig:
         Weights of both parts of staying close.
     refiner_rate, discriminator_rate, task_rate
         Learning rates of Adam, where the paper's code has momentum.
+    task_average
+        Part of the average of the task network's weights that a step keeps; the average is what is scored.
     shrink
         What is trained on has a pixel for so many of the tiles along each axis: 2 for 0.5 um of tiles at 0.25 um. Nuclei are drawn at
         the tiles' own pixel size, which sizes and blurs of the drawing belong to.
@@ -77,6 +79,7 @@ class RefinerConfig:
     refiner_rate: float = 2e-4
     discriminator_rate: float = 2e-4
     task_rate: float = 5e-4
+    task_average: float = 0.999
     shrink: int = 1
     history: int = 1024
     use_style: bool = True
@@ -140,6 +143,7 @@ SIZES: dict[str, RefinerConfig] = {
         refiner_rate=5e-4,
         discriminator_rate=1e-3,
         task_rate=2e-3,
+        task_average=0.995,
         history=256,
     ),
     "tiny": RefinerConfig(

@@ -11,10 +11,12 @@ Algorithm 1 of Hou et al. (2017), phase by phase:
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import torch
+from safron.training.averaging import follow
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
@@ -87,6 +89,8 @@ class History:
 class RefinerTrainer:
     """All networks and their optimizers; each call of `iterate` is one iteration of Algorithm 1.
 
+    What is scored is `average`, the moving average of the task network's weights: the weights themselves sway from step to step.
+
     Parameters
     ----------
     config
@@ -109,6 +113,7 @@ class RefinerTrainer:
             for name, parameters in trained.items()
         }
         self.history = History(config.history, config.patch)
+        self.average, self.task_steps = copy.deepcopy(self.task), 0
 
     def iterate(self) -> dict[str, float]:
         """Take one iteration of the phase that is due, and return the losses by name."""
@@ -200,6 +205,8 @@ class RefinerTrainer:
         )
         loss = (weights * each).sum() / weights.sum()
         self._descend("task", loss)
+        follow(self.average, self.task, self.config.task_average, self.task_steps)
+        self.task_steps += 1
         return {"task": loss.item()}
 
     def _descend(self, name: str, loss: Tensor) -> None:
@@ -222,12 +229,14 @@ class RefinerTrainer:
         state: dict[str, Any] = {"done": self.done, "drawn": self.drawn, "history": self.history.state_dict()}
         state["networks"] = {name: network.state_dict() for name, network in self.networks.items()}
         state["optimizers"] = {name: one.state_dict() for name, one in self.optimizers.items()}
-        return state
+        return state | {"average": self.average.state_dict(), "task_steps": self.task_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.done, self.drawn = int(state["done"]), int(state["drawn"])
         self.history.load_state_dict(state["history"])
+        self.average.load_state_dict(state["average"])
+        self.task_steps = int(state["task_steps"])
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, one in self.optimizers.items():
