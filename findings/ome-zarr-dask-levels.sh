@@ -5,7 +5,7 @@
 # whole pixels, the pieces are put side by side, and what is too much is cut off at the right and at the bottom. Where a size is
 # odd, the shift grows from left to right and from level to level, though the file says the same scale and translation for
 # both. Annotations made at a low level then miss the nuclei of the first.
-# Safe: sizes that are a multiple of 2^(levels - 1); or levels made with dask.array.coarsen.
+# Safe: sizes that are a multiple of 2^(levels - 1); or write_multiscale with levels made by dask.array.coarsen.
 #
 # Seen on 2026-11-30 with ome-zarr 0.18.0, a ramp that rises by 1 a pixel, largest difference of each level to NumPy's, in
 # pixels of the full image:
