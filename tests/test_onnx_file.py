@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,14 +12,14 @@ import pytest
 from models import RampModel
 from onnx_models import ADAPTED, CARD, write_foreign, write_onnx
 from safron.engine import render
-from safron.engine.generator import devices
 from safron.engine.generator.onnx_file import OnnxFile
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.whole_numbers import check_whole_numbers
 from safron.io.errors import BadInput
 
 onnx = pytest.importorskip("onnx")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
+from small_graphs import constant, graph, node, save  # noqa: E402
 
 MASK = np.ones((100, 120), np.uint8)
 OPTIONS: dict[str, Any] = {
@@ -30,35 +29,6 @@ OPTIONS: dict[str, Any] = {
     "device": "cpu",
     "executor": "threads",
 }
-
-
-def constant(name: str, value: Any) -> Any:
-    return numpy_helper.from_array(np.asarray(value), name)
-
-
-def graph(nodes: list[Any], constants: list[Any] | None = None, **about: Any) -> Any:
-    """A network from "A" to "B" in the manner of pix2pix, with these nodes from "a" to "b" in it."""
-    shape = [about.pop("count", 1), 3, 64, 64]
-    made = helper.make_graph(
-        [helper.make_node("Identity", ["A"], ["a"]), *nodes, helper.make_node("Tanh", ["b"], ["B"])],
-        "g",
-        [helper.make_tensor_value_info("A", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("B", TensorProto.FLOAT, shape)],
-        constants or [],
-    )
-    opset = helper.make_opsetid("", about.pop("opset", 17))
-    return helper.make_model(made, opset_imports=[opset], ir_version=about.pop("ir_version", 9), **about)
-
-
-def save(folder: Path, model: Any) -> Path:
-    path = folder / "m.onnx"
-    path.write_bytes(model.SerializeToString())
-    path.with_suffix(".json").write_text(json.dumps(ADAPTED))
-    return path
-
-
-def node(kind: str, *others: str, out: tuple[str, ...] = ("b",), **attributes: Any) -> Any:
-    return helper.make_node(kind, ["a", *others], list(out), **attributes)
 
 
 def norm(training_mode: int) -> Any:
@@ -240,65 +210,6 @@ def test_zeros_before_a_maximum_count_as_zeros(tmp_path: Path, between: str | No
     assert model.file.pads_before_maximum
     np.testing.assert_allclose(image[0, 0], 127.5, atol=0.01)  # tanh(0)
     assert image[0, 1:-1, 1:-1].max() < 10
-
-
-def resized(**how: Any) -> Any:
-    """Half the size and back."""
-    constants = [constant("half", np.array([1, 1, 0.5, 0.5], np.float32)), constant("sizes", [1, 3, 64, 64])]
-    back = helper.make_node("Resize", ["s", "", "", "sizes"], ["b"], mode="nearest")
-    return graph([node("Resize", "", "half", out=("s",), mode="linear", **how), back], constants, opset=18)
-
-
-def pooled(kind: str, stride: int, pad: int, **how: Any) -> Any:
-    pool = node(kind, out=("s",), kernel_shape=[3, 3], strides=[stride] * 2, pads=[pad] * 4, **how)
-    back = helper.make_node("Resize", ["s", "", "", "sizes"], ["b"], mode="nearest")
-    return graph([pool, back], [constant("sizes", [1, 3, 64, 64])], opset=19)
-
-
-OTHERWISE: list[tuple[str, Callable[[], Any], tuple[str, ...]]] = [
-    ("resized", resized, ()),
-    ("without antialias", lambda: resized(antialias=0), ()),
-    ("with antialias", lambda: resized(antialias=1), ("Resize with antialias 1",)),
-    ("ceil", lambda: pooled("MaxPool", 2, 0, ceil_mode=1), ()),
-    ("floor", lambda: pooled("MaxPool", 2, 1, ceil_mode=0), ()),
-    ("one by one", lambda: pooled("MaxPool", 1, 1, ceil_mode=1), ()),
-    ("maximum", lambda: pooled("MaxPool", 2, 1, ceil_mode=1), ("MaxPool with ceil_mode 1 and padding",)),
-    (
-        "mean",
-        lambda: pooled("AveragePool", 2, 1, ceil_mode=1, count_include_pad=1),
-        ("AveragePool with ceil_mode 1 and padding",),
-    ),
-]
-
-
-@pytest.mark.parametrize(("make", "found"), [row[1:] for row in OTHERWISE], ids=[row[0] for row in OTHERWISE])
-def test_what_openvino_computes_otherwise_runs_with_onnx_runtime_alone(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    make: Callable[[], Any],
-    found: tuple[str, ...],
-) -> None:
-    pytest.importorskip("openvino")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    path = save(tmp_path, make())
-    labels = np.random.default_rng(0).integers(0, 3, (1, 64, 64), np.uint8)
-    model = OnnxModel(path, device="cpu")
-    assert model.file.otherwise_in_openvino == found
-    if not found:
-        other = OnnxModel(path, device="cpu", runtime="openvino")
-        np.testing.assert_allclose(other(labels), model(labels), atol=0.01)
-        return
-    with pytest.raises(
-        BadInput,
-        match=rf"m\.onnx: OpenVINO computes {found[0]} otherwise than ONNX says; use --runtime onnxruntime",
-    ):
-        OnnxModel(path, device="cpu", runtime="openvino")
-    monkeypatch.setattr(devices, "_why_not_bfloat16", lambda *args: None)
-    automatic = OnnxModel(path, device="cpu", precision="auto")
-    assert (automatic.precision, automatic.runtime.partition(" 1")[0]) == ("float32", "ONNX Runtime")
-    assert caplog.messages[-1].startswith("--precision auto: float32 is used (--model ")
-    assert np.array_equal(automatic(labels), model(labels))
 
 
 def counted(factor: int) -> Any:

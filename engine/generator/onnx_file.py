@@ -123,7 +123,9 @@ class OnnxFile:
             random=tuple(sorted({name for node in nodes if (name := node.random(constants))})),
             whole_patch=tuple(sorted({node.kind for node in nodes if node.over_patch(constants)})),
             scales_by_batch=bool(kinds & DYNAMIC),
-            otherwise_in_openvino=tuple(sorted({name for node in nodes if (name := node.in_openvino())})),
+            otherwise_in_openvino=tuple(
+                sorted({name for node in nodes if (name := node.in_openvino(constants))})
+            ),
             pads_before_maximum=_pads_before_maximum(nodes),
             float16=FLOAT16 in weights and FLOAT not in weights,
             metadata={_text(entry, 1): _text(entry, 2) for entry in map(_fields, found[0][1].get(14, ()))},
@@ -157,15 +159,26 @@ class _Node:
                 return "Dropout in training mode"
         return ""
 
-    def in_openvino(self) -> str:
+    def in_openvino(self, constants: dict[str, Fields]) -> str:
         """How a message calls it, if OpenVINO 2026.4 has other values than ONNX says; else nothing."""
-        if self.kind == "Resize" and _integer(self.attribute("antialias"), 3):
-            return "Resize with antialias 1"
+        padded = any(_integers(self.attribute("pads"), 8))
+        strided = any(stride > 1 for stride in _integers(self.attribute("strides"), 8))
+        if self.kind == "Resize":
+            ignored = [name for name in ("antialias", "exclude_outside") if _integer(self.attribute(name), 3)]
+            return f"Resize with {ignored[0]} 1" if ignored else ""
         if self.kind in ("MaxPool", "AveragePool") and _integer(self.attribute("ceil_mode"), 3):
             # Without padding the last window starts within the image, and windows next to each other never stop short.
-            padded, strides = (_integers(self.attribute(name), 8) for name in ("pads", "strides"))
-            if any(padded) and any(stride > 1 for stride in strides):
-                return f"{self.kind} with ceil_mode 1 and padding"
+            return f"{self.kind} with ceil_mode 1 and padding" if padded and strided else ""
+        if self.kind == "Conv" and padded and strided:
+            weights = constants.get(self.inputs[1], {}) if len(self.inputs) > 1 else {}
+            kernel = _integers(self.attribute("kernel_shape"), 8) or _integers(weights, 1)[2:]
+            # The stride is moved to the layers before it, and the padding stays.
+            return "Conv of 1 x 1 with a stride and padding" if set(kernel) == {1} else ""
+        if self.kind == "ConvTranspose" and _integers(self.attribute("output_shape"), 8):
+            # Where an odd number of rows is cut off, the wrong side loses one more.
+            in_groups = _integer(self.attribute("group"), 3) > 1
+            moved = in_groups or _text(self.attribute("auto_pad"), 4) == "SAME_UPPER"
+            return "ConvTranspose with output_shape" if moved else ""
         return ""
 
     def over_patch(self, constants: dict[str, Fields]) -> bool:
