@@ -226,6 +226,55 @@ def test_dirt_is_no_nucleus_and_stays_in_the_background() -> None:
     assert stains.stain_densities(found.background[:200, :200])[..., 0][nuclei].mean() < 0.3  # of 1.2
 
 
+def in_grey_light(rgb: UInt8) -> UInt8:
+    """A tile as a camera sees it whose white is grey, with its noise."""
+    noise = np.random.default_rng(5).normal(0, 2.5, rgb.shape)
+    return np.rint(rgb * (np.array([188, 190, 196]) / 255) + noise).clip(0, 255).astype(np.uint8)
+
+
+def test_grey_light_is_no_dirt() -> None:
+    glass = np.full((200, 200, 3), 255, np.uint8)
+    clean = np.concatenate((tissue(200), glass), axis=1)
+    expected, found = make_texture(clean), make_texture(in_grey_light(clean))
+    assert not stains.foreign(in_grey_light(clean)).any()
+    assert not found.cover.any()
+    light = -np.log(np.array([189, 191, 197]) / 256)
+    assert found.nucleus - light == pytest.approx(expected.nucleus, abs=0.1)
+    dirty, dirt = with_dirt(clean[:, :200])
+    dirty = in_grey_light(np.concatenate((dirty, glass), axis=1))
+    assert stains.foreign(dirty)[:, :200][dirt].mean() > 0.99
+    assert stains.foreign(dirty)[:, 204:].mean() == 0
+
+
+@pytest.mark.parametrize(("rows", "blood"), [(90, (213, 20, 60)), (180, (213, 20, 60))])
+def test_blood_is_not_what_all_else_is_told_from(rows: int, blood: tuple[int, int, int]) -> None:
+    """Red cells have less haematoxylin than the tissue around them, which is not all nuclei for that."""
+    rgb = tissue(300)
+    clean, counted = make_texture(rgb), np.ones(rgb.shape[:2], bool)
+    bloody = rgb.copy()
+    bloody[:rows] = blood
+    beyond = stains.nuclear_shares(rgb[rows:], "otsu", counted[rows:])
+    found = stains.nuclear_shares(bloody, "otsu", counted)
+    assert found == pytest.approx(np.multiply(beyond, 1 - rows / 300), rel=0.2)
+    texture = make_texture(bloody)
+    assert texture.nucleus == pytest.approx(clean.nucleus, rel=0.05)
+    assert np.array_equal(texture.background[: rows - 10, :300], bloody[: rows - 10])
+
+
+def test_what_is_more_than_half_is_not_nuclei() -> None:
+    """Two thirds of pink tissue beside blood of nearly as much haematoxylin, and pale nuclei, as on real slides."""
+    haematoxylin = np.full((200, 200), 0.25)
+    haematoxylin[:70] = -0.15
+    cv2.circle(haematoxylin, (100, 140), 25, 0.65, -1)
+    rows = stains.STAINS / np.linalg.norm(stains.STAINS, axis=1, keepdims=True)
+    density = haematoxylin[..., None] * rows[0] + 0.9 * rows[1]
+    grain = np.random.default_rng(0).normal(0, 0.03, density.shape)
+    rgb = np.rint(256 * np.exp(-density - grain) - 1).clip(0, 255).astype(np.uint8)
+    more, less = stains.nuclear_shares(rgb, "otsu", np.ones((200, 200), bool))
+    assert less < (haematoxylin > 0.5).mean() * 1.05 < more * 1.1
+    assert more < 0.1
+
+
 def test_dirt_hides_nuclei() -> None:
     dirty = Synthesizer([make_texture(with_dirt(tissue(300))[0])], Layout(3, 500, cellularity=1.0))
     picture = dirty.draw(0, 0, 400, 500)
