@@ -390,15 +390,36 @@ def test_bad_input_is_one_line(tmp_path: Path, options: tuple[str, ...], says: s
 
 def test_tiles_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(BadInput, match=r"a\.png: cannot read it as an image"):
+    with pytest.raises(BadInput, match=r"a\.png cannot be read as an image; .*, or cut tiles from a slide"):
         read_tiles([tmp_path / "a.png"])
     with pytest.raises(BadInput, match="there is no such file"):
         read_tiles([tmp_path / "c.png"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="holds no image"):
         read_tiles([tmp_path / "empty"])
+    with pytest.raises(BadInput, match="/dev/null: is neither a file nor a folder"):
+        read_tiles([Path("/dev/null")])
     with pytest.raises(BadInput, match="no tile gives a texture; the first: x: a tile of 30 x 30 px"):
         make_textures([("x", tissue(30))])
+
+
+@pytest.mark.parametrize("rgb", [np.full((100, 100, 3), (150, 60, 120), np.uint8), tissue(100, nuclei=0)])
+def test_a_tile_without_nuclei_gives_no_colour_of_nuclei(rgb: UInt8) -> None:
+    """Else what the mask calls nuclei would look like all the rest."""
+    with pytest.raises(BadInput, match="nothing in it stands out by haematoxylin"):
+        make_texture(rgb)
+    found, left = make_textures([("a", rgb), ("b", tissue(100))])
+    assert len(found) == 1
+    assert left[0].startswith("a: nothing in it stands out")
+
+
+def test_transparent_pixels_of_a_tile_are_white(tmp_path: Path) -> None:
+    rgb, alpha = tissue(96), np.full((96, 96), 255, np.uint8)
+    alpha[:40] = 0
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack((rgb[..., ::-1], alpha)))
+    (found,) = (pixels for _, pixels in read_tiles([tmp_path]))
+    assert (found[:40] == 255).all()
+    assert np.array_equal(found[40:], rgb[40:])
 
 
 def test_a_window_without_nuclei(synthesizer: Synthesizer) -> None:
