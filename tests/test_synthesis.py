@@ -14,6 +14,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safron.io.errors import BadInput
 from safron.io.hashed_noise import uniform
 from safron.io.masks.cli import commands
@@ -411,6 +412,14 @@ def test_a_tile_without_nuclei_gives_no_colour_of_nuclei(rgb: UInt8) -> None:
     found, left = make_textures([("a", rgb), ("b", tissue(100))])
     assert len(found) == 1
     assert left[0].startswith("a: nothing in it stands out")
+
+
+def test_an_orientation_turns_no_tile(tmp_path: Path) -> None:
+    """Masks are not turned, either."""
+    rgb, turned = tissue(96)[:, :70], Image.Exif()
+    turned[274] = 6
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=turned)
+    assert np.array_equal(read_tiles([tmp_path])[0][1], rgb)
 
 
 def test_transparent_pixels_of_a_tile_are_white(tmp_path: Path) -> None:
