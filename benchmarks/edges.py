@@ -27,7 +27,7 @@ from results import Results, run_study
 from safron.engine.augment import SetOptions, augment
 from safron.engine.nucleus_tiles import list_tiles, read_tile
 from safron.io.masks.canny import Canny, canny
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 from safron.training.segmentation.fitting import Annotated, predictions, train_segmenter
 from safron.training.segmentation.options import DiceOptions
 from safron.training.segmentation.study import measures, spread

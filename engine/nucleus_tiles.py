@@ -17,7 +17,7 @@ from safron.engine.generator.card import Card
 from safron.io.errors import BadInput
 from safron.io.masks.canny import Canny, canny
 from safron.io.masks.open import open_mask
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 
 CLASSES = ("no nucleus", "miscellaneous", "inflammatory", "epithelial", "spindle")
 """Names of the values of CoNSeP's class masks, by which a generator's labels are found."""

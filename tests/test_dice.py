@@ -21,7 +21,7 @@ from safron.engine.evaluation.cli import main
 from safron.engine.generator.model import load_model
 from safron.engine.generator_cli import commands as generator_commands
 from safron.io.errors import BadInput, SafronError
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.config.data_sets import DataFacts
 from safron.training.data.source import split

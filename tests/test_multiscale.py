@@ -12,7 +12,7 @@ from masks import blobs
 from safron.engine import render
 from safron.engine.generator.model import load_model
 from safron.io.errors import BadInput
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 from safron.training.config.settings import PRESETS, override, preset
 from safron.training.data import draw_batch, open_source
 from training_cases import pair

@@ -18,7 +18,8 @@ from onnx_models import CARD, write_onnx
 from plans import expected as whole_render
 from safron.engine import render
 from safron.engine.generator.card import Edges
-from safron.engine.generator.planes import NucleusEdges
+from safron.engine.generator.planes import Noise, NucleusEdges
+from safron.engine.generator.row_by_row import row_by_row
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput
 
@@ -64,6 +65,38 @@ def test_any_window(y: int, x: int, outside: int | None, numbered: bool) -> None
     found = NucleusEdges(labels, numbers if numbered else None, NUCLEI, outside).read(window)
     expected = edges_of(labels, numbers if numbered else None, outside, 30)
     assert np.array_equal(found[0], expected[window.shift(30, 30).slices()])
+
+
+class Counted:
+    """Counts the pixels of labels that are read."""
+
+    def __init__(self, values: Any) -> None:
+        self.values, self.shape, self.pixels = values, values.shape, 0
+
+    def __getitem__(self, region: tuple[slice, slice]) -> Any:
+        self.pixels += self.values[region].size
+        return self.values[region]
+
+
+@pytest.mark.parametrize("outside", [None, 0])
+def test_rows_that_two_rows_of_patches_share_are_read_once(outside: int | None) -> None:
+    labels, numbers = cells(200, 60)
+    counted = Counted(numbers)
+    source = NucleusEdges(labels, counted, NUCLEI, outside)
+    (below,) = row_by_row([source], 200)
+    direct = NucleusEdges(labels, numbers, NUCLEI, outside)
+    for y in range(-10, 200, 30):
+        window = Window(y, -5, 50, 70)
+        assert np.array_equal(below.read(window), direct.read(window))
+    assert counted.pixels <= 60 * (200 + 7 * 2)
+    # Other columns, a window above, one far below, and one that ends above the last.
+    for window in (Window(170, 3, 50, 9), Window(20, 3, 50, 9), Window(90, 3, 50, 9), Window(95, 3, 20, 9)):
+        assert np.array_equal(below.read(window), direct.read(window))
+
+
+def test_other_inputs_are_read_as_they_are() -> None:
+    noise = Noise(3, (1, 2))
+    assert row_by_row([noise], 100) == [noise]
 
 
 def nucleus_model(outside: int | None) -> EdgeModel:

@@ -14,6 +14,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safron.io.errors import BadInput
 from safron.io.hashed_noise import uniform
 from safron.io.masks.cli import commands
@@ -226,6 +227,55 @@ def test_dirt_is_no_nucleus_and_stays_in_the_background() -> None:
     assert stains.stain_densities(found.background[:200, :200])[..., 0][nuclei].mean() < 0.3  # of 1.2
 
 
+def in_grey_light(rgb: UInt8) -> UInt8:
+    """A tile as a camera sees it whose white is grey, with its noise."""
+    noise = np.random.default_rng(5).normal(0, 2.5, rgb.shape)
+    return np.rint(rgb * (np.array([188, 190, 196]) / 255) + noise).clip(0, 255).astype(np.uint8)
+
+
+def test_grey_light_is_no_dirt() -> None:
+    glass = np.full((200, 200, 3), 255, np.uint8)
+    clean = np.concatenate((tissue(200), glass), axis=1)
+    expected, found = make_texture(clean), make_texture(in_grey_light(clean))
+    assert not stains.foreign(in_grey_light(clean)).any()
+    assert not found.cover.any()
+    light = -np.log(np.array([189, 191, 197]) / 256)
+    assert found.nucleus - light == pytest.approx(expected.nucleus, abs=0.1)
+    dirty, dirt = with_dirt(clean[:, :200])
+    dirty = in_grey_light(np.concatenate((dirty, glass), axis=1))
+    assert stains.foreign(dirty)[:, :200][dirt].mean() > 0.99
+    assert stains.foreign(dirty)[:, 204:].mean() == 0
+
+
+@pytest.mark.parametrize(("rows", "blood"), [(90, (213, 20, 60)), (180, (213, 20, 60))])
+def test_blood_is_not_what_all_else_is_told_from(rows: int, blood: tuple[int, int, int]) -> None:
+    """Red cells have less haematoxylin than the tissue around them, which is not all nuclei for that."""
+    rgb = tissue(300)
+    clean, counted = make_texture(rgb), np.ones(rgb.shape[:2], bool)
+    bloody = rgb.copy()
+    bloody[:rows] = blood
+    beyond = stains.nuclear_shares(rgb[rows:], "otsu", counted[rows:])
+    found = stains.nuclear_shares(bloody, "otsu", counted)
+    assert found == pytest.approx(np.multiply(beyond, 1 - rows / 300), rel=0.2)
+    texture = make_texture(bloody)
+    assert texture.nucleus == pytest.approx(clean.nucleus, rel=0.05)
+    assert np.array_equal(texture.background[: rows - 10, :300], bloody[: rows - 10])
+
+
+def test_what_is_more_than_half_is_not_nuclei() -> None:
+    """Two thirds of pink tissue beside blood of nearly as much haematoxylin, and pale nuclei, as on real slides."""
+    haematoxylin = np.full((200, 200), 0.25)
+    haematoxylin[:70] = -0.15
+    cv2.circle(haematoxylin, (100, 140), 25, 0.65, -1)
+    rows = stains.STAINS / np.linalg.norm(stains.STAINS, axis=1, keepdims=True)
+    density = haematoxylin[..., None] * rows[0] + 0.9 * rows[1]
+    grain = np.random.default_rng(0).normal(0, 0.03, density.shape)
+    rgb = np.rint(256 * np.exp(-density - grain) - 1).clip(0, 255).astype(np.uint8)
+    more, less = stains.nuclear_shares(rgb, "otsu", np.ones((200, 200), bool))
+    assert less < (haematoxylin > 0.5).mean() * 1.05 < more * 1.1
+    assert more < 0.1
+
+
 def test_dirt_hides_nuclei() -> None:
     dirty = Synthesizer([make_texture(with_dirt(tissue(300))[0])], Layout(3, 500, cellularity=1.0))
     picture = dirty.draw(0, 0, 400, 500)
@@ -341,15 +391,44 @@ def test_bad_input_is_one_line(tmp_path: Path, options: tuple[str, ...], says: s
 
 def test_tiles_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(BadInput, match=r"a\.png: cannot read it as an image"):
+    with pytest.raises(BadInput, match=r"a\.png cannot be read as an image; .*, or cut tiles from a slide"):
         read_tiles([tmp_path / "a.png"])
     with pytest.raises(BadInput, match="there is no such file"):
         read_tiles([tmp_path / "c.png"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="holds no image"):
         read_tiles([tmp_path / "empty"])
+    with pytest.raises(BadInput, match="/dev/null: is neither a file nor a folder"):
+        read_tiles([Path("/dev/null")])
     with pytest.raises(BadInput, match="no tile gives a texture; the first: x: a tile of 30 x 30 px"):
         make_textures([("x", tissue(30))])
+
+
+@pytest.mark.parametrize("rgb", [np.full((100, 100, 3), (150, 60, 120), np.uint8), tissue(100, nuclei=0)])
+def test_a_tile_without_nuclei_gives_no_colour_of_nuclei(rgb: UInt8) -> None:
+    """Else what the mask calls nuclei would look like all the rest."""
+    with pytest.raises(BadInput, match="nothing in it stands out by haematoxylin"):
+        make_texture(rgb)
+    found, left = make_textures([("a", rgb), ("b", tissue(100))])
+    assert len(found) == 1
+    assert left[0].startswith("a: nothing in it stands out")
+
+
+def test_an_orientation_turns_no_tile(tmp_path: Path) -> None:
+    """Masks are not turned, either."""
+    rgb, turned = tissue(96)[:, :70], Image.Exif()
+    turned[274] = 6
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=turned)
+    assert np.array_equal(read_tiles([tmp_path])[0][1], rgb)
+
+
+def test_transparent_pixels_of_a_tile_are_white(tmp_path: Path) -> None:
+    rgb, alpha = tissue(96), np.full((96, 96), 255, np.uint8)
+    alpha[:40] = 0
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack((rgb[..., ::-1], alpha)))
+    (found,) = (pixels for _, pixels in read_tiles([tmp_path]))
+    assert (found[:40] == 255).all()
+    assert np.array_equal(found[40:], rgb[40:])
 
 
 def test_a_window_without_nuclei(synthesizer: Synthesizer) -> None:

@@ -161,6 +161,13 @@ def run(*args: object) -> int:
     return caught.value.code
 
 
+def test_a_label_has_one_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zarr.save_array("m.zarr", blobs(50, 70))
+    assert run("to-geojson", "m.zarr", "m.geojson", "--label", "Tumor=2", "--label", "Fat=2") == 2
+    assert "--label Fat=2: label 2 is called Tumor already; give it one name" in capsys.readouterr().err
+    assert not Path("m.geojson").exists()
+
+
 def test_the_command_names_classes_as_qupath_reads_them(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from masks import blobs
 from safron.io.errors import BadInput
 from safron.io.legend import Label
 from safron.io.masks.write_nuclei import write_nuclei
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 from training_cases import pair
 
 SIDE = (1 << 31) - 1

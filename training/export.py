@@ -19,7 +19,7 @@ import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.measures.guides import draw_guides
 from safron.io.measures.style import STYLE_NAMES, measure_style
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.config.exported import check_export, write_export

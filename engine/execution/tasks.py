@@ -26,6 +26,7 @@ from safron.engine.blending.resample import resample
 from safron.engine.generator.inputs import Labels, read_labels, where_fill
 from safron.engine.generator.model import GeneratorInfo
 from safron.engine.generator.planes import Inputs, PlaneSource, card_sources, patch_windows
+from safron.engine.generator.row_by_row import row_by_row
 from safron.engine.plan.blocks import BlockPlan, PatchRect
 from safron.engine.plan.render_plan import RenderPlan
 from safron.engine.plan.window import Window
@@ -165,6 +166,8 @@ def strips(job: Job, rect: PatchRect, target: PatchTarget | DenseSums, tally: Ta
         notify(job.scratch, len(rect))
         return
     is_fill, fill_colors = model.card.is_fill, model.card.fill_colors
+    more = () if held is None or job.sampling is None else job.sampling.sources(held)
+    sources = row_by_row((*job.sources, *more), job.labels.shape[0])
     # A view: a row of patches after the other, [rows, columns, side, side].
     windows = sliding_window_view(labels, (side, side))[::down, ::across]
     for row, in_row in enumerate(windows):
@@ -175,7 +178,7 @@ def strips(job: Job, rect: PatchRect, target: PatchTarget | DenseSums, tally: Ta
             first, part = corner.shift(y, x), in_row[start : start + count]
             start += count
             if not filled:
-                inputs = {"labels": part} | _planes(job, first, count, tally, held)
+                inputs = {"labels": part} | _planes(job, sources, first, count, tally)
                 yield Strip(inputs, first, across, target.add)
                 continue
             with tally.stage("blend"):
@@ -215,11 +218,10 @@ def _paint(
         target.add_sheet(job.sampling.of_fill(held, colors[part], area), first, start)
 
 
-def _planes(job: Job, first: Window, count: int, tally: Tally, held: Held | Begun | None = None) -> Inputs:
+def _planes(job: Job, sources: list[PlaneSource], first: Window, count: int, tally: Tally) -> Inputs:
     """Give the inputs beside labels of patches that lie side by side; the first has this write window."""
     read, inputs = job.on_canvas(first.expand(job.plan.grid.context)), {}
-    more = () if held is None or job.sampling is None else job.sampling.sources(held)
-    for source in (*job.sources, *more):
+    for source in sources:
         with tally.stage(source.spec.name):
             inputs[source.spec.name] = patch_windows(source, read, count, job.plan.grid.columns.stride)
     return inputs

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from safron.engine.plan.planes import PlaneSpec, noise_spec
 from safron.engine.plan.window import Window
-from safron.io.masks.edges import find_edges
+from safron.io.masks.edges import borders, find_edges
 from safron.io.measures.guides import Guides
 
 from .card import Card
@@ -95,11 +95,7 @@ class LabelEdges:
     def read(self, window: Window) -> npt.NDArray[np.uint8]:
         """See `PlaneSource`."""
         around = read_labels(self.labels, window.expand(1), outside=self.outside)
-        here = around[1:-1, 1:-1]
-        differs = (here != around[:-2, 1:-1]) | (here != around[2:, 1:-1])
-        differs |= (here != around[1:-1, :-2]) | (here != around[1:-1, 2:])
-        edges: npt.NDArray[np.uint8] = differs[None].view(np.uint8)
-        return edges
+        return borders([around])[None]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from safron.engine.generator.pictures import content_of
 from safron.engine.generator.style_field import read_field
 from safron.io.errors import BadInput
 from safron.io.measures.style import BACKGROUND, STYLE_NAMES, measure_style
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 from zarr.storage import LocalStore
 
 from .style_reference import reference_style

@@ -55,6 +55,8 @@ class ArrayPlane:
         self.read_chunk: ReadChunk | None = (
             None if files is None else partial(_read_chunk, files, axes, self.shape)
         )
+        # Chunks of which a few rows can be unpacked.
+        self.in_blocks = files if files is not None and files.in_blocks else None
         chunks = (
             getattr(array, "chunksize", None) or getattr(array, "chunks", None) or (1024,) * len(array.shape)
         )

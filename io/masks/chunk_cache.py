@@ -20,7 +20,7 @@ CACHE_BYTES = 128 << 20
 LARGE_BYTES = 32 << 20
 """Chunks of this size and above are decoded one at a time, so that less memory holds half-decoded ones."""
 
-_MARGIN = 1024
+MARGIN = 1024
 """Pixels by which a region that is read may be larger than a block, both sides together."""
 
 Index = tuple[int, int]
@@ -63,7 +63,7 @@ class ChunkCache:
         needed = (down + spare) * (across + 1 + workers)
         wanted = needed
         if height >= block:
-            wanted = max(needed, min(rows, -(-(block + _MARGIN) // height) + 1) * columns)
+            wanted = max(needed, min(rows, -(-(block + MARGIN) // height) + 1) * columns)
         needed, wanted = min(needed, rows * columns), min(wanted, rows * columns)
         decoders = 1 if chunk >= LARGE_BYTES else workers
         self._count = max(1, min(wanted, max_bytes // chunk))
@@ -72,7 +72,7 @@ class ChunkCache:
         self._decoding = threading.Semaphore(max(1, decoders))
         # Of wide integers a reader also holds its region, and where it is below or above the range of labels.
         itemsize = plane.dtype.itemsize
-        region = (block + _MARGIN) ** 2 * (itemsize + 1) if itemsize > 1 else 0
+        region = (block + MARGIN) ** 2 * (itemsize + 1) if itemsize > 1 else 0
         # A chunk that is being decoded exists twice.
         self.nbytes = (self._count + 2 * (1 if few else decoders)) * chunk + workers * region
         self._kept: OrderedDict[Index, npt.NDArray[Any]] = OrderedDict()

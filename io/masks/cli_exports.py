@@ -74,6 +74,7 @@ def to_geojson(
     from .geojson import MAX_GEOJSON_BYTES
     from .to_geojson import ENDINGS, legend_of, write_geojson
 
+    _check_names(labels)
     check_output_path(out, overwrite=overwrite, endings=ENDINGS)
     opened = open_source(mask, palette, palette_tolerance)
     height, width = opened.shape
@@ -99,6 +100,16 @@ def to_geojson(
             f"{out}: is larger than the {MAX_GEOJSON_BYTES >> 20} MiB, unpacked, that from-geojson reads; "
             "--min-area N leaves out small regions",
         )
+
+
+def _check_names(labels: dict[str, int]) -> None:
+    """Refuse two names of one label, of which a region has one."""
+    names: dict[int, str] = {}
+    for name, value in labels.items():
+        if (other := names.setdefault(value, name)) != name:
+            raise click.UsageError(
+                f"--label {name}={value}: label {value} is called {other} already; give it one name"
+            )
 
 
 def _unpacked_size(path: Path) -> int:

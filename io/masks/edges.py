@@ -48,17 +48,42 @@ def find_edges(
     """
     table = np.zeros(256, np.uint8)
     table[list(nuclei)] = list(nuclei)
-    edges = _borders(np.asarray(cv2.LUT(labels, table)))
+    planes = [np.asarray(cv2.LUT(labels, table))]
     if instances is not None:
-        edges |= _borders(instances)
-    return edges.view(np.uint8)
+        planes.append(instances)
+    return borders(planes)
 
 
-def _borders(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    """Which pixels inside [y + 2, x + 2] differ from one of four neighbours: bool [y, x]."""
-    down = values[1:, 1:-1] != values[:-1, 1:-1]
-    right = values[1:-1, 1:] != values[1:-1, :-1]
-    found = down[1:] | down[:-1]
-    found |= right[:, 1:]
-    found |= right[:, :-1]
+def borders(planes: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.uint8]:
+    """Find the pixels that differ from one of four neighbours in any of some planes.
+
+    Parameters
+    ----------
+    planes
+        One at least, each [y + 2, x + 2]: a window and one pixel around it.
+
+    Returns
+    -------
+    npt.NDArray[np.uint8]
+        uint8 [y, x], 1 where they differ, else 0.
+    """
+    # All rows are compared as one line: row by row takes nearly twice as long. Where it goes from one row to the next is cut off.
+    height, width = planes[0].shape
+    lines = [np.ascontiguousarray(plane).reshape(-1) for plane in planes]
+    down = _any_differs([(line[width:], line[:-width]) for line in lines])
+    inner = [line[width:-width] for line in lines]
+    right = _any_differs([(line[1:], line[:-1]) for line in inner])
+    found = down[:-width] | down[width:]
+    found[1:] |= right
+    found[:-1] |= right
+    return found.reshape(height - 2, width)[:, 1:-1].view(np.uint8)
+
+
+def _any_differs(
+    pairs: Sequence[tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]],
+) -> npt.NDArray[np.bool_]:
+    """Where the two lines of any pair differ."""
+    found = np.not_equal(*pairs[0])
+    for one, other in pairs[1:]:
+        found |= one != other
     return np.asarray(found)

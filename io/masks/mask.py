@@ -28,6 +28,7 @@ from safron.io.errors import BadInput, Failed, SafronError, one_line
 
 from .chunk_cache import CACHE_BYTES, ChunkCache
 from .fingerprint import content_facts, file_facts
+from .packed_cache import PackedCache, cache_of
 from .pixel_size import REMEDY
 from .plane import Plane
 
@@ -107,7 +108,7 @@ class LabelMask:
         self.chunks = plane.chunks
         self.notes = plane.notes
         self._reopen = reopen
-        self._cache: ChunkCache | None = None
+        self._cache: ChunkCache | PackedCache | None = None
         planes = getattr(plane, "beside", {}) | dict(beside or {})
         self.beside = {name: Beside(other, name, source, self.shape) for name, other in planes.items()}
 
@@ -177,7 +178,7 @@ class LabelMask:
         """
         if not self.plane.keep_chunks:
             return 0
-        self._cache = ChunkCache(self.plane, block, workers, max_bytes=max_bytes)
+        self._cache = cache_of(self.plane, block=block, workers=workers, max_bytes=max_bytes)
         others = self.beside.values()
         more = (other.keep_chunks(block=block, workers=workers, max_bytes=max_bytes) for other in others)
         return self._cache.nbytes + sum(more)

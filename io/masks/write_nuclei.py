@@ -19,6 +19,9 @@ from zarr.storage import LocalStore
 
 from .write import CHUNK, blocks, check_target, write_blocks
 
+BLOCK_BYTES = 1 << 17
+"""Of what is unpacked together of the numbers in a chunk: 32 or 64 of its rows."""
+
 PaintBoth = Callable[[slice, slice], tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]]
 
 
@@ -106,10 +109,11 @@ def _create(
         compressors=zarr.codecs.ZstdCodec(level=12), attributes={"labels": meanings},
     )  # fmt: skip
     # Numbers are up to four times as many bytes as labels, so what counts is the speed of unpacking. A row repeats most of the
-    # one before it, which LZ4 sees where a chunk is one block and its bytes are not shuffled.
+    # one before it, which LZ4 sees where bytes are not shuffled; in blocks of some rows, readers unpack no more than they need.
     kind = np.dtype(np.uint16 if most < 1 << 16 else np.uint32)
-    size = CHUNK * CHUNK * kind.itemsize
-    fast = zarr.codecs.BloscCodec(cname="lz4hc", clevel=7, shuffle="noshuffle", blocksize=size)
+    fast = zarr.codecs.BloscCodec(
+        cname="lz4hc", clevel=7, shuffle="noshuffle", blocksize=BLOCK_BYTES, typesize=1
+    )
     shape = (height, width)
     return classes, create_image(
         group, "instance", shape, kind.name, mpp, label={}, fill_value=0, compressors=fast

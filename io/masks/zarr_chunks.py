@@ -6,6 +6,7 @@ file and its codecs are common ones, this module calls their packages directly; 
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -19,11 +20,15 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import LocalStore
 
+from .blosc_blocks import BloscChunk
+
 Decode = Callable[[Any], Any]
 
 # Compressors of Zarr v3 that numcodecs decodes, whatever their settings.
 _PACKED = ("blosc", "gzip", "zstd")
 _CRC32C_RESIDUE = 0x48674BC7
+_FEWEST_BLOCKS = 4
+"""Blocks of a chunk from which on it is worth unpacking some of them."""
 
 
 class ChunkFiles:
@@ -46,7 +51,13 @@ class ChunkFiles:
         Shape of a chunk, which may reach beyond the array.
     ndim
         Number of axes of the array.
+    dtype
+        Of the values as they are stored.
+    in_blocks
+        Whether a few rows of a chunk can be unpacked, faster than all of it; see `packed`.
     """
+
+    in_blocks = False
 
     def __init__(self, array: zarr.Array[Any], steps: list[Decode], dtype: np.dtype[Any]) -> None:
         assert isinstance(array.store, LocalStore)
@@ -57,7 +68,7 @@ class ChunkFiles:
         self._absent = tuple(map(min, array.chunks, array.shape))
         self.ndim = array.ndim
         self._steps = steps
-        self._dtype = dtype
+        self.dtype = dtype
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> ChunkFiles | None:
@@ -79,11 +90,13 @@ class ChunkFiles:
         settings: Any = first.get("configuration", {})
         order: Any = settings.get("endian") or "little"
         steps = [_decoder(str(codec["name"])) for codec in reversed(others)]
-        return cls(array, steps, np.dtype(metadata.data_type.to_native_dtype()).newbyteorder(order))
+        files = cls(array, steps, np.dtype(metadata.data_type.to_native_dtype()).newbyteorder(order))
+        files.in_blocks = len(others) == 1 and array.ndim == 2 and _has_blocks(others[0], files._chunk_bytes)
+        return files
 
     def read_region(self, region: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Decode a region, given as one bounded slice per axis."""
-        out = np.empty([part.stop - part.start for part in region], self._dtype)
+        out = np.empty([part.stop - part.start for part in region], self.dtype)
         return assemble(region, self.chunks, out, self.read)
 
     def read(self, index: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -94,14 +107,39 @@ class ChunkFiles:
         Exception
             Of any kind, where the file is damaged.
         """
-        try:
-            data: Any = _file_bytes(f"{self.folder}/{self._metadata.encode_chunk_key(index)}")
-        except FileNotFoundError:
-            fill = self._metadata.fill_value
-            return np.broadcast_to(np.asarray(0 if fill is None else fill, self._dtype), self._absent)
+        data: Any = self._stored(index)
+        if data is None:
+            return np.broadcast_to(self.fill, self._absent)
         for step in self._steps:
             data = step(data)
-        return np.frombuffer(data, self._dtype).reshape(self.chunks)
+        return np.frombuffer(data, self.dtype).reshape(self.chunks)
+
+    def packed(self, index: tuple[int, ...]) -> BloscChunk | None:
+        """Read one chunk of an array with `in_blocks` as it is stored; None if it is not.
+
+        Raises
+        ------
+        Exception
+            Of any kind, where the file is damaged.
+        """
+        data = self._stored(index)
+        return None if data is None else BloscChunk(data, self._chunk_bytes)
+
+    @property
+    def fill(self) -> npt.NDArray[Any]:
+        """Value [] of the chunks that are not stored."""
+        fill = self._metadata.fill_value
+        return np.asarray(0 if fill is None else fill, self.dtype)
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return math.prod(self.chunks) * self.dtype.itemsize
+
+    def _stored(self, index: tuple[int, ...]) -> bytes | None:
+        try:
+            return _file_bytes(f"{self.folder}/{self._metadata.encode_chunk_key(index)}")
+        except FileNotFoundError:
+            return None
 
 
 def assemble(
@@ -145,6 +183,14 @@ def _file_bytes(path: str) -> bytes:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"{path} is a pipe or a device")
         return file.read()
+
+
+def _has_blocks(codec: dict[str, Any], chunk_bytes: int) -> bool:
+    """Whether a codec is one whose blocks cost less to unpack again than to keep: LZ4, in blocks much smaller than a chunk."""
+    settings = codec.get("configuration", {})
+    if codec["name"] != "blosc" or str(settings.get("cname")) not in ("lz4", "lz4hc"):
+        return False
+    return 0 < settings.get("blocksize", 0) * _FEWEST_BLOCKS <= chunk_bytes
 
 
 def _decoder(name: str) -> Decode:

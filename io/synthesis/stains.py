@@ -19,6 +19,9 @@ that its colour is that of nuclei alone. How many pixels each takes is decided b
 Ink, soot and dirt have more haematoxylin than any nucleus, if one asks for that channel alone, and would be all that either
 segmentation finds. Their hue gives them away: no mixture of haematoxylin and eosin is black, brown or blue. Such foreign matter
 is counted neither as nuclei nor as what nuclei are compared with.
+
+Grey light is no soot: where a camera's white is grey, glass has haematoxylin, too, and what counts as dark begins above it. And
+where there is blood, which has less haematoxylin than glass, Otsu's threshold may part it from all the rest.
 """
 
 from __future__ import annotations
@@ -44,7 +47,14 @@ UPRIGHT = (UNMIX[:, 2] / np.linalg.norm(UNMIX[:, 2])).astype(np.float32)
 """Direction of density, of length 1, that haematoxylin and eosin have nothing of."""
 
 FOREIGN_FROM = 0.3
-"""Density of haematoxylin from which a pixel would compete with nuclei, so that its hue is looked at."""
+"""Density of haematoxylin from which a pixel would compete with nuclei, so that its hue is looked at; twice that of the light, if
+this is more."""
+
+MOST_FOREIGN_FROM = 0.5
+"""The same at most: in a tile without a bright place the light is not known."""
+
+LIGHT_PERCENTILE = 95
+"""Of each channel: where nothing, or least, is in the way of the light."""
 
 MOST_APART = 0.24
 """Share of a pixel's density that may stand upright on the plane of haematoxylin and eosin (14 degrees); black has 0.30, nuclei
@@ -65,6 +75,12 @@ SUPER_SHARES, SUB_SHARES = (0.15, 0.20, 0.25, 0.30, 0.35), (0.10, 0.16, 0.21, 0.
 
 SUPER_FACTOR, SUB_FACTOR = 1.08, 0.92
 """What the share above Otsu's threshold is multiplied by."""
+
+LEAST = -0.2
+"""Density of haematoxylin below which there is only more eosin: blood has down to -0.7, pink tissue seldom less than this."""
+
+MOST_NUCLEAR = 0.5
+"""Share above Otsu's threshold from which it parts something else from tissue, such as blood, and is taken again above that."""
 
 SMOOTHING = 1.5
 """Standard deviation in pixels that a segmentation is smoothed with, against single pixels."""
@@ -140,9 +156,15 @@ def foreign(rgb: UInt8) -> Bool:
     density = np.asarray(cv2.GaussianBlur(densities(rgb), (0, 0), SMOOTHING))
     apart = density @ UPRIGHT > MOST_APART * np.linalg.norm(density, axis=2)
     blue = density[..., 0] > MOST_RED * density[..., 1]
-    found = ((density @ UNMIX[:, 0] > FOREIGN_FROM) & (apart | blue)).astype(np.uint8)
+    found = ((density @ UNMIX[:, 0] > _dark_from(rgb)) & (apart | blue)).astype(np.uint8)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (SPECK, SPECK))
     return wider(np.asarray(cv2.morphologyEx(found, cv2.MORPH_OPEN, disc)) > 0)
+
+
+def _dark_from(rgb: UInt8) -> float:
+    """Density of haematoxylin from which a pixel of this tile is dark."""
+    light = np.percentile(rgb.reshape(-1, 3), LIGHT_PERCENTILE, axis=0).astype(np.uint8)
+    return float(np.clip(2 * stain_densities(light)[0], FOREIGN_FROM, MOST_FOREIGN_FROM))
 
 
 def wider(mask: Bool) -> Bool:
@@ -171,10 +193,19 @@ def nuclear_shares(rgb: UInt8, rule: Rule, counted: Bool) -> tuple[float, float]
     if rule == "table":
         place = int(np.searchsorted(BOUNDS, float(skimage_haematoxylin(rgb)[counted].mean()), side="right"))
         return SUPER_SHARES[place], SUB_SHARES[place]
-    levels = _in_levels(stain_densities(rgb)[..., 0][counted])
-    threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    above = float((levels > threshold).mean())
+    haematoxylin = np.maximum(stain_densities(rgb)[..., 0][counted], LEAST)
+    more = _above_otsu(haematoxylin)
+    above = float(more.mean())
+    if above > MOST_NUCLEAR:
+        above *= float(_above_otsu(haematoxylin[more]).mean())
     return min(1.0, SUPER_FACTOR * above), SUB_FACTOR * above
+
+
+def _above_otsu(haematoxylin: Float32) -> Bool:
+    """Which of some densities [n] lie above their threshold."""
+    levels = _in_levels(haematoxylin)
+    threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return np.asarray(levels > threshold).reshape(-1)
 
 
 def _in_levels(haematoxylin: Float32) -> UInt8:

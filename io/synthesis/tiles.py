@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 from safron.io.errors import BadInput
 from safron.io.files import is_foreign
-from safron.io.image_files import check_image_file
+from safron.io.whole_image import read_image
 
 from .stains import UInt8
 
@@ -29,7 +27,7 @@ def read_tiles(paths: Sequence[Path]) -> list[tuple[str, UInt8]]:
     Returns
     -------
     list[tuple[str, UInt8]]
-        Names and pixels, RGB uint8 [y, x, 3], in order of name within each folder.
+        Names and pixels, RGB uint8 [y, x, 3], transparent ones white, in order of name within each folder.
 
     Raises
     ------
@@ -49,22 +47,21 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             yield from sorted(file for file in files if not is_foreign(file.name))
         elif path.is_file():
             yield path
+        elif path.exists():
+            raise BadInput(f"{path}: is neither a file nor a folder; give tiles, or a folder of them")
         else:
             raise BadInput(f"{path}: there is no such file; give tiles, or a folder of them")
 
 
 def _read(path: Path) -> UInt8:
     """Pixels of one image."""
-    check_image_file(path)
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # of images that it finds too large
-        image = None
-    if image is None:
-        raise BadInput(f"{path}: cannot read it as an image; save it as PNG, or cut tiles from a slide")
+        image = read_image(path)
+    except BadInput as error:
+        raise BadInput(f"{error}, or cut tiles from a slide") from error
     height, width = image.shape[:2]
     if height * width > MAX_PIXELS:
         raise BadInput(
             f"{path}: has {width} x {height} px; cut it into tiles of at most {MAX_PIXELS >> 20} million px"
         )
-    return np.ascontiguousarray(image[..., ::-1], np.uint8)
+    return image

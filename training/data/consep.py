@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.masks.canny import Canny, canny
 from safron.io.masks.edges import find_edges
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 from safron.training.config import ModelConfig
 from safron.training.config.settings import GLASS
 from safron.training.data.source import Bytes, Pairs

@@ -25,7 +25,7 @@ from safron.io.masks.pair_names import find_masks
 from safron.io.masks.palette import read_palette, read_png_colours
 from safron.io.masks.relabel import Relabel
 from safron.io.measures.style import measure_style
-from safron.io.slides.whole_image import orientation
+from safron.io.whole_image import orientation
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts
 from safron.training.data import consep

@@ -19,7 +19,7 @@ from safron.io.masks.open import open_mask
 from safron.io.masks.pair_files import list_images, match_files
 from safron.io.masks.pair_names import find_masks
 from safron.io.masks.relabel import Relabel
-from safron.io.slides.whole_image import read_image
+from safron.io.whole_image import read_image
 from safron.training.config.data_sets import DATA_SETS
 from safron.training.data.source import Bytes
 
