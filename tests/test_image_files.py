@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 from safron.io.errors import BadInput
-from safron.io.slides.whole_image import read_image
 from safron.io.synthesis.tiles import read_tiles
+from safron.io.whole_image import read_image
 
 PIXELS = np.random.default_rng(0).integers(100, 200, (200, 300, 3), np.uint8)
 READ: dict[str, Callable[[Path], Any]] = {"image": read_image, "tile": lambda path: read_tiles([path])[0][1]}

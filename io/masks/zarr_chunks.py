@@ -190,7 +190,8 @@ def _has_blocks(codec: dict[str, Any], chunk_bytes: int) -> bool:
     settings = codec.get("configuration", {})
     if codec["name"] != "blosc" or str(settings.get("cname")) not in ("lz4", "lz4hc"):
         return False
-    return 0 < settings.get("blocksize", 0) * _FEWEST_BLOCKS <= chunk_bytes
+    size = settings.get("blocksize")
+    return isinstance(size, int) and 0 < size * _FEWEST_BLOCKS <= chunk_bytes
 
 
 def _decoder(name: str) -> Decode:
