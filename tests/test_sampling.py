@@ -78,6 +78,7 @@ def test_any_blocks_and_workers_give_the_same_slide(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.usefixtures("forked")
 def test_worker_processes_give_the_same_slide(tmp_path: Path) -> None:
     mask = tmp_path / "mask.zarr"
     zarr.create_array(mask, shape=(200, 260), chunks=(64, 64), dtype="uint8")[:] = blobs(200, 260)
