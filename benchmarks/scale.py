@@ -212,7 +212,6 @@ for _ in sys.stdin:
 
 def _bare_speed_up(model: str, calls: int = 24) -> float:
     """Calls a second of two processes that do nothing else, against one: what the machine has to give."""
-
     command = [sys.executable, "-c", BARE, model, str(calls)]
     with ExitStack() as ending:
         running = [
