@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -201,33 +202,38 @@ labels = np.full((1, side, side), model.card.labels[-1].value, np.uint8)
 noise = np.zeros((1, len(scales), side, side), np.float32) if scales else None
 model(labels, noise)
 print("loaded", flush=True)
-sys.stdin.readline()
-begun = time.perf_counter()
-for _ in range(int(sys.argv[2])):
-    model(labels, noise)
-print(time.perf_counter() - begun)
+for _ in sys.stdin:
+    begun = time.perf_counter()
+    for _ in range(int(sys.argv[2])):
+        model(labels, noise)
+    print(time.perf_counter() - begun, flush=True)
 """
 
 
 def _bare_speed_up(model: str, calls: int = 24) -> float:
     """Calls a second of two processes that do nothing else, against one: what the machine has to give."""
-
-    def seconds(count: int) -> float:
-        command = [sys.executable, "-c", BARE, model, str(calls)]
+    command = [sys.executable, "-c", BARE, model, str(calls)]
+    with ExitStack() as ending:
         running = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(count)
+            ending.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(2)
         ]
-        for process in running:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "loaded\n"
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        return max(float(process.communicate()[0]) for process in running)
 
-    return 2 * seconds(1) / seconds(2)
+        def line(process: subprocess.Popen[str]) -> str:
+            assert process.stdout is not None
+            return process.stdout.readline()
+
+        def seconds(count: int) -> float:
+            for process in running[:count]:
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+            return max(float(line(process)) for process in running[:count])
+
+        assert [line(process) for process in running] == ["loaded\n"] * 2
+        return 2 * seconds(1) / seconds(2)
 
 
 def main() -> None:

@@ -206,11 +206,11 @@ def _bands(rgb: Pixels) -> Pixels:
     )
 
 
-def whole_slides(folder: Path, slide: Path, whole: list[Path]) -> dict[str, Any]:
+def whole_slides(folder: Path, slide: Path, whole: list[Path], seeds: int) -> dict[str, Any]:
     """Mean colour of tissue of whole slides, of a render in their stain, and how far they are from real slides and random stains."""
     real = np.array([mean_lab(part) for part in colours(real_slides(folder))])
     image, inverse, centre = part_of(slide), np.linalg.inv(np.cov(real.T)), real.mean(axis=0)
-    made = np.array([mean_lab(restained(image, f"random:{seed}")) for seed in range(100)])
+    made = np.array([mean_lab(restained(image, f"random:{seed}")) for seed in range(seeds)])
     found: dict[str, Any] = {}
     away = real - centre
     most = np.sqrt(np.einsum("ij,jk,ik->i", away, inverse, away)).max()
@@ -247,7 +247,7 @@ def main() -> None:
         picture(*given.paths, whole=given.whole, colours_of=given.colours_of)
         return
     if given.what == "whole":
-        found = whole_slides(*given.paths, given.whole)
+        found = whole_slides(*given.paths, given.whole, given.seeds)
     elif given.what == "cover":
         found = cover(colours(real_slides(given.paths[0])), part_of(given.paths[1]), given.seeds)
     elif given.what == "halves":

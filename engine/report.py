@@ -14,6 +14,7 @@ from safron.io.files import waiting_name
 
 # Names before 0.2, which scripts may read.
 _OLD_NAMES = {"run": "generated", "painted": "filled"}
+_LINKS = Path("/dev"), Path("/dev/fd")
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ class RenderReport:
         """Write `json` to a file. The file appears complete or not at all."""
         path = Path(path)
         text = self.json() + "\n"
-        # A rename would replace a pipe, or the link /dev/stdout.
-        if Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file()):
+        # A rename would replace a pipe, or the link /dev/stdout; /dev/shm has files as other folders have.
+        if path.absolute().parent in _LINKS or (path.exists() and not path.is_file()):
             path.write_text(text, encoding="utf-8")
             return
         part = waiting_name(path)

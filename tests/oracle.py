@@ -73,14 +73,16 @@ def at_true_size(
 
 def _shares(length: int, scale: Fraction) -> npt.NDArray[np.int64]:
     """Weights of all drawn pixels in each pixel of the slide, along one axis: int64 [length, drawn]."""
-    half, reach, last = Fraction(1, 2), max(Fraction(1), scale), ceil(length * scale) - 1
+    # Lengths are counted in the part of a drawn pixel that makes them whole numbers; a drawn pixel has `unit` of it.
+    unit, step = 2 * scale.denominator, 2 * scale.numerator
+    reach, last = max(unit, step), ceil(length * scale) - 1
     shares = np.zeros((length, last + 1), np.int64)
     for i in range(length):
-        centre = (i + half) * scale
-        near = range(floor(centre - reach) - 1, ceil(centre + reach) + 1)
-        distance = {j: abs(j + half - centre) for j in near}
-        total = sum(max(Fraction(0), reach - d) for d in distance.values())
-        parts = {j: floor(2048 * max(Fraction(0), reach - d) / total) for j, d in distance.items()}
+        centre = step // 2 + i * step
+        near = range((centre - reach) // unit - 1, (centre + reach) // unit + 2)
+        distance = {j: abs(unit // 2 + j * unit - centre) for j in near}
+        total = sum(max(0, reach - d) for d in distance.values())
+        parts = {j: 2048 * max(0, reach - d) // total for j, d in distance.items()}
         parts[min(distance, key=lambda j: (distance[j], j))] += 2048 - sum(parts.values())
         for j, part in parts.items():
             shares[i, min(last, max(0, j))] += part

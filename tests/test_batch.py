@@ -128,6 +128,7 @@ def test_a_slide_whose_run_was_killed_while_it_cleaned_up_is_cleaned_up(
     assert not Path("a.svs.safron").exists()
 
 
+@pytest.mark.usefixtures("forked")
 def test_all_slides_share_one_set_of_workers(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

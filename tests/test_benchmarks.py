@@ -91,6 +91,7 @@ def test_scale_of_the_schedule(run: Run) -> None:
     assert all(0 < row["efficiency"] <= 1 for row in made["rows"])
 
 
+@pytest.mark.usefixtures("forked")
 def test_scale_with_worker_processes(run: Run, tiny: Path) -> None:
     made = run(f"scale workers --model {tiny} --side 600 --block 512")
     assert [len(made["seconds"][workers]) for workers in ("1", "2")] == [1, 1]
@@ -178,7 +179,7 @@ def test_stains_of_whole_slides(load_bench: Callable[[str], Any], run: Run, here
     colours = np.array([(247, 245, 246), (120, 70, 150), (220, 150, 190)], np.uint8)
     real = cv2.GaussianBlur(colours[rng.choice(3, (600, 800), p=(0.4, 0.3, 0.3))], (0, 0), 1.0)
     tifffile.imwrite("whole.tiff", real, tile=(256, 256), photometric="rgb")
-    near = run("stains whole . slide.tiff --whole whole.tiff")["whole.tiff"]
+    near = run("stains whole . slide.tiff --whole whole.tiff --seeds 12")["whole.tiff"]
     bench = load_bench("stains")
     assert near["distance"] < np.linalg.norm(np.subtract(near["slide"], bench.mean_lab(image)))
     whole = here / "whole.tiff"

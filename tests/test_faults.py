@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -389,6 +390,20 @@ def test_killed_around_the_moment_when_the_slide_gets_its_name(
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert left_over() == ["out.tiff", "p.png", "r.json"]
     assert run_cli(capfd, "--validate out.tiff").code == 0
+
+
+def test_a_report_on_a_disk_in_memory_appears_whole_or_not_at_all(
+    masked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A folder below /dev holds files like any other."""
+    memory = Path("/dev/shm")
+    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+        pytest.skip("no /dev/shm here")
+    (step,) = (step for step in STEPS if step.when == "before the report's name")
+    with tempfile.TemporaryDirectory(dir=memory) as folder, pytest.MonkeyPatch.context() as patched:
+        step.press(patched)
+        assert run_cli(capfd, ARGS + f"--report {folder}/r.json").code == 130
+        assert list(Path(folder).iterdir()) == []
 
 
 def test_a_run_that_only_cleans_up_overwrites_no_other_file(

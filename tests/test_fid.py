@@ -141,17 +141,17 @@ def test_each_place_is_as_likely_as_any_other(tmp_path: Path) -> None:
     """A large image, an empty one and a small one behind it: each has its share, whatever comes first."""
     rng = np.random.default_rng(0)
     for name, rows, grey in (("a", 20, 120), ("b", 10, 250), ("c", 5, 120)):
-        image = np.full((rows * 32, 20 * 32, 3), grey, np.uint8)
-        image[rng.random((rows, 20)).repeat(32, 0).repeat(32, 1) < 0.3] = 250
+        image = np.full((rows * 16, 20 * 16, 3), grey, np.uint8)
+        image[rng.random((rows, 20)).repeat(16, 0).repeat(16, 1) < 0.3] = 250
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
-    all_of_them = find_tiles(tmp_path, size=32, most=9999).places
+    all_of_them = find_tiles(tmp_path, size=16, most=9999).places
     shares = {name: sum(path.stem == name for path, _, _ in all_of_them) for name in "abc"}
     assert shares["a"] > 250
     assert shares["b"] == 0
     assert shares["c"] > 50
     times = dict.fromkeys(all_of_them, 0)
     for seed in range(20):
-        chosen = find_tiles(tmp_path, size=32, most=50, seed=seed).places
+        chosen = find_tiles(tmp_path, size=16, most=50, seed=seed).places
         assert len(chosen) == 50
         assert list(chosen) == sorted(chosen), "read in order"
         for place in chosen:

@@ -472,6 +472,7 @@ def test_slide_and_report_name_it_and_nothing_else_continues_it(
     check_fail(refused, ExpectFail("", "", ("--precision bfloat16: only OpenVINO",)))
 
 
+@pytest.mark.usefixtures("forked")
 def test_worker_processes_make_the_same_slide(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load(precision="bfloat16")
     write_mask("mask.zarr", 120, 120)

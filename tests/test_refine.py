@@ -197,6 +197,7 @@ def write_refiner(path: Path, *, initial: bool = True) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_onnx_file_refines(tmp_path: Path) -> None:
     model = write_refiner(tmp_path / "r.onnx")
     mask, rgb = blobs(150, 130, cell=9), colours(150, 130)

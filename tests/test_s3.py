@@ -31,6 +31,7 @@ ARGS = (
     "--device cpu --threads 1 --workers 2 --mpp 0.5 "
 )
 PART_BYTES = 5 << 20
+_digests: list[str] = []  # made once
 
 
 def file_system() -> Any:
@@ -151,12 +152,13 @@ def cached(tmp: Path) -> list[str]:
 
 def local_digest(capfd: pytest.CaptureFixture[str]) -> str:
     """The digest of the same slide, made from local files."""
-    write_mask("local.zarr", HEIGHT, WIDTH, chunk=512)
-    args = ARGS.replace("s3://slides/mask.zarr", "local.zarr").replace(
-        "s3://slides/made/out.tiff", "local.tiff"
-    )
-    digest: str = render_cli(capfd, args)["digest"]
-    return digest
+    if not _digests:
+        write_mask("local.zarr", HEIGHT, WIDTH, chunk=512)
+        args = ARGS.replace("s3://slides/mask.zarr", "local.zarr").replace(
+            "s3://slides/made/out.tiff", "local.tiff"
+        )
+        _digests.append(render_cli(capfd, args)["digest"])
+    return _digests[0]
 
 
 def test_mask_from_and_slide_to_a_bucket(
@@ -292,6 +294,7 @@ def test_scratch_may_be_given(store: Proxy, tmp_path: Path, capfd: pytest.Captur
     assert cached(tmp_path) == []
 
 
+@pytest.mark.usefixtures("forked")
 def test_scratch_in_a_bucket(
     store: Proxy, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,8 +136,8 @@ def test_scales_without_sense_are_refused(slide: float) -> None:
 
 
 def write_mask(path: str, mpp: float | None) -> None:
-    array = zarr.create_array(path, shape=(300, 300), chunks=(128, 128), dtype="uint8")
-    array[50:250, 40:260] = 1
+    array = zarr.create_array(path, shape=(200, 200), chunks=(128, 128), dtype="uint8")
+    array[50:150, 40:160] = 1
     if mpp is not None:
         array.attrs["mpp"] = mpp
 

@@ -597,10 +597,15 @@ def test_instance_norm_is_seen_by_mismatch_and_by_the_slide_alone(tmp_path: Path
     assert "step" in alone.seams
 
 
-@pytest.mark.parametrize(("mpp", "region"), [(0.5, None), (0.499, (51, 33, 800, 620)), (1.7, None)])
-def test_patches_of_a_resampled_slide_are_found(tmp_path: Path, mpp: float, region: Any) -> None:
+@pytest.mark.parametrize(
+    ("size", "mpp", "region"),
+    [((900, 1100), 0.5, None), ((900, 1100), 0.499, (51, 33, 800, 620)), ((540, 660), 1.7, None)],
+)
+def test_patches_of_a_resampled_slide_are_found(
+    tmp_path: Path, size: tuple[int, int], mpp: float, region: Any
+) -> None:
     """Its grid is that of the generator's pixels, 1 um; a generator without seams has none there."""
-    mask, options = blobs(900, 1100), {"tile": 64, "overlap": 12, "mpp": mpp, "region": region}
+    mask, options = blobs(*size), {"tile": 64, "overlap": 12, "mpp": mpp, "region": region}
     render(mask, tmp_path / "seams.tiff", model=InstanceNorm(), **options)
     report = evaluate_seams(tmp_path / "seams.tiff", mask=mask, model=InstanceNorm())
     assert report.scores is not None

@@ -188,9 +188,10 @@ def _lines(image: npt.NDArray[np.int16], inside: Bools, tissue: Bools, stride: i
     shape = (len(steps) // stride, stride, steps.shape[1])
 
     def means(values: Any, where: Bools) -> Any:
-        both = np.asarray(where[:, 1:] & where[:, :-1], np.float32)
-        counts = both.reshape(shape).sum(axis=1).astype(np.int64)
-        total = (values * both[..., None]).reshape(*shape, 3).sum(axis=1)
+        both = where[:, 1:] & where[:, :-1]
+        counts = both.reshape(shape).sum(axis=1, dtype=np.int64)
+        # Not a product with both[..., None]: along an axis of three NumPy goes pixel by pixel.
+        total = np.asarray(cv2.copyTo(values, both.view(np.uint8))).reshape(*shape, 3).sum(axis=1)
         total[counts < max(1, LEAST_SHARE * stride)] = np.nan
         return total / np.maximum(counts, 1)[..., None]
 

@@ -8,6 +8,7 @@ comparable with themselves**, at the same tile size, number of tiles, pixel size
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -56,8 +57,9 @@ def _patterns(tile: npt.NDArray[np.uint8]) -> Floats:
         height, width = inner.shape
         ring = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
         bits = np.stack([image[y : y + height, x : x + width] >= inner for y, x in ring])
-        changes = (bits != np.roll(bits, 1, axis=0)).sum(axis=0)
-        code = np.where(changes <= 2, bits.sum(axis=0), 9)
+        # In bytes: a sum of truth values is one of 64-bit integers.
+        changes = (bits != np.roll(bits, 1, axis=0)).sum(axis=0, dtype=np.uint8)
+        code = np.where(changes <= 2, bits.sum(axis=0, dtype=np.uint8), 9)
         shares.append(np.bincount(code.ravel(), minlength=10) / code.size)
         grey = cv2.resize(
             image, (max(3, image.shape[1] // 2), max(3, image.shape[0] // 2)), interpolation=cv2.INTER_AREA
@@ -68,14 +70,20 @@ def _patterns(tile: npt.NDArray[np.uint8]) -> Floats:
 def _spectrum(tile: npt.NDArray[np.uint8]) -> Floats:
     """Log power of the grey image in eight rings of spatial frequency, evenly spaced in octaves."""
     grey = np.asarray(cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY), np.float64)
-    window = np.hanning(grey.shape[0])[:, None] * np.hanning(grey.shape[1])
+    window, ring, counts = _rings(*grey.shape)
     power = np.abs(np.fft.rfft2((grey - grey.mean()) * window)) ** 2 / window.sum()
-    radius = np.hypot(np.fft.fftfreq(grey.shape[0])[:, None], np.fft.rfftfreq(grey.shape[1]))
-    ring = np.clip(np.floor(BANDS + 2 * np.log2(np.maximum(radius, 1e-9) / 0.5)), 0, BANDS - 1).astype(int)
-    sums = np.bincount(ring.ravel(), power.ravel(), BANDS) / np.maximum(
-        np.bincount(ring.ravel(), minlength=BANDS), 1
-    )
+    sums = np.bincount(ring, power.ravel(), BANDS) / counts
     return np.asarray(np.log(sums + 1e-3), np.float64)
+
+
+@lru_cache(maxsize=4)
+def _rings(height: int, width: int) -> tuple[Floats, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Window [y, x] of a tile of this size, the ring of each of its frequencies [n], and how many are in a ring, at least 1."""
+    window = np.hanning(height)[:, None] * np.hanning(width)
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    ring = np.clip(np.floor(BANDS + 2 * np.log2(np.maximum(radius, 1e-9) / 0.5)), 0, BANDS - 1)
+    ring = ring.astype(np.intp).ravel()
+    return window, ring, np.maximum(np.bincount(ring, minlength=BANDS), 1)
 
 
 def standardize(real: Floats, fake: Floats) -> tuple[Floats, Floats]:

@@ -26,7 +26,9 @@ from .cli_edges import edges
 from .cli_exports import to_geojson, to_png
 from .cli_nuclei import synthesize_nuclei
 from .cli_options import (
+    MPP,
     NAME,
+    SIZE,
     canvas_of,
     map_options,
     named_values,
@@ -34,10 +36,11 @@ from .cli_options import (
     palette_options,
     relabel_of,
     size_of,
-    tell_size,
+    write_mask,
     write_options,
 )
 from .cli_polygons import from_instances, from_polygons
+from .cli_seeds import colon, ellipses
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -45,15 +48,10 @@ if TYPE_CHECKING:
 
     from safron.io.legend import Label
 
-    from .write import Paint
-
 
 # Options
 
-MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 mpp_option = option("--mpp", MPP, "UM", type=PIXEL_SIZE, shown="the source's, if it says")
-SHARE = click.FloatRange(0, 1)
-SIZE = "Size of the mask: width and height, in pixels."
 
 
 # Commands
@@ -112,7 +110,7 @@ def import_(
     # Strips as wide as the image are read once, and not once for every chunk that they cross.
     strip = CHUNK, whole_chunks(min(mask.chunks[1], (1 << 26) // CHUNK))
     pieces = pieces_of(mask, strip, remedy="cut it up, or correct its metadata")
-    _write(
+    write_mask(
         out,
         lambda rows, cols: mask[rows, cols],
         mask.shape,
@@ -215,7 +213,7 @@ def from_geojson(
     for loss in drawing.losses():
         warn(NAME, loss)
     coverage = Coverage()
-    _write(
+    write_mask(
         out,
         lambda rows, cols: drawing.paint(rows, cols, coverage),
         (height, width),
@@ -237,120 +235,8 @@ def from_geojson(
         warn(NAME, f"{_polygons(between)} smaller than a pixel or between pixel centres, and not in the mask")
 
 
-@commands.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
-@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--size", SIZE, "W,H", parse=size_of, required=True)
-@option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
-@option(
-    "--style",
-    "tissue: packed ellipses with background beside and inside; speckle: as in the SAFRON paper, with single "
-    "background pixels strewn over the stroma.",
-    type=click.Choice(["tissue", "speckle"]),
-    default="tissue",
-)
-@option(
-    "--cell",
-    "Side of the square that holds 3 to 7 ellipses, in pixels; they grow with it.",
-    "PX",
-    type=click.IntRange(16),
-    shown="160 for tissue, 100 for speckle",
-)
-@option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
-@with_options(*write_options)
-def ellipses(
-    out: Path,
-    size: tuple[int, int],
-    seed: int,
-    style: Any,
-    cell: int | None,
-    mpp: float,
-    overwrite: bool,
-    workers: int | None,
-) -> None:
-    """Make a mask of any size from a seed.
-
-    Ellipses stand for glands. Every pixel depends only on the seed and its position, so that a smaller mask
-    is the corner of a larger one.
-    """
-    from .phantoms import Phantom
-    from .write import check_target
-
-    check_target(out, overwrite=overwrite)
-
-    phantom = Phantom(seed, style, cell or {"tissue": 160, "speckle": 100}[style])
-    _write(out, phantom.paint, size, mpp=mpp, workers=workers, overwrite=overwrite)
-
-
-@commands.command(epilog="\b\nExample:\n  safron-mask colon mask.zarr --size 20000,20000 --grade 2 --seed 7")
-@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--size", SIZE, "W,H", parse=size_of, required=True)
-@option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
-@option(
-    "--grade",
-    "0 healthy, 1 to 3 well, moderately and poorly differentiated cancer: glands lose their shape and their lumen.",
-    "N",
-    type=click.IntRange(0, 3),
-    default=0,
-)
-@option("--diameter", "Of a healthy gland, in pixels.", "PX", type=click.FloatRange(16), default=90.0)
-@option("--density", "Share of the places that have a gland, 0 to 1.", "SHARE", type=SHARE, default=1.0)
-@option(
-    "--overlap",
-    "How far glands and nuclei grow into their neighbours, 0 to 1.",
-    "SHARE",
-    type=SHARE,
-    default=0.0,
-)
-@option("--stroma", "Share of the tissue that has no glands, 0 to 1.", "SHARE", type=SHARE, default=0.1)
-@option(
-    "--outline",
-    "island: tissue with background around it; full: tissue everywhere.",
-    type=click.Choice(["island", "full"]),
-    default="island",
-)
-@option("--lumens", "Make lumens background, instead of a part of their gland.", is_flag=True)
-@option(
-    "--cellularity",
-    "Share of the places for nuclei that have one, 0 to 1. Above 0 the labels are 1 tissue, and nuclei: 2 epithelial, 3 inflammatory, "
-    "4 spindle.",
-    "SHARE",
-    type=SHARE,
-    default=0.0,
-)
-@option("--mpp", MPP, "UM", type=PIXEL_SIZE, default=1.0)
-@with_options(*write_options)
-def colon(
-    out: Path,
-    size: tuple[int, int],
-    mpp: float,
-    overwrite: bool,
-    workers: int | None,
-    **settings: Any,
-) -> None:
-    """Make a mask of colon tissue of any size, healthy or of a cancer grade.
-
-    Every pixel depends only on the options and its position, so that a smaller mask is the corner of a larger one.
-    """
-    from safron.io.legend import DEFAULT_LABELS
-
-    from .classes import shipped_tables
-    from .colon import Colon
-    from .write import check_target
-
-    check_target(out, overwrite=overwrite)
-    made, tissue = Colon(**settings), list[bool]()
-
-    def paint(rows: slice, cols: slice) -> Any:
-        labels = made.paint(rows, cols)
-        if not tissue and labels.any():
-            tissue.append(True)
-        return labels
-
-    labels = shipped_tables()["nuclei"].labels if settings["cellularity"] else DEFAULT_LABELS
-    _write(out, paint, size, mpp=mpp, workers=workers, overwrite=overwrite, labels=labels)
-    if not tissue:
-        hint = "pass --outline full, or another --seed" if settings["outline"] == "island" else "raise --size"
-        warn(NAME, f"{out}: all of it is background, since it lies beside the tissue; {hint}")
+commands.add_command(ellipses)
+commands.add_command(colon)
 
 
 @commands.command(epilog="\b\nExample:\n  safron-mask info mask.zarr")
@@ -402,24 +288,6 @@ def _polygons(counts: Counter[str]) -> str:
     several = counts.total() > 1
     names = ", ".join(f"{count} {name}" if several else name for name, count in counts.most_common(8))
     return f"{counts.total()} polygon{'s' * several} ({names}{', ...' * (len(counts) > 8)}) {'are' if several else 'is'}"
-
-
-def _write(
-    out: Path,
-    paint: Paint,
-    size: tuple[int, int],
-    *,
-    mpp: float | None,
-    pixels: int | None = None,
-    **options: Any,
-) -> None:
-    """Write a mask of `size` (height, width) piece by piece, of `pixels` where not all are drawn, and print what was written."""
-    from .write import write_labels
-
-    height, width = size
-    with pixel_progress(height * width if pixels is None else pixels) as advance:
-        write_labels(out, paint, height=height, width=width, mpp=mpp, progress=advance, **options)
-    tell_size(out, height, width, mpp)
 
 
 commands.add_command(synthesize_nuclei)

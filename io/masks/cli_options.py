@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import debug_option, option, warn
+from safron.io.progress import pixel_progress
 
 if TYPE_CHECKING:
     from .mask import LabelMask
     from .relabel import Relabel
+    from .write import Paint
 
 NAME = "safron-mask"
+MPP = "Pixel size, in micrometres per pixel; kept in the mask."
+SIZE = "Size of the mask: width and height, in pixels."
 
 
 def size_of(value: str) -> tuple[int, int]:
@@ -140,3 +144,21 @@ def canvas_of(
 def tell_size(out: Path, height: int, width: int, mpp: float | None) -> None:
     """Print what was written."""
     click.echo(f"{out}: {width} x {height} pixels" + (f", {mpp:g} um per pixel" if mpp else ""))
+
+
+def write_mask(
+    out: Path,
+    paint: Paint,
+    size: tuple[int, int],
+    *,
+    mpp: float | None,
+    pixels: int | None = None,
+    **options: Any,
+) -> None:
+    """Write a mask of `size` (height, width) piece by piece, of `pixels` where not all are drawn, and print what was written."""
+    from .write import write_labels
+
+    height, width = size
+    with pixel_progress(height * width if pixels is None else pixels) as advance:
+        write_labels(out, paint, height=height, width=width, mpp=mpp, progress=advance, **options)
+    tell_size(out, height, width, mpp)
