@@ -31,7 +31,7 @@ from safron.engine.evaluation.blinded_sheet import write_sheet
 from safron.io.errors import BadInput
 from safron.io.synthesis.shrinking import shrink_image, shrink_numbers
 from safron.io.synthesis.tiles import read_tiles
-from safron.training.averaging import follow
+from safron.training.config.averaging import follow
 from safron.training.fit_refiner import fit_refiner
 from safron.training.refiner.data import (
     Tiles,

@@ -155,6 +155,14 @@ def test_interiors_keep_apart_nuclei_that_touch() -> None:
     assert interior.sum() == 2 * 10 * 3
 
 
+def test_a_tile_without_nuclei_is_named() -> None:
+    tiles = Tiles([("a", tissue(100)), ("pale", tissue(100, nuclei=0))], TINY)
+    with pytest.raises(
+        BadInput, match="pale: nothing in it stands out by haematoxylin, .*, or leave this one out"
+    ):
+        tiles.textures  # noqa: B018
+
+
 def test_every_phase_trains_its_networks_and_no_others(tiles: Tiles) -> None:
     trainer = RefinerTrainer(TINY, tiles)
     # From zero the refiner would change nothing of what the first phase looks at.

@@ -294,7 +294,6 @@ def test_scratch_may_be_given(store: Proxy, tmp_path: Path, capfd: pytest.Captur
     assert cached(tmp_path) == []
 
 
-@pytest.mark.usefixtures("forked")
 def test_scratch_in_a_bucket(
     store: Proxy, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safron.training.averaging import follow
 from safron.training.beginning import begin, name_styles
 from safron.training.checkpoint import Checkpoint, load_same
 from safron.training.config import TrainConfig
+from safron.training.config.averaging import follow
 from safron.training.config.data_sets import DataFacts
 from safron.training.config.stopping import Diverged, own_folder, stop_requests, tell_what_is_kept
 from safron.training.data import Batch, draw_batches

@@ -24,6 +24,7 @@ from .stains import (
     nuclear_shares,
     segment,
     stain_densities,
+    stands_out,
     tissue_share,
     wider,
 )
@@ -36,9 +37,6 @@ SMALLEST = 64
 
 LEAST_TISSUE = 0.2
 """Share of a tile that must be tissue."""
-
-LEAST_CONTRAST = 0.1
-"""Density of haematoxylin by which nuclei must stand out from the rest of a tile; of 47 real tiles they do by 0.24 at least."""
 
 INPAINT_RADIUS = 3
 COVER_BLUR = 1.0
@@ -111,7 +109,11 @@ def make_texture(rgb: UInt8, *, rule: Rule = "otsu") -> Texture:
     if not inside.any():  # the darkest percent
         mean = density.mean(axis=2)
         inside = counted & (mean >= np.quantile(mean[counted], 0.99))
-    _check_contrast(rgb, inside, counted)
+    if not stands_out(stain_densities(rgb)[..., 0], inside, counted & ~inside):
+        # Drawn nuclei of its own colour would not be seen, while the mask would call them nuclei.
+        raise BadInput(
+            "nothing in it stands out by haematoxylin, so that nuclei in its colours would not be seen; give tiles with nuclei"
+        )
     cover = cv2.GaussianBlur(np.where(alien, np.uint8(255), np.uint8(0)), (5, 5), COVER_BLUR)
     return Texture(
         _at_least_a_cell(background),
@@ -120,16 +122,6 @@ def make_texture(rgb: UInt8, *, rule: Rule = "otsu") -> Texture:
         _at_least_a_cell(_detail(rgb, counted)),
         _at_least_a_cell(np.asarray(cover, np.uint8)),
     )
-
-
-def _check_contrast(rgb: UInt8, inside: Bool, counted: Bool) -> None:
-    """Refuse a tile upon which nuclei of its own colour would not be seen, while its mask would call them nuclei."""
-    haematoxylin = stain_densities(rgb)[..., 0]
-    rest = counted & ~inside
-    if not rest.any() or haematoxylin[inside].mean() - np.median(haematoxylin[rest]) < LEAST_CONTRAST:
-        raise BadInput(
-            "nothing in it stands out by haematoxylin, so that nuclei in its colours would not be seen; give tiles with nuclei"
-        )
 
 
 def _at_least_a_cell(image: npt.NDArray[Any]) -> npt.NDArray[Any]:

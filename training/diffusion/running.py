@@ -20,7 +20,7 @@ import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.fields import convert
 from safron.io.files import replacing, what_is_there
-from safron.training.averaging import follow
+from safron.training.config.averaging import follow
 from safron.training.config.exported import check_run_folder
 from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn

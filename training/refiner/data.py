@@ -90,8 +90,14 @@ class Tiles:
 
     @cached_property
     def textures(self) -> list[Texture]:
-        """What the tiles give to synthetic pictures."""
-        return [make_texture(rgb) for rgb in self._sources]
+        """What the tiles give to synthetic pictures.
+
+        Raises
+        ------
+        BadInput
+            Nothing in a tile looks like nuclei.
+        """
+        return [_texture(name, rgb) for name, rgb in zip(self.names, self._sources, strict=True)]
 
     def batch(self, number: int) -> Batch:
         """Draw batch `number`."""
@@ -206,6 +212,14 @@ def _crop(rng: np.random.Generator, image: UInt8, side: int) -> UInt8:
         if tissue_share(part) >= LEAST_TISSUE:
             break
     return _turned(part, int(rng.integers(8)))
+
+
+def _texture(name: str, rgb: UInt8) -> Texture:
+    """What one tile gives."""
+    try:
+        return make_texture(rgb)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}, or leave this one out") from error
 
 
 def _turned(image: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:

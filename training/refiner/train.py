@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safron.training.averaging import follow
+from safron.training.config.averaging import follow
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
