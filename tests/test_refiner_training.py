@@ -158,7 +158,7 @@ def test_interiors_keep_apart_nuclei_that_touch() -> None:
 def test_a_tile_without_nuclei_is_named() -> None:
     tiles = Tiles([("a", tissue(100)), ("pale", tissue(100, nuclei=0))], TINY)
     with pytest.raises(
-        BadInput, match="pale: nothing in it stands out by haematoxylin, .*, or leave this one out"
+        BadInput, match=r"pale: nothing in it stands out by haematoxylin, .*, or leave this one out"
     ):
         tiles.textures  # noqa: B018
 
