@@ -288,6 +288,11 @@ def test_a_resumed_run_is_the_same(tiles: Tiles, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a checkpoint of a refiner"):
         load(tmp_path / "whole/log.jsonl")
     assert json.loads((tmp_path / "whole/log.jsonl").read_text().splitlines()[-1])["step"] == 6
+    kept = torch.load(tmp_path / "parts/refiner.pt", weights_only=True)
+    del kept["state"]["average"]
+    torch.save(kept, tmp_path / "parts/refiner.pt")
+    with pytest.raises(BadInput, match="is of an earlier version, without 'average'; start over"):
+        fit_refiner(tiles, tmp_path / "parts", config, resume=True)
 
 
 def test_nuclei_are_found_apart_and_grown_to_their_border() -> None:

@@ -154,7 +154,12 @@ def _load_state(trainer: RefinerTrainer, path: Path) -> None:
         raise BadInput(
             f"{path} was made with other settings or tiles; give the same, or choose another folder"
         )
-    trainer.load_state_dict(state)
+    try:
+        trainer.load_state_dict(state)
+    except KeyError as error:
+        raise BadInput(
+            f"{path} is of an earlier version, without {error}; start over in another folder"
+        ) from error
 
 
 def _iterations(
