@@ -68,7 +68,7 @@ def _check_tiff(path: Path) -> None:
             page = file.pages.first
             compression, pixels = page.compression, page.imagewidth * page.imagelength
             whole = compression not in TIFF_CHECKED or pixels > MOST_PIXELS or _decodes(page)
-    except Exception:  # a broken header, of which OpenCV makes nothing
+    except Exception:  # a broken header raises errors of many kinds, and OpenCV refuses such a file
         return
     if compression not in TIFF_READ:
         name = getattr(compression, "name", str(compression))

@@ -121,6 +121,8 @@ def export_checkpoint(
         Generator (its name), licence and trained_on for the card, where they are not those that the run was given.
     default_style
         Image whose style is drawn where a user asks for none; None for the mean of the training images.
+    clear
+        Share of the way, 0 to 1, that background pixels beside tissue go to the background's colour.
 
     Raises
     ------

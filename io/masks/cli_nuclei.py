@@ -10,9 +10,7 @@ import click
 from safron.io.console import PIXEL_SIZE, debug_option, option, warn
 from safron.io.progress import pixel_progress
 
-from .cli_options import NAME, size_of
-
-SHARE = click.FloatRange(0, 1)
+from .cli_options import NAME, SHARE, size_of
 
 
 def _radius(value: str) -> tuple[float, float]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "safron-mask"
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 SIZE = "Size of the mask: width and height, in pixels."
+SHARE = click.FloatRange(0, 1)
 
 
 def size_of(value: str) -> tuple[int, int]:

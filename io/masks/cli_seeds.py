@@ -8,15 +8,17 @@ from typing import Any
 import click
 from safron.io.console import PIXEL_SIZE, option, warn, with_options
 
-from .cli_options import MPP, NAME, SIZE, size_of, write_mask, write_options
+from .cli_options import MPP, NAME, SHARE, SIZE, size_of, write_mask, write_options
 
-SHARE = click.FloatRange(0, 1)
+drawn = (
+    click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr"),
+    option("--size", SIZE, "W,H", parse=size_of, required=True),
+    option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0),
+)
 
 
 @click.command(epilog="\b\nExample:\n  safron-mask ellipses mask.zarr --size 20000,20000 --seed 7")
-@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--size", SIZE, "W,H", parse=size_of, required=True)
-@option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
+@with_options(*drawn)
 @option(
     "--style",
     "tissue: packed ellipses with background beside and inside; speckle: as in the SAFRON paper, with single "
@@ -58,9 +60,7 @@ def ellipses(
 
 
 @click.command(epilog="\b\nExample:\n  safron-mask colon mask.zarr --size 20000,20000 --grade 2 --seed 7")
-@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
-@option("--size", SIZE, "W,H", parse=size_of, required=True)
-@option("--seed", "Seed of every pixel, a whole number.", "N", type=int, default=0)
+@with_options(*drawn)
 @option(
     "--grade",
     "0 healthy, 1 to 3 well, moderately and poorly differentiated cancer: glands lose their shape and their lumen.",
