@@ -123,7 +123,7 @@ def test_soot_lies_upon_real_and_drawn_patches_alike(monkeypatch: pytest.MonkeyP
     assert torch.equal(clean.reference, sooty.reference)
     for kind in ("initial", "real"):
         darker = getattr(clean, kind) - getattr(sooty, kind)
-        assert darker.min() >= -0.6  # grain lies elsewhere in a nucleus that soot hides
+        assert darker.min() >= -0.7  # grain lies elsewhere in a nucleus that soot hides
         assert (darker > 0.1).float().mean() > 0.05, kind
     assert bool((sooty.targets <= clean.targets).all())
 

@@ -91,6 +91,20 @@ def test_pixels_of_nuclei_are_darker_than_tissue(whole: Picture) -> None:
     assert haematoxylin[whole.classes > 0].mean() > haematoxylin[whole.classes == 0].mean() + 0.3
 
 
+def test_many_nuclei_are_pale_inside_a_dark_rim(synthesizer: Synthesizer) -> None:
+    layout = Layout(7, 700, radius=(12, 16), cellularity=1.0, pleomorphism=0.0)
+    drawn = Synthesizer(synthesizer.textures, layout).draw(0, 0, 600, 700)
+    density = stains.densities(drawn.rgb).mean(axis=2)
+    ratios = []
+    for number in np.unique(drawn.instances[40:-40, 40:-40])[1:]:
+        depth = cv2.distanceTransform((drawn.instances == number).view(np.uint8), cv2.DIST_L2, 3)
+        if (depth > 7).sum() > 50:
+            ratios.append(density[depth > 7].mean() / density[(depth > 1) & (depth < 4)].mean())
+    assert len(ratios) > 30
+    assert np.mean(np.array(ratios) < 0.62) > 0.08
+    assert np.quantile(ratios, 0.8) > 0.9  # others are solid
+
+
 def test_seed_and_options_change_the_picture(synthesizer: Synthesizer) -> None:
     def drawn(**options: Any) -> npt.NDArray[np.uint32]:
         layout = Layout(**({"seed": 7, "width": 700} | options))

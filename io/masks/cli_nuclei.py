@@ -17,7 +17,7 @@ def _radius(value: str) -> tuple[float, float]:
     """Read LOW,HIGH."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)", value.replace(" ", ""))
     if match is None:
-        raise ValueError(f"{value!r} must be two numbers LOW,HIGH, as 5.5,12.5")
+        raise ValueError(f"{value!r} must be two numbers LOW,HIGH, as 4,17")
     return float(match[1]), float(match[2])
 
 
@@ -35,7 +35,7 @@ def _radius(value: str) -> tuple[float, float]:
     "Smallest and largest mean radius of a nucleus, in pixels.",
     "LOW,HIGH",
     parse=_radius,
-    default="5.5,12.5",
+    default="4,17",
 )
 @option("--cellularity", "How crowded nuclei are, 0 to 1.", "N", type=SHARE, default=0.5)
 @option("--pleomorphism", "How much nuclei differ in size and shape, 0 to 1.", "N", type=SHARE, default=0.5)

@@ -3,7 +3,7 @@
     background   cells of tissue without nuclei, `CELL` pixels a side, each a random part of a real tile, faded into its
                  neighbours over `FADE` pixels so that the contrast stays what it was
     texture      the same, of another tile's eosin; it modulates the colour of nuclei
-    mask         outlines filled, blurred at the border, cleared inside
+    mask         outlines filled, blurred at the border, cleared inside but for a rim and clumps
     picture      nuclei * mask + background * (1 - mask)       (Hou et al. 2017, equation 1)
     cover        ink, soot and dirt of the background lie upon everything: no nucleus is drawn or marked there
 
@@ -32,21 +32,23 @@ STRIDE = CELL - FADE
 SAME_TILE = 4
 """Cells along a side of a square that take their tissue from one tile."""
 
-BORDER_BLUR, CLEARING_BLUR = 1.1, 2.0
+BORDER_BLUR, CLEARING_BLUR = 1.1, 1.2
 """Standard deviations in pixels, of nuclear borders and of cleared interiors."""
 
-CLEARED = 0.5
-"""Share of the nuclei that are cleared, each by up to `MOST_CLEARED` of its colour."""
+CLEARED = 0.8
+"""Share of the nuclei whose chromatin is cleared, each by any part of its colour."""
 
-MOST_CLEARED = 0.55
-CLEARING_SIZE = 0.6
-"""Of the cleared interior, in radii of the nucleus."""
+CLEARING_SIZE = (0.65, 0.88)
+"""Least and largest cleared interior, in radii of the nucleus; the rest is its rim."""
+
+CLUMPS, CLUMP_COLOUR = (0.3, 1.0), 0.9
+"""Texture from which on chromatin stays in a cleared interior, and from which on it has this share of its colour."""
 
 MARGIN = 8
 """Pixels drawn around a window, for the blurs."""
 
-TEXTURE_GAIN, TONE = 0.16, 0.12
-"""Standard deviation of a nucleus's density from pixel to pixel, and from nucleus to nucleus."""
+TEXTURE_GAIN, TONE = 0.4, 0.2
+"""Standard deviation of a nucleus's density from pixel to pixel, and from nucleus to nucleus, as in labelled tiles of colon."""
 
 DENSITY_STEPS = 256.0
 _LIGHT = np.rint(256 * np.exp(-np.arange(2048) / DENSITY_STEPS) - 1).clip(0, 255).astype(np.uint8)
@@ -108,7 +110,8 @@ class Synthesizer:
         """
         background, tone, cover = self._background(y0, x0, y1, x1)
         nuclei = self.layout.near(y0 - MARGIN, x0 - MARGIN, y1 + MARGIN, x1 + MARGIN)
-        places, spread, weight = self._masks(nuclei, y0, x0, y1, x1)
+        detail = self._detail(y0, x0, y1, x1)
+        places, spread, weight = self._masks(nuclei, detail, y0, x0, y1, x1)
         if self.soot:
             dirt = soot(self.layout.seed, y0, x0, y1, x1, amount=self.soot)
             cover = np.where(dirt[..., 1] > HIDES, np.uint8(255), cover)
@@ -120,7 +123,6 @@ class Synthesizer:
         shades = 1 + TONE * normal(self.layout.seed, 70, *nuclei.places.T)
         shade = np.concatenate([[1.0], shades.clip(0.6, 1.5)]).astype(np.float32)
         shade = shade[spread]
-        detail = self._detail(y0, x0, y1, x1)
         density = tone * (shade * (1 + np.float32(TEXTURE_GAIN) * detail))[..., None]
         steps = np.rint(density * np.float32(DENSITY_STEPS)).clip(0, len(_LIGHT) - 1).astype(np.uint16)
         inside = _LIGHT[steps].astype(np.int32)
@@ -131,7 +133,7 @@ class Synthesizer:
         return Picture(rgb.astype(np.uint8), classes, instances)
 
     def _masks(
-        self, nuclei: Nuclei, y0: int, x0: int, y1: int, x1: int
+        self, nuclei: Nuclei, detail: Float32, y0: int, x0: int, y1: int, x1: int
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], UInt8]:
         """Places in `nuclei` from 1, the same with wider borders, and the blurred mask 0..255, all [y, x]."""
         # Outlines are drawn whole: what OpenCV clips, it may draw otherwise.
@@ -140,22 +142,25 @@ class Synthesizer:
         places, clear = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
         origin = np.array([x0 - more, y0 - more])
         outlines = _fixed(nuclei.outlines - origin)
-        inner = nuclei.centres[:, None] + CLEARING_SIZE * (nuclei.outlines - nuclei.centres[:, None])
-        inner_outlines = _fixed(inner - origin)
         seed, at = self.layout.seed, tuple(nuclei.places.T)
+        sizes = CLEARING_SIZE[0] + (CLEARING_SIZE[1] - CLEARING_SIZE[0]) * uniform(seed, 122, *at)
+        inner = nuclei.centres[:, None] + sizes[:, None, None] * (nuclei.outlines - nuclei.centres[:, None])
+        inner_outlines = _fixed(inner - origin)
         cleared = uniform(seed, 120, *at) < CLEARED
-        amounts = np.rint(255 * MOST_CLEARED * uniform(seed, 121, *at)).astype(int).tolist()
+        amounts = np.rint(255 * uniform(seed, 121, *at)).astype(int).tolist()
         for number, outline in enumerate(outlines):
             cv2.fillPoly(places, [outline], number + 1, shift=4)
             cv2.fillPoly(clear, [outline], 0, shift=4)
             if cleared[number]:
                 cv2.fillPoly(clear, [inner_outlines[number]], amounts[number], shift=4)
         filled = np.where(places > 0, np.uint8(255), np.uint8(0))
-        border = np.asarray(cv2.GaussianBlur(filled, (7, 7), BORDER_BLUR)).astype(np.uint16)
-        hole = np.asarray(cv2.GaussianBlur(clear, (13, 13), CLEARING_BLUR)).astype(np.uint16)
-        weight = (border * (255 - hole) + 127) // 255
+        border = np.asarray(cv2.GaussianBlur(filled, (7, 7), BORDER_BLUR))
+        hole = np.asarray(cv2.GaussianBlur(clear, (9, 9), CLEARING_BLUR))
         window = np.s_[more:-more, more:-more]
-        return places[window], _spread(places)[window], weight[window].astype(np.uint8)
+        clumps = ((detail - CLUMPS[0]) / (CLUMPS[1] - CLUMPS[0])).clip(0, 1)
+        kept = 255 - hole[window] * (1 - np.float32(CLUMP_COLOUR) * clumps)
+        weight = np.rint(border[window] * kept / 255).astype(np.uint8)
+        return places[window], _spread(places)[window], weight
 
     def _background(self, y0: int, x0: int, y1: int, x1: int) -> tuple[UInt8, Float32, UInt8]:
         """Tissue without nuclei and the density of nuclei there, [y, x, 3], and what covers both, 0..255 [y, x]."""

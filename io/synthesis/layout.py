@@ -89,7 +89,7 @@ class Layout:
 
     seed: int
     width: int
-    radius: tuple[float, float] = (5.5, 12.5)
+    radius: tuple[float, float] = (4.0, 17.0)
     cellularity: float = 0.5
     pleomorphism: float = 0.5
 

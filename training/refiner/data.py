@@ -137,7 +137,7 @@ class Tiles:
         layout = Layout(
             int(rng.integers(1 << 31)),
             side,
-            cellularity=float(rng.uniform(0.15, 1.0)),
+            cellularity=float(rng.uniform(0.01, 1.0)),
             pleomorphism=float(rng.uniform(0, 1)),
         )
         amount = float(rng.uniform(0, MOST_SOOT)) if rng.random() < SOOTY else 0.0
