@@ -3,7 +3,8 @@
 SECONDS pass before what is finished is brought to disk.
 
 Prints the process id, and after the render's end its exit status. The identity generator sleeps a little for each
-patch, and adds a byte to the file ``count``; worker processes import this file, too, and so have the same one.
+patch, and adds a byte to the file ``count``. Worker processes have the same one: they are forked, too, from a server that
+is itself a fork of the render before its first thread, and so has loaded all of this.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import dask
+import distributed
 from safron.engine import cli, rendering
 from safron.engine import slide_list as batch
 from safron.engine.execution import batch_system as jobs
 from safron.engine.execution import cluster_start as cluster
+from safron.engine.execution import dask_worker
 from safron.engine.generator.model import IdentityModel
 from safron.engine.scratch import mask_watch as guard
 from safron.engine.scratch import render_state as state
 
-LOADED = (batch, cluster, jobs, rendering)
+LOADED = (batch, cluster, dask_worker, distributed, jobs, rendering)
 SECONDS = 0.012
 paint = IdentityModel.__call__
 
@@ -39,8 +45,33 @@ def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
 
 IdentityModel.__call__ = slow  # type: ignore[method-assign]
 guard.pause = lambda seconds: 0.0
-# Workers fork, too, from a server that has loaded Dask.
 dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+
+
+def serve(code: str, fds: Sequence[int]) -> NoReturn:
+    """Be the server of workers; as in one that starts anew, no other file is open."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in fds:
+            with suppress(OSError):
+                os.close(int(name))
+    try:
+        exec(code)
+    finally:
+        os._exit(0)
+
+
+def fork(path: str, args: Sequence[str], fds: Sequence[int]) -> int:
+    """Fork where multiprocessing would start Python with the arguments ``-c CODE``."""
+    return os.fork() or serve(args[-1], fds)
+
+
+def start_server() -> None:
+    """Start the server that workers fork from."""
+    resource_tracker.ensure_running()
+    forkserver.set_forkserver_preload([])
+    util.spawnv_passfds, spawn = fork, util.spawnv_passfds
+    forkserver.ensure_running()
+    util.spawnv_passfds = spawn
 
 
 def main() -> None:
@@ -53,6 +84,8 @@ def main() -> None:
             os.chdir(folder)
             sys.stdin.close()
             os.dup2(2, 1)  # only we talk to the test
+            if "processes" in args:
+                start_server()
             cli.main(args)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
