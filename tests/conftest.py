@@ -122,15 +122,30 @@ def digest(masked: Path, capfd: pytest.CaptureFixture[str]) -> str:
     return undisturbed_digest(capfd)
 
 
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """What forks slow renders."""
+    from slow_renders import Nursery
+
+    started = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield started
+    started.close()
+
+
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Workers fork from a server that has loaded Dask, which saves half a second each; others start as those of users do."""
+    """Workers fork from a server that has loaded what they need, which saves a second each; others start as those of users do."""
     import dask
+    from distributed.utils import get_mp_context
 
     name = "distributed.worker.multiprocessing-method"
     # Of programs that the test starts, too.
     monkeypatch.setenv(f"DASK_{name.replace('.', '__').replace('-', '_').upper()}", "forkserver")
     with dask.config.set({name: "forkserver"}):
+        # The first call sets a list of its own.
+        get_mp_context().set_forkserver_preload(
+            ["distributed", "numpy.random", "safron.engine.execution.dask_worker"]
+        )
         yield
 
 

@@ -1,59 +1,42 @@
-"""Forks renders, so that none of them waits for imports: a line of JSON [FOLDER, ARGUMENTS, SECONDS] each, on stdin.
+"""Forks renders with the generator of `slow_render`, so that none waits for imports: a line of JSON each on stdin.
 
-SECONDS pass before what is finished is brought to disk.
+It names the folder, the ``args``, the ``environment``, the files for what is ``printed``, and how many ``seconds`` pass before
+what is finished is brought to disk. Prints the process id, and after the render's end its exit status.
 
-Prints the process id, and after the render's end its exit status. The identity generator sleeps a little for each
-patch, and adds a byte to the file ``count``. Worker processes have the same one: they are forked, too, from a server that
-is itself a fork of the render before its first thread, and so has loaded all of this.
+If the worker processes are to be ``forked`` they are so from a server that is itself a fork of the render before its first
+thread, and so has loaded all of this; else they start as those of users do.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing import forkserver, resource_tracker, util
+from importlib import import_module
+from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any, NoReturn
 
-import dask
-import distributed
-from safron.engine import cli, rendering
-from safron.engine import slide_list as batch
-from safron.engine.execution import batch_system as jobs
-from safron.engine.execution import cluster_start as cluster
-from safron.engine.execution import dask_worker
-from safron.engine.generator.model import IdentityModel
-from safron.engine.scratch import mask_watch as guard
+import slow_render
 from safron.engine.scratch import render_state as state
 
-LOADED = (batch, cluster, dask_worker, distributed, jobs, rendering)
-SECONDS = 0.012
-paint = IdentityModel.__call__
-
-
-def slow(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
-    """Sleep, count, paint."""
-    time.sleep(SECONDS)
-    with Path("count").open("ab") as file:
-        file.write(bytes(1))
-    return paint(self, labels, noise)
-
-
-IdentityModel.__call__ = slow  # type: ignore[method-assign]
-guard.pause = lambda seconds: 0.0
-dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+LOADED = ("distributed", *(f"safron.engine.{name}" for name in ("rendering", "slide_list")))
+LOADED += tuple(
+    f"safron.engine.execution.{name}" for name in ("batch_system", "cluster_start", "dask_worker")
+)
+"""What renders load on their way. Worker processes that are not forked import this file, and load what they need."""
 
 
 def serve(code: str, fds: Sequence[int]) -> NoReturn:
     """Be the server of workers; as in one that starts anew, no other file is open."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in fds:
-            with suppress(OSError):
-                os.close(int(name))
+    for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if number > 2 and number not in fds:
+            with suppress(OSError):  # the list's own
+                os.close(number)
     try:
         exec(code)
     finally:
@@ -67,26 +50,45 @@ def fork(path: str, args: Sequence[str], fds: Sequence[int]) -> int:
 
 def start_server() -> None:
     """Start the server that workers fork from."""
-    resource_tracker.ensure_running()
+    import dask
+    from safron.engine.execution.cluster_start import _quiet_tracker
+
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    _quiet_tracker()
     forkserver.set_forkserver_preload([])
     util.spawnv_passfds, spawn = fork, util.spawnv_passfds
     forkserver.ensure_running()
     util.spawnv_passfds = spawn
 
 
+def render(wanted: dict[str, Any]) -> NoReturn:
+    """Be a render."""
+    os.setsid()  # signals to its group come to no other process
+    sys.stdin.close()
+    os.open(os.devnull, os.O_RDONLY)
+    for number, path in enumerate(wanted["printed"], 1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(wanted["folder"])
+    os.environ |= wanted["environment"]
+    state.SYNC_SECONDS = wanted["seconds"]
+    if wanted["forked"]:
+        start_server()
+    slow_render.main(wanted["args"])
+
+
 def main() -> None:
     """Serve until stdin ends."""
+    for name in LOADED:
+        import_module(name)
     for line in sys.stdin:
-        folder, args, seconds = json.loads(line)
+        wanted = json.loads(line)
         pid = os.fork()
         if not pid:
-            state.SYNC_SECONDS = seconds
-            os.chdir(folder)
-            sys.stdin.close()
-            os.dup2(2, 1)  # only we talk to the test
-            if "processes" in args:
-                start_server()
-            cli.main(args)
+            render(wanted)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

@@ -7,20 +7,16 @@ Drivers are forked from a process that has loaded everything, so that a run take
 from __future__ import annotations
 
 import json
-import os
 import random
-import select
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from cases import write_mask
+from slow_renders import Nursery, SlowRender
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 
@@ -29,73 +25,19 @@ MOST = 6  # patches of one task
 WORKERS = 2
 ARGS = (
     "mask.zarr out.tiff --model identity --tile 64 --block 128 --tiff-tile 64 --level-count 3 --mpp 0.5 "
-    f"--device cpu --threads 1 --batch 1 --quiet --workers {WORKERS} --report report.json"
-).split()
-PROCESSES = [*ARGS, "--executor", "processes"]
+    f"--device cpu --threads 1 --batch 1 --quiet --workers {WORKERS} --report report.json "
+)
+PROCESSES = ARGS + "--executor processes"
 # At most 2 x workers + 2 tasks are in flight; any of them may be done and not yet in the journal.
 IN_FLIGHT = 2 * WORKERS + 2
 
 
-@dataclass
-class Nursery:
-    """A process that forks renders: it has loaded all that they need."""
-
-    process: subprocess.Popen[str]
-
-    def start(self, folder: Path, args: list[str], *, seconds: float = 0.0) -> Render:
-        """Fork a render that works in `folder` and brings its work to disk every so many seconds."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(json.dumps([str(folder), args, seconds]), file=self.process.stdin, flush=True)
-        return Render(folder, int(self.process.stdout.readline()), self)
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit status of the render, or None while it runs."""
-        assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], seconds)[0]:
-            return None
-        return int(self.process.stdout.readline())
-
-
-@dataclass
-class Render:
-    """A render at work."""
-
-    folder: Path
-    pid: int
-    nursery: Nursery
-
-    @property
-    def made(self) -> int:
-        """Patches made in this folder so far, by all runs."""
-        count = self.folder / "count"
-        return count.stat().st_size if count.exists() else 0
-
-    def workers(self) -> list[psutil.Process]:
-        """Its worker processes."""
-        children = psutil.Process(self.pid).children(recursive=True)
-        return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
-
-    def finish(self) -> int:
-        """Wait for its end; return its exit status."""
-        status = self.nursery.wait(60)
-        assert status is not None
-        return status
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    program = Path(__file__).with_name("nursery.py")
-    process = subprocess.Popen(
-        [sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+def start(nursery: Nursery, folder: Path, args: str, *, sync: float = 0.0) -> SlowRender:
+    """Start a render that works in `folder` and brings its work to disk every so many seconds."""
+    forked = PROCESSES in args
+    return SlowRender(
+        nursery, args, seconds=0.012, folder=folder, sync=sync, count=folder / "count", forked=forked
     )
-    yield Nursery(process)
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(20)
-    assert process.stdout is not None
-    process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +45,7 @@ def digest(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of a run that nothing disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
     write_mask(folder / "mask.zarr", HEIGHT, WIDTH)
-    assert nursery.start(folder, ARGS).finish() == 0
+    assert start(nursery, folder, ARGS).wait(60) == 0
     report = json.loads((folder / "report.json").read_text())
     assert report["patches"] == PATCHES
     found: str = report["digest"]
@@ -143,7 +85,7 @@ def test_a_driver_whose_boundary_sums_are_in_memory_is_killed(
 
 
 def kill_drivers(
-    args: list[str],
+    args: str,
     chance: random.Random,
     nursery: Nursery,
     digest: str,
@@ -155,26 +97,26 @@ def kill_drivers(
     write_mask(folder / "mask.zarr", HEIGHT, WIDTH)
     trials = crashes = 0
     for _ in range(chance.choice([1, 1, 2])):
-        render = nursery.start(folder, args, seconds=seconds)
+        render = start(nursery, folder, args, sync=seconds)
         trials += 1
         goal = render.made + chance.randrange(1, PATCHES)
         status = None
         while status is None and render.made < goal:
-            status = nursery.wait(0.002)
+            status = render.wait(0.002)
         if status is not None:  # it was nearly done before, and is now
             assert status == 0
             break
         time.sleep(chance.random() * 0.02)
-        workers = render.workers()
-        os.kill(render.pid, signal.SIGKILL)
-        status = render.finish()
+        workers = render.children()
+        render.send(signal.SIGKILL)
+        status = render.wait(60)
         _, alive = psutil.wait_procs(workers, timeout=30)
         assert not alive, "a worker outlived its driver"
         if status == 0:
             break
         crashes += 1
     else:
-        assert nursery.start(folder, ARGS).finish() == 0
+        assert start(nursery, folder, ARGS).wait(60) == 0
         trials += 1
     made = (folder / "count").stat().st_size
     check(folder, digest, made=made - trials, crashes=crashes, at_once=not seconds)
@@ -185,12 +127,12 @@ def test_a_worker_is_killed(seed: int, nursery: Nursery, digest: str, tmp_path: 
     """The driver goes on: Dask starts another worker, and the block in work is made there."""
     chance = random.Random(seed)
     write_mask(tmp_path / "mask.zarr", HEIGHT, WIDTH)
-    render = nursery.start(tmp_path, PROCESSES)
+    render = start(nursery, tmp_path, PROCESSES)
     goal = chance.randrange(2, PATCHES // 2)
     while render.made < goal:
-        assert nursery.wait(0.002) is None
-    victim = chance.choice(render.workers())
+        assert render.wait(0.002) is None
+    victim = chance.choice(render.children())
     victim.kill()
-    assert render.finish() == 0
+    assert render.wait(60) == 0
     made = (tmp_path / "count").stat().st_size
     check(tmp_path, digest, made=made - 1, crashes=1)

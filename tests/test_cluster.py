@@ -36,6 +36,7 @@ from safron.engine.system.gpus import GPU_BLOCKS, visible_gpus, worker_gpus
 from safron.engine.system.signals import interrupts_later
 from safron.io.errors import BadInput, Failed
 from safron.io.fields import convert
+from slow_renders import Nursery, SlowRender
 
 HEIGHT, WIDTH, PATCHES, BLOCKS = 500, 700, 176, 24
 ARGS = (
@@ -64,42 +65,6 @@ def digest(here: Path, capfd: pytest.CaptureFixture[str]) -> str:
     return _digests[0]
 
 
-class Slow:
-    """A render by worker processes in another process, slow enough to be interrupted."""
-
-    def __init__(self, args: str, *, seconds: float = 0.02) -> None:
-        command = [sys.executable, TESTS / "slow_render.py", "patches.made", str(seconds), *args.split()]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env=os.environ | {"PYTHONFAULTHANDLER": "1"},
-        )  # fmt: skip
-
-    def wait_for_patches(self, count: int) -> None:
-        made = Path("patches.made")
-        while not (made.exists() and made.stat().st_size >= count):
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.02)
-
-    def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-    def end(self) -> tuple[str, str]:
-        """Its output until it ends; if it does not end, where its threads are."""
-        try:
-            return self.process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)
-            pytest.fail(f"does not end: {self.process.communicate()[1]}")
-
-    def __enter__(self) -> Slow:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
 def gone(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=40)
     return not alive
@@ -122,20 +87,18 @@ def test_worker_processes_make_the_same_slide(here: Path, digest: str) -> None:
 
 @pytest.mark.parametrize("how", ["INT to all", "TERM", "KILL"])
 def test_no_worker_outlives_its_driver(
-    how: str, here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+    how: str, here: Path, nursery: Nursery, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Slow(PROCESSES) as slow:
-        slow.wait_for_patches(60)
-        workers = slow.workers()
-        assert len(workers) == 2
-        if how == "INT to all":  # as a terminal does
-            os.killpg(slow.process.pid, signal.SIGINT)
-        else:
-            slow.process.send_signal(signal.Signals[f"SIG{how}"])
-        out, err = slow.end()
+    forked = how == "TERM"  # which comes to the driver alone; no other signal may leave a worker of users
+    with SlowRender(nursery, PROCESSES, forked=forked) as slow:
+        slow.wait_for(lambda: slow.made >= 60)
+        workers = slow.children() if forked else slow.spawned()
+        assert len(workers) == 2 + forked, "and the server that forked them"
+        slow.send(signal.Signals[f"SIG{how.split()[0]}"], to_all=how.endswith("to all"))
+        code, out, err = slow.ended()
         assert gone(workers)
     if how != "KILL":
-        assert (slow.process.returncode, out) == (130, "")
+        assert (code, out) == (130, "")
         said = [line for line in err.splitlines() if not re.match(r"\d+/\d+ patches, ", line)]
         assert said == ["safron-render: interrupted; finished blocks are kept, the same command continues"]
     report = render_cli(capfd, ARGS + "--workers 1")
@@ -144,19 +107,14 @@ def test_no_worker_outlives_its_driver(
 
 
 @pytest.mark.parametrize("how", ["INT to all", "INT", "TERM to all"])
-def test_an_interrupt_while_workers_start_is_one_line(how: str, here: Path) -> None:
-    with Slow(PROCESSES) as slow:
-        workers: list[psutil.Process] = []
-        while not workers:
-            assert slow.process.poll() is None, slow.process.communicate()
-            workers = slow.workers()
-            time.sleep(0.01)
-        send = os.killpg if how.endswith("to all") else os.kill
-        send(slow.process.pid, signal.Signals[f"SIG{how.split()[0]}"])
-        out, err = slow.end()
+def test_an_interrupt_while_workers_start_is_one_line(how: str, here: Path, nursery: Nursery) -> None:
+    with SlowRender(nursery, PROCESSES) as slow:
+        slow.wait_for(lambda: bool(slow.spawned()))
+        workers = slow.spawned()
+        slow.send(signal.Signals[f"SIG{how.split()[0]}"], to_all=how.endswith("to all"))
+        ended = slow.ended()
         assert gone(workers)
-    assert (slow.process.returncode, out) == (130, "")
-    assert err == "safron-render: interrupted; nothing was written\n"
+    assert ended == (130, "", "safron-render: interrupted; nothing was written\n")
     assert [path.name for path in here.iterdir() if path.name.startswith("out")] == []
 
 
@@ -307,7 +265,7 @@ class Running:
         self.file = folder / "scheduler.json"
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         program = [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0"]
-        program += ["--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(self.file), *more]
+        program += ["--no-dashboard", "--scheduler-file", str(self.file), *more]
         self.scheduler = subprocess.Popen(program, **quiet)  # type: ignore[call-overload]
         worker = [
             sys.executable,

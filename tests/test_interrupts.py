@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ import pytest
 import safron
 from cases import render_cli
 from safron.engine.scratch.journal import read_journal
+from slow_renders import Nursery, SlowRender
 from small_renders import ARGS, PATCHES, undisturbed_digest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -26,36 +26,17 @@ NOTHING = "safron-render: interrupted; nothing was written\n"
 PROCESSES = "--executor processes --workers 2"
 
 
-class StuckRender:
-    """A render in another process, one of whose generator calls takes a minute."""
+def stuck_render(nursery: Nursery, more: str = "", *, after: int = 24, forked: bool = False) -> SlowRender:
+    """A render one of whose generator calls takes a minute."""
+    return SlowRender(nursery, f"{ARGS} {more}", seconds=0.001, stuck_after=after, forked=forked)
 
-    def __init__(self, more: str = "", *, after: int = 24) -> None:
-        script = Path(__file__).with_name("slow_render.py")
-        self.process = subprocess.Popen(
-            [sys.executable, script, "made", "0.001", *ARGS.split(), *more.split()],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"STUCK_AFTER": str(after), "PYTHONPATH": str(Path(__file__).parent)},
-        )  # fmt: skip
 
-    def __enter__(self) -> StuckRender:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def wait_for(self, done: Callable[[], bool]) -> None:
-        while not done():
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.02)
-
-    def end(self, *signals: signal.Signals, apart: float = 0.03) -> tuple[int, str, str]:
-        """Send signals; give code, stdout and stderr of a process that ends within 5 s of the first."""
-        for number in signals:
-            self.process.send_signal(number)
-            time.sleep(apart)
-        out, err = self.process.communicate(timeout=20)  # 5 s on an idle machine
-        return self.process.returncode, out, err
+def end(render: SlowRender, *signals: signal.Signals, apart: float = 0.03) -> tuple[int, str, str]:
+    """Send signals; give code, stdout and stderr of a process that ends within 5 s of the first on an idle machine."""
+    for number in signals:
+        render.send(number)
+        time.sleep(apart)
+    return render.ended(within=20)
 
 
 def stuck() -> bool:
@@ -81,40 +62,39 @@ def handles(process: subprocess.Popen[str], number: signal.Signals) -> bool:
     ids=str,
 )
 def test_a_signal_ends_a_render_whose_generator_does_not_return(
-    by: signal.Signals, more: str, masked: Path, capfd: pytest.CaptureFixture[str]
+    by: signal.Signals, more: str, masked: Path, nursery: Nursery, capfd: pytest.CaptureFixture[str]
 ) -> None:
     digest = undisturbed_digest(capfd)
-    with StuckRender(more) as render:
+    with stuck_render(nursery, more, forked=more == PROCESSES) as render:
         render.wait_for(lambda: stuck() and JOURNAL.exists() and len([*read_journal(JOURNAL)]) > 2)
-        assert render.end(by) == (130, "", KEPT)
+        assert end(render, by) == (130, "", KEPT)
     assert len([*read_journal(JOURNAL)]) > 2
     report = render_cli(capfd, ARGS)
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
-def test_worker_processes_do_not_outlive_a_render(masked: Path) -> None:
-    with StuckRender(PROCESSES) as render:
+def test_worker_processes_do_not_outlive_a_render(masked: Path, nursery: Nursery) -> None:
+    with stuck_render(nursery, PROCESSES) as render:
         render.wait_for(stuck)
-        children = psutil.Process(render.process.pid).children(recursive=True)
-        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        workers = render.spawned()
         assert len(workers) == 2
-        render.process.send_signal(signal.SIGTERM)
-        assert render.process.wait(timeout=20) == 130
+        render.send(signal.SIGTERM)
+        assert render.wait(20) == 130
         _, alive = psutil.wait_procs(workers, timeout=0.5)
         assert not alive
 
 
 @pytest.mark.parametrize("apart", [0.03, 1.2], ids=["at once", "later"])
-def test_two_signals_are_one_line(apart: float, masked: Path) -> None:
-    with StuckRender() as render:
+def test_two_signals_are_one_line(apart: float, masked: Path, nursery: Nursery) -> None:
+    with stuck_render(nursery) as render:
         render.wait_for(stuck)
-        assert render.end(signal.SIGINT, signal.SIGINT, apart=apart) == (130, "", KEPT)
+        assert end(render, signal.SIGINT, signal.SIGINT, apart=apart) == (130, "", KEPT)
 
 
-def test_the_warm_up_is_interrupted(masked: Path) -> None:
-    with StuckRender(after=0) as render:
+def test_the_warm_up_is_interrupted(masked: Path, nursery: Nursery) -> None:
+    with stuck_render(nursery, after=0) as render:
         render.wait_for(stuck)
-        code, out, err = render.end(signal.SIGINT)
+        code, out, err = end(render, signal.SIGINT)
         assert (code, out) == (130, "")
         assert err in (KEPT, NOTHING)
     assert sorted(path.name for path in masked.iterdir()) == ["mask.zarr", "stuck"]
@@ -137,10 +117,11 @@ def test_a_signal_while_python_starts_is_no_traceback(by: signal.Signals, masked
 
 def test_a_signal_that_is_ignored_stays_so(masked: Path) -> None:
     """As below nohup, where a closed terminal ends nothing."""
-    command = (
-        f"trap '' HUP; exec {sys.executable} {Path(__file__).with_name('slow_render.py')} made 0.02 {ARGS}"
-    )
-    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = f"trap '' HUP; exec {sys.executable} {Path(__file__).with_name('slow_render.py')} {ARGS}"
+    environment = os.environ | {"SLOW_COUNT": "made", "SLOW_SECONDS": "0.02"}
+    with subprocess.Popen(
+        ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
         while not Path("made").exists():
             assert process.poll() is None
             time.sleep(0.02)
@@ -154,13 +135,13 @@ def test_a_signal_that_is_ignored_stays_so(masked: Path) -> None:
 
 @pytest.mark.parametrize("more", ["", "--workers 3", PROCESSES], ids=["one thread", "threads", "processes"])
 def test_a_call_longer_than_the_limit_ends_the_render(
-    more: str, masked: Path, capfd: pytest.CaptureFixture[str]
+    more: str, masked: Path, nursery: Nursery, capfd: pytest.CaptureFixture[str]
 ) -> None:
     digest = undisturbed_digest(capfd)
-    with StuckRender(f"{more} --patch-timeout 1.5") as render:
+    with stuck_render(nursery, f"{more} --patch-timeout 1.5", forked=more == PROCESSES) as render:
         render.wait_for(stuck)
-        out, err = render.process.communicate(timeout=9)
-    assert (render.process.returncode, out) == (1, "")
+        code, out, err = render.ended(within=9)
+    assert (code, out) == (1, "")
     (line,) = err.splitlines()
     for text in (
         "--patch-timeout 1.5: a call of the generator has taken ",
@@ -174,10 +155,10 @@ def test_a_call_longer_than_the_limit_ends_the_render(
     assert (report["run"], report["digest"]) == (PATCHES, digest)
 
 
-def test_a_first_call_longer_than_the_limit_is_refused(masked: Path) -> None:
-    with StuckRender("--patch-timeout 1", after=0) as render:
-        out, err = render.process.communicate(timeout=20)
-    assert (render.process.returncode, out) == (1, "")
+def test_a_first_call_longer_than_the_limit_is_refused(masked: Path, nursery: Nursery) -> None:
+    with stuck_render(nursery, "--patch-timeout 1", after=0) as render:
+        code, out, err = render.ended(within=20)
+    assert (code, out) == (1, "")
     assert "--patch-timeout 1: the first call of the generator has taken 1." in err
     assert len(err.splitlines()) == 1
 

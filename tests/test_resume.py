@@ -7,10 +7,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +25,7 @@ from safron.engine.scratch.journal import read_journal
 from safron.engine.scratch.lock import run_lock
 from safron.io.errors import BadInput
 from safron.io.slides.writer import SlideWriter
+from slow_renders import Nursery, SlowRender
 from small_renders import (
     ARGS,
     BLOCKS,
@@ -69,39 +68,6 @@ def finish(
 # Signals
 
 
-class SlowRender:
-    """A render in another process, slow enough to be interrupted."""
-
-    def __init__(self, args: str, *, seconds: float = 0.04) -> None:
-        self._count = Path("patches.made")
-        script = Path(__file__).with_name("slow_render.py")
-        command = [sys.executable, script, self._count, str(seconds), *args.split()]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def __enter__(self) -> SlowRender:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-        self._count.unlink(missing_ok=True)
-
-    @property
-    def made(self) -> int:
-        """Patches so far, without the warm-up."""
-        return self._count.stat().st_size - 1 if self._count.exists() else -1
-
-    def wait_for(self, done: Callable[[], bool]) -> None:
-        while not done():
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.01)
-
-    def stop(self, by: signal.Signals) -> tuple[int, str, str]:
-        self.process.send_signal(by)
-        out, err = self.process.communicate(timeout=60)
-        return self.process.returncode, out, err
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(
     ("by", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 3)], ids=["SIGINT", "SIGTERM"]
@@ -110,38 +76,44 @@ def test_a_signal_keeps_finished_blocks(
     by: signal.Signals,
     workers: int,
     masked: Path,
+    nursery: Nursery,
     digest: str,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    args = f"{ARGS} --workers {workers}"
-    with SlowRender(args) as render:
+    with SlowRender(nursery, f"{ARGS} --workers {workers}", seconds=0.04) as render:
         render.wait_for(lambda: journaled()[1] >= 2)
         seen = render.made
-        assert render.stop(by) == (
+        render.send(by)
+        assert render.ended() == (
             130,
             "",
             "safron-render: interrupted; finished blocks are kept, the same command continues\n",
         )
-        made = render.made
+        made = render.made - 1
     assert left_over() == ["out.tiff.part", "out.tiff.safron"]
     most = 15  # patches of one task
     assert made - journaled()[0] <= workers * most, "at most the blocks in flight are lost"
-    assert made - seen <= 3 * workers, "they stop at once"
+    assert made + 1 - seen <= 3 * workers, "they stop at once"
     finish(capfd, monkeypatch, digest)
     assert left_over() == ["out.tiff"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_a_killed_render_holds_no_lock_and_loses_no_block(
-    masked: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    masked: Path,
+    nursery: Nursery,
+    digest: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with SlowRender(ARGS) as render:
+    with SlowRender(nursery, ARGS, seconds=0.04) as render:
         render.wait_for(lambda: journaled()[1] >= 2)
-        second = ExpectFail("", "", ("another render of it is running", f"(process {render.process.pid} on "))
+        second = ExpectFail("", "", ("another render of it is running", f"(process {render.pid} on "))
         for more in ("", "--overwrite", "--seed 1", "--overwrite --seed 1", "--scratch ."):
             check_fail(run_cli(capfd, f"{ARGS} {more}"), second)
-        assert render.stop(signal.SIGKILL) == (-signal.SIGKILL, "", "")
+        render.send(signal.SIGKILL)
+        assert render.ended() == (-signal.SIGKILL, "", "")
     assert left_over() == ["out.tiff.part", "out.tiff.safron", "out.tiff.safron.lock"]
     # What a crash may leave behind the last whole entry and the last whole tile.
     with (SCRATCH / "journal.jsonl").open("ab") as journal, Path("out.tiff.part").open("ab") as part:
@@ -152,13 +124,13 @@ def test_a_killed_render_holds_no_lock_and_loses_no_block(
 
 
 def test_a_second_render_is_refused_while_the_first_ends_well(
-    masked: Path, digest: str, capfd: pytest.CaptureFixture[str]
+    masked: Path, nursery: Nursery, digest: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with SlowRender(ARGS + "--report r.json") as render:
-        render.wait_for(lambda: render.made >= 1)
+    with SlowRender(nursery, ARGS + "--report r.json", seconds=0.04) as render:
+        render.wait_for(lambda: render.made >= 2)
         check_fail(run_cli(capfd, ARGS), ExpectFail("", "", ("out.tiff: another render of it is running",)))
-        _, err = render.process.communicate(timeout=60)
-        assert (render.process.returncode, err) == (0, "")
+        code, _, err = render.ended()
+        assert (code, err) == (0, "")
     assert json.loads(Path("r.json").read_text())["digest"] == digest
     assert left_over() == ["out.tiff", "r.json"]
 
