@@ -1,6 +1,6 @@
 """Does damaged input ever end in a traceback, a hang or a loss? Inputs of every kind, mutated by a fixed seed.
 
-    python benchmarks/fuzz.py [--count 1000] [--seed 0] [--kind NAME] [--keep FOLDER]
+    python benchmarks/fuzz.py [--count 1000] [--seed 0 ...] [--kind NAME] [--keep FOLDER]
 
 Each case makes a folder with one valid input of a kind, mutates one file of it, and runs the command that reads it in a
 process of its own. A case passes if the command ends within 20 s with exit code 0, 1 or 2; if it says what is wrong in
@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -377,8 +378,10 @@ def run_case(kind: Kind, number: int, seed: int, seeds: Path, work: Path) -> tup
     return code, f"changed or lost: {lost}" if lost else None
 
 
-def run_cases(count: int, seed: int, *, kinds: tuple[Kind, ...] = KINDS, folder: Path) -> dict[str, Any]:
-    """Run `count` cases, the kinds in turn; return codes by kind, and the cases that failed."""
+def run_cases(
+    count: int, numbers: list[int], *, kinds: tuple[Kind, ...] = KINDS, folder: Path
+) -> dict[str, Any]:
+    """Run `count` cases of each seed, the kinds in turn; return codes by kind, and the cases that failed."""
     # What the programs import, once for all children. Seeds are made in a child: zarr and OpenCV start threads.
     _programs()
     import cv2
@@ -403,20 +406,20 @@ def run_cases(count: int, seed: int, *, kinds: tuple[Kind, ...] = KINDS, folder:
         raise SystemExit("the seeds could not be made")
     codes: dict[str, Counter[int]] = {kind.name: Counter() for kind in kinds}
     failed: dict[str, str] = {}
-    for number in range(count):
+    for seed, number in product(numbers, range(count)):
         kind = kinds[number % len(kinds)]
         code, wrong = run_case(kind, number // len(kinds), seed, seeds, folder / "case")
         codes[kind.name][code] += 1
         if wrong is not None:
-            failed[f"{kind.name} {number // len(kinds)}"] = wrong
+            failed[f"{kind.name} {number // len(kinds)} of seed {seed}"] = wrong
     return {"codes": codes, "failed": failed}
 
 
 def main() -> int:
     """Run the cases that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=1000, help="cases of each seed")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--kind", help="this kind alone")
     parser.add_argument("--keep", type=Path, help="folder for seeds and the last case")
     given = parser.parse_args()

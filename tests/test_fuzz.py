@@ -13,13 +13,12 @@ FUZZ = Path(__file__).parent.parent / "benchmarks" / "fuzz.py"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
-@pytest.mark.parametrize("seed", range(4))
-def test_damaged_input_ends_in_one_line(seed: int) -> None:
+def test_damaged_input_ends_in_one_line() -> None:
     done = subprocess.run(
-        [sys.executable, str(FUZZ), "--count", "50", "--seed", str(seed)],
+        [sys.executable, str(FUZZ), "--count", "50", "--seed", "0", "1", "2", "3"],
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["cases"] == 50
+    assert json.loads(done.stdout.splitlines()[-1])["cases"] == 200
