@@ -176,7 +176,7 @@ class Study:
     ) -> Callable[[Annotated], dict[str, float]]:
         """Train a segmenter, or go on with it, and return what measures it, by the pixels of all tiles together."""
         chosen = self.chosen
-        options = DiceOptions(steps=chosen.steps, batch=8, crop=chosen.crop, rate=2e-3)
+        options = DiceOptions(steps=chosen.steps, batch=8, crop=chosen.crop, rate=2e-3, width=chosen.width)
         state = self.out / f"{name}.pt"
         cpu = torch.device("cpu")
         made = train_segmenter(train, validation, options, seed=seed, state=state, device=cpu, until=self.end)
@@ -385,6 +385,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="*", choices=[*TABLES], default=[*TABLES])
     parser.add_argument("--steps", type=int, default=400, help="steps of each segmenter")
     parser.add_argument("--crop", type=int, default=96, help="side of its crops, a multiple of 32")
+    parser.add_argument("--width", type=int, help="its channels at full size; 16 if not given")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--readings", type=int, default=20, help="pictures of each kind for the experts")
     chosen = parser.parse_args()

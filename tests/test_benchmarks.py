@@ -327,7 +327,7 @@ def test_paper_of_nuclei_aware_diffusion(run: Run, here: Path) -> None:
     for name, plane in (("class", labels), ("instance", numbers)):
         zarr.save_array(str(here / "other.zarr"), plane, path=f"labels/{name}/0")
     command = "paper_diffusion data out --model m.onnx --gan m.onnx --masks other=other.zarr --sampling-steps 1 --guidance 0"
-    command += " --steps 2 --crop 32 --seeds 2 --readings 2"
+    command += " --steps 2 --crop 32 --width 4 --seeds 2 --readings 2"
     scores = run(command)
     assert [*scores["distance"]] == [
         "real, other tiles", "diffusion", "diffusion, 1 steps", "GAN", "guidance 0", "other masks, diffusion",
