@@ -48,22 +48,23 @@ def options(command: click.Command) -> set[str]:
 
 
 @cache
-def tree_of(module: str) -> ast.Module:
-    return ast.parse(FILES[module].read_text(encoding="utf-8"))
+def nodes_of(module: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))))
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """Modules of the package that one imports, at its top or in a function."""
     package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(tree_of(module)):
+    for node in nodes_of(module):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             found |= {base, *(f"{base}.{name.name}" for name in node.names)}
-    return found & FILES.keys()
+    return frozenset(found & FILES.keys())
 
 
 def reached(start: str) -> set[str]:
@@ -80,21 +81,24 @@ def reached(start: str) -> set[str]:
 @cache
 def messages(module: str) -> tuple[str, ...]:
     """Texts of a module that name options: all but docstrings and the declarations of options."""
-    tree = tree_of(module)
+    nodes = nodes_of(module)
     passed = {
         id(line.value)
-        for node in ast.walk(tree)
+        for node in nodes
         for line in (getattr(node, "body", None) if isinstance(getattr(node, "body", None), list) else ())
         if isinstance(line, ast.Expr)
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("option", "setting")):
-            passed |= {id(below) for below in ast.walk(node)}
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            passed |= (
+                {id(below) for below in ast.walk(node)} if called.endswith(("option", "setting")) else set()
+            )
         if isinstance(node, ast.JoinedStr):
             passed |= {id(part) for part in node.values}
 
     def texts() -> Iterator[str]:
-        for node in ast.walk(tree):
+        for node in nodes:
             if id(node) in passed:
                 continue
             if isinstance(node, ast.JoinedStr):
