@@ -18,20 +18,49 @@ from safron.engine.scratch import render_state as state
 from safron.engine.scratch.chunk_codec import decode_chunk, encode_chunk
 from safron.engine.scratch.journal import Entry, Journal, read_journal
 from safron.engine.scratch.records import checked, with_checksum
-from small_renders import ARGS, PATCHES, interrupt, undisturbed_digest
+from small_renders import ARGS, PATCHES, interrupt, undisturbed_digest, write_small_mask
 
 SCRATCH = Path("out.tiff.safron")
 JOURNAL = SCRATCH / "journal.jsonl"
 INDEX = SCRATCH / "index.bin"
 
 
+Capture = pytest.CaptureFixture[str]
+Make = Callable[[Capture], None]
+_laid: dict[Make, tuple[Path, str]] = {}  # folders that were made, and their digests
+
+
 @pytest.fixture
-def unfinished(masked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+def lay(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Make], str]:
+    """Lays out what a function leaves beside the mask, which is made once and copied; gives the digest of the slide where nothing goes wrong."""
+
+    def laid(make: Make) -> str:
+        if make not in _laid:
+            folder = tmp_path_factory.mktemp("made")
+            with monkeypatch.context() as patch:
+                patch.chdir(folder)
+                write_small_mask("mask.zarr")
+                digest = undisturbed_digest(capfd)
+                make(capfd)
+            _laid[make] = folder, digest
+        folder, digest = _laid[make]
+        shutil.copytree(folder, here, dirs_exist_ok=True)
+        return digest
+
+    return laid
+
+
+@pytest.fixture
+def unfinished(lay: Callable[[Make], str], monkeypatch: pytest.MonkeyPatch) -> str:
     """A render that was interrupted late; the digest of the slide where nothing goes wrong."""
-    digest = undisturbed_digest(capfd)
     monkeypatch.setattr(state, "SYNC_SECONDS", 0.0)
+    return lay(interrupt_late)
+
+
+def interrupt_late(capfd: Capture) -> None:
     interrupt(capfd, patch=32)
-    return digest
 
 
 # The index
@@ -210,17 +239,18 @@ def test_a_journal_of_an_older_version_is_refused(unfinished: str, capfd: pytest
 
 
 @pytest.fixture
-def finished(masked: Path, capfd: pytest.CaptureFixture[str]) -> str:
+def finished(lay: Callable[[Make], str]) -> str:
     """A slide that has its name, and whose run was killed before it wrote its report; the digest."""
-    digest = undisturbed_digest(capfd)
+    return lay(kill_last)
 
+
+def kill_last(capfd: Capture) -> None:
     def killed(*args: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RenderReport, "write", killed)
         assert run_cli(capfd, FINISHED).code == 130
-    return digest
 
 
 FINISHED = ARGS + "--preview p.png --report r.json"
