@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import importlib
+import math
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +32,13 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 IN_MEMORY = Path("/dev/shm")
 """A disk in memory. Thousands of tests make small files and bring them to disk: on one with a journal that takes a quarter of the time."""
 LEAST_MEMORY = 4 << 30
+HANG_SECONDS = 600
+"""After so long in one test, it is printed where all threads are."""
 # Constants of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Hear Ctrl-C and a closed terminal: where tests run in the background, the shell may have told them to ignore both.
 
     Tests, and the processes that they start, compute on one thread each unless they ask for more: several test at a time,
@@ -45,6 +51,36 @@ def pytest_configure() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(IN_MEMORY)
     _keep_memory()
     _hear()
+    config.stash[WATCH] = Watch(os.dup(2))
+
+
+@dataclass
+class Watch:
+    """The timer that tells of a test that does not end.
+
+    pytest's own is a new thread for each test, which takes a fifth of a millisecond. This one serves all that begin in a minute.
+    """
+
+    stderr: int
+    since: float = -math.inf
+
+    def look(self) -> None:
+        """Set the timer, if that was not done just now."""
+        now = time.monotonic()
+        if now > self.since + 60:
+            self.since = now
+            faulthandler.dump_traceback_later(HANG_SECONDS + 60, file=self.stderr)
+
+
+WATCH = pytest.StashKey[Watch]()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[WATCH].look()
+
+
+def pytest_unconfigure() -> None:
+    faulthandler.cancel_dump_traceback_later()
 
 
 def _is_roomy(folder: Path) -> bool:
