@@ -22,6 +22,7 @@ from safron.io.errors import BadInput, Failed  # noqa: E402
 from safron.training import export, train  # noqa: E402
 from safron.training.cli import main  # noqa: E402
 from safron.training.config.settings import PRESETS, TrainConfig, preset  # noqa: E402
+from safron.training.graphs import open_graph  # noqa: E402
 from safron.training.half_precision import beyond_float16  # noqa: E402
 from safron.training.networks import PaperGenerator, make_generator, pixel_norm  # noqa: E402
 from torch import nn  # noqa: E402
@@ -256,6 +257,14 @@ def test_no_export_replaces_what_exists(
     assert (here / "mine.onnx").read_text() == "mine"
     assert (here / "checkpoint.pt").read_text() == "mine too"
     assert (here / "link.onnx").is_symlink()
+
+
+def test_threads_do_not_spin_while_they_wait(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(export, "open_graph", lambda graph: opened.append(open_graph(graph)) or opened[-1])
+    export.export_fresh(preset("safron-seamless", "tiny"), here / "g.onnx")
+    (session,) = opened
+    assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_an_export_may_be_replaced(here: Path) -> None:

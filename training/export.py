@@ -24,7 +24,7 @@ from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.config.exported import check_export, write_export
 from safron.training.data import draw_noise
-from safron.training.graphs import Axes, trace
+from safron.training.graphs import Axes, open_graph, trace
 from safron.training.half_precision import beyond_float16
 from safron.training.networks import (
     PaperGenerator,
@@ -205,7 +205,7 @@ def export(
     graph = _trace(Contract(exported, model, clear).eval(), model)
     if left := [node.op_type for node in graph.graph.node if node.op_type.startswith(TRAINING_NODES)]:
         raise Failed(f"the graph keeps {left[0]}, which belongs in training; nothing was written")
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_graph(graph)
     if isinstance(network, SeamlessGenerator) and network.style is not None:
         styles = {"default": network.style.center.tolist(), **(styles or {})}
     card = make_card(config, steps=steps, styles=styles, **said) | {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
+from safron.training.graphs import open_graph
 
 AT_A_TIME = 32
 """Values that are given out by one run, for memory."""
@@ -37,17 +37,13 @@ def beyond_float16(graph: onnx.ModelProto, windows: Iterable[Mapping[str, npt.ND
     kinds = {item.name: item for item in typed.value_info if _is_half(item)}
     values = [kinds[name] for node in typed.node for name in node.output if name in kinds]
     makers = {name: node for node in typed.node for name in node.output}
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     windows = list(windows)
     for first in range(0, len(values), AT_A_TIME):
-        open_graph = onnx.ModelProto()
-        open_graph.CopyFrom(graph)
+        asked = onnx.ModelProto()
+        asked.CopyFrom(graph)
         shown = values[first : first + AT_A_TIME]
-        open_graph.graph.output.extend(shown)
-        session = onnxruntime.InferenceSession(
-            open_graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        asked.graph.output.extend(shown)
+        session = open_graph(asked, optimized=False)
         for window in windows:
             found = session.run([item.name for item in shown], dict(window))
             for item, value in zip(shown, found, strict=True):

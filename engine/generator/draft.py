@@ -127,6 +127,8 @@ def draft_card(path: Path) -> Draft:
     try:
         quiet = onnxruntime.SessionOptions()
         quiet.log_severity_level = 3
+        # Threads that spin while they wait slow down everything on a machine with other work.
+        quiet.add_session_config_entry("session.intra_op.allow_spinning", "0")
         off = OnnxFile.parse(path.read_bytes()).disabled_optimizers
         session = onnxruntime.InferenceSession(
             path, quiet, providers=["CPUExecutionProvider"], disabled_optimizers=off

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
-from safron.training.graphs import Axes, trace
+from safron.training.graphs import Axes, open_graph, trace
 from torch import nn
 
 from .process import linear_alphas, sampling_times
@@ -53,7 +52,7 @@ def in_torch(wrapped: nn.Module) -> Predict:
 
 def in_runtime(graph: onnx.ModelProto) -> Predict:
     """Let ONNX Runtime predict."""
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_graph(graph)
     return lambda patch: np.asarray(session.run(None, patch)[0])
 
 
