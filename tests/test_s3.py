@@ -104,12 +104,16 @@ class Proxy:
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
     """A proxy before an S3 server; one for all tests, since s3fs keeps its connections for as long as it lives."""
+    from moto import backends
     from moto.server import ThreadedMotoServer
 
+    services = frozenset(backends.list_of_moto_modules())
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     proxy = Proxy(running.get_host_and_port()[1])
     with pytest.MonkeyPatch.context() as patched:
+        # Twice for each request the server would look for the folders of 170 services.
+        patched.setattr(backends, "list_of_moto_modules", lambda: services)
         for name, value in {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
             "AWS_ACCESS_KEY_ID": "some",
