@@ -222,7 +222,8 @@ def _ramp(steps: Floats, known: npt.NDArray[np.bool_], overlap: int) -> Floats:
 def _distances(values: Floats, known: npt.NDArray[np.bool_]) -> Floats:
     """Log of 1 + the squared Mahalanobis distance of colours [..., lines, 3] from 0; NaN where not `known`."""
     white = _whitened(_evened(values, known), known)
-    return np.where(known, np.log1p((white**2).sum(axis=-1)), np.nan)
+    red, green, blue = np.moveaxis(white**2, -1, 0)  # along an axis of three NumPy goes pixel by pixel
+    return np.where(known, np.log1p(red + green + blue), np.nan)
 
 
 def _evened(values: Floats, known: npt.NDArray[np.bool_]) -> Floats:
@@ -231,7 +232,8 @@ def _evened(values: Floats, known: npt.NDArray[np.bool_]) -> Floats:
     Flat regions are divided by `INVISIBLE`: steps too small to be seen must not count for being the only ones there.
     """
     clean = np.where(known[..., None], values, 0.0)
-    size = np.where(known, np.abs(clean).mean(axis=-1), 0.0)
+    red, green, blue = np.moveaxis(np.abs(clean), -1, 0)
+    size = np.where(known, (red + green + blue) / 3, 0.0)
 
     def around(lines: Any) -> Any:
         ends = np.pad(np.cumsum(lines, axis=-1, dtype=np.float64), [(0, 0)] * 3 + [(1, 0)])
@@ -249,7 +251,7 @@ def _whitened(values: Floats, known: npt.NDArray[np.bool_]) -> Floats:
     tiny = 1e-6 * np.eye(3)
     covariance = sample.T @ sample / max(1, len(sample)) + tiny
     for _ in range(5):
-        distance = np.einsum("ni,ij,nj->n", sample, np.linalg.inv(covariance), sample)
+        distance = np.einsum("ni,ni->n", sample @ np.linalg.inv(covariance), sample)
         usual = sample[distance <= 4 * np.median(distance)]
         covariance = usual.T @ usual / max(1, len(usual)) + tiny
     variances, axes = np.linalg.eigh(covariance)

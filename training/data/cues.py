@@ -139,7 +139,10 @@ def _darkness(image: Bytes, zones: Sequence[Zone], expected: Floats) -> tuple[Fl
 
 def _optical_density(rgb: Bytes) -> Floats:
     """Mean optical density of the three channels, float32 [y, x]: 0 is white."""
-    return np.asarray(-np.log((rgb.astype(np.float32) + 1.0) / 256.0).mean(axis=2), np.float32)
+    red, green, blue = np.moveaxis(-np.log((rgb.astype(np.float32) + 1.0) / 256.0), -1, 0)
+    return np.asarray(
+        (red + green + blue) / 3, np.float32
+    )  # a mean along an axis of three takes ten times as long
 
 
 def _depth_inside(member: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:

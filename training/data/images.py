@@ -149,7 +149,9 @@ def label_glands(image: Bytes, mask: LabelMask) -> Bytes:
     except Exception as error:  # of any library
         raise BadInput(f"mask {mask.source}: cannot be read: {one_line(error)}") from error
     blurred = any("which is lossy" in note for note in mask.notes)
-    bright = image.sum(axis=2, dtype=np.uint16) > 3 * WHITEST_TISSUE
+    red, green, blue = np.moveaxis(image, -1, 0)
+    # A sum along an axis of three goes pixel by pixel, which takes ten times as long.
+    bright = np.add(red, green, dtype=np.uint16) + blue > 3 * WHITEST_TISSUE
     return np.where(values > (127 if blurred else 0), 2, np.where(bright, 0, 1)).astype(np.uint8)
 
 
