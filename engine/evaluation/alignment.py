@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 
 COARSE = 384
 """Pixels of the longer side in the first search."""
+COMPARED = 0.4
+"""Share of the slide that a shift compares, at least. Farther ones may wrap around."""
 REACH = 24
 """Pixels around the best coarse shift, and around no shift, that are searched at full resolution, at least."""
 SIDE, LEAST_SIDE = 256, 48
@@ -155,29 +157,39 @@ def _coarse_shift(
                 share, size, interpolation=cv2.INTER_AREA
             )
     image -= image.mean(axis=(0, 1))
-    pad = 2 * height, 2 * width
-    spectra = np.fft.rfft2(np.moveaxis(image, -1, 0), pad)
-    ones = np.fft.rfft2(np.ones((height, width)), pad)
-    squares = np.fft.rfft2((image**2).sum(axis=2), pad)
+    pad = [cv2.getOptimalDFTSize(math.ceil((2 - COMPARED) * side)) for side in (height, width)]
+    down, right = (
+        np.maximum(side - np.minimum(np.arange(size), size - np.arange(size)), 0)
+        for side, size in zip((height, width), pad, strict=True)
+    )
+    count = np.outer(down, right)
 
     def correlate(first: Any, second: Any) -> Any:
         return np.fft.irfft2(first * np.conj(second), pad)
 
-    count = np.maximum(correlate(ones, ones), 1.0)
+    spectra = np.fft.rfft2(np.moveaxis(image, -1, 0), pad)
+    ones = np.fft.rfft2(np.ones((height, width)), pad)
+    squares = np.fft.rfft2((image**2).sum(axis=2), pad)
+    colors = correlate(spectra, ones)
+    common = (colors**2).sum(axis=0) / np.maximum(count, 1)
     between: Any = 0.0
-    for share in shares.values():
+    rest: tuple[Floats, Floats] = count.astype(np.float64), colors
+    for share in [*shares.values()][:-1]:
         spectrum = np.fft.rfft2(share, pad)
-        number = correlate(ones, spectrum)
-        between = between + np.where(
-            number > 1, (correlate(spectra, spectrum) ** 2).sum(axis=0) / np.maximum(number, 1), 0
-        )
-    common = (correlate(spectra, ones) ** 2).sum(axis=0) / count
+        number, sums = correlate(ones, spectrum), correlate(spectra, spectrum)
+        between = between + _squared_means(number, sums)
+        rest = rest[0] - number, rest[1] - sums
+    between = between + _squared_means(*rest)  # of the last label, which lies where no other does
     explained = (between - common) / np.maximum(correlate(squares, ones) - common, 1e-6)
-    # Far shifts compare little of the slide.
-    explained[count < 0.4 * height * width] = -1.0
+    explained[count < COMPARED * height * width] = -1.0
     best = np.unravel_index(int(explained.argmax()), explained.shape)
     dy, dx = (int(at) - side if at > side // 2 else int(at) for at, side in zip(best, pad, strict=True))
     return (dy * factor, dx * factor), factor
+
+
+def _squared_means(number: Floats, sums: Floats) -> Floats:
+    """Squared sums over their numbers, all channels together, [y, x]; `sums` is [channels, y, x]."""
+    return np.where(number > 1, (sums**2).sum(axis=0) / np.maximum(number, 1), 0.0)
 
 
 def _search(
