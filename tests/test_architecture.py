@@ -6,7 +6,6 @@ import ast
 import re
 from functools import cache
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 from architecture import FLOORS, NOT_FOR, ROOT, floor_of, imports, modules, room_of
@@ -29,29 +28,32 @@ def uses() -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - DOORS))
-def test_imports_go_downwards(module: str) -> None:
-    room = room_of(module)
-    for used in uses()[module]:
-        below = room_of(used)
-        assert below == room or floor_of(room) < floor_of(below), (
-            f"{module} imports {used}: {below} is not below {room}"
-        )
-        assert below not in NOT_FOR.get(room, ()), f"{module} imports {used}: {room} does not use {below}"
+def test_imports_go_downwards() -> None:
+    faults = []
+    pairs = [(name, used) for name in sorted(set(MODULES) - DOORS) for used in sorted(uses()[name])]
+    for module, used in pairs:
+        room, below = room_of(module), room_of(used)
+        if below != room and floor_of(room) >= floor_of(below):
+            faults.append(f"{module} imports {used}: {below} is not below {room}")
+        if below in NOT_FOR.get(room, ()):
+            faults.append(f"{module} imports {used}: {room} does not use {below}")
+    assert faults == []
 
 
 def test_there_is_no_circle() -> None:
     TopologicalSorter({module: used - {module} - DOORS for module, used in uses().items()}).prepare()
 
 
-@pytest.mark.parametrize("module", sorted(module for module in MODULES if module.startswith("io")))
-def test_io_does_not_name_modules_above_it_to_import_them_later(module: str) -> None:
+def test_io_does_not_name_modules_above_it_to_import_them_later() -> None:
     texts = [
-        node.value
-        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        (module, node.value)
+        for module, file in MODULES.items()
+        if module.startswith("io")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant)
     ]
-    assert [text for text in texts if re.fullmatch(r"safron\.(engine|training)[\w.]*", str(text))] == []
+    assert texts
+    assert [named for named in texts if re.fullmatch(r"safron\.(engine|training)[\w.]*", str(named[1]))] == []
 
 
 @pytest.mark.parametrize("room", [room for floor in FLOORS for room in floor])
@@ -60,7 +62,12 @@ def test_a_room_says_what_it_is_for(room: str) -> None:
     assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), f"{file}: has no docstring"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda file: file.stem)
-def test_what_tests_share_lies_in_helper_modules(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert re.findall(r"^\s*from (?:test_|conftest).*", text, re.MULTILINE) == []
+def test_what_tests_share_lies_in_helper_modules() -> None:
+    found = {
+        file.name: re.findall(
+            r"^\s*from (?:test_|conftest).*", file.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for file in (ROOT / "tests").glob("test_*.py")
+    }
+    assert found
+    assert {name: lines for name, lines in found.items() if lines} == {}
