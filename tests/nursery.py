@@ -23,8 +23,10 @@ from typing import Any, NoReturn
 
 import slow_render
 from safron.engine.scratch import render_state as state
+from safron.engine.system.versions import deciding_versions
 
-LOADED = ("distributed", *(f"safron.engine.{name}" for name in ("rendering", "slide_list")))
+LOADED = ("distributed", "imagecodecs._jpeg8", "multiprocessing.synchronize")
+LOADED += tuple(f"safron.engine.{name}" for name in ("plan_lines", "rendering", "slide_list"))
 LOADED += tuple(
     f"safron.engine.execution.{name}" for name in ("batch_system", "cluster_start", "dask_worker")
 )
@@ -84,6 +86,7 @@ def main() -> None:
     """Serve until stdin ends."""
     for name in LOADED:
         import_module(name)
+    deciding_versions()  # which are kept
     for line in sys.stdin:
         wanted = json.loads(line)
         pid = os.fork()
