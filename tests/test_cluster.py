@@ -291,21 +291,15 @@ class Running:
             process.wait()
 
 
-def test_a_scheduler_by_file_and_by_address(
-    here: Path, digest: str, capfd: pytest.CaptureFixture[str]
+def test_a_scheduler_by_file_and_by_address_and_its_death_is_one_line_and_resumed(
+    here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen = 0
     with Running(here) as running:
         address = json.loads(running.file.read_text())["address"]
         assert render_cli(capfd, ARGS + "--scheduler", running.file)["digest"] == digest
         assert render_cli(capfd, ARGS + "--overwrite --scheduler", address)["digest"] == digest
-
-
-def test_a_scheduler_that_dies_during_a_render_is_one_line_and_resumed(
-    here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
-    seen = 0
-    with Running(here) as running:
+        Path("out.tiff").unlink()
 
         def kill(count: int) -> None:
             nonlocal seen
@@ -313,6 +307,7 @@ def test_a_scheduler_that_dies_during_a_render_is_one_line_and_resumed(
             if seen > PATCHES // 2:
                 running.scheduler.kill()
 
+        monkeypatch.setattr(cluster, "CONNECT_SECONDS", 3)
         with pytest.raises(Failed, match="the connection was lost; finished blocks are kept"):
             render(
                 "mask.zarr", "out.tiff", model="identity", tile=64, block=128, tiff_tile=64, level_count=3, mpp=0.5,
