@@ -163,6 +163,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """What forks slow renders."""
     from slow_renders import Nursery
 
+    if sys.platform == "win32":
+        pytest.skip("Windows has no fork")
     started = Nursery(tmp_path_factory.mktemp("nursery"))
     yield started
     started.close()

@@ -35,7 +35,7 @@ LOADED += tuple(
 
 def serve(code: str, fds: Sequence[int]) -> NoReturn:
     """Be the server of workers; as in one that starts anew, no other file is open."""
-    for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+    for number in [int(path.name) for path in Path("/dev/fd").iterdir()]:
         if number > 2 and number not in fds:
             with suppress(OSError):  # the list's own
                 os.close(number)
