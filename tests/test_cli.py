@@ -107,6 +107,19 @@ def here(prepared: Path, here: Path) -> Path:
     return here
 
 
+@pytest.fixture(scope="module")
+def one_copy(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy for tests that must leave all of it as it was."""
+    return Path(shutil.copytree(prepared, tmp_path_factory.mktemp("one") / "copy", symlinks=True))
+
+
+@pytest.fixture
+def untouched(one_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That copy, to work in."""
+    monkeypatch.chdir(one_copy)
+    return one_copy
+
+
 REFUSED = [
     # The mask.
     ExpectFail(
@@ -331,11 +344,11 @@ REFUSED = [
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.what)
 def test_refused_in_one_line_and_nothing_changed(
-    case: ExpectFail, here: Path, capfd: pytest.CaptureFixture[str]
+    case: ExpectFail, untouched: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(here)
+    before = contents(untouched)
     check_fail(run_cli(capfd, USUAL + case.args), case)
-    assert contents(here) == before
+    assert contents(untouched) == before
 
 
 PATHS = {
