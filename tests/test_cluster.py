@@ -291,9 +291,10 @@ class Running:
             process.wait()
 
 
-def test_a_scheduler_by_file_and_by_address_and_its_death_is_one_line_and_resumed(
+def test_a_scheduler_that_dies_during_a_render_is_one_line_and_resumed(
     here: Path, digest: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It serves two renders before, which find it by its file and by its address."""
     seen = 0
     with Running(here) as running:
         address = json.loads(running.file.read_text())["address"]
