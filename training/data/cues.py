@@ -139,10 +139,9 @@ def _darkness(image: Bytes, zones: Sequence[Zone], expected: Floats) -> tuple[Fl
 
 def _optical_density(rgb: Bytes) -> Floats:
     """Mean optical density of the three channels, float32 [y, x]: 0 is white."""
+    # A mean along an axis of three goes pixel by pixel, which takes ten times as long.
     red, green, blue = np.moveaxis(-np.log((rgb.astype(np.float32) + 1.0) / 256.0), -1, 0)
-    return np.asarray(
-        (red + green + blue) / 3, np.float32
-    )  # a mean along an axis of three takes ten times as long
+    return np.asarray((red + green + blue) / 3, np.float32)
 
 
 def _depth_inside(member: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
