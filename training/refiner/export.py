@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from safron.io.errors import Failed
 from safron.training.config.exported import check_export, write_export
-from safron.training.graphs import trace
+from safron.training.graphs import open_graph, trace
 from torch import Tensor, nn
 
 from .settings import CONTEXT, RefinerConfig
@@ -180,8 +179,7 @@ def _window(config: RefinerConfig, tile: int, style: Sequence[float], *, field: 
 
 
 def _run(graph: onnx.ModelProto, inputs: Inputs) -> npt.NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, inputs)[0][0])
+    return np.asarray(open_graph(graph).run(None, inputs)[0][0])
 
 
 def _parity(network: nn.Module, graph: onnx.ModelProto, inputs: Inputs) -> float:
