@@ -43,6 +43,7 @@ from safron.training.refiner.found import find_nuclei
 from safron.training.refiner.networks import TaskNet
 from safron.training.refiner.settings import CONTEXT, SIZES, RefinerConfig
 from safron.training.refiner.train import RefinerTrainer
+from safron.training.refiner.variation import varied
 from safron.training.segmentation.metrics import compare, compare_instances
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -80,6 +81,8 @@ def train_task(config: RefinerConfig, draw: Draw) -> nn.Module:
     adam = torch.optim.Adam(network.parameters(), config.task_rate, betas=(0.5, 0.999))
     for step in range(task_steps(config)):
         image, targets = draw(step)
+        if config.use_variation:
+            image = varied(image, seed=config.seed, step=step)
         loss = binary_cross_entropy_with_logits(network(image), targets)
         adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -27,7 +27,7 @@ from safron.io.synthesis.layout import Layout  # noqa: E402
 from safron.io.synthesis.textures import make_texture  # noqa: E402
 from safron.training.cli import commands  # noqa: E402
 from safron.training.fit_refiner import fit_refiner, load  # noqa: E402
-from safron.training.refiner import data  # noqa: E402
+from safron.training.refiner import data, train, variation  # noqa: E402
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets  # noqa: E402
 from safron.training.refiner.found import find_nuclei  # noqa: E402
 from safron.training.refiner.networks import Discriminator, Refiner, StyleEncoder, TaskNet  # noqa: E402
@@ -126,6 +126,49 @@ def test_soot_lies_upon_real_and_drawn_patches_alike(monkeypatch: pytest.MonkeyP
         assert darker.min() >= -0.7  # grain lies elsewhere in a nucleus that soot hides
         assert (darker > 0.1).float().mean() > 0.05, kind
     assert bool((sooty.targets <= clean.targets).all())
+
+
+def test_what_a_segmenter_sees_varies_in_stain_sharpness_and_noise() -> None:
+    rng = np.random.default_rng(0)
+    grey = torch.from_numpy(rng.uniform(-0.5, 0.5, (64, 1, 24, 24)).astype(np.float32)).repeat(1, 3, 1, 1)
+    first, again, other = (variation.varied(grey, seed=1, step=step) for step in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == grey.shape
+    assert first.abs().max() <= 1
+    means = first.mean(dim=(2, 3)) - grey.mean(dim=(2, 3))
+    assert 0.03 < means.std() < 0.3
+    assert (means[:, 0] - means[:, 2]).abs().max() > 0.05  # the stain, not only the light
+    sharp = first.std(dim=(1, 2, 3)) / grey.std(dim=(1, 2, 3))
+    assert ((sharp < 0.7).sum() > 5) & ((sharp > 1.3).sum() > 3) & ((sharp - 1).abs().median() < 0.3)
+
+
+def test_a_variation_without_changes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(3, 3, 20, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for name, value in {"DENSITY": 0, "CHANNEL": 0, "MOST_NOISE": 0, "UNCHANGED": 1}.items():
+        monkeypatch.setattr(variation, name, value)
+    assert torch.allclose(variation.varied(image, seed=0, step=0), image, atol=1e-5)
+    monkeypatch.setattr(variation, "UNCHANGED", 0)  # blurred, each by its own
+    monkeypatch.setattr(variation, "BLURRED", 1)
+    monkeypatch.setattr(variation, "MOST_BLUR", 0.6)
+    blurred = variation.varied(image, seed=0, step=0)
+    rng = np.random.default_rng([0, 0, 5])
+    for size in (3, 9, 3):
+        rng.uniform(0, 1, size)
+    for one, expected, deviation in zip(blurred, image, rng.uniform(0.2, 0.6, 3).tolist(), strict=True):
+        plane = cv2.GaussianBlur(expected[1].numpy(), (7, 7), deviation, borderType=cv2.BORDER_REFLECT_101)
+        assert np.allclose(one[1].numpy(), plane, atol=1e-4)
+
+
+def test_a_refiner_without_variation_shows_pictures_as_they_are(
+    tiles: Tiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(train, "varied", lambda image, **_: seen.append(image) or image)
+    for used, expected in ((False, 0), (True, 1)):
+        trainer = RefinerTrainer(dataclasses.replace(TINY, use_variation=used), tiles)
+        trainer.segment(tiles.batch(0))
+        assert len(seen) == expected
 
 
 def test_tiles_may_be_made_smaller() -> None:
@@ -236,7 +279,7 @@ def test_ablations_leave_out_what_they_say(tiles: Tiles) -> None:
 
 
 def test_a_picture_that_looks_real_weighs_more(tiles: Tiles) -> None:
-    joint = dataclasses.replace(TINY, steps=(0, 0, 0, 0, 9))
+    joint = dataclasses.replace(TINY, steps=(0, 0, 0, 0, 9), use_variation=False)
     losses = []
     for weighted in (False, True):
         trainer = RefinerTrainer(dataclasses.replace(joint, use_weights=weighted), tiles)

@@ -45,6 +45,11 @@ PATH = click.Path(path_type=Path)
 @option("--no-style", "Without references of a style (ablation).", is_flag=True)
 @option("--no-hard", "Without hard examples (ablation).", is_flag=True)
 @option("--no-weights", "Without weights D/(1-D) on the task's loss (ablation).", is_flag=True)
+@option(
+    "--no-variation",
+    "Show the segmenter pictures as they are, not varied in stain, sharpness and noise (ablation).",
+    is_flag=True,
+)
 @option("--seed", "Seed of weights and batches, a whole number.", "N", type=click.IntRange(0), default=0)
 @option("--threads", "Number of cores.", "N", type=click.IntRange(1), shown="all")
 @option("--resume", "Continue from the checkpoint in OUT.", is_flag=True)
@@ -68,7 +73,9 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     from safron.training.fit_refiner import fit_refiner
     from safron.training.refiner.data import Tiles
 
-    used: dict[str, Any] = {f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights")}
+    used: dict[str, Any] = {
+        f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights", "variation")
+    }
     config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], shrink=given["shrink"], **used)
     if given["iterations"]:
         config = config.with_total(given["iterations"])

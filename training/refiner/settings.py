@@ -59,6 +59,8 @@ class RefinerConfig:
         Refined patches that are kept; half of what the discriminator sees comes from them.
     use_style, use_hard, use_weights
         Whether the reference is used, and hard examples, and weights D/(1-D) on the task's loss; off for ablations.
+    use_variation
+        Whether stain, sharpness and noise of what the task network learns from vary at random; off for an ablation.
     seed
         Any whole number.
     """
@@ -85,6 +87,7 @@ class RefinerConfig:
     use_style: bool = True
     use_hard: bool = True
     use_weights: bool = True
+    use_variation: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from .data import Batch, Tiles, as_bytes, as_tensor
 from .networks import make_networks
 from .settings import CONTEXT, VALUES, RefinerConfig
+from .variation import varied
 
 LEAST_WEIGHT, MOST_WEIGHT = 0.2, 2.0
 """Bounds of the weight D/(1-D) of a picture in the task's loss; from the paper's later code."""
@@ -200,6 +201,8 @@ class RefinerTrainer:
                     .exp()
                     .clamp(LEAST_WEIGHT, MOST_WEIGHT)
                 )
+        if self.config.use_variation:
+            image = varied(image, seed=self.config.seed, step=self.task_steps)
         each = binary_cross_entropy_with_logits(self.task(image), batch.targets, reduction="none").mean(
             dim=(1, 2, 3)
         )
