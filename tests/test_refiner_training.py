@@ -31,7 +31,7 @@ from safron.training.refiner import data, train, variation  # noqa: E402
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets  # noqa: E402
 from safron.training.refiner.found import find_nuclei  # noqa: E402
 from safron.training.refiner.networks import Discriminator, Refiner, StyleEncoder, TaskNet  # noqa: E402
-from safron.training.refiner.settings import CONTEXT, PHASES, SIZES, RefinerConfig  # noqa: E402
+from safron.training.refiner.settings import CONTEXT, PHASES, SIZES, RefinerConfig, config_of  # noqa: E402
 from safron.training.refiner.train import History, RefinerTrainer  # noqa: E402
 from safron.training.segmentation.metrics import compare_instances  # noqa: E402
 
@@ -141,6 +141,13 @@ def test_what_a_segmenter_sees_varies_in_stain_sharpness_and_noise() -> None:
     assert (means[:, 0] - means[:, 2]).abs().max() > 0.05  # the stain, not only the light
     sharp = first.std(dim=(1, 2, 3)) / grey.std(dim=(1, 2, 3))
     assert ((sharp < 0.7).sum() > 5) & ((sharp > 1.3).sum() > 3) & ((sharp - 1).abs().median() < 0.3)
+
+
+def test_a_run_of_before_there_was_variation_goes_on_without() -> None:
+    kept = TINY.to_json()
+    assert config_of(kept) == TINY
+    del kept["use_variation"]
+    assert config_of(kept) == dataclasses.replace(TINY, use_variation=False)
 
 
 def test_a_variation_without_changes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,8 +157,8 @@ SIZES: dict[str, RefinerConfig] = {
 
 
 def config_of(plain: dict[str, Any]) -> RefinerConfig:
-    """Read settings from JSON values."""
+    """Read settings from JSON values; a run that does not name variation had none."""
     lists: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
     }
-    return RefinerConfig(**lists)
+    return RefinerConfig(**({"use_variation": False} | lists))
