@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from safron.io.console import PIXEL_SIZE, SETTINGS, Program, debug_option, option, run_program, version_option
+from safron.io.errors import counted
 from safron.io.progress import progress
 
 if TYPE_CHECKING:
@@ -250,7 +251,9 @@ def command(data: Path, out: Path, *, overwrite: bool, **choices: Any) -> None:
     with progress(len(list_tiles(data, options.leave_out)) * options.copies, "images") as advance:
         advance(0)
         made = augment(data, out, options, overwrite=overwrite, report=lambda _: advance(1))
-    click.echo(f"{out}: {len(made)} images, set {options.kind}; how they were made: {out / 'manifest.json'}")
+    click.echo(
+        f"{out}: {counted(len(made), 'image')}, set {options.kind}; how they were made: {out / 'manifest.json'}"
+    )
 
 
 main = partial(run_program, command, NAME)

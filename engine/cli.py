@@ -29,7 +29,7 @@ from safron.io.console import (
     version_option,
     warn,
 )
-from safron.io.errors import BadInput, Failed
+from safron.io.errors import BadInput, Failed, counted
 from safron.io.interruptions import INTERRUPTED, SIGNALS, begin, own_process, say_if_interrupted, say_last
 from safron.io.json_report import check_report_path, write_report
 from safron.io.progress import progress
@@ -255,7 +255,9 @@ def _render_rows(name: str, read: Callable[[], list[Row]], options: RenderOption
             write_report(options.report, outcome(results))
     failed = sum(result.state == "failed" for result in results)
     if failed:
-        raise Failed(f"{name}: {failed} of {len(rows)} slides failed; the same command tries them again")
+        raise Failed(
+            f"{name}: {failed} of {counted(len(rows), 'slide')} failed; the same command tries them again"
+        )
 
 
 def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -> None:
@@ -269,7 +271,7 @@ def _show_result(result: SlideResult, number: int, total: int, *, quiet: bool) -
     else:
         report = result.report
         click.echo(
-            f"{head}done, {report.width} x {report.height} px, {report.generated} patches generated, {report.filled} filled, "
+            f"{head}done, {report.width} x {report.height} px, {counted(report.generated, 'patch')} generated, {report.filled} filled, "
             f"{report.seconds:.1f} s, digest {report.digest}"
         )
 

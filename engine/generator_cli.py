@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import click
 from safron.io.console import SETTINGS, ProgramGroup, debug_option, option, run_program, version_option
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 
 NAME = "safron-generator"
 
@@ -104,7 +104,7 @@ def check(model: str) -> None:
         prepared = prepare(mask, "never-written.tiff", options, dry_run=True)
     click.echo(f"name      {card.name}, version {card.version}")
     click.echo(
-        f"patches   {card.tile} px, context {card.context}, {len(card.noise_scales)} channels of noise"
+        f"patches   {card.tile} px, context {card.context}, {counted(len(card.noise_scales), 'channel')} of noise"
     )
     click.echo("labels    " + ", ".join(f"{label.value} {label.name}" for label in card.labels))
     for note in prepared.warnings:

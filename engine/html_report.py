@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.prepared import Prepared
-from safron.io.errors import Failed, one_line
+from safron.io.errors import Failed, counted, one_line
 from safron.io.files import output
 from safron.io.html_page import bars, head, image, table, text
 from safron.io.masks.to_geojson import legend_of, own_legend
@@ -68,7 +68,7 @@ def html_page(prepared: Prepared, report: RenderReport) -> str:
     grid, blocks = plan.grid, plan.block_shape
     stain = plan.stain.name if plan.stain else "reference"
     facts = [
-        ("slide", f"{report.out}, {report.width} x {report.height} px, {report.levels} levels, {report.output_bytes / 1e6:.1f} MB"),
+        ("slide", f"{report.out}, {report.width} x {report.height} px, {counted(report.levels, 'level')}, {report.output_bytes / 1e6:.1f} MB"),
         ("pixel size", f"{report.mpp:g} um" if report.mpp else "unknown"),
         ("mask", f"{mask.source}, {plan.canvas.width} x {plan.canvas.height} px"),
         ("generator", f"{report.model} on {report.device}, licence {prepared.job.model.card.licence}"),

@@ -6,6 +6,7 @@ from safron.engine.plan.estimates import largest_boundary, output_bytes, state_b
 from safron.engine.plan.passes import all_patches
 from safron.engine.preparation.mask_scan import Scan
 from safron.engine.preparation.prepared import Prepared
+from safron.io.errors import counted
 
 
 def _scale_lines(prepared: Prepared) -> list[str]:
@@ -29,8 +30,8 @@ def _sampler_lines(prepared: Prepared) -> list[str]:
     per_pixel = f", {held:.0f} bytes per pixel: of a canvas this small two may be held" if held > 16 else ""
     calls = f", guidance {sampler.guidance:g}, two calls a patch" if sampler.guidance else ""
     return [
-        f"sampler  {sampler.kind}, {plan.passes.steps} steps{calls}: {plan.passes.steps} passes over the canvas, {all_patches(plan)} "
-        f"patches in all; running picture in {plan.passes.state}, {most / 1e6:.1f} MB of scratch{per_pixel}"
+        f"sampler  {sampler.kind}, {counted(plan.passes.steps, 'step')}{calls}: {counted(plan.passes.steps, 'pass')} over the canvas, "
+        f"{counted(all_patches(plan), 'patch')} in all; running picture in {plan.passes.state}, {most / 1e6:.1f} MB of scratch{per_pixel}"
     ]
 
 
@@ -61,7 +62,7 @@ def plan_lines(prepared: Prepared, scan: Scan) -> list[str]:
         f"{plan.patches - scan.filled} to generate, {scan.filled} to fill as background"
         f"{', shared pixels computed once' if prepared.job.model.shared else ''}",
         f"blocks   {rows * columns} ({columns} x {rows}) of {plan.block} px, {at_a_time}",
-        f"slide    {slide.flavor}, {slide.compression}, {slide.level_count} levels, tiles of {slide.tile} px, "
+        f"slide    {slide.flavor}, {slide.compression}, {counted(slide.level_count, 'level')}, tiles of {slide.tile} px, "
         f"about {output_bytes(plan) / 1e6:.1f} MB",
         f"memory   at most {prepared.projected_bytes / 2**20:.0f} MiB of {prepared.options.memory / 2**20:.0f} MiB allowed: "
         f"{prepared.budget}",

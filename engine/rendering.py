@@ -36,7 +36,7 @@ from safron.engine.scratch.render_state import RenderState
 from safron.engine.system.gpus import kind_of
 from safron.engine.system.memory import LARGEST, SAMPLED, peak_bytes, reserve_memory
 from safron.engine.system.versions import deciding_versions
-from safron.io.errors import Failed, SafronError, one_line
+from safron.io.errors import Failed, SafronError, counted, one_line
 from safron.io.slides.preview import write_png
 
 from .passes import EarlierPasses, free_as_it_goes, run_passes
@@ -357,7 +357,7 @@ def _blocks_failed(job: Job, given_up: list[GivenUp]) -> Failed:
     ]
     more = f"; {waiting} more blocks need their patches" if waiting else ""
     return Failed(
-        f"{failed} block{'s' * (failed > 1)} failed {TRIES} times each: {'; '.join(named)}{more}. All other blocks are finished and kept; "
+        f"{counted(failed, 'block')} failed {TRIES} times each: {'; '.join(named)}{more}. All other blocks are finished and kept; "
         "the same command tries these again"
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from safron.io import files
+from safron.io.errors import counted
 from safron.io.files import waiting_name
 
 # Names before 0.2, which scripts may read.
@@ -149,10 +150,10 @@ class RenderReport:
         slowest_first = sorted(self.stages.items(), key=lambda item: -item[1])
         spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in slowest_first if seconds >= 0.05)
         return [
-            f"slide    {self.out}: {self.width} x {self.height} px, {self.levels} levels, {scale}, "
+            f"slide    {self.out}: {self.width} x {self.height} px, {counted(self.levels, 'level')}, {scale}, "
             f"{self.output_bytes / 1e6:.1f} MB",
             f"patches  {self.patches}: {self.generated} generated, {self.filled} filled as background; "
-            f"{self.blocks} blocks{resumed}",
+            f"{counted(self.blocks, 'block')}{resumed}",
             f"model    {self.model} ({self.model_sha256[:12]}) on {self.device}"
             + (f", {self.runtime} in {self.precision}" if self.runtime else ""),
             f"time     {self.seconds:.1f} s, {self.megapixels_per_second:.2f} Mpx/s"

@@ -14,7 +14,7 @@ from safron.engine.scratch.completion import Finished
 from safron.engine.scratch.journal import read_journal
 from safron.engine.scratch.lock import holder
 from safron.engine.scratch.pass_state import completed_passes, patches_so_far
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.io.remote import Target
 
 
@@ -70,7 +70,7 @@ class RenderStatus:
         }[self.state]
         passes = f"pass {self.step} of {self.steps}, " if self.steps > 1 else ""
         return (
-            f"{self.out}: {passes}{self.blocks} of {self.all_blocks} blocks, {self.patches} of {self.all_patches} patches "
+            f"{self.out}: {passes}{self.blocks} of {counted(self.all_blocks, 'block')}, {self.patches} of {counted(self.all_patches, 'patch')} "
             f"({share} %), {self.written_bytes / 1e6:.1f} MB, begun {self.begun}; {state}"
         )
 

@@ -60,3 +60,16 @@ def shortened(text: str, most: int) -> str:
         return text
     head = most * 2 // 5
     return f"{text[:head]} ... {text[head + 5 - most :]}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Name a number of things, one of them in the singular.
+
+    Examples
+    --------
+    >>> counted(1, "tile"), counted(0, "patch"), counted(2, "nucleus", "nuclei")
+    ('1 tile', '0 patches', '2 nuclei')
+    """
+    if count == 1:
+        return f"1 {one}"
+    return f"{count} {many or one + ('es' if one.endswith(('ch', 's')) else 's')}"

@@ -176,7 +176,7 @@ def test_no_slide_is_in_two_parts_and_the_generator_has_not_seen_the_test(data: 
     assert sum(map(len, slides)) == len(set().union(*slides)) == 3
     assert slides[2] == set(split(pairs, 0.3)[1].slides), "those that safron-train holds out"
     assert len(divide(pairs, held_out=0.3, validation=0.3, images=1).train) == 1
-    with pytest.raises(BadInput, match="1 slides, and training, validation and test need one each"):
+    with pytest.raises(BadInput, match="1 slide, and training, validation and test need one each"):
         divide(pairs.take([0, 1]), held_out=0.3, validation=0.3, images=None)
 
 

@@ -141,7 +141,7 @@ def test_nothing_drawn_is_lost_without_a_word(capsys: pytest.CaptureFixture[str]
     Path("cell.geojson").write_text(json.dumps([square("Stroma", 10, 190, nucleusGeometry=nucleus)]))
     assert run("from-geojson", "cell.geojson", "c.zarr", "--size", "200,200") == 0
     assert (
-        "warning: 1 nuclei of cells left out; safron-mask from-geojson --nuclei VALUE draws them"
+        "warning: 1 nucleus of cells left out; safron-mask from-geojson --nuclei VALUE draws them"
         in capsys.readouterr().err
     )
     assert run("from-geojson", "cell.geojson", "n.zarr", "--size", "200,200", "--nuclei", "2") == 0
@@ -157,7 +157,7 @@ def test_info_counts_absent_tiles(capsys: pytest.CaptureFixture[str]) -> None:
             tag.overwrite([0, *tag.value[1:]])
     assert run("info", "m.tif") == 0
     said = capsys.readouterr()
-    assert "absent  1 tiles or strips\n" in said.out
+    assert "absent  1 tile or strip\n" in said.out
     assert "1 of its 42 tiles or strips are absent; they are read as 0" in said.err
 
 

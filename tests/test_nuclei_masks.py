@@ -370,7 +370,7 @@ def test_nuclei_of_a_class_of_tissue_are_told_of(here: Path, capfd: pytest.Captu
         capfd, cli.main, "from-polygons", "cells.geojson", "m.zarr", "--classes", "nuclei", "--size", "20,20"
     )
     assert done.code == 0
-    assert "1 polygons of class 'Tumor' become tissue, not nuclei" in done.err
+    assert "class 'Tumor' (1 polygon) becomes tissue, not nuclei" in done.err
 
 
 def test_a_size_beyond_any_mask_is_refused_at_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -385,7 +385,7 @@ def test_a_class_to_ignore_that_no_polygon_has(tmp_path: Path, capfd: pytest.Cap
     assert done.code == 0
     assert "--ignore Mitosis: no polygon is of this class" in done.err
     assert "--ignore Connective" not in done.err
-    assert "1 nuclei" in done.out
+    assert "1 nucleus;" in done.out
 
 
 def test_corners_beyond_any_mask_and_images_cut_short(

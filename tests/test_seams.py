@@ -485,7 +485,7 @@ def test_several_slides_make_one_table(
             ["seams", "flat.png", "--model", "identity"],
             "--model: the generator is run on windows of a mask",
         ),
-        (["seams", "flat.png", "--model", "a", "--model", "b"], "2 generators for 1 slides"),
+        (["seams", "flat.png", "--model", "a", "--model", "b"], "2 generators for 1 slide:"),
         (["seams", "flat.png", "--mask", "none.zarr", "--tile", "64", "--overlap", "0"], "mask none.zarr"),
         (["seams", "flat.png", "--tile", "0"], "Invalid value for '--tile'"),
         (["seams", "none.tiff", "--report", "no/r.json"], "--report no/r.json: folder "),

@@ -373,7 +373,7 @@ def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "n.zarr"
     result = run(tmp_path / "tiles", out, "--size", "300,200", "--rule", "table")
     assert result.exit_code == 0, result.output
-    assert "300 x 200 pixels, 0.25 um per pixel, from 1 tiles" in result.output
+    assert "300 x 200 pixels, 0.25 um per pixel, from 1 tile" in result.output
     assert "b.png: only 0 % of it is tissue" in result.output
     assert open_mask(out).shape == (200, 300)
     small = tmp_path / "small.zarr"

@@ -269,7 +269,7 @@ def test_export_keeps_the_picture_and_writes_the_card(folder: Path, tmp_path: Pa
     assert card["labels"][0]["fill"] == list(GLASS)
     assert (card["steps"], card["config_sha256"]) == (1, TINY.sha256())
     assert "CC BY 4.0" in card["licence"]
-    assert card["trained_on"] == "EBHI-Seg: 1 images of 1 slides"
+    assert card["trained_on"] == "EBHI-Seg: 1 image of 1 slide"
     assert card["mpp"] == 1
 
     average = fresh()

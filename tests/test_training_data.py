@@ -165,7 +165,7 @@ def test_what_annotations_and_masks_of_slides_lose_is_told(
     source = folders.open_source(tmp_path, override(TINY, {"model": {"mpp": 1.0}}, "test"))
     assert (source.read(0, (20, 30), 120).labels == 2).sum() == 100 * 100
     told = capsys.readouterr().err
-    for loss in ("1 x Point left out", "objects lie in 2 planes (z 0, 1)", "1 nuclei of cells left out"):
+    for loss in ("1 x Point left out", "objects lie in 2 planes (z 0, 1)", "1 nucleus of cells left out"):
         assert f"case1.geojsonl: {loss}" in told
     assert "case2.zarr: none of its chunks is stored" in told
 

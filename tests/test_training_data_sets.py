@@ -186,7 +186,7 @@ def test_exif_turns_neither_image_nor_mask(
     source = opened(tmp_path)
     assert np.array_equal(source.labels[0], labels)
     assert np.abs(source.images[0].astype(int) - image_of(labels)).mean() < 4
-    assert "1 files with this: an orientation in EXIF" in capfd.readouterr().err
+    assert "1 file with this: an orientation in EXIF" in capfd.readouterr().err
 
 
 def test_what_was_not_scanned_is_white(tmp_path: Path) -> None:

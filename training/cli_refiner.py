@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
+from safron.io.errors import counted
 from safron.training.config.exported import OVERWRITE, check_export, check_run_folder
 from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.stopping import tell_of
@@ -83,7 +84,8 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
         raise BadInput(f"--leave-out {min(unknown)}: no tile has this name; give names as {found[0][0]}")
     kept = Tiles([(name, rgb) for name, rgb in found if name not in given["leave_out"]], config)
     click.echo(
-        f"{len(kept.names)} tiles; iterations of each phase: {', '.join(map(str, config.steps))}", err=True
+        f"{counted(len(kept.names), 'tile')}; iterations of each phase: {', '.join(map(str, config.steps))}",
+        err=True,
     )
     with progress(config.total, "iterations") as advance:
         begun = [0]

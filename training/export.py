@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from safron.io.errors import BadInput, Failed
+from safron.io.errors import BadInput, Failed, counted
 from safron.io.measures.guides import draw_guides
 from safron.io.measures.style import STYLE_NAMES, measure_style
 from safron.io.whole_image import read_image
@@ -146,7 +146,7 @@ def export_checkpoint(
         "name": about.get("generator", ""),
         "licence": about.get("licence") or (ebhi if about.get("data_set") == "ebhi" else "unknown"),
         "trained_on": about.get("trained_on")
-        or f"{data}: {about['images']} images of {about['slides']} slides",
+        or f"{data}: {counted(about['images'], 'image')} of {counted(about['slides'], 'slide')}",
     }
     styles = about.get("styles")
     if default_style is not None:

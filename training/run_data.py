@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safron.io.errors import counted
 from safron.io.files import check_regular
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DataFacts, read_facts
@@ -134,11 +135,11 @@ def describe(run: Run) -> str:
     )
     return (
         f"{about['data']} (read as {held_out.told}): {_count(about['images'], about['slides'])}{each}; held out: "
-        f"{_count(len(held_out), len(set(held_out.slides)))}; an epoch is {tiles} tiles of {config.tile_side} px at "
+        f"{_count(len(held_out), len(set(held_out.slides)))}; an epoch is {counted(tiles, 'tile')} of {config.tile_side} px at "
         f"{show_mpp(config.model.mpp)} (one each {config.epoch_stride} px), {config.steps} steps are "
         f"{config.steps * config.batch / tiles:.3g} epochs; labels: {labels}; {about['device']}, {about['precision']}"
     )
 
 
 def _count(images: int, slides: int) -> str:
-    return f"{images} image{'s' * (images != 1)} of {slides} slide{'s' * (slides != 1)}"
+    return f"{counted(images, 'image')} of {counted(slides, 'slide')}"

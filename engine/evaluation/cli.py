@@ -19,7 +19,7 @@ from safron.io.console import (
     version_option,
     warn,
 )
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.io.interruptions import say_if_interrupted
 from safron.io.json_report import check_report_path, write_report
 from safron.training.segmentation.options import DiceOptions
@@ -113,7 +113,7 @@ def seams(
 
     if len(models) not in (0, 1, len(slides)):
         raise click.UsageError(
-            f"{len(models)} generators for {len(slides)} slides: give one for all, or one per slide"
+            f"{counted(len(models), 'generator')} for {counted(len(slides), 'slide')}: give one for all, or one per slide"
         )
     each = models * len(slides) if len(models) == 1 else models or (None,) * len(slides)
     reports = [
@@ -217,7 +217,7 @@ def fid(
     count = min(len(found) for found in sets)
     if count < 8:
         raise BadInput(
-            f"{real}, {fake}: {count} tiles of {size} px in the smaller set, at least 8 are needed"
+            f"{real}, {fake}: {counted(count, 'tile')} of {size} px in the smaller set, at least 8 are needed"
         )
     first, second = (found.take(count, seed=seed) for found in sets)
     if first.mpp and second.mpp and abs(first.mpp / second.mpp - 1) > 0.05:
@@ -236,12 +236,15 @@ def fid(
         [name, f"{value:.4g}", f"{spread:.2g}" if spread is not None else "-"]
         for name, value, spread in measured["measures"]
     ]
-    for line in [*format_table(rows), f"{count} tiles of {size} px of each set; {measured['what']}"]:
+    for line in [
+        *format_table(rows),
+        f"{counted(count, 'tile')} of {size} px of each set; {measured['what']}",
+    ]:
         click.echo(line)
     if count <= measured["dimensions"]:
         warn(
             NAME,
-            f"{count} tiles for {measured['dimensions']} features: the Frechet distance is mostly bias; "
+            f"{counted(count, 'tile')} for {measured['dimensions']} features: the Frechet distance is mostly bias; "
             "use the kernel distance",
         )
     if report is not None:
@@ -332,7 +335,7 @@ def sheet(sources: tuple[str, ...], out: Path, **options: Any) -> None:
         raise click.UsageError(f"{' '.join(sources)}: give KIND=SOURCE, each kind once, as real=frames/")
     key = make_sheet({name: path for name, _, path in named}, out, **options)
     click.echo(
-        f"{out}: {len(key.kinds)} crops; {key_path(out)} says what they are, so keep it from the reader"
+        f"{out}: {counted(len(key.kinds), 'crop')}; {key_path(out)} says what they are, so keep it from the reader"
     )
 
 
@@ -380,7 +383,7 @@ def dice(data: Path, out: Path, **options: Any) -> None:
         click.echo(line)
     done, planned = report["done"], report["planned"]
     more = "" if done == planned else "; the same command continues"
-    click.echo(f"{done} of {planned} trainings done{more}; report and picture are in {out}")
+    click.echo(f"{done} of {counted(planned, 'training')} done{more}; report and picture are in {out}")
 
 
 def _need_for_training(command: str) -> None:

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from safron.engine.system.failures import Lost, WorkersDied
+from safron.io.errors import counted
 
 from .call_timer import CallTimer
 from .scheduling import TRIES, WAKE_SECONDS, Ended, Task
@@ -108,7 +109,9 @@ class DaskPool(ABC):
         except KilledWorker as error:
             deaths = error.allowed_failures + 1
             return _Raised(
-                WorkersDied(f"its worker died {deaths} times, the last one {error.last_worker.address}")
+                WorkersDied(
+                    f"its worker died {counted(deaths, 'time')}, the last one {error.last_worker.address}"
+                )
             )
         except CancelledError as error:  # not by us: we would not be waiting for it
             raise self.lost() from error

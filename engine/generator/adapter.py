@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 
 from .card import PAGE, Adapter, Card
 
@@ -103,7 +103,7 @@ def _check_shapes(
         if len(have) != 1 + len(want) or any(isinstance(size, int) and size != rule for size, rule in sizes):
             raise BadInput(
                 f"--model {source}: {entry.name!r} has shape {have}, its card (tile {card.tile}, context {card.context}, "
-                f"{len(card.labels)} labels, crop {adapter.output.crop}) wants {['n', *want]}; {PAGE}"
+                f"{counted(len(card.labels), 'label')}, crop {adapter.output.crop}) wants {['n', *want]}; {PAGE}"
             )
 
 

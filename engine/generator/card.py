@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.io.fields import RGB, Byte, Count, Finite, Line, Mpp, NotNegative, Text, convert, hints
 from safron.io.files import parse_text
 from safron.io.json_texts import parse_json
@@ -180,7 +180,9 @@ class Style(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name, vector in {"default": self.default, **self.named}.items():
             if len(vector) != len(self.numbers):
-                raise ValueError(f"{name} has {len(vector)} values; its numbers are {len(self.numbers)}")
+                raise ValueError(
+                    f"{name} has {counted(len(vector), 'value')}; its numbers are {len(self.numbers)}"
+                )
 
 
 class InitialImage(Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safron.io.errors import BadInput, one_line
+from safron.io.errors import BadInput, counted, one_line
 from safron.io.files import what_is_there
 
 from .adapter import TYPES
@@ -152,7 +152,7 @@ def draft_card(path: Path) -> Draft:
     outcome = _call(session, taken, layout, channels, noise, made)
     if isinstance(outcome, str):
         raise BadInput(
-            f"{path}: cannot be called with {layout} of {channels} channels: {outcome}; write its card by hand"
+            f"{path}: cannot be called with {layout} of {counted(channels, 'channel')}: {outcome}; write its card by hand"
         )
     side, picture = outcome
     _describe(draft, taken, made, layout, channels, side, picture, noise)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from msgspec import Meta, Struct, structs
 from safron.engine.plan.fixed_point import PREDICTION_LIMIT
 from safron.engine.plan.planes import PlaneSpec
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.io.fields import Byte, Count, Finite, NotNegativeNumber
 
 Float32 = npt.NDArray[np.float32]
@@ -112,7 +112,9 @@ class Sampler(Struct, frozen=True, forbid_unknown_fields=True):
         have = len(self.times)
         count = (self.steps or have) if count is None else count
         if not 0 < count <= have:
-            raise BadInput(f"--steps {count}: the generator's card has {have} steps; give 1 to {have}")
+            raise BadInput(
+                f"--steps {count}: the generator's card has {counted(have, 'step')}; give 1 to {have}"
+            )
         guidance = self.guidance if guidance is None else guidance
         if guidance and self.null_label is None:
             raise BadInput(

@@ -18,7 +18,7 @@ import numpy as np
 from safron.engine.generator.onnx_model import OnnxModel
 from safron.engine.generator.planes import Inputs, call_with, card_sources, first_step, one_patch
 from safron.engine.plan.window import Window
-from safron.io.errors import BadInput, Failed, one_line
+from safron.io.errors import BadInput, Failed, counted, one_line
 from safron.io.files import check_output_path, publish, what_is_there
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _compare(before: OnnxModel, after: OnnxModel, changes: tuple[str, ...]) -> O
         levels = max(levels, int(np.abs(pixels[1] - pixels[0]).max()))
     if levels > LEVELS_LIMIT or max_abs > FLOAT_LIMIT:
         raise Failed(
-            f"{before.path}: pixels of the rewritten graph differ by {levels} levels ({max_abs:.2g} before rounding); "
+            f"{before.path}: pixels of the rewritten graph differ by {counted(levels, 'level')} ({max_abs:.2g} before rounding); "
             "nothing was written, render with the original"
         )
     # The first call of each also allocates memory.

@@ -11,7 +11,7 @@ import zarr
 from safron.engine.generator.card import Card
 from safron.engine.generator.pictures import content_of
 from safron.engine.generator.style_field import read_field
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.io.measures.style import BACKGROUND, STYLE_NAMES, measure_style
 from safron.io.whole_image import read_image
 from zarr.storage import LocalStore
@@ -95,7 +95,7 @@ def _with_field(card: Card, style: str) -> Card:
         raise BadInput(f"--style {error}") from error
     if channels != len(card.style.numbers):
         raise BadInput(
-            f"--style {style}: its vectors have {channels} numbers, those of generator {card.name!r} {len(card.style.numbers)}; "
+            f"--style {style}: its vectors have {counted(channels, 'number')}, those of generator {card.name!r} {len(card.style.numbers)}; "
             "give a field that was made for it"
         )
     chosen = msgspec.structs.replace(card.style, source=path, content=content_of(path))

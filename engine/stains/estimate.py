@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput, one_line
+from safron.io.errors import BadInput, counted, one_line
 
 from .stain import Stain
 
@@ -55,7 +55,7 @@ def estimate(rgb: npt.NDArray[np.uint8], name: str = "picture") -> Stain:
     tissue = density[(density.sum(axis=1) > MIN_DENSITY) & (density[:, 0] <= MOST_RED * density[:, 1])]
     if len(tissue) < MIN_TISSUE:
         raise BadInput(
-            f"{name}: has {len(tissue)} pixels of stained tissue; {MIN_TISSUE} are needed to see its stains"
+            f"{name}: has {counted(len(tissue), 'pixel')} of stained tissue; {MIN_TISSUE} are needed to see its stains"
         )
     _, directions = np.linalg.eigh(np.cov(tissue.T))
     plane = directions[:, :0:-1] * np.where(directions[:, :0:-1].sum(axis=0) < 0, -1, 1)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 from safron.engine.plan.window import Window
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.io.masks.drawing import edges_of, inside
 from safron.io.masks.mask import LabelMask
 
@@ -60,7 +60,9 @@ class Stroke(Struct, forbid_unknown_fields=True, frozen=True):
             raise ValueError(f"width {self.width:g} must be 1 to 4096 pixels")
         least = 3 if self.tool == "polygon" else 1
         if not least <= len(self.points) <= MOST_POINTS:
-            raise ValueError(f"{len(self.points)} points: a {self.tool} has {least} to {MOST_POINTS}")
+            raise ValueError(
+                f"{counted(len(self.points), 'point')}: a {self.tool} has {least} to {MOST_POINTS}"
+            )
         if not all(abs(value) < 1 << 31 for point in self.points for value in point):
             raise ValueError("points must lie near the mask")
 

@@ -20,6 +20,7 @@ from safron.io.console import (
     warn,
     with_options,
 )
+from safron.io.errors import counted
 from safron.io.progress import pixel_progress
 
 from .cli_edges import edges
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Sequence
 
-    from safron.io.legend import Label
-
+from safron.io.legend import Label
 
 # Options
 
@@ -261,7 +261,7 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
     click.echo(f"dtype   {facts['dtype']}")
     click.echo(f"chunks  {opened.chunks[1]} x {opened.chunks[0]} pixels")
     if absent := getattr(opened.plane, "absent", 0):
-        click.echo(f"absent  {absent} tiles or strips")
+        click.echo(f"absent  {counted(absent, 'tile or strip', 'tiles or strips')}")
     click.echo(f"mpp     {'unknown' if opened.mpp is None else f'{opened.mpp:g} um per pixel'}")
     legend = {label.value: label.name for label in own_legend(opened)}
     for name, other in opened.beside.items():
@@ -287,7 +287,7 @@ def _polygons(counts: Counter[str]) -> str:
     """Count polygons and name their classes, as the beginning of a sentence."""
     several = counts.total() > 1
     names = ", ".join(f"{count} {name}" if several else name for name, count in counts.most_common(8))
-    return f"{counts.total()} polygon{'s' * several} ({names}{', ...' * (len(counts) > 8)}) {'are' if several else 'is'}"
+    return f"{counted(counts.total(), 'polygon')} ({names}{', ...' * (len(counts) > 8)}) {'are' if several else 'is'}"
 
 
 commands.add_command(synthesize_nuclei)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from safron.io.console import POSITIVE, debug_option, option, warn, with_options
+from safron.io.errors import counted
 from safron.io.legend import Label
 from safron.io.progress import pixel_progress
 
@@ -93,7 +94,7 @@ def to_geojson(
         if not found[name] and value not in (background or (0,)):
             warn(NAME, f"--label {name}={value}: the mask has no region of label {value} to draw")
     names = ", ".join(f"{count} {name}" for name, count in found.most_common(8))
-    click.echo(f"{out}: {found.total()} regions" + (f" ({names})" if names else ""))
+    click.echo(f"{out}: {counted(found.total(), 'region')}" + (f" ({names})" if names else ""))
     if _unpacked_size(out) > MAX_GEOJSON_BYTES:
         warn(
             NAME,

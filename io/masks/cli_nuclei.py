@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, debug_option, option, warn
+from safron.io.errors import counted
 from safron.io.progress import pixel_progress
 
 from .cli_options import NAME, SHARE, size_of
@@ -124,4 +125,6 @@ def synthesize_nuclei(
             overwrite=overwrite,
             progress=advance,
         )
-    click.echo(f"{out}: {width} x {height} pixels, {mpp * shrink:g} um per pixel, from {len(textures)} tiles")
+    click.echo(
+        f"{out}: {width} x {height} pixels, {mpp * shrink:g} um per pixel, from {counted(len(textures), 'tile')}"
+    )

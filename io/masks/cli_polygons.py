@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, option, warn, with_options
+from safron.io.errors import counted
 from safron.io.progress import pixel_progress
 
 from .cli_options import NAME, canvas_of, size_of, tell_size, write_options
@@ -156,7 +157,7 @@ def _plan_drawing(options: PolygonOptions) -> _Drawing:
         if table.name(value) in ("tissue", "background"):
             warn(
                 NAME,
-                f"{options.nuclei}: {count} polygons of class {name!r} become {table.name(value)}, not nuclei; give regions "
+                f"{options.nuclei}: class {name!r} ({counted(count, 'polygon')}) becomes {table.name(value)}, not nuclei; give regions "
                 "with --regions, or another table with --classes",
             )
     return _Drawing(PolygonMask(layer, under, background), table, height, width, options.mpp or mpp)
@@ -184,12 +185,14 @@ def _tell_classes(drawing: _Drawing, options: PolygonOptions) -> None:
 
     mask, table = drawing.mask, drawing.table
     lacking = len(mask.nuclei.polygons) - sum(mask.count.values())
-    nuclei = "nuclei" + f", {lacking} of them without a pixel" * bool(lacking)
+    nuclei = counted(len(mask.nuclei.polygons), "nucleus", "nuclei")
+    nuclei += f", {lacking} of them without a pixel" * bool(lacking)
     parts = [(nuclei, mask.nuclei, mask.count)]
     if mask.regions is not None:
-        parts.append(("regions", mask.regions, mask.regions.polygons.count()))
+        regions = counted(len(mask.regions.polygons), "region")
+        parts.append((regions, mask.regions, mask.regions.polygons.count()))
     for what, layer, drawn in parts:
-        click.echo(f"{len(layer.polygons)} {what}; classes by table {options.classes or 'of the files'}:")
+        click.echo(f"{what}; classes by table {options.classes or 'of the files'}:")
         for line in describe(layer, table, drawn):
             click.echo(line)
     click.echo(f"outside: {mask.background} {table.name(mask.background)}")
@@ -290,7 +293,9 @@ def from_instances(
             progress=advance,
         )
     tell_size(out, height, width, mpp)
-    click.echo(f"{len(found.numbers)} nuclei; classes by table {classes or 'of the file'}:")
+    click.echo(
+        f"{counted(len(found.numbers), 'nucleus', 'nuclei')}; classes by table {classes or 'of the file'}:"
+    )
     for line in told(found, labels, chosen):
         click.echo(line)
     if absent := int((~drawn.seen).sum()):

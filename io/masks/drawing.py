@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safron.io.errors import counted
 from safron.io.legend import DEFAULT_LABELS, Label
 
 CELL = 2048
@@ -152,7 +153,7 @@ class Drawing:
             )
         if self.nuclei:
             losses.append(
-                f"{self.nuclei} nuclei of cells left out; safron-mask from-geojson --nuclei VALUE draws them"
+                f"{counted(self.nuclei, 'nucleus', 'nuclei')} of cells left out; safron-mask from-geojson --nuclei VALUE draws them"
             )
         return losses
 

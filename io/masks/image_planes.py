@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput, one_line
+from safron.io.errors import BadInput, counted, one_line
 from safron.io.fields import RGB
 
 from .image_kinds import is_tiff, silent, slide_vendor, starts, tiff_size
@@ -122,7 +122,7 @@ class ImagePlane:
         except BadInput:
             return "colours in a table"
         shown = ", ".join(f"{number} = {color}" for number, color in list(table.items())[:4])
-        return f"{len(table)} colours in a table ({shown}{', ...' if len(table) > 4 else ''})"
+        return f"{counted(len(table), 'colour')} in a table ({shown}{', ...' if len(table) > 4 else ''})"
 
     def require(
         self,
@@ -154,7 +154,9 @@ class ImagePlane:
         if dtype.kind not in "bui":
             raise BadInput(f"it holds {dtype}; labels are whole numbers from 0 to 255: save it as 8 bit")
         if bands == 2 or bands > 4:
-            raise BadInput(f"it has {bands} channels; a mask has one channel of labels, or colours")
+            raise BadInput(
+                f"it has {counted(bands, 'channel')}; a mask has one channel of labels, or colours"
+            )
         looked_up = bands > 2 or self.use_palette
         if looked_up and dtype not in (np.uint8, np.bool_):
             raise BadInput(f"its colours are {dtype}; colour-coded masks have 8 bits a channel")

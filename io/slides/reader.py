@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput, Failed, one_line
+from safron.io.errors import BadInput, Failed, counted, one_line
 from safron.io.files import what_is_there
 
 RGBPixels = npt.NDArray[np.uint8]
@@ -80,7 +80,7 @@ class Pixels:
             image = image.flatten(background=255)
         self.grey = image.bands == 1
         if image.bands not in (1, 3) or image.format != "uchar":
-            count = "one channel" if self.grey else f"{image.bands} channels"
+            count = "one channel" if self.grey else counted(image.bands, "channel")
             raise BadInput(f"{self.path}: has {count} of {image.format}; colours of 8 bits are needed")
         if self.grey:
             image = image.bandjoin([image, image])

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import imagecodecs
 import numpy as np
 import openslide
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 
 from .tiff_directories import BrokenTiff, Directory, TiffReader
 
@@ -340,7 +340,7 @@ def _check_children(tiff: TiffReader, chain: list[Directory], *, ours: bool) -> 
     children, reduced = tiff.children(chain[0]), _reduced(tiff, chain)
     if len(children) != len(reduced):
         if ours or (children and reduced):
-            yield f"SubIFDs have {len(children)} levels, the chain {len(reduced)}: some readers see fewer"
+            yield f"SubIFDs have {counted(len(children), 'level')}, the chain {len(reduced)}: some readers see fewer"
         return
     for index, pair in enumerate(zip(children, reduced, strict=True), start=1):
         tables = [
@@ -374,7 +374,7 @@ def _check_openslide(path: Path, levels: list[_Level], mpp: float | None) -> Ite
         yield f"OpenSlide does not read it: {error}"
         return
     if found != wanted:
-        yield f"OpenSlide sees {len(found)} levels from {_size(found[0])}, not {len(wanted)} from {_size(wanted[0])}"
+        yield f"OpenSlide sees {counted(len(found), 'level')} from {_size(found[0])}, not {len(wanted)} from {_size(wanted[0])}"
     if mpp is not None and not math.isclose(seen_mpp, mpp, rel_tol=1e-6):
         yield f"OpenSlide sees {seen_mpp:g} um per pixel, not {mpp:g}"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from safron.io.console import warn
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.io.mapped import spill
 from safron.io.masks.canvas_size import image_size
 from safron.io.masks.pair_files import list_images
@@ -190,7 +190,7 @@ def _read_pairs(
 
     arrays = spill(read(), cache)
     for note, count in notes.most_common(3):
-        warn("safron-train", f"{folder}: {count} files with this: {note}")
+        warn("safron-train", f"{folder}: {counted(count, 'file')} with this: {note}")
     if not tissue:
         raise BadInput(f"{folder}: every pixel of its masks is background; check how the masks were made")
     own = config.image_mpp or facts.mpp or max(sizes, default=None)

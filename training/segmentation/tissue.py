@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts
 from safron.training.config.settings import ModelConfig, TrainConfig
 from safron.training.data import ebhi
@@ -91,7 +91,7 @@ def divide(pairs: Pairs, *, held_out: float, validation: float, images: int | No
     count = len(set(pairs.slides))
     if count < LEAST_SLIDES:
         raise BadInput(
-            f"{count} slides, and training, validation and test need one each: give more, or say what in a name is the "
+            f"{counted(count, 'slide')}, and training, validation and test need one each: give more, or say what in a name is the "
             "slide with --slide-of"
         )
     rest, test = split(pairs, held_out)
