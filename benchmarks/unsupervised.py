@@ -42,11 +42,10 @@ from safron.training.refiner.data import (
 from safron.training.refiner.found import find_nuclei
 from safron.training.refiner.networks import TaskNet
 from safron.training.refiner.settings import CONTEXT, SIZES, RefinerConfig
+from safron.training.refiner.task_loss import TaskBatch, task_loss
 from safron.training.refiner.train import RefinerTrainer
-from safron.training.refiner.variation import varied
 from safron.training.segmentation.metrics import compare, compare_instances
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch import nn
 
 VARIANTS: dict[str, dict[str, bool]] = {
     "whole method": {},
@@ -63,14 +62,8 @@ BESIDE = "labels and refined pictures"
 
 UInt8 = npt.NDArray[np.uint8]
 Instances = npt.NDArray[np.int64]
-Pair = tuple[Tensor, Tensor]
-Draw = Callable[[int], Pair]
+Draw = Callable[[int], TaskBatch]
 Held = dict[str, tuple[UInt8, Instances]]
-
-
-def task_steps(config: RefinerConfig) -> int:
-    """Steps of the task network in all phases."""
-    return config.steps[3] + config.inner[2] * config.steps[4]
 
 
 def train_task(config: RefinerConfig, draw: Draw) -> nn.Module:
@@ -79,11 +72,8 @@ def train_task(config: RefinerConfig, draw: Draw) -> nn.Module:
     network = TaskNet(config.task_width)
     average = copy.deepcopy(network)
     adam = torch.optim.Adam(network.parameters(), config.task_rate, betas=(0.5, 0.999))
-    for step in range(task_steps(config)):
-        image, targets = draw(step)
-        if config.use_variation:
-            image = varied(image, seed=config.seed, step=step)
-        loss = binary_cross_entropy_with_logits(network(image), targets)
+    for step in range(config.task_steps):
+        loss = task_loss(network, average, draw(step), config, step)
         adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
@@ -94,9 +84,9 @@ def train_task(config: RefinerConfig, draw: Draw) -> nn.Module:
 def initial(tiles: Tiles) -> Draw:
     """Initial pictures and their masks."""
 
-    def draw(step: int) -> Pair:
+    def draw(step: int) -> TaskBatch:
         batch = tiles.batch(step)
-        return batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT], batch.targets
+        return TaskBatch(batch.initial[:, :, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT], batch.targets, batch.real)
 
     return draw
 
@@ -104,10 +94,10 @@ def initial(tiles: Tiles) -> Draw:
 def refined(trainer: RefinerTrainer, tiles: Tiles) -> Draw:
     """Pictures drawn upon any tiles, in their style, and their masks."""
 
-    def draw(step: int) -> Pair:
+    def draw(step: int) -> TaskBatch:
         batch = tiles.batch(step)
         with torch.no_grad():
-            return trainer.refined(batch), batch.targets
+            return TaskBatch(trainer.refined(batch), batch.targets, batch.real)
 
     return draw
 
@@ -116,7 +106,7 @@ def labelled(images: list[UInt8], truth: list[Instances], config: RefinerConfig)
     """Crops of real tiles with their labels."""
     rng = np.random.default_rng([config.seed, 7])
 
-    def draw(step: int) -> Pair:
+    def draw(step: int) -> TaskBatch:
         shown, targets = [], []
         for _ in range(config.batch):
             tile = int(rng.integers(len(images)))
@@ -127,18 +117,19 @@ def labelled(images: list[UInt8], truth: list[Instances], config: RefinerConfig)
                 (targets, task_targets(truth[tile][place].astype(np.uint32), config.interior)),
             ):
                 kept.append(np.ascontiguousarray(np.rot90(part[::-1] if turn >= 4 else part, turn % 4)))
-        return as_tensor(shown), torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2)
+        return TaskBatch(as_tensor(shown), torch.from_numpy(np.stack(targets)).permute(0, 3, 1, 2))
 
     return draw
 
 
 def halves(one: Draw, other: Draw) -> Draw:
-    """Batches of which each source gives half."""
+    """Batches of which each source gives half; real pictures without labels are the second one's."""
 
-    def draw(step: int) -> Pair:
-        pairs = zip(one(step), other(step), strict=True)
+    def draw(step: int) -> TaskBatch:
+        first, second = one(step), other(step)
+        pairs = (first.images, second.images), (first.targets, second.targets)
         image, targets = (torch.cat([a[: len(a) // 2], b[len(b) // 2 :]]) for a, b in pairs)
-        return image, targets
+        return TaskBatch(image, targets, second.real)
 
     return draw
 
@@ -263,7 +254,7 @@ class Study:
             found |= {
                 kind + what: score for what, score in scores_of(network, held, self.config.smallest).items()
             }
-        return found | {"task_steps": task_steps(self.config), "batch": self.config.batch}
+        return found | {"task_steps": self.config.task_steps, "batch": self.config.batch}
 
 
 def options() -> argparse.Namespace:

@@ -51,6 +51,11 @@ PATH = click.Path(path_type=Path)
     "Show the segmenter pictures as they are, not varied in stain, sharpness and noise (ablation).",
     is_flag=True,
 )
+@option(
+    "--no-pseudo-labels",
+    "Show the segmenter no real pictures that it labels itself (ablation).",
+    is_flag=True,
+)
 @option("--seed", "Seed of weights and batches, a whole number.", "N", type=click.IntRange(0), default=0)
 @option("--threads", "Number of cores.", "N", type=click.IntRange(1), shown="all")
 @option("--resume", "Continue from the checkpoint in OUT.", is_flag=True)
@@ -75,7 +80,8 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     from safron.training.refiner.data import Tiles
 
     used: dict[str, Any] = {
-        f"use_{name}": not given[f"no_{name}"] for name in ("style", "hard", "weights", "variation")
+        f"use_{name}": not given[f"no_{name}"]
+        for name in ("style", "hard", "weights", "variation", "pseudo_labels")
     }
     config = dataclasses.replace(SIZES[given["size"]], seed=given["seed"], shrink=given["shrink"], **used)
     if given["iterations"]:

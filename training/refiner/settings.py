@@ -61,6 +61,8 @@ class RefinerConfig:
         Whether the reference is used, and hard examples, and weights D/(1-D) on the task's loss; off for ablations.
     use_variation
         Whether stain, sharpness and noise of what the task network learns from vary at random; off for an ablation.
+    use_pseudo_labels
+        Whether the task network also learns from real pictures that it labels itself; off for an ablation.
     seed
         Any whole number.
     """
@@ -88,6 +90,7 @@ class RefinerConfig:
     use_hard: bool = True
     use_weights: bool = True
     use_variation: bool = True
+    use_pseudo_labels: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -110,6 +113,11 @@ class RefinerConfig:
     def total(self) -> int:
         """Iterations of all phases."""
         return sum(self.steps)
+
+    @property
+    def task_steps(self) -> int:
+        """Steps of the task network in all phases."""
+        return self.steps[3] + self.inner[2] * self.steps[4]
 
     def phase(self, done: int) -> Phase:
         """Return the phase that iteration number `done` belongs to; the last one goes on for ever."""
@@ -157,8 +165,8 @@ SIZES: dict[str, RefinerConfig] = {
 
 
 def config_of(plain: dict[str, Any]) -> RefinerConfig:
-    """Read settings from JSON values; a run that does not name variation had none."""
+    """Read settings from JSON values; a run that does not name variation or pseudo-labels had none."""
     lists: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
     }
-    return RefinerConfig(**({"use_variation": False} | lists))
+    return RefinerConfig(**({"use_variation": False, "use_pseudo_labels": False} | lists))

@@ -23,7 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from .data import Batch, Tiles, as_bytes, as_tensor
 from .networks import make_networks
 from .settings import CONTEXT, VALUES, RefinerConfig
-from .variation import varied
+from .task_loss import TaskBatch, task_loss
 
 LEAST_WEIGHT, MOST_WEIGHT = 0.2, 2.0
 """Bounds of the weight D/(1-D) of a picture in the task's loss; from the paper's later code."""
@@ -189,10 +189,10 @@ class RefinerTrainer:
         return {"discriminator": loss.item(), "accuracy": right.item()}
 
     def segment(self, batch: Batch) -> dict[str, float]:
-        """Train the task network on refined pictures."""
+        """Train the task network on refined pictures, and on real ones that it labels itself."""
         with torch.no_grad():
             image = self.refined(batch)
-            weights = torch.ones(len(image))
+            weights: Tensor | None = None
             if self.config.use_weights and self.config.phase(self.done) == "joint":
                 # D / (1 - D) is the exponential of the logit.
                 weights = (
@@ -201,12 +201,8 @@ class RefinerTrainer:
                     .exp()
                     .clamp(LEAST_WEIGHT, MOST_WEIGHT)
                 )
-        if self.config.use_variation:
-            image = varied(image, seed=self.config.seed, step=self.task_steps)
-        each = binary_cross_entropy_with_logits(self.task(image), batch.targets, reduction="none").mean(
-            dim=(1, 2, 3)
-        )
-        loss = (weights * each).sum() / weights.sum()
+        shown = TaskBatch(image, batch.targets, batch.real, weights)
+        loss = task_loss(self.task, self.average, shown, self.config, self.task_steps)
         self._descend("task", loss)
         follow(self.average, self.task, self.config.task_average, self.task_steps)
         self.task_steps += 1
