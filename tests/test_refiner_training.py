@@ -27,7 +27,7 @@ from safron.io.synthesis.layout import Layout  # noqa: E402
 from safron.io.synthesis.textures import make_texture  # noqa: E402
 from safron.training.cli import commands  # noqa: E402
 from safron.training.fit_refiner import fit_refiner, load  # noqa: E402
-from safron.training.refiner import data, train, variation  # noqa: E402
+from safron.training.refiner import data, task_loss, variation  # noqa: E402
 from safron.training.refiner.data import Tiles, as_bytes, as_tensor, task_targets  # noqa: E402
 from safron.training.refiner.found import find_nuclei  # noqa: E402
 from safron.training.refiner.networks import Discriminator, Refiner, StyleEncoder, TaskNet  # noqa: E402
@@ -143,11 +143,12 @@ def test_what_a_segmenter_sees_varies_in_stain_sharpness_and_noise() -> None:
     assert ((sharp < 0.7).sum() > 5) & ((sharp > 1.3).sum() > 3) & ((sharp - 1).abs().median() < 0.3)
 
 
-def test_a_run_of_before_there_was_variation_goes_on_without() -> None:
+@pytest.mark.parametrize("name", ["use_variation", "use_pseudo_labels"])
+def test_a_run_of_before_there_was_a_setting_goes_on_without(name: str) -> None:
     kept = TINY.to_json()
     assert config_of(kept) == TINY
-    del kept["use_variation"]
-    assert config_of(kept) == dataclasses.replace(TINY, use_variation=False)
+    del kept[name]
+    assert config_of(kept) == dataclasses.replace(TINY, **{name: False})
 
 
 def test_a_variation_without_changes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +172,69 @@ def test_a_refiner_without_variation_shows_pictures_as_they_are(
     tiles: Tiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(train, "varied", lambda image, **_: seen.append(image) or image)
+    monkeypatch.setattr(task_loss, "varied", lambda image, **_: seen.append(image) or image)
     for used, expected in ((False, 0), (True, 1)):
         trainer = RefinerTrainer(dataclasses.replace(TINY, use_variation=used), tiles)
         trainer.segment(tiles.batch(0))
         assert len(seen) == expected
+
+
+def logits(*values: float) -> torch.Tensor:
+    """Logits [1, 2, 1, pixels] of these probabilities of a nucleus, and the same of an interior."""
+    return torch.logit(torch.tensor(values)).expand(1, 2, 1, -1)
+
+
+def test_a_pseudo_label_counts_where_the_average_is_sure() -> None:
+    labels, sure = task_loss.pseudo_labels(
+        lambda image: logits(0.95, 0.7, 0.4, 0.1) + 0 * image.mean(), torch.zeros(1, 3, 1, 4)
+    )
+    for channel in range(2):
+        assert labels[0, channel, 0].tolist() == [1, 1, 0, 0]
+        assert sure[0, channel, 0].tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("step", "used", "seen"), [(0, True, 1), (1, True, 3), (1, False, 1)])
+def test_real_pictures_join_from_half_of_the_steps_on(step: int, used: bool, seen: int) -> None:
+    """The task network of these settings takes 2 steps."""
+    config = dataclasses.replace(TINY, use_variation=False, use_pseudo_labels=used)
+    shown = []
+
+    def network(image: torch.Tensor) -> torch.Tensor:
+        shown.append(len(image))
+        return logits(0.5, 0.25, 0.25, 0.5).repeat(len(image), 1, 1, 1)
+
+    batch = task_loss.TaskBatch(torch.zeros(1, 3, 1, 4), torch.ones(1, 2, 1, 4), torch.zeros(2, 3, 1, 4))
+    loss = task_loss.task_loss(
+        network, lambda image: logits(0.9, 0.7, 0.1, 0.5).repeat(len(image), 1, 1, 1), batch, config, step
+    )
+    drawn = -np.mean(np.log([0.5, 0.25, 0.25, 0.5]))
+    real = -np.mean(np.log([0.5, 0.75]))  # of the first and the third pixel
+    assert shown == [seen]
+    assert float(loss) == pytest.approx(drawn + (real if seen > 1 else 0))
+
+
+def test_the_real_pictures_of_a_batch_are_labelled_by_the_average(
+    tiles: Tiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, batch, seen = RefinerTrainer(TINY, tiles), tiles.batch(0), []
+
+    def labelled(average: Any, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((average, real))
+        return torch.zeros(2, 2, 16, 16), torch.zeros(2, 2, 16, 16)
+
+    monkeypatch.setattr(task_loss, "pseudo_labels", labelled)
+    trainer.task_steps = 1
+    trainer.segment(batch)
+    assert [(average is trainer.average, torch.equal(real, batch.real)) for average, real in seen] == [
+        (True, True)
+    ]
+
+
+def test_nothing_sure_is_no_loss() -> None:
+    batch = task_loss.TaskBatch(torch.zeros(1, 3, 1, 2), torch.ones(1, 2, 1, 2), torch.zeros(1, 3, 1, 2))
+    network = lambda image: logits(0.5, 0.5).repeat(len(image), 1, 1, 1)  # noqa: E731
+    config = dataclasses.replace(TINY, use_variation=False)
+    assert float(task_loss.task_loss(network, network, batch, config, 1)) == pytest.approx(np.log(2))
 
 
 def test_tiles_may_be_made_smaller() -> None:
@@ -239,7 +298,7 @@ def test_every_phase_trains_its_networks_and_no_others(tiles: Tiles) -> None:
 
 
 def test_each_network_learns_what_it_is_for(tiles: Tiles) -> None:
-    config = dataclasses.replace(TINY, steps=(0, 0, 1000, 1, 1), alpha=0.0, refiner_rate=1e-3)
+    config = dataclasses.replace(TINY, steps=(0, 0, 1000, 1, 99), alpha=0.0, refiner_rate=1e-3)
     trainer, batch = RefinerTrainer(config, tiles), tiles.batch(0)
     bright = RefinerTrainer(config, tiles)
     bright.judged = lambda image, reference: image.mean(dim=(1, 2, 3), keepdim=True)  # type: ignore[method-assign]

@@ -9,14 +9,17 @@ Tarvainen and Valpola 2017.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from .settings import RefinerConfig
 from .variation import varied
+
+Network = Callable[[Tensor], Tensor]
 
 SURE = 0.8
 """Least probability of a nucleus, or of none, at which a pseudo-label counts."""
@@ -45,7 +48,7 @@ class TaskBatch:
 
 
 def task_loss(
-    network: nn.Module, average: nn.Module, batch: TaskBatch, config: RefinerConfig, step: int
+    network: Network, average: Network, batch: TaskBatch, config: RefinerConfig, step: int
 ) -> Tensor:
     """Compute the loss of one step.
 
@@ -84,7 +87,7 @@ def task_loss(
 
 
 @torch.no_grad()
-def pseudo_labels(average: nn.Module, real: Tensor) -> tuple[Tensor, Tensor]:
+def pseudo_labels(average: Network, real: Tensor) -> tuple[Tensor, Tensor]:
     """Label real pictures by a network.
 
     Parameters
