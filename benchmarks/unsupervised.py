@@ -7,8 +7,8 @@ Trains by algorithm 1 of Hou et al. (2017): the whole method, without style, wit
 the labels, and on the initial pictures, for as many steps. A variant that is finished is not trained again, so the same
 command resumes; `--minutes` bound one call. `--shrink 2` works at half the resolution, 0.5 um of 0.25. `--other` is a folder
 of another organ: every second of its images is scored, too; from the rest, without their labels, pictures are drawn and refined
-by the whole method's refiner, which one more segmenter gets for half of each batch, beside the labels. Writes scores.json, a
-table, and reader.html with its key. The last line is JSON.
+by the whole method's refiner, which one more segmenter gets for half of each batch, beside the labels. Writes the
+segmenters, scores.json, a table, and reader.html with its key. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -312,6 +312,7 @@ def main() -> None:
             network = study.network(row, results.minutes, chosen.readings)
             if network is None:
                 continue
+            torch.save(network.state_dict(), chosen.out / f"{key}.pt".replace(", ", "-").replace(" ", "-"))
             scores = study.scores(network)
             results.keep(key, scores)
             shown = [kind + what for kind in held for what in SHOWN]

@@ -11,11 +11,14 @@ from torch import nn
 from .data import as_tensor
 
 Integers = npt.NDArray[np.int32]
-GROW = 4
+INTERIOR = 2.0
+"""Logit from which on a pixel is interior: a pixel between two nuclei, of which the network is not sure, joins them otherwise."""
+
+GROW = 8
 """Steps by which interiors grow into the nucleus around them."""
 
 
-def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8], *, smallest: int = 30) -> Integers:
+def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8], *, smallest: int = 60) -> Integers:
     """Segment a picture.
 
     Parameters
@@ -36,7 +39,7 @@ def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8], *, smallest: int
     padded = np.pad(rgb, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
     with torch.no_grad():
         logits = network(as_tensor([padded]))[0, :, :height, :width].numpy()
-    nucleus, interior = logits[0] > 0, (logits[1] > 0) & (logits[0] > 0)
+    nucleus, interior = logits[0] > 0, (logits[1] > INTERIOR) & (logits[0] > 0)
     _, numbers = cv2.connectedComponents(interior.view(np.uint8))
     grown = numbers.astype(np.float32)
     for _ in range(GROW):
