@@ -413,10 +413,27 @@ def test_nuclei_are_found_apart_and_grown_to_their_border() -> None:
     truth[5:20, 5:15], truth[5:20, 15:30] = 1, 2
     network = Perfect()
     wide = np.pad(task_targets(truth, 2), ((0, 0), (0, 5), (0, 0)))
-    network.logits = torch.from_numpy(wide * 2 - 1).permute(2, 0, 1)
-    found = find_nuclei(network, np.zeros((40, 43, 3), np.uint8))
+    network.logits = torch.from_numpy(wide * 18 - 9).permute(2, 0, 1)
+    image = np.zeros((40, 43, 3), np.uint8)
+    found = find_nuclei(network, image)
     assert found.shape == (40, 43)
     assert compare_instances(found, truth.astype(np.int32)).panoptic > 0.85
+    # The network takes what lies between the two for interior: probably, then surely.
+    for logit, count in ((1, 2), (3, 1)):
+        network.logits[1, 10:15, 12:18] = logit
+        assert find_nuclei(network, image).max() == count
+
+
+def test_what_is_too_small_is_no_nucleus() -> None:
+    class Found(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, image: Any) -> Any:
+            return torch.where(image[:, :2] > 0, 9.0, -9.0)
+
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[2:12, 2:8], image[20:30, 2:8] = 255, 255
+    image[20, 2] = 0
+    numbers = find_nuclei(Found(), image)
+    assert (np.unique(numbers).tolist(), numbers[5, 5], numbers[25, 5]) == ([0, 1], 1, 0)
 
 
 def test_bytes_and_back() -> None:
@@ -511,7 +528,7 @@ def test_settings() -> None:
     full = RefinerConfig()
     assert full.with_total(full.total) == full
     half = dataclasses.replace(full, shrink=2)
-    assert [(one.interior, one.smallest) for one in (full, half)] == [(2, 30), (1, 7)]
+    assert [(one.interior, one.smallest) for one in (full, half)] == [(2, 60), (1, 15)]
     assert full.with_total(1400).steps == (100, 100, 100, 100, 1000)
     with pytest.raises(BadInput, match="must be a multiple of 8"):
         RefinerConfig(patch=30)
