@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ MEMORY = 6 << 30
 """Bytes of address space of a case; a bomb fails by an error of its own."""
 OLD_SLIDE = b"a slide that existed before"
 SEEDS = "seeds"
+LOADED = ("cv2", "onnxruntime", "openslide", "tifffile", "xml.etree.ElementTree", "zarr", "safron.engine.cli")
+LOADED += tuple(f"safron.engine.{name}" for name in ("plan_lines", "rendering", "slide_list"))
+LOADED += tuple(f"safron.io.masks.{name}" for name in ("cli", "image_planes", "palette", "to_geojson"))
+LOADED += ("safron.io.slides.validate",)
+"""What the programs import, once for all cases."""
 
 
 @dataclass(frozen=True)
@@ -382,15 +388,11 @@ def run_cases(
     count: int, numbers: list[int], *, kinds: tuple[Kind, ...] = KINDS, folder: Path
 ) -> dict[str, Any]:
     """Run `count` cases of each seed, the kinds in turn; return codes by kind, and the cases that failed."""
-    # What the programs import, once for all children. Seeds are made in a child: zarr and OpenCV start threads.
-    _programs()
-    import cv2
-    import onnxruntime
-    import safron.engine.rendering
-    import tifffile
-    import zarr
+    from warm import warm_up
 
-    del cv2, onnxruntime, safron, tifffile, zarr
+    # Seeds are made in a child: zarr and OpenCV start threads.
+    for name in LOADED:
+        import_module(name)
     seeds = folder / SEEDS
     child = os.fork()
     if child == 0:
@@ -404,6 +406,9 @@ def run_cases(
             os._exit(1)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
         raise SystemExit("the seeds could not be made")
+    warm = shutil.copytree(seeds / "cluster", folder / "warm", ignore=shutil.ignore_patterns("mask.zarr"))
+    plan = IDENTITY.format("mask.zarr")
+    warm_up(warm, [plan, f"{plan} --cluster cluster.yaml --dry-run"])
     codes: dict[str, Counter[int]] = {kind.name: Counter() for kind in kinds}
     failed: dict[str, str] = {}
     for seed, number in product(numbers, range(count)):

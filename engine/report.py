@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -118,7 +118,8 @@ class RenderReport:
     def values(self) -> dict[str, Any]:
         """Return the report as JSON values, with old names beside the new ones."""
         old = {name: getattr(self, name) for name in _OLD_NAMES}
-        return asdict(self) | old | {"megapixels_per_second": self.megapixels_per_second}
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        return own | old | {"megapixels_per_second": self.megapixels_per_second}
 
     def json(self) -> str:
         """Return the report as JSON."""

@@ -155,7 +155,7 @@ def _click_type(hint: Any) -> dict[str, Any]:
 
 def options_table(command: click.Command) -> str:
     """Return the table of a command's options in Markdown."""
-    context = click.Context(command)
+    context = click.Context(command, **command.context_settings)
     rows = [("option", "default", "what it does"), ("---", "---", "---")]
     for param in command.params:
         if isinstance(param, click.Option):

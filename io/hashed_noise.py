@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+IN_CACHE = 1 << 14
+"""Points of a grid that are summed at a time: what lies in a processor's cache takes half the time."""
+
 
 def smooth_field(seed: int, stream: int, y: Array, x: Array, scale: float, *, grid: bool) -> Array:
     """Smooth noise, standard normal at each point, with features about `scale` pixels wide.
@@ -39,10 +42,13 @@ def smooth_field(seed: int, stream: int, y: Array, x: Array, scale: float, *, gr
     lattice = normal(seed, stream, lattice_y[:, None], lattice_x[None, :])
     across = np.zeros((len(lattice_y), len(x)))
     for j in range(4):
-        across += weights_x[j] * lattice[:, col - col[0] + j]
+        across += weights_x[j] * lattice.take(col - col[0] + j, axis=1)
     total = np.zeros((len(y), len(x)))
-    for i in range(4):
-        total += weights_y[i][:, None] * across[row - row[0] + i]
+    rows = max(1, IN_CACHE // len(x))
+    for start in range(0, len(y), rows):
+        band = slice(start, start + rows)
+        for i in range(4):
+            total[band] += weights_y[i][band, None] * across.take(row[band] - row[0] + i, axis=0)
     return total
 
 

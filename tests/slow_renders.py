@@ -160,6 +160,10 @@ class SlowRender:
         below = psutil.Process(self.pid).children(recursive=True)
         return [child for child in below if "resource_tracker" not in " ".join(child.cmdline())]
 
+    def forked(self) -> list[psutil.Process]:
+        """Its worker processes that are forked; the server is below the render itself."""
+        return [child for child in self.children() if child.ppid() != self.pid]
+
     def spawned(self) -> list[psutil.Process]:
         """Its worker processes that start as those of users do."""
         return [child for child in self.children() if "spawn_main" in " ".join(child.cmdline())]

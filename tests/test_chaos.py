@@ -131,7 +131,7 @@ def test_a_worker_is_killed(seed: int, nursery: Nursery, digest: str, tmp_path: 
     goal = chance.randrange(2, PATCHES // 2)
     while render.made < goal:
         assert render.wait(0.002) is None
-    victim = chance.choice(render.children())
+    victim = chance.choice(render.forked())
     victim.kill()
     assert render.wait(60) == 0
     made = (tmp_path / "count").stat().st_size

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +40,22 @@ def test_it_runs_whole_on_a_cpu(
     write_onnx(shipped / "quick.onnx", card=CARD | GEOMETRY | {"context": 4}, crop=4)
     monkeypatch.setattr(gpu, "_shipped_folder", lambda: str(shipped))
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tiny", "--folder", str(folder)])
+    start, trainings = subprocess.run, []
+
+    def run(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        """Train in this process, which has loaded PyTorch; start others."""
+        if Path(command[1]).name != "training.py":
+            return start(command, **how)
+        trainings.append(command)
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patched, redirect_stdout(printed):
+            patched.setattr(sys, "argv", command[1:])
+            runpy.run_path(command[1], run_name="__main__")
+        return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")
+
+    monkeypatch.setattr(subprocess, "run", run)
     gpu.main()
+    assert [command[0] for command in trainings] == [sys.executable]
     made = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert made["benchmark"] == "gpu"
     assert set(made["generators"]) == {"paper-like", "quick", "training"}

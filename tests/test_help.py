@@ -32,13 +32,13 @@ def test_help_has_an_example(name: str) -> None:
 @pytest.mark.parametrize("name", [*PROGRAMS, "safron-train"])
 def test_every_program_tells_its_exit_codes(name: str) -> None:
     program = PROGRAMS.get(name, train.commands)
-    assert EXIT_CODES in program.get_help(click.Context(program, max_content_width=110))
+    assert EXIT_CODES in program.get_help(click.Context(program, **program.context_settings))
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *TRAINING])
 def test_every_option_says_what_it_does_its_unit_and_its_default(name: str) -> None:
     command = (COMMANDS | TRAINING)[name]
-    context = click.Context(command)
+    context = click.Context(command, **command.context_settings)
     for param in command.params:
         if not isinstance(param, click.Option):
             continue

@@ -30,8 +30,10 @@ ARGS = (
     "s3://slides/mask.zarr s3://slides/made/out.tiff --model identity --block 512 --compression none "
     "--device cpu --threads 1 --workers 2 --mpp 0.5 "
 )
+# Six blocks of it, for what does not depend on the size of the slide: each part of scratch takes some requests.
+FEW_BLOCKS = ARGS.replace("--block 512", "--block 256 --tile 128 --tiff-tile 128 --region 0,0,500,700")
 PART_BYTES = 5 << 20
-_digests: list[str] = []  # made once
+_digests: dict[str, str] = {}  # made once
 
 
 def file_system() -> Any:
@@ -154,15 +156,13 @@ def cached(tmp: Path) -> list[str]:
     return sorted(path.name.rpartition(".")[2] for path in tmp.glob("cache/safron/*"))
 
 
-def local_digest(capfd: pytest.CaptureFixture[str]) -> str:
+def local_digest(capfd: pytest.CaptureFixture[str], args: str = ARGS) -> str:
     """The digest of the same slide, made from local files."""
-    if not _digests:
+    if args not in _digests:
         write_mask("local.zarr", HEIGHT, WIDTH, chunk=512)
-        args = ARGS.replace("s3://slides/mask.zarr", "local.zarr").replace(
-            "s3://slides/made/out.tiff", "local.tiff"
-        )
-        _digests.append(render_cli(capfd, args)["digest"])
-    return _digests[0]
+        local = args.replace("s3://slides/mask.zarr", "local.zarr")
+        _digests[args] = render_cli(capfd, local.replace("s3://slides/made/out.tiff", "local.tiff"))["digest"]
+    return _digests[args]
 
 
 def test_mask_from_and_slide_to_a_bucket(
@@ -302,13 +302,13 @@ def test_scratch_in_a_bucket(
     store: Proxy, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What workers share lies there; a render that is interrupted goes on with it."""
-    digest = local_digest(capfd)
-    args = ARGS + "--scratch s3://slides/scratch --batch 1 --workers 1"
+    digest = local_digest(capfd, FEW_BLOCKS)
+    args = FEW_BLOCKS + "--scratch s3://slides/scratch --batch 1 --workers 1"
     paint, made = IdentityModel.__call__, []
 
     def stop(self: IdentityModel, labels: Any, noise: Any = None) -> Any:
         made.append(1)
-        if len(made) == 30:
+        if len(made) == 20:
             raise KeyboardInterrupt
         return paint(self, labels, noise)
 
@@ -317,7 +317,7 @@ def test_scratch_in_a_bucket(
         assert run_cli(capfd, args).code == 130
     assert [name for name in there() if "/scratch/out.tiff." in name and "/boundary/sums/c." in name]
     other = ExpectFail("", "", ("other inputs (--scratch)",))
-    check_fail(run_cli(capfd, ARGS + "--batch 1 --scratch s3://slides/elsewhere"), other)
+    check_fail(run_cli(capfd, FEW_BLOCKS + "--batch 1 --scratch s3://slides/elsewhere"), other)
     report = render_cli(capfd, args + " --executor processes")
     assert report["resumed"] > 0
     assert report["digest"] == digest
@@ -329,8 +329,8 @@ def test_a_part_of_a_level_that_a_bucket_lost(
     store: Proxy, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Zarr would read it as black."""
-    digest = local_digest(capfd)
-    args = ARGS + "--scratch s3://slides/scratch"
+    digest = local_digest(capfd, FEW_BLOCKS)
+    args = FEW_BLOCKS + "--scratch s3://slides/scratch"
     finish = rendering.finish_levels
 
     def without_a_part(plan: Any, scratch: Any, writer: Any) -> Any:

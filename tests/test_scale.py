@@ -136,8 +136,8 @@ def test_scales_without_sense_are_refused(slide: float) -> None:
 
 
 def write_mask(path: str, mpp: float | None) -> None:
-    array = zarr.create_array(path, shape=(200, 200), chunks=(128, 128), dtype="uint8")
-    array[50:150, 40:160] = 1
+    array = zarr.create_array(path, shape=(48, 48), chunks=(32, 32), dtype="uint8")
+    array[12:36, 10:40] = 1
     if mpp is not None:
         array.attrs["mpp"] = mpp
 
@@ -162,8 +162,8 @@ def test_plan_run_and_report_say_what_size_is_assumed(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write_mask("mask.zarr", mpp)
-    for more in ("--dry-run", "--report report.json --threads 1"):
-        outcome = run_cli(capfd, f"mask.zarr out.tiff {args} {more}")
+    for more in ("--dry-run", "--report report.json"):
+        outcome = run_cli(capfd, f"mask.zarr out.tiff --threads 1 --tile 64 {args} {more}")
         assert outcome.code == 0
         assert (warning in outcome.err) if warning else ("has no pixel size" not in outcome.err)
         if "dry" in more:

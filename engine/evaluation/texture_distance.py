@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 SCALES = 3
 BANDS = 8
 SUBSETS = 100
+DENSITY = -np.log((np.arange(256) + 1.0) / 256.0)
+"""Optical density of a byte."""
 
 
 def texture_features(tiles: Iterable[npt.NDArray[np.uint8]]) -> Floats:
@@ -39,11 +41,12 @@ def texture_features(tiles: Iterable[npt.NDArray[np.uint8]]) -> Floats:
 
 def _colors(tile: npt.NDArray[np.uint8]) -> Floats:
     """Optical density by channel: mean, deviation and skew; and the channels' correlations."""
-    density = -np.log((tile.reshape(-1, 3).astype(np.float64) + 1.0) / 256.0)
-    mean, deviation = density.mean(axis=0), density.std(axis=0) + 1e-6
-    standard = (density - mean) / deviation
-    skew = np.cbrt((standard**3).mean(axis=0))
-    correlation = standard.T @ standard / len(standard)
+    # Each channel by itself: sums along a first axis of three columns take several times as long.
+    density = DENSITY[tile.reshape(-1, 3).T]
+    mean, deviation = density.mean(axis=1), density.std(axis=1) + 1e-6
+    standard = (density - mean[:, None]) / deviation[:, None]
+    skew = np.cbrt((standard * standard * standard).mean(axis=1))
+    correlation = standard @ standard.T / density.shape[1]
     return np.concatenate([mean, deviation, skew, correlation[np.triu_indices(3, 1)]])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Fields = dict[int, list["int | memoryview"]]
 
@@ -139,12 +140,16 @@ class _Node:
         self.kind = _text(fields, 4)
         self.inputs = [_string(name) for name in fields.get(1, ())]
         self.outputs = [_string(name) for name in fields.get(2, ())]
-        self._attributes = fields.get(5, [])
+        self._contents = fields.get(5, [])
+
+    @cached_property
+    def _attributes(self) -> dict[str, Fields]:
+        attributes = [_fields(content) for content in reversed(self._contents)]
+        return {_text(fields, 1): fields for fields in attributes}
 
     def attribute(self, name: str) -> Fields:
         """Fields of an attribute; none where it is not given."""
-        attributes = map(_fields, self._attributes)
-        return next((fields for fields in attributes if _text(fields, 1) == name), {})
+        return self._attributes.get(name, {})
 
     def random(self, constants: dict[str, Fields]) -> str:
         """How a message calls it, if its output is not a function of its input; else nothing."""
@@ -161,15 +166,13 @@ class _Node:
 
     def in_openvino(self, constants: dict[str, Fields]) -> str:
         """How a message calls it, if OpenVINO 2026.4 has other values than ONNX says; else nothing."""
-        padded = any(_integers(self.attribute("pads"), 8))
-        strided = any(stride > 1 for stride in _integers(self.attribute("strides"), 8))
         if self.kind == "Resize":
             ignored = [name for name in ("antialias", "exclude_outside") if _integer(self.attribute(name), 3)]
             return f"Resize with {ignored[0]} 1" if ignored else ""
         if self.kind in ("MaxPool", "AveragePool") and _integer(self.attribute("ceil_mode"), 3):
             # Without padding the last window starts within the image, and windows next to each other never stop short.
-            return f"{self.kind} with ceil_mode 1 and padding" if padded and strided else ""
-        if self.kind == "Conv" and padded and strided:
+            return f"{self.kind} with ceil_mode 1 and padding" if self._moves_over_padding() else ""
+        if self.kind == "Conv" and self._moves_over_padding():
             weights = constants.get(self.inputs[1], {}) if len(self.inputs) > 1 else {}
             kernel = _integers(self.attribute("kernel_shape"), 8) or _integers(weights, 1)[2:]
             # The stride is moved to the layers before it, and the padding stays.
@@ -180,6 +183,11 @@ class _Node:
             moved = in_groups or _text(self.attribute("auto_pad"), 4) == "SAME_UPPER"
             return "ConvTranspose with output_shape" if moved else ""
         return ""
+
+    def _moves_over_padding(self) -> bool:
+        """Whether its windows have padding and a stride."""
+        strides = _integers(self.attribute("strides"), 8)
+        return any(_integers(self.attribute("pads"), 8)) and any(stride > 1 for stride in strides)
 
     def over_patch(self, constants: dict[str, Fields]) -> bool:
         """Whether it takes statistics over height and width."""
@@ -221,33 +229,39 @@ def _fields(message: int | memoryview) -> Fields:
     fields: Fields = {}
     if isinstance(message, int):
         raise ValueError("a number stands where a message should be")
-    at = 0
-    while at < len(message):
+    at, end = 0, len(message)
+    while at < end:
         key, at = _varint(message, at)
         wire = key & 7
-        value: int | memoryview | None = None
-        if wire == 0:
-            value, at = _varint(message, at)
-        elif wire in (1, 5):
+        if wire in (1, 5):
             at += 8 if wire == 1 else 4
-        elif wire == 2:
-            size, at = _varint(message, at)
+            continue
+        if wire not in (0, 2):
+            raise ValueError(f"no field has wire type {wire}")
+        value: int | memoryview
+        value, at = _varint(message, at)
+        if wire == 2:
+            size = value
             value = message[at : at + size]
             at += size
+        number = key >> 3
+        if number in fields:
+            fields[number].append(value)
         else:
-            raise ValueError(f"no field has wire type {wire}")
-        if value is not None:
-            fields.setdefault(key >> 3, []).append(value)
-    if at != len(message):
+            fields[number] = [value]
+    if at != end:
         raise ValueError("a field ends behind its message")
     return fields
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """Read a number of 7 bits a byte; return it and where it ends."""
+    end = len(message)
+    if at < end and message[at] < 128:  # as most are
+        return message[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
-        if at == len(message):
+        if at == end:
             break
         byte = message[at]
         value |= (byte & 127) << shift

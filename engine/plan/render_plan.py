@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -263,7 +263,7 @@ class RenderPlan:
     def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
         """Return everything that decides a pixel or a tag, under the name that users know."""
         # Metadata and software of the slide repeat these inputs and the versions.
-        names = asdict(self.slide).keys() - {"metadata", "software"}
+        names = {item.name for item in fields(self.slide)} - {"metadata", "software"}
         slide = {_OPTIONS.get(name, f"slide {name}"): getattr(self.slide, name) for name in names}
         return {
             name: json.dumps(value)

@@ -282,8 +282,12 @@ class RenderOptions:
     )
 
     def __post_init__(self) -> None:
-        for name, kind in hints(RenderOptions).items():
-            object.__setattr__(self, name, fit(getattr(self, name), kind, f"--{name.replace('_', '-')}"))
+        kinds = hints(RenderOptions)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not item.default:
+                made = fit(value, kinds[item.name], f"--{item.name.replace('_', '-')}")
+                object.__setattr__(self, item.name, made)
         if (
             not -(1 << 63) <= self.seed < 1 << 64
         ):  # noise takes 64 bits of it, and two slides with one name would be alike

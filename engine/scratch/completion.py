@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ class Finished:
         """Write the record into scratch durably."""
         part = scratch / f"{RECORD}.part"
         with part.open("w", encoding="utf-8") as file:
-            json.dump(with_checksum(asdict(self)), file)
+            values = {item.name: getattr(self, item.name) for item in fields(self)}
+            file.write(json.dumps(with_checksum(values)))
             file.flush()
             os.fsync(file.fileno())
         part.replace(scratch / RECORD)

@@ -242,7 +242,7 @@ def _provenance(spec: SlideSpec) -> Iterator[tuple[str, str]]:
 def _clean(text: str) -> str:
     """Make text printable ASCII on one line. A bar, which would end the value, becomes a slash."""
     one_line = " ".join(text.split()).replace("|", "/").encode("ascii", "replace").decode()
-    return "".join(char if char.isprintable() else "?" for char in one_line)
+    return one_line if one_line.isprintable() else "".join(c if c.isprintable() else "?" for c in one_line)
 
 
 def _number(value: float | None) -> str:

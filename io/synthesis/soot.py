@@ -56,4 +56,6 @@ def soot(seed: int, y0: int, x0: int, y1: int, x1: int, *, amount: float) -> Flo
         low + (high - low) * float(uniform(seed, stream, one)[0])
         for stream, (low, high) in ((153, RED), (154, BLUE))
     )
-    return np.asarray(density[..., None] * np.array([red, 1.0, blue]), np.float32)
+    # Each channel by itself, as in `Synthesizer`.
+    channels = [(density * np.float64(share)).astype(np.float32) for share in (red, 1.0, blue)]
+    return np.stack(channels).transpose(1, 2, 0)
