@@ -51,7 +51,25 @@ def doubled(auto_pad: str, groups: int, **how: Any) -> Any:
     return graph([conv, back], constants, opset=18)
 
 
+def sloped(*shape: int, before: tuple[str, ...] = ()) -> Any:
+    """Negative values times slopes; `before` are the nodes in front of it, MatMul along the rows of the image."""
+    nodes, name = [node("Neg", out=("n",))], "n"
+    for number, kind in enumerate(before):
+        more = {"MatMul": ["w"], "Add": ["c"]}.get(kind, [])
+        how = {"perm": [0, 1, 3, 2]} if kind == "Transpose" else {}
+        nodes.append(helper.make_node(kind, [name, *more], [f"n{number}"], **how))
+        name = f"n{number}"
+    random = np.random.default_rng(0)
+    constants = [
+        constant("p", random.uniform(-1, 1, shape).astype(np.float32)),
+        constant("w", random.normal(size=(64, 64)).astype(np.float32)),
+        constant("c", random.normal(size=64).astype(np.float32)),
+    ]
+    return graph([*nodes, helper.make_node("PRelu", [name, "p"], ["b"])], constants, opset=18)
+
+
 PADDED, SHAPED = "Conv of 1 x 1 with a stride and padding", "ConvTranspose with output_shape"
+SLOPES, BEHIND = "PRelu with slopes of one axis", "PRelu behind a product of matrices"
 OTHERWISE: list[tuple[str, Callable[[], Any], tuple[str, ...]]] = [
     ("resized", resized, ()),
     ("without antialias", lambda: resized(antialias=0), ()),
@@ -80,6 +98,13 @@ OTHERWISE: list[tuple[str, Callable[[], Any], tuple[str, ...]]] = [
         lambda: pooled("AveragePool", 2, 1, ceil_mode=1, count_include_pad=1),
         ("AveragePool with ceil_mode 1 and padding",),
     ),
+    ("slopes of channels", lambda: sloped(3, 1, 1), ()),
+    ("one slope", lambda: sloped(1), ()),
+    ("slopes of columns", lambda: sloped(64), (SLOPES,)),
+    ("one slope, product", lambda: sloped(1, before=("MatMul", "Add")), ()),
+    ("product apart", lambda: sloped(3, 1, 1, before=("MatMul", "Transpose")), ()),
+    ("slopes, product", lambda: sloped(3, 1, 1, before=("MatMul",)), (BEHIND,)),
+    ("slopes, layer", lambda: sloped(3, 1, 1, before=("MatMul", "Add", "Tanh")), (BEHIND,)),
 ]
 
 

@@ -44,6 +44,13 @@ WHOLE_PATCH = {
     "GlobalMaxPool",
 }
 
+# OpenVINO makes one node of a product with constants and of those that follow it pixel by pixel; shapes may stay as they are.
+PIXEL_BY_PIXEL = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Neg", "Abs", "Sqrt", "Exp", "Clip", "Cast"),
+    *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Mish", "HardSwish", "HardSigmoid"),
+    *("Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "Round", "Identity", "Dropout", "Reshape"),
+}
+
 # Of one axis they are about channels; without any they are mostly about a shape.
 REDUCTIONS = {
     *("ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2"),
@@ -125,7 +132,10 @@ class OnnxFile:
             whole_patch=tuple(sorted({node.kind for node in nodes if node.over_patch(constants)})),
             scales_by_batch=bool(kinds & DYNAMIC),
             otherwise_in_openvino=tuple(
-                sorted({name for node in nodes if (name := node.in_openvino(constants))})
+                sorted(
+                    {name for node in nodes if (name := node.in_openvino(constants))}
+                    | _slopes_behind_products(nodes, constants)
+                )
             ),
             pads_before_maximum=_pads_before_maximum(nodes),
             float16=FLOAT16 in weights and FLOAT not in weights,
@@ -182,6 +192,10 @@ class _Node:
             in_groups = _integer(self.attribute("group"), 3) > 1
             moved = in_groups or _text(self.attribute("auto_pad"), 4) == "SAME_UPPER"
             return "ConvTranspose with output_shape" if moved else ""
+        if self.kind == "PRelu":
+            # They belong to the last axis, and are taken for those of channels where there are as many.
+            slopes = _integers(constants.get(self.inputs[1], {}), 1)
+            return "PRelu with slopes of one axis" if len(slopes) == 1 and slopes[0] > 1 else ""
         return ""
 
     def _moves_over_padding(self) -> bool:
@@ -213,6 +227,20 @@ def _pads_before_maximum(nodes: list[_Node]) -> bool:
         ):
             padded.update(node.outputs)
     return False
+
+
+def _slopes_behind_products(nodes: list[_Node], constants: dict[str, Fields]) -> set[str]:
+    """How a message calls slopes of channels that OpenVINO takes for those of the columns of a product."""
+    products: set[str] = set()
+    for node in nodes:
+        behind = node.kind in PIXEL_BY_PIXEL and products.intersection(node.inputs)
+        if node.kind == "PRelu" and behind:
+            slopes = constants.get(node.inputs[1])
+            if slopes is None or any(size > 1 for size in _integers(slopes, 1)):
+                return {"PRelu behind a product of matrices"}
+        if node.kind in ("MatMul", "Einsum", "Gemm") or behind:
+            products.update(node.outputs)
+    return set()
 
 
 def _messages(message: int | memoryview, kind: str) -> Iterator[tuple[str, Fields]]:
