@@ -8,7 +8,7 @@ the labels, and on the initial pictures, for as many steps. A variant that is fi
 command resumes; `--minutes` bound one call. `--shrink 2` works at half the resolution, 0.5 um of 0.25. `--other` is a folder
 of another organ: every second of its images is scored, too; from the rest, without their labels, pictures are drawn and refined
 by the whole method's refiner, which one more segmenter gets for half of each batch, beside the labels. Writes the
-segmenters, scores.json, a table, and reader.html with its key. The last line is JSON.
+segmenters, what each finds, scores.json, a table, and reader.html with its key. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ VARIANTS: dict[str, dict[str, bool]] = {
 ROWS = ("labels", "initial pictures", *VARIANTS)
 
 SHOWN = ("dice", "aji", "pq")
+
+SHOWN_SIDE, LABELLED, FOUND = 200, (20, 160, 20), (230, 160, 0)
+"""Pixels of a tile that are drawn, and the colours of outlines."""
 
 BESIDE = "labels and refined pictures"
 """Row that only `--other` has."""
@@ -143,6 +146,25 @@ def scores_of(network: nn.Module, held: Held, smallest: int) -> dict[str, float]
         rows[name] = (compare(found > 0, true > 0).dice, nuclei.aji, nuclei.panoptic)
     means = dict(zip(SHOWN, np.mean([*rows.values()], axis=0).tolist(), strict=True))
     return means | {f"dice of {name}": row[0] for name, row in rows.items()}
+
+
+def draw_found(network: nn.Module, held: Held, smallest: int, file: Path) -> None:
+    """Draw the middle of each scored tile, below it the outlines of its labels, and of what was found, at twice the size."""
+    columns = []
+    for rgb, true in held.values():
+        found = find_nuclei(network.eval(), rgb, smallest=smallest)
+        y, x = (max(0, length // 2 - SHOWN_SIDE // 2) for length in true.shape)
+        part = np.s_[y : y + SHOWN_SIDE, x : x + SHOWN_SIDE]
+        column = [np.repeat(np.repeat(rgb[part], 2, axis=0), 2, axis=1)]
+        for numbers, colour in ((true, LABELLED), (found, FOUND)):
+            outlined = column[0].copy()
+            wide = np.repeat(np.repeat(numbers[part], 2, axis=0), 2, axis=1).astype(np.float32)
+            kernel = np.ones((3, 3), np.uint8)
+            outlined[(cv2.erode(wide, kernel) != wide) | (cv2.dilate(wide, kernel) != wide)] = colour
+            column.append(outlined)
+        columns.append(np.concatenate(column, axis=0))
+    height = min(len(column) for column in columns)
+    cv2.imwrite(str(file), np.concatenate([column[:height] for column in columns], axis=1)[..., ::-1])
 
 
 def read_labelled(folder: Path, shrink: int) -> tuple[dict[str, UInt8], dict[str, Instances]]:
@@ -312,7 +334,9 @@ def main() -> None:
             network = study.network(row, results.minutes, chosen.readings)
             if network is None:
                 continue
-            torch.save(network.state_dict(), chosen.out / f"{key}.pt".replace(", ", "-").replace(" ", "-"))
+            name = key.replace(", ", "-").replace(" ", "-")
+            torch.save(network.state_dict(), chosen.out / f"{name}.pt")
+            draw_found(network, held[""], config.smallest, chosen.out / f"{name}.png")
             scores = study.scores(network)
             results.keep(key, scores)
             shown = [kind + what for kind in held for what in SHOWN]

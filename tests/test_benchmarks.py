@@ -277,6 +277,8 @@ def test_unsupervised(run: Run, here: Path) -> None:
     ]
     assert all(0 <= row[what] <= 1 for row in scores.values() for what in ("dice", "aji", "pq"))
     assert (here / "out/reader.html").read_text().count("data:image/png") == 6
+    assert cv2.imread(str(here / "out/initial-pictures-seed-0.png")).shape == (3 * 180, 180, 3)
+    assert (here / "out/labels-seed-0.pt").exists()
     assert run(command) == scores
     beside = run(f"{command} --other data")
     assert [*beside][len(scores) :] == ["labels and refined pictures, seed 0"]
