@@ -19,6 +19,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -39,7 +40,7 @@ from safron.training.refiner.data import (
     as_tensor,
     task_targets,
 )
-from safron.training.refiner.found import find_nuclei
+from safron.training.refiner.found import SURELY_INTERIOR, find_nuclei
 from safron.training.refiner.networks import TaskNet
 from safron.training.refiner.settings import CONTEXT, SIZES, RefinerConfig
 from safron.training.refiner.task_loss import TaskBatch, task_loss
@@ -137,22 +138,34 @@ def halves(one: Draw, other: Draw) -> Draw:
     return draw
 
 
-def scores_of(network: nn.Module, held: Held, smallest: int) -> dict[str, float]:
-    """Mean scores over tiles, and the Dice of each; `smallest` is the number of pixels of the smallest nucleus."""
+Find = Callable[[UInt8], npt.NDArray[np.int32]]
+
+
+def finder(network: nn.Module, row: str, config: RefinerConfig) -> Find:
+    """How nuclei are looked for by the segmenter of a row."""
+    pseudo = config.use_pseudo_labels and row != "labels"
+    network.eval()
+    return partial(
+        find_nuclei, network, smallest=config.smallest, interior=SURELY_INTERIOR if pseudo else 0.0
+    )
+
+
+def scores_of(find: Find, held: Held) -> dict[str, float]:
+    """Mean scores over tiles, and the Dice of each."""
     rows = {}
     for name, (rgb, true) in held.items():
-        found = find_nuclei(network.eval(), rgb, smallest=smallest)
+        found = find(rgb)
         nuclei = compare_instances(found, true)
         rows[name] = (compare(found > 0, true > 0).dice, nuclei.aji, nuclei.panoptic)
     means = dict(zip(SHOWN, np.mean([*rows.values()], axis=0).tolist(), strict=True))
     return means | {f"dice of {name}": row[0] for name, row in rows.items()}
 
 
-def draw_found(network: nn.Module, held: Held, smallest: int, file: Path) -> None:
+def draw_found(find: Find, held: Held, file: Path) -> None:
     """Draw the middle of each scored tile, below it the outlines of its labels, and of what was found, at twice the size."""
     columns = []
     for rgb, true in held.values():
-        found = find_nuclei(network.eval(), rgb, smallest=smallest)
+        found = find(rgb)
         y, x = (max(0, length // 2 - SHOWN_SIDE // 2) for length in true.shape)
         part = np.s_[y : y + SHOWN_SIDE, x : x + SHOWN_SIDE]
         column = [np.repeat(np.repeat(rgb[part], 2, axis=0), 2, axis=1)]
@@ -269,13 +282,11 @@ class Study:
             reader_sheet(trainer, self.out, readings)
         return trainer.average
 
-    def scores(self, network: nn.Module) -> dict[str, float]:
+    def scores(self, find: Find) -> dict[str, float]:
         """Scores of all that is held out."""
         found = {}
         for kind, held in self.held.items():
-            found |= {
-                kind + what: score for what, score in scores_of(network, held, self.config.smallest).items()
-            }
+            found |= {kind + what: score for what, score in scores_of(find, held).items()}
         return found | {"task_steps": self.config.task_steps, "batch": self.config.batch}
 
 
@@ -336,8 +347,9 @@ def main() -> None:
                 continue
             name = key.replace(", ", "-").replace(" ", "-")
             torch.save(network.state_dict(), chosen.out / f"{name}.pt")
-            draw_found(network, held[""], config.smallest, chosen.out / f"{name}.png")
-            scores = study.scores(network)
+            find = finder(network, row, config)
+            draw_found(find, held[""], chosen.out / f"{name}.png")
+            scores = study.scores(find)
             results.keep(key, scores)
             shown = [kind + what for kind in held for what in SHOWN]
             print(f"{key:30s}" + "".join(f"  {what} {scores[what]:.3f}" for what in shown), flush=True)

@@ -418,10 +418,9 @@ def test_nuclei_are_found_apart_and_grown_to_their_border() -> None:
     found = find_nuclei(network, image)
     assert found.shape == (40, 43)
     assert compare_instances(found, truth.astype(np.int32)).panoptic > 0.85
-    # The network takes what lies between the two for interior: probably, then surely.
-    for logit, count in ((1, 2), (3, 1)):
-        network.logits[1, 10:15, 12:18] = logit
-        assert find_nuclei(network, image).max() == count
+    # The network takes what lies between the two for interior, but is not sure of it.
+    network.logits[1, 10:15, 12:18] = 1
+    assert [find_nuclei(network, image, interior=least).max() for least in (0, 2)] == [1, 2]
 
 
 def test_what_is_too_small_is_no_nucleus() -> None:
@@ -430,10 +429,10 @@ def test_what_is_too_small_is_no_nucleus() -> None:
             return torch.where(image[:, :2] > 0, 9.0, -9.0)
 
     image = np.zeros((40, 40, 3), np.uint8)
-    image[2:12, 2:8], image[20:30, 2:8] = 255, 255
+    image[2:7, 2:8], image[20:25, 2:8] = 255, 255
     image[20, 2] = 0
     numbers = find_nuclei(Found(), image)
-    assert (np.unique(numbers).tolist(), numbers[5, 5], numbers[25, 5]) == ([0, 1], 1, 0)
+    assert (np.unique(numbers).tolist(), numbers[4, 5], numbers[22, 5]) == ([0, 1], 1, 0)
 
 
 def test_bytes_and_back() -> None:
@@ -528,7 +527,7 @@ def test_settings() -> None:
     full = RefinerConfig()
     assert full.with_total(full.total) == full
     half = dataclasses.replace(full, shrink=2)
-    assert [(one.interior, one.smallest) for one in (full, half)] == [(2, 60), (1, 15)]
+    assert [(one.interior, one.smallest) for one in (full, half)] == [(2, 30), (1, 7)]
     assert full.with_total(1400).steps == (100, 100, 100, 100, 1000)
     with pytest.raises(BadInput, match="must be a multiple of 8"):
         RefinerConfig(patch=30)

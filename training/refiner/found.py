@@ -11,14 +11,19 @@ from torch import nn
 from .data import as_tensor
 
 Integers = npt.NDArray[np.int32]
-INTERIOR = 2.0
-"""Logit from which on a pixel is interior: a pixel between two nuclei, of which the network is not sure, joins them otherwise."""
+SURELY_INTERIOR = 2.0
+"""Logit from which on a pixel is interior to a network that learned from pseudo-labels.
+
+These leave out the pixels between nuclei, of which it was not sure, so that it is too sure of them in the end.
+"""
 
 GROW = 8
 """Steps by which interiors grow into the nucleus around them."""
 
 
-def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8], *, smallest: int = 60) -> Integers:
+def find_nuclei(
+    network: nn.Module, rgb: npt.NDArray[np.uint8], *, smallest: int = 30, interior: float = 0.0
+) -> Integers:
     """Segment a picture.
 
     Parameters
@@ -29,6 +34,8 @@ def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8], *, smallest: int
         uint8 [y, x, 3].
     smallest
         Pixels of the smallest nucleus that is kept.
+    interior
+        Logit from which on a pixel is interior; see `SURELY_INTERIOR`.
 
     Returns
     -------
@@ -39,8 +46,9 @@ def find_nuclei(network: nn.Module, rgb: npt.NDArray[np.uint8], *, smallest: int
     padded = np.pad(rgb, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
     with torch.no_grad():
         logits = network(as_tensor([padded]))[0, :, :height, :width].numpy()
-    nucleus, interior = logits[0] > 0, (logits[1] > INTERIOR) & (logits[0] > 0)
-    _, numbers = cv2.connectedComponents(interior.view(np.uint8))
+    nucleus = logits[0] > 0
+    inside = (logits[1] > interior) & nucleus
+    _, numbers = cv2.connectedComponents(inside.view(np.uint8))
     grown = numbers.astype(np.float32)
     for _ in range(GROW):
         wide = np.asarray(cv2.dilate(grown, np.ones((3, 3), np.uint8)))

@@ -107,7 +107,7 @@ class RefinerConfig:
     @property
     def smallest(self) -> int:
         """Pixels of the smallest nucleus that is kept where nuclei are looked for."""
-        return max(1, 60 // self.shrink**2)
+        return max(1, 30 // self.shrink**2)
 
     @property
     def total(self) -> int:
