@@ -24,10 +24,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 HEARD = [number for number in signal.Signals if number.name in ("SIGINT", "SIGTERM", "SIGHUP")]
-LONG = {
-    f"test_{name}"
-    for name in ("benchmarks", "cluster", "fuzz", "gpu_bench", "seams", "training_safron", "viewers")
-}
+TRAINS = (
+    *("benchmarks", "dice", "discriminators", "encoder", "export", "fid", "gpu_bench", "learned_variance"),
+    *("multiscale", "pix2pix", "refiner_training", "segmenters", "training"),
+)
+"""How the names of files begin whose tests train, or load what training needs."""
+LONG = "bioformats", "chaos", "cluster", "fuzz", "interrupts", "seams", "viewers"
+"""The same of files with other long tests: one that began last would leave the other processes without work."""
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 IN_MEMORY = Path("/dev/shm")
 """A disk in memory. Thousands of tests make small files and bring them to disk: on one with a journal that takes a quarter of the time."""
@@ -93,8 +96,18 @@ def _is_roomy(folder: Path) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with long tests first: one that began last would leave the other processes without work."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    """Put tests in an order in which each of three processes, which begin with a third each, has its part.
+
+    What trains comes first, in one process as far as that goes: PyTorch loads for a second more with the first optimizer, and
+    fixtures that train are made once. Other long tests begin the second third.
+    """
+    parts: list[list[pytest.Item]] = [[], [], []]
+    for item in items:
+        name = item.path.stem.removeprefix("test_")
+        parts[0 if name.startswith(TRAINS) else 1 if name.startswith(LONG) else 2].append(item)
+    trains, long, others = parts
+    before = max(0, len(items) // 3 - len(trains))
+    items[:] = [*trains, *others[:before], *long, *others[before:]]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -87,7 +87,7 @@ def test_masks_on_a_canvas_do_not_touch(sizes: list[tuple[int, int]], margin: in
     assert taken.sum() == sum((h + 2 * margin) * (w + 2 * margin) for h, w in sizes)
 
 
-def test_synthetic_images_lie_on_their_masks(tmp_path: Path) -> None:
+def test_synthetic_images_lie_on_their_masks(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The generator that paints each label in its colour: every pixel is known."""
     masks = [labels_of(40, 52, seed) for seed in range(3)] + [labels_of(33, 20, 9)]
     common: dict[str, Any] = {"model": "identity", "seed": 0, "mpp": None, "threads": 1}
@@ -101,6 +101,7 @@ def test_synthetic_images_lie_on_their_masks(tmp_path: Path) -> None:
     before = (tmp_path / "s" / "slide.tiff").stat().st_mtime_ns
     synthesize(masks, tmp_path / "s", **common)
     assert (tmp_path / "s" / "slide.tiff").stat().st_mtime_ns == before, "rendered once"
+    request.getfixturevalue("_in_this_process")
     other = synthesize([np.full_like(mask, 1) for mask in masks], tmp_path / "s", **common)
     assert (other[0] == colors[1]).all(), "other masks, other images"
 

@@ -150,7 +150,7 @@ def test_shipped_generator_equals_oracle(
     tmp_path: Path, mask: np.ndarray[Any, Any], options: dict[str, Any]
 ) -> None:
     model = load_model("safron-seamless", device="cpu")
-    options |= {"model": "safron-seamless", "device": "cpu"}
+    options = options | {"model": "safron-seamless", "device": "cpu"}
     render(mask, tmp_path / "s.tiff", compression="deflate", seed=3, **options)
     want = expected(mask, model, tile=options["tile"], overlap=20, seed=3)
     np.testing.assert_array_equal(level0(tmp_path / "s.tiff"), want)

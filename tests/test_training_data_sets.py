@@ -313,10 +313,12 @@ def test_the_stride_is_the_papers_of_each_data_set(data_set: str, strides: tuple
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, config: Any) -> None:
     side, peaks = 400, []
     for count in (8, 32):
-        for number in range(count):
-            pair(tmp_path / f"{count}", f"a_{number}", size=(side, side))
+        folder = tmp_path / f"{count}"
+        pair(folder, "a_0", size=(side, side))
+        for name in (f"a_{number}.{kind}" for number in range(1, count) for kind in ("png", "mask.png")):
+            (folder / name).hardlink_to(folder / f"a_0.{name.partition('.')[2]}")
         tracemalloc.start()
-        source = open_source(tmp_path / f"{count}", config, tmp_path)
+        source = open_source(folder, config, tmp_path)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # 24 images more, which hold 4 bytes a pixel, or 12 with cues; what is kept of those is a sample.

@@ -36,6 +36,8 @@ def labels_of(height: int, width: int, seed: int = 0) -> Bytes:
 
 def image_of(labels: Bytes, grain: float = 0.0) -> Bytes:
     """Labels in `COLORS`, with noise of a standard deviation of `grain` grey levels."""
+    if not grain:
+        return COLORS[labels].astype(np.uint8)
     noise = np.random.default_rng(0).normal(0, grain, (*labels.shape, 3))
     return np.clip(COLORS[labels] + noise, 0, 255).astype(np.uint8)
 
