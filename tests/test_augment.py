@@ -105,7 +105,7 @@ def test_edges_of_the_image(tmp_path: Path, capfd: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda data: (data / "inst" / "a.png").unlink(), "no such file"),
+        (lambda data: (data / "inst" / "a.png").unlink(), "a.png: is missing, and class has a; add it"),
         (
             lambda data: cv2.imwrite(str(data / "class" / "a.png"), np.full((100, 100), 9, np.uint8)),
             "classes are 0 to 4",
