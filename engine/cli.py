@@ -219,9 +219,7 @@ def _render_seeds(mask: str, out: str, seeds: list[int], options: RenderOptions,
 
 
 def _render_rows(name: str, read: Callable[[], list[Row]], options: RenderOptions, *, quiet: bool) -> None:
-    from safron.engine.preparation.output_paths import check_apart
-
-    from .slide_list import outcome, render_list
+    from .slide_list import check_rows, outcome, render_list
 
     if options.report is not None:
         check_report_path(
@@ -240,9 +238,7 @@ def _render_rows(name: str, read: Callable[[], list[Row]], options: RenderOption
             raise BadInput(error.format_message()) from error
 
     rows = read()
-    for row in rows:
-        if row.mask:
-            check_apart(row.mask, ("--report ", options.report))
+    check_rows(rows, options)
     results: list[SlideResult] = []
     try:
         for result in render_list(

@@ -177,10 +177,11 @@ def _regions(plan: NucleusPlan, beside: Path) -> Any:
     seen = scaled_regions(tissue, card)
 
     def draw(rows: slice, cols: slice) -> npt.NDArray[np.uint8]:
-        found = plan.values[seen[rows, cols]]
+        labels = seen[rows, cols]
+        found = plan.values[labels]
         if not (known := card.known[found]).all():
             raise BadInput(
-                f"--tissue: label {found[~known][0]} is not a region of {card.name!r}, which has "
+                f"--tissue: label {labels[~known][0]} is not a region of {card.name!r}, which has "
                 f"{', '.join(f'{label.value} {label.name}' for label in card.labels)}; translate it with --map"
             )
         return found

@@ -130,6 +130,10 @@ class NucleusPlan:
         }
 
 
+UNNAMED = 255
+"""Stands for labels of a mask that have no name; no model has a region of this number."""
+
+
 def plan_nuclei(
     types: Sequence[str],
     *,
@@ -231,12 +235,22 @@ def scaled_regions(tissue: LabelMask, card: Card) -> ScaledMask:
 
 
 def _values(tissue: LabelMask | None, card: Card, *, by_name: bool) -> npt.NDArray[np.uint8]:
-    """Label of the model for each value of a mask, uint8 [256]; what is not known stays as it is, and is refused later."""
-    values = np.arange(256, dtype=np.uint8)
-    legend = own_legend(tissue) if tissue is not None and by_name else []
+    """Label of the model for each value of a mask, uint8 [256]; one without a name is `UNNAMED`, and is refused where it occurs.
+
+    Background may go without a name, if other labels have one.
+    """
+    if tissue is None or not by_name:
+        return np.arange(256, dtype=np.uint8)
+    values = np.full(256, UNNAMED, np.uint8)
+    values[0] = 0
+    legend = own_legend(tissue)
     known = {label.name.lower(): label.value for label in card.labels}
+    if not legend:
+        raise BadInput(
+            f"--tissue {tissue.source}: its labels have no names; {card.name!r} has regions "
+            f"{', '.join(f'{label.value} {label.name}' for label in card.labels)}; say what each label is, as --map 0=0,1=1"
+        )
     if unknown := [label for label in legend if label.name.lower() not in known]:
-        assert tissue is not None
         example = ",".join(f"{label.value}={known.get(label.name.lower(), 1)}" for label in legend)
         raise BadInput(
             f"--tissue {tissue.source}: {card.name!r} knows no region {unknown[0].name!r}; it has "

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from safron.engine.generator.card import Card
 from safron.io.errors import BadInput
+from safron.io.files import is_foreign
 from safron.io.masks.canny import Canny, canny
 from safron.io.masks.open import open_mask
+from safron.io.synthesis.tiles import ENDINGS
 from safron.io.whole_image import read_image
 
 CLASSES = ("no nucleus", "miscellaneous", "inflammatory", "epithelial", "spindle")
@@ -95,15 +97,33 @@ def list_tiles(folder: Path, leave_out: Sequence[str]) -> list[str]:
     Raises
     ------
     BadInput
-        There are none, or one that is left out does not exist.
+        There are none; one that is left out does not exist; or one has an image, classes or numbers, and not both of the latter.
     """
-    found = sorted(path.stem for path in (folder / "class").glob("*.png"))
+    endings = {"class": (".png",), "inst": (".png",), "images": ENDINGS}
+    lie = {
+        part: {
+            path.stem
+            for path in (folder / part).glob("*")
+            if path.suffix.lower() in some and not is_foreign(path.name)
+        }
+        for part, some in endings.items()
+    }
+    found = sorted(set().union(*lie.values()))
     if unknown := sorted(set(leave_out) - set(found)):
         raise BadInput(
             f"--leave-out {unknown[0]}: {folder} has no such tile; it has {', '.join(found[:5]) or 'none'} ..."
         )
-    if not (names := [name for name in found if name not in leave_out]):
+    names = [name for name in found if name not in leave_out]
+    if not names or not lie["class"]:
         raise BadInput(f"{folder}: no tile class/NAME.png with inst/NAME.png is there to take")
+    for name in names:
+        for part in ("class", "inst"):
+            if name not in lie[part]:
+                there = next(other for other in endings if name in lie[other])
+                raise BadInput(
+                    f"{folder / part / name}.png: is missing, and {there} has {name}; add it, or leave the tile out with "
+                    f"--leave-out {name}"
+                )
     return names
 
 

@@ -23,6 +23,7 @@ from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.system.failures import Lost, Stuck
+from safron.io.apart import READS, check_outputs, is_there, place_of
 from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.files import parse_text
 from safron.io.remote import Target
@@ -157,6 +158,35 @@ def _row(place: str, line: int, columns: list[str], cells: list[str]) -> Row:
     values = dict(zip(columns, cells, strict=True))
     mask, out = values.pop("mask"), values.pop("out")
     return Row(line, mask, out, {column: text for column, text in values.items() if text})
+
+
+def check_rows(rows: Sequence[Row], options: RenderOptions) -> None:
+    """Refuse outputs that replace what another slide of the list is made from; `prepare` looks at each slide's own.
+
+    Raises
+    ------
+    BadInput
+        An output is an input of another line, or the report is an input of any.
+    """
+    read: dict[Path, tuple[Row | None, str, str]] = {
+        place_of(text): (None, name, text) for name, text in options.inputs() if is_there(text)
+    }
+    for row in rows:
+        for name, text in {"mask": row.mask, **row.options}.items():
+            if text and (name == "mask" or name.replace("-", "_") in READS) and is_there(text):
+                read[place_of(text)] = row, "mask" if name == "mask" else f"--{name}", text
+    for row in rows if options.overwrite else ():  # else nothing is replaced
+        made = {name: row.options.get(name) for name in ("preview", "labels-out", "html")}
+        for text in filter(None, (row.out, *made.values())):
+            other, name, _ = read.get(place_of(text), (row, "", ""))
+            if other is not row:
+                raise BadInput(
+                    f"line {row.line}: {text}: is the {name} of line {other.line}; give another name"
+                )
+    if options.report is not None:
+        check_outputs(
+            [(name, text) for _, name, text in read.values()], [("--report ", options.report)], replaced=False
+        )
 
 
 def render_list(

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import wraps
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 import click
 
 from .advice import for_command
+from .apart import check_params
 from .errors import LONGEST_LINE, SafronError, shortened
 from .fields import LEAST_MPP, MOST_MPP, members, settings
 from .interruptions import INTERRUPTED, begin_program, end_program, say_last, words_of_interruption
@@ -223,9 +225,10 @@ class Program(click.Command):
             formatter.write_text(EXIT_CODES)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command, unless an output of it is one of its inputs."""
         _at_hand[:] = [ctx]
         try:
+            _check_outputs(ctx)
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise click.Abort from error
@@ -233,6 +236,30 @@ class Program(click.Command):
 
 class ProgramGroup(Program, click.Group):
     """The same for a program with subcommands."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a subcommand, whose outputs are looked at before it runs."""
+        run = cmd.callback
+        assert run is not None
+
+        @wraps(run)
+        def checked(*args: Any, **params: Any) -> Any:
+            _check_outputs(click.get_current_context())
+            return run(*args, **params)
+
+        cmd.callback = checked
+        super().add_command(cmd, name)
+
+
+def _check_outputs(ctx: click.Context) -> None:
+    """Refuse a command line whose output is one of its inputs; see `safron.io.apart`."""
+    kinds = {param.name: param for param in ctx.command.params}
+    given = {
+        name: value
+        for name, value in ctx.params.items()
+        if value is not None and not (name in kinds and isinstance(kinds[name].type, click.Choice))
+    }
+    check_params(given, [name for name in given if isinstance(kinds.get(name), click.Option)])
 
 
 _at_hand: list[click.Context] = []

@@ -105,7 +105,7 @@ def test_edges_of_the_image(tmp_path: Path, capfd: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda data: (data / "inst" / "a.png").unlink(), "no such file"),
+        (lambda data: (data / "inst" / "a.png").unlink(), "a.png: is missing, and class has a; add it"),
         (
             lambda data: cv2.imwrite(str(data / "class" / "a.png"), np.full((100, 100), 9, np.uint8)),
             "classes are 0 to 4",
@@ -175,3 +175,18 @@ def test_edges_are_where_opencv_finds_them() -> None:
     assert 80 < found.sum() < 200
     assert cv2.dilate(found, near)[theirs].all()
     assert cv2.dilate(theirs.astype(np.uint8), near)[found > 0].all()
+
+
+@pytest.mark.parametrize(("part", "there"), [("class", "inst"), ("inst", "class")])
+def test_a_tile_that_lacks_a_file_is_not_dropped(tmp_path: Path, capfd: Any, part: str, there: str) -> None:
+    data = tiles(tmp_path / "data", "a", "b")
+    (data / part / "b.png").unlink()
+    (data / "images" / ".DS_Store").write_text("")
+    given = [data, tmp_path / "out", "--model", model(tmp_path)]
+    done = run_program(capfd, augment.main, *given)
+    assert done.code == 2
+    assert (
+        f"b.png: is missing, and {there} has b; add it, or leave the tile out with --leave-out b" in done.err
+    )
+    done = run_program(capfd, augment.main, *given, "--leave-out", "b")
+    assert done.code == 0, done.err

@@ -180,7 +180,7 @@ REFUSED = [
     ("mask,out\n", "--batch other.csv", "--batch and --slides: both name a list"),
     ("mask,out\n", "--slides none.csv", "--slides none.csv: No such file or directory; check the path"),
     ("mask,out\n", "--report no/r.json", "--report no/r.json: folder "),
-    ("mask,out\n", "--report list.csv --overwrite", "--report list.csv: must end in .json"),
+    ("mask,out\n", "--report list.csv --overwrite", "--report list.csv: is the --slides itself"),
     ("mask,out\n", "--report theirs.json", "--report theirs.json: exists already; pass --overwrite"),
     ("mask,out\n", "--batch many", "'many' is neither a whole number nor a .csv file"),
 ]

@@ -271,13 +271,28 @@ def test_colours_near_the_palette(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(-6, 7, COLOURS.shape)
     path = save_png(tmp_path / "m.png", np.clip(COLOURS + noise, 0, 255).astype(np.uint8))
     np.testing.assert_array_equal(open_mask(path, palette=BUILTIN, palette_tolerance=6)[WHOLE], LABELS)
-    with pytest.raises(BadInput, match=r"not in the palette .* allow a larger palette tolerance than 0"):
+    with pytest.raises(
+        BadInput,
+        match=r"not in the palette .* to safron-mask import --palette, or allow a larger palette tolerance than 0",
+    ):
         open_mask(path, palette=BUILTIN)[WHOLE]
 
 
 def test_the_nearest_colour_wins() -> None:
     rgb = np.array([[[10, 0, 0], [90, 0, 0], [51, 0, 0]]], np.uint8)
     assert Palette({7: (0, 0, 0), 8: (100, 0, 0)}, 255).labels(rgb, 0, 0).tolist() == [[7, 8, 8]]
+
+
+def test_a_tolerance_that_reaches_two_labels_is_told(tmp_path: Path) -> None:
+    palette, path = {7: (0, 0, 0), 8: (100, 0, 0), 9: (0, 250, 0)}, tmp_path / "m.png"
+    save_png(path, np.zeros((9, 9, 3), np.uint8))
+    assert open_mask(path, palette=palette, palette_tolerance=49).notes == ()
+    for tolerance in (50, 250):
+        (note,) = open_mask(path, palette=palette, palette_tolerance=tolerance).notes
+        assert note.startswith(
+            f"the colours of labels 7 and 8 differ by 100, and with a palette tolerance of {tolerance} a"
+        )
+        assert note.endswith("a tolerance below 50 parts them")
 
 
 def test_an_unknown_colour_is_named_with_its_place(tmp_path: Path) -> None:

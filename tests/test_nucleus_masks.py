@@ -185,6 +185,11 @@ FAILS = [
     ("--types connective --size 64,64 --model m.onnx --classes other.json", "other.json"),
     ("--types connective --size 64,64 --model m.onnx --map 0=1", "give --tissue"),
     ("--types connective --tissue glands.zarr --model m.onnx", "knows no region 'gland'"),
+    (
+        "--types connective --tissue plain.zarr --model m.onnx",
+        "its labels have no names; 'nuclei-masks' has regions 0 background, 1",
+    ),
+    ("--types connective --tissue half.zarr --model m.onnx", "label 2 is not a region"),
     ("--types connective --tissue glands.zarr --map 2=9 --model m.onnx", "label 9 is not a region"),
     ("--types connective --size 64,64 --model odd.onnx", "types and codes must be one or more"),
 ]
@@ -195,9 +200,10 @@ def folder(model: Path) -> Path:
     here = model.parent
     write_model(here / "odd.onnx", nuclei={"types": ["one"], "codes": []})
     labels = [Label(1, "tissue", (1, 2, 3)), Label(2, "gland", (4, 5, 6))]
-    write_labels(
-        here / "glands.zarr", lambda y, x: np.full((64, 64), 2, np.uint8), height=64, width=64, labels=labels, workers=1
-    )  # fmt: skip
+    for name, legend in (("glands", labels), ("half", labels[:1]), ("plain", [])):
+        write_labels(
+            here / f"{name}.zarr", lambda y, x: np.full((64, 64), 2, np.uint8), height=64, width=64, labels=legend, workers=1
+        )  # fmt: skip
     return here
 
 

@@ -264,12 +264,34 @@ def test_interiors_keep_apart_nuclei_that_touch() -> None:
     assert interior.sum() == 2 * 10 * 3
 
 
-def test_a_tile_without_nuclei_is_named() -> None:
-    tiles = Tiles([("a", tissue(100)), ("pale", tissue(100, nuclei=0))], TINY)
-    with pytest.raises(
-        BadInput, match=r"pale: nothing in it stands out by haematoxylin, .*, or leave this one out"
-    ):
-        tiles.textures  # noqa: B018
+def test_tiles_that_cannot_be_used_are_left_out_and_named() -> None:
+    given = [
+        ("a", tissue(100)),
+        ("pale", tissue(100, nuclei=0)),
+        ("small", tissue(20)),
+        ("b", tissue(100, seed=1)),
+    ]
+    given.append(("white", np.full((100, 100, 3), 245, np.uint8)))
+    tiles = Tiles(given, TINY)
+    tiles.leave_out_plain()
+    assert (tiles.names, len(tiles.images), len(tiles.textures)) == (["a", "b"], 2, 2)
+    assert [one.split(":")[0] for one in tiles.left] == ["small", "white", "pale"]
+    assert tiles.left[0].startswith("small: is 20 x 20 px, and ")
+    assert tiles.left[1] == "white: has 0 % tissue, and 20 % are needed"
+    assert "stands out by haematoxylin" in tiles.left[2]
+    with pytest.raises(BadInput, match=r"no tile gives a texture; the first: pale: nothing in it"):
+        Tiles(given[1:2], TINY).leave_out_plain()
+
+
+def test_the_command_names_the_tiles_that_it_leaves_out(tmp_path: Path) -> None:
+    for name, image in (("a", tissue(300)), ("pale", tissue(300, nuclei=0)), ("small", tissue(20))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image[..., ::-1])
+    out = tmp_path / "run"
+    args = ["refiner", str(tmp_path), str(out), "--size", "small", "--iterations", "5", "--minutes", "1e-9"]
+    done = CliRunner().invoke(commands, args)
+    assert "warning: small.png: is 20 x 20 px" in done.stderr, done.output
+    assert "warning: pale.png: nothing in it stands out" in done.stderr
+    assert "1 tile;" in done.stderr
 
 
 def test_every_phase_trains_its_networks_and_no_others(tiles: Tiles) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option
+from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option, warn
 from safron.io.errors import counted
 from safron.training.config.exported import OVERWRITE, check_export, check_run_folder
 from safron.training.config.needs import need_torch, prepare_torch
@@ -89,6 +89,9 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     if unknown := set(given["leave_out"]) - {name for name, _ in found}:
         raise BadInput(f"--leave-out {min(unknown)}: no tile has this name; give names as {found[0][0]}")
     kept = Tiles([(name, rgb) for name, rgb in found if name not in given["leave_out"]], config)
+    kept.leave_out_plain()
+    for reason in kept.left:
+        warn("safron-train", f"{reason}; left out")
     click.echo(
         f"{counted(len(kept.names), 'tile')}; iterations of each phase: {', '.join(map(str, config.steps))}",
         err=True,

@@ -214,10 +214,11 @@ def fid(
     for found in sets:
         if found.left_out:
             warn(NAME, f"{found.source}: {found.left_out} masks of training pairs are left out")
-    count = min(len(found) for found in sets)
+    count, source = min(((len(found), found.source) for found in sets), key=lambda one: one[0])
     if count < 8:
         raise BadInput(
-            f"{real}, {fake}: {counted(count, 'tile')} of {size} px in the smaller set, at least 8 are needed"
+            f"{source}: gives {counted(count, 'tile')} of {size} px with tissue, at least 8 are needed; give more or larger "
+            "images, or a smaller --size"
         )
     first, second = (found.take(count, seed=seed) for found in sets)
     if first.mpp and second.mpp and abs(first.mpp / second.mpp - 1) > 0.05:

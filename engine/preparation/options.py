@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
+from safron.io.apart import READS
 from safron.io.errors import BadInput
 from safron.io.fields import (
     Byte,
@@ -294,6 +295,15 @@ class RenderOptions:
             raise BadInput(f"--seed {self.seed}: must be a whole number of 64 bits")
         if str(self.scratch).startswith("file://"):  # a path of this machine
             object.__setattr__(self, "scratch", Path(str(self.scratch).removeprefix("file://")))
+
+    def inputs(self) -> list[tuple[str, str]]:
+        """List the files that are read beside the mask, or names that may be files, by the names of their options."""
+        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name in READS}
+        return [
+            (f"--{name.replace('_', '-')}", str(value))
+            for name, value in given.items()
+            if isinstance(value, str | Path)
+        ]
 
     def described(self) -> dict[str, object]:
         """Return the options as plain JSON values."""

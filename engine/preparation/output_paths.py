@@ -11,6 +11,7 @@ from safron.engine.scratch.arrays import RECORD, Scratch, recorded
 from safron.engine.scratch.completion import Finished, is_damaged
 from safron.engine.scratch.lock import lock_path
 from safron.engine.scratch.render_state import require_unfinished
+from safron.io.apart import check_apart, check_outputs, place_of
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
 from safron.io.json_report import ENDINGS
@@ -102,15 +103,16 @@ def _check_mask(source: Any, target: Target, scratch: Scratch, options: RenderOp
         *((f"{name} ", path) for name, path in extra_outputs(options)),
         ("--scratch " if options.scratch else "", scratch.store or scratch.path),
     )
-    for name, read in (("--image", options.image), ("--style", options.style)):
-        if read is not None and Path(read).exists():
-            check_apart(read, *outputs, what=name)
+    read = [(name, path) for name, path in options.inputs() if path != str(source)]
+    check_outputs(
+        read, [(name, path) for name, path in outputs if path is not None], replaced=options.overwrite
+    )
     if not isinstance(source, str | Path) or not str(source):
         return
     if not (is_url(source) or Path(source).exists()):
         raise BadInput(f"mask {source}: there is no such file or folder; check the path")
     check_apart(source, *outputs)
-    if _place(scratch.path) in _place(source).parents:
+    if place_of(scratch.path) in place_of(source).parents:
         raise BadInput(f"mask {source}: lies in {scratch.path}, the scratch of {target.name}; move it away")
 
 
@@ -160,25 +162,6 @@ def working_folders(target: Target, scratch: Scratch, options: RenderOptions) ->
         if not os.access(folder, os.W_OK | os.X_OK):
             raise BadInput(f"--scratch {folder}: cannot be written to; choose another folder")
     return part, own
-
-
-def check_apart(source: str | Path, *given: tuple[str, str | Path | None], what: str = "mask") -> None:
-    """Refuse to replace a mask, or `what` else is read, or to write into its folder; outputs are given as the name of an option and a path."""
-    mask = _place(source)
-    for name, path in given:
-        if path is None:
-            continue
-        place = _place(path)
-        if place == mask or (place.is_file() and mask.is_file() and place.samefile(mask)):
-            raise BadInput(f"{name}{path}: is the {what} itself; give another name")
-        if mask in place.parents:
-            raise BadInput(f"{name}{path}: lies in the {what} {source}; choose another folder")
-
-
-def _place(name: str | Path) -> Path:
-    """Return a path without links; addresses are returned as they are."""
-    text = str(name).removeprefix("file://")
-    return Path(text if is_url(text) else os.path.realpath(text))
 
 
 def _check_length(given: str, *paths: Path) -> None:

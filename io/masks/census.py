@@ -65,7 +65,8 @@ def count_labels(mask: LabelMask, progress: Callable[[int], None] = lambda pixel
         fill = int(plane.array.fill_value or 0)
         if not 0 <= fill <= 255:
             raise BadInput(
-                f"mask {mask.source}: value {fill} in all chunks that are not stored; labels are whole numbers from 0 to 255"
+                f"mask {mask.source}: value {fill} in all chunks that are not stored; labels are whole numbers from 0 to 255: translate "
+                "others with safron-mask import --map"
             )
         counts[fill] += rest
     return {value: int(count) for value, count in enumerate(counts) if count}

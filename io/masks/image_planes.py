@@ -155,7 +155,7 @@ class ImagePlane:
             raise BadInput(f"it holds {dtype}; labels are whole numbers from 0 to 255: save it as 8 bit")
         if bands == 2 or bands > 4:
             raise BadInput(
-                f"it has {counted(bands, 'channel')}; a mask has one channel of labels, or colours"
+                f"it has {counted(bands, 'channel')}; a mask has one channel of labels, or colours: save the channel that holds the labels alone"
             )
         looked_up = bands > 2 or self.use_palette
         if looked_up and dtype not in (np.uint8, np.bool_):
@@ -173,8 +173,8 @@ class ImagePlane:
             raise BadInput(
                 "it is a grey image, and no colour of the palette is a grey; leave the palette out"
             )
-        if alpha and looked_up:
-            self.notes = ("its transparent pixels, if any, are read as white",)
+        told = ["its transparent pixels, if any, are read as white"] * (alpha and looked_up)
+        self.notes = tuple(filter(None, (*told, self.palette.ambiguity() if looked_up else "")))
 
 
 class TiffPlane(ImagePlane):
@@ -189,7 +189,9 @@ class TiffPlane(ImagePlane):
                 raise BadInput("it is a TIFF without an image; was it copied completely?")
             series = tif.series[0]
             if len(series.pages) > 1:
-                raise BadInput(f"it holds {len(series.pages)} planes ({series.axes}); a mask has one")
+                raise BadInput(
+                    f"it holds {len(series.pages)} planes ({series.axes}); a mask has one: save the plane that holds the labels alone"
+                )
             self.page: Any = tif.pages.first
             page = self.page
             size, lossy = from_tiff(tif), lossy_note(LOSSY_TIFF.get(int(page.compression)))

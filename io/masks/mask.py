@@ -155,7 +155,7 @@ class LabelMask:
                 row, col = np.unravel_index(int(bad.argmax()), bad.shape)
                 raise BadInput(
                     f"mask {self.source}: value {values[row, col]} at row {y + row}, column {x + col}; "
-                    "labels are whole numbers from 0 to 255"
+                    "labels are whole numbers from 0 to 255: translate others with safron-mask import --map"
                 )
         return np.ascontiguousarray(values, np.uint8)
 

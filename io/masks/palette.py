@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,20 @@ class Palette:
         """Whether any of the colours is a grey, so that a grey image may be looked up."""
         return any(len(set(rgb)) == 1 for rgb in self.colours.values())
 
+    def ambiguity(self) -> str:
+        """Say which labels a colour may be within the tolerance of at once; empty if there are none."""
+        if not self.tolerance:
+            return ""
+        pairs = combinations(self.colours.items(), 2)
+        apart = ((max(abs(p - q) for p, q in zip(a, b, strict=True)), u, v) for (u, a), (v, b) in pairs)
+        least, first, second = min(apart, default=(256, 0, 0))
+        if 2 * self.tolerance < least:
+            return ""
+        return (
+            f"the colours of labels {first} and {second} differ by {least}, and with a palette tolerance of {self.tolerance} a colour "
+            f"may be within reach of both: it takes the nearer without a word; a tolerance below {(least + 1) // 2} parts them"
+        )
+
     def labels(self, rgb: npt.NDArray[np.uint8], y: int, x: int) -> npt.NDArray[np.uint8]:
         """Look colours up.
 
@@ -106,7 +121,8 @@ class Palette:
             known += ", ..." if len(self.colours) > _NAMED else ""
             raise BadInput(
                 f"colour {tuple(int(c) for c in rgb[row, col])} at row {y + row}, column {x + col} is not in "
-                f"the palette ({known}); add it, or allow a larger palette tolerance than {self.tolerance}"
+                f"the palette ({known}); give a palette with it to safron-mask import --palette, or allow a larger palette tolerance "
+                f"than {self.tolerance}"
             )
         return labels
 

@@ -233,7 +233,9 @@ def _plane_axes(
     long = [axis for axis, length in zip(axes, shape, strict=True) if length != 1 and axis not in ("y", "x")]
     if long:
         which = ", ".join(f"{axis} has {shape[axes.index(axis)]} planes" for axis in long)
-        raise BadInput(f"mask {source}: axis {which}; a mask has one{hint}")
+        raise BadInput(
+            f"mask {source}: axis {which}; a mask has one{hint or '; save the plane that holds the labels as an array of its own'}"
+        )
     if is_transposed(names):
         raise BadInput(f"mask {source}: axis x comes before y; a mask's rows come first: transpose it")
     return axes.index("y"), axes.index("x")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from safron.io.apart import check_outputs
 from safron.io.console import (
     SETTINGS,
     Program,
@@ -126,6 +127,9 @@ def command(
     if slides is not None and instances is not None:
         raise click.UsageError("--instances: with --slides, name them in a column of the list")
     pairs = [(paths[0], str(paths[1]), instances or "")] if slides is None else _listed(slides)
+    for slide, mask, other in pairs if slides is not None else ():
+        named = (("slide", slide), ("mask", mask), ("instances", other))
+        check_outputs([(name, path) for name, path in named if str(path)], [("", out)], replaced=overwrite)
     size = cutting["size"]
     cutting["background"] = cutting["background"] or (0,)
     options = TileOptions(

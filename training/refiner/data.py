@@ -65,6 +65,13 @@ class Tiles:
     config
         Settings.
 
+    Attributes
+    ----------
+    names
+        Of those that are used.
+    left
+        Why each of the others was left out.
+
     Raises
     ------
     BadInput
@@ -73,11 +80,18 @@ class Tiles:
 
     def __init__(self, tiles: Sequence[tuple[str, UInt8]], config: RefinerConfig) -> None:
         least = config.shrink * max(config.patch, config.reference)
-        kept = [
-            (name, rgb)
-            for name, rgb in tiles
-            if min(rgb.shape[:2]) >= least and tissue_share(rgb) >= LEAST_TISSUE
-        ]
+        kept, self.left = [], list[str]()
+        for name, rgb in tiles:
+            if min(rgb.shape[:2]) < least:
+                self.left.append(
+                    f"{name}: is {rgb.shape[1]} x {rgb.shape[0]} px, and {least} a side are needed"
+                )
+            elif (share := tissue_share(rgb)) < LEAST_TISSUE:
+                self.left.append(
+                    f"{name}: has {100 * share:.0f} % tissue, and {100 * LEAST_TISSUE:.0f} % are needed"
+                )
+            else:
+                kept.append((name, rgb))
         if not kept:
             raise BadInput(
                 f"no tile has {least} px a side and {100 * LEAST_TISSUE:.0f} % tissue; give larger tiles of tissue"
@@ -97,7 +111,31 @@ class Tiles:
         BadInput
             Nothing in a tile looks like nuclei.
         """
-        return [_texture(name, rgb) for name, rgb in zip(self.names, self._sources, strict=True)]
+        return [make_texture(rgb) for rgb in self._sources]
+
+    def leave_out_plain(self) -> None:
+        """Leave out tiles in which nothing looks like nuclei.
+
+        Raises
+        ------
+        BadInput
+            There is no other.
+        """
+        named = [*zip(self.names, self._sources, strict=True)]
+        used: list[int] = []
+        found: list[Texture] = []
+        for place, (name, rgb) in enumerate(named):
+            try:
+                found.append(make_texture(rgb))
+                used.append(place)
+            except BadInput as error:
+                self.left.append(f"{name}: {error}")
+        if not used:
+            raise BadInput(f"no tile gives a texture; the first: {self.left[-len(named)]}")
+        self.names, self._sources, self.images = (
+            [every[place] for place in used] for every in (self.names, self._sources, self.images)
+        )
+        self.textures = found
 
     def batch(self, number: int) -> Batch:
         """Draw batch `number`."""
@@ -212,14 +250,6 @@ def _crop(rng: np.random.Generator, image: UInt8, side: int) -> UInt8:
         if tissue_share(part) >= LEAST_TISSUE:
             break
     return _turned(part, int(rng.integers(8)))
-
-
-def _texture(name: str, rgb: UInt8) -> Texture:
-    """What one tile gives."""
-    try:
-        return make_texture(rgb)
-    except BadInput as error:
-        raise BadInput(f"{name}: {error}, or leave this one out") from error
 
 
 def _turned(image: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
