@@ -37,7 +37,7 @@ def name_notes(mask: LabelMask, card: Card) -> list[str]:
         return []
     return [
         f"mask {mask.source}: {', '.join(differing)}; if they do not mean the same, relabel it (safron-mask import --map, "
-        "from-polygons --classes), or choose another --model"
+        "safron-mask from-polygons --classes), or choose another generator"
     ]
 
 
