@@ -25,6 +25,7 @@ from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.system.failures import Lost, Stuck
+from safron.io.advice import typed
 from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.files import parse_text
 from safron.io.remote import Target
@@ -194,7 +195,7 @@ def render_list(
                     if isinstance(error, SafronError)
                     else f"{type(error).__name__}: {one_line(error)}"
                 )
-                yield SlideResult(row.line, row.mask, row.out, "failed", " ".join(text.split()))
+                yield SlideResult(row.line, row.mask, row.out, "failed", typed(" ".join(text.split())))
 
 
 @dataclass

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli, write_mask
+from safron.engine import render
 from safron.engine.execution import cluster_start as cluster
 from safron.engine.generator.model import IdentityModel
 from safron.engine.scratch.arrays import Scratch
+from safron.io.errors import BadInput
 from tifffile import imwrite
 
 OPTIONS = (
@@ -75,6 +77,26 @@ def test_a_line_that_fails_does_not_stop_the_others(here: Path, capfd: pytest.Ca
         assert line.startswith(f"safron-render: error: {says}")
     states = [slide["state"] for slide in json.loads(Path("r.json").read_text())["slides"]]
     assert states == ["failed", "failed", "done", "failed", "failed", "failed"]
+
+
+def test_messages_are_for_those_who_type_commands(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A caller of `render` reads them in other words."""
+    Path("there.svs").touch()
+    Path("p.png").write_bytes(b"mine")
+    for args, says in (
+        (f"{OPTIONS} a.zarr there.svs", "exists already; pass --overwrite to replace it"),
+        (f"{OPTIONS} a.zarr new.svs --workers 0", "--workers 0: must be a whole number, at least 1"),
+        (f"{OPTIONS} a.zarr new.svs --patch-timeout 0", "must be a finite number above 0"),
+        ("mask,out,preview\na.zarr,l.svs,p.png\n", "exists already; pass --overwrite to replace it"),
+        ("mask,out,batch\na.zarr,l.svs,0\n", "must be a whole number, at least 1"),
+    ):
+        args = write_list(args) if "," in args else args
+        first = run_cli(capfd, args).err.splitlines()[0]
+        assert first.endswith(says), first
+    with pytest.raises(BadInput, match=r"at least 1, or None$"):
+        render("a.zarr", "new.svs", workers=0)
+    with pytest.raises(BadInput, match=r"pass overwrite=True to replace it$"):
+        render("a.zarr", "there.svs", model="identity")
 
 
 def test_the_same_command_goes_on_with_a_list(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
