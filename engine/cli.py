@@ -30,7 +30,15 @@ from safron.io.console import (
     warn,
 )
 from safron.io.errors import BadInput, Failed, counted
-from safron.io.interruptions import INTERRUPTED, SIGNALS, begin, own_process, say_if_interrupted, say_last
+from safron.io.interruptions import (
+    INTERRUPTED,
+    NOTHING,
+    SIGNALS,
+    begin,
+    own_process,
+    say_if_interrupted,
+    say_last,
+)
 from safron.io.json_report import check_report_path, write_report
 from safron.io.progress import progress
 
@@ -302,9 +310,22 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
             click.echo(line)
 
 
+def _left(scratch: Path) -> str:
+    """Say what an interrupted render leaves behind, as --status will."""
+    from safron.engine.scratch.arrays import recorded
+
+    if recorded(scratch):
+        return KEPT
+    return (
+        f"nothing is finished yet; the same command starts again, or delete {scratch}"
+        if scratch.exists()
+        else NOTHING
+    )
+
+
 def _progress(prepared: Prepared, *, quiet: bool) -> AbstractContextManager[Callable[..., None] | None]:
     """Begin to tell how far a render is, and what is kept of it."""
-    say_if_interrupted(KEPT, where=prepared.job.scratch.path)
+    say_if_interrupted(partial(_left, prepared.job.scratch.path))
     if quiet:
         return nullcontext()
     from safron.engine.plan.passes import all_patches

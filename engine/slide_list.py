@@ -2,8 +2,8 @@
 
 The list is a CSV file with a header: ``mask``, ``out`` and, as further columns, any option of a single slide by its long
 name without dashes. Columns are separated by commas, semicolons or tabs. Slides are rendered one after the other on the
-same workers. If one fails, the others are still rendered. Slides that exist are skipped, so the same command resumes a
-list just as it resumes a slide.
+same workers. If one fails, the others are still rendered. Slides that exist are skipped if they were made from the same
+inputs, so the same command resumes a list just as it resumes a slide; others are refused, as for a single slide.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from safron.engine.generator.model import PatchModel, load_model
+from safron.engine.preparation.earlier_slide import require_same_slide
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.output_paths import extra_outputs, scratch_path
 from safron.engine.preparation.placement import placement_of
-from safron.engine.preparation.prepare import prepare
+from safron.engine.preparation.prepare import plan_only, prepare
 from safron.engine.preparation.prepared import Prepared
 from safron.engine.scratch.arrays import recorded
 from safron.engine.scratch.completion import Finished
 from safron.engine.system.failures import Lost, Stuck
+from safron.io.advice import typed
 from safron.io.apart import READS, check_outputs, is_there, place_of
 from safron.io.errors import BadInput, SafronError, one_line
 from safron.io.files import parse_text
@@ -222,7 +225,7 @@ def render_list(
                     if isinstance(error, SafronError)
                     else f"{type(error).__name__}: {one_line(error)}"
                 )
-                yield SlideResult(row.line, row.mask, row.out, "failed", " ".join(text.split()))
+                yield SlideResult(row.line, row.mask, row.out, "failed", typed(" ".join(text.split())))
 
 
 @dataclass
@@ -234,6 +237,7 @@ class _ListRenderer:
     watch: Watch
     stack: ExitStack
     cluster: Any = None
+    read: tuple[Any, PatchModel] | None = None
 
     def render(self, row: Row) -> SlideResult:
         if not row.mask or not row.out:
@@ -246,7 +250,9 @@ class _ListRenderer:
             and target.exists()
             and not _is_unfinished(target, options)
         ):
+            require_same_slide(target, plan_only(row.mask, target, options, self._described(options)))
             return SlideResult(row.line, row.mask, row.out, "exists")
+        self.read = None  # a generator takes memory
         prepared = prepare(row.mask, row.out, options)
         if prepared.where != "threads" and self.cluster is None:
             from safron.engine.execution.cluster_start import open_cluster
@@ -255,6 +261,13 @@ class _ListRenderer:
         with open_runner(prepared, self.cluster) as (settled, runner), self.watch(settled) as advance:
             report = run(settled, runner, progress=advance, tell=advance and partial(advance, 0))
         return SlideResult(row.line, row.mask, row.out, "done", report=report)
+
+    def _described(self, options: RenderOptions) -> PatchModel:
+        """Load a generator for what it says of itself, once for slides in a row."""
+        if self.read is None or self.read[0] != options.model:
+            self.read = None
+            self.read = options.model, load_model(options.model, device="cpu", threads=options.threads)
+        return self.read[1]
 
 
 def _is_unfinished(target: Target, options: RenderOptions) -> bool:

@@ -33,11 +33,25 @@ FOREIGN = {
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _GIVEN = re.compile(rf"({_OPTION.pattern}) (?=[^;]*: )")
 _PROGRAM = re.compile(r"\b(?:safron-[a-z]+|dask scheduler)\b")
+_FOR_CALLERS = re.compile(r" \(\w+=True\)|,? or None(?![\w-])")
 
 
 def owner_of(name: str) -> str:
     """Name the command that an option belongs to."""
     return next((command for command, names in OWNERS.items() if name in names), OTHERS)
+
+
+def typed(text: str) -> str:
+    """Leave out what a message says to callers of a function alone.
+
+    Examples
+    --------
+    >>> typed("s.svs: exists already; pass --overwrite (overwrite=True) to replace it")
+    's.svs: exists already; pass --overwrite to replace it'
+    >>> typed("--workers 0: must be a whole number, at least 1, or None")
+    '--workers 0: must be a whole number, at least 1'
+    """
+    return _FOR_CALLERS.sub("", text)
 
 
 def for_command(text: str, command: str, options: Collection[str], siblings: Collection[str] = ()) -> str:

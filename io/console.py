@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 
 import click
 
-from .advice import for_command
+from .advice import for_command, typed
 from .apart import check_params
 from .errors import LONGEST_LINE, SafronError, shortened
 from .fields import LEAST_MPP, MOST_MPP, members, settings
@@ -267,7 +267,8 @@ _at_hand: list[click.Context] = []
 
 
 def _for_command(text: str) -> str:
-    """Say whose options a message names, if the command at hand has others."""
+    """Say a message as one who types commands reads it, and whose options it names, if the command at hand has others."""
+    text = typed(text)
     if not _at_hand:
         return text
     context, command = _at_hand[0], _at_hand[0].command

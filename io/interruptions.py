@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ class _Interruption:
     asked
         Whether a signal asked it to end, and when.
     leaves
-        What it leaves behind then.
+        What it leaves behind then, or a function that looks.
     where
         What must exist for that to be so; None where it is so at any time.
     before
@@ -62,7 +63,7 @@ class _Interruption:
 
     program: str = ""
     asked: float | None = None
-    leaves: str = NOTHING
+    leaves: str | Callable[[], str] = NOTHING
     where: Path | None = None
     before: str = NOTHING
     own: bool = False
@@ -73,7 +74,8 @@ class _Interruption:
     def line(self) -> str:
         """The last line of a program that is interrupted now."""
         lacking = self.where is not None and not self.where.exists()
-        return f"interrupted; {self.before if lacking else self.leaves}"
+        found = self.before if lacking else self.leaves
+        return f"interrupted; {found if isinstance(found, str) else found()}"
 
 
 _interruption = _Interruption()
@@ -113,13 +115,15 @@ def say_last(line: str | None) -> None:
         click.echo(f"{_interruption.program}: {line}", err=True)
 
 
-def say_if_interrupted(leaves: str, *, where: Path | None = None, before: str = NOTHING) -> None:
+def say_if_interrupted(
+    leaves: str | Callable[[], str], *, where: Path | None = None, before: str = NOTHING
+) -> None:
     """Change the message that is printed after an interruption from now on; a program begins with `NOTHING`.
 
     Parameters
     ----------
     leaves
-        What an interruption leaves behind, and how that is continued.
+        What an interruption leaves behind, and how that is continued; or a function that looks and says so.
     where
         A file or folder that exists as soon as this is so; None where it is so now.
     before

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli, write_mask
+from safron.engine import render
 from safron.engine.execution import cluster_start as cluster
 from safron.engine.generator.model import IdentityModel
 from safron.engine.scratch.arrays import Scratch
+from safron.io.errors import BadInput
+from tifffile import imwrite
 
 OPTIONS = (
     "--model identity --tile 64 --block 128 --tiff-tile 64 --level-count 2 --mpp 0.5 --device cpu --threads 1 "
@@ -75,6 +79,26 @@ def test_a_line_that_fails_does_not_stop_the_others(here: Path, capfd: pytest.Ca
     assert states == ["failed", "failed", "done", "failed", "failed", "failed"]
 
 
+def test_messages_are_for_those_who_type_commands(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A caller of `render` reads them in other words."""
+    Path("there.svs").touch()
+    Path("p.png").write_bytes(b"mine")
+    for args, says in (
+        (f"{OPTIONS} a.zarr there.svs", "exists already; pass --overwrite to replace it"),
+        (f"{OPTIONS} a.zarr new.svs --workers 0", "--workers 0: must be a whole number, at least 1"),
+        (f"{OPTIONS} a.zarr new.svs --patch-timeout 0", "must be a finite number above 0"),
+        ("mask,out,preview\na.zarr,l.svs,p.png\n", "exists already; pass --overwrite to replace it"),
+        ("mask,out,batch\na.zarr,l.svs,0\n", "must be a whole number, at least 1"),
+    ):
+        args = write_list(args) if "," in args else args
+        first = run_cli(capfd, args).err.splitlines()[0]
+        assert first.endswith(says), first
+    with pytest.raises(BadInput, match=r"at least 1, or None$"):
+        render("a.zarr", "new.svs", workers=0)
+    with pytest.raises(BadInput, match=r"pass overwrite=True to replace it$"):
+        render("a.zarr", "there.svs", model="identity")
+
+
 def test_the_same_command_goes_on_with_a_list(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     args = write_list("mask,out\na.zarr,a.svs\nb.zarr,b.svs\n")
     paint, made = IdentityModel.__call__, []
@@ -96,6 +120,43 @@ def test_the_same_command_goes_on_with_a_list(here: Path, capfd: pytest.CaptureF
     report = json.loads(Path("s.json").read_text())["slides"][1]["report"]
     assert report["resumed"] > 0
     assert report["digest"] == render_cli(capfd, f"b.zarr alone.svs {OPTIONS}")["digest"]
+
+
+@pytest.mark.parametrize("ending", ["svs", "ome.tif"])
+def test_a_slide_of_other_inputs_is_refused(
+    ending: str, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a single render does: a list that was changed must not look as if it had been rendered."""
+    header, name = "mask,out,seed,region,stain,overlap,model,block\n", f"a.{ending}"
+    args = write_list(f'{header}a.zarr,{name},0,"0,0,90,70",,,,\n')
+    assert run_cli(capfd, args).code == 0
+    before = contents(Path())
+    assert run_cli(capfd, args).out == f"1/1 {name}: already exists, skipped\n"
+    head = f"safron-render: error: 1/1 {name}: {name}: exists already, made with "
+    for line, says in (
+        ('77,"0,0,90,70",,,,', "--seed 0 and not 77"),
+        ('0,"8,0,90,70",,,,', "--region 0,0,90,70 and not 8,0,90,70"),
+        ('0,"0,0,90,70",pink,,,', "--stain reference and not pink"),
+        ('5,"0,0,90,70",,9,,', "--seed 0 and not 5, --overlap 20 and not 9"),
+        ("0,,,,,", "--region 0,0,90,70 and not 0,0,200,150, size 90 x 70 px and not 200 x 150"),
+        ('0,"0,0,90,70",,,safron-tissue,256', "--model identity ("),
+    ):
+        outcome = run_cli(capfd, write_list(f"{header}a.zarr,{name},{line}\n") + "--quiet")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.err.startswith(head + says)
+        assert "give another name, or pass --overwrite to replace it" in outcome.err.splitlines()[0]
+        write_list(f'{header}a.zarr,{name},0,"0,0,90,70",,,,\n')
+    assert contents(Path()) == before
+
+
+def test_what_is_no_slide_of_ours_is_not_skipped(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("a.svs").write_bytes(b"")
+    imwrite("b.svs", np.zeros((64, 64, 3), np.uint8))
+    outcome = run_cli(capfd, write_list("mask,out\na.zarr,a.svs\nb.zarr,b.svs\n"))
+    assert (outcome.code, outcome.out) == (1, "")
+    first, second, _ = outcome.err.splitlines()
+    assert "a.svs: exists already and cannot be read as a slide" in first
+    assert "b.svs: exists already and was not made by safron-render" in second
 
 
 @pytest.mark.parametrize("left", ["a.svs.safron", "a.svs.safron/boundary/pixels", "a.svs.safron.lock"])

@@ -94,9 +94,37 @@ def test_answers_are_counted_by_kind(here: Path, capfd: pytest.CaptureFixture[st
     assert key.kinds[0] in stopped[1]
     other = answer(here / "d.json", "0" * 16, right)
     assert "answers another sheet" in run_program(capfd, main, "answers", "s.key.json", other).error
+    wild = answer(here / "f.json", key.sheet, right[:2])
+    Path(wild).write_text(Path(wild).read_text().replace('"choice": 1', '"choice": 2'))
+    said = run_program(capfd, main, "answers", "s.key.json", wild).error
+    place = 1 + right.index(False)
+    assert (
+        f"f.json: answer {place} has choice 2, and 'Is it real?' has 2 choices, from 0 on; give the file"
+        in said
+    )
+    many = answer(here / "g.json", key.sheet, right * 2)
+    assert (
+        "g.json: has 40 answers, and the sheet asks for 20; give the file"
+        in run_program(capfd, main, "answers", "s.key.json", many).error
+    )
     Path("e.json").write_text('{"sheet": 3}')
     wrong = run_program(capfd, main, "answers", "s.key.json", "e.json")
     assert (wrong.code, "e.json: sheet 3 must be text" in wrong.error) == (2, True)
+
+
+def test_what_a_reader_said_counts_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Given twice, copied, or saved before the reader went on."""
+    images = {kind: [np.full((32, 32, 3), grey, np.uint8)] * 3 for kind, grey in GREYS.items()}
+    key = write_sheet(images, here / "s.html", seed=0)
+    first = answer(here / "a.json", key.sheet, [True] * 9, reader="Anna")
+    copy = answer(here / "b.json", key.sheet, [True] * 9, reader="Anna")
+    begun = answer(here / "c.json", key.sheet, [True] * 4, reader="Anna")
+    other = answer(here / "d.json", key.sheet, [True] * 9, reader="Ben")
+    for again in (first, copy, begun):
+        done = run_program(capfd, main, "answers", "s.key.json", first, other, again)
+        assert (done.code, done.out) == (2, "")
+        assert f"{again}: has the answers of {first}, which would count twice; give one file" in done.error
+    assert run_program(capfd, main, "answers", "s.key.json", first, other).code == 0
 
 
 @pytest.mark.parametrize(

@@ -87,3 +87,29 @@ def test_huge_shapes_are_refused_by_arithmetic(shape: tuple[int, int], says: str
     zarr.create_array(tmp_path / "m.zarr", shape=shape, chunks=(1024, 1024), dtype="uint8")
     with pytest.raises(BadInput, match=says):
         prepare(tmp_path / "m.zarr", tmp_path / "o.tiff", RenderOptions(model="identity")).check_budget()
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ({0: "background", 1: "Stroma", 2: "Gland"}, "label 2 is Gland in it and epithelial to generator 'nuclei'; if"),
+        ({2: "fat", 4: "Tumor"}, "label 2 is fat in it and epithelial to generator 'nuclei', label 4 is Tumor in it and spindle"),
+        ({0: "Glass", 1: "tissue", 2: "Epithelial", 3: "inflammatory_", 4: "label 4", 99: "Fat"}, ""),
+        ({0: "background", 1: "stroma"}, ""),
+        (["0", "1"], ""),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_names_that_differ_from_those_of_the_card_are_told(
+    names: dict[int, str] | list[str], told: str, mask: Path, tmp_path: Path
+) -> None:
+    """Numbers of another generator's labels are right in form; a list of something else is another program's attribute."""
+    if isinstance(names, dict):
+        said = [{"value": value, "name": name, "color": [9, 9, value]} for value, name in names.items()]
+    zarr.open_array(mask).attrs["labels"] = said if isinstance(names, dict) else names
+    options = RenderOptions(model="nuclei", mpp=0.5, instances=mask)
+    notes = prepare(mask, tmp_path / "o.tiff", options).warnings
+    found = [note for note in notes if "to generator" in note]
+    assert len(found) == (1 if told else 0), notes
+    assert all(note.startswith(f"mask {mask}: {told}") for note in found)
+    assert all("safron-mask import --map" in note and "\n" not in note for note in found)

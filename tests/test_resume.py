@@ -18,7 +18,7 @@ import pytest
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli
 from disks import remount, small_disk
 from safron.engine.generator.model import IdentityModel
-from safron.engine.scratch import lock
+from safron.engine.scratch import arrays, lock
 from safron.engine.scratch import render_state as state
 from safron.engine.scratch.arrays import Scratch
 from safron.engine.scratch.journal import read_journal
@@ -494,3 +494,28 @@ def test_a_drive_without_locks_is_trusted(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(fcntl, "flock", none)
     with run_lock(tmp_path / "out.tiff"):
         pass
+
+
+def test_what_is_said_of_a_render_that_was_hardly_begun_is_what_its_status_says(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scratch holds a render from its last write on; before that there are files, and nothing that could be continued."""
+    write_small_mask("mask.zarr")
+
+    def interrupted(plan: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(arrays, "glimpse_level", interrupted)
+        outcome = run_cli(capfd, ARGS)
+    assert outcome.code == 130
+    assert SCRATCH.exists()
+    assert outcome.err == (
+        "safron-render: interrupted; nothing is finished yet; the same command starts again, or delete "
+        f"{SCRATCH.absolute()}\n"
+    )
+    status = run_cli(capfd, "--status out.tiff")
+    assert status.code == 2
+    assert "there is no finished or unfinished render of it" in status.err
+    assert run_cli(capfd, ARGS).code == 0
+    assert not SCRATCH.exists()

@@ -20,6 +20,7 @@ from safron.engine.generator.card import Style, parse_card
 from safron.engine.preparation.styles import choose_style
 from safron.io.errors import BadInput
 from safron.io.measures.style import STAINS, STYLE_NAMES, measure_style
+from tiles import tissue
 
 DEFAULT = (250.0, 240.0, 230.0, 0.6, 0.3, 0.1, 0.3, 0.2, 0.1)
 DARK = (200.0, 201.0, 202.0, 1.2, 0.3, 0.1, 0.3, 0.2, 0.1)
@@ -77,7 +78,7 @@ def draw(tmp_path: Path, style: str | None) -> Any:
 
 
 def test_a_slide_has_the_style_asked_for_and_its_background_everywhere(tmp_path: Path) -> None:
-    image = stained_image((222, 221, 220), 1.0, 0.4)
+    image = tissue(200)
     cv2.imwrite(str(tmp_path / "image.png"), image[..., ::-1])
     measured = measure_style(image)
     digests = set()
@@ -92,6 +93,36 @@ def test_a_slide_has_the_style_asked_for_and_its_background_everywhere(tmp_path:
         assert (slide[mask == 0] == np.rint(vector[:3])).all()
         digests.add(report.digest)
     assert len(digests) == 4, "the slide says which style was asked for"
+
+
+FLAT = np.zeros((256, 256, 3), np.uint8)
+NOISE = np.random.default_rng(0).normal(128, 30, (256, 256, 1)).clip(0, 255).astype(np.uint8)
+PAIR = np.array([[255, 255, 255], [230, 130, 180], [110, 80, 150]], np.uint8)
+BLUE = np.array([[0, 0, 255], [255, 0, 0], [0, 255, 0]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("picture", "says"),
+    [
+        (FLAT + np.uint8(255), "has 0 pixels of stained tissue"),
+        (FLAT + np.uint8(128), "shows one stain alone"),
+        (FLAT + np.array([255, 0, 0], np.uint8), "shows one stain alone"),
+        (NOISE.repeat(3, axis=2), "shows one stain alone"),
+        (tissue(20), "has 400 pixels of stained tissue; 1000 are needed"),
+        (PAIR[blobs(256, 256)], "has 3 colours, as a mask or a drawing; give a picture of tissue"),
+        (
+            np.abs(BLUE[blobs(256, 256)].astype(np.int16) - NOISE % 12).astype(np.uint8),
+            "has colours that no stain has, as a mask or a drawing",
+        ),
+    ],
+)
+def test_a_style_is_not_measured_where_there_is_no_tissue(picture: Any, says: str, tmp_path: Path) -> None:
+    """Whatever the picture is, its nine numbers exist, and the slide would be a pale ghost or green."""
+    path = tmp_path / "p.png"
+    cv2.imwrite(str(path), picture[..., ::-1])
+    with pytest.raises(BadInput) as caught:
+        choose_style(StyledModel().card, str(path))
+    assert str(caught.value).startswith(f"--style {path}: {says}")
 
 
 def test_what_is_wrong_with_a_style_is_said() -> None:

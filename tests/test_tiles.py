@@ -108,7 +108,7 @@ def test_splits_are_apart(chosen: list[Tile], by: Any, gap: int, tall: bool) -> 
     try:
         found = split_tiles(
             chosen, shapes=[(700, 400) if tall else (400, 700)] * 3, names=["a", "b", "c"],
-            shares=(0.6, 0.2, 0.2), by=by, size=size, gap=gap, seed=1,
+            layouts=["a", "b", "c"], shares=(0.6, 0.2, 0.2), by=by, size=size, gap=gap, seed=1,
         )  # fmt: skip
     except BadInput:
         return
@@ -127,14 +127,16 @@ def test_slides_are_split_whole_and_by_their_shares() -> None:
     names = [f"s{slide}" for slide in range(20)]
     shapes = [(100, 1000)] * 20
     found = split_tiles(
-        chosen, shapes=shapes, names=names, shares=(0.8, 0.1, 0.1), by="slide", size=100, gap=0, seed=0
-    )
+        chosen, shapes=shapes, names=names, layouts=names, shares=(0.8, 0.1, 0.1), by="slide",
+        size=100, gap=0, seed=0,
+    )  # fmt: skip
     assert {name: len(part) for name, part in found.items()} == {"train": 160, "val": 20, "test": 20}
     with pytest.raises(BadInput, match="2 slides with tiles cannot be divided among train, val, test"):
         split_tiles(
             chosen[:20],
             shapes=shapes,
             names=names,
+            layouts=names,
             shares=(0.8, 0.1, 0.1),
             by="slide",
             size=100,
@@ -214,16 +216,56 @@ def test_archives_are_the_same_each_time(slide: Path, monkeypatch: pytest.Monkey
     assert json.loads(read[f"{row['name']}.json"])["x"] == row["x"]
 
 
+def many(slide: Path, count: int) -> list[str]:
+    """Slides in this folder, each of a mask of its own; the lines of their list."""
+    picture, lines = COLOURS[MASK], []
+    for number in range(count):
+        across = MASK if number == 0 else np.roll(MASK, 100 * number, axis=1)
+        zarr.save_array(f"m{number}.zarr", across)
+        cv2.imwrite(f"s{number}.png", np.roll(picture, 100 * number, axis=1))
+        lines.append(f"m{number}.zarr,s{number}.png")
+    return lines
+
+
+def splits_of(folder: str) -> dict[str, str]:
+    with Path(folder, "tiles.csv").open() as file:
+        pairs = {(row["slide"], row["split"]) for row in csv.DictReader(file)}
+    assert len(dict(pairs)) == len(pairs), "a slide is in two splits"
+    return dict(pairs)
+
+
 def test_a_list_of_slides_is_split_by_slide(slide: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in "abcd":
-        Path(f"{name}.tiff").symlink_to(slide / "s.tiff")
-    Path("l.csv").write_text("mask,out\n" + "".join(f"{slide}/m.zarr,{name}.tiff\n" for name in "abcd"))
+    Path("l.csv").write_text("mask,out\n" + "\n".join(many(slide, 4)))
     assert run("t", "--slides", "l.csv", "--size", 96) == 0
     assert "safron-tiles: warning: train gets 50% of the tiles and not 80%" in capsys.readouterr().err
-    with Path("t/tiles.csv").open() as file:
-        split_of = {(row["slide"], row["split"]) for row in csv.DictReader(file)}
+    split_of = splits_of("t")
     assert len(split_of) == 4
-    assert {split for _, split in split_of} == {"train", "val", "test"}
+    assert set(split_of.values()) == {"train", "val", "test"}
+
+
+def test_slides_of_one_mask_are_in_one_split(slide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever file the mask is: here a Zarr, the same by another name, an image of its labels."""
+    lines = many(slide, 3)
+    cv2.imwrite("copy.png", MASK)
+    Path("link.zarr").symlink_to("m0.zarr")
+    for name, mask in (("x", "copy.png"), ("y", "link.zarr"), ("z", "m0.zarr")):
+        Path(f"{name}.png").symlink_to("s0.png")
+        lines.append(f"{mask},{name}.png")
+    for seed in range(4):
+        Path("l.csv").write_text("mask,out\n" + "\n".join(lines))
+        assert run("t", "--slides", "l.csv", "--size", 96, "--seed", seed, "--overwrite") == 0
+        split_of = splits_of("t")
+        assert len({split_of[name] for name in ("s0", "x", "y", "z")}) == 1
+        assert set(split_of.values()) == {"train", "val", "test"}
+    capsys.readouterr()
+    Path("l.csv").write_text("mask,out\n" + "\n".join([lines[0], *lines[3:]]))
+    assert run("u", "--slides", "l.csv", "--size", 96) == 2
+    assert (
+        "--by slide: 4 slides with tiles of 1 mask cannot be divided among train, val, test; slides of one mask have "
+        "the same layout and stay together; give slides of more masks, or --by region"
+    ) in capsys.readouterr().err
+    assert not Path("u").exists()
+    assert run("u", "--slides", "l.csv", "--size", 96, "--by", "region") == 0
 
 
 @pytest.mark.parametrize(

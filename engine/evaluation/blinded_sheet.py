@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 from safron.io.fields import NotNegative, convert
 from safron.io.files import check_output_path, output, parse_text, read_text
 
@@ -206,23 +206,17 @@ def count_answers(key: Path, answers: Sequence[Path]) -> list[list[str]]:
     Raises
     ------
     BadInput
-        A file is damaged, or of another sheet.
+        A file is damaged, of another sheet, or what a reader saved is there twice.
     """
     known = _read(key, Key)
     head = ["reader", "question", "kind", "answer", "given", "of", "share", "95 % interval", "s each"]
     every: list[_Judged] = []
     rows = [head]
+    read: dict[Path, Answers] = {}
     for path in answers:
         found = _read(path, Answers)
-        asked = itertools.product(known.kinds, known.questions.items())
-        judged = [
-            (question, kind, words, given)
-            for (kind, (question, words)), given in zip(asked, found.answers, strict=False)
-        ]
-        if found.sheet != known.sheet or any(one.choice >= len(words) for _, _, words, one in judged):
-            raise BadInput(
-                f"{path}: answers another sheet than {key} is the key of; give the key of that one"
-            )
+        _check_counted_once(path, found, read)
+        judged = _judged(path, found, key, known)
         rows += _rows(found.reader or path.stem, judged)
         every += judged
     return rows + (_rows("all", every) if len(answers) > 1 else [])
@@ -230,6 +224,37 @@ def count_answers(key: Path, answers: Sequence[Path]) -> list[list[str]]:
 
 _Judged = tuple[str, str, tuple[str, ...], Answer]
 """A question, the kind of the picture, the answers to choose from and the one that was given."""
+
+
+def _judged(path: Path, found: Answers, key: Path, known: Key) -> list[_Judged]:
+    """Say what each answer of a reader is about."""
+    if found.sheet != known.sheet:
+        raise BadInput(f"{path}: answers another sheet than {key} is the key of; give the key of that one")
+    asked = [*itertools.product(known.kinds, known.questions.items())]
+    if len(found.answers) > len(asked):
+        raise BadInput(
+            f"{path}: has {counted(len(found.answers), 'answer')}, and the sheet asks for {len(asked)}; give the file as the page saved it"
+        )
+    judged = []
+    for number, ((kind, (question, words)), given) in enumerate(zip(asked, found.answers, strict=False), 1):
+        if given.choice >= len(words):
+            raise BadInput(
+                f"{path}: answer {number} has choice {given.choice}, and {question!r} has {counted(len(words), 'choice')}, from 0 on; "
+                "give the file as the page saved it"
+            )
+        judged.append((question, kind, words, given))
+    return judged
+
+
+def _check_counted_once(path: Path, found: Answers, read: dict[Path, Answers]) -> None:
+    """Refuse what the same reader saved before or after, which holds the same answers or the first of them; then note it."""
+    for earlier, other in read.items():
+        both = min(len(found.answers), len(other.answers))
+        if both and found.reader == other.reader and found.answers[:both] == other.answers[:both]:
+            raise BadInput(
+                f"{path}: has the answers of {earlier}, which would count twice; give one file for each reader"
+            )
+    read[path] = found
 
 
 def _read(path: Path, kind: Any) -> Any:

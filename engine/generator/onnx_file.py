@@ -265,7 +265,7 @@ def _fields(message: int | memoryview) -> Fields:
             at += 8 if wire == 1 else 4
             continue
         if wire not in (0, 2):
-            raise ValueError(f"no field has wire type {wire}")
+            raise ValueError("it does not hold the fields of a graph")
         value: int | memoryview
         value, at = _varint(message, at)
         if wire == 2:

@@ -67,18 +67,12 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     target = Target.of(out, folder=options.scratch)
     _check_options(source, target, options)
     model = load_generator(options)
-    mask = open_mask(
-        source,
-        palette=model.card.palette,
-        palette_tolerance=options.palette_tolerance,
-        beside=_beside(model, options),
-    )
+    mask = _open_mask(source, options, model)
     where = choose_where(options, mask, model)
     chosen = options.workers is None
     options = replace(options, workers=choose_workers(options, where, model.device))
-    info = with_sampler(GeneratorInfo.of(model), options)
-    info = with_chosen_inputs(info, model, mask, options)
-    job = Job(plan_render(mask, info, target, options), mask, info, open_scratch(target, options.scratch))
+    info, plan = _plan(mask, target, options, model)
+    job = Job(plan, mask, info, open_scratch(target, options.scratch))
     if where == "threads":
         return _prepare_threads(target, options, model, job, chosen=chosen)
     processes = workers_of(options) if where == "processes" else 0
@@ -86,6 +80,28 @@ def prepare(source: Any, out: str | Path, options: RenderOptions, *, dry_run: bo
     at_a_time = blocks_elsewhere(options, where)
     prepared = Prepared(target, options, model, job, budget, where, at_a_time=at_a_time)
     return _foresee_workers(prepared) if dry_run else prepared
+
+
+def plan_only(source: Any, target: Target, options: RenderOptions, model: PatchModel) -> RenderPlan:
+    """Plan a render that is not to be done: what its slide would say of itself can be read there."""
+    return _plan(_open_mask(source, options, model), target, options, model)[1]
+
+
+def _open_mask(source: Any, options: RenderOptions, model: PatchModel) -> LabelMask:
+    return open_mask(
+        source,
+        palette=model.card.palette,
+        palette_tolerance=options.palette_tolerance,
+        beside=_beside(model, options),
+    )
+
+
+def _plan(
+    mask: LabelMask, target: Target, options: RenderOptions, model: PatchModel
+) -> tuple[GeneratorInfo, RenderPlan]:
+    info = with_sampler(GeneratorInfo.of(model), options)
+    info = with_chosen_inputs(info, model, mask, options)
+    return info, plan_render(mask, info, target, options)
 
 
 def _check_options(source: Any, target: Target, options: RenderOptions) -> None:

@@ -15,6 +15,7 @@ from safron.engine.plan.render_plan import RenderPlan
 from safron.io.remote import Target
 
 from .budget import Budget, check_disk, check_memory
+from .label_names import name_notes
 from .options import RenderOptions
 from .output_paths import working_folders
 
@@ -107,6 +108,7 @@ class Prepared:
                 f"mask {self.job.mask.source}: it has no numbers of nuclei, so touching nuclei of one label are drawn as one; give "
                 "--instances, or make the mask with safron-mask from-polygons"
             )
+        notes += name_notes(mask, card)
         notes += self._size_notes()
         if self.plan.stain is not None and card.name not in model_names():
             notes.append(

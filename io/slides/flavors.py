@@ -123,6 +123,13 @@ def _plain_chain(spec: SlideSpec, text: str, written: datetime) -> tuple[Directo
 _CHAINS = {"svs": _svs_chain, "ome": _ome_chain, "generic": _generic_chain}
 
 
+def described(spec: SlideSpec) -> str:
+    """Return the description of level 0, which holds the metadata in the form of the slide's flavor."""
+    if spec.flavor == "svs":
+        return aperio_text(spec, f"{spec.width}x{spec.height}")
+    return ome_xml(spec) if spec.flavor == "ome" else plain_text(spec)
+
+
 def aperio_text(spec: SlideSpec, size: str) -> str:
     """Return an Aperio-style description: a head with the `size`, then pairs of key and value."""
     coding = _COMPRESSION_WORDS[spec.compression]

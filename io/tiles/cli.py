@@ -66,7 +66,7 @@ def _shares(text: str) -> tuple[float, ...]:
 )
 @option(
     "--by",
-    "What is split: slide, whole slides; region, bands of each slide with a gap between them.",
+    "What is split: slide, whole slides, those of one mask together; region, bands of each slide with a gap between them.",
     type=click.Choice(["slide", "region"]),
     shown="slide with --slides, else region",
 )

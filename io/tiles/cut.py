@@ -208,14 +208,15 @@ def _open(
 
 def _plan(sources: Sequence[_Source], options: TileOptions) -> _TilePlan:
     """Choose the tiles, and the split of each."""
-    tiles = [tile for number, source in enumerate(sources) for tile in _choose(number, source.mask, options)]
+    chosen = [_choose(number, source.mask, options) for number, source in enumerate(sources)]
+    tiles = [tile for found, _ in chosen for tile in found]
     if not tiles:
         raise BadInput(
             f"no tile of {options.size} pixels has {options.min_tissue:.0%} of tissue; lower --min-tissue or --size"
         )
     splits = split_tiles(
         tiles, shapes=[source.mask.shape for source in sources], names=[source.name for source in sources],
-        shares=options.shares, by=options.by, size=options.size, gap=options.gap, seed=options.seed,
+        layouts=[layout for _, layout in chosen], shares=options.shares, by=options.by, size=options.size, gap=options.gap, seed=options.seed,
     )  # fmt: skip
     return _TilePlan(splits, len(tiles))
 
@@ -254,9 +255,10 @@ def _tell_shares(splits: dict[str, list[Tile]], options: TileOptions, warn: Call
             )
 
 
-def _choose(number: int, mask: LabelMask, options: TileOptions) -> list[Tile]:
-    """Tiles of a slide with enough tissue."""
+def _choose(number: int, mask: LabelMask, options: TileOptions) -> tuple[list[Tile], str]:
+    """Tiles of a slide with enough tissue, and a digest of its labels: of any file with these labels it is the same."""
     height, width = mask.shape
+    digest = hashlib.blake2b(f"{height} x {width}".encode(), digest_size=16)
     background = np.isin(np.arange(256), options.background)
     found = []
     across = places(width, options.size, options.stride)
@@ -264,12 +266,13 @@ def _choose(number: int, mask: LabelMask, options: TileOptions) -> list[Tile]:
         if not across:
             break
         labels = mask[y : y + options.size, 0 : across[-1] + options.size]
+        digest.update(np.ascontiguousarray(labels))
         columns = np.cumsum(np.append(0, (~background[labels]).sum(axis=0)))
         for x in across:
             tissue = float(columns[x + options.size] - columns[x]) / options.size**2
             if tissue >= options.min_tissue:
                 found.append(Tile(number, y, x, round(tissue, 4)))
-    return found
+    return found, digest.hexdigest()
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

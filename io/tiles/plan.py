@@ -1,7 +1,7 @@
 """Which tiles are cut, and which of them are for training, validation and test?
 
 Tiles lie at multiples of the stride, whole tiles only. Tiles of one split are apart from those of the others: whole slides are split,
-or one slide is cut into bands across its longer side, with a gap between them::
+those of one mask together, or one slide is cut into bands across its longer side, with a gap between them::
 
     train                 | gap |  val  | gap |  test
     #####################         ######         ######     the gap is as wide as asked for, and no tile reaches into it
@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput
+from safron.io.errors import BadInput, counted
 
 SPLITS = ("train", "val", "test")
 By = Literal["slide", "region"]
@@ -58,6 +58,7 @@ def split_tiles(
     *,
     shapes: Sequence[tuple[int, int]],
     names: Sequence[str],
+    layouts: Sequence[str],
     shares: Sequence[float],
     by: By,
     size: int,
@@ -72,10 +73,12 @@ def split_tiles(
         All that are cut.
     shapes, names
         Height, width and name of each slide.
+    layouts
+        Of each slide what is the same for all slides of one mask, such as a digest of its labels.
     shares
         Of the tiles that each of `SPLITS` gets; they add up to one.
     by
-        "slide": whole slides; "region": bands of each slide.
+        "slide": whole slides, and those of one layout together; "region": bands of each slide.
     size, gap
         Side of a tile, and least distance between tiles of different splits, in pixels.
     seed
@@ -84,12 +87,12 @@ def split_tiles(
     Raises
     ------
     BadInput
-        There are fewer slides than splits, or a split would be empty.
+        There are fewer slides, or fewer layouts, than splits, or a split would be empty.
     """
     wanted = [name for name, share in zip(SPLITS, shares, strict=False) if share > 0]
     given = [share for share in shares if share > 0]
     if by == "slide":
-        found = _by_slide(tiles, names, wanted, given, seed)
+        found = _by_slide(tiles, names, layouts, wanted, given, seed)
     else:
         found = {name: [] for name in wanted}
         for slide, (height, width) in enumerate(shapes):
@@ -106,29 +109,40 @@ def split_tiles(
 
 
 def _by_slide(
-    tiles: Sequence[Tile], names: Sequence[str], wanted: list[str], shares: list[float], seed: int
+    tiles: Sequence[Tile],
+    names: Sequence[str],
+    layouts: Sequence[str],
+    wanted: list[str],
+    shares: list[float],
+    seed: int,
 ) -> dict[str, list[Tile]]:
-    counts = [0] * len(names)
+    """Give slides away whole, and all slides of one mask at once: where glands lie is the same in them."""
+    counts: dict[str, int] = {}
+    used = sorted({tile.slide for tile in tiles})
     for tile in tiles:
-        counts[tile.slide] += 1
-    used = [slide for slide, count in enumerate(counts) if count]
-    if len(used) < len(wanted):
+        counts[layouts[tile.slide]] = counts.get(layouts[tile.slide], 0) + 1
+    if len(counts) < len(wanted):
+        of = "" if len(counts) == len(used) else f" of {counted(len(counts), 'mask')}"
+        rule = "slides of one mask have the same layout and stay together; " if of else ""
+        more = "slides of more masks" if of else "more slides"
         raise BadInput(
-            f"--by slide: {len(used)} slides with tiles cannot be divided among {', '.join(wanted)}; give more slides, or --by region"
+            f"--by slide: {counted(len(used), 'slide')} with tiles{of} cannot be divided among {', '.join(wanted)}; "
+            f"{rule}give {more}, or --by region"
         )
-    order = sorted(used, key=lambda slide: blake2b(f"{seed} {names[slide]}".encode()).digest())
-    split_of: dict[int, str] = {}
+    first = {layouts[slide]: names[slide] for slide in reversed(used)}
+    order = sorted(counts, key=lambda layout: blake2b(f"{seed} {first[layout]}".encode()).digest())
+    split_of: dict[str, str] = {}
     given = dict.fromkeys(wanted, 0)
-    for place, slide in enumerate(order):
+    for place, layout in enumerate(order):
         # The split that lacks most; at the end those that have nothing yet.
         left = len(order) - place
         empty = [name for name in wanted if not given[name]]
         among = empty if left <= len(empty) else wanted
-        total = sum(given.values()) + counts[slide]
+        total = sum(given.values()) + counts[layout]
         lacking = {name: share * total - given[name] for name, share in zip(wanted, shares, strict=True)}
-        split_of[slide] = max(among, key=lambda name: lacking[name])
-        given[split_of[slide]] += counts[slide]
-    return {name: [tile for tile in tiles if split_of[tile.slide] == name] for name in wanted}
+        split_of[layout] = max(among, key=lambda name: lacking[name])
+        given[split_of[layout]] += counts[layout]
+    return {name: [tile for tile in tiles if split_of[layouts[tile.slide]] == name] for name in wanted}
 
 
 def _bands(
