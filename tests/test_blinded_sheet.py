@@ -56,7 +56,8 @@ def test_the_key_knows_what_the_page_shows(folders: list[str], capfd: pytest.Cap
     assert key["kinds"] != sorted(key["kinds"])
     assert sorted(key["kinds"]) == sorted([*GREYS, *GREYS])
     assert all(
-        source.startswith(f"{kind}/") for kind, source in zip(key["kinds"], key["sources"], strict=True)
+        re.fullmatch(rf"{kind}/[01]\.png row 0 column 0", source)
+        for kind, source in zip(key["kinds"], key["sources"], strict=True)
     )
     assert not any(f'"{kind}"' in page or f"{kind}/" in page for kind in ("old", "new")), "nothing tells"
     assert "http" not in page
@@ -94,6 +95,10 @@ def test_answers_are_counted_by_kind(here: Path, capfd: pytest.CaptureFixture[st
     assert key.kinds[0] in stopped[1]
     other = answer(here / "d.json", "0" * 16, right)
     assert "answers another sheet" in run_program(capfd, main, "answers", "s.key.json", other).error
+    beyond = {"sheet": key.sheet, "answers": [{"choice": 1, "seconds": 1}, {"choice": 2, "seconds": 1}]}
+    Path("f.json").write_text(json.dumps(beyond))
+    said = run_program(capfd, main, "answers", "s.key.json", "f.json").error
+    assert "f.json: answer 2 is choice 2, and 'Is it real?' has 2, from 0" in said
     Path("e.json").write_text('{"sheet": 3}')
     wrong = run_program(capfd, main, "answers", "s.key.json", "e.json")
     assert (wrong.code, "e.json: sheet 3 must be text" in wrong.error) == (2, True)
@@ -104,9 +109,13 @@ def test_answers_are_counted_by_kind(here: Path, capfd: pytest.CaptureFixture[st
     [
         (["real/", "s.html"], "give KIND=SOURCE"),
         (["a=real/", "a=old/", "s.html"], "each kind once"),
-        (["a=real/", "s.png", "--count", "1", "--size", "64"], "must end in .html"),
-        (["a=real/", "s.html", "--size", "64"], "a=real/: has 2 crops of 64 px with tissue, fewer than 50"),
-        (["a=none/", "s.html"], "no such file or folder"),
+        (["a=real/", "s.html", "--count", "1", "--size", "64"], "a=real/: is one kind"),
+        (["a=real/", "b=old/", "s.png", "--count", "1", "--size", "64"], "must end in .html"),
+        (
+            ["a=real/", "b=old/", "s.html", "--size", "64"],
+            "a=real/: has 2 crops of 64 px with tissue, fewer than 50",
+        ),
+        (["a=real/", "b=none/", "s.html", "--size", "4096"], "none/: there is no such file or folder"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(

@@ -24,7 +24,7 @@ from safron.io.errors import BadInput
 from safron.io.fields import NotNegative, convert
 from safron.io.files import check_output_path, output, parse_text, read_text
 
-from .tile_sets import find_tiles
+from .tile_sets import check_sources, find_tiles
 
 Picture = npt.NDArray[np.uint8]
 Shown = Picture | Sequence[Picture]
@@ -53,7 +53,7 @@ class Key(Struct, frozen=True):
     kinds
         Kind of each picture.
     sources
-        Where each comes from: a file and the row and column of its upper left pixel.
+        Where each comes from: a file and the row and column of its upper left pixel, as "FILE row 512 column 0".
     """
 
     sheet: str
@@ -112,6 +112,7 @@ def make_sheet(
         check_output_path(path, overwrite=overwrite)
     pictures: dict[str, Sequence[Shown]] = {}
     places: dict[str, Sequence[str]] = {}
+    check_sources(sources.values())
     for kind, source in sources.items():
         found = find_tiles(source, size=size, most=count, seed=seed, jpeg=jpeg)
         if len(found) < count:
@@ -119,7 +120,7 @@ def make_sheet(
                 f"{kind}={source}: has {len(found)} crops of {size} px with tissue, fewer than {count}; lower --count or --size"
             )
         pictures[kind] = list(found)
-        places[kind] = [f"{file} {y} {x}" for file, y, x in found.places]
+        places[kind] = [f"{file} row {y} column {x}" for file, y, x in found.places]
     return write_sheet(pictures, out, seed=seed, sources=places, overwrite=overwrite)
 
 
@@ -219,10 +220,15 @@ def count_answers(key: Path, answers: Sequence[Path]) -> list[list[str]]:
             (question, kind, words, given)
             for (kind, (question, words)), given in zip(asked, found.answers, strict=False)
         ]
-        if found.sheet != known.sheet or any(one.choice >= len(words) for _, _, words, one in judged):
+        if found.sheet != known.sheet:
             raise BadInput(
                 f"{path}: answers another sheet than {key} is the key of; give the key of that one"
             )
+        for number, (question, _, words, one) in enumerate(judged, 1):
+            if one.choice >= len(words):
+                raise BadInput(
+                    f"{path}: answer {number} is choice {one.choice}, and {question!r} has {len(words)}, from 0; give what the page saved"
+                )
         rows += _rows(found.reader or path.stem, judged)
         every += judged
     return rows + (_rows("all", every) if len(answers) > 1 else [])
