@@ -234,7 +234,7 @@ def _length(config: TrainConfig) -> str:
     return f"epochs {config.epochs}" if config.epochs else f"steps {config.steps}"
 
 
-@commands.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
+@commands.command(epilog="Example: safron-train export runs/first/checkpoint.pt generator.onnx")
 @click.argument("checkpoint", type=PATH)
 @click.argument("out", type=PATH)
 @with_options(*CARD)
