@@ -30,7 +30,7 @@ from safron.io.masks.canny import Canny, canny
 from safron.io.whole_image import read_image
 from safron.training.segmentation.fitting import Annotated, predictions, train_segmenter
 from safron.training.segmentation.options import DiceOptions
-from safron.training.segmentation.study import measures, spread
+from safron.training.segmentation.study import measures, show_spread, spread
 
 TESTED = ("train_1", "train_10", "train_18")
 """Tiles to test on: those that the shipped generator of nuclei did not see."""
@@ -129,9 +129,7 @@ def table(found: dict[str, dict[str, Any]], segmenters: Sequence[str], arms: Seq
             rows = [row for key, row in found.items() if key.startswith(f"{segmenter}, {arm}, seed ")]
             if rows:
                 each = [spread([row[name] for row in rows]) for name in names]
-                cells = [
-                    f"{one['mean']:.3f}" + (f" +- {one['sd']:.3f}" if len(rows) > 1 else "") for one in each
-                ]
+                cells = [show_spread(one) for one in each]
                 lines.append(f"| {segmenter} | {arm} | {len(rows)} | " + " | ".join(cells) + " |")
     return lines
 

@@ -46,7 +46,7 @@ from safron.training.diffusion.settings import LABELS, NUCLEI, DiffusionConfig
 from safron.training.segmentation.fitting import Annotated, predictions, train_segmenter
 from safron.training.segmentation.metrics import compare
 from safron.training.segmentation.options import DiceOptions
-from safron.training.segmentation.study import SEED_OF_SHARES, Arm, Material, spread
+from safron.training.segmentation.study import SEED_OF_SHARES, Arm, Material, show_spread, spread
 from safron.training.segmentation.synthesis import draw_mosaic, lay_out
 
 UInt8 = npt.NDArray[np.uint8]
@@ -299,7 +299,7 @@ def curve_tables(curves: dict[str, dict[str, float]]) -> list[str]:
         for name in names:
             rows = [row for key, row in curves.items() if key.rpartition(", seed ")[0] == name]
             cells = [
-                "{mean:.4f} +- {sd:.4f}".format(**spread([row[what] for row in rows])) if rows else "-"
+                show_spread(spread([row[what] for row in rows]), digits=4) if rows else "-"
                 for what in ("dice", "iou")
             ]
             lines.append(f"| {name} | {len(rows)} | {cells[0]} | {cells[1]} |")

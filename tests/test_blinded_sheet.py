@@ -56,7 +56,8 @@ def test_the_key_knows_what_the_page_shows(folders: list[str], capfd: pytest.Cap
     assert key["kinds"] != sorted(key["kinds"])
     assert sorted(key["kinds"]) == sorted([*GREYS, *GREYS])
     assert all(
-        source.startswith(f"{kind}/") for kind, source in zip(key["kinds"], key["sources"], strict=True)
+        re.fullmatch(rf"{kind}/[01]\.png row 0 column 0", source)
+        for kind, source in zip(key["kinds"], key["sources"], strict=True)
     )
     assert not any(f'"{kind}"' in page or f"{kind}/" in page for kind in ("old", "new")), "nothing tells"
     assert "http" not in page
@@ -132,9 +133,13 @@ def test_what_a_reader_said_counts_once(here: Path, capfd: pytest.CaptureFixture
     [
         (["real/", "s.html"], "give KIND=SOURCE"),
         (["a=real/", "a=old/", "s.html"], "each kind once"),
-        (["a=real/", "s.png", "--count", "1", "--size", "64"], "must end in .html"),
-        (["a=real/", "s.html", "--size", "64"], "a=real/: has 2 crops of 64 px with tissue, fewer than 50"),
-        (["a=none/", "s.html"], "no such file or folder"),
+        (["a=real/", "s.html", "--count", "1", "--size", "64"], "a=real/: is one kind"),
+        (["a=real/", "b=old/", "s.png", "--count", "1", "--size", "64"], "must end in .html"),
+        (
+            ["a=real/", "b=old/", "s.html", "--size", "64"],
+            "a=real/: has 2 crops of 64 px with tissue, fewer than 50",
+        ),
+        (["a=real/", "b=none/", "s.html", "--size", "4096"], "none/: there is no such file or folder"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(

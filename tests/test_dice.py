@@ -308,7 +308,10 @@ def test_the_command_trains_stops_continues_and_reports(
     second = run_program(capfd, main, "dice", data, out, *options)
     assert second.code == 0
     assert "3 of 3 trainings done; report" in second.out
+    assert "+-" not in second.out, "one training of a kind has no deviation"
+    assert "smaller" not in second.err
     report = json.loads((out / "report.json").read_text())
+    assert report["arms"]["real"]["tests"]["real"]["dice"]["sd"] is None
     assert report["images"] == {"train": 2, "validation": 2, "test": 2}
     assert set(report["arms"]) == {"real", "synthetic", "mixed"}
     for arm in report["arms"].values():
@@ -324,6 +327,17 @@ def test_the_command_trains_stops_continues_and_reports(
     other = run_program(capfd, main, "dice", data, out, *[*options, "--steps", "9"])
     assert other.code == 2
     assert "this study has steps 8, not 9; give the same, or a new folder" in other.error
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_a_crop_larger_than_the_images_is_told(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", "identity", "--slide-of", "case.", "--held-out", "0.3", "--validation", "0.3"]
+    options += ["--crop", "64", "--threads", "1", "--device", "cpu", "--minutes", "0.00001"]
+    done = run_program(capfd, main, "dice", data, tmp_path / "study", *options)
+    assert done.code == 0, done.err
+    assert "--crop 64: 2 of 2 training images are smaller, one of 64 x 48 pixels" in done.err
 
 
 @pytest.mark.usefixtures("_in_this_process")

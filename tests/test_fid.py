@@ -376,10 +376,38 @@ def test_a_device_that_is_not_there_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], device: str
 ) -> None:
     weights, real = encoder(tmp_path / "e.pt"), save(tmp_path / "real", tissue(0, 8))
-    args = ("--size", str(SIDE), "--weights", weights, "--device", device)
-    outcome = run_program(capfd, main, "fid", real, real, *args)
+    args = (real, save(tmp_path / "fake", tissue(1, 8)), "--size", str(SIDE), "--device", device)
+    outcome = run_program(capfd, main, "fid", *args, "--weights", weights)
     assert outcome.code == 2
     assert outcome.error.startswith(f"safron-eval: error: --device {device}: PyTorch cannot compute there (")
+    for without in ((), ("--texture",)):
+        outcome = run_program(capfd, main, "fid", *args, *without)
+        assert outcome.code == 2
+        assert f"--device {device}: only an encoder of --weights runs there" in outcome.error
+
+
+def test_a_set_is_not_compared_with_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each tile would meet itself, which brings the kernel distance below nothing."""
+    real, part = save(tmp_path / "real", tissue(0, 9)), tmp_path / "part"
+    (tmp_path / "link").symlink_to(real)
+    part.mkdir()
+    for file in sorted(real.iterdir())[:8]:
+        (part / file.name).symlink_to(file)
+    args = ("--size", str(SIDE), "--texture")
+    for same in (real, tmp_path / "link", part):
+        outcome = run_program(capfd, main, "fid", real, same, *args)
+        assert outcome.code == 2
+        assert f"{same}: all of it is in {real}, too, and a set has no distance from itself" in outcome.error
+    cv2.imwrite(str(part / "new.png"), tissue(1, 1)[0])
+    outcome = run_program(capfd, main, "fid", real, part, *args)
+    assert outcome.code == 0
+    assert f"{part}: 8 images of it belong to REAL, too: the distance is too small" in outcome.err
+
+
+def test_a_set_that_is_missing_is_told_first(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    real = save(tmp_path / "real", tissue(0, 1))
+    outcome = run_program(capfd, main, "fid", real, tmp_path / "none", "--size", "4096")
+    assert "none: there is no such file or folder" in outcome.error
 
 
 def test_a_seed_below_zero_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

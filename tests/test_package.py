@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
 import importlib.resources
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,18 @@ import safron.training
 
 def test_version_is_that_of_the_distribution() -> None:
     assert safron.__version__ == importlib.metadata.version("safron")
+
+
+def test_version_is_that_of_the_changelog() -> None:
+    """A tree between two releases is not the earlier one."""
+    root = Path(__file__).parents[1]
+    settings = configparser.ConfigParser()
+    settings.read(root / "setup.cfg", encoding="utf-8")
+    heading = re.search(
+        r"^## (\S+)( \(unreleased\))?$", (root / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert heading is not None
+    assert settings["metadata"]["version"] == heading[1] + (".dev0" if heading[2] else "")
 
 
 def test_unknown_names_are_refused() -> None:

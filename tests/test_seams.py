@@ -305,7 +305,10 @@ def test_alignment_finds_the_shift(shift: tuple[int, int]) -> None:
         (Alignment((0, 0), 0.9, 0.9, 0.9, False, 20), None),
         (Alignment((3, -2), 0.9, 0.5, 0.9, False, 20), "shift 3,-2: the image does not lie on this mask"),
         (Alignment((0, -24), 0.9, 0.5, 0.9, True, 20), "shift 0,-24 lies at the edge of the search"),
-        (Alignment((0, 0), 0.2, 0.2, 0.3, False, 20), "shift 0,0 is not sure: it fits 30% of 20 places"),
+        (
+            Alignment((0, 0), 0.2, 0.2, 0.3, False, 20),
+            "it fits its mask best as it lies, but only 30% of 20 places",
+        ),
         (None, "its alignment with the mask was not measured"),
     ],
 )

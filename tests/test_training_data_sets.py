@@ -15,9 +15,11 @@ import pytest
 import tifffile
 from cases import run_program
 from PIL import Image
+from safron.engine.generator.shipped import model_names
 from safron.io.errors import BadInput
 from safron.training import cli
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts
+from safron.training.config.exported import SHIPPED
 from safron.training.config.settings import override, preset
 from safron.training.data import Pairs, Source, draw_batch, open_source, split
 from training_cases import Bytes, image_of, labels_of, one_line, pair, write
@@ -390,7 +392,24 @@ def test_ebhi_is_claimed_when_the_user_names_it(tmp_path: Path, capfd: pytest.Ca
     assert "CC BY 4.0" in card["licence"]
     assert card["trained_on"] == "EBHI-Seg: 2 images of 2 slides"
     assert card["mpp"] == 1
-    assert "held out: 1 image of 1 slide" in card["said"]
+    assert card["name"] == "run", (
+        "its folder's: the preset's is that of a generator that comes with the package"
+    )
+    assert "held out: 1 image of 1 slide;" in card["said"]
+
+
+def test_a_single_slide_is_not_called_held_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    frames(tmp_path / "data")
+    for name in ("B-1-400-001", "C-1-400-001"):
+        (tmp_path / "data" / f"{name}.png").unlink()
+        (tmp_path / "data" / f"{name}.gland.png").unlink()
+    card = train(tmp_path, capfd, tmp_path / "data", "--data-set", "ebhi")
+    said = "held out: nothing, so samples and measures show 1 image of 1 slide of the training;"
+    assert said in card["said"]
+
+
+def test_names_of_generators_that_come_with_the_package_are_known() -> None:
+    assert {"identity", *SHIPPED} == {*model_names()}
 
 
 def test_the_card_says_what_the_user_says(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -222,6 +222,7 @@ def test_the_exported_file_is_a_sampler_that_renders(
     assert (made.code, made.err) == (0, "")
     assert "parity" in made.out
     model: Any = load_model("m.onnx", device="cpu")
+    assert model.card.name == checkpoint.parent.name, "not that of the one that ships"
     assert model.card.sampler.times == tuple(map(float, sampling_times(5)))
     assert (model.card.alignment, model.card.context, model.card.licence) == (4, 8, "CC0")
     mask = blobs(130, 150, labels=6)

@@ -122,6 +122,7 @@ def test_from_the_command_line(
     )
     assert out.code == 0, out.err
     assert "parity" in out.out
+    assert load_model(tmp_path / "m.onnx", device="cpu").card.name == "run", "not that of the one that ships"
     wrong = run_program(capfd, main, "export-mask-model", data[0], tmp_path / "n.onnx")
     assert wrong.code == 2
     assert "(a folder, not a file) is not a checkpoint of a mask model" in wrong.err

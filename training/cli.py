@@ -79,7 +79,13 @@ SEED = option("--seed", "The whole number that fixes weights, batches and noise.
 FLOAT16 = option("--float16", "Half precision: half the file, faster on some GPUs.", is_flag=True)
 FACTS = ("data_set", "slide_of", "map", "palette", "generator", "licence", "trained_on")
 CARD = (
-    option("--name", "Generator's name on its card.", "TEXT", called="generator", shown="the preset's"),
+    option(
+        "--name",
+        "Generator's name on its card.",
+        "TEXT",
+        called="generator",
+        shown="the settings', or the folder's",
+    ),
     option("--licence", "Licence of the weights on the card.", "TEXT", shown="the data's, or unknown"),
     option("--trained-on", "Data named on the card.", "TEXT", shown="name and counts of the data"),
 )
@@ -228,7 +234,7 @@ def _length(config: TrainConfig) -> str:
     return f"epochs {config.epochs}" if config.epochs else f"steps {config.steps}"
 
 
-@commands.command(epilog="Example: safron-train export runs/first/checkpoint.pt safron-seamless.onnx")
+@commands.command(epilog="Example: safron-train export runs/first/checkpoint.pt generator.onnx")
 @click.argument("checkpoint", type=PATH)
 @click.argument("out", type=PATH)
 @with_options(*CARD)

@@ -22,7 +22,7 @@ from safron.io.measures.style import STYLE_NAMES, measure_style
 from safron.io.whole_image import read_image
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
-from safron.training.config.exported import check_export, write_export
+from safron.training.config.exported import check_export, own_name, write_export
 from safron.training.data import draw_noise
 from safron.training.graphs import Axes, open_graph, trace
 from safron.training.half_precision import beyond_float16
@@ -143,7 +143,7 @@ def export_checkpoint(
     data = "data that nobody named" if guessed else about["data"]
     ebhi = EBHI_LICENCE.format(stain="" if kept.config.model.style else "stain-normalised ")
     said = {
-        "name": about.get("generator", ""),
+        "name": about.get("generator") or own_name(kept.config.model.name, checkpoint.resolve().parent.name),
         "licence": about.get("licence") or (ebhi if about.get("data_set") == "ebhi" else "unknown"),
         "trained_on": about.get("trained_on")
         or f"{data}: {counted(about['images'], 'image')} of {counted(about['slides'], 'slide')}",
@@ -162,6 +162,7 @@ def export_fresh(
     check_export(out, overwrite=overwrite)
     torch.manual_seed(config.seed)
     facts: dict[str, Any] = {
+        "name": own_name(config.model.name, f"random-{config.model.name}"),
         "trained_on": "nothing: random weights",
         "licence": "random weights, no data",
         "float16": float16,

@@ -133,9 +133,12 @@ def describe(run: Run) -> str:
     each = (
         ", each image a slide of its own (see --slide-of)" if about["slides"] == about["images"] > 1 else ""
     )
+    aside = _count(len(held_out), len(set(held_out.slides)))
+    if set(held_out.slides) & set(run.training.slides):
+        aside = f"nothing, so samples and measures show {aside} of the training"
     return (
         f"{about['data']} (read as {held_out.told}): {_count(about['images'], about['slides'])}{each}; held out: "
-        f"{_count(len(held_out), len(set(held_out.slides)))}; an epoch is {counted(tiles, 'tile')} of {config.tile_side} px at "
+        f"{aside}; an epoch is {counted(tiles, 'tile')} of {config.tile_side} px at "
         f"{show_mpp(config.model.mpp)} (one each {config.epoch_stride} px), {config.steps} steps are "
         f"{config.steps * config.batch / tiles:.3g} epochs; labels: {labels}; {about['device']}, {about['precision']}"
     )

@@ -24,7 +24,7 @@ from safron.io.errors import BadInput, counted
 from safron.io.fields import NotNegative, convert
 from safron.io.files import check_output_path, output, parse_text, read_text
 
-from .tile_sets import find_tiles
+from .tile_sets import check_sources, find_tiles
 
 Picture = npt.NDArray[np.uint8]
 Shown = Picture | Sequence[Picture]
@@ -53,7 +53,7 @@ class Key(Struct, frozen=True):
     kinds
         Kind of each picture.
     sources
-        Where each comes from: a file and the row and column of its upper left pixel.
+        Where each comes from: a file and the row and column of its upper left pixel, as "FILE row 512 column 0".
     """
 
     sheet: str
@@ -112,6 +112,7 @@ def make_sheet(
         check_output_path(path, overwrite=overwrite)
     pictures: dict[str, Sequence[Shown]] = {}
     places: dict[str, Sequence[str]] = {}
+    check_sources(sources.values())
     for kind, source in sources.items():
         found = find_tiles(source, size=size, most=count, seed=seed, jpeg=jpeg)
         if len(found) < count:
@@ -119,7 +120,7 @@ def make_sheet(
                 f"{kind}={source}: has {len(found)} crops of {size} px with tissue, fewer than {count}; lower --count or --size"
             )
         pictures[kind] = list(found)
-        places[kind] = [f"{file} {y} {x}" for file, y, x in found.places]
+        places[kind] = [f"{file} row {y} column {x}" for file, y, x in found.places]
     return write_sheet(pictures, out, seed=seed, sources=places, overwrite=overwrite)
 
 

@@ -144,6 +144,11 @@ def _doubt(found: Alignment | None) -> str | None:
         return f"{shift}: the image does not lie on this mask, and would if it were moved back by that many rows, columns"
     if found.at_edge:
         return f"{shift} lies at the edge of the search; the mask may be of another slide"
+    if found.shift == (0, 0):
+        return (
+            f"it fits its mask best as it lies, but only {found.agreement:.0%} of {found.windows} places with two labels "
+            "tell: too little to know whether the mask is that of this slide"
+        )
     return (
         f"{shift} is not sure: it fits {found.agreement:.0%} of {found.windows} places with two labels, which explain "
         f"{found.explained:.1%} of the colours; the mask may be of another slide"
@@ -183,7 +188,7 @@ def _doubt(found: Alignment | None) -> str | None:
     type=click.IntRange(0),
     default=0,
 )
-@option("--device", "PyTorch device of the encoder.", "DEVICE", default="cpu")
+@option("--device", "PyTorch device of the encoder of --weights.", "DEVICE", default="cpu")
 @report_options
 @debug_option
 def fid(
@@ -206,14 +211,19 @@ def fid(
     """
     from .encoder import is_installed
     from .seam_report import format_table
-    from .tile_sets import find_tiles
+    from .tile_sets import check_sources, count_shared, find_tiles
 
     if texture and weights is not None:
         raise click.UsageError("--weights and --texture: give one of them")
+    if weights is None and device != "cpu":
+        raise BadInput(f"--device {device}: only an encoder of --weights runs there; leave it out")
+    check_sources([real, fake])
     sets = [find_tiles(source, size=size, most=tiles, seed=seed, jpeg=jpeg) for source in (real, fake)]
     for found in sets:
         if found.left_out:
             warn(NAME, f"{found.source}: {found.left_out} masks of training pairs are left out")
+    if shared := count_shared(*sets):
+        warn(NAME, f"{fake}: shares {counted(shared, 'image')} with REAL: the distance is too small")
     count, source = min(((len(found), found.source) for found in sets), key=lambda one: one[0])
     if count < 8:
         raise BadInput(
@@ -334,6 +344,10 @@ def sheet(sources: tuple[str, ...], out: Path, **options: Any) -> None:
     named = [source.partition("=") for source in sources]
     if not all(name and path for name, _, path in named) or len({name for name, _, _ in named}) < len(named):
         raise click.UsageError(f"{' '.join(sources)}: give KIND=SOURCE, each kind once, as real=frames/")
+    if len(named) < 2:
+        raise click.UsageError(
+            f"{sources[0]}: is one kind, and there is nothing to tell apart; give two or more"
+        )
     key = make_sheet({name: path for name, _, path in named}, out, **options)
     click.echo(
         f"{out}: {counted(len(key.kinds), 'crop')}; {key_path(out)} says what they are, so keep it from the reader"

@@ -7,7 +7,7 @@ Every statistic depends on the number of tiles, and none can be compared across 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +59,11 @@ class TileSet:
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def files(self) -> frozenset[Path]:
+        """Where the files of the tiles really lie, whatever links lead there."""
+        return frozenset(path.resolve() for path in {path for path, _, _ in self.places})
+
     def take(self, count: int, *, seed: int) -> TileSet:
         """Return `count` tiles chosen at random, still in their order."""
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self.places))[:count])
@@ -106,9 +111,8 @@ def find_tiles(
     BadInput
         There is no image, or no tile of this size with tissue.
     """
+    check_sources([source])
     path = Path(source)
-    if not path.exists():
-        raise BadInput(f"{source}: there is no such file or folder")
     found = list_images(path, IMAGES) if path.is_dir() else [path]
     masks = find_masks(found) if path.is_dir() else set()
     files = [file for file in found if file not in masks]
@@ -126,6 +130,23 @@ def find_tiles(
         raise BadInput(f"{source}: has no tile of {size} x {size} pixels with tissue; lower --size")
     places = tuple((files[index], y, x) for _, index, y, x in sorted(chosen, key=lambda place: place[1:]))
     return TileSet(str(source), size, places, mpp, jpeg, len(masks))
+
+
+def check_sources(sources: Iterable[str | Path]) -> None:
+    """Raise `BadInput` if one is not there, before minutes go into the others."""
+    for source in sources:
+        if not Path(source).exists():
+            raise BadInput(f"{source}: there is no such file or folder")
+
+
+def count_shared(real: TileSet, fake: TileSet) -> int:
+    """Count the files of `fake` that are in `real`, too; raise `BadInput` if all are."""
+    shared = len(fake.files & real.files)
+    if shared == len(fake.files):
+        raise BadInput(
+            f"{fake.source}: all of it is in {real.source}, too, and a set has no distance from itself; give two sets"
+        )
+    return shared
 
 
 _Numbered = tuple[float, int, int, int]

@@ -14,7 +14,8 @@ SHA-256 of
 2. for each directory of the chain, then for those below it, its name ("level 0", "thumbnail", "level 1", ..,
    "sub level 1", ..) and ``\n``, and for each tag by rising code: code u16, type u16, count u64, the value as
    stored. DateTime is left out, and so are tags that depend on offsets: Strip- and TileOffsets, Strip- and
-   TileByteCounts, SubIFDs;
+   TileByteCounts, SubIFDs. Where a text names the program that wrote the slide, ``safron 0.1.0`` is counted: the
+   same slide by another version has the same digest;
 3. for each level, for each tile in raster order: byte count u32 and BLAKE2b-128 of the bytes; then the same
    for the thumbnail's strip, where there is one.
 """
@@ -27,7 +28,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,8 @@ __all__ = [
 MAX_THUMBNAIL = 1024
 _BATCH = 1 << 14  # tiles between two syncs: half a MB of records
 _SHARED_BYTES = 32 << 20  # of uniform tiles that are remembered, so that equal ones are written once
+_DIGESTED_SOFTWARE = "safron 0.1.0"
+"""The program in the digest, whatever version wrote the slide: this one, so that digests of the first version still compare."""
 _DIGESTED = np.dtype([("length", "<u4"), ("digest", "V16")])
 _NOT_IN_DIGEST = frozenset(
     {
@@ -248,7 +251,8 @@ class SlideWriter:
 
     def _write_directories(self, thumbnail: Pixels) -> str:
         strip, place = self._write_thumbnail(thumbnail)
-        chain = flavors.directories(self.spec, place, datetime.now().astimezone())
+        now = datetime.now().astimezone()
+        chain = flavors.directories(self.spec, place, now)
         at = self.end if place is None else place.offset + place.length
         first = 0
         end = at
@@ -260,7 +264,8 @@ class SlideWriter:
         os.fsync(self._file)
         offsets.write_at(self._file, bigtiff.header(first), 0)
         os.fsync(self._file)
-        return self._digest(chain, strip)
+        counted = replace(self.spec, software=_DIGESTED_SOFTWARE)
+        return self._digest(flavors.directories(counted, place, now), strip)
 
     def _write_thumbnail(self, thumbnail: Pixels) -> tuple[bytes, flavors.Thumbnail | None]:
         if self.spec.flavor != "svs":

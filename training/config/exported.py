@@ -16,7 +16,29 @@ if TYPE_CHECKING:
     import onnx
 
 ENDINGS = (".onnx",)
+SHIPPED = ("safron-tissue", "safron-seamless", "nuclei", "nuclei-diffusion", "nuclei-masks")
+"""Names of the generators that come with the package, which settings of a training have as well."""
 OVERWRITE = option("--overwrite", "Replace OUT.", is_flag=True)
+
+
+def own_name(name: str, folder: str) -> str:
+    """Name a generator whose user gave it no name, so that it is not taken for one that comes with the package.
+
+    Parameters
+    ----------
+    name
+        As its settings call it; kept unless it is one of `SHIPPED`.
+    folder
+        Name of its run's folder.
+
+    Examples
+    --------
+    >>> own_name("safron-seamless", "first"), own_name("safron", "first"), own_name("nuclei", "nuclei")
+    ('first', 'safron', 'own-nuclei')
+    """
+    if name not in SHIPPED:
+        return name
+    return f"own-{folder or name}" if folder in ("", *SHIPPED) else folder
 
 
 def check_export(out: Path, *, overwrite: bool) -> None:

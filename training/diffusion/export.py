@@ -6,6 +6,7 @@ learned is left out: samplers take that of a random step from the schedule. The 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from safron.io.errors import BadInput, Failed
 from safron.io.masks.edges import find_edges
-from safron.training.config.exported import check_export, write_export
+from safron.training.config.exported import check_export, own_name, write_export
 from torch import Tensor, nn
 
 from .graph import (
@@ -114,6 +115,7 @@ def export_fresh(config: DiffusionConfig, out: Path, *, steps: int = 8, tile: in
     torch.manual_seed(config.seed)
     network = make_network(config)
     nn.init.normal_(network.out.weight, std=0.01)
+    config = replace(config, name=own_name(config.name, f"random-{config.name}"))
     said = {"trained_on": "nothing: random weights"}
     return export_network(network, config, out, steps=steps, tile=tile, said=said)
 

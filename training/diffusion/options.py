@@ -67,7 +67,7 @@ def export_options(*further: Callable[[Any], Any], tile: int) -> Callable[[Comma
         option("--steps", "Number of sampling steps on the card.", "N", type=steps, default=20),
         *further,
         option("--tile", "Usual side of a patch in pixels.", "PX", type=COUNT, default=tile),
-        option("--name", "Generator's name on its card.", "TEXT", shown="the run's"),
+        option("--name", "Generator's name on its card.", "TEXT", shown="the folder's"),
         option("--licence", "Licence of the weights on the card.", "TEXT", shown="unknown"),
         option("--trained-on", "Data named on the card.", "TEXT", shown="unknown"),
         OVERWRITE,

@@ -21,7 +21,7 @@ from safron.io.errors import BadInput, Failed
 from safron.io.fields import convert
 from safron.io.files import replacing, what_is_there
 from safron.training.config.averaging import follow
-from safron.training.config.exported import check_run_folder
+from safron.training.config.exported import check_run_folder, own_name
 from safron.training.config.stopping import own_folder, stop_requests
 from torch import Tensor, nn
 
@@ -256,7 +256,7 @@ def read_trained(
 ) -> tuple[Network, Any, dict[str, Any]]:
     """Read what is exported of a run: the network with its averaged weights, the settings, and provenance for the card."""
     config, step, state = kind.load(checkpoint)
-    config = replace(config, name=name or config.name)
+    config = replace(config, name=name or own_name(config.name, checkpoint.resolve().parent.name))
     network = make(config)
     network.load_state_dict(state["average"])
     said = {"licence": licence or "unknown", "trained_on": trained_on or "unknown", "training_steps": step}

@@ -27,7 +27,7 @@ def draw_study(report: dict[str, Any]) -> str:
     arms = report["arms"]
     tests = list(next(iter(arms.values()))["tests"]) if arms else []
     values = [
-        arm["tests"][test]["dice"]["mean"] - arm["tests"][test]["dice"]["sd"]
+        arm["tests"][test]["dice"]["mean"] - (arm["tests"][test]["dice"]["sd"] or 0.0)
         for arm in arms.values()
         for test in tests
     ]
@@ -56,7 +56,8 @@ def draw_study(report: dict[str, Any]) -> str:
             parts.append(
                 f'<rect x="{left}" y="{top:.1f}" width="{BAR - 2}" height="{TOP + PLOT - top:.1f}" fill="{COLORS[index % 3]}"/>'
             )
-            middle, ends = left + BAR / 2 - 1, (at(dice["mean"] - dice["sd"]), at(dice["mean"] + dice["sd"]))
+            middle, sd = left + BAR / 2 - 1, dice["sd"] or 0.0
+            ends = at(dice["mean"] - sd), at(dice["mean"] + sd)
             parts.append(
                 f'<line x1="{middle}" x2="{middle}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}" stroke="{INK}"/>'
             )

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safron.io.errors import BadInput
+from safron.io.console import warn
+from safron.io.errors import BadInput, counted
 from safron.io.files import parse_text, replacing
 from safron.io.progress import progress
 from safron.training.config.data_sets import DataFacts
@@ -165,6 +166,17 @@ def _check_label(parts: Parts, label: tuple[int, ...]) -> None:
             )
 
 
+def _tell_of_small(masks: Sequence[Mask], crop: int) -> None:
+    """Warn where crops are larger than images, and part of what they show is a mirrored edge."""
+    if small := [mask.shape for mask in masks if min(mask.shape) < crop]:
+        height, width = min(small, key=min)
+        warn(
+            "safron-eval",
+            f"--crop {crop}: {len(small)} of {counted(len(masks), 'training image')} are smaller, one of {width} x {height} "
+            "pixels; they are mirrored at their edges; give less to train on what is real alone",
+        )
+
+
 def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
     """Run a study, or go on with one, until all is trained or the time is up.
 
@@ -195,6 +207,7 @@ def run_study(data: Path, out: Path, options: DiceOptions) -> dict[str, Any]:
     parts = divide(pairs, held_out=options.held_out, validation=options.validation, images=options.images)
     arms = plan_arms(len(parts.train), few=options.few or (), curve=options.curve or ())
     _check_label(parts, options.label)
+    _tell_of_small(parts.train.labels, options.crop)
     material = prepare_material(parts, out, options)
     with replacing(out / "study.json") as opened:  # from here on it is this study
         opened.write((json.dumps(_identity(data, options), indent=2) + "\n").encode())
@@ -301,9 +314,21 @@ def summarize(out: Path, arms: Sequence[Arm], seeds: int) -> dict[str, Any]:
     return {"done": done, "planned": len(arms) * seeds, "arms": rows}
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean and standard deviation over seeds; 0 for a single seed."""
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and standard deviation over seeds; a single seed has none."""
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def show_spread(found: Mapping[str, float | None], digits: int = 3) -> str:
+    """Write what `spread` gives.
+
+    Examples
+    --------
+    >>> show_spread(spread([0.5, 0.7])), show_spread(spread([0.5]))
+    ('0.600 +- 0.141', '0.500')
+    """
+    known = [value for value in (found["mean"], found["sd"]) if value is not None]
+    return " +- ".join(f"{value:.{digits}f}" for value in known)
 
 
 def table(report: dict[str, Any]) -> list[list[str]]:
@@ -311,9 +336,6 @@ def table(report: dict[str, Any]) -> list[list[str]]:
     rows = [["trained on", "images", "seeds", "tested on", "Dice", "IoU", "boundary F1"]]
     for name, arm in report["arms"].items():
         for test, scores in arm["tests"].items():
-            shown = [
-                f"{scores[measure]['mean']:.3f} +- {scores[measure]['sd']:.3f}"
-                for measure in ("dice", "iou", "boundary_f1")
-            ]
+            shown = [show_spread(scores[measure]) for measure in ("dice", "iou", "boundary_f1")]
             rows.append([name, str(arm["images"]), str(arm["seeds"]), test, *shown])
     return rows
