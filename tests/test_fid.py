@@ -401,7 +401,7 @@ def test_a_set_is_not_compared_with_itself(tmp_path: Path, capfd: pytest.Capture
     cv2.imwrite(str(part / "new.png"), tissue(1, 1)[0])
     outcome = run_program(capfd, main, "fid", real, part, *args)
     assert outcome.code == 0
-    assert f"{part}: 8 images of it belong to REAL, too: the distance is too small" in outcome.err
+    assert f"{part}: shares 8 images with REAL: the distance is too small" in outcome.err
 
 
 def test_a_set_that_is_missing_is_told_first(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
