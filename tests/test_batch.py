@@ -146,6 +146,8 @@ def test_a_slide_of_other_inputs_is_refused(
         assert outcome.err.startswith(head + says)
         assert "give another name, or pass --overwrite to replace it" in outcome.err.splitlines()[0]
         write_list(f'{header}a.zarr,{name},0,"0,0,90,70",,,,\n')
+    other = run_cli(capfd, args.replace("--mpp 0.5", "--mpp 0.25"))
+    assert (other.code, "made with --mpp 0.5 and not 0.25; give" in other.err) == (1, True)
     assert contents(Path()) == before
 
 

@@ -6,6 +6,7 @@ written now. The content of the mask, compression and what computed it are not c
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import fsspec
@@ -23,14 +24,16 @@ _DECIDES = {
     "Patch tile": "--tile",
     "Patch overlap": "--overlap",
     "Taper": "--taper",
-    "Sampler": "sampler",
+    "Sampler": "the sampler",
     "Style": "--style",
     "Initial image": "--image",
     "Stain": "--stain",
     "Stain field": "--stain-field",
-    "Generator pixels per pixel": "--scale",
+    "Generator pixels per pixel": "a scale of",
+    "MPP": "--mpp",
+    "size": "size",
 }
-"""Keys of a slide's description, and the option that each comes from."""
+"""Keys of a slide's description, and the option that each comes from, or a word for it."""
 
 _USUAL = {
     "Style": "the generator's",
@@ -39,6 +42,8 @@ _USUAL = {
     "Generator pixels per pixel": "1",
 }
 """What a description means that lacks a key."""
+
+_PIXEL_OF_OME = re.compile(r'PhysicalSizeX="([^"]+)"')
 
 _SHA = 12
 """Characters of a digest that tell generators apart in a message."""
@@ -53,14 +58,14 @@ def require_same_slide(target: Target, plan: RenderPlan) -> None:
         The slide cannot be read, is not one of safron-render, or says that it was made from other inputs.
     """
     found = _read(target)
-    wanted = facts_of(described(plan.slide)) | _size(plan.slide.width, plan.slide.height)
+    wanted = _facts(described(plan.slide), plan.slide.width, plan.slide.height)
     if "Generator SHA-256" not in found:
         raise BadInput(
             f"{target.name}: exists already and was not made by safron-render; give another name, or pass --overwrite to replace it"
         )
     differing = [
         f"{option} {_worded(found, key)} and not {_worded(wanted, key)}"
-        for key, option in (_DECIDES | {"size": "size"}).items()
+        for key, option in _DECIDES.items()
         if found.get(key) != wanted.get(key)
     ]
     if differing:
@@ -80,7 +85,7 @@ def _read(target: Target) -> dict[str, str]:
             tifffile.TiffFile(file, name=target.file_name) as tiff,
         ):
             page: Any = tiff.pages[0]
-            return facts_of(page.description) | _size(page.imagewidth, page.imagelength)
+            return _facts(page.description, page.imagewidth, page.imagelength)
     except Exception as error:  # tifffile and stores have exceptions of their own
         raise BadInput(
             f"{target.name}: exists already and cannot be read as a slide ({one_line(error)}); give another name, or pass "
@@ -88,8 +93,11 @@ def _read(target: Target) -> dict[str, str]:
         ) from error
 
 
-def _size(width: int, height: int) -> dict[str, str]:
-    return {"size": f"{width} x {height} px"}
+def _facts(description: str, width: int, height: int) -> dict[str, str]:
+    """Read a description of any flavor, and add the size."""
+    pixel = _PIXEL_OF_OME.search(description)
+    said = facts_of(description) | ({"MPP": pixel[1]} if pixel else {})
+    return said | {"size": f"{width} x {height} px"}
 
 
 def _worded(facts: dict[str, str], key: str) -> str:
