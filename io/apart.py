@@ -49,7 +49,8 @@ def check_params(params: Mapping[str, Any], options: Sequence[str]) -> None:
     BadInput
         An output is an input under any name, lies in a Zarr that is read, or is a folder to be replaced that holds an input.
     """
-    writes, reads = [], []
+    writes: list[tuple[str, str | Path]] = []
+    reads: list[tuple[str, str | Path]] = []
     for name, value in params.items():
         shown = f"--{name.replace('_', '-')}" if name in options else ""
         values = [one for one in _paths(name, value) if str(one)]

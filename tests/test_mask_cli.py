@@ -64,10 +64,16 @@ def test_import_keeps_the_sources_mpp(capsys: pytest.CaptureFixture[str]) -> Non
     np.testing.assert_array_equal(read("m.zarr"), LABELS)
 
 
-def test_import_over_its_own_source() -> None:
-    zarr.create_array("m.zarr", data=LABELS.astype(np.int32), chunks=(64, 64))
-    assert run("import", "m.zarr", "m.zarr", "--overwrite") == 0
-    np.testing.assert_array_equal(read("m.zarr"), LABELS)
+def test_import_over_its_own_source_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = LABELS.astype(np.int32)
+    zarr.create_array("m.zarr", data=labels, chunks=(64, 64))
+    zarr.open_group("o.zarr", mode="w").create_array("0", data=labels)
+    assert run("import", "m.zarr", "m.zarr", "--overwrite") == 2
+    assert "m.zarr: is IMAGE itself; give another name" in capsys.readouterr().err
+    assert run("import", "o.zarr/0", "o.zarr", "--overwrite") == 2
+    assert "o.zarr: would be replaced, and holds IMAGE o.zarr/0" in capsys.readouterr().err
+    np.testing.assert_array_equal(zarr.open_array("m.zarr", mode="r")[:], labels)
+    np.testing.assert_array_equal(zarr.open_array("o.zarr/0", mode="r")[:], labels)
 
 
 def test_import_notes_oblong_pixels(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +228,19 @@ def test_ellipses_and_info(capsys: pytest.CaptureFixture[str]) -> None:
         ("import m.png m.zarr --mpp nan", "nan is not a finite number"),
         ("from-geojson a.geojson m.zarr --size 9,9 --label a=1 --label a=2", "a has the label 1 already"),
         ("ellipses m.zarr --size 9,9 --mpp nan", "nan is not a finite number"),
-        ("import m.png m.png --palette builtin --overwrite", "end its name in .zarr"),
+        ("import m.png grey.png --palette builtin --overwrite", "end its name in .zarr"),
+        (
+            "import wide.zarr m.zarr",
+            "value 300 at row 0, column 0; labels are whole numbers from 0 to 255: translate others with safron-mask import --map",
+        ),
+        (
+            "import three.zarr m.zarr",
+            "axis c has 3 planes; a mask has one; save the plane that holds the labels as an array",
+        ),
+        (
+            "import m.png m.zarr --palette p.json",
+            "give a palette with it to safron-mask import --palette, or allow",
+        ),
         ("ellipses group.zarr --size 9,9 --overwrite", "exists and is not a Zarr array of labels"),
         ("import grey.png m.zarr --palette builtin", "no colour of the palette is a grey"),
         ("import m.png m.zarr --palette indices", "is not an indexed PNG"),
@@ -254,6 +272,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     cv2.imwrite("m.png", COLOURS)
     cv2.imwrite("grey.png", LABELS)
     zarr.create_array("old.zarr", data=LABELS)
+    zarr.create_array("wide.zarr", data=np.full((9, 9), 300, np.uint16))
+    zarr.create_array("three.zarr", data=np.zeros((3, 9, 9), np.uint8), dimension_names=["c", "y", "x"])
+    Path("p.json").write_text('{"0": "#010203"}')
     zarr.open_group("group.zarr", mode="w")
     assert run(*args.split()) == 2
     said = capsys.readouterr()

@@ -128,7 +128,7 @@ def command(
         raise click.UsageError("--instances: with --slides, name them in a column of the list")
     pairs = [(paths[0], str(paths[1]), instances or "")] if slides is None else _listed(slides)
     for slide, mask, other in pairs if slides is not None else ():
-        named = (("slide", slide), ("mask", mask), ("instances", other))
+        named: list[tuple[str, str | Path]] = [("slide", slide), ("mask", mask), ("instances", other)]
         check_outputs([(name, path) for name, path in named if str(path)], [("", out)], replaced=overwrite)
     size = cutting["size"]
     cutting["background"] = cutting["background"] or (0,)

@@ -80,7 +80,8 @@ class Tiles:
 
     def __init__(self, tiles: Sequence[tuple[str, UInt8]], config: RefinerConfig) -> None:
         least = config.shrink * max(config.patch, config.reference)
-        kept, self.left = [], list[str]()
+        kept: list[tuple[str, UInt8]] = []
+        self.left: list[str] = []
         for name, rgb in tiles:
             if min(rgb.shape[:2]) < least:
                 self.left.append(
