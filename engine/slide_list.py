@@ -183,9 +183,8 @@ def check_rows(rows: Sequence[Row], options: RenderOptions) -> None:
         for text in filter(None, (row.out, *made.values())):
             other, name, _ = read.get(place_of(text), (row, "", ""))
             if other is not row:
-                raise BadInput(
-                    f"line {row.line}: {text}: is the {name} of line {other.line}; give another name"
-                )
+                whose = f"{name} of line {other.line}" if other else f"{name} of all lines"
+                raise BadInput(f"line {row.line}: {text}: is the {whose}; give another name")
     if options.report is not None:
         check_outputs(
             [(name, text) for _, name, text in read.values()], [("--report ", options.report)], replaced=False

@@ -157,3 +157,8 @@ def test_a_line_of_a_list_does_not_replace_what_another_reads(
     done = CliRunner().invoke(render.command, ["--slides", "list.csv", "--overwrite"])
     assert str(done.exception) == "line 2: b.tiff: is the --stain of line 3; give another name"
     assert Path("b.tiff").read_text() == "kept"
+    # The same, of an option for all lines.
+    Path("list.csv").write_text("mask,out\nm.zarr,c.tiff\nm.zarr,b.tiff\n")
+    done = CliRunner().invoke(render.command, ["--slides", "list.csv", "--overwrite", "--stain", "b.tiff"])
+    assert str(done.exception) == "line 3: b.tiff: is the --stain of all lines; give another name"
+    assert Path("b.tiff").read_text() == "kept"

@@ -142,7 +142,7 @@ def export_checkpoint(
     guessed = "data_set" not in about and about.get("data", "EBHI-Seg") == "EBHI-Seg"
     data = "data that nobody named" if guessed else about["data"]
     ebhi = EBHI_LICENCE.format(stain="" if kept.config.model.style else "stain-normalised ")
-    said = {
+    said: dict[str, Any] = {
         "name": about.get("generator") or own_name(kept.config.model.name, checkpoint.resolve().parent.name),
         "licence": about.get("licence") or (ebhi if about.get("data_set") == "ebhi" else "unknown"),
         "trained_on": about.get("trained_on")

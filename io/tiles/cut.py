@@ -266,7 +266,7 @@ def _choose(number: int, mask: LabelMask, options: TileOptions) -> tuple[list[Ti
         if not across:
             break
         labels = mask[y : y + options.size, 0 : across[-1] + options.size]
-        digest.update(np.ascontiguousarray(labels))
+        digest.update(labels.tobytes())
         columns = np.cumsum(np.append(0, (~background[labels]).sum(axis=0)))
         for x in across:
             tissue = float(columns[x + options.size] - columns[x]) / options.size**2

@@ -133,9 +133,9 @@ class Tiles:
                 self.left.append(f"{name}: {error}")
         if not used:
             raise BadInput(f"no tile gives a texture; the first: {self.left[-len(named)]}")
-        self.names, self._sources, self.images = (
-            [every[place] for place in used] for every in (self.names, self._sources, self.images)
-        )
+        self.names = [self.names[place] for place in used]
+        self._sources = [self._sources[place] for place in used]
+        self.images = [self.images[place] for place in used]
         self.textures = found
 
     def batch(self, number: int) -> Batch:

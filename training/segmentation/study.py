@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safron.io.console import warn
 from safron.io.errors import BadInput, counted
@@ -166,7 +167,7 @@ def _check_label(parts: Parts, label: tuple[int, ...]) -> None:
             )
 
 
-def _tell_of_small(masks: Sequence[Mask], crop: int) -> None:
+def _tell_of_small(masks: Sequence[npt.NDArray[Any]], crop: int) -> None:
     """Warn where crops are larger than images, and part of what they show is a mirrored edge."""
     if small := [mask.shape for mask in masks if min(mask.shape) < crop]:
         height, width = min(small, key=min)
