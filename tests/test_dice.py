@@ -30,6 +30,7 @@ from safron.training.segmentation.options import DiceOptions
 from safron.training.segmentation.plot import draw_study
 from safron.training.segmentation.synthesis import lay_out, procedural_masks, synthesize
 from safron.training.segmentation.tissue import divide, open_tissue
+from tiles import tissue
 from training_cases import labels_of, pair
 
 torch = pytest.importorskip("torch")
@@ -140,11 +141,13 @@ def test_an_image_is_what_it_would_be_alone(tmp_path: Path) -> None:
 def test_masks_take_styles_in_turn(tmp_path: Path) -> None:
     """Background is filled with the colour that a style has for it."""
     model = write_generator(tmp_path / "g.onnx", style=True, guide_radius=8)
-    looks = [np.full((40, 40, 3), grey, np.uint8) for grey in (250, 200)]
+    looks = [tissue(80), tissue(80)]
+    for look, grey in zip(looks, (250, 235), strict=True):
+        look[:, :40] = grey
     common: dict[str, Any] = {"model": model, "mpp": None, "threads": 1, "seed": 0}
     masks = [np.zeros((40, 40), np.uint8)] * 3
     made = synthesize(masks, tmp_path / "s", styles=looks, **common)
-    assert [int(image[20, 20, 0]) for image in made] == [250, 200, 250]
+    assert [int(image[20, 20, 1]) for image in made] == [250, 235, 250]
     plain = synthesize(masks, tmp_path / "p", **common)
     assert np.ptp([image[20, 20] for image in plain], axis=0).max() == 0, "the generator's own style"
 

@@ -507,7 +507,7 @@ def test_several_slides_make_one_table(
         (["fid", "grain.png", "text.tiff", "--size", "64"], "text.tiff: cannot read it as a slide or image"),
         (["fid", "empty", "flat.png"], "this folder holds no image"),
         (
-            ["fid", "grain.png", "grain.png", "--size", "200"],
+            ["fid", "grain.png", "grains.png", "--size", "200"],
             "grain.png: gives 6 tiles of 200 px with tissue, at least 8 are needed; give more",
         ),
     ],
@@ -524,6 +524,7 @@ def test_bad_input_is_one_line(
     Path("empty").mkdir()
     cv2.imwrite("flat.png", np.full((300, 300, 3), 250, np.uint8))
     cv2.imwrite("grain.png", as_image(noise(0, 410, 610)))
+    cv2.imwrite("grains.png", as_image(noise(1, 410, 610)))
     tifffile.imwrite("dot.tif", np.full((1, 1, 3), 120, np.uint8), tile=(64, 64))  # for OpenSlide
     outcome = run_program(capfd, main, *args)
     assert (outcome.code, outcome.out) == (2, "")

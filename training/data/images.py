@@ -130,7 +130,7 @@ def read_labels(mask: LabelMask, count: int) -> Bytes:
     try:
         values = mask[:, :]
     except BadInput as error:  # whose advice is for commands that have such an option
-        text, unknown, more = str(error).partition("; add it, or allow")
+        text, unknown, more = str(error).partition("; give a palette with it")
         text += " of a table, as its file is indexed" if "indexed" in more else ""
         text += (
             "; save labels as grey values, or name the colours by model.labels in --config" if unknown else ""

@@ -21,12 +21,16 @@ from safron.io.console import warn
 from safron.io.errors import BadInput, counted
 from safron.io.files import parse_text, replacing
 from safron.io.progress import progress
+from safron.io.synthesis.stains import tissue_share
 from safron.training.config.data_sets import DataFacts
 from safron.training.segmentation.fitting import Annotated, choose_device, predictions, train_segmenter
 from safron.training.segmentation.metrics import Mask, compare
 from safron.training.segmentation.options import DiceOptions, generator_file
 from safron.training.segmentation.synthesis import procedural_masks, synthesize
 from safron.training.segmentation.tissue import Parts, divide, normalize, open_tissue
+
+LEAST_TISSUE = 0.05
+"""Share of an image that must be tissue where its style is measured."""
 
 SEED_OF_SHARES = 7
 """Of the order in which images are replaced by synthetic ones, or chosen as the few."""
@@ -106,7 +110,10 @@ def prepare_material(parts: Parts, out: Path, options: DiceOptions) -> Material:
         name: Annotated(part.images, tuple(np.isin(label, options.label) for label in part.labels))
         for name, part in whole.items()
     }
-    common["styles"] = real["train"].thin(options.styles).images
+    stained = [place for place, image in enumerate(parts.train.images) if tissue_share(image) > LEAST_TISSUE]
+    common["styles"] = (
+        (_take(real["train"], stained) if stained else real["train"]).thin(options.styles).images
+    )
     made = iter(synthesize(labels, out / "synthetic", seed=0, **common))
     synthetic = {
         name: Annotated(tuple(next(made) for _ in found.masks), found.masks) for name, found in real.items()
