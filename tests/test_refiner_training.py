@@ -232,7 +232,10 @@ def test_the_real_pictures_of_a_batch_are_labelled_by_the_average(
 
 def test_nothing_sure_is_no_loss() -> None:
     batch = task_loss.TaskBatch(torch.zeros(1, 3, 1, 2), torch.ones(1, 2, 1, 2), torch.zeros(1, 3, 1, 2))
-    network = lambda image: logits(0.5, 0.5).repeat(len(image), 1, 1, 1)  # noqa: E731
+
+    def network(image: torch.Tensor) -> torch.Tensor:
+        return logits(0.5, 0.5).repeat(len(image), 1, 1, 1)
+
     config = dataclasses.replace(TINY, use_variation=False)
     assert float(task_loss.task_loss(network, network, batch, config, 1)) == pytest.approx(np.log(2))
 
