@@ -170,6 +170,8 @@ def test_the_page_asks_and_saves(here: Path, browser: Any, capfd: pytest.Capture
     page.keyboard.press("3")  # no such answer
     page.keyboard.press("b")
     assert "3 of 6" in page.inner_text("#count")
+    assert json.loads(page.evaluate("Object.values(localStorage)[0]"))["reader"] == "Ben"
+    page.evaluate("localStorage.clear()")  # as Chromium does itself now and then
     page.reload()
     assert "3 of 6" in page.inner_text("#count"), "kept"
     assert page.locator("#pictures img").bounding_box()["width"] == 40 * 13
