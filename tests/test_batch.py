@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from cases import ExpectFail, check_fail, contents, render_cli, run_cli, write_mask
 from safron.engine import render
 from safron.engine.execution import cluster_start as cluster
@@ -149,6 +151,16 @@ def test_a_slide_of_other_inputs_is_refused(
     other = run_cli(capfd, args.replace("--mpp 0.5", "--mpp 0.25"))
     assert (other.code, "made with --mpp 0.5 and not 0.25; give" in other.err) == (1, True)
     assert contents(Path()) == before
+    copy = write_list(f'{header}copy.zarr,{name},0,"0,0,90,70",,,,\n')
+    shutil.copytree("a.zarr", "copy.zarr")
+    assert run_cli(capfd, copy).out == f"1/1 {name}: already exists, skipped\n"
+    labels = zarr.open_array("copy.zarr", mode="r+")
+    labels[149, 199] = 1 - labels[149, 199]
+    outcome = run_cli(capfd, copy + "--quiet")
+    assert (outcome.code, "exists already, made with other content or colours of the mask; give" in outcome.err) == (
+        1,
+        True,
+    )
 
 
 def test_what_is_no_slide_of_ours_is_not_skipped(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

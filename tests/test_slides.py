@@ -24,6 +24,7 @@ import tifffile
 from safron.io.errors import BadInput, Failed
 from safron.io.slides import flavors
 from safron.io.slides.pyramid import Level, Pixels
+from safron.io.slides.reader import facts_of
 from safron.io.slides.writer import EncodedTile, SlideSpec, encode_region, encode_tile
 from slide_cases import (
     CODINGS,
@@ -341,6 +342,9 @@ def test_the_digest_knows_content_and_not_order_or_time(
     assert write_slide(tmp_path / "b.svs", canvas, spec, seed=7) == digest
     with tifffile.TiffFile(tmp_path / "b.svs") as tiff:
         assert tiff.pages[0].tags[306].value.startswith("1999")
+    assert write_slide(tmp_path / "e.svs", canvas, replace(spec, mask_content="5af6")) == digest
+    with tifffile.TiffFile(tmp_path / "e.svs") as tiff:
+        assert facts_of(tiff.pages[0].description)["Mask content"] == "5af6"
     others = [replace(spec, quality=89), replace(spec, mpp=0.2528), replace(spec, metadata=(("Seed", "43"),))]
     digests = [write_slide(tmp_path / f"c{n}.svs", canvas, other) for n, other in enumerate(others)]
     canvas[0, 0, 0] ^= 255

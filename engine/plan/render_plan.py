@@ -262,8 +262,8 @@ class RenderPlan:
 
     def inputs(self, *, mask_fingerprint: str, model_sha256: str) -> dict[str, str]:
         """Return everything that decides a pixel or a tag, under the name that users know."""
-        # Metadata and software of the slide repeat these inputs and the versions.
-        names = {item.name for item in fields(self.slide)} - {"metadata", "software"}
+        # What the slide says of its origin repeats these inputs and the versions.
+        names = {item.name for item in fields(self.slide)} - {"metadata", "mask_content", "software"}
         slide = {_OPTIONS.get(name, f"slide {name}"): getattr(self.slide, name) for name in names}
         return {
             name: json.dumps(value)

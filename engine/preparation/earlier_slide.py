@@ -1,7 +1,7 @@
 """Was a slide that exists made from what is asked for now?
 
 A slide's description names what decided its pixels (`safron.engine.preparation.prepare`). It is held against that of the slide that would be
-written now. The content of the mask, compression and what computed it are not compared; the mask's size is.
+written now. Compression and what computed it are not compared, nor is the content of a mask whose storage does not say when files change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from safron.engine.plan.render_plan import RenderPlan
 from safron.io.errors import BadInput, one_line
 from safron.io.files import open_input
 from safron.io.remote import Target
-from safron.io.slides.flavors import described
+from safron.io.slides.flavors import MASK_CONTENT, described
 from safron.io.slides.reader import facts_of
 
 _DECIDES = {
@@ -68,6 +68,9 @@ def require_same_slide(target: Target, plan: RenderPlan) -> None:
         for key, option in _DECIDES.items()
         if found.get(key) != wanted.get(key)
     ]
+    contents = {found.get(MASK_CONTENT), wanted.get(MASK_CONTENT)} - {None}
+    if not differing and len(contents) == 2:  # another generator may have other colours for labels
+        differing = ["other content or colours of the mask"]
     if differing:
         raise BadInput(
             f"{target.name}: exists already, made with {', '.join(differing)}; give another name, or pass --overwrite to replace it"

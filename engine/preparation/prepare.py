@@ -144,13 +144,17 @@ def _beside(model: PatchModel, options: RenderOptions) -> dict[str, Any]:
     return found
 
 
-def _edge_content(mask: LabelMask) -> str:
+def _content(mask: LabelMask) -> str:
+    """Hash a mask; nothing for labels alone in an array of this process, and for storage that does not list its files."""
+    if not mask.in_memory or mask.beside:
+        with suppress(OSError):
+            return mask.fingerprint()
+    return ""
+
+
+def _edge_content(mask: LabelMask, content: str) -> str:
     """What decides the edges beside the labels: all files of the mask; nothing where there are only labels."""
-    if not mask.beside:
-        return ""
-    with suppress(OSError):  # storage that does not list its files
-        return f"{', '.join(mask.beside)} of {mask.fingerprint()}"
-    return f"{', '.join(mask.beside)} of {mask.source}"
+    return f"{', '.join(mask.beside)} of {content or mask.source}" if mask.beside else ""
 
 
 def _prepare_threads(
@@ -278,7 +282,9 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
     flavor = options.flavor or choose_flavor(target)
     drawn = DRAWN.get(card.name, REFERENCE) if options.style is None else REFERENCE
     stain = stain_change(options.stain, seed=options.seed, variation=options.stain_field, source=drawn)
+    content = _content(mask)
     slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
+    slide = replace(slide, mask_content=content)
     if stain is not None:
         slide = _stained(slide, stain)
     return RenderPlan(
@@ -301,7 +307,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
         if card.sampler
         else choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
-        planes=card_specs(card, _edge_content(mask) if card.edges else ""),
+        planes=card_specs(card, _edge_content(mask, content) if card.edges else ""),
         stain=stain,
         passes=_passes(card, options),
     )

@@ -53,6 +53,9 @@ STRIP_OFFSETS, STRIP_BYTE_COUNTS = 273, 279
 SUB_IFDS = 330
 ICC_PROFILE = 34675
 
+MASK_CONTENT = "Mask content"
+"""Key of the mask's hash in a slide's description."""
+
 COMPRESSION_CODES = {"none": 1, "lzw": 5, "jpeg": 7, "deflate": 8}
 _COMPRESSION_WORDS = {"none": "Raw", "lzw": "LZW", "jpeg": "JPEG/YCC", "deflate": "Deflate"}
 _PHOTOMETRIC_RGB, _PHOTOMETRIC_YCBCR = 2, 6
@@ -244,6 +247,8 @@ def _provenance(spec: SlideSpec) -> Iterator[tuple[str, str]]:
     yield "Background", " ".join(map(str, spec.background))
     for key, value in spec.metadata:
         yield _clean(key).replace("=", "-"), _clean(value)
+    if spec.mask_content:
+        yield MASK_CONTENT, spec.mask_content
 
 
 def _clean(text: str) -> str:

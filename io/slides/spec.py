@@ -59,6 +59,9 @@ class SlideSpec:
         Name and version of the writing program.
     metadata
         Provenance as pairs of key and value, written in this order.
+    mask_content
+        Hash of the files of the mask, written behind the metadata; empty where it is not known. The slide's digest
+        leaves it out: one mask in two formats gives the same slide.
 
     Raises
     ------
@@ -79,6 +82,7 @@ class SlideSpec:
     background: tuple[int, int, int] = (242, 242, 242)
     software: str = "safron"
     metadata: tuple[tuple[str, str], ...] = ()
+    mask_content: str = ""
 
     def __post_init__(self) -> None:
         for name, value, kind in (

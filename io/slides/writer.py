@@ -15,7 +15,7 @@ SHA-256 of
    "sub level 1", ..) and ``\n``, and for each tag by rising code: code u16, type u16, count u64, the value as
    stored. DateTime is left out, and so are tags that depend on offsets: Strip- and TileOffsets, Strip- and
    TileByteCounts, SubIFDs. Where a text names the program that wrote the slide, ``safron 0.1.0`` is counted: the
-   same slide by another version has the same digest;
+   same slide by another version has the same digest. The mask's hash is left out: so has the same mask in other files;
 3. for each level, for each tile in raster order: byte count u32 and BLAKE2b-128 of the bytes; then the same
    for the thumbnail's strip, where there is one.
 """
@@ -264,7 +264,7 @@ class SlideWriter:
         os.fsync(self._file)
         offsets.write_at(self._file, bigtiff.header(first), 0)
         os.fsync(self._file)
-        counted = replace(self.spec, software=_DIGESTED_SOFTWARE)
+        counted = replace(self.spec, software=_DIGESTED_SOFTWARE, mask_content="")
         return self._digest(flavors.directories(counted, place, now), strip)
 
     def _write_thumbnail(self, thumbnail: Pixels) -> tuple[bytes, flavors.Thumbnail | None]:
