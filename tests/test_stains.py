@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from masks import blobs
 from onnx_models import CARD, write_onnx
 from safron.engine import render
+from safron.engine.generator.model import load_model
+from safron.engine.preparation.options import RenderOptions
+from safron.engine.preparation.styles import choose_stain
 from safron.engine.stains.estimate import STRENGTH_OF_MEAN, estimate
 from safron.engine.stains.looks import LOOKS, mixed, random_stain, stain_change
-from safron.engine.stains.stain import REFERENCE, Stain, StainChange, field_of
+from safron.engine.stains.stain import DRAWN, REFERENCE, Stain, StainChange, field_of
 from safron.io.errors import BadInput
 
 MASK = blobs(600, 700)
@@ -182,6 +185,25 @@ def test_the_stain_of_a_picture_is_taken_over(here: Path) -> None:
     rendered("s.tiff", stain="r.png")
     with tifffile.TiffFile("s.tiff") as tif:
         assert "Stain = of r.png" in tif.pages.first.description
+
+
+def test_a_stain_upon_a_style_is_that_stain(here: Path) -> None:
+    """What is unmixed is the stain of the style's picture: a stain that is changed twice is none that slides have."""
+    own = mixed(haematoxylin=1.3, eosin=0.7, gains=(1.2, 0.9, 1.1))
+    cv2.imwrite("own.png", picture(own)[..., ::-1])
+    card = load_model("safron-tissue").card
+    for wanted, target in (("pink", LOOKS["pink"]), ("random:3", random_stain(3))):
+        drawn = picture(own)
+        change = choose_stain(card, RenderOptions(stain=wanted, style="own.png"))
+        assert change is not None
+        change.apply(drawn, 0, 0)
+        away = np.abs(drawn.mean(axis=(0, 1)) - picture(target).mean(axis=(0, 1)))
+        assert away.max() < 6
+    assert choose_stain(card, RenderOptions(style="own.png")) is None
+    for style in (None, "default"):
+        change = choose_stain(card, RenderOptions(stain="pink", style=style))
+        assert change is not None
+        assert change.source == DRAWN["safron-tissue"]
 
 
 def test_a_generator_with_a_stain_of_its_own_gives_a_warning(here: Path) -> None:

@@ -24,8 +24,7 @@ from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
-from safron.engine.stains.looks import stain_change
-from safron.engine.stains.stain import DRAWN, REFERENCE, StainChange
+from safron.engine.stains.stain import StainChange
 from safron.engine.system.gpus import GPU_BLOCKS, process_blocks
 from safron.engine.system.memory import resident_bytes, usable_cores
 from safron.engine.system.versions import version
@@ -50,7 +49,7 @@ from .output_paths import check_paths, choose_flavor, open_scratch
 from .pictures import check_scale, choose_image
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
-from .styles import choose_style
+from .styles import choose_stain, choose_style
 
 if TYPE_CHECKING:
     from safron.engine.execution.dask_worker import WorkerFacts
@@ -280,8 +279,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
     card.require_tile(tile)
     region = _region(options.region, canvas)
     flavor = options.flavor or choose_flavor(target)
-    drawn = DRAWN.get(card.name, REFERENCE) if options.style is None else REFERENCE
-    stain = stain_change(options.stain, seed=options.seed, variation=options.stain_field, source=drawn)
+    stain = choose_stain(card, options)
     content = _content(mask)
     slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
     slide = replace(slide, mask_content=content)

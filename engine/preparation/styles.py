@@ -11,12 +11,15 @@ import zarr
 from safron.engine.generator.card import Card
 from safron.engine.generator.pictures import content_of
 from safron.engine.generator.style_field import read_field
-from safron.engine.stains.estimate import estimate
+from safron.engine.stains.estimate import estimate, estimate_file
+from safron.engine.stains.looks import stain_change
+from safron.engine.stains.stain import DRAWN, REFERENCE, Stain, StainChange
 from safron.io.errors import BadInput, counted
 from safron.io.measures.style import BACKGROUND, STYLE_NAMES, measure_style
 from safron.io.whole_image import read_image
 from zarr.storage import LocalStore
 
+from .options import RenderOptions
 from .style_reference import reference_style
 
 DENSITIES = ((0.1, 4.0), (-0.5, 4.0), (-1.0, 1.0))
@@ -63,6 +66,36 @@ def choose_style(card: Card, style: str | None, folder: Path = Path()) -> Card:
         for label in card.labels
     )
     return dataclasses.replace(chosen, labels=tuple(labels))
+
+
+def choose_stain(card: Card, options: RenderOptions) -> StainChange | None:
+    """Decide how the stain changes; None leaves it as it is drawn.
+
+    Raises
+    ------
+    BadInput
+        There is no such stain, or a picture does not show two stains.
+    """
+    if options.stain == "reference" and not options.stain_field:
+        return None
+    return stain_change(
+        options.stain,
+        seed=options.seed,
+        variation=options.stain_field,
+        source=_drawn_stain(card, options.style),
+    )
+
+
+def _drawn_stain(card: Card, style: str | None) -> Stain:
+    """Return the stain that a generator draws in a style: the style's own where that is a picture, else what is known of the generator."""
+    if style is None or style == "default":
+        return DRAWN.get(card.name, REFERENCE)
+    if card.style is None or style in card.style.named or not Path(style).is_file():
+        return REFERENCE
+    try:
+        return estimate_file(Path(style))
+    except BadInput as error:
+        raise BadInput(f"--style {error}, or leave --stain and --stain-field out") from error
 
 
 def _find(card: Card, style: str, folder: Path) -> tuple[float, ...]:
