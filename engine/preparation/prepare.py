@@ -100,7 +100,8 @@ def _plan(
 ) -> tuple[GeneratorInfo, RenderPlan]:
     info = with_sampler(GeneratorInfo.of(model), options)
     info = with_chosen_inputs(info, model, mask, options)
-    return info, plan_render(mask, info, target, options)
+    plan = plan_render(mask, info, target, options)
+    return info, replace(plan, slide=replace(plan.slide, mask_content=_content(mask)))
 
 
 def _check_options(source: Any, target: Target, options: RenderOptions) -> None:
@@ -144,16 +145,19 @@ def _beside(model: PatchModel, options: RenderOptions) -> dict[str, Any]:
 
 
 def _content(mask: LabelMask) -> str:
-    """Hash a mask; nothing for labels alone in an array of this process, and for storage that does not list its files."""
-    if not mask.in_memory or mask.beside:
-        with suppress(OSError):
-            return mask.fingerprint()
+    """Hash a mask; nothing for an array of this process, and for storage that does not list its files."""
+    with suppress(OSError):
+        return "" if mask.in_memory else mask.fingerprint()
     return ""
 
 
-def _edge_content(mask: LabelMask, content: str) -> str:
+def _edge_content(mask: LabelMask) -> str:
     """What decides the edges beside the labels: all files of the mask; nothing where there are only labels."""
-    return f"{', '.join(mask.beside)} of {content or mask.source}" if mask.beside else ""
+    if not mask.beside:
+        return ""
+    with suppress(OSError):  # storage that does not list its files
+        return f"{', '.join(mask.beside)} of {mask.fingerprint()}"
+    return f"{', '.join(mask.beside)} of {mask.source}"
 
 
 def _prepare_threads(
@@ -280,9 +284,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
     region = _region(options.region, canvas)
     flavor = options.flavor or choose_flavor(target)
     stain = choose_stain(card, options)
-    content = _content(mask)
     slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
-    slide = replace(slide, mask_content=content)
     if stain is not None:
         slide = _stained(slide, stain)
     return RenderPlan(
@@ -305,7 +307,7 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
         if card.sampler
         else choose_bits(grid, taper, returns_uint8=info.returns_uint8),
         seed=options.seed,
-        planes=card_specs(card, _edge_content(mask, content) if card.edges else ""),
+        planes=card_specs(card, _edge_content(mask) if card.edges else ""),
         stain=stain,
         passes=_passes(card, options),
     )
