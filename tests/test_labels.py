@@ -19,6 +19,7 @@ import pytest
 import pyvips
 import tifffile
 import zarr
+from fsspec.implementations.memory import MemoryFileSystem
 from safron.io.errors import BadInput, Failed
 from safron.io.legend import DEFAULT_LABELS
 from safron.io.masks import image_planes
@@ -487,6 +488,20 @@ def test_fingerprints_follow_the_content_and_change_tokens_the_files(tmp_path: P
     assert mask.fingerprint() != content
     assert mask.change_token() != token
     assert open_mask(path, palette=BUILTIN).fingerprint() != mask.fingerprint()
+
+
+def test_a_store_that_does_not_list_says_so_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores have exceptions of their own, which callers do not know."""
+    zarr.create_array("memory://safron-test/unlisted", data=LABELS, chunks=(64, 64), overwrite=True)
+    mask = open_mask("memory://safron-test/unlisted")
+
+    def find(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no listing here")
+
+    monkeypatch.setattr(MemoryFileSystem, "find", find)
+    for asked in (mask.fingerprint, mask.change_token):
+        with pytest.raises(OSError, match=r"unlisted: its storage does not list files \(no listing here\)"):
+            asked()
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "c/._0", "c/0/.nfs0000001", "Thumbs.db", "c/desktop.ini"])

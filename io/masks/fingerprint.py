@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+from safron.io.errors import one_line
 from safron.io.files import is_foreign, open_input
 
 # What stores say of a file that changes with its content, by fsspec's many names.
@@ -49,7 +50,12 @@ def content_facts(where: str) -> Iterator[str]:
 def _remote_facts(url: str) -> Iterator[str]:
     fs, root = fsspec.url_to_fs(url)
     fs.invalidate_cache()  # or a store may answer from what it saw before
-    found = fs.find(root, detail=True) or {root: fs.info(root)}
+    try:
+        found = fs.find(root, detail=True) or {root: fs.info(root)}
+    except OSError:
+        raise
+    except Exception as error:  # stores have exceptions of their own
+        raise OSError(f"{url}: its storage does not list files ({one_line(error)})") from error
     for path in sorted(found):
         name = re.sub("^" + re.escape(root), "", path)
         if any(map(is_foreign, name.split("/"))):
