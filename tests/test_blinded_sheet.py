@@ -208,6 +208,9 @@ def test_the_page_asks_and_saves(here: Path, browser: Any, capfd: pytest.Capture
     assert [one["choice"] for one in said["answers"]] == [0, 1, 0, 0, 0, 0]
     done = run_program(capfd, main, "answers", "s.key.json", "said.json")
     assert (done.code, done.out.count("Ben")) == (0, 3)
+    page.evaluate("localStorage.clear(); history.replaceState({...history.state, sheet: 'other'}, '')")
+    page.reload()
+    assert "1 of 6" in page.inner_text("#count"), "answers to another sheet, which had the page's name"
 
 
 def test_several_questions_about_pictures_side_by_side(here: Path, browser: Any) -> None:
