@@ -47,7 +47,8 @@ def check_params(params: Mapping[str, Any], options: Sequence[str]) -> None:
     Raises
     ------
     BadInput
-        An output is an input under any name, lies in a Zarr that is read, or is a folder to be replaced that holds an input.
+        An output is an input under any name, lies in a Zarr that is read, or is a folder to be replaced that holds an input; or its
+        name is refused by `check_unchained`.
     """
     writes: list[tuple[str, str | Path]] = []
     reads: list[tuple[str, str | Path]] = []
@@ -85,7 +86,7 @@ def check_outputs(
     *,
     replaced: bool,
 ) -> None:
-    """Refuse outputs that are inputs.
+    """Refuse outputs that are inputs, or chains of addresses.
 
     Parameters
     ----------
@@ -101,6 +102,8 @@ def check_outputs(
     BadInput
         See `check_params`.
     """
+    for name, path in writes:
+        check_unchained(path, name)
     for what, read in reads:
         if is_there(read):
             check_apart(read, *writes, what=what, inside=_is_zarr(read))
@@ -109,6 +112,28 @@ def check_outputs(
                     raise BadInput(
                         f"{name}{path}: would be replaced, and holds {'the ' * _plain(what)}{what} {read}; give another name"
                     )
+
+
+def check_unchained(out: str | Path, name: str = "") -> None:
+    """Refuse an output whose name has "::".
+
+    fsspec, and Zarr with it, takes such a name for a chain of addresses, as in simplecache::s3://bucket/x.svs, also where it is that of a
+    local file; scratch and slide would then lie in other places than those that were checked.
+
+    Parameters
+    ----------
+    out
+        Path or address.
+    name
+        How messages introduce it, such as "--report ".
+
+    Raises
+    ------
+    BadInput
+        It has "::".
+    """
+    if "::" in str(out):
+        raise BadInput(f"{name}{out}: has '::', which chains addresses; give a name or an address without it")
 
 
 def check_apart(
