@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .addresses import check_unchained, is_url
 from .errors import BadInput
 
 WRITES = {"out", "preview", "labels_out", "report", "html"}
@@ -66,7 +67,7 @@ def check_params(params: Mapping[str, Any], options: Sequence[str]) -> None:
             reads += [
                 (f"card of {shown}", Path(one).with_suffix(".json"))
                 for one in values
-                if shown and not _is_url(str(one)) and Path(one).suffix == ".onnx"
+                if shown and not is_url(one) and Path(one).suffix == ".onnx"
             ]
     check_outputs(reads, writes, replaced=bool(params.get("overwrite")))
 
@@ -114,28 +115,6 @@ def check_outputs(
                     )
 
 
-def check_unchained(out: str | Path, name: str = "") -> None:
-    """Refuse an output whose name has "::".
-
-    fsspec, and Zarr with it, takes such a name for a chain of addresses, as in simplecache::s3://bucket/x.svs, also where it is that of a
-    local file; scratch and slide would then lie in other places than those that were checked.
-
-    Parameters
-    ----------
-    out
-        Path or address.
-    name
-        How messages introduce it, such as "--report ".
-
-    Raises
-    ------
-    BadInput
-        It has "::".
-    """
-    if "::" in str(out):
-        raise BadInput(f"{name}{out}: has '::', which chains addresses; give a name or an address without it")
-
-
 def check_apart(
     source: str | Path, *given: tuple[str, str | Path | None], what: str = "mask", inside: bool = True
 ) -> None:
@@ -158,7 +137,7 @@ def check_apart(
 
 def is_there(read: str | Path) -> bool:
     """Whether something of this name may be replaced: an address, or what exists."""
-    return _is_url(str(read)) or os.path.exists(read)  # noqa: PTH110 # never raises, whatever the name
+    return is_url(read) or os.path.exists(read)  # noqa: PTH110 # never raises, whatever the name
 
 
 def _plain(what: str) -> bool:
@@ -168,19 +147,10 @@ def _plain(what: str) -> bool:
 
 def _is_zarr(read: str | Path) -> bool:
     """Whether all files in a folder are part of what is read; a folder of pictures may hold more."""
-    return _is_url(str(read)) or any((Path(read) / name).exists() for name in _ZARR)
-
-
-def _is_url(text: str) -> bool:
-    """Whether it is an address; what knows of them is imported only where one may be."""
-    if "://" not in text:
-        return False
-    from .remote import is_url
-
-    return is_url(text)
+    return is_url(read) or any((Path(read) / name).exists() for name in _ZARR)
 
 
 def place_of(name: str | Path) -> Path:
     """Return a path without links; addresses are returned as they are."""
     text = str(name).removeprefix("file://")
-    return Path(text if _is_url(text) else os.path.realpath(text))
+    return Path(text if is_url(text) else os.path.realpath(text))

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from .apart import check_unchained
+from .addresses import check_unchained
 from .errors import BadInput, SafronError, one_line
 
 Parsed = TypeVar("Parsed")
