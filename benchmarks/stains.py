@@ -30,9 +30,10 @@ import pyvips
 import tifffile
 from common import parser_of
 from safron.engine.stains import looks
-from safron.engine.stains.estimate import MIN_DENSITY, estimate
+from safron.engine.stains.estimate import estimate
 from safron.engine.stains.looks import LOOKS, stain_change
 from safron.engine.stains.stain import DRAWN, REFERENCE
+from safron.io.measures.two_stains import MIN_DENSITY
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]

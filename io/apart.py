@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .addresses import check_unchained, is_url
 from .errors import BadInput
 
 WRITES = {"out", "preview", "labels_out", "report", "html"}
@@ -47,7 +48,8 @@ def check_params(params: Mapping[str, Any], options: Sequence[str]) -> None:
     Raises
     ------
     BadInput
-        An output is an input under any name, lies in a Zarr that is read, or is a folder to be replaced that holds an input.
+        An output is an input under any name, lies in a Zarr that is read, or is a folder to be replaced that holds an input; or its
+        name is refused by `check_unchained`.
     """
     writes: list[tuple[str, str | Path]] = []
     reads: list[tuple[str, str | Path]] = []
@@ -65,7 +67,7 @@ def check_params(params: Mapping[str, Any], options: Sequence[str]) -> None:
             reads += [
                 (f"card of {shown}", Path(one).with_suffix(".json"))
                 for one in values
-                if shown and not _is_url(str(one)) and Path(one).suffix == ".onnx"
+                if shown and not is_url(one) and Path(one).suffix == ".onnx"
             ]
     check_outputs(reads, writes, replaced=bool(params.get("overwrite")))
 
@@ -85,7 +87,7 @@ def check_outputs(
     *,
     replaced: bool,
 ) -> None:
-    """Refuse outputs that are inputs.
+    """Refuse outputs that are inputs, or chains of addresses.
 
     Parameters
     ----------
@@ -101,6 +103,8 @@ def check_outputs(
     BadInput
         See `check_params`.
     """
+    for name, path in writes:
+        check_unchained(path, name)
     for what, read in reads:
         if is_there(read):
             check_apart(read, *writes, what=what, inside=_is_zarr(read))
@@ -133,7 +137,7 @@ def check_apart(
 
 def is_there(read: str | Path) -> bool:
     """Whether something of this name may be replaced: an address, or what exists."""
-    return _is_url(str(read)) or os.path.exists(read)  # noqa: PTH110 # never raises, whatever the name
+    return is_url(read) or os.path.exists(read)  # noqa: PTH110 # never raises, whatever the name
 
 
 def _plain(what: str) -> bool:
@@ -143,19 +147,10 @@ def _plain(what: str) -> bool:
 
 def _is_zarr(read: str | Path) -> bool:
     """Whether all files in a folder are part of what is read; a folder of pictures may hold more."""
-    return _is_url(str(read)) or any((Path(read) / name).exists() for name in _ZARR)
-
-
-def _is_url(text: str) -> bool:
-    """Whether it is an address; what knows of them is imported only where one may be."""
-    if "://" not in text:
-        return False
-    from .remote import is_url
-
-    return is_url(text)
+    return is_url(read) or any((Path(read) / name).exists() for name in _ZARR)
 
 
 def place_of(name: str | Path) -> Path:
     """Return a path without links; addresses are returned as they are."""
     text = str(name).removeprefix("file://")
-    return Path(text if _is_url(text) else os.path.realpath(text))
+    return Path(text if is_url(text) else os.path.realpath(text))

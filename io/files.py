@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from .addresses import check_unchained
 from .errors import BadInput, SafronError, one_line
 
 Parsed = TypeVar("Parsed")
@@ -303,6 +304,7 @@ def check_output_path(
     out: Path, *, overwrite: bool, name: str = "", endings: Sequence[str] = (), folder: bool = False
 ) -> None:
     """Raise `BadInput` unless a file, or a folder, can be put there; see `output`."""
+    check_unchained(out, name)
     parent = out.absolute().parent
     if not parent.is_dir():
         raise BadInput(f"{name}{out}: folder {parent} does not exist; make it first")

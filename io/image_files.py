@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,16 @@ MOST_PIXELS = 1 << 30
 
 # What is wrong with a file is said by us, once.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+@contextmanager
+def silent(logger: logging.Logger) -> Iterator[None]:
+    """Keep a library from logging a fault that it also raises as an exception."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def check_image_file(path: Path) -> None:
@@ -64,7 +77,7 @@ def _check_tiff(path: Path) -> None:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as file:
             page = file.pages.first
             compression, pixels = page.compression, page.imagewidth * page.imagelength
             whole = compression not in TIFF_CHECKED or pixels > MOST_PIXELS or _decodes(page)

@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 
 from . import files
+from .addresses import is_url
 from .errors import BadInput, Failed, one_line
 
 # On these a file becomes visible only when it is whole.
@@ -133,11 +134,6 @@ class Target:
         if sent != here:
             raise Failed(f"{self.name}: only {sent} of {here} bytes arrived; run the same command again")
         self.part.unlink()
-
-
-def is_url(text: str | Path) -> bool:
-    """Whether a name is an fsspec URL rather than a path."""
-    return "://" in str(text)
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from programs import PROGRAMS, commands
 from safron.engine import cli as render
 from safron.engine import mask_cli
+from safron.engine import render as render_in_python
 from safron.engine.preparation.options import RenderOptions
 from safron.io.apart import NEITHER, READS, WRITES, check_outputs
 from safron.io.errors import BadInput
@@ -97,6 +98,32 @@ def test_an_output_that_is_an_input_is_refused(
     assert Path("in.json").read_text() == "kept"
 
 
+@pytest.mark.parametrize("chain", ["a::b.svs", "simplecache::file://x.svs", "simplecache::memory://x/y.svs"])
+def test_an_output_is_no_chain_of_addresses(
+    chain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every program, and of a slide made in Python, or by a line of a list, and of scratch."""
+    monkeypatch.chdir(tmp_path)
+    says = f"{chain}: has '::', which chains addresses; give a name or an address without it"
+    for name, command in ALL:
+        program = PROGRAMS.get(name.split()[0], training.commands)
+        for written in sorted(names(command) & WRITES):
+            done = CliRunner().invoke(program, [*name.split()[1:], *arguments(command, {written: chain})])
+            assert isinstance(done.exception, BadInput), (name, written, done.output)
+            assert (
+                str(done.exception).replace("//", "/").endswith(says.replace("//", "/"))
+            )  # or a pathlib.Path
+    np.save("mask.npy", np.ones((64, 64), np.uint8))
+    Path("list.csv").write_text(f"mask,out\nmask.npy,{chain}\n")
+    for words in (["mask.npy", "x.svs", "--scratch", chain], ["--slides", "list.csv"]):
+        done = CliRunner().invoke(render.command, [*words, "--model", "identity"])
+        assert chain in f"{done.exception}{done.output}"
+        assert "has '::'" in f"{done.exception}{done.output}"
+    with pytest.raises(BadInput, match="has '::'"):
+        render_in_python("mask.npy", chain, model="identity")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.csv", "mask.npy"]
+
+
 def test_the_data_set_of_tiles_holds_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("set").mkdir()
@@ -137,8 +164,6 @@ def test_a_card_is_not_replaced_by_the_report(tmp_path: Path, monkeypatch: pytes
     "field", [item for item in sorted(READS - {"batch"}) if hasattr(RenderOptions(), item)]
 )
 def test_render_in_python_replaces_nothing_that_it_reads(field: str, tmp_path: Path) -> None:
-    from safron.engine import render as render_in_python
-
     np.save(tmp_path / "mask.npy", np.ones((64, 64), np.uint8))
     read = tmp_path / "in.tiff"
     read.write_text("kept")

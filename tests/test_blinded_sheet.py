@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,27 @@ def test_the_key_knows_what_the_page_shows(folders: list[str], capfd: pytest.Cap
     assert Path("s.html").read_bytes() == before
     assert run_program(capfd, main, "sheet", *folders, "s.html", *options, "--overwrite").code == 0
     assert Path("s.html").read_bytes() == before, "the same again"
+
+
+@pytest.mark.parametrize("other", ["same", "link", "hard link"])
+def test_a_key_replaces_neither_a_source_nor_unasked_a_file(
+    other: str, folders: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The command line does not name the key."""
+    kept = Path("s.key.json" if other == "same" else "image.png")
+    kept.write_bytes(Path("real/0.png").read_bytes())
+    if other != "same":
+        (os.symlink if other == "link" else os.link)(kept, "s.key.json")
+    words = ["sheet", f"real={kept}", "fake=old/", "s.html", "--count", "1", "--size", "64"]
+    for more, says in (
+        ([], "key s.key.json: exists already; pass --overwrite"),
+        (["--overwrite"], "key s.key.json: is SOURCE itself; give another name"),
+    ):
+        done = run_program(capfd, main, *words, *more)
+        assert (done.code, done.out) == (2, "")
+        assert says in done.error
+        assert kept.read_bytes() == Path("real/0.png").read_bytes()
+        assert not Path("s.html").exists()
 
 
 def test_answers_are_counted_by_kind(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +208,9 @@ def test_the_page_asks_and_saves(here: Path, browser: Any, capfd: pytest.Capture
     assert [one["choice"] for one in said["answers"]] == [0, 1, 0, 0, 0, 0]
     done = run_program(capfd, main, "answers", "s.key.json", "said.json")
     assert (done.code, done.out.count("Ben")) == (0, 3)
+    page.evaluate("localStorage.clear(); history.replaceState({...history.state, sheet: 'other'}, '')")
+    page.reload()
+    assert "1 of 6" in page.inner_text("#count"), "answers to another sheet, which had the page's name"
 
 
 def test_several_questions_about_pictures_side_by_side(here: Path, browser: Any) -> None:

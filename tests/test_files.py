@@ -198,6 +198,7 @@ OUTPUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {"folder": True},
         "is a file; give the name of a folder",
     ),
+    "a chain": (lambda d: d / "a::b.json", {}, "has '::', which chains addresses"),
     "a dangling link": (
         lambda d: link(d / "l.json", str(d / "none")),
         {"overwrite": False},

@@ -485,7 +485,31 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert result.exit_code == 0, result.output
     assert "parity" in result.output
+    assert "warning: 1 tile that" in result.output
+    assert "was not trained on, as c.png; left out" in result.output
     return here
+
+
+def test_an_export_tells_which_tiles_are_not_those_of_the_checkpoint(exported: Path, tmp_path: Path) -> None:
+    def style(out: Path) -> Any:
+        return OnnxModel(out, device="cpu").card.style.default  # type: ignore[union-attr]
+
+    checkpoint, tiles = exported / "run/refiner.pt", exported / "tiles"
+    made = run("export-refiner", checkpoint, tiles / "b.png", tmp_path / "b.onnx")
+    assert (
+        f"1 of 2 tiles that {checkpoint} was trained on are not given, as a.png; the mean style is that"
+        in made.output
+    )
+    assert style(tmp_path / "b.onnx") != style(exported / "g.onnx")
+    made = run("export-refiner", checkpoint, tiles / "a.png", tiles / "b.png", tmp_path / "ab.onnx")
+    assert "warning" not in made.output
+    assert style(tmp_path / "ab.onnx") == style(exported / "g.onnx")
+    refused = run("export-refiner", checkpoint, tiles / "c.png", tmp_path / "c.onnx")
+    assert isinstance(refused.exception, BadInput)
+    assert str(refused.exception).startswith(
+        f"c.png: {checkpoint} was trained on none of the TILES, but on a.png"
+    )
+    assert not (tmp_path / "c.onnx").exists()
 
 
 def test_an_exported_refiner_renders_in_the_style_of_a_reference(exported: Path, tmp_path: Path) -> None:

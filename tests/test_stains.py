@@ -19,10 +19,11 @@ from safron.engine import render
 from safron.engine.generator.model import load_model
 from safron.engine.preparation.options import RenderOptions
 from safron.engine.preparation.styles import choose_stain
-from safron.engine.stains.estimate import STRENGTH_OF_MEAN, estimate
+from safron.engine.stains.estimate import estimate
 from safron.engine.stains.looks import LOOKS, mixed, random_stain, stain_change
 from safron.engine.stains.stain import DRAWN, REFERENCE, Stain, StainChange, field_of
 from safron.io.errors import BadInput
+from safron.io.measures.two_stains import STRENGTH_OF_MEAN
 
 MASK = blobs(600, 700)
 COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 15, np.uint8)] * 3), axis=-1).reshape(-1, 18, 3)

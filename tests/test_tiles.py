@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safron.engine import render
 from safron.io.errors import BadInput
 from safron.io.masks.annotations import DrawingRules, read_geojson
 from safron.io.tiles.cli import main
-from safron.io.tiles.plan import Tile, split_tiles
+from safron.io.tiles.plan import Tile, joined, split_tiles
 
 pytestmark = pytest.mark.usefixtures("here")
 MASK = blobs(500, 1400, seed=2)
@@ -266,6 +267,50 @@ def test_slides_of_one_mask_are_in_one_split(slide: Path, capsys: pytest.Capture
     ) in capsys.readouterr().err
     assert not Path("u").exists()
     assert run("u", "--slides", "l.csv", "--size", 96, "--by", "region") == 0
+
+
+def test_slides_of_other_regions_of_a_mask_are_in_one_split(
+    slide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their labels differ, and their descriptions say that they are of one mask; a copy of it has the same content."""
+    shutil.copytree(slide / "m.zarr", "copy.zarr")
+    lines = many(slide, 3)[1:]
+    for name, mask, x in (("a", slide / "m.zarr", 0), ("b", "copy.zarr", 512), ("c", slide / "m.zarr", 256)):
+        out = f"{name}.{'ome.tiff' if name == 'b' else 'tiff'}"
+        render(mask, out, model="identity", mpp=1.0, workers=1, region=(x, 0, 512, 480))
+        np.save(f"{name}.npy", MASK[:480, x : x + 512])
+        lines.append(f"{name}.npy,{out}")
+    Path("l.csv").write_text("mask,out\n" + "\n".join(lines))
+    for seed in range(4):
+        assert run("t", "--slides", "l.csv", "--size", 96, "--seed", seed, "--overwrite") == 0
+        split_of = splits_of("t")
+        assert split_of["a"] == split_of["b"] == split_of["c"]
+        assert set(split_of.values()) == {"train", "val", "test"}
+    contents = [one["mask_content"] for one in json.loads(Path("t/manifest.json").read_text())["slides"]]
+    assert contents[:2] == [None, None]
+    assert len({*contents[2:]}) == 1
+    assert len(contents[2]) > 8
+    capsys.readouterr()
+    assert run("u", "--slides", "l.csv", "--size", 96, "--by", "region") == 0
+    assert "--by region: some slides show other regions of one mask" in capsys.readouterr().err
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["", *"abcd"]), st.sampled_from(["", *"xyz"])), min_size=1, max_size=9)
+)
+def test_slides_that_share_a_name_are_joined(named: list[tuple[str, str]]) -> None:
+    """As a walk over shared names finds them."""
+    found = joined(*zip(*named, strict=True))
+    for start in range(len(named)):
+        reached = {start}
+        for _ in named:
+            reached |= {
+                other
+                for other, names in enumerate(named)
+                for one in reached
+                if any(a and a == b for a, b in zip(names, named[one], strict=True))
+            }
+        assert {other for other, name in enumerate(found) if name == found[start]} == reached
 
 
 @pytest.mark.parametrize(

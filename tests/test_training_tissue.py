@@ -22,6 +22,7 @@ from safron.training.config.data_sets import DataFacts
 from safron.training.config.settings import override, preset
 from safron.training.data import Pairs, draw_batch, ebhi, open_source
 from safron.training.data.cues import find_zones
+from tiles import tissue
 from training_cases import Bytes
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
@@ -163,6 +164,29 @@ def test_an_exported_generator_renders_in_any_style_without_a_seam(
         digests.add(report.digest)
         assert {"guides", "style"} <= set(report.stages)
     assert len(digests) == 2
+
+
+def test_the_default_style_is_measured_on_tissue_alone(trained: Path, tmp_path: Path) -> None:
+    """As `--style` is, in the same words; any other picture has nine numbers, too."""
+    out = tmp_path / "own.onnx"
+    rng = np.random.default_rng(1)
+    mask = (rng.random((256, 256)) < 0.5).astype(np.uint8)
+    pictures = {
+        "white": (np.full((256, 256, 3), 255, np.uint8), "has 0 pixels of stained tissue"),
+        "grey": (rng.integers(60, 200, (256, 256, 1), np.uint8).repeat(3, axis=2), "shows one stain alone"),
+        "mask": (np.array([[230, 130, 180], [110, 80, 150]], np.uint8)[mask], "has 2 colours, as a mask"),
+    }
+    for name, (picture, says) in pictures.items():
+        path = tmp_path / f"{name}.png"
+        cv2.imwrite(str(path), picture[..., ::-1])
+        with pytest.raises(BadInput) as refused:
+            export.export_checkpoint(trained, out, default_style=path)
+        assert str(refused.value).startswith(f"--default-style {path}: {says}")
+        assert not out.exists()
+    image = tissue(120)
+    cv2.imwrite(str(tmp_path / "tissue.png"), image[..., ::-1])
+    card = export.export_checkpoint(trained, out, default_style=tmp_path / "tissue.png")
+    assert card["style"]["default"] == pytest.approx(measure_style(image).tolist(), abs=1e-4)
 
 
 def test_a_run_starts_with_the_weights_of_another_generator(source: Any, tmp_path: Path) -> None:

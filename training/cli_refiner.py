@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from safron.io.console import PIXEL_SIZE, POSITIVE, debug_option, option, warn
-from safron.io.errors import counted
+from safron.io.errors import BadInput, counted
 from safron.training.config.exported import OVERWRITE, check_export, check_run_folder
 from safron.training.config.needs import need_torch, prepare_torch
 from safron.training.config.stopping import tell_of
@@ -67,7 +68,6 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     Synthesis, 2017, algorithm 1).
     """
     need_torch()
-    from safron.io.errors import BadInput
     from safron.io.progress import progress
     from safron.io.synthesis.tiles import read_tiles
     from safron.training.refiner.settings import SIZES
@@ -127,7 +127,7 @@ def refiner(tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
 def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Write the refiner of CHECKPOINT to OUT as ONNX, with its style encoder beside it.
 
-    TILES are those that it was trained on; their mean style is used where no reference is given.
+    TILES are those that it was trained on; their mean style is used where no reference is given. Others are left out, by their names.
     """
     need_torch()
     from safron.io.synthesis.tiles import read_tiles
@@ -138,7 +138,11 @@ def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given
 
     check_export(out, overwrite=given["overwrite"])
     config, metadata, state = load(checkpoint)
-    kept = Tiles([(name, rgb) for name, rgb in read_tiles(tiles) if name in metadata["tiles"]], config)
+    found = read_tiles(tiles)
+    _compare_tiles([name for name, _ in found], metadata["tiles"], checkpoint)
+    kept = Tiles([(name, rgb) for name, rgb in found if name in metadata["tiles"]], config)
+    for reason in kept.left:
+        warn("safron-train", f"{reason}; left out of the mean style")
     trainer = RefinerTrainer(config, kept)
     trainer.load_state_dict(state)
     said = {
@@ -161,3 +165,23 @@ def export_refiner(checkpoint: Path, tiles: tuple[Path, ...], out: Path, **given
     click.echo(
         f"wrote {out}: parity {card['parity_max_abs']:.2g} of 255, overlap {card['overlap_mismatch']:.2g}"
     )
+
+
+def _compare_tiles(given: Sequence[str], trained: Sequence[str], checkpoint: Path) -> None:
+    """Tell of tiles that are not those of a checkpoint, on which the mean style depends; refuse if none is."""
+    others, missing = sorted({*given} - {*trained}), sorted({*trained} - {*given})
+    if not {*given} & {*trained}:
+        raise BadInput(
+            f"{given[0]}: {checkpoint} was trained on none of the TILES, but on {missing[0]} and others; give those that it was trained on"
+        )
+    if others:
+        warn(
+            "safron-train",
+            f"{counted(len(others), 'tile')} that {checkpoint} was not trained on, as {others[0]}; left out",
+        )
+    if missing:
+        warn(
+            "safron-train",
+            f"{len(missing)} of {counted(len({*trained}), 'tile')} that {checkpoint} was trained on are not given, as {missing[0]}; "
+            "the mean style is that of the others",
+        )

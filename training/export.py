@@ -18,8 +18,8 @@ import onnxruntime
 import torch
 from safron.io.errors import BadInput, Failed, counted
 from safron.io.measures.guides import draw_guides
-from safron.io.measures.style import STYLE_NAMES, measure_style
-from safron.io.whole_image import read_image
+from safron.io.measures.style import STYLE_NAMES
+from safron.io.measures.style_picture import measure_style_of
 from safron.training.checkpoint import load_checkpoint
 from safron.training.config import ModelConfig, TrainConfig
 from safron.training.config.exported import check_export, own_name, write_export
@@ -127,7 +127,7 @@ def export_checkpoint(
     Raises
     ------
     BadInput
-        The checkpoint or the image cannot be read, or the generator takes no style.
+        The checkpoint or the image cannot be read, the image shows no stained tissue, or the generator takes no style.
     """
     check_export(out, overwrite=overwrite)
     kept = load_checkpoint(checkpoint)
@@ -150,7 +150,7 @@ def export_checkpoint(
     }
     styles = about.get("styles")
     if default_style is not None:
-        styles = {**(styles or {}), "default": measure_style(read_image(default_style)).tolist()}
+        styles = {**(styles or {}), "default": [*measure_style_of(default_style, "--default-style")]}
     options: dict[str, Any] = {"clear": clear, "float16": float16, "overwrite": overwrite}
     return export(network, kept.config, out, steps=kept.step, styles=styles, **options, **said)
 

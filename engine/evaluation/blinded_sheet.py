@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from safron.io.apart import check_outputs
 from safron.io.errors import BadInput, counted
 from safron.io.fields import NotNegative, convert
 from safron.io.files import check_output_path, output, parse_text, read_text
@@ -33,6 +34,7 @@ Shown = Picture | Sequence[Picture]
 SHOWN_PX = 512
 """About how many screen pixels a side a picture is shown at."""
 
+ENDINGS = (".html",)
 PAGE = Path(__file__).with_name("blinded_sheet.html")
 
 TITLE = "Real or not?"
@@ -106,10 +108,13 @@ def make_sheet(
     Raises
     ------
     BadInput
-        A source cannot be read or has fewer crops, or a file exists.
+        A source cannot be read or has fewer crops, or a file exists or is a source.
     """
-    for path in (out, key_path(out)):
-        check_output_path(path, overwrite=overwrite)
+    key = key_path(out)
+    check_output_path(out, overwrite=overwrite, endings=ENDINGS)
+    check_output_path(key, overwrite=overwrite, name="key ")
+    # A command line is checked for OUT alone, since it does not name the key.
+    check_outputs([("SOURCE", path) for path in sources.values()], [("", out), ("key ", key)], replaced=False)
     pictures: dict[str, Sequence[Shown]] = {}
     places: dict[str, Sequence[str]] = {}
     check_sources(sources.values())
@@ -176,7 +181,7 @@ def write_sheet(
     # "</" would end the script.
     page = read_text(PAGE).replace("/* sheet */ {}", json.dumps(facts).replace("</", "<\\/"))
     with (
-        output(out, overwrite=overwrite, endings=(".html",)) as page_part,
+        output(out, overwrite=overwrite, endings=ENDINGS) as page_part,
         output(key_path(out), overwrite=overwrite) as key_part,
     ):
         page_part.write_text(page, encoding="utf-8")

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
+from safron.io.image_pages import warn_of_pages
+from safron.io.masks.image_kinds import slide_vendor
 from safron.io.masks.pair_files import IMAGES as PICTURES
 from safron.io.masks.pair_files import list_images
 from safron.io.masks.pair_names import find_masks
@@ -118,6 +120,8 @@ def find_tiles(
     files = [file for file in found if file not in masks]
     if not files:
         raise BadInput(f"{source}: this folder holds no image ({', '.join(IMAGES)})")
+    # Slides of scanners have a label and an overview beside their levels.
+    warn_of_pages(file for file in files if slide_vendor(file) in (None, "generic-tiff"))
     rng = np.random.default_rng(seed)
     chosen: list[_Numbered] = []
     mpp = None

@@ -11,11 +11,12 @@ from safron.engine.scratch.arrays import RECORD, Scratch, recorded
 from safron.engine.scratch.completion import Finished, is_damaged
 from safron.engine.scratch.lock import lock_path
 from safron.engine.scratch.render_state import require_unfinished
+from safron.io.addresses import is_url
 from safron.io.apart import check_apart, check_outputs, place_of
 from safron.io.errors import BadInput
 from safron.io.files import check_output_path, waiting_name
 from safron.io.json_report import ENDINGS
-from safron.io.remote import Target, check_folder, is_url
+from safron.io.remote import Target, check_folder
 from safron.io.slides.preview import check_png_name, is_unfinished_png
 
 from .options import RenderOptions

@@ -11,24 +11,16 @@ import zarr
 from safron.engine.generator.card import Card
 from safron.engine.generator.pictures import content_of
 from safron.engine.generator.style_field import read_field
-from safron.engine.stains.estimate import estimate, estimate_file
+from safron.engine.stains.estimate import estimate_file
 from safron.engine.stains.looks import stain_change
 from safron.engine.stains.stain import DRAWN, REFERENCE, Stain, StainChange
 from safron.io.errors import BadInput, counted
-from safron.io.measures.style import BACKGROUND, STYLE_NAMES, measure_style
-from safron.io.whole_image import read_image
+from safron.io.measures.style import BACKGROUND, STYLE_NAMES
+from safron.io.measures.style_picture import measure_style_of
 from zarr.storage import LocalStore
 
 from .options import RenderOptions
 from .style_reference import reference_style
-
-DENSITIES = ((0.1, 4.0), (-0.5, 4.0), (-1.0, 1.0))
-"""Of haematoxylin, eosin and the rest in tissue; 474 pictures of EBHI-Seg and CoNSeP have 0.45 to 1.97, -0.03 to 1.83 and -0.47 to 0.36."""
-
-LEAST_COLORS = 24
-"""Of a picture of tissue; those pictures have thousands."""
-
-_SAMPLED = 1 << 14
 
 
 def choose_style(card: Card, style: str | None, folder: Path = Path()) -> Card:
@@ -115,26 +107,7 @@ def _find(card: Card, style: str, folder: Path) -> tuple[float, ...]:
             f"--style {style}: styles of generator {card.name!r} cannot be measured on an image; give one of "
             f"{', '.join(named)}"
         )
-    return _measured(style)
-
-
-def _measured(style: str) -> tuple[float, ...]:
-    """Measure the style of an image that shows stained tissue."""
-    try:
-        picture = read_image(Path(style))
-        estimate(picture, style)
-    except BadInput as error:
-        raise BadInput(f"--style {error}") from error
-    every = picture.reshape(-1, 3)
-    colors = len(np.unique(every[:: -(-len(every) // _SAMPLED)], axis=0))
-    vector = tuple(float(value) for value in measure_style(picture))
-    inside = all(low <= value <= high for value, (low, high) in zip(vector[3:6], DENSITIES, strict=True))
-    if colors < LEAST_COLORS or not inside:
-        why = f"has {counted(colors, 'colour')}" if colors < LEAST_COLORS else "has colours that no stain has"
-        raise BadInput(
-            f"--style {style}: {why}, as a mask or a drawing; give a picture of tissue in haematoxylin and eosin"
-        )
-    return vector
+    return measure_style_of(Path(style), "--style")
 
 
 def _is_field(style: str) -> bool:

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safron.io.image_files import silent
+
 from .pixel_size import PixelSize, from_tiff
-
-
-@contextmanager
-def silent(logger: logging.Logger) -> Iterator[None]:
-    """Keep a library from logging a fault that it also raises as an exception."""
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def shown_area(slide: Any) -> tuple[int, int, int, int]:

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, counted, one_line
 from safron.io.fields import RGB
+from safron.io.image_files import silent
 
-from .image_kinds import is_tiff, silent, slide_vendor, starts, tiff_size
+from .image_kinds import is_tiff, slide_vendor, starts, tiff_size
 from .image_notes import LOSSY_TIFF, LOSSY_VIPS, fill_of, filled_note, larger_note, lossy_note, turned_note
 from .palette import Palette, read_png_colours
 from .pixel_size import PixelSize, from_slide, from_tiff, from_vips

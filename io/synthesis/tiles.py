@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safron.io.errors import BadInput
 from safron.io.files import is_foreign
+from safron.io.image_pages import warn_of_pages
 from safron.io.whole_image import read_image
 
 from .stains import UInt8
@@ -17,7 +18,7 @@ MAX_PIXELS = 1 << 25
 
 
 def read_tiles(paths: Sequence[Path]) -> list[tuple[str, UInt8]]:
-    """Read all images that are named, or lie in folders that are named.
+    """Read all images that are named, or lie in folders that are named; of a TIFF with several images the first, with a warning.
 
     Parameters
     ----------
@@ -34,9 +35,11 @@ def read_tiles(paths: Sequence[Path]) -> list[tuple[str, UInt8]]:
     BadInput
         One is missing, or no colour image; or there is none.
     """
-    found = [(path.name, _read(path)) for path in _files(paths)]
+    files = [*_files(paths)]
+    found = [(path.name, _read(path)) for path in files]
     if not found:
         raise BadInput(f"{paths[0]}: holds no image ({', '.join(ENDINGS)}); give tiles, or a folder of them")
+    warn_of_pages(files)
     return found
 
 

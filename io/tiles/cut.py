@@ -22,10 +22,11 @@ from safron.io.errors import BadInput
 from safron.io.files import check_output_path, output
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.to_geojson import legend_of
+from safron.io.slides.flavors import MASK_CONTENT
 from safron.io.slides.reader import Pixels
 
 from .formats import Format, writer_of
-from .plan import SPLITS, By, Tile, places, split_tiles
+from .plan import SPLITS, By, Tile, joined, places, split_tiles
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -36,6 +37,7 @@ _FACTS = {
     "Generator": "generator",
     "Generator SHA-256": "generator_sha256",
     "Generator licence": "licence",
+    MASK_CONTENT: "mask_content",
     "Seed": "seed",
     "Stain": "stain",
 }
@@ -124,7 +126,7 @@ def cut_tiles(
     check_target(out, overwrite=overwrite)
     with ExitStack() as stack:
         sources = _open(pairs, instances, stack)
-        plan = _plan(sources, options)
+        plan = _plan(sources, options, warn)
         _tell_shares(plan.splits, options, warn)
         facts = [source.facts(warn) for source in sources]
         counts = plan.counts()
@@ -206,7 +208,7 @@ def _open(
     return [*map(_Source, slides, masks, numbers, _names([path for path, _ in pairs]))]
 
 
-def _plan(sources: Sequence[_Source], options: TileOptions) -> _TilePlan:
+def _plan(sources: Sequence[_Source], options: TileOptions, warn: Callable[[str], None]) -> _TilePlan:
     """Choose the tiles, and the split of each."""
     chosen = [_choose(number, source.mask, options) for number, source in enumerate(sources)]
     tiles = [tile for found, _ in chosen for tile in found]
@@ -214,9 +216,17 @@ def _plan(sources: Sequence[_Source], options: TileOptions) -> _TilePlan:
         raise BadInput(
             f"no tile of {options.size} pixels has {options.min_tissue:.0%} of tissue; lower --min-tissue or --size"
         )
+    digests = [digest for _, digest in chosen]
+    # Slides of other regions of a mask have other labels, and say of which mask they are.
+    contents = [source.slide.facts.get(MASK_CONTENT, "") for source in sources]
+    layouts = joined(digests, contents)
+    if options.by == "region" and len({*digests}) > len({*layouts}):
+        warn(
+            "--by region: some slides show other regions of one mask, which may overlap across splits; --by slide keeps them together"
+        )
     splits = split_tiles(
         tiles, shapes=[source.mask.shape for source in sources], names=[source.name for source in sources],
-        layouts=[layout for _, layout in chosen], shares=options.shares, by=options.by, size=options.size, gap=options.gap, seed=options.seed,
+        layouts=layouts, shares=options.shares, by=options.by, size=options.size, gap=options.gap, seed=options.seed,
     )  # fmt: skip
     return _TilePlan(splits, len(tiles))
 

@@ -53,6 +53,34 @@ def places(length: int, size: int, stride: int) -> range:
     return range(0, length - size + 1, stride)
 
 
+def joined(*names: Sequence[str]) -> list[str]:
+    """Give slides one name if any of their names is the same, or if others join them.
+
+    Parameters
+    ----------
+    names
+        Of all slides, for each way of naming them; "" is no name.
+
+    Returns
+    -------
+    list[str]
+        For each slide a name that those which belong together share, and no others.
+
+    Examples
+    --------
+    >>> joined("aabcd", ["", "x", "x", "y", ""])
+    ['0', '0', '0', '3', '4']
+    """
+    group = [*range(len(names[0]))]
+    for each in names:
+        first: dict[str, int] = {}
+        for slide, name in enumerate(each):
+            own, other = group[slide], group[first.setdefault(name, slide) if name else slide]
+            if own != other:
+                group = [min(own, other) if number in (own, other) else number for number in group]
+    return [*map(str, group)]
+
+
 def split_tiles(
     tiles: Sequence[Tile],
     *,

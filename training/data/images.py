@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput, one_line
 from safron.io.fields import RGB
+from safron.io.image_pages import warn_of_pages
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.masks.pair_files import list_images, match_files
@@ -78,6 +79,7 @@ def list_pairs(folder: Path, data_set: str) -> list[Pair]:
             f"{folder} holds no training data; put {kind.layout} there, or slides with NAME.zarr or NAME.geojson, or choose "
             "another --data-set"
         )
+    warn_of_pages(image for _, image, _ in sorted(found))
     return sorted(found)
 
 
