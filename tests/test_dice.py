@@ -30,6 +30,7 @@ from safron.training.segmentation.options import DiceOptions
 from safron.training.segmentation.plot import draw_study
 from safron.training.segmentation.synthesis import lay_out, procedural_masks, synthesize
 from safron.training.segmentation.tissue import divide, open_tissue
+from tifffile import imwrite
 from tiles import tissue
 from training_cases import labels_of, pair
 
@@ -164,6 +165,24 @@ def test_masks_take_random_stains_in_turn(tmp_path: Path) -> None:
         render(masks[index], slide, **common, stain=stain, compression="deflate", level_count=1)
         np.testing.assert_array_equal(made[index], read_image(slide))
     assert not np.array_equal(made[0][masks[0] == 1][0], made[1][masks[1] == 1][0])
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_masks_take_the_stain_of_a_picture_upon_their_styles(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In one stain, whatever the styles; another picture of the same name gives other images."""
+    model = write_generator(tmp_path / "g.onnx", style=True, guide_radius=8)
+    shown = tmp_path / "shown.tiff"
+    masks, styles = [np.zeros((40, 40), np.uint8)] * 2, [tissue(80), tissue(80, seed=1)]
+    styles[0][:, :40], styles[1][:, :40] = 250, 246
+    common: dict[str, Any] = {"model": model, "mpp": None, "threads": 1, "seed": 0, "stain": str(shown)}
+    for grey in (252, 240):
+        picture = tissue(80)
+        picture[:, :40] = grey
+        imwrite(shown, picture)
+        made = synthesize(masks, tmp_path / "s", styles=styles, **common)
+        assert [int(image[20, 20, 1]) for image in made] == pytest.approx([grey] * 2, abs=2)
+    with pytest.raises(BadInput, match=r"^safron-render: .*--stain nowhere.png: must be reference, "):
+        synthesize(masks, tmp_path / "n", **common | {"stain": "nowhere.png"})
 
 
 def test_what_the_renderer_refuses_is_one_line(tmp_path: Path) -> None:

@@ -97,9 +97,11 @@ class DiceOptions:
         "Number of training images whose styles the synthetic images take in turn, from a generator that can measure them.",
         "N",
     )
-    stain: Literal["reference", "random"] = setting(
+    stain: str = setting(
         "reference",
-        "Stain of the synthetic images: as they are drawn, or random, another for each of --styles.",
+        "Stain of the synthetic images, as for safron-render: reference (as they are drawn), random (another for each of --styles), a look by name, "
+        "or a slide or image whose stain is taken over.",
+        "STAIN",
     )
     curve: tuple[int, ...] | None = setting(
         None,

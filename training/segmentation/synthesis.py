@@ -129,8 +129,8 @@ def synthesize(
     styles
         Images, uint8 [y, x, 3] each, whose styles the masks take in turn, if the generator can measure them.
     stain
-        "random": as many canvases as there are `styles`, each in a stain of its own, upon its style if it has one; "reference":
-        as they are drawn.
+        As ``safron-render --stain``. "random": as many canvases as there are `styles`, each in a stain of its own, upon its style if
+        it has one.
 
     Returns
     -------
@@ -147,20 +147,24 @@ def synthesize(
     options = ["--model", model, "--seed", str(seed), *(["--mpp", f"{mpp:.6g}"] if mpp else [])]
     style = card["style"]
     measured = bool(style and (style["encoder"] or tuple(style["numbers"]) == STYLE_NAMES))
+    shown = Path(stain).read_bytes() if Path(stain).is_file() else b""
+    if stain not in ("reference", "random"):
+        options += ["--stain", stain]
     if not styles or not (measured or stain == "random"):
-        return _draw(labels, folder, margin, options, model, threads)
+        return _draw(labels, folder, margin, options, model, threads, content=shown)
     made: list[Bytes] = [np.empty(0, np.uint8)] * len(labels)
     for turn, image in enumerate(styles[: len(labels)]):
-        own, part, coded = folder / f"style-{turn}", [*options], b""
+        own, part, content = folder / f"style-{turn}", [*options], shown
         own.mkdir(parents=True, exist_ok=True)
         if measured:
             coded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
             with replacing(own / "style.png") as file:
                 file.write(coded)
+            content += coded
             part += ["--style", str(own / "style.png")]
         if stain == "random":
             part += ["--stain", f"random:{seed * len(styles) + turn}"]
-        drawn = _draw(labels[turn :: len(styles)], own, margin, part, model, threads, content=coded)
+        drawn = _draw(labels[turn :: len(styles)], own, margin, part, model, threads, content=content)
         made[turn :: len(styles)] = drawn
     return tuple(made)
 
