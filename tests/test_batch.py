@@ -157,7 +157,10 @@ def test_a_slide_of_other_inputs_is_refused(
     labels = zarr.open_array("copy.zarr", mode="r+")
     labels[149, 199] = 1 - labels[149, 199]
     outcome = run_cli(capfd, copy + "--quiet")
-    assert (outcome.code, "exists already, made with other content or colours of the mask; give" in outcome.err) == (
+    assert (
+        outcome.code,
+        "exists already, made with other content or colours of the mask; give" in outcome.err,
+    ) == (
         1,
         True,
     )
