@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cases import run_program
+from safron.engine import render
 from safron.io.errors import BadInput
 from safron.io.masks import cli, contours
 from safron.io.masks.contours import sides_of_pixels
 from safron.io.masks.drawing import edges_of, inside
 from safron.io.masks.open import open_mask
 from safron.io.masks.polygons import read_polygons
+from safron.io.tiles import cli as tiles
 
 
 def blobs(seed: int, side: int = 90) -> npt.NDArray[np.int32]:
@@ -157,3 +159,28 @@ def test_a_nucleus_without_a_contour_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"nuc": {"7": {"type": 1}}}')
     with pytest.raises(BadInput, match="nucleus 7 has no contour"):
         read_polygons(tmp_path / "a.json")
+
+
+def test_numbers_that_a_program_leaves_out_are_told_of(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    touching = [feature(square(x, 8, 10)) for x in range(0, 300, 10)]
+    write(Path("a.geojson"), *touching)
+    assert run_program(capfd, cli.main, "from-polygons", "a.geojson", "m.zarr", "--mpp", "1").code == 0
+    left = "m.zarr: its numbers of nuclei are left out"
+    for command, out in (("import", "o.zarr"), ("to-geojson", "o.geojson"), ("to-png", "o.png")):
+        done = run_program(capfd, cli.main, command, "m.zarr", out)
+        assert (done.code, left in done.err) == (0, True), command
+        done = run_program(capfd, cli.main, command, "o.zarr", f"2{out}")
+        assert left not in done.err, command
+    report = render("m.zarr", "s.tiff", model="identity", labels_out="l.ome.zarr")
+    assert any(
+        "--labels-out: the numbers of nuclei of mask m.zarr are not written" in said
+        for said in report.warnings
+    )
+    cut = "s.tiff", "m.zarr", "t", "--size", "16", "--gap", "0", "--min-tissue", "0"
+    done = run_program(capfd, tiles.main, *cut)
+    assert f"{left}; pass --instances m.zarr/labels/instance" in done.err
+    done = run_program(capfd, tiles.main, *cut, "--overwrite", "--instances", "m.zarr/labels/instance")
+    assert (done.code, left in done.err) == (0, False), done.err
