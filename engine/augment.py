@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .nucleus_tiles import NucleusTile
 
 NAME = "safron-augment"
+USUAL_MPP = 0.25
+"""Pixel size of CoNSeP, in micrometres."""
+
 Kind = Literal["G0", "G1"]
 
 
@@ -51,7 +54,7 @@ class SetOptions:
     copies
         Images made from each tile.
     mpp
-        Pixel size of the tiles in micrometres.
+        Pixel size of the tiles in micrometres; None for what their ``dataset.json`` says, or else 0.25.
     edges
         "mask" from labels and numbers, "image" from the real image of each tile.
     leave_out
@@ -63,7 +66,7 @@ class SetOptions:
     model: str | Path
     kind: Kind
     copies: int = 1
-    mpp: float = 0.25
+    mpp: float | None = None
     edges: Literal["mask", "image"] = "mask"
     leave_out: Sequence[str] = ()
     seed: int = 0
@@ -101,13 +104,15 @@ def augment(
     from safron.io.errors import BadInput
     from safron.io.files import output
 
-    from .nucleus_tiles import label_values, list_tiles, read_tile
+    from .nucleus_tiles import label_values, list_tiles, read_about, read_tile
 
     _check_target(out, overwrite=overwrite)
     generator = load_model(options.model)
     values, names = label_values(generator.card), list_tiles(folder, options.leave_out)
     if options.edges == "image" and generator.card.edges is None:
         raise BadInput(f"--edges image: generator {generator.card.name!r} takes no edges; leave it out")
+    about = read_about(folder)
+    options = replace(options, mpp=options.mpp or about.mpp or USUAL_MPP)
     made = []
     with output(out, overwrite=overwrite, folder=True) as part, tempfile.TemporaryDirectory() as scratch:
         maker = _Maker(generator, values, options, part, Path(scratch))
@@ -116,7 +121,7 @@ def augment(
             for copy in range(options.copies):
                 made.append(maker.make(tile, number, copy))
                 report(len(made))
-        _describe(part, generator, folder.name, options, made)
+        _describe(part, generator, about.licence, folder.name, options, made)
     return made
 
 
@@ -130,11 +135,14 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
         raise BadInput(f"{out}: exists and is not a set of {NAME}; choose another name")
 
 
-def _describe(part: Path, generator: Any, source: str, options: SetOptions, made: Sequence[Made]) -> None:
+def _describe(
+    part: Path, generator: Any, licence: str, source: str, options: SetOptions, made: Sequence[Made]
+) -> None:
     """Write the manifest of a set, and what safron-train should know of it."""
     about: dict[str, Any] = {
         "set": options.kind,
         "labels": source,
+        "licence_of_labels": licence or None,
         "left_out": list(options.leave_out),
         "edges": options.edges,
     }
@@ -150,7 +158,7 @@ def _describe(part: Path, generator: Any, source: str, options: SetOptions, made
     (part / "manifest.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     said = {
         "name": f"{source} {options.kind}, generated",
-        "licence": card.licence,
+        "licence": f"images: {card.licence}; labels: {licence}" if licence else card.licence,
         "mpp": options.mpp,
     }
     (part / "dataset.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
@@ -229,7 +237,13 @@ def _save(path: Path, array: Any) -> None:
     default="nuclei",
 )
 @option("--copies", "Number of images made from each tile.", "N", type=click.IntRange(1), default=1)
-@option("--mpp", "Pixel size of the tiles, in micrometres.", "UM", type=PIXEL_SIZE, default=0.25)
+@option(
+    "--mpp",
+    "Pixel size of the tiles, in micrometres.",
+    "UM",
+    type=PIXEL_SIZE,
+    shown="that of dataset.json in DATA, or else 0.25",
+)
 @option("--edges", "Where edges come from: mask, the numbers of the nuclei; image, Canny's method on the real image.",
         type=click.Choice(["mask", "image"]), default="mask")  # fmt: skip
 @option(

@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 from safron.engine.generator.card import Card
 from safron.io.errors import BadInput
-from safron.io.files import is_foreign
+from safron.io.fields import Mpp, convert
+from safron.io.files import is_foreign, parse_text
+from safron.io.json_texts import parse_json
 from safron.io.masks.canny import Canny, canny
+from safron.io.masks.edges import not_alike
 from safron.io.masks.open import open_mask
 from safron.io.synthesis.tiles import ENDINGS
 from safron.io.whole_image import read_image
@@ -127,6 +131,33 @@ def list_tiles(folder: Path, leave_out: Sequence[str]) -> list[str]:
     return names
 
 
+class About(Struct, frozen=True):
+    """What ``dataset.json`` beside tiles says of them.
+
+    Attributes
+    ----------
+    mpp
+        Their pixel size in micrometres; None where it is not said.
+    licence
+        Of the labels.
+    """
+
+    mpp: Mpp | None = None
+    licence: str = ""
+
+
+def read_about(folder: Path) -> About:
+    """Read ``dataset.json`` in `folder`, if it is there; raises `BadInput` if it is not JSON or a value is of the wrong kind."""
+    file = folder / "dataset.json"
+    if not file.is_file():
+        return About()
+    remedy = 'it must look like {"licence": "...", "mpp": 0.25}'
+    found: About = convert(
+        parse_text(file, parse_json, kind="JSON", remedy=remedy), About, str(file), then=remedy, loose=True
+    )
+    return found
+
+
 def read_tile(folder: Path, name: str, *, image_edges: bool) -> NucleusTile:
     """Read a tile; with `image_edges`, find the edges of its real image.
 
@@ -148,6 +179,10 @@ def read_tile(folder: Path, name: str, *, image_edges: bool) -> NucleusTile:
         )
     if int(ids.max()) > 65535:
         raise BadInput(f"{folder / 'inst' / name}.png holds {ids.max()}; numbers of nuclei are at most 65535")
+    if fault := not_alike(labels > 0, ids > 0):
+        raise BadInput(
+            f"{folder}: inst/{name}.png and class/{name}.png {fault}; restore them, or leave the tile out with --leave-out {name}"
+        )
     edges = None
     if image_edges:
         images = sorted((folder / "images").glob(f"{name}.*"))

@@ -190,3 +190,37 @@ def test_a_tile_that_lacks_a_file_is_not_dropped(tmp_path: Path, capfd: Any, par
     )
     done = run_program(capfd, augment.main, *given, "--leave-out", "b")
     assert done.code == 0, done.err
+
+
+def test_pixel_size_and_licence_of_the_tiles_are_kept(tmp_path: Path, capfd: Any) -> None:
+    data, made = tiles(tmp_path / "data", "a"), model(tmp_path)
+    about = data / "dataset.json"
+
+    def said(*more: str) -> tuple[Any, Any]:
+        done = run_program(capfd, augment.main, data, tmp_path / "o", "--model", made, "--overwrite", *more)
+        assert done.code == 0, done.err
+        plain, whole = (
+            json.loads((tmp_path / "o" / name).read_text()) for name in ("dataset.json", "manifest.json")
+        )
+        assert plain["mpp"] == whole["mpp"]
+        return plain, whole
+
+    assert said()[0]["mpp"] == 0.25
+    about.write_text('{"mpp": 0.5, "licence": "CC BY", "name": "ours"}')
+    plain, whole = said()
+    assert (plain["mpp"], plain["licence"]) == (0.5, "images: CC0; labels: CC BY")
+    assert whole["licence_of_labels"] == "CC BY"
+    assert said("--mpp", "0.4")[0]["mpp"] == 0.4
+    about.write_text('{"mpp": "half"}')
+    done = run_program(capfd, augment.main, data, tmp_path / "p", "--model", made)
+    assert done.code == 2
+    assert "dataset.json" in done.err
+
+
+def test_numbers_of_other_nuclei_are_refused(tmp_path: Path, capfd: Any) -> None:
+    data = tiles(tmp_path / "data", "a")
+    cv2.imwrite(str(data / "inst" / "a.png"), np.zeros((100, 100), np.uint16))
+    done = run_program(capfd, augment.main, data, tmp_path / "o", "--model", model(tmp_path))
+    assert done.code == 2
+    assert "inst/a.png and class/a.png are not of the same nuclei" in done.err
+    assert "0 % have both; restore them, or leave the tile out with --leave-out a" in done.err

@@ -160,6 +160,26 @@ def test_numbers_and_edges_may_be_given(tmp_path: Path) -> None:
         assert np.array_equal(made[name][tissue], (60.0 * labels + 7.0 * edges)[tissue]), name
 
 
+def test_lines_of_one_pixel_are_drawn_by_a_generator_with_larger_pixels(tmp_path: Path) -> None:
+    np.save(tmp_path / "l.npy", np.ones((100, 90), np.uint8))
+    card = CARD | {"mpp": 1.0, "edges": {"of": "instances", "labels": [2]}}
+    model = write_onnx(tmp_path / "g.onnx", card=card, edges=True)
+    made = []
+    for row in (None, 40, 41):
+        edges = np.zeros((100, 90), np.uint8)
+        if row is not None:
+            edges[row] = 255
+        np.save(tmp_path / "e.npy", edges)
+        render(
+            tmp_path / "l.npy", tmp_path / "s.tiff", model=model, mpp=0.5, edges=tmp_path / "e.npy", compression="none", tiff_tile=64,
+            overwrite=True,
+        )  # fmt: skip
+        made.append(np.asarray(tifffile.imread(tmp_path / "s.tiff", level=0))[..., 0].astype(int))
+    without, even, odd = made
+    assert (even[40:42] > without[40:42] + 3).all()
+    np.testing.assert_array_equal(even, odd)
+
+
 def test_other_numbers_are_another_render(tmp_path: Path) -> None:
     labels, numbers = cells(100, 90)
     np.save(tmp_path / "l.npy", labels)

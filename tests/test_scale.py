@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from safron.engine.plan.render_plan import choose_bits
 from safron.engine.plan.scale import ONE, Scale, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.io.errors import BadInput
+from safron.io.masks.mask import Beside
+from safron.io.masks.open import open_mask
+from safron.io.masks.scaled import ScaledEdges
 
 RATIOS = ["0.25", "0.499", "1.0", "2.0", "3.7", "8"]
 
@@ -171,3 +175,27 @@ def test_plan_run_and_report_say_what_size_is_assumed(
     report = json.loads(Path("report.json").read_text())
     assert report["scale"] == ratio
     assert [warning in line for line in report["warnings"]] == ([True] if warning else [])
+
+
+@pytest.mark.parametrize("scale", [Scale(1, 2), Scale(2, 3), Scale(5, 8), Scale(1, 4), Scale(3, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 4), (5, 13), (9, 2), (33, 21)])
+def test_no_edge_is_lost_where_pixels_are_larger(scale: Scale, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(shape[0])
+    given = (rng.random(shape) < 0.15).astype(np.int32) * -7
+    height, width = (scale.drawn(side) for side in shape)
+    # A last pixel that holds the centre of none takes the nearest.
+    rows, columns = (
+        [
+            [at for at in range(side) if floor((at + Fraction(1, 2)) * scale.ratio) == place] or [side - 1]
+            for place in range(scale.drawn(side))
+        ]
+        for side in shape
+    )
+    expected = np.array([[given[np.ix_(own, across)].any() for across in columns] for own in rows], np.uint8)
+    seen = ScaledEdges(
+        Beside(open_mask(given).plane, "edges", "m", shape), (height, width), scale.first_slide_index
+    )
+    np.testing.assert_array_equal(seen[0:height, 0:width], expected)
+    for _ in range(9):
+        (y0, y1), (x0, x1) = (sorted(rng.integers(0, side + 1, 2).tolist()) for side in (height, width))
+        np.testing.assert_array_equal(seen[y0:y1, x0:x1], expected[y0:y1, x0:x1])

@@ -191,6 +191,8 @@ def test_instances_travel_with_their_tiles(slide: Path) -> None:
     cut(slide, *given, "--format", "webdataset", "--overwrite")
     with tarfile.open("t/train-000000.tar") as archive:
         assert f"{rows[0]['name']}.instances.png" in archive.getnames()
+    cut(slide, *given, "--format", "geojson", "--overwrite")
+    assert png(Path("t") / "train" / f"{rows[0]['name']}.instances.png").max() == int(rows[0]["instances"])
     assert run(slide / "s.tiff", slide / "m.zarr", "u", "--instances", slide / "s.tiff") == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from safron.io.errors import BadInput
 from safron.io.masks.canny import Canny, canny
 from safron.io.masks.edges import find_edges
 from safron.training import cli
-from safron.training.config.data_sets import DataFacts
+from safron.training.config.data_sets import DataFacts, read_facts
 from safron.training.config.settings import override, preset
 from safron.training.data import consep, draw_batch, open_source
+from safron.training.data.source import Pairs
 from training_cases import tile, write
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'safron[train]'")
@@ -51,7 +53,7 @@ def test_most_common_value_of_each_square() -> None:
 def test_tiles_come_at_half_their_size(folder: Path) -> None:
     pairs = consep.prepare(folder, TINY.model)
     assert pairs.slides == ("train_0", "train_1", "train_2")
-    assert "1 with ink or little tissue left out" in pairs.told
+    assert pairs.told == "tiles of 0.25 um per pixel, 1 with ink or little tissue left out (train_inked)"
     assert pairs.mpp == 0.5
     for image, labels, edges in zip(pairs.images, pairs.labels, pairs.edges, strict=True):
         assert image.shape == (120, 120, 3)
@@ -90,8 +92,51 @@ def test_other_generators_of_nuclei(folder: Path) -> None:
         consep.prepare(folder, override(one, {"model": {"labels": labels}}, "test").model)
 
 
+def test_tiles_of_another_pixel_size_and_kind_of_file(folder: Path, tmp_path: Path) -> None:
+    """As `safron-augment --mpp 0.5` writes them."""
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    for path in list((data / "images").iterdir()):
+        image = cv2.imread(str(path))
+        path.unlink()
+        write(path.with_suffix(".png"), image)
+    (data / "dataset.json").write_text('{"mpp": 0.5}')
+    source = open_source(data, TINY, tmp_path, read_facts(data, FACTS))
+    assert isinstance(source, Pairs)
+    assert (source.mpp, [image.shape[:2] for image in source.images]) == (0.5, [(240, 240)] * 3)
+    with pytest.raises(
+        BadInput, match=r"--mpp 0.25: .* multiples of their own 0.5 um per pixel; give 0.5, 1 or 2"
+    ):
+        consep.prepare(data, replace(TINY.model, mpp=0.25), 0.5)
+
+
+def test_a_tile_without_its_image_is_not_dropped(tmp_path: Path) -> None:
+    tile(tmp_path, "a")
+    tile(tmp_path, "b", 1)
+    (tmp_path / "images" / "b.webp").unlink()
+    with pytest.raises(
+        BadInput, match=r"class/b.png has no image in .*images; add the image or remove class/b.png"
+    ):
+        consep.prepare(tmp_path, TINY.model)
+    tile(tmp_path, "b", 1)
+    shutil.copyfile(tmp_path / "images" / "b.webp", tmp_path / "images" / "b.png")
+    with pytest.raises(BadInput, match=r"b.png and .*b.webp are images of one tile"):
+        consep.prepare(tmp_path, TINY.model)
+
+
+def test_numbers_of_other_nuclei_are_refused(tmp_path: Path) -> None:
+    tile(tmp_path, "a")
+    numbers = cv2.imread(str(tmp_path / "inst" / "a.png"), cv2.IMREAD_UNCHANGED)
+    for given in (np.roll(numbers, 40, axis=0), np.zeros_like(numbers)):
+        write(tmp_path / "inst" / "a.png", given)
+        with pytest.raises(
+            BadInput, match=r"inst/a.png and class/a.png are not of the same nuclei: .* % have both"
+        ):
+            consep.prepare(tmp_path, TINY.model)
+
+
 def test_damaged_folders(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="holds no images"):
+    with pytest.raises(BadInput, match="holds no image"):
         consep.prepare(tmp_path, TINY.model)
     tile(tmp_path, "a")
     write(tmp_path / "class" / "a.png", np.full((240, 240), 7, np.uint8))

@@ -35,7 +35,7 @@ from safron.engine.scratch.boundary_store import boundary_parts, empty_boundary
 from safron.engine.scratch.task_result import Tally, TaskDone
 from safron.engine.system.large_arrays import kept
 from safron.io.masks.mask import LabelMask
-from safron.io.masks.scaled import ScaledMask
+from safron.io.masks.scaled import ScaledEdges, ScaledMask
 from safron.io.slides.pyramid import reduce_region
 from safron.io.slides.writer import EncodedTile, encode_region
 
@@ -72,17 +72,19 @@ class Job:
         """The mask in drawn pixels."""
         return self._drawn(self.mask)
 
-    def _drawn(self, mask: LabelMask) -> Labels:
+    def _drawn(self, mask: LabelMask, name: str = "labels") -> Labels:
         plan = self.plan if self.sampling is None else self.sampling.whole
         grid, scale = plan.grid, plan.scale
         if scale.is_one:
             return mask
+        if name == "edges" and scale.ratio < 1:
+            return ScaledEdges(mask, (grid.height, grid.width), scale.first_slide_index)
         return ScaledMask(mask, (grid.height, grid.width), scale.slide_index)
 
     @property
     def sources(self) -> tuple[PlaneSource, ...]:
         """Where the generator's inputs beside labels come from."""
-        beside = {name: self._drawn(other) for name, other in self.mask.beside.items()}
+        beside = {name: self._drawn(other, name) for name, other in self.mask.beside.items()}
         return card_sources(self.model.card, self.labels, seed=self.plan.seed, beside=beside)
 
     def on_canvas(self, window: Window) -> Window:

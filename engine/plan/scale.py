@@ -71,6 +71,10 @@ class Scale:
         """Return the slide pixels under the centres of drawn pixels: int64, as `drawn`."""
         return (2 * drawn + 1) * self.denominator // (2 * self.numerator)
 
+    def first_slide_index(self, drawn: Int64) -> Int64:
+        """Return the first slide pixels whose centres do not lie before drawn pixels: int64, as `drawn`."""
+        return -((self.numerator - 2 * drawn * self.denominator) // (2 * self.numerator))
+
     @property
     def _radius(self) -> Fraction:
         """Distance in drawn pixels at which weights reach zero."""

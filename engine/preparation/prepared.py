@@ -108,6 +108,10 @@ class Prepared:
                 f"mask {self.job.mask.source}: it has no numbers of nuclei, so touching nuclei of one label are drawn as one; give "
                 "--instances, or make the mask with safron-mask from-polygons"
             )
+        if self.options.labels_out is not None and "instances" in mask.beside:
+            notes.append(
+                f"--labels-out: the numbers of nuclei of mask {mask.source} are not written, so nuclei of one label that touch are one there"
+            )
         notes += name_notes(mask, card)
         notes += self._size_notes()
         if self.plan.stain is not None and card.name not in model_names():

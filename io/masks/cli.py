@@ -37,6 +37,7 @@ from .cli_options import (
     palette_options,
     relabel_of,
     size_of,
+    warn_of_numbers,
     write_mask,
     write_options,
 )
@@ -107,6 +108,10 @@ def import_(
     palette = "indices" if indices else palette
     relabel = relabel_of(mapping, binarize=binarize)
     mask = open_source(image, palette, palette_tolerance, mpp=mpp, relabel=relabel)
+    warn_of_numbers(
+        mask,
+        f"{out} has labels only, so nuclei of one label that touch are one; copy the folder to keep them",
+    )
     # Strips as wide as the image are read once, and not once for every chunk that they cross.
     strip = CHUNK, whole_chunks(min(mask.chunks[1], (1 << 26) // CHUNK))
     pieces = pieces_of(mask, strip, remedy="cut it up, or correct its metadata")

@@ -10,7 +10,7 @@ from safron.io.errors import counted
 from safron.io.legend import Label
 from safron.io.progress import pixel_progress
 
-from .cli_options import NAME, named_values, open_source, palette_options
+from .cli_options import NAME, named_values, open_source, palette_options, warn_of_numbers
 
 overwrite_option = option("--overwrite", "Replace OUT.", is_flag=True)
 
@@ -78,6 +78,7 @@ def to_geojson(
     _check_names(labels)
     check_output_path(out, overwrite=overwrite, endings=ENDINGS)
     opened = open_source(mask, palette, palette_tolerance)
+    warn_of_numbers(opened, "nuclei of one label that touch become one region")
     height, width = opened.shape
     with pixel_progress(2 * height * width) as advance:
         found = write_geojson(
@@ -152,6 +153,7 @@ def to_png(
 
     check_output_path(out, overwrite=overwrite, endings=(".png",))
     opened = open_source(mask, palette, palette_tolerance)
+    warn_of_numbers(opened, "nuclei of one label that touch are one in the picture")
     legend = legend_of(opened, {})
     if palette is not None and palette != "indices":
         for value, color in read_palette(palette).items():

@@ -22,6 +22,12 @@ SIZE = "Size of the mask: width and height, in pixels."
 SHARE = click.FloatRange(0, 1)
 
 
+def warn_of_numbers(mask: LabelMask, why: str) -> None:
+    """Warn that the numbers of nuclei beside some labels are not taken, if there are any; with what follows from that."""
+    if "instances" in mask.beside:
+        warn(NAME, f"{mask.source}: its numbers of nuclei are left out: {why}")
+
+
 def size_of(value: str) -> tuple[int, int]:
     """Read W,H as (height, width)."""
     from .mask import MAX_SIDE

@@ -38,7 +38,7 @@ classes_option = option(
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.zarr")
 @option(
     "--regions",
-    "Polygons of tissue, of the same formats, drawn beneath the nuclei; they have no numbers.",
+    "Polygons of tissue, of the same formats, drawn beneath the nuclei; they have no numbers. Of a file of QuPath with cells, its annotations.",
     "FILE",
     type=click.Path(path_type=Path),
 )
@@ -80,7 +80,7 @@ def from_polygons(nuclei: Path, out: Path, *, overwrite: bool, workers: int | No
 
     NUCLEI holds one polygon for each: GeoJSON of QuPath or CellViT, JSON of HoVer-Net or CellViT, or .npz with the arrays xy,
     offsets, cls and names. OUT is an OME-Zarr with the label images class and instance. A pixel belongs to a polygon if its
-    centre does; later polygons cover earlier ones. Memory does not grow with the mask.
+    centre does; contours of HoVer-Net and CellViT are drawn with the pixels that they name. Later polygons cover earlier ones. Memory does not grow with the mask.
     """
     from .polygon_mask import write_polygon_mask
     from .write import check_target
@@ -135,10 +135,10 @@ class _Drawing:
 def _plan_drawing(options: PolygonOptions) -> _Drawing:
     """Read the polygons, choose their labels and the size of the mask, and warn of what may be meant otherwise."""
     from .classes import read_table, table_of
-    from .polygon_mask import PolygonMask, layer_of
+    from .polygon_mask import PolygonMask, check_canvas, layer_of
 
     found = _read(options.nuclei, options.downsample)
-    beneath = None if options.regions is None else _read(options.regions, options.downsample)
+    beneath = None if options.regions is None else _read(options.regions, options.downsample, regions=True)
     both = [found] if beneath is None else [found, beneath]
     table = table_of(both) if options.classes is None else read_table(options.classes)
     _warn_of_unknown_classes(options.ignore, {name.lower() for polygons in both for name in polygons.names})
@@ -152,6 +152,7 @@ def _plan_drawing(options: PolygonOptions) -> _Drawing:
         background = tissue[0] if tissue and under is None else 0
     size = found.extent if options.size is None and options.like is None else options.size
     height, width, mpp = canvas_of(size, options.like, options.downsample, quiet=options.mpp is not None)
+    check_canvas(options.nuclei, layer, height, width)
     for name, count in layer.polygons.count().items():
         value = int(layer.labels[int((layer.polygons.classes == layer.polygons.names.index(name)).argmax())])
         if table.name(value) in ("tissue", "background"):
@@ -163,11 +164,13 @@ def _plan_drawing(options: PolygonOptions) -> _Drawing:
     return _Drawing(PolygonMask(layer, under, background), table, height, width, options.mpp or mpp)
 
 
-def _read(path: Path, downsample: float) -> PolygonSet:
-    """Polygons of a file, in pixels of the mask."""
+def _read(path: Path, downsample: float, *, regions: bool = False) -> PolygonSet:
+    """Polygons of a file, in pixels of the mask; warns of what else it holds."""
     from .polygons import read_polygons
 
-    found = read_polygons(path)
+    found = read_polygons(path, regions=regions)
+    for note in found.notes:
+        warn(NAME, f"{path}: {note}")
     return replace(found, scale=found.scale * downsample)
 
 

@@ -25,6 +25,8 @@ import numpy.typing as npt
 from safron.io.errors import counted
 from safron.io.legend import DEFAULT_LABELS, Label
 
+from .geojson import kinds_told, planes_told
+
 CELL = 2048
 """Side of a cell of the index, in pixels."""
 
@@ -139,18 +141,11 @@ class Drawing:
 
     def losses(self) -> list[str]:
         """Say what the file holds and no pixel will show, as far as that is known before anything is drawn."""
-        losses = [
-            f"{count} x {kind} left out: only polygons have an inside" for kind, count in self.skipped.items()
-        ]
+        losses = kinds_told(self.skipped)
         if self.outside:
-            losses.append(f"{self.outside} polygons lie beyond the canvas")
-        if len(self.planes) > 1:
-            axes = {"z": sorted({z for z, _ in self.planes}), "t": sorted({t for _, t in self.planes})}
-            found = "; ".join(f"{axis} {', '.join(map(str, at))}" for axis, at in axes.items() if len(at) > 1)
-            losses.append(
-                f"objects lie in {len(self.planes)} planes ({found}), and all are drawn on one canvas; "
-                "export one plane to draw it alone"
-            )
+            lie = "polygons lie" if self.outside > 1 else "polygon lies"
+            losses.append(f"{self.outside} {lie} beyond the canvas")
+        losses += planes_told(self.planes)
         if self.nuclei:
             losses.append(
                 f"{counted(self.nuclei, 'nucleus', 'nuclei')} of cells left out; safron-mask from-geojson --nuclei VALUE draws them"

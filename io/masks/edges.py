@@ -79,6 +79,33 @@ def borders(planes: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.uint8]:
     return found.reshape(height - 2, width)[:, 1:-1].view(np.uint8)
 
 
+LEAST_COMMON = 0.5
+"""Share of the pixels of nuclei that must have both a label of nuclei and a number."""
+
+
+def not_alike(labelled: npt.NDArray[np.bool_], numbered: npt.NDArray[np.bool_]) -> str:
+    """Say where labels and numbers are not of the same nuclei; nothing where they are.
+
+    Parameters
+    ----------
+    labelled, numbered
+        Bool, of one shape: which pixels have a label of nuclei, and which a number.
+
+    Examples
+    --------
+    >>> not_alike(np.array([1, 1, 1, 0], bool), np.array([1, 1, 0, 0], bool))
+    ''
+    >>> not_alike(np.array([1, 1, 1, 0], bool), np.array([0, 0, 1, 1], bool))
+    'are not of the same nuclei: of the pixels that have a number or a class of nuclei 25 % have both'
+    """
+    either = np.count_nonzero(labelled | numbered)
+    share = np.count_nonzero(labelled & numbered) / max(either, 1)
+    if not either or share >= LEAST_COMMON:
+        return ""
+    pixels = "of the pixels that have a number or a class of nuclei"
+    return f"are not of the same nuclei: {pixels} {100 * share:.0f} % have both"
+
+
 def _any_differs(
     pairs: Sequence[tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]],
 ) -> npt.NDArray[np.bool_]:

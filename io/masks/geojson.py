@@ -35,6 +35,9 @@ MAX_GEOJSON_BYTES = 1 << 30
 ELLIPSE_SIDES = 720
 """A polygon of so many sides differs from an ellipse of 10,000 px by less than 0.1 px."""
 
+WITHOUT_GEOMETRY = "no geometry"
+"""What stands for the kind of an object that has none."""
+
 GEOMETRIES = {
     *("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection")
 }
@@ -211,13 +214,13 @@ def features_of(document: Any) -> list[Any]:
 
 def _add(objects: Objects, feature: Mapping[str, Any], ignore: set[str], nuclei: bool) -> None:
     name = feature_name(feature)
-    geometry = feature["geometry"] or {"type": "no geometry"}
+    geometry = feature["geometry"] or {"type": WITHOUT_GEOMETRY}
     found, rest = outlines(geometry)
     nucleus, _ = outlines(feature.get("nucleusGeometry") or {"type": "none"})
     objects.skipped.update(rest)
     if name.lower() in ignore or not found:
         return
-    objects.planes[_plane(geometry)] += 1
+    objects.planes[plane_of(geometry)] += 1
     if (color := _color(feature)) is not None:
         objects.colors.setdefault(name, color)
     objects.shapes += [Shape(name, rings) for rings in found]
@@ -261,12 +264,29 @@ def _color(feature: Mapping[str, Any]) -> RGB | None:
     return None
 
 
-def _plane(geometry: Mapping[str, Any]) -> tuple[int, int]:
+def plane_of(geometry: Mapping[str, Any]) -> tuple[int, int]:
+    """Plane (z, t) of an object; ValueError where it is none."""
     plane = _object(geometry.get("plane"), "plane")
     place = plane.get("z", 0), plane.get("t", 0)
     if not all(type(number) is int for number in place):
         raise ValueError("z and t of its plane must be whole numbers")
     return place
+
+
+def planes_told(planes: Mapping[tuple[int, int], int]) -> list[str]:
+    """Say in a line in which planes (z, t) objects lie, where they lie in several."""
+    if len(planes) < 2:
+        return []
+    axes = {"z": sorted({z for z, _ in planes}), "t": sorted({t for _, t in planes})}
+    found = "; ".join(f"{axis} {', '.join(map(str, at))}" for axis, at in axes.items() if len(at) > 1)
+    return [
+        f"objects lie in {len(planes)} planes ({found}), and all are drawn on one canvas; export one plane to draw it alone"
+    ]
+
+
+def kinds_told(kinds: Mapping[str, int]) -> list[str]:
+    """Say in a line for each kind how many geometries have no inside, and are left out."""
+    return [f"{count} x {kind} left out: only polygons have an inside" for kind, count in kinds.items()]
 
 
 def outlines(geometry: Any) -> tuple[list[list[Ring]], list[str]]:

@@ -63,8 +63,7 @@ class PolygonMask:
 
     def lost(self, height: int, width: int) -> Lost:
         """Find the nuclei that are not in the mask, or not wholly; all must be painted."""
-        boxes = self.nuclei.polygons.boxes
-        beyond = (boxes[:, 0] >= height) | (boxes[:, 1] >= width) | (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
+        beyond = _beyond(self.nuclei, height, width)
         return Lost(
             beyond=np.flatnonzero(beyond) + 1,
             between=np.flatnonzero(~self.held & ~beyond) + 1,
@@ -78,6 +77,23 @@ class PolygonMask:
         polygons = self.nuclei.polygons
         counts = np.bincount(polygons.classes[self.seen], minlength=len(polygons.names))
         return {name: int(counts[polygons.names.index(name)]) for name in polygons.count()}
+
+
+def _beyond(layer: Layer, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """Which polygons lie beyond a canvas: bool [polygons]."""
+    boxes = layer.polygons.boxes
+    return np.asarray(
+        (boxes[:, 0] >= height) | (boxes[:, 1] >= width) | (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
+    )
+
+
+def check_canvas(source: Path, layer: Layer, height: int, width: int) -> None:
+    """Raise `BadInput` if all polygons of a file lie beyond the canvas."""
+    if _beyond(layer, height, width).all():
+        raise BadInput(
+            f"{source}: all its polygons lie beyond a canvas of {width} x {height} pixels; check the size, or pass --downsample where "
+            "the mask is smaller than the image with these polygons"
+        )
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ A `PolygonSet` keeps all of them in a few arrays, so that half a million nuclei 
 
 - ``.npz`` with the arrays xy, offsets, cls and names, and, if need be, hole (1 for the inner ring of the polygon before it) and
   scale (by which xy is divided)
-- GeoJSON of QuPath and of CellViT, also one feature a line: each polygon is a nucleus; of QuPath's cells the nucleus counts, where it is outlined
-- JSON of HoVer-Net ({"nuc": {"1": {"contour": ..., "type": 1}}}) and of CellViT ({"cells": [{"contour": ..., "type": 1}]})
+- GeoJSON of QuPath and of CellViT, also one feature a line: each polygon is a nucleus, and all polygons of a QuPath cell or detection are one;
+  of cells the nucleus counts, where it is outlined
+- JSON of HoVer-Net ({"nuc": {"1": {"contour": ..., "type": 1}}}) and of CellViT ({"cells": [{"contour": ..., "type": 1}]}), whose contours
+  name pixels (see `safron.io.masks.contours`)
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +22,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safron.io.errors import BadInput, one_line
+from safron.io.errors import BadInput, counted, one_line
 from safron.io.files import open_input, parsing
 from safron.io.json_texts import each_json
 
-from .geojson import feature_name, features_of, outlines
+from .contours import sides_of_pixels
+from .geojson import WITHOUT_GEOMETRY, feature_name, features_of, kinds_told, outlines, plane_of, planes_told
 from .mask import MAX_SIDE
 
 HOVERNET = {0: "no label", 1: "neopla", 2: "inflam", 3: "connec", 4: "necros", 5: "no-neo"}
 """HoVer-Net's names of PanNuke's classes, which its JSON does not hold."""
+
+NUCLEI = ("cell", "detection")
+"""QuPath's types of objects that programs find; beside them, annotations say where they looked."""
 
 Points = npt.NDArray[np.float64]
 
@@ -50,6 +57,8 @@ class PolygonSet:
         int32 [polygons]: index into `names`.
     names
         Of the classes.
+    notes
+        What else the file holds, a line for each kind.
     """
 
     xy: npt.NDArray[Any]
@@ -58,6 +67,7 @@ class PolygonSet:
     polygons: npt.NDArray[np.int64]
     classes: npt.NDArray[np.int32]
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -83,8 +93,15 @@ class PolygonSet:
         return {name: int(count) for name, count in zip(self.names, counts, strict=True) if count}
 
 
-def read_polygons(path: Path) -> PolygonSet:
+def read_polygons(path: Path, *, regions: bool = False) -> PolygonSet:
     """Read the polygons of a file; see the module's text.
+
+    Parameters
+    ----------
+    path
+        The file.
+    regions
+        Where a file of QuPath has annotations and cells or detections, take the annotations and not the others.
 
     Raises
     ------
@@ -95,8 +112,8 @@ def read_polygons(path: Path) -> PolygonSet:
         return _read_npz(path)
     remedy = "give GeoJSON of QuPath, JSON of HoVer-Net or CellViT, or .npz with xy, offsets, cls and names"
     with parsing(path, kind="polygons of nuclei", remedy=remedy):
-        texts = each_json(path, lambda document: list(_objects(document)))
-        return _collect(path, chain.from_iterable(texts))
+        texts = each_json(path, lambda document: list(_objects(document, regions)))
+        return _collect(path, list(chain.from_iterable(texts)), regions)
 
 
 def _read_npz(path: Path) -> PolygonSet:
@@ -148,53 +165,97 @@ def _check_reach(path: Path, xy: npt.NDArray[Any], scale: float) -> None:
         )
 
 
-Named = tuple[str, list[Points]]
-"""Class and rings of a polygon, the outer one first."""
+@dataclass(frozen=True)
+class _Object:
+    """An object of a file: its class, its rings, the outer one first, its type as QuPath says, what else it has, and its plane."""
+
+    name: str
+    rings: list[Points]
+    kind: str = ""
+    others: tuple[str, ...] = ()
+    plane: tuple[int, int] = (0, 0)
 
 
-def _objects(document: Any) -> Iterable[Named]:
+def _objects(document: Any, regions: bool) -> Iterable[_Object]:
     """Find the polygons in the JSON of any of the programs."""
     if isinstance(document, Mapping) and isinstance(document.get("nuc"), Mapping):
         types = {str(number): name for number, name in HOVERNET.items()}
-        return _cells(document["nuc"].values(), types)
+        return _cells(document["nuc"], types)
     if isinstance(document, Mapping) and isinstance(document.get("cells"), list):
-        return _cells(document["cells"], dict(document.get("type_map") or {}))
-    return _features(features_of(document))
+        return _cells(dict(enumerate(document["cells"])), dict(document.get("type_map") or {}))
+    return _features(features_of(document), regions)
 
 
-def _cells(cells: Iterable[Mapping[str, Any]], types: Mapping[str, Any]) -> Iterable[Named]:
-    for cell in cells:
-        kind = str(cell.get("type", "nucleus"))
-        yield str(types.get(kind, kind)), [np.asarray(cell["contour"], np.float64)]
+def _cells(cells: Mapping[Any, Any], types: Mapping[str, Any]) -> Iterable[_Object]:
+    contours, names = [], []
+    for number, cell in cells.items():
+        if not isinstance(cell, Mapping) or "contour" not in cell:
+            raise ValueError(f"nucleus {number} has no contour")
+        contours.append(np.asarray(cell["contour"], np.float64))
+        kind = cell.get("type")
+        kind = "nucleus" if kind is None else str(kind)
+        names.append(str(types.get(kind, kind)))
+    for name, rings in zip(names, sides_of_pixels(contours), strict=True):
+        yield _Object(name, rings)
 
 
-def _features(features: Iterable[Mapping[str, Any]]) -> Iterable[Named]:
+def _features(features: Iterable[Mapping[str, Any]], regions: bool) -> Iterable[_Object]:
     for number, feature in enumerate(features):
         try:
-            name = feature_name(feature)
-            found, _ = outlines(feature.get("nucleusGeometry") or feature["geometry"] or {"type": "none"})
+            name, kind = feature_name(feature), str((feature.get("properties") or {}).get("objectType", ""))
+            nucleus = None if regions else feature.get("nucleusGeometry")
+            geometry = nucleus or feature["geometry"] or {"type": WITHOUT_GEOMETRY}
+            found, others = outlines(geometry)
+            plane = plane_of(geometry)
         except ValueError as error:
             raise ValueError(f"feature {number}: {error}") from error
+        if found and kind in NUCLEI:  # parts of one nucleus
+            found = [[ring for rings in found for ring in rings]]
         for rings in found:
-            yield name, rings
+            yield _Object(name, rings, kind, (), plane)
+        if others:
+            yield _Object(name, [], kind, tuple(others), plane)
 
 
-def _collect(path: Path, objects: Iterable[Named]) -> PolygonSet:
+def _choose(objects: list[_Object], regions: bool) -> tuple[list[_Object], list[str]]:
+    """Choose the polygons that are meant, and say what else there is."""
+    notes = kinds_told(Counter(kind for found in objects for kind in found.others))
+    chosen = [found for found in objects if found.rings]
+    nuclei = [found for found in chosen if found.kind in NUCLEI]
+    others = [found for found in chosen if found.kind not in NUCLEI]
+    if nuclei and any(found.kind for found in others):
+        chosen, left = (others, nuclei) if regions else (nuclei, others)
+        many = (
+            counted(len(left), "cell or detection", "cells and detections")
+            if regions
+            else counted(len(left), "annotation")
+        )
+        way_out = "give them as NUCLEI" if regions else "draw them beneath the nuclei with --regions"
+        notes.append(
+            f"{many} beside {'annotations' if regions else 'cells or detections'} left out; {way_out}"
+        )
+    whole = [found for found in chosen if len(found.rings[0]) >= 3]
+    if few := len(chosen) - len(whole):
+        notes.append(f"{counted(few, 'outline')} of fewer than three corners left out")
+    return whole, notes + planes_told(Counter(found.plane for found in whole))
+
+
+def _collect(path: Path, objects: list[_Object], regions: bool) -> PolygonSet:
+    """Put the polygons of a file into a few arrays."""
+    chosen, notes = _choose(objects, regions)
     parts: list[Points] = []
     polygons, classes = [0], list[int]()
     places: dict[str, int] = {}
-    for name, rings in objects:
-        kept = [ring for ring in rings if len(ring) >= 3]
-        if not kept:
-            continue
+    for found in chosen:
+        kept = [ring for ring in found.rings if len(ring) >= 3]
         for ring in kept:
             if ring.shape[1:] != (2,) or not np.isfinite(ring).all():
                 raise ValueError(f"polygon {len(classes)} has a corner without finite x, y")
         parts += kept
         polygons.append(len(parts))
-        classes.append(places.setdefault(name, len(places)))
+        classes.append(places.setdefault(found.name, len(places)))
     if not parts:
-        raise BadInput(f"{path}: it holds no polygon with three corners or more")
+        raise BadInput("; ".join([f"{path}: it holds no polygon with three corners or more", *notes]))
     xy = np.concatenate(parts)
     _check_reach(path, xy, 1.0)
     rings_at = np.cumsum([0, *(len(ring) for ring in parts)])
@@ -205,4 +266,5 @@ def _collect(path: Path, objects: Iterable[Named]) -> PolygonSet:
         np.array(polygons, np.int64),
         np.array(classes, np.int32),
         tuple(places),
+        tuple(notes),
     )

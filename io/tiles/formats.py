@@ -77,7 +77,7 @@ class Folders:
 
 
 class GeoJson:
-    """Images, and beside each its regions as polygons in the tile's pixels."""
+    """Images, and beside each its regions as polygons in the tile's pixels, and numbers of instances if there are any."""
 
     def __init__(self, folder: Path, legend: Mapping[int, Label], background: tuple[int, ...]) -> None:
         self.folder, self.legend, self.background = folder, legend, background
@@ -86,8 +86,10 @@ class GeoJson:
     def add(
         self, name: str, image: Pixels, labels: Pixels, facts: dict[str, Any], instances: Numbers | None
     ) -> None:
-        """Write a tile; polygons are those of regions, not of instances."""
+        """Write a tile; polygons are those of regions, and instances a picture of numbers beside them."""
         (self.folder / f"{name}.png").write_bytes(encode(image))
+        if instances is not None:
+            (self.folder / f"{name}.instances.png").write_bytes(encode(instances))
         write_geojson(
             self.folder / f"{name}.geojson", open_mask(labels), legend=self.legend, left_out=self.background
         )

@@ -1,7 +1,7 @@
 """How are the tiles of CoNSeP prepared for training?
 
-A tile ``images/NAME.webp`` of 0.25 um per pixel has the numbers of its nuclei in ``inst/NAME.png`` and their classes in
-``class/NAME.png``. Image and numbers are brought to the generator's pixel size together: the image by means over squares of
+A tile ``images/NAME.webp`` (or another image) of 0.25 um per pixel, or as ``dataset.json`` says, has the numbers of its nuclei in
+``inst/NAME.png`` and their classes in ``class/NAME.png``; `safron-augment` writes such tiles, too. Image and numbers are brought to the generator's pixel size together: the image by means over squares of
 pixels, the numbers by the one that most pixels of a square have. Edges are those of the smaller numbers, as the engine finds
 them, or of the smaller image. Tiles with ink are left out, since no label stands for it, and those that are mostly glass or fat.
 """
@@ -9,6 +9,7 @@ them, or of the smaller image. Tiles with ink are left out, since no label stand
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.masks.canny import Canny, canny
-from safron.io.masks.edges import find_edges
+from safron.io.masks.edges import find_edges, not_alike
+from safron.io.masks.pair_files import list_images
 from safron.io.whole_image import read_image
 from safron.training.config import ModelConfig
 from safron.training.config.settings import GLASS
 from safron.training.data.source import Bytes, Pairs
 
 MPP = 0.25
-"""Pixel size of the tiles in micrometres."""
+"""Pixel size of the tiles in micrometres, where nobody says another."""
 
 CLASSES = {1: "miscellaneous", 2: "inflammatory", 3: "epithelial", 4: "spindle"}
 """Names of the classes of nuclei; labels of a generator have the same names, or the one label "nucleus" stands for all."""
@@ -41,31 +43,42 @@ WHITE_MEAN = 222.0
 LEAST_GLASS, WIDTH_OF_GLASS = 60.0, 4.0
 """Square micrometres, and micrometres across, from which white is glass; smaller gaps belong to the texture of tissue."""
 
+MOST_TOLD = 5
+"""Names of tiles that one line holds."""
+
 SURE_NUCLEI = 2000.0
 """Pixels of nuclei at which a tile's stain is believed by half."""
 
 
-def prepare(folder: Path, model: ModelConfig) -> Pairs:
+def prepare(folder: Path, model: ModelConfig, own: float | None = None) -> Pairs:
     """Prepare all tiles of `folder` for a generator.
+
+    Parameters
+    ----------
+    folder
+        See the module's text.
+    model
+        Its labels and pixel size.
+    own
+        Pixel size of the tiles, in micrometres; None for `MPP`.
 
     Raises
     ------
     BadInput
-        A file is missing or of another size, the generator lacks labels, or its pixel size is not a multiple of 0.25 um.
+        A file is missing or of another size, numbers and classes are of different nuclei, the generator lacks labels, or its
+        pixel size is not a multiple of the tiles'.
     """
-    factor = round((model.mpp or MPP) / MPP)
-    if factor < 1 or abs(factor * MPP - (model.mpp or MPP)) > 1e-6:
+    own = own or MPP
+    factor = round((model.mpp or own) / own)
+    if factor < 1 or abs(factor * own - (model.mpp or own)) > 1e-6:
         raise BadInput(
-            f"--mpp {model.mpp:g}: CoNSeP is prepared at multiples of {MPP} um per pixel; give 0.25, 0.5 or 1"
+            f"--mpp {model.mpp:g}: tiles in the layout of CoNSeP are prepared at multiples of their own {own:g} um per pixel; give "
+            f"{own:g}, {2 * own:g} or {4 * own:g}"
         )
-    names = sorted((folder / "images").glob("*.webp"))
-    if not names:
-        raise BadInput(
-            f"{folder} holds no images/*.webp; give the folder of CoNSeP with images/, inst/ and class/"
-        )
+    names = _list_images(folder)
     values = _label_values(model)
     found = {path.stem: _read_tile(folder, path, factor) for path in names}
-    mpp = model.mpp or MPP
+    mpp = model.mpp or own
     glass = {name: _find_glass(image, numbers > 0, mpp) for name, (image, _, numbers) in found.items()}
     kept = {
         name: tile
@@ -88,7 +101,9 @@ def prepare(folder: Path, model: ModelConfig) -> Pairs:
             if model.edges_of == "image"
             else find_edges(np.pad(label, 1, "edge"), model.nuclei, np.pad(numbers, 1, "edge"))
         )
-    told = f"tiles of CoNSeP, {len(found) - len(kept)} with ink or little tissue left out"
+    left = [name for name in found if name not in kept]
+    told = f"tiles of {own:g} um per pixel, {len(left)} with ink or little tissue left out"
+    told += f" ({', '.join(left[:MOST_TOLD])}{' ...' if len(left) > MOST_TOLD else ''})" if left else ""
     drawn = tuple(edges) if model.nuclei else ()
     return Pairs(tuple(images), tuple(labels), (), (), tuple(kept), mpp=mpp, told=told, edges=drawn)
 
@@ -104,6 +119,26 @@ def as_glands(labels: tuple[Bytes, ...], model: ModelConfig) -> tuple[Bytes, ...
     table = np.array([0 if label.fill else 1 for label in model.labels], np.uint8)
     table[list(model.nuclei)] = 2
     return tuple(table[label] for label in labels)
+
+
+def _list_images(folder: Path) -> list[Path]:
+    """List the images of the tiles, each with numbers and classes of its name, and none of these without an image."""
+    found = list_images(folder / "images")
+    if not found:
+        raise BadInput(
+            f"{folder / 'images'} holds no image; give the folder of CoNSeP with images/, inst/ and class/"
+        )
+    for one, other in pairwise(found):
+        if one.stem == other.stem:
+            raise BadInput(f"{one} and {other} are images of one tile; remove one of them")
+    named = {path.stem for path in found}
+    for part in ("class", "inst"):
+        for path in list_images(folder / part, {".png"}):
+            if path.stem not in named:
+                raise BadInput(
+                    f"{path} has no image in {folder / 'images'}; add the image or remove {part}/{path.name}"
+                )
+    return found
 
 
 def _label_values(model: ModelConfig) -> Bytes:
@@ -137,6 +172,8 @@ def _read_tile(folder: Path, path: Path, factor: int) -> Tile:
             )
         planes.append(np.asarray(plane))
     classes, numbers = planes
+    if fault := not_alike(classes > 0, numbers > 0):
+        raise BadInput(f"{folder}: inst/{path.stem}.png and class/{path.stem}.png {fault}; restore them")
     # Numbers are unique over classes, so that the pixel which gives the number gives the class as well.
     height, width = (side // factor for side in numbers.shape)
     small = cv2.resize(

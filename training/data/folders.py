@@ -93,7 +93,8 @@ def open_source(
             f"{folder} holds gland masks, from which background, stroma and gland are labelled; model.labels must be three or more"
         )
     if data_set == "consep":
-        return _fit(replace(consep.prepare(folder, config.model), name=name), config, folder, cache)
+        found = consep.prepare(folder, config.model, config.image_mpp or facts.mpp)
+        return _fit(replace(found, name=name), config, folder, cache)
     if data_set == "ebhi":
         pairs = prepare(folder, cache, guides=config.model.guide, own=config.model.style)
         told = "frames of EBHI-Seg, resized" + " and stain-normalized" * (not config.model.style)
