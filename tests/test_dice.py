@@ -168,7 +168,7 @@ def test_masks_take_random_stains_in_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_in_this_process")
-def test_masks_take_the_stain_of_a_picture_upon_their_styles(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_masks_take_the_stain_of_a_picture_upon_their_styles(tmp_path: Path) -> None:
     """In one stain, whatever the styles; another picture of the same name gives other images."""
     model = write_generator(tmp_path / "g.onnx", style=True, guide_radius=8)
     shown = tmp_path / "shown.tiff"
