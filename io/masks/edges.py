@@ -98,8 +98,8 @@ def not_alike(labelled: npt.NDArray[np.bool_], numbered: npt.NDArray[np.bool_]) 
     >>> not_alike(np.array([1, 1, 1, 0], bool), np.array([0, 0, 1, 1], bool))
     'are not of the same nuclei: of the pixels that have a number or a class of nuclei 25 % have both'
     """
-    either = np.count_nonzero(labelled | numbered)
-    share = np.count_nonzero(labelled & numbered) / max(either, 1)
+    either = int(np.count_nonzero(labelled | numbered))
+    share = int(np.count_nonzero(labelled & numbered)) / max(either, 1)
     if not either or share >= LEAST_COMMON:
         return ""
     pixels = "of the pixels that have a number or a class of nuclei"

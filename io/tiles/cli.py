@@ -137,13 +137,13 @@ def command(
     )
     opened = [(slide, open_source(mask, palette, palette_tolerance)) for slide, mask, _ in pairs]
     numbers = [open_source(other, None, 0) if other else None for *_, other in pairs]
-    for (_, mask), taken in zip(opened, numbers, strict=True):
-        if taken is None and "instances" in mask.beside:
-            where = f"{mask.source}/labels/instance"
+    for (_, labels), taken in zip(opened, numbers, strict=True):
+        if taken is None and "instances" in labels.beside:
+            where = f"{labels.source}/labels/instance"
             way_out = (
                 f"pass --instances {where}" if slides is None else f"name {where} in the column instances"
             )
-            warn(NAME, f"{mask.source}: its numbers of nuclei are left out; {way_out}")
+            warn(NAME, f"{labels.source}: its numbers of nuclei are left out; {way_out}")
     with progress(None, "tiles") as advance:
         counts = cut_tiles(
             opened,
