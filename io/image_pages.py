@@ -48,7 +48,8 @@ def count_images(path: Path) -> int:
             if file.read(4) not in TIFF:
                 return 1
         with silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tiff:
-            first, *others = tiff.pages
+            pages: list[Any] = [*tiff.pages]
+            first, *others = pages
             return 1 + sum(
                 not (page.subfiletype & (_REDUCED | _MASK) or _is_small(page, first)) for page in others
             )
@@ -59,4 +60,4 @@ def count_images(path: Path) -> int:
 def _is_small(page: Any, first: Any) -> bool:
     """Whether a page has the shape of the first in small."""
     scale = first.imagelength / page.imagelength
-    return scale > 1 and abs(first.imagewidth / scale - page.imagewidth) <= _ROUNDING
+    return bool(scale > 1 and abs(first.imagewidth / scale - page.imagewidth) <= _ROUNDING)
