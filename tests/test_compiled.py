@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.machinery
 import shutil
 import sysconfig
 from pathlib import Path
@@ -29,7 +29,8 @@ def test_where_there_is_a_compiler_it_was_used() -> None:
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (shutil.which("cc") and headers.is_file()):
         pytest.skip("no C compiler, or no headers of Python")
-    assert importlib.util.find_spec("safron.engine.system._native") is not None
+    assert compiled is not None, "it is missing, or cannot be imported, and all other tests here are skipped"
+    assert compiled.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
 
 
 @needs_compiled

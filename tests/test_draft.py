@@ -130,8 +130,15 @@ def test_a_card_beside_that_is_no_text_is_one_line(
 
 def test_a_card_may_begin_with_a_byte_order_mark(capsys: pytest.CaptureFixture[str]) -> None:
     write_foreign(Path("m.onnx"))
-    Path("m.json").write_bytes(GOOD.encode("utf-8-sig"))
-    assert run("check", "m.onnx") == 0
+    said = []
+    for coding in ("utf-8", "utf-8-sig"):
+        Path("m.json").write_bytes(GOOD.encode(coding))
+        assert run("check", "m.onnx") == 0
+        said.append(capsys.readouterr())
+    assert "m.onnx: can be used" in said[0].out
+    assert said[1] == said[0]
+    Path("m.json").write_text(f"x{GOOD}")
+    assert run("check", "m.onnx") == 2
 
 
 def test_the_shipped_generator_is_in_order(capsys: pytest.CaptureFixture[str]) -> None:

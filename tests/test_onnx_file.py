@@ -113,7 +113,12 @@ def test_a_graph_that_is_not_a_function_is_refused_by_operator(tmp_path: Path, c
 
 @pytest.mark.parametrize("make", [lambda: dropout(None), lambda: dropout(np.array(False)), lambda: norm(0)])
 def test_a_graph_for_inference_is_taken(tmp_path: Path, make: Callable[[], Any]) -> None:
-    OnnxModel(save(tmp_path, make()), device="cpu")
+    """And gives the pixels of one without these nodes, which do nothing then."""
+    labels = np.random.default_rng(0).integers(0, 3, (1, 64, 64), np.uint8)
+    (tmp_path / "plain").mkdir()
+    plain = OnnxModel(save(tmp_path / "plain", graph([node("Identity")])), device="cpu")(labels)
+    assert np.ptp(plain) > 100
+    np.testing.assert_allclose(OnnxModel(save(tmp_path, make()), device="cpu")(labels), plain, atol=0.01)
 
 
 class Moody(RampModel):

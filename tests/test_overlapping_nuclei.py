@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -150,3 +152,56 @@ def test_crossings_are_looked_for_in_little_memory() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 32 << 20
+
+
+def write_squares(path: Path, *squares: Square) -> str:
+    """Squares as GeoJSON of nuclei."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[*ring(*one).tolist(), list(one[:2])]]},
+            "properties": {"classification": {"name": "inflammatory"}},
+        }
+        for one in squares
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path.name
+
+
+@pytest.mark.parametrize("like", [False, True])
+def test_a_mask_larger_than_any_slide_is_drawn_only_if_its_size_is_given(
+    like: bool, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would take days, and whoever enlarges by a thousand meant something else."""
+    side = 1000
+    source = write_squares(here / "a.geojson", (5, 5, 9), (side - 9, side - 9, 9))
+    cv2.imwrite("slide.png", np.ones((side, side), np.uint8))
+    more = ["--like", "slide.png"] * like
+    done = run_program(capfd, cli.main, "from-polygons", source, "m.zarr", "--downsample", "0.001", *more)
+    assert done.code == 2
+    assert (
+        f"{'slide.png' if like else source}: with --downsample 0.001 its mask has 1000000 x 1000000"
+        in done.err
+    )
+    advised = float(re.search(r"give --downsample ([\d.]+) or more", done.err)[1])  # type: ignore[index]
+    assert (side / advised) ** 2 <= 1 << 36 < (side / (0.9 * advised)) ** 2
+    assert not Path("m.zarr").exists()
+    given = ["--downsample", "0.001", "--size", "9000,7000"]
+    done = run_program(capfd, cli.main, "from-polygons", source, "m.zarr", *given)
+    assert done.code == 0, done.err
+    assert open_mask("m.zarr").shape == (7000, 9000)
+    assert open_mask("m.zarr")[4999:5001, 4999:5001].tolist() == [[0, 0], [0, 1]]
+
+
+def test_a_nucleus_far_away_costs_no_memory(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = write_squares(here / "a.geojson", (5, 5, 9), (1e9, 1e9, 9), (20, 20, 4e9))
+    tracemalloc.start()
+    done = run_program(capfd, cli.main, "from-polygons", source, "m.zarr", "--size", "64,64")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert done.code == 0, done.err
+    assert "1 nucleus is beyond the canvas, and not in the mask: number 2" in done.err
+    wanted = np.zeros((64, 64), np.uint8)
+    wanted[5:14, 5:14] = wanted[20:, 20:] = 1
+    np.testing.assert_array_equal(open_mask("m.zarr")[:, :], wanted)
+    assert most < 64 << 20

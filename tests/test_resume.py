@@ -488,12 +488,15 @@ def test_a_lock_on_a_deleted_file_does_not_count(tmp_path: Path, monkeypatch: py
 def test_a_drive_without_locks_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
+    asked = []
+
     def none(*args: Any) -> None:
+        asked.append(args)
         raise OSError(errno.ENOTSUP, "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with run_lock(tmp_path / "out.tiff"):
-        pass
+    with run_lock(tmp_path / "out.tiff"), run_lock(tmp_path / "out.tiff"):
+        assert len(asked) == 2, "both asked, and neither keeps the other out"
 
 
 def test_what_is_said_of_a_render_that_was_hardly_begun_is_what_its_status_says(

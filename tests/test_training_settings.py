@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from safron.io.errors import BadInput
-from safron.training.config.settings import SIZES, TrainConfig, config_from_json, override, preset
+from safron.training.config.settings import PRESETS, SIZES, TrainConfig, config_from_json, override, preset
 from training_cases import one_line
 
 SEAMLESS = preset("safron-seamless", "tiny")
@@ -165,7 +165,22 @@ def test_what_is_unusual_but_works_is_let_through() -> None:
         (PAPER, {"model": {"dynamic_tile": True}}),
         (PAPER, {"anchor_cell": 64}),  # its weight is 0
     ):
-        override(config, changes, "test")
+        changed = override(config, changes, "test").to_json()
+        for name, value in changes.items():
+            if not isinstance(value, dict):
+                assert changed[name] == value
+                continue
+            for field, wanted in value.items():
+                found = changed["model"][field]
+                if field == "labels":
+                    found = [
+                        {key: one[key] for key in asked} for one, asked in zip(found, wanted, strict=True)
+                    ]
+                assert found == wanted
+        untouched = {*changed} - {*changes}
+        assert {name: changed[name] for name in untouched} == {
+            name: config.to_json()[name] for name in untouched
+        }
 
 
 def test_old_names_are_read_and_told_of_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +205,6 @@ def test_old_names_are_read_and_told_of_once(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_every_size_of_every_preset_is_let_through() -> None:
-    for name, sizes in SIZES.items():
-        for size in sizes:
-            assert preset(name, size).sha256()
+    hashes = {(name, size): preset(name, size).sha256() for name, sizes in SIZES.items() for size in sizes}
+    assert len({*hashes.values()}) == len(hashes), "no two are the same settings"
+    assert {name for name, _ in hashes} == {*PRESETS}

@@ -26,10 +26,8 @@ from safron.training.segmentation.options import DiceOptions
 
 if TYPE_CHECKING:
     from .alignment import Alignment
-    from .tile_sets import TileSet
 
 NAME = "safron-eval"
-NOT_FID = "weight-free; not FID or KID, only comparable with itself"
 
 
 def _check_report(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -211,6 +209,7 @@ def fid(
     """
     from .encoder import is_installed
     from .seam_report import format_table
+    from .set_distance import by_encoder, by_texture, by_weights
     from .tile_sets import check_sources, count_shared, find_tiles
 
     if texture and weights is not None:
@@ -237,11 +236,17 @@ def fid(
             f"REAL has {first.mpp:g} um per pixel and FAKE {second.mpp:g}: the distance includes the difference in scale",
         )
     if weights is not None:
-        measured = _deep(first, second, weights, device)
-    elif texture or not is_installed():
-        measured = _texture(first, second, asked=texture)
+        measured = by_weights(first, second, weights, device)
+    elif texture:
+        measured = by_texture(first, second)
+    elif is_installed():
+        measured = by_encoder(first, second)
     else:
-        measured = _encoded(first, second)
+        click.echo(
+            f"{NAME}: no --weights: measuring texture distances, which are not FID and KID; pip install 'safron[eval]' brings an encoder",
+            err=True,
+        )
+        measured = by_texture(first, second)
     rows = [["measure", "distance", "+-"]]
     rows += [
         [name, f"{value:.4g}", f"{spread:.2g}" if spread is not None else "-"]
@@ -262,60 +267,6 @@ def fid(
         facts = {"real": real, "fake": fake, "tiles": count, "size": size, "jpeg": jpeg, "seed": seed}
         left_out = [found.left_out for found in sets]
         _write(report, facts | {"mpp": [first.mpp, second.mpp], "masks_left_out": left_out} | measured)
-
-
-def _encoded(real: TileSet, fake: TileSet) -> dict[str, Any]:
-    from .encoder import DIMENSIONS, load_encoder
-    from .encoder import NAME as ENCODER
-    from .encoder_distance import encoder_distances
-
-    encoder = load_encoder()
-    found = encoder_distances(encoder.features(real), encoder.features(fake))
-    measures = [
-        (f"KD, {ENCODER}", found.kernel, found.error),
-        (f"Frechet, {ENCODER}", found.frechet, None),
-    ]
-    what = f"tiles are not resized, +- is the standard error; not FID or KID; weights' sha256 {encoder.sha256[:12]}"
-    return {"measures": measures, "what": what, "dimensions": DIMENSIONS, "weights_sha256": encoder.sha256}
-
-
-def _texture(real: TileSet, fake: TileSet, *, asked: bool) -> dict[str, Any]:
-    from .texture_distance import frechet_distance, kernel_distance, standardize, texture_features
-
-    if not asked:
-        click.echo(
-            f"{NAME}: no --weights: measuring texture distances, which are not FID and KID; pip install 'safron[eval]' brings an encoder",
-            err=True,
-        )
-    first, second = standardize(texture_features(real), texture_features(fake))
-    kernel, spread = kernel_distance(first, second)
-    measures = [
-        ("texture Frechet", frechet_distance(first, second), None),
-        ("texture kernel", kernel, spread),
-    ]
-    return {"measures": measures, "what": NOT_FID, "dimensions": first.shape[1], "weights_sha256": None}
-
-
-def _deep(real: TileSet, fake: TileSet, weights: Path, device: str) -> dict[str, Any]:
-    import importlib.util
-
-    for module in ("torch", "torchmetrics"):
-        if importlib.util.find_spec(module) is None:
-            raise BadInput(
-                f"--weights: needs {module}, which is not installed; run: pip install 'safron[train]'"
-            )
-    from .fid import deep_distances
-    from .texture_distance import subset_size
-
-    found = deep_distances(real, fake, weights, subset=subset_size(len(real), len(fake)), device=device)
-    measures = [("FID", found.fid, None), ("KID", found.kid, found.kid_deviation)]
-    what = f"encoder {weights.name}, sha256 {found.weights_sha256[:12]}, resized by the encoder itself"
-    return {
-        "measures": measures,
-        "what": what,
-        "dimensions": found.dimensions,
-        "weights_sha256": found.weights_sha256,
-    }
 
 
 @commands.command(epilog="Example: safron-eval sheet real=frames/ old=old.tiff new=new.tiff sheet.html")

@@ -1,6 +1,6 @@
 """Was a slide that exists made from what is asked for now?
 
-A slide's description names what decided its pixels (`safron.engine.preparation.prepare`). It is held against that of the slide that would be
+A slide's description names what decided its pixels (`safron.engine.preparation.slide_facts`). It is held against that of the slide that would be
 written now. Compression and what computed it are not compared, nor is the content of a mask whose storage does not say when files change.
 """
 

@@ -20,20 +20,17 @@ from safron.engine.generator.warm_up import WarmUp, choose_batch, warm_up
 from safron.engine.plan.blocks import DEFAULT_BLOCK, choose_block
 from safron.engine.plan.fixed_point import prediction_bits
 from safron.engine.plan.render_plan import Passes, RenderPlan, choose_bits, make_grid
-from safron.engine.plan.scale import ONE, Scale, choose_scale
+from safron.engine.plan.scale import ONE, choose_scale
 from safron.engine.plan.taper import Taper
 from safron.engine.plan.window import Window
 from safron.engine.scratch.arrays import recorded
-from safron.engine.stains.stain import StainChange
 from safron.engine.system.gpus import GPU_BLOCKS, process_blocks
 from safron.engine.system.memory import resident_bytes, usable_cores
-from safron.engine.system.versions import version
 from safron.io.errors import BadInput
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.remote import Target
-from safron.io.slides.spec import check_mpp, check_tile, choose_pyramid
-from safron.io.slides.writer import SlideSpec
+from safron.io.slides.spec import check_mpp, check_tile
 
 from .budget import (
     DASK_BYTES,
@@ -49,6 +46,7 @@ from .output_paths import check_paths, choose_flavor, open_scratch
 from .pictures import check_scale, choose_image
 from .placement import blocks_elsewhere, check_placing, choose_where, choose_workers, takes_dask
 from .prepared import Prepared
+from .slide_facts import arithmetic, slide_spec, stained
 from .styles import choose_stain, choose_style
 
 if TYPE_CHECKING:
@@ -223,7 +221,7 @@ def settle(prepared: Prepared, facts: WorkerFacts, *, width: int) -> Prepared:
     job = prepared.job
     # Card and hash are those of the driver's file, which workers must have too; the rest is known only to the worker.
     info = replace(facts.info, card=job.model.card, sha256=job.model.sha256)
-    slide = replace(job.plan.slide, metadata=job.plan.slide.metadata + _arithmetic(info))
+    slide = replace(job.plan.slide, metadata=job.plan.slide.metadata + arithmetic(info))
     job = replace(job, plan=replace(job.plan, batch=facts.planned, slide=slide), model=info)
     job = _with_batch(job, facts.batch, fresh=prepared.options.fresh)
     each = worker_budget(job, resident=facts.resident, blocks=facts.blocks)
@@ -284,9 +282,9 @@ def plan_render(mask: LabelMask, info: GeneratorInfo, target: Target, options: R
     region = _region(options.region, canvas)
     flavor = options.flavor or choose_flavor(target)
     stain = choose_stain(card, options)
-    slide = _slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
+    slide = slide_spec(region, card.mpp if mpp is None else mpp, flavor, options, info, tile, scale)
     if stain is not None:
-        slide = _stained(slide, stain)
+        slide = stained(slide, stain)
     return RenderPlan(
         grid=grid,
         taper=taper,
@@ -357,14 +355,6 @@ def _most_block(card: Card, options: RenderOptions, shorter: int) -> int:
     return min(DEFAULT_BLOCK, shorter // 6)
 
 
-def _stained(slide: SlideSpec, stain: StainChange) -> SlideSpec:
-    """Record a stain, and the colour that it gives to the background."""
-    facts = {"Stain": stain.name} | ({"Stain field": f"{stain.variation:g}"} if stain.variation else {})
-    return replace(
-        slide, background=stain.color(slide.background), metadata=(*slide.metadata, *facts.items())
-    )
-
-
 def _region(region: tuple[int, int, int, int] | None, canvas: Window) -> Window:
     if region is None:
         return canvas
@@ -375,71 +365,3 @@ def _region(region: tuple[int, int, int, int] | None, canvas: Window) -> Window:
             f"--region {x},{y},{width},{height}: must be X,Y,W,H inside the mask of {canvas.width} x {canvas.height} px"
         )
     return window
-
-
-def _slide_spec(
-    region: Window,
-    mpp: float | None,
-    flavor: Any,
-    options: RenderOptions,
-    info: GeneratorInfo,
-    tile: int,
-    scale: Scale,
-) -> SlideSpec:
-    """Decide the layout and metadata of the slide, which may not depend on blocks, workers or batches."""
-    height, width = region.height, region.width
-    pyramid = choose_pyramid(
-        height,
-        width,
-        tile=options.tiff_tile,
-        level_count=options.level_count,
-        flavor=flavor,
-        compression=options.compression,
-    )
-    if options.align:
-        step = 1 << (pyramid.level_count - 1)
-        height, width = -(-height // step) * step, -(-width // step) * step
-    metadata = {
-        "Generator": info.card.name,
-        "Generator version": info.card.version,
-        "Generator SHA-256": info.sha256,
-        "Generator licence": info.card.licence,
-        "Seed": options.seed,
-        "Patch tile": tile,
-        "Patch overlap": options.overlap,
-        "Taper": options.taper,
-        "Mask region XYWH": f"{region.x} {region.y} {region.width} {region.height}",
-        "Synthetic": "yes, made from a mask; not for diagnosis",
-    }
-    if info.card.sampler is not None:
-        sampler = info.card.sampler
-        metadata["Sampler"] = f"{sampler.kind}, {len(sampler.times)} steps, guidance {sampler.guidance:g}"
-    if info.card.style is not None and options.style is not None:
-        metadata["Style"] = Path(options.style).name
-    if info.card.initial is not None:
-        metadata["Initial image"] = f"{Path(info.card.initial.source).name} {info.card.initial.content}"
-    if not scale.is_one:
-        metadata["Generator um per pixel"] = f"{info.card.mpp:g}"
-        metadata["Generator pixels per pixel"] = str(scale.ratio)
-    return SlideSpec(
-        height=height,
-        width=width,
-        mpp=mpp,
-        level_count=pyramid.level_count,
-        flavor=flavor,
-        compression=options.compression,
-        quality=options.quality,
-        chroma=options.chroma,
-        tile=pyramid.tile,
-        background=info.card.background,
-        software=f"safron {version('safron')}",
-        metadata=tuple((key, str(value)) for key, value in metadata.items()) + _arithmetic(info),
-    )
-
-
-def _arithmetic(info: GeneratorInfo) -> tuple[tuple[str, str], ...]:
-    """Say in the slide's metadata what computed it, where that is not ONNX Runtime in float32."""
-    if info.precision == "float32" and not info.runtime.startswith("OpenVINO"):
-        return ()
-    runtime = info.runtime.partition(",")[0]  # the name of a GPU stays out of the slide
-    return ("Generator runtime", runtime), ("Generator precision", info.precision)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from safron.io.console import debug_option, option, warn
+from safron.io.errors import BadInput
 from safron.io.progress import pixel_progress
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ NAME = "safron-mask"
 MPP = "Pixel size, in micrometres per pixel; kept in the mask."
 SIZE = "Size of the mask: width and height, in pixels."
 SHARE = click.FloatRange(0, 1)
+MOST_UNASKED = 1 << 36
+"""Most pixels of a mask whose size nobody gave, 262,144 a side: twice those of the largest slides. Drawing them takes hours."""
 
 
 def warn_of_numbers(mask: LabelMask, why: str) -> None:
@@ -145,7 +148,35 @@ def canvas_of(
     for note in () if quiet else pixel.notes:
         warn(NAME, f"{like}: {note}")
     height, width = (math.ceil(side / downsample) for side in (height, width))
+    if downsample < 1:
+        check_no_more_than_a_slide(height, width, downsample, str(like))
     return height, width, pixel.mpp * downsample if pixel.mpp else None
+
+
+def check_no_more_than_a_slide(height: int, width: int, downsample: float, what: str) -> None:
+    """Refuse a mask whose size nobody gave, and which would take days to draw.
+
+    Parameters
+    ----------
+    height, width
+        Pixels of the mask.
+    downsample
+        Size of a pixel of the mask, in pixels of what it is drawn after.
+    what
+        What that is, as the user gave it.
+
+    Raises
+    ------
+    BadInput
+        It has more than `MOST_UNASKED` pixels.
+    """
+    if height * width > MOST_UNASKED:
+        least = downsample * math.sqrt(height * width / MOST_UNASKED)
+        digits = 10.0 ** (math.floor(math.log10(least)) - 1)
+        raise BadInput(
+            f"{what}: with --downsample {downsample:g} its mask has {width} x {height} pixels, more than any slide that is scanned; "
+            f"give --downsample {math.ceil(least / digits) * digits:.12g} or more, or the size that is meant with --size W,H"
+        )
 
 
 def tell_size(out: Path, height: int, width: int, mpp: float | None) -> None:

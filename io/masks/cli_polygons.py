@@ -11,7 +11,7 @@ from safron.io.console import PIXEL_SIZE, POSITIVE, option, warn, with_options
 from safron.io.errors import counted
 from safron.io.progress import pixel_progress
 
-from .cli_options import NAME, canvas_of, size_of, tell_size, write_options
+from .cli_options import NAME, canvas_of, check_no_more_than_a_slide, size_of, tell_size, write_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set
@@ -150,9 +150,14 @@ def _plan_drawing(options: PolygonOptions) -> _Drawing:
     if background is None:
         tissue = [label.value for label in table.labels if label.name == "tissue"]
         background = tissue[0] if tissue and under is None else 0
-    size = found.extent if options.size is None and options.like is None else options.size
+    size = options.size
+    if size is None and options.like is None:
+        size = found.extent
+        check_no_more_than_a_slide(*size, options.downsample, str(options.nuclei))
     height, width, mpp = canvas_of(size, options.like, options.downsample, quiet=options.mpp is not None)
     check_canvas(options.nuclei, layer, height, width)
+    layer = replace(layer, canvas=(height, width))
+    under = None if under is None else replace(under, canvas=(height, width))
     for name, count in layer.polygons.count().items():
         value = int(layer.labels[int((layer.polygons.classes == layer.polygons.names.index(name)).argmax())])
         if table.name(value) in ("tissue", "background"):
@@ -166,12 +171,14 @@ def _plan_drawing(options: PolygonOptions) -> _Drawing:
 
 def _read(path: Path, downsample: float, *, regions: bool = False) -> PolygonSet:
     """Polygons of a file, in pixels of the mask; warns of what else it holds."""
-    from .polygons import read_polygons
+    from .polygons import check_reach, read_polygons
 
     found = read_polygons(path, regions=regions)
     for note in found.notes:
         warn(NAME, f"{path}: {note}")
-    return replace(found, scale=found.scale * downsample)
+    scale = found.scale * downsample
+    check_reach(path, found.xy, scale)
+    return replace(found, scale=scale)
 
 
 def _warn_of_unknown_classes(ignore: Sequence[str], names: Set[str]) -> None:

@@ -149,13 +149,13 @@ def _read_npz(path: Path) -> PolygonSet:
             raise BadInput(f"{path}: {text}; make the file again")
     if xy.dtype.kind == "f" and not np.isfinite(xy).all():
         raise BadInput(f"{path}: xy must be finite; make the file again")
-    _check_reach(path, xy, scale)
+    check_reach(path, xy, scale)
     outer = np.flatnonzero(hole == 0)
     polygons = np.append(outer, count).astype(np.int64)
     return PolygonSet(xy, scale, rings, polygons, classes[outer].astype(np.int32), tuple(map(str, names)))
 
 
-def _check_reach(path: Path, xy: npt.NDArray[Any], scale: float) -> None:
+def check_reach(path: Path, xy: npt.NDArray[Any], scale: float) -> None:
     """Refuse corners that lie beyond the largest canvas there is."""
     far = max(abs(float(xy.min())), abs(float(xy.max()))) / scale
     if far > MAX_SIDE:
@@ -257,7 +257,7 @@ def _collect(path: Path, objects: list[_Object], regions: bool) -> PolygonSet:
     if not parts:
         raise BadInput("; ".join([f"{path}: it holds no polygon with three corners or more", *notes]))
     xy = np.concatenate(parts)
-    _check_reach(path, xy, 1.0)
+    check_reach(path, xy, 1.0)
     rings_at = np.cumsum([0, *(len(ring) for ring in parts)])
     return PolygonSet(
         xy,

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .drawing import inside
+from .mask import MAX_SIDE
 from .polygons import PolygonSet
 
 CELL = 1024
@@ -41,11 +42,14 @@ class Layer:
         uint8 [polygons]: their labels.
     numbers
         uint32 [polygons]: their numbers as instances, ascending; or 0 for all of them, which have none.
+    canvas
+        Height and width of what is drawn, in pixels: no more of a polygon is indexed.
     """
 
     polygons: PolygonSet
     labels: npt.NDArray[np.uint8]
     numbers: npt.NDArray[np.uint32]
+    canvas: tuple[int, int] = (MAX_SIDE, MAX_SIDE)
 
     def paint(
         self, rows: slice, cols: slice, labels: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint32]
@@ -103,19 +107,23 @@ class Layer:
 
     def _near(self, rows: slice, cols: slice) -> Integers:
         """Polygons whose boxes meet a region, ascending, and a few more."""
-        starts, order, across = self._index
-        found = [
-            order[starts[row * across + col] : starts[row * across + col + 1]]
+        cells, order, across = self._index
+        wanted = [
+            row * across + col
             for row in range(rows.start // CELL, -(-rows.stop // CELL))
             for col in range(cols.start // CELL, min(across, -(-cols.stop // CELL)))
-            if row * across + col + 1 < len(starts)
         ]
+        starts, stops = (np.searchsorted(cells, wanted, side=side).tolist() for side in ("left", "right"))
+        found = [order[start:stop] for start, stop in zip(starts, stops, strict=True)]
         return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
     @cached_property
     def _index(self) -> tuple[Integers, Integers, int]:
-        """Where the polygons of each cell begin in a list of polygons, that list, and cells in a row."""
-        boxes = np.maximum(self.polygons.boxes, 0)
+        """Cells that hold polygons, ascending and once for each, these polygons, and cells in a row.
+
+        Cells without any are not in it, since a single polygon may lie a million cells away.
+        """
+        boxes = np.clip(self.polygons.boxes, 0, self.canvas * 2)
         y0, x0, y1, x1 = (boxes[:, :2] // CELL).T.tolist() + (-(-boxes[:, 2:] // CELL)).T.tolist()
         first, last = np.array([y0, x0]), np.array([y1, x1])
         down, along = np.maximum(last - first, 0)
@@ -124,9 +132,7 @@ class Layer:
         cells = (first[0][which] + place // np.maximum(along[which], 1)) * across
         cells += first[1][which] + place % np.maximum(along[which], 1)
         order = np.argsort(cells, kind="stable")
-        height = int(last[0].max(initial=1))
-        starts = np.searchsorted(cells[order], np.arange(height * across + 1))
-        return starts, which[order], across
+        return cells[order], which[order], across
 
 
 def _batches(boxes: Integers) -> Iterator[slice]:

@@ -58,7 +58,7 @@ def joined(*names: Sequence[str]) -> list[str]:
 
     Parameters
     ----------
-    names
+    *names
         Of all slides, for each way of naming them; "" is no name.
 
     Returns
