@@ -318,6 +318,8 @@ def test_from_instances(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
         ("id,class\n7,spindle\n7,spindle\n", "number 7 stands there twice"),
         ("id,class\n", "no line below"),
         ("id;class\n7;spindle\n\nx;spindle\n", "line 4 must begin with a whole number and a class"),
+        ("id,class\n7,\n", "line 2 must begin with a whole number and a class, not with '7,'"),
+        ("7,spindle\n9,spindle\n", "its first line begins with the number 7, which would be lost"),
     ):
         table.write_text(text)
         failed = run_program(capfd, cli.main, *arguments, "--overwrite")
