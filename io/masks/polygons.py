@@ -128,6 +128,12 @@ def _read_npz(path: Path) -> PolygonSet:
         raise BadInput(
             f"{path}: cannot be read as polygons ({one_line(error)}); it must hold the arrays xy, offsets, cls and names"
         ) from error
+    for name, array in (("offsets", offsets), ("cls", classes), ("hole", hole), ("names", names)):
+        if array.ndim != 1 or (name != "names" and array.dtype.kind not in "biu"):
+            kind = "texts" if name == "names" else "whole numbers"
+            raise BadInput(
+                f"{path}: {name} must be a list of {kind}, not {array.dtype} {array.shape}; make the file again"
+            )
     rings = offsets.astype(np.int64)
     count = len(rings) - 1
     rules = [
@@ -152,7 +158,11 @@ def _read_npz(path: Path) -> PolygonSet:
     _check_reach(path, xy, scale)
     outer = np.flatnonzero(hole == 0)
     polygons = np.append(outer, count).astype(np.int64)
-    return PolygonSet(xy, scale, rings, polygons, classes[outer].astype(np.int32), tuple(map(str, names)))
+    texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
+    # A name may stand there twice.
+    places = {name: place for place, name in enumerate(dict.fromkeys(texts))}
+    of = np.array([places[name] for name in texts], np.int32)
+    return PolygonSet(xy, scale, rings, polygons, of[classes[outer].astype(np.int64)], tuple(places))
 
 
 def _check_reach(path: Path, xy: npt.NDArray[Any], scale: float) -> None:
