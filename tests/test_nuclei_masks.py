@@ -179,10 +179,10 @@ def test_files_of_other_programs(tmp_path: Path, program: str) -> None:
         ({"scale": np.array(1e-12)}, "a corner lies 7.2e+13 pixels from the origin"),
         ({"xy": np.zeros((12, 3))}, "xy (12, 3) must be [points, 2]"),
         ({"names": np.array([{}], object)}, "cannot be read as polygons"),
-        ({"names": np.array("a")}, "names must be a list of texts, not <U1 ()"),
-        ({"cls": np.array([[1], [2], [2]])}, "cls must be a list of whole numbers, not int64 (3, 1)"),
-        ({"cls": np.array([1.5, 2, 2])}, "cls must be a list of whole numbers, not float64 (3,)"),
-        ({"offsets": np.array([0, 4.6, 8, 12])}, "offsets must be a list of whole numbers"),
+        ({"names": np.array("a")}, "names, <U1 (), must be a list of texts"),
+        ({"cls": np.array([[1], [2], [2]])}, "cls, int64 (3, 1), must be a list of whole numbers"),
+        ({"cls": np.array([1.5, 2, 2])}, "cls, float64 (3,), must be a list of whole numbers"),
+        ({"offsets": np.array([0, 4.6, 8, 12])}, "offsets, float64 (4,), must be a list of whole numbers"),
     ],
 )
 def test_wrong_npz(tmp_path: Path, changes: dict[str, Any], says: str) -> None:

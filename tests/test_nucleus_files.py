@@ -112,6 +112,17 @@ def test_an_annotation_around_cells_is_no_nucleus(tmp_path: Path) -> None:
     assert (len(alone), alone.notes) == (1, ())
 
 
+def test_cells_without_a_nucleus_are_told_of(tmp_path: Path) -> None:
+    nucleus = {"type": "Polygon", "coordinates": [square(12, 12, 5)]}
+    cells = [
+        feature(square(10, 10, 10), kind="cell", nucleusGeometry=nucleus),
+        feature(square(30, 10, 10), kind="cell", nucleusGeometry=None),
+    ]
+    found = read_polygons(write(tmp_path / "a.geojson", *cells))
+    assert found.boxes.tolist() == [[12, 12, 17, 17], [10, 30, 20, 40]]
+    assert found.notes == ("1 cell has no outline of its nucleus and is drawn whole",)
+
+
 def test_parts_of_a_detection_are_one_nucleus(tmp_path: Path) -> None:
     parts = [[square(1, 1, 4)], [square(8, 8, 3)]]
     both = feature() | {"geometry": {"type": "MultiPolygon", "coordinates": parts}}
