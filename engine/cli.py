@@ -297,6 +297,8 @@ def _render(mask: str, out: str, *, dry_run: bool, quiet: bool, options: RenderO
         with local_runner(workers_of(prepared.options)) as runner:
             scan = scan_mask(prepared.job, runner)
         if not quiet:
+            for note in scan.notes:
+                warn(NAME, note)
             for line in plan_lines(prepared, scan):
                 click.echo(line)
         prepared.check_budget()

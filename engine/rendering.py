@@ -184,6 +184,8 @@ def run(
     start = time.perf_counter()
     watch = MaskWatch(prepared.job.mask)
     scan = scan_mask(prepared.job, runner)
+    for note in scan.notes:
+        log.warning("%s", note)
     target, scratch = prepared.target, prepared.job.scratch
     if target.url is not None:
         target.local.parent.mkdir(parents=True, exist_ok=True)
@@ -412,5 +414,5 @@ def _report(
         },
         versions=deciding_versions() | {"python": platform.python_version()},
         scale=float(plan.scale.ratio),
-        warnings=prepared.warnings,
+        warnings=[*prepared.warnings, *scan.notes],
     )

@@ -22,6 +22,7 @@ from cases import exit_code
 from safron.io.masks.cli import commands, main
 from safron.io.masks.open import open_mask
 from safron.io.masks.palette import read_palette, read_png_colours
+from safron.io.masks.to_geojson import own_legend
 
 LABELS = np.random.default_rng(0).integers(0, 3, (90, 1300), dtype=np.uint8)
 COLOURS = np.array([read_palette("builtin")[value] for value in range(3)], np.uint8)[LABELS]
@@ -84,6 +85,30 @@ def test_import_notes_oblong_pixels(capsys: pytest.CaptureFixture[str]) -> None:
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
     assert run("import", "o.zarr", "m.zarr") == 0
     assert "safron-mask: warning: o.zarr: its pixels are 0.5 um high and 1 um wide" in capsys.readouterr().err
+
+
+def test_import_keeps_the_names_of_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless other numbers stand for them; a render tells by them what the labels mean."""
+    assert run("colon", "m.zarr", "--size", "64,48", "--outline", "full") == 0
+    assert run("import", "m.zarr", "n.zarr") == 0
+    assert [label.name for label in own_legend(open_mask("n.zarr"))] == ["background", "stroma", "gland"]
+    assert run("import", "m.zarr", "o.zarr", "--map", "2=1") == 0
+    assert own_legend(open_mask("o.zarr")) == []
+    capsys.readouterr()
+    zarr.open_array("m.zarr", mode="r+").attrs["labels"] = "stroma and glands"
+    assert run("import", "m.zarr", "p.zarr") == 0
+    assert "attribute labels" in capsys.readouterr().err
+    assert own_legend(open_mask("p.zarr")) == []
+
+
+def test_drawn_nuclei_have_names(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tile = np.full((96, 96, 3), (190, 130, 200), np.uint8)
+    for y, x in rng.integers(0, 96, (40, 2)).tolist():
+        cv2.circle(tile, (x, y), 5, (120, 40, 90), -1)
+    cv2.imwrite("t.png", tile)
+    assert run("synthesize-nuclei", "t.png", "s.zarr", "--size", "64,64") == 0
+    assert [label.name for label in own_legend(open_mask("s.zarr"))] == ["tissue", "nucleus"]
 
 
 def test_import_of_a_grey_image_uses_the_palette(capsys: pytest.CaptureFixture[str]) -> None:

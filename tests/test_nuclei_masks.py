@@ -179,11 +179,21 @@ def test_files_of_other_programs(tmp_path: Path, program: str) -> None:
         ({"scale": np.array(1e-12)}, "a corner lies 7.2e+13 pixels from the origin"),
         ({"xy": np.zeros((12, 3))}, "xy (12, 3) must be [points, 2]"),
         ({"names": np.array([{}], object)}, "cannot be read as polygons"),
+        ({"names": np.array("a")}, "names, <U1 (), must be a list of texts"),
+        ({"cls": np.array([[1], [2], [2]])}, "cls, int64 (3, 1), must be a list of whole numbers"),
+        ({"cls": np.array([1.5, 2, 2])}, "cls, float64 (3,), must be a list of whole numbers"),
+        ({"offsets": np.array([0, 4.6, 8, 12])}, "offsets, float64 (4,), must be a list of whole numbers"),
     ],
 )
 def test_wrong_npz(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=re.escape(says)):
         read_polygons(npz(tmp_path / "a.npz", **changes))
+
+
+def test_names_in_npz_may_be_bytes_and_stand_there_twice(tmp_path: Path) -> None:
+    polygons = read_polygons(npz(tmp_path / "a.npz", names=np.array([b"background", b"one", b"one"])))
+    assert (polygons.names, polygons.classes.tolist()) == (("background", "one"), [1, 1])
+    assert polygons.count() == {"one": 2}
 
 
 def test_classes_without_a_label(tmp_path: Path) -> None:
@@ -318,6 +328,8 @@ def test_from_instances(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
         ("id,class\n7,spindle\n7,spindle\n", "number 7 stands there twice"),
         ("id,class\n", "no line below"),
         ("id;class\n7;spindle\n\nx;spindle\n", "line 4 must begin with a whole number and a class"),
+        ("id,class\n7,\n", "line 2 must begin with a whole number and a class, not with '7,'"),
+        ("7,spindle\n9,spindle\n", "its first line begins with the number 7, which would be lost"),
     ):
         table.write_text(text)
         failed = run_program(capfd, cli.main, *arguments, "--overwrite")

@@ -180,6 +180,38 @@ def test_lines_of_one_pixel_are_drawn_by_a_generator_with_larger_pixels(tmp_path
     np.testing.assert_array_equal(even, odd)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda numbers: np.roll(numbers, 25, axis=0),
+            "not of the same nuclei: of the pixels .* % have both, in 16 places",
+        ),
+        (
+            lambda numbers: 0 * numbers,
+            "not of the same nuclei: of the pixels that have a number or a class of nuclei 0 % have both",
+        ),
+        (lambda numbers: 1 * (numbers > 0), "all its nuclei have the number 1 in 16 places"),
+        (lambda numbers: numbers + 5 * (numbers > 0), None),
+    ],
+)
+def test_numbers_of_other_nuclei_are_told_of(tmp_path: Path, change: Any, says: str | None) -> None:
+    labels, numbers = (np.kron(plane, np.ones((3, 3), plane.dtype)) for plane in cells(60, 60))
+    numbers[:, ::9], labels[:, ::9] = 0, np.where(labels[:, ::9] == 2, 1, labels[:, ::9])
+    np.save(tmp_path / "l.npy", labels)
+    np.save(tmp_path / "n.npy", change(numbers))
+    card = CARD | {"edges": {"of": "instances", "labels": [2]}}
+    model = write_onnx(tmp_path / "g.onnx", card=card, edges=True)
+    report = render(
+        tmp_path / "l.npy", tmp_path / "s.tiff", model=model, instances=tmp_path / "n.npy", tiff_tile=64, html=tmp_path / "r.html"
+    )  # fmt: skip
+    told = [text for text in report.warnings if "check --instances" in text]
+    assert len(told) == (says is not None)
+    if says is not None:
+        assert re.search(says, told[0])
+        assert "check --instances" in (tmp_path / "r.html").read_text()
+
+
 def test_other_numbers_are_another_render(tmp_path: Path) -> None:
     labels, numbers = cells(100, 90)
     np.save(tmp_path / "l.npy", labels)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 from cases import run_program
 from safron.engine import render
 from safron.io.errors import BadInput
@@ -111,6 +112,17 @@ def test_an_annotation_around_cells_is_no_nucleus(tmp_path: Path) -> None:
     assert (len(alone), alone.notes) == (1, ())
 
 
+def test_cells_without_a_nucleus_are_told_of(tmp_path: Path) -> None:
+    nucleus = {"type": "Polygon", "coordinates": [square(12, 12, 5)]}
+    cells = [
+        feature(square(10, 10, 10), kind="cell", nucleusGeometry=nucleus),
+        feature(square(30, 10, 10), kind="cell", nucleusGeometry=None),
+    ]
+    found = read_polygons(write(tmp_path / "a.geojson", *cells))
+    assert found.boxes.tolist() == [[12, 12, 17, 17], [10, 30, 20, 40]]
+    assert found.notes == ("1 cell has no outline of its nucleus and is drawn whole",)
+
+
 def test_parts_of_a_detection_are_one_nucleus(tmp_path: Path) -> None:
     parts = [[square(1, 1, 4)], [square(8, 8, 3)]]
     both = feature() | {"geometry": {"type": "MultiPolygon", "coordinates": parts}}
@@ -184,3 +196,44 @@ def test_numbers_that_a_program_leaves_out_are_told_of(
     assert f"{left}; pass --instances m.zarr/labels/instance" in done.err
     done = run_program(capfd, tiles.main, *cut, "--overwrite", "--instances", "m.zarr/labels/instance")
     assert (done.code, left in done.err) == (0, False), done.err
+
+
+def test_advice_on_classes_names_options_of_the_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.geojson", feature(square(1, 1, 9)))
+    numbers, table = tmp_path / "n.npy", tmp_path / "t.csv"
+    np.save(numbers, np.ones((9, 9), np.uint16))
+    table.write_text("number,class\n1,Mitosis\n")
+    (tmp_path / "c.json").write_text('{"classes": {"Stroma": "tissue"}}')
+    classes = "--classes", tmp_path / "c.json"
+    done = run_program(
+        capfd, cli.main, "from-polygons", tmp_path / "a.geojson", tmp_path / "m.zarr", *classes
+    )
+    assert done.err.endswith(
+        "'Tumor'; known are Stroma; add them to a table for --classes, or leave them out with --ignore\n"
+    )
+    done = run_program(
+        capfd, cli.main, "from-instances", numbers, tmp_path / "m.zarr", "--table", table, *classes
+    )
+    assert done.err.endswith("'Mitosis'; known are Stroma; add them to a table for --classes\n")
+
+
+def test_numbers_with_fractions_are_not_told_to_become_8_bit(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tifffile.imwrite(tmp_path / "n.tif", np.ones((9, 9), np.float32))
+    np.save(tmp_path / "n.npy", np.ones((9, 9), np.float32))
+    (tmp_path / "t.csv").write_text("number,class\n1,Mitosis\n")
+    for name in ("n.tif", "n.npy"):
+        done = run_program(
+            capfd,
+            cli.main,
+            "from-instances",
+            tmp_path / name,
+            tmp_path / "m.zarr",
+            "--table",
+            tmp_path / "t.csv",
+        )
+        assert done.code == 2
+        assert "and numbers of nuclei of any size: convert it" in done.err

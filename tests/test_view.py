@@ -29,6 +29,7 @@ from safron.engine.viewing.pictures import ImagePicture, Shown, SlidePicture
 from safron.engine.viewing.scene import Scene, open_scene
 from safron.engine.viewing.seams import Patches, worst_seam
 from safron.io.masks.open import open_mask
+from safron.io.masks.write_nuclei import write_nuclei
 from view_pages import Page, serving
 
 LABELS = blobs(700, 900, seed=2)
@@ -292,6 +293,27 @@ def test_a_stroke_is_the_same_in_every_region() -> None:
         np.testing.assert_array_equal(
             mask[y : y + height, x : x + width], whole[y : y + height, x : x + width]
         )
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32])
+def test_a_saved_mask_keeps_numbers_of_nuclei_but_those_painted_over(here: Path, kind: Any) -> None:
+    labels = np.ones((60, 80), np.uint8)
+    numbers = np.zeros((60, 80), np.uint32)
+    for number, x in enumerate(range(0, 80, 10), np.iinfo(kind).max - 7):
+        labels[10:50, x : x + 10], numbers[10:50, x : x + 10] = 2, number
+    write_nuclei(
+        here / "m.zarr", lambda rows, columns: (labels[rows, columns], numbers[rows, columns]), height=60, width=80, mpp=0.5,
+        most=int(numbers.max()),
+    )  # fmt: skip
+    scene = open_scene(str(here / "m.zarr"), None, model="identity")
+    scene.paint(Stroke("polygon", 1, 1.0, [(20.0, 0.0), (30.0, 0.0), (30.0, 60.0), (20.0, 60.0)]))
+    scene.paint(Stroke("polygon", 2, 1.0, [(40.0, 0.0), (50.0, 0.0), (50.0, 60.0), (40.0, 60.0)]))
+    saved = open_mask(scene.save("n"))
+    scene.close()
+    labels[:, 20:30], numbers[:, 20:30], labels[:, 40:50] = 1, 0, 2
+    np.testing.assert_array_equal(saved[0:60, 0:80], labels)
+    assert saved.beside["instances"].plane.dtype == kind
+    np.testing.assert_array_equal(saved.beside["instances"][0:60, 0:80], numbers)
 
 
 def test_a_slide_with_its_mask(mask: Path, here: Path) -> None:

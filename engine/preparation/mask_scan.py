@@ -19,6 +19,8 @@ from safron.engine.plan.scale import ONE
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, Failed
 
+from .number_notes import number_notes
+
 # Fixed, so that the fingerprint of a mask does not depend on the blocks of its render.
 SCAN_BLOCK = 4096
 
@@ -33,10 +35,13 @@ class Scan:
         Changes when the mask does.
     filled
         Number of patches whose whole window is background.
+    notes
+        What the user should know of what was read.
     """
 
     fingerprint: str
     filled: int
+    notes: tuple[str, ...] = ()
 
 
 def scan_mask(job: Job, runner: Runner) -> Scan:
@@ -51,7 +56,7 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
     if card.known.all() and not card.is_fill.any() and job.mask.plane.dtype in (np.uint8, np.bool_):
         # Nothing to find, and a hash of the files tells a changed mask as well, where they can be read.
         with suppress(OSError):
-            return Scan(job.mask.fingerprint(), 0)
+            return Scan(job.mask.fingerprint(), 0, number_notes(job))
     rows, columns = (len(axis) for axis in drawn_alone(plan).axis_blocks(SCAN_BLOCK))
     order = product(range(rows), range(columns))
     total = sha256(f"{plan.grid.height} {plan.grid.width}".encode())
@@ -74,7 +79,7 @@ def scan_mask(job: Job, runner: Runner) -> Scan:
             expected = next(order, (-1, -1))
     if unknown is not None:
         raise unknown_label(job, *unknown)
-    return Scan(total.hexdigest(), filled)
+    return Scan(total.hexdigest(), filled, number_notes(job))
 
 
 def unknown_label(job: Job, y: int, x: int, value: int) -> BadInput:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from safron.engine.plan.window import Window
 from safron.io.errors import BadInput, counted
 from safron.io.masks.drawing import edges_of, inside
-from safron.io.masks.mask import LabelMask
+from safron.io.masks.mask import Beside, LabelMask
 
 UInt8 = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
@@ -156,8 +156,10 @@ class EditableMask(LabelMask):
     """
 
     def __init__(self, mask: LabelMask) -> None:
-        super().__init__(mask.plane, mask.source)
+        super().__init__(mask.plane, mask.source, beside=mask.planes_beside)
         self.given = mask
+        if (numbers := self.beside.get("instances")) is not None:
+            self.beside["instances"] = _UneditedNumbers(self, numbers)
         self._strokes: list[_Drawn] = []
         self._guard = threading.Lock()
 
@@ -224,3 +226,18 @@ class EditableMask(LabelMask):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a mask that is being edited belongs to this process")
+
+
+class _UneditedNumbers(Beside):
+    """Numbers of nuclei where strokes left the label as it was, else 0: what was painted over is no longer that nucleus."""
+
+    def __init__(self, mask: EditableMask, numbers: Beside) -> None:
+        super().__init__(numbers.plane, "instances", mask.source, mask.shape)
+        self._mask = mask
+
+    def __getitem__(self, region: tuple[slice, slice]) -> npt.NDArray[Any]:
+        """Numbers of a region: [y, x]; see `LabelMask`."""
+        numbers = super().__getitem__(region)
+        if not self._mask.strokes:
+            return numbers
+        return np.where(self._mask[region] == self._mask.given[region], numbers, numbers.dtype.type(0))

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safron.engine.generator.model import load_model
 from safron.engine.plan.window import Window
 from safron.engine.preparation.options import RenderOptions
@@ -23,6 +24,7 @@ from safron.io.masks.array_plane import ArrayPlane
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.masks.write import write_labels
+from safron.io.masks.write_nuclei import write_nuclei
 
 from .edits import EditableMask, Stroke
 from .label_layer import LabelLayer
@@ -160,14 +162,20 @@ class Scene:
         out = self.folder / (name if name.endswith(".zarr") else f"{name}.zarr")
         mask, legend = self.labels.mask, self.labels.facts()["labels"]
         labels = [self.labels.label(one["value"]) for one in legend]
-        write_labels(
-            out,
-            lambda rows, columns: mask[rows, columns],
-            height=mask.shape[0],
-            width=mask.shape[1],
-            mpp=mask.mpp,
-            labels=labels,
-        )
+        common: dict[str, Any] = {
+            "height": mask.shape[0],
+            "width": mask.shape[1],
+            "mpp": mask.mpp,
+            "labels": labels,
+        }
+        numbers = mask.beside.get("instances")
+        if numbers is None or numbers.plane.dtype.itemsize > 4:
+            write_labels(out, lambda rows, columns: mask[rows, columns], **common)
+        else:
+            most = (1 << 8 * numbers.plane.dtype.itemsize) - 1
+            write_nuclei(
+                out, lambda rows, columns: (mask[rows, columns], numbers[rows, columns].astype(np.uint32)), most=most, **common
+            )  # fmt: skip
         return out
 
     def seam(self, view: Window) -> dict[str, Any] | None:

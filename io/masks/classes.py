@@ -40,7 +40,7 @@ class ClassTable(Struct, frozen=True, forbid_unknown_fields=True):
     classes: dict[str, Byte | str]
     labels: tuple[Label, ...] = ()
 
-    def values(self, names: Iterable[str], *, source: str) -> npt.NDArray[np.uint8]:
+    def values(self, names: Iterable[str], *, source: str, remedy: str = "") -> npt.NDArray[np.uint8]:
         """Give the label of each class.
 
         Parameters
@@ -49,6 +49,8 @@ class ClassTable(Struct, frozen=True, forbid_unknown_fields=True):
             Classes.
         source
             What has these classes, for messages.
+        remedy
+            Ends the message on unknown classes: what else can be done.
 
         Returns
         -------
@@ -65,7 +67,7 @@ class ClassTable(Struct, frozen=True, forbid_unknown_fields=True):
         if unknown := [name for name in wanted if name.lower() not in known]:
             raise BadInput(
                 f"{source}: no label is known for {', '.join(map(repr, unknown[:8]))}; known are {', '.join(self.classes)}; add "
-                "them to a table for --classes, or leave them out with --ignore"
+                f"them to a table for --classes{remedy}"
             )
         return np.array([self._value(known[name.lower()]) for name in wanted], np.uint8)
 

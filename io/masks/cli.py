@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Sequence
 
+    from .mask import LabelMask
+
 from safron.io.legend import Label
 
 # Options
@@ -97,8 +99,6 @@ def import_(
     IMAGE is a Zarr or OME-Zarr (a folder, .zip or .ozx), a NumPy file (.npy), a slide, TIFF, PNG, BMP or other image; it is
     read piece by piece. Where it is a JPEG, or its pixel size is not understood, a warning says so.
     """
-    from safron.io.legend import DEFAULT_LABELS
-
     from .stored import pieces_of
     from .write import CHUNK, check_target, whole_chunks
 
@@ -120,7 +120,8 @@ def import_(
         lambda rows, cols: mask[rows, cols],
         mask.shape,
         mpp=mpp or mask.mpp,
-        labels=DEFAULT_LABELS if palette == "builtin" and relabel is None else (),
+        # Names are those of the stored numbers.
+        labels=_names_of(mask, palette) if relabel is None else (),
         regions=pieces.regions,
         fill=0 if pieces.beside is None else int(mask[pieces.beside][0, 0]),
         pixels=pieces.pixels,
@@ -278,6 +279,22 @@ def info(mask: str, palette: str | None, palette_tolerance: int) -> None:
 
 
 # What the commands share
+
+
+def _names_of(mask: LabelMask, palette: str | None) -> Sequence[Label]:
+    """Names and colours that the labels of a mask have; none where another program's attribute of that name is of another form."""
+    from safron.io.errors import BadInput
+    from safron.io.legend import DEFAULT_LABELS
+
+    from .to_geojson import own_legend
+
+    if palette == "builtin":
+        return DEFAULT_LABELS
+    try:
+        return own_legend(mask)
+    except BadInput as error:
+        warn(NAME, f"{error}; names are left out")
+        return ()
 
 
 def _legend_of(like: Path | None) -> Sequence[Label]:

@@ -153,7 +153,8 @@ class ImagePlane:
         if cmyk:
             raise BadInput("its colours are inks (CMYK); colour-coded masks are RGB: convert it")
         if dtype.kind not in "bui":
-            raise BadInput(f"it holds {dtype}; labels are whole numbers from 0 to 255: save it as 8 bit")
+            rule = "labels are whole numbers from 0 to 255, and numbers of nuclei of any size"
+            raise BadInput(f"it holds {dtype}; {rule}: convert it")
         if bands == 2 or bands > 4:
             raise BadInput(
                 f"it has {counted(bands, 'channel')}; a mask has one channel of labels, or colours: save the channel that holds the labels alone"

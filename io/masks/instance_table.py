@@ -64,12 +64,19 @@ def read_instance_table(path: Path) -> NumberedClasses:
 
 
 def _parse(text: str) -> NumberedClasses:
-    rows = read_table(text).rows
+    table = read_table(text)
+    rows = table.rows
+    if table.columns and table.columns[0].isdecimal():
+        raise ValueError(
+            f"its first line begins with the number {table.columns[0]}, which would be lost as the name of a column"
+        )
     if not rows:
         raise ValueError("no line below the names of its columns")
     for line, row in rows:
-        if len(row) < 2 or not row[0].isdecimal() or int(row[0]) >= 1 << 63:
-            raise ValueError(f"line {line} must begin with a whole number and a class")
+        if len(row) < 2 or not row[0].isdecimal() or int(row[0]) >= 1 << 63 or not row[1]:
+            raise ValueError(
+                f"line {line} must begin with a whole number and a class, not with {','.join(row[:2])[:40]!r}"
+            )
     numbers = np.array([int(row[0]) for _, row in rows], np.int64)
     places: dict[str, int] = {}
     classes = np.array([places.setdefault(row[1], len(places)) for _, row in rows], np.int32)

@@ -184,7 +184,13 @@ def layer_of(
         raise BadInput(
             f"{source}: no polygon is left; its classes are {', '.join(counts)}, and all are ignored"
         )
-    values = dict(zip(wanted, table.values(wanted, source=source), strict=True))
+    values = dict(
+        zip(
+            wanted,
+            table.values(wanted, source=source, remedy=", or leave them out with --ignore"),
+            strict=True,
+        )
+    )
     if len(wanted) < len(counts):
         polygons = _some(polygons, np.isin(polygons.classes, [polygons.names.index(name) for name in wanted]))
     by_class = np.array([values.get(name, 0) for name in polygons.names], np.uint8)

@@ -128,6 +128,16 @@ def _read_npz(path: Path) -> PolygonSet:
         raise BadInput(
             f"{path}: cannot be read as polygons ({one_line(error)}); it must hold the arrays xy, offsets, cls and names"
         ) from error
+    for name, array in (("offsets", offsets), ("cls", classes), ("hole", hole)):
+        whole = array.dtype.kind in "biu" or (array.dtype.kind == "f" and (array == np.rint(array)).all())
+        if array.ndim != 1 or not whole:
+            raise BadInput(
+                f"{path}: {name}, {array.dtype} {array.shape}, must be a list of whole numbers; make the file again"
+            )
+    if names.ndim != 1:
+        raise BadInput(
+            f"{path}: names, {names.dtype} {names.shape}, must be a list of texts; make the file again"
+        )
     rings = offsets.astype(np.int64)
     count = len(rings) - 1
     rules = [
@@ -152,7 +162,11 @@ def _read_npz(path: Path) -> PolygonSet:
     check_reach(path, xy, scale)
     outer = np.flatnonzero(hole == 0)
     polygons = np.append(outer, count).astype(np.int64)
-    return PolygonSet(xy, scale, rings, polygons, classes[outer].astype(np.int32), tuple(map(str, names)))
+    texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
+    # A name may stand there twice.
+    places = {name: place for place, name in enumerate(dict.fromkeys(texts))}
+    of = np.array([places[name] for name in texts], np.int32)
+    return PolygonSet(xy, scale, rings, polygons, of[classes[outer].astype(np.int64)], tuple(places))
 
 
 def check_reach(path: Path, xy: npt.NDArray[Any], scale: float) -> None:
@@ -167,13 +181,14 @@ def check_reach(path: Path, xy: npt.NDArray[Any], scale: float) -> None:
 
 @dataclass(frozen=True)
 class _Object:
-    """An object of a file: its class, its rings, the outer one first, its type as QuPath says, what else it has, and its plane."""
+    """An object of a file: its class, rings (the outer one first), QuPath's type, what else it has, plane; if it is a cell without a nucleus."""
 
     name: str
     rings: list[Points]
     kind: str = ""
     others: tuple[str, ...] = ()
     plane: tuple[int, int] = (0, 0)
+    whole_cell: bool = False
 
 
 def _objects(document: Any, regions: bool) -> Iterable[_Object]:
@@ -204,6 +219,7 @@ def _features(features: Iterable[Mapping[str, Any]], regions: bool) -> Iterable[
         try:
             name, kind = feature_name(feature), str((feature.get("properties") or {}).get("objectType", ""))
             nucleus = None if regions else feature.get("nucleusGeometry")
+            whole = kind == "cell" and not nucleus
             geometry = nucleus or feature["geometry"] or {"type": WITHOUT_GEOMETRY}
             found, others = outlines(geometry)
             plane = plane_of(geometry)
@@ -212,7 +228,7 @@ def _features(features: Iterable[Mapping[str, Any]], regions: bool) -> Iterable[
         if found and kind in NUCLEI:  # parts of one nucleus
             found = [[ring for rings in found for ring in rings]]
         for rings in found:
-            yield _Object(name, rings, kind, (), plane)
+            yield _Object(name, rings, kind, (), plane, whole)
         if others:
             yield _Object(name, [], kind, tuple(others), plane)
 
@@ -237,6 +253,13 @@ def _choose(objects: list[_Object], regions: bool) -> tuple[list[_Object], list[
     whole = [found for found in chosen if len(found.rings[0]) >= 3]
     if few := len(chosen) - len(whole):
         notes.append(f"{counted(few, 'outline')} of fewer than three corners left out")
+    if not regions and (cells := sum(found.whole_cell for found in whole)):
+        lack = (
+            "cells have no outline of their nuclei and are"
+            if cells > 1
+            else "cell has no outline of its nucleus and is"
+        )
+        notes.append(f"{cells} {lack} drawn whole")
     return whole, notes + planes_told(Counter(found.plane for found in whole))
 
 

@@ -124,6 +124,8 @@ def _create(
     labels, shape = create_labels(root), (height, width)
     return (
         create_image(root, "image", (*shape, 3), "uint8", mpp, **common),
-        create_image(labels, "class", shape, "uint8", mpp, label={}, **common),
+        create_image(
+            labels, "class", shape, "uint8", mpp, label={}, attributes={"labels": NUCLEUS_LABELS}, **common
+        ),
         create_image(labels, "instance", shape, "uint32", mpp, label={}, **common),
     )

@@ -150,7 +150,7 @@ def plane_of(source: Any, name: str, kind: str = "") -> ArrayPlane:
         raise BadInput(f"mask {name}: it declares chunks without a pixel; correct its metadata")
     if plane.dtype.kind not in "bui":
         raise BadInput(
-            f"mask {name}: it holds {plane.dtype}; labels are whole numbers, 0 to 255: convert it to uint8"
+            f"mask {name}: it holds {plane.dtype}; labels are whole numbers, 0 to 255, and numbers of nuclei of any size: convert it to uint8, uint16 or uint32"
         )
     return plane
 
