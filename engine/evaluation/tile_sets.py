@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safron.io.errors import BadInput
 from safron.io.masks.pair_files import IMAGES as PICTURES
 from safron.io.masks.pair_files import list_images
-from safron.io.masks.pair_names import find_masks
+from safron.io.pair_names import find_masks
 from safron.io.slides.reader import Pixels
 
 from .boundary_profiles import find_tissue
