@@ -254,7 +254,7 @@ def test_masks_of_training_pairs_are_not_tissue(
 )
 def test_training_and_evaluation_agree_on_what_a_mask_is(tmp_path: Path, image: str, mask: str) -> None:
     pytest.importorskip("torch")
-    from safron.io.masks.pair_names import find_masks
+    from safron.io.pair_names import find_masks
     from safron.training.data.images import list_pairs
 
     for name in (image, mask):

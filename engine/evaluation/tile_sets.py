@@ -19,7 +19,7 @@ from safron.io.image_pages import warn_of_pages
 from safron.io.masks.image_kinds import slide_vendor
 from safron.io.masks.pair_files import IMAGES as PICTURES
 from safron.io.masks.pair_files import list_images
-from safron.io.masks.pair_names import find_masks
+from safron.io.pair_names import find_masks
 from safron.io.slides.reader import Pixels
 
 from .boundary_profiles import find_tissue

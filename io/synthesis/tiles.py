@@ -8,6 +8,7 @@ from pathlib import Path
 from safron.io.errors import BadInput
 from safron.io.files import is_foreign
 from safron.io.image_pages import warn_of_pages
+from safron.io.pair_names import find_masks
 from safron.io.whole_image import read_image
 
 from .stains import UInt8
@@ -23,7 +24,7 @@ def read_tiles(paths: Sequence[Path]) -> list[tuple[str, UInt8]]:
     Parameters
     ----------
     paths
-        Images, and folders of images.
+        Images, and folders of images; masks beside these are passed over.
 
     Returns
     -------
@@ -46,8 +47,9 @@ def read_tiles(paths: Sequence[Path]) -> list[tuple[str, UInt8]]:
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            files = (file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
-            yield from sorted(file for file in files if not is_foreign(file.name))
+            files = [file for file in path.iterdir() if file.suffix.lower() in ENDINGS]
+            masks = find_masks(files)
+            yield from sorted(file for file in files if not is_foreign(file.name) and file not in masks)
         elif path.is_file():
             yield path
         elif path.exists():

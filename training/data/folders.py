@@ -21,10 +21,10 @@ from safron.io.errors import BadInput, counted
 from safron.io.mapped import spill
 from safron.io.masks.canvas_size import image_size
 from safron.io.masks.pair_files import list_images
-from safron.io.masks.pair_names import find_masks
 from safron.io.masks.palette import read_palette, read_png_colours
 from safron.io.masks.relabel import Relabel
 from safron.io.measures.style import measure_style
+from safron.io.pair_names import find_masks
 from safron.io.whole_image import orientation
 from safron.training.config import TrainConfig
 from safron.training.config.data_sets import DATA_SETS, DataFacts, read_facts

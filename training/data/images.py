@@ -18,8 +18,8 @@ from safron.io.image_pages import warn_of_pages
 from safron.io.masks.mask import LabelMask
 from safron.io.masks.open import open_mask
 from safron.io.masks.pair_files import list_images, match_files
-from safron.io.masks.pair_names import find_masks
 from safron.io.masks.relabel import Relabel
+from safron.io.pair_names import find_masks, holds_numbers
 from safron.io.whole_image import read_image
 from safron.training.config.data_sets import DATA_SETS
 from safron.training.data.source import Bytes
@@ -54,7 +54,8 @@ def list_pairs(folder: Path, data_set: str) -> list[Pair]:
     """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder; give the folder that holds the images and their masks")
-    kind, files, apart = DATA_SETS[data_set], list_images(folder), mask_folders(folder, data_set)
+    kind, apart = DATA_SETS[data_set], mask_folders(folder, data_set)
+    files = [path for path in list_images(folder) if not holds_numbers(path)]
     stems = kind.stems
     if apart:
         own = {path for path in files if any(masks in path.parents for _, masks in apart)}

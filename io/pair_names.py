@@ -1,7 +1,7 @@
 """Which files of a folder are masks of the images beside them?
 
 NAME.png + NAME.mask.png      images and masks side by side; or NAME.gland.png, NAME_anno.bmp, NAME_mask.png
-images/NAME.* + masks/NAME.*  images and masks in two folders; or Annotation/, annotations/, labels/
+images/NAME.* + masks/NAME.*  images and masks in two folders; or Annotation/, annotations/, labels/, class/, inst/, instances/
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-ENDINGS = (".mask", ".gland")
+ENDINGS = (".mask", ".gland", ".instances")
 """Endings of the stem of a mask, whatever lies beside it."""
 ENDINGS_OF_TWO = ("_anno", "_mask")
 """Endings that make a file a mask where the image without them lies beside it."""
-MASK_FOLDERS = frozenset({"masks", "annotation", "annotations", "labels"})
+MASK_FOLDERS = frozenset({"masks", "annotation", "annotations", "labels", "class", "inst", "instances"})
 
 
 def find_masks(files: Iterable[Path]) -> set[Path]:
@@ -48,3 +48,14 @@ def find_masks(files: Iterable[Path]) -> set[Path]:
         return stem.name.endswith(ENDINGS) or beside or apart
 
     return {path for path in files if is_mask(path)}
+
+
+def holds_numbers(path: Path) -> bool:
+    """Whether a mask holds numbers of instances beside one of labels, as `safron-tiles` writes them.
+
+    Examples
+    --------
+    >>> [holds_numbers(Path(name)) for name in ("instances/a.png", "a.instances.png", "a.mask.png")]
+    [True, True, False]
+    """
+    return path.stem.endswith(".instances") or path.parent.name.lower() == "instances"
