@@ -54,14 +54,8 @@ class ScaledMask:
 class ScaledEdges(ScaledMask):
     """Edges seen with larger pixels: a pixel of the view is an edge if one of the mask's pixels in it is, so that no thin line is lost.
 
-    Parameters
-    ----------
-    mask
-        Not 0 on edges.
-    shape
-        Pixels (height, width) of the view.
-    index
-        Gives, for pixels of the view along either axis, the first of the mask's pixels that lie in each. Not decreasing.
+    The mask is not 0 on edges. `index` gives, for pixels of the view along either axis, the first of the mask's pixels that lie in each; not
+    decreasing.
 
     Examples
     --------
