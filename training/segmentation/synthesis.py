@@ -147,7 +147,7 @@ def synthesize(
     options = ["--model", model, "--seed", str(seed), *(["--mpp", f"{mpp:.6g}"] if mpp else [])]
     style = card["style"]
     measured = bool(style and (style["encoder"] or tuple(style["numbers"]) == STYLE_NAMES))
-    shown = Path(stain).read_bytes() if Path(stain).is_file() else b""
+    shown = _content(stain).encode() if Path(stain).is_file() else b""
     if stain not in ("reference", "random"):
         options += ["--stain", stain]
     if not styles or not (measured or stain == "random"):
@@ -201,9 +201,12 @@ def _draw(
         )
 
 
-def _content(model: str) -> str:
-    """SHA-256 of a generator's file; a shipped one is known by its name and our version."""
-    return hashlib.sha256(Path(model).read_bytes()).hexdigest() if Path(model).is_file() else model
+def _content(name: str) -> str:
+    """SHA-256 of a generator's file, or of a slide's; a shipped generator is known by its name and our version."""
+    if not Path(name).is_file():
+        return name
+    with Path(name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _render(mask: Path, slide: Path, options: list[str]) -> None:
