@@ -144,7 +144,14 @@ def _interrupt(number: int, frame: Any) -> None:
     if _interruption.own and hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _interrupt_again)
         signal.setitimer(signal.ITIMER_REAL, HEARD_SECONDS, HEARD_SECONDS)
+        sys.unraisablehook = _tell_of_lost
     raise KeyboardInterrupt
+
+
+def _tell_of_lost(lost: sys.UnraisableHookArgs) -> None:
+    """Print an exception that Python cannot raise, as while an object is freed; an interruption is raised again by the alarm."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
 
 
 def _interrupt_again(number: int, frame: Any) -> None:

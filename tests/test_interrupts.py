@@ -244,3 +244,44 @@ def test_too_few_open_files_are_one_line(more: str, files: int, masked: Path) ->
     (line,) = ended.stderr.splitlines()
     assert f" open files, and this session allows {files}; raise it with ulimit -n " in line
     assert not Path("out.tiff.safron").exists()
+
+
+FREED = """
+import signal, time
+from safron.io.interruptions import begin_program, end_program, own_process, say_last, words_of_interruption
+
+own_process("safron-render")
+begin_program("safron-render")
+
+
+class Freed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+class Wrong:
+    def __del__(self):
+        raise RuntimeError("told of as ever")
+
+
+try:
+    freed = Freed()
+    del freed
+    wrong = Wrong()
+    del wrong
+    time.sleep(20)  # from which it is woken, else it ends with 0
+except KeyboardInterrupt as error:
+    say_last(words_of_interruption(error))
+    end_program(130)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no alarm raises a signal again")
+def test_a_signal_while_an_object_is_freed_is_one_line() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, timeout=60)
+    said = done.stderr.splitlines()
+    assert (done.returncode, said[-1]) == (130, "safron-render: interrupted; nothing was written"), (
+        done.stderr
+    )
+    assert "KeyboardInterrupt" not in done.stderr
+    assert said[-2] == "RuntimeError: told of as ever", "other errors are still told of"
